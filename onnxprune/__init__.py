@@ -1,0 +1,45 @@
+"""A compiler that makes trained ONNX models smaller and faster by removing whole channels.
+
+    import onnxprune
+    from onnxprune.passes import Ana, Finetune, Prune, Transform
+
+    model = onnxprune.load("model.onnx")
+    results = onnxprune.Pipeline([Ana(data="val.npz"), Prune(reduce_macs=0.5), Transform()])(model)
+    onnxprune.save(results[-1].model, "small.onnx")
+
+Every pass is a class with the options of the command of the same name. Names are imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.channels import find_channels
+    from onnxprune.errors import OnnxpruneError
+    from onnxprune.graph import Model, load
+    from onnxprune.oracle import verify
+    from onnxprune.output import write_model as save
+    from onnxprune.pipeline import Pipeline
+
+__version__ = "0.1.0"
+__all__ = ["Model", "OnnxpruneError", "Pipeline", "find_channels", "load", "save", "verify"]
+
+_HOMES = {
+    "Model": ("graph", "Model"),
+    "OnnxpruneError": ("errors", "OnnxpruneError"),
+    "Pipeline": ("pipeline", "Pipeline"),
+    "find_channels": ("channels", "find_channels"),
+    "load": ("graph", "load"),
+    "save": ("output", "write_model"),
+    "verify": ("oracle", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: the command line starts faster that way."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(f"onnxprune.{module}"), attribute)

@@ -1,0 +1,230 @@
+"""Groups: the sets of channels of a network that can be removed one by one, and what hangs on them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.canonical import canonicalise
+from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_indices, resolve
+from onnxprune.graph import Model, label
+from onnxprune.rules import RESULT, Typing, infer_axes
+from onnxprune.zeros import block_inexact_sums
+
+Indices = np.ndarray[Any, np.dtype[np.intp]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One axis of one constant tensor.
+
+    Attributes:
+        tensor: Name of the tensor.
+        axis: Which of its axes.
+        weight: Whether masking sets the tensor to zero there; otherwise it is only cut.
+    """
+
+    tensor: str
+    axis: int
+    weight: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that live and die together.
+
+    Attributes:
+        name: The node that makes them first.
+        size: How many there are.
+        places: Every axis of a constant they lie on.
+        nodes: Names of all nodes whose weights they touch.
+        optional: One of two factors of a product whose other factor is pruned unless the user says otherwise.
+        factor: The variable of the axis algebra.
+    """
+
+    name: str
+    size: int
+    places: tuple[Place, ...]
+    nodes: tuple[str, ...]
+    optional: bool
+    factor: Factor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class BlockedAxis:
+    """An axis of a weight that must stay as it is, and why."""
+
+    tensor: str
+    axis: int
+    size: int
+    reasons: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The groups of a network.
+
+    Attributes:
+        model: The network in canonical form, which all names refer to.
+        typing: The axes of all its tensors.
+        groups: What can be pruned, in order of execution.
+        blocked: What cannot.
+    """
+
+    model: Model
+    typing: Typing = field(repr=False)
+    groups: tuple[Group, ...]
+    blocked: tuple[BlockedAxis, ...]
+
+    def kept(self, removed: Mapping[str, Sequence[int]]) -> dict[Factor, Indices]:
+        """Return, for each factor that loses channels, those that remain.
+
+        Args:
+            removed: Removed channels by group name.
+        """
+        chosen = {g.name: g for g in self.groups}
+        return {
+            chosen[name].factor: np.setdiff1d(np.arange(chosen[name].size), np.asarray(gone, np.intp))
+            for name, gone in removed.items()
+            if len(gone)
+        }
+
+    def cuts(self, kept: Mapping[Factor, Indices]) -> dict[str, dict[int, Indices]]:
+        """Return which elements remain, for every axis of every constant that loses some."""
+        cuts: dict[str, dict[int, Indices]] = defaultdict(dict)
+        for group in self.groups:
+            if group.factor in kept:
+                for place in group.places:
+                    dim = self.typing.axes[place.tensor][place.axis]
+                    cuts[place.tensor][place.axis] = kept_indices(dim, kept)
+        return dict(cuts)
+
+    def weight_tensors(self) -> set[str]:
+        """Return the names of the constants that masking may set to zero."""
+        return {p.tensor for g in self.groups for p in g.places if p.weight}
+
+
+def find_channels(
+    model: Model, *, allow_inexact: bool = False, given: Mapping[str, Sequence[int]] | None = None
+) -> Channels:
+    """Find all groups of a network.
+
+    Args:
+        model: A checked model.
+        allow_inexact: Also open axes over which the network normalises: shortening them changes its results.
+        given: Full input shapes to analyse with, by input name; symbolic axes get a likely size otherwise.
+
+    Raises:
+        ModelError: The shapes of the graph do not fit.
+    """
+    model, shapes = canonicalise(model, given)
+    typing = infer_axes(model, shapes, allow_inexact=allow_inexact)
+    _block_moving_sizes(typing)
+    block_inexact_sums(typing)
+    groups = _groups(typing)
+    return Channels(model, typing, groups, _blocked_axes(typing))
+
+
+def cuts_inexactly(channels: Channels, removed: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a plan shortens axes that the network normalises over, and so changes its results."""
+    gone = set(channels.kept(removed))
+    return any(gone.intersection(factors(dim)) for dim, _ in channels.typing.inexact)
+
+
+def _block_moving_sizes(typing: Typing) -> None:
+    """Block factors whose count is mixed, at run time, with sizes that follow the input."""
+    for use in typing.size_uses:
+        if use.attribute is not None or use.operand == RESULT or use.element is None:
+            continue
+        node = typing.model.proto.graph.node[use.node]
+        name = node.input[use.operand]
+        value = typing.shapes.values.get(name)
+        if value is None or (
+            typing.shapes.moving[name].ravel()[use.element]
+            and not (node.op_type == "Reshape" and value.ravel()[use.element] <= 0)
+        ):
+            reason = "it computes this size from the input's while it runs"
+            for factor in factors(use.dim):
+                if factor.free:
+                    block(factor, Block(label(node), node.op_type, reason))
+
+
+def _groups(typing: Typing) -> tuple[Group, ...]:
+    places, makers = _places(typing)
+    optional = _optional_factors(typing, list(places))
+    names: set[str] = set()
+    groups = []
+    for factor, found in places.items():
+        if not any(p.weight for p in found):
+            continue
+        name = _unique(makers[factor][0], names)
+        nodes = tuple(dict.fromkeys(makers[factor]))
+        groups.append(Group(name, factor.size, tuple(found), nodes, factor in optional, factor))
+    return tuple(groups)
+
+
+def _places(typing: Typing) -> tuple[dict[Factor, list[Place]], dict[Factor, list[str]]]:
+    """Return the constant axes of each free factor, and the nodes that read them, in order of execution."""
+    places: dict[Factor, list[Place]] = defaultdict(list)
+    makers: dict[Factor, list[str]] = defaultdict(list)
+    constants, seen = typing.model.constants, set()
+    for index, node in enumerate(typing.model.proto.graph.node):
+        for operand, name in enumerate(node.input):
+            if name not in constants or name not in typing.axes:
+                continue
+            uses = typing.weight_uses.get(name, ())
+            for axis, dim in enumerate(typing.axes[name]):
+                for factor in dict.fromkeys(f for f in factors(dim) if f.free):
+                    if (index, operand) in uses:
+                        makers[factor].append(label(node))
+                    if (name, axis, factor) not in seen:
+                        places[factor].append(Place(name, axis, bool(uses)))
+                        seen.add((name, axis, factor))
+    return {f: p for f, p in places.items() if f in makers}, makers
+
+
+def _optional_factors(typing: Typing, free: Sequence[Factor]) -> set[Factor]:
+    """Find factors set back for the sake of another free factor of the same product.
+
+    Where all of them are, the first one stays.
+    """
+    back = {f for dim in typing.secondary for f in factors(dim)}
+    prunable = set(free)
+    found: set[Factor] = set()
+    for dims in typing.axes.values():
+        for dim in map(resolve, dims):
+            for product in _products(dim):
+                parts = [f for f in dict.fromkeys(factors(product)) if f in prunable]
+                behind = [f for f in parts if f in back]
+                found.update(behind[1:] if behind == parts else behind)
+    return found
+
+
+def _products(dim: Dim) -> list[Product]:
+    if isinstance(dim, Product):
+        return [dim]
+    return [] if isinstance(dim, Factor) else [p for part in dim.parts for p in _products(part)]
+
+
+def _blocked_axes(typing: Typing) -> tuple[BlockedAxis, ...]:
+    """List the weight axes with blocked factors, those of more than one element."""
+    found = []
+    for name in typing.weight_uses:
+        if name in typing.model.constants and name in typing.axes:
+            for axis, dim in enumerate(typing.axes[name]):
+                reasons = [b for f in factors(dim) if f.size > 1 for b in f.blocks]
+                if reasons:
+                    found.append(BlockedAxis(name, axis, dim.size, tuple(dict.fromkeys(reasons))))
+    return tuple(found)
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, count = name, 2
+    while unique in taken:
+        unique, count = f"{name}#{count}", count + 1
+    taken.add(unique)
+    return unique

@@ -1,0 +1,148 @@
+"""``bench``: latency, size, MACs and parameters of models, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli.options import data_option, shape_option, threads_option
+from onnxprune.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxprune.channels import Channels
+    from onnxprune.graph import Model
+    from onnxprune.runtime import Latency
+
+_COMPARED = {"latency_ms": "latency", "size_bytes": "size", "macs": "macs", "params": "params"}
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show a row a model, each figure with what it is of the first model's."""
+    from rich.console import Group
+
+    from onnxprune.figures import count, file_size, table
+
+    def cells(model: Mapping[str, Any]) -> tuple[str, ...]:
+        of = {name: f"({ratio:.0%})" for name, ratio in model["relative_to_first"].items()}
+        figures = (
+            f"{model['latency_ms']:.3f} ms {of['latency']}",
+            f"{file_size(model['size_bytes'])} {of['size']}",
+            f"{count(model['macs'])} {of['macs']}",
+            f"{count(model['params'])} {of['params']}",
+        )
+        score = (f"{model['score']:.4f}",) if "score" in model else ()
+        return (model["model"], *figures, *score)
+
+    score = (f">{facts['metric']}",) if "metric" in facts else ()
+    columns = ("model", ">median latency", ">size", ">MACs", ">parameters", *score)
+    runtime = f"{facts['runtime']['package']} {facts['runtime']['version']}"
+    threads = facts["threads"] or "all"
+    how = f"\n{runtime}, {facts['rounds']} rounds in turn, threads: {threads}; (%) of the first model's"
+    return Group(table(columns, map(cells, facts["models"])), how)
+
+
+@command("bench", render)
+@click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL [MODEL…]")
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
+@threads_option
+@data_option("Data to measure quality on")
+@click.option("--metric", help="The quality to measure: top1, top5, mse, kl, … or module:callable.")
+@shape_option
+def bench(
+    models: Sequence[str],
+    runs: int,
+    batch_size: int | None,
+    threads: int | None,
+    data: str | None,
+    metric: str | None,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+) -> Facts:
+    """Measure models side by side: latency (in turn, so that ratios hold), size, MACs, parameters."""
+    from dataclasses import asdict
+
+    from onnxprune.channels import find_channels
+    from onnxprune.errors import UsageError
+    from onnxprune.graph import load
+    from onnxprune.progress import track
+    from onnxprune.runtime import measure_latency, runtime_info
+
+    if (data is None) != (metric is None):
+        raise UsageError("--data and --metric go together", "give both, or neither")
+    loaded = [load(path) for path in models]
+    analysed = [find_channels(m, given=dict(shapes) or None) for m in track(loaded, "analyse")]
+    feeds = [_feed(channels, dict(shapes), batch_size) for channels in analysed]
+    rows = [_costs(path, channels) for path, channels in zip(models, analysed, strict=True)]
+    if data is not None and metric is not None:
+        for row, score in zip(rows, _scores(loaded, data, metric, threads), strict=True):
+            row["score"] = score
+    times = measure_latency([m.proto for m in loaded], feeds, rounds=runs, threads=threads)
+    for row, time, feed in zip(rows, times, feeds, strict=True):
+        row |= _latency(time) | {"input_shapes": {n: list(a.shape) for n, a in feed.items()}}
+        row["relative_to_first"] = {
+            name: row[key] / rows[0][key] if rows[0][key] else 1.0 for key, name in _COMPARED.items()
+        }
+    quality = {"metric": metric} if metric is not None else {}
+    return {"models": rows, **quality, "rounds": runs, "threads": threads, "runtime": asdict(runtime_info())}
+
+
+def _feed(
+    channels: Channels, given: Mapping[str, tuple[int, ...]], batch_size: int | None
+) -> Mapping[str, Any]:
+    """Draw one random input of the shapes that were analysed; an open batch axis gets the batch size."""
+    from onnxprune.errors import UsageError
+    from onnxprune.runtime import Session, sample_feeds
+
+    specs = Session(channels.model.proto).inputs
+    shapes = {}
+    for spec in specs:
+        sizes = channels.typing.shapes.probed.get(spec.name)
+        if not sizes:
+            continue
+        fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None
+        if batch_size is not None and fixed not in (None, batch_size):
+            raise UsageError(
+                f"{channels.model.name} fixes its batch at {fixed}, and cannot take {batch_size} samples",
+                "leave --batch-size out, or export the model with an open batch axis",
+            )
+        shapes[spec.name] = sizes if fixed or spec.name in given else (batch_size or 1, *sizes[1:])
+    return sample_feeds(specs, shapes=shapes, batch=batch_size or 1)[0]
+
+
+def _costs(path: str, channels: Channels) -> dict[str, Any]:
+    from onnxprune.cost import cost_of
+    from onnxprune.output import stored_bytes
+
+    figures = cost_of(channels).figures()
+    return {
+        "model": path,
+        "size_bytes": stored_bytes(path),
+        "macs": figures["macs"],
+        "params": figures["params"],
+    }
+
+
+def _latency(time: Latency) -> dict[str, float]:
+    return {"latency_ms": time.median_ms, "latency_min_ms": time.min_ms, "latency_p90_ms": time.p90_ms}
+
+
+def _scores(models: Sequence[Model], data: str, name: str, threads: int | None) -> list[float]:
+    """Measure every model; those metrics that compare with a baseline take the first for it."""
+    from onnxprune.data import open_data
+    from onnxprune.metrics import baseline_outputs, evaluate, get_metric
+    from onnxprune.progress import track
+    from onnxprune.runtime import Session
+
+    metric = get_metric(name)
+    baseline, scores = None, []
+    for model in track(models, "evaluate"):
+        session = Session(model.proto, threads=threads)
+        dataset = open_data(data, session.inputs, session.outputs)
+        if metric.uses_baseline and baseline is None:
+            baseline = baseline_outputs(session, dataset)
+        scores.append(evaluate(session, dataset, metric, baseline=baseline))
+    return scores

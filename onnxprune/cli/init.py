@@ -1,0 +1,57 @@
+"""``init``: a recipe to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.cli.options import model_argument, output_option, shape_option
+from onnxprune.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def render(facts: Facts) -> RenderableType:
+    """Say what was chosen."""
+    from onnxprune.runner.draft import explained
+
+    chosen = "\n".join(f"  {line}" for line in explained(facts))
+    return f"recipe: {facts['output']}\n{chosen}\nlook through it, then: onnxprune run {facts['output']}"
+
+
+@command("init", render)
+@model_argument()
+@click.option("--data", metavar="DATA", help="Training data: an .npz file, a folder, or module:callable.")
+@click.option("--val", metavar="DATA", help="Held-back data.")
+@click.option("--force", is_flag=True, help="Replace the output file.")
+@shape_option
+@output_option("the recipe")
+def init(
+    model: str,
+    data: str | None,
+    val: str | None,
+    force: bool,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    output: str,
+) -> Facts:
+    """Write a recipe for `run` that fits a model, every key explained."""
+    from onnxprune.channels import find_channels
+    from onnxprune.errors import NothingToDoError, UsageError
+    from onnxprune.graph import load
+    from onnxprune.output import check_output, write_text
+    from onnxprune.runner.draft import Wish, draft
+    from onnxprune.selection import why_blocked
+
+    place = check_output(output, [model])
+    if place.exists() and not force:
+        raise UsageError(f"{output} is there already", "--force replaces it")
+    channels = find_channels(load(model), given=dict(shapes) or None)
+    if not channels.groups:
+        raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
+    text, facts = draft(channels, Path(model), place, Wish(data, val), dict(shapes))
+    write_text(output, text)
+    return {"model": model, "output": output, **facts}

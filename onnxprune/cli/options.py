@@ -1,0 +1,86 @@
+"""Options that several commands share, and how their values are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read the full shape of an input: ``name=1x3x640x640``."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        found = tuple(int(size) for size in sizes.split("x"))
+    except ValueError:
+        found = ()
+    if not name or not found or min(found) < 1:
+        raise click.BadParameter(f"'{text}' is not of the form name=1x3x640x640")
+    return name, found
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read numbers with commas between them: ``0.1,0.2,0.5``."""
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not a list of numbers such as 0.1,0.2,0.5") from error
+
+
+def model_argument(name: str = "model") -> Decorator:
+    """Return an argument that names an ONNX file; that it can be read is for the loader to say."""
+    return click.argument(name, type=click.Path())
+
+
+def output_option(what: str) -> Decorator:
+    """Return the option that says where the result goes."""
+    return click.option("-o", "--output", required=True, type=click.Path(), help=f"Where to write {what}.")
+
+
+def glob_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--exclude`` and ``--only``."""
+    only = click.option(
+        "--only",
+        multiple=True,
+        metavar="GLOB",
+        help="Work on no other groups than those that this names (a group, node or tensor; repeatable).",
+    )
+    exclude = click.option(
+        "--exclude",
+        multiple=True,
+        metavar="GLOB",
+        help="Leave alone what this names: a group, node or tensor (repeatable).",
+    )
+    return exclude(only(function))
+
+
+shape_option = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    type=shape,
+    metavar="NAME=SHAPE",
+    help="Full shape of an input to analyse with, such as image=1x3x640x640 (repeatable).",
+)
+inexact_option = click.option(
+    "--allow-inexact",
+    is_flag=True,
+    help="Also open axes the model normalises over; the result is then only nearly the same.",
+)
+unchanged_option = click.option(
+    "--allow-unchanged", is_flag=True, help="Write a copy, and do not fail, where there is nothing to do."
+)
+threads_option = click.option("--threads", type=click.IntRange(1), help="How many threads to compute with.")
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+samples_option = click.option(
+    "--samples", type=click.IntRange(1), default=64, show_default=True, help="How many samples of the data."
+)
+
+
+def data_option(use: str, required: bool = False) -> Decorator:
+    """Return the option that names data."""
+    text = f"{use}: an .npz file, a folder of them, or module:callable."
+    return click.option("--data", required=required, metavar="DATA", help=text)

@@ -1,0 +1,153 @@
+"""What all commands share: exit codes, how errors are said, and what may reach standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import click
+
+from onnxprune.errors import OnnxpruneError, VerificationError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Facts: TypeAlias = dict[str, Any]
+Render: TypeAlias = "Callable[[Facts], RenderableType]"
+
+_PAGE_COLUMNS = 160  # of tables that go to a file or another program
+_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+
+class Program(click.Group):
+    """A group of commands, listed in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+
+def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit, whatever happens, in the way the contract says.
+
+    Args:
+        program: The commands.
+        args: The words after the program's name; those it was started with by default.
+    """
+    sys.exit(_exit_code(lambda: program.main(args, standalone_mode=False)))
+
+
+def command(name: str, render: Render) -> Callable[[Callable[..., Facts]], click.Command]:
+    """Make a command of a function that returns facts.
+
+    Args:
+        name: What users type.
+        render: From the facts to what people see. ``--json`` prints the facts themselves.
+    """
+
+    def decorate(function: Callable[..., Facts]) -> click.Command:
+        @functools.wraps(function)
+        def run(as_json: bool, **options: Any) -> None:
+            try:
+                with _work():
+                    facts = function(**options)
+            except VerificationError as error:
+                if as_json:
+                    _print(_json(error.facts))
+                raise
+            _print(_json(facts) if as_json else _for_people(render(facts)))
+
+        described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
+        return click.command(name)(described)
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _work() -> Iterator[None]:
+    """Show progress, and keep everything that is not the result away from standard output.
+
+    Users' own data loaders and metrics may print, and so may libraries below Python; all of it goes to
+    standard error.
+    """
+    from onnxprune.console import show_progress
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a process may have been given no standard output at all
+            saved = os.dup(1)
+            stack.callback(os.close, saved)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        stack.enter_context(show_progress())
+        yield
+
+
+def _json(facts: Facts) -> str:
+    return json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n"
+
+
+def _for_people(renderable: RenderableType) -> str:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _PAGE_COLUMNS, highlight=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def _print(text: str) -> None:
+    """Print the result; a reader who has seen enough and left is no fault."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries once more as it ends
+
+
+def _plain(value: Any) -> Any:
+    """Return a value JSON can hold: numbers JSON has no word for (infinity, NaN) become ``null``."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _exit_code(run: Callable[[], Any]) -> int:
+    """Run, say what went wrong, and return the exit code."""
+    try:
+        outcome = run()
+    except OnnxpruneError as error:
+        _complain(error.message, error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message(), _usage_hint(error))
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted", "nothing was left half written")
+        return _INTERRUPTED
+    except MemoryError:
+        _complain("out of memory", "give a smaller --batch-size or fewer --workers, or a smaller model")
+        return 1
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see: {context.command_path} --help" if context is not None else "add --help to see the options"
+
+
+def _complain(message: str, hint: str) -> None:
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(message, err=True)
+    if hint:
+        click.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
+        click.echo(hint, err=True)

@@ -1,0 +1,72 @@
+"""``recover``: bring back what pruning lost, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli.options import data_option, model_argument, output_option, seed_option, threads_option
+from onnxprune.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show the error of every repaired node and of the network, before and after."""
+    from rich.console import Group
+
+    from onnxprune.figures import reduction, table
+
+    def row(name: str, method: str, found: Facts) -> tuple[str, ...]:
+        before, after = found["mse_before"], found["mse_after"]
+        return name, method, f"{before:.3g}", f"{after:.3g}", reduction(before, after)
+
+    rows = [row(layer["node"], layer["method"], layer) for layer in facts["layers"]]
+    rows += [row(name, "(output)", found) for name, found in facts["outputs"].items()]
+    ends = [f"\n{facts['samples']} samples, {facts['recovery_s']:.1f} s; repaired model: {facts['output']}"]
+    ends += [f"left alone: {s['node']} ({s['method']}: {s['reason']})" for s in facts["skipped"]]
+    if "metric" in facts:
+        ends.append(f"{facts['metric']}: {facts['score_before']:.4f} → {facts['score_after']:.4f}")
+    columns = ("node", "method", ">error before", ">after", ">change")
+    return Group(table(columns, rows, "mean squared error, against the original"), *ends)
+
+
+@command("recover", render)
+@model_argument("sparse")
+@click.option("--original", required=True, type=click.Path(), help="The model before pruning.")
+@data_option("Samples; labels are not needed", required=True)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="least-squares, bias, scale or batchnorm (repeatable); least-squares by default.",
+)
+@click.option(
+    "--samples", type=int, default=512, show_default=True, help="How many samples, drawn at random."
+)
+@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--metric", help="What to measure before and after.")
+@click.option("--val", metavar="DATA", help="Data to measure on; by default --data.")
+@seed_option
+@threads_option
+@output_option("the repaired model")
+def recover(sparse: str, output: str, methods: Sequence[str], **options: Any) -> Facts:
+    """Repair a sparse model without training, layer by layer; its zero channels stay zero."""
+    from onnxprune.graph import load
+    from onnxprune.output import check_output, write_model
+    from onnxprune.passes.recover import DEFAULT_METHODS, Recover
+    from onnxprune.planned import stored_plan
+    from onnxprune.progress import task
+
+    inputs = [f for f in (sparse, options["original"], options["data"], options["val"]) if f]
+    check_output(output, inputs)
+    given = load(sparse)
+    plan = stored_plan(given)
+    result = Recover(methods=methods or DEFAULT_METHODS, **options)(given)
+    with task("write and try"):
+        size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
+    return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

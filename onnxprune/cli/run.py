@@ -1,0 +1,117 @@
+"""``run``: the whole loop, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_FIGURES = {
+    "score": "score {:.4f}",
+    "macs_reduction": "MACs −{:.1%}",
+    "params_reduction": "parameters −{:.1%}",
+    "training_s": "{:.1f} s of training",
+    "max_rel_error": "max_rel_error {:.1e}",
+}
+"""What is said of a step, of the figures it has."""
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show the iterations, and what came of them."""
+    from rich.console import Group
+
+    from onnxprune.figures import table
+
+    of = next((k for i in facts["iterations"] for k in i if k.endswith("_reduction")), "reduction")
+    rows = [
+        (i["number"], f"{i[of]:.1%}", f"{i['score']:.4f}", _remark(i, facts["best_iteration"]))
+        for i in facts["iterations"]
+    ]
+    columns = ("iteration", f">{of.replace('_', ' ')}", ">score", "")
+    done = "nothing to do: the run was finished before" if facts["unchanged"] else facts["reason"]
+    dense = Path(facts["folder"]) / facts["dense"]
+    page = facts["report"] or f"none: onnxprune report {facts['folder']} -o report.html makes one"
+    end = f"\n{done}\ndense model: {dense}\nreport: {page}"
+    return Group(table(columns, rows), end)
+
+
+def _remark(iteration: Facts, best: int) -> str:
+    if iteration["number"] == best:
+        return "best"
+    return "" if iteration["good"] else "below the floor"
+
+
+@command("run", render)
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of the recipe, such as finetune.epochs=3 (repeatable).",
+)
+@click.option("--folder", type=click.Path(path_type=Path), help="The work folder, instead of the recipe's.")
+def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
+    """Prune and train again and again, as a recipe says, and go on where an earlier run has stopped.
+
+    With --json every step, and how far it is, is a JSON object on a line of standard error.
+    """
+    from onnxprune.recipe import read_recipe
+    from onnxprune.runner import run as run_recipe
+
+    read = read_recipe(recipe, overrides)
+    if folder is not None:
+        read = read.model_copy(update={"folder": str(folder.resolve())})
+    as_json = bool(click.get_current_context().params["as_json"])
+    with _json_lines() if as_json else contextlib.nullcontext():
+        facts = run_recipe(read, _say_json if as_json else say)
+    return {**facts, "report": _report(Path(facts["folder"]), facts["unchanged"])}
+
+
+def _report(folder: Path, unchanged: bool) -> str | None:
+    """Put a page beside the result; ``None`` where the package for it is not installed."""
+    from importlib.util import find_spec
+
+    from onnxprune.output import write_text
+    from onnxprune.report import collect, render
+
+    page = folder / "report.html"
+    if find_spec("jinja2") is None:
+        return None
+    if not (unchanged and page.exists()):
+        write_text(page, render(collect(folder)))
+    return str(page)
+
+
+def say(event: Facts) -> None:
+    """Tell a person of a step."""
+    step, facts = event["step"], event.get("facts", {})
+    if event["event"] == "start":
+        for why in event.get("because", ()):
+            click.echo(f"{step}: again, because {why}", err=True)
+        return
+    figures = [form.format(facts[name]) for name, form in _FIGURES.items() if name in facts]
+    took = "as before" if event["event"] == "kept" else f"{event['duration_s']:.1f} s"
+    click.echo(f"{step}: {', '.join((took, *figures))}", err=True)
+
+
+def _say_json(event: Facts) -> None:
+    click.echo(json.dumps(event), err=True)
+
+
+@contextlib.contextmanager
+def _json_lines() -> Iterator[None]:
+    from onnxprune.console import JsonLines
+    from onnxprune.progress import reporting
+
+    with reporting(JsonLines()):
+        yield

@@ -1,0 +1,70 @@
+"""``transform``: from the sparse model to the dense one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxprune.cli.options import (
+    data_option,
+    model_argument,
+    output_option,
+    samples_option,
+    seed_option,
+    unchanged_option,
+)
+from onnxprune.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show what the network costs now, and how well the two models agree."""
+    from rich.console import Group
+
+    from onnxprune.figures import agreement, before_and_after, widths
+
+    if facts["unchanged"]:
+        return f"nothing to remove; the model was copied to {facts['output']}"
+    costs = [
+        (name, facts[f"{key}_before"], facts[key])
+        for name, key in (("MACs", "macs"), ("parameters", "params"), ("file", "size_bytes"))
+    ]
+    return Group(
+        widths(facts["groups"]),
+        "",
+        before_and_after(costs),
+        "",
+        agreement(facts, "sparse and dense model"),
+        f"dense model: {facts['output']}",
+    )
+
+
+@command("transform", render)
+@model_argument("sparse")
+@data_option("What to compare the two models on, beside random inputs")
+@samples_option
+@unchanged_option
+@seed_option
+@output_option("the dense model")
+def transform(
+    sparse: str, data: str | None, samples: int, allow_unchanged: bool, seed: int, output: str
+) -> Facts:
+    """Remove the channels that are zero, and prove that the result computes the same."""
+    from onnxprune.graph import load
+    from onnxprune.output import check_output, stored_bytes, write_model
+    from onnxprune.passes.transform import Transform
+    from onnxprune.planned import stored_plan
+    from onnxprune.progress import task
+
+    inputs = [sparse, *([data] if data else [])]
+    check_output(output, inputs)
+    step = Transform(data=data, samples=samples, allow_unchanged=allow_unchanged, seed=seed)
+    given = load(sparse)
+    plan = stored_plan(given)
+    with task("transform and compare"):
+        result = step(given)
+    with task("write and try"):
+        size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
+    written = {"model": sparse, "output": output, "unchanged": not result.modified}
+    return {**written, "size_bytes_before": stored_bytes(sparse), "size_bytes": size, **result.facts}

@@ -1,0 +1,36 @@
+"""``verify``: whether two models compute the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnxprune.cli.options import data_option, model_argument, samples_option, seed_option
+from onnxprune.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def render(facts: Facts) -> RenderableType:
+    """Say how well they agree."""
+    from onnxprune.figures import agreement
+
+    return agreement(facts, "the models")
+
+
+@command("verify", render)
+@model_argument("sparse")
+@model_argument("dense")
+@data_option("What to compare on, beside random inputs")
+@samples_option
+@seed_option
+def verify(sparse: str, dense: str, data: str | None, samples: int, seed: int) -> Facts:
+    """Compare two models on the same inputs; exit with 1 if they differ."""
+    from onnxprune import oracle
+    from onnxprune.graph import load
+    from onnxprune.progress import task
+
+    first, second = load(sparse), load(dense)
+    with task("compare"):
+        verdict = oracle.verify(first, second, data=data, samples=samples, seed=seed)
+    return verdict.facts()

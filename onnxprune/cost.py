@@ -1,0 +1,123 @@
+"""What a network costs, as a polynomial in the channels that remain.
+
+Every product of sizes the rules name (the multiply-accumulates of a node, the elements of a weight) is one
+term. A budget is evaluated by putting counts into the terms, without touching the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from onnxprune.channels import Channels, Group
+from onnxprune.dims import Dim, Factor, factors, kept_size, resolve
+
+_PARAMETERS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.INT8,
+    onnx.TensorProto.UINT8,
+)
+Counts = Mapping[Factor, int]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A constant times the sizes of dims that can shrink."""
+
+    constant: float
+    dims: tuple[Dim, ...]
+
+    def value(self, counts: Counts) -> float:
+        """Return the term's value with some factors cut to ``counts``."""
+        return self.constant * math.prod(kept_size(d, counts) for d in self.dims)
+
+
+class Polynomial:
+    """A sum of terms, with the terms of each factor at hand."""
+
+    def __init__(self, products: Iterable[tuple[float, Iterable[Dim]]], free: set[Factor]) -> None:
+        self.constant = 0.0
+        self.terms: list[Term] = []
+        self._of: dict[Factor, list[int]] = defaultdict(list)
+        for constant, dims in products:
+            self._add(constant, [resolve(d) for d in dims], free)
+
+    def _add(self, constant: float, dims: list[Dim], free: set[Factor]) -> None:
+        moving = tuple(d for d in dims if free.intersection(factors(d)))
+        constant *= math.prod(d.size for d in dims if d not in moving)
+        if not moving:
+            self.constant += constant
+            return
+        for factor in {f for d in moving for f in factors(d)} & free:
+            self._of[factor].append(len(self.terms))
+        self.terms.append(Term(constant, moving))
+
+    def value(self, counts: Counts | None = None) -> float:
+        """Return the whole sum."""
+        return self.constant + sum(t.value(counts or {}) for t in self.terms)
+
+    def of(self, factor: Factor) -> list[Term]:
+        """Return the terms a factor is in."""
+        return [self.terms[k] for k in self._of.get(factor, ())]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The costs of a network.
+
+    Attributes:
+        macs: Multiply-accumulates for one sample: convolutions and matrix products.
+        params: Elements of its floating-point and quantised constants.
+        channels: Channels in all groups that are pruned by default.
+    """
+
+    macs: Polynomial
+    params: Polynomial
+    channels: Polynomial
+
+    def figures(self, counts: Counts | None = None) -> dict[str, int]:
+        """Return all costs as whole numbers."""
+        return {
+            name: round(poly.value(counts))
+            for name, poly in (("macs", self.macs), ("params", self.params), ("channels", self.channels))
+        }
+
+
+def cost_of(channels: Channels, groups: Iterable[Group] | None = None) -> Cost:
+    """Build the polynomials of a network.
+
+    Args:
+        channels: Its groups.
+        groups: The groups whose channels are counted; all that are not optional by default.
+    """
+    typing, free = channels.typing, {g.factor for g in channels.groups}
+    chosen = [g for g in channels.groups if not g.optional] if groups is None else list(groups)
+    constants = channels.model.constants
+    sized = [
+        (1.0, typing.axes[n]) if n in typing.axes else (float(math.prod(t.dims)), ())
+        for n, t in constants.items()
+        if t.data_type in _PARAMETERS
+    ]
+    batch = _batch(channels)
+    return Cost(
+        macs=Polynomial([(1.0 / batch, w.dims) for w in typing.work], free),
+        params=Polynomial(sized, free),
+        channels=Polynomial([(1.0, (g.factor,)) for g in chosen], free),
+    )
+
+
+def _batch(channels: Channels) -> int:
+    """Return the size of the batch the analysis was made with, where the file leaves that to the caller."""
+    sizes = channels.typing.shapes.sizes
+    for value in channels.model.inputs:
+        dims = value.type.tensor_type.shape.dim
+        if dims and dims[0].dim_value <= 0 and value.name in sizes:
+            return sizes[value.name][0]
+    return 1

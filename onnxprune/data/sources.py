@@ -1,0 +1,271 @@
+"""Where arrays come from: shards on disk, a callable, memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+
+from onnxprune.callables import load_callable, user_code
+from onnxprune.data.schema import LABELS, Schema
+from onnxprune.errors import DataError
+from onnxprune.runtime import Array
+
+_WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
+
+
+class Source(ABC):
+    """Something that gives the same samples each time it is asked.
+
+    Attributes:
+        name: What to call it in a message.
+        samples: How many samples it has; ``None`` if that shows only on the way through.
+    """
+
+    name: str
+    samples: int | None
+
+    @abstractmethod
+    def parts(
+        self, limit: int | None, rng: np.random.Generator | None
+    ) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Yield the samples in parts, one part in memory at a time.
+
+        Args:
+            limit: Stop after the first so many samples.
+            rng: Shuffle the order of the parts with this, where there is a choice.
+
+        Yields:
+            The name of a part, and its arrays, checked for everything but their values.
+        """
+
+
+class MemorySource(Source):
+    """Arrays that are in memory already."""
+
+    def __init__(self, arrays: Mapping[str, Array], schema: Schema) -> None:
+        self.name = "the arrays"
+        self._arrays = {name: np.asarray(a) for name, a in arrays.items()}
+        self.samples = schema.check(self._arrays, self.name)
+
+    def parts(
+        self, limit: int | None, rng: np.random.Generator | None
+    ) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Yield the arrays as one part."""
+        del rng
+        yield self.name, _first(self._arrays, limit)
+
+
+class ShardSource(Source):
+    """One or more ``.npz`` files, read one after the other.
+
+    Headers are read and checked at once. Arrays stored without compression (``np.savez``) are mapped into
+    memory, not read; a compressed shard is unpacked as a whole when its turn comes.
+
+    Args:
+        name: The path the user gave.
+        paths: The files, in order.
+        schema: What the arrays must fit.
+    """
+
+    def __init__(self, name: str, paths: list[Path], schema: Schema) -> None:
+        self.name = name
+        self._shards: list[tuple[Path, int]] = []
+        names: set[str] = set()
+        for path in paths:
+            headers = {m.name: m for m in _members(path)}
+            self._shards.append((path, schema.check(headers, path.name)))
+            names = names or set(headers)
+            if set(headers) != names:
+                raise DataError(
+                    f"{path} holds the arrays {sorted(headers)}, but {paths[0].name} holds {sorted(names)}",
+                    "all shards of a folder must hold arrays of the same names",
+                )
+        self.samples = sum(rows for _, rows in self._shards)
+
+    def parts(
+        self, limit: int | None, rng: np.random.Generator | None
+    ) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Yield one part a shard."""
+        wanted = self._within(limit)
+        order = range(len(wanted)) if rng is None else rng.permutation(len(wanted))
+        for index in order:
+            path, rows = wanted[index]
+            yield path.name, _first({m.name: m.load() for m in _members(path)}, rows)
+
+    def _within(self, limit: int | None) -> list[tuple[Path, int]]:
+        """Return the shards, and of each the rows, that hold the first samples."""
+        if limit is None:
+            return self._shards
+        wanted = []
+        for path, rows in self._shards:
+            if limit > 0:
+                wanted.append((path, min(rows, limit)))
+            limit -= rows
+        return wanted
+
+
+class CallableSource(Source):
+    """A function that returns batches, called anew for every pass over the data.
+
+    Args:
+        function: The callable, or ``module:callable`` to be imported when it is needed.
+        schema: What the batches must fit.
+    """
+
+    def __init__(self, function: str | Callable[[], Any], schema: Schema) -> None:
+        self.name = function if isinstance(function, str) else getattr(function, "__name__", repr(function))
+        self.samples = None
+        self._function = function
+        self._schema = schema
+
+    def parts(
+        self, limit: int | None, rng: np.random.Generator | None
+    ) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Yield one part a batch, in the callable's own order."""
+        del rng
+        for number, batch in enumerate(self._batches()):
+            where = f"batch {number} of {self.name}"
+            arrays = _named_arrays(batch, self._schema, where)
+            rows = self._schema.check(arrays, where)
+            yield where, _first(arrays, limit)
+            if limit is not None and (limit := limit - rows) <= 0:
+                return
+
+    def _batches(self) -> Iterator[object]:
+        function = load_callable(self._function) if isinstance(self._function, str) else self._function
+        with user_code(self.name):
+            batches = function()
+        if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str | bytes):
+            raise DataError(
+                f"{self.name} returned {_kind(batches)}, not batches",
+                "return an iterable of (inputs, targets)",
+            )
+        iterator, end = iter(batches), object()
+        while True:
+            with user_code(self.name):
+                batch = next(iterator, end)
+            if batch is end:
+                return
+            yield batch
+
+
+def open_shards(path: Path, schema: Schema) -> ShardSource:
+    """Open an ``.npz`` file or a folder of them, which are taken in the order of their names.
+
+    Raises:
+        DataError: There is no such file or no shard in the folder, or an array does not fit the model.
+    """
+    if path.is_dir():
+        paths = sorted(path.glob("*.npz"))
+        if not paths:
+            raise DataError(f"there are no .npz files in the folder {path}", _WRITE)
+        return ShardSource(str(path), paths, schema)
+    if not path.is_file():
+        raise DataError(
+            f"there is no data at {path}", "give an .npz file, a folder of them, or module:callable"
+        )
+    return ShardSource(str(path), [path], schema)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One array inside an ``.npz`` file, of which only the header has been read."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    offset: int | None  # of the values in the file, if they are stored as they are
+
+    def load(self) -> Array:
+        """Map or read the values."""
+        if self.offset is None or 0 in self.shape:
+            with _reading(self.path), np.load(self.path, allow_pickle=False) as archive:
+                return np.asarray(archive[self.name])
+        order: Literal["F", "C"] = "F" if self.fortran else "C"
+        with _reading(self.path):
+            values: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
+        return values
+
+
+def _members(path: Path) -> list[_Member]:
+    """Read the headers of all arrays in an ``.npz`` file."""
+    with _reading(path), zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+        return [_member(path, archive, raw, info) for info in archive.infolist()]
+
+
+def _member(path: Path, archive: zipfile.ZipFile, raw: IO[bytes], info: zipfile.ZipInfo) -> _Member:
+    with archive.open(info) as stream:
+        shape, fortran, dtype = _header(stream)
+        length = stream.tell()
+    offset = None
+    if info.compress_type == zipfile.ZIP_STORED:
+        raw.seek(info.header_offset + 26)  # the lengths of the name and the extra field that follow
+        offset = info.header_offset + 30 + sum(struct.unpack("<HH", raw.read(4))) + length
+    return _Member(path, info.filename.removesuffix(".npy"), shape, dtype, fortran, offset)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of the ``.npy`` format."""
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a broken file makes numpy and zipfile raise into a DataError."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read", "name a file that may be read") from error
+    except Exception as error:  # numpy and zipfile raise more kinds than they tell
+        raise DataError(f"{path} is not a readable .npz file: {error}", _WRITE) from error
+
+
+def _named_arrays(batch: object, schema: Schema, where: str) -> dict[str, Array]:
+    """Put the two halves of a user's batch into one mapping of arrays."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise DataError(f"{where} is {_kind(batch)}, not a pair (inputs, targets)", "targets may be None")
+    inputs, targets = batch
+    if not isinstance(inputs, Mapping):
+        if len(schema.inputs) != 1:
+            raise DataError(f"the inputs in {where} are {_kind(inputs)}, not a dict of arrays", str(schema))
+        inputs = {schema.inputs[0].name: inputs}
+    if targets is None:
+        targets = {}
+    if not isinstance(targets, Mapping):
+        targets = {_target_name(targets, schema, where): targets}
+    return {str(name): _array(value, str(name), where) for name, value in {**inputs, **targets}.items()}
+
+
+def _target_name(targets: object, schema: Schema, where: str) -> str:
+    """Say what an array of targets without a name is: integers are labels, others the only output."""
+    if _array(targets, "targets", where).dtype.kind in "iu":
+        return LABELS
+    if len(schema.outputs) != 1:
+        raise DataError(f"the targets in {where} are {_kind(targets)}, not a dict of arrays", str(schema))
+    return schema.outputs[0].name
+
+
+def _array(value: object, name: str, where: str) -> Array:
+    with user_code(f"array {name!r} in {where}"):
+        return np.asarray(value)
+
+
+def _first(arrays: Mapping[str, Array], rows: int | None) -> dict[str, Array]:
+    return {name: a[:rows] for name, a in arrays.items()}
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,322 @@
+"""Axes as types: factors, sums and products of them, and unification.
+
+An axis of a tensor is described by a *dim*:
+
+* a ``Factor`` is a variable with a size. Channels that live and die together are one factor;
+* a ``Sum`` is axes laid end to end (what Concat makes, and Split or Slice cuts);
+* a ``Product`` is axes nested major to minor (what Reshape merges and splits, what grouped convolution and
+  attention heads are).
+
+``unify`` says that two dims are the same axis. As in a type checker it binds factors until both sides read
+alike: a sum meets a sum at their common cut points, a product meets a product at the common divisors of their
+minor ends. What cannot be reconciled is *blocked*: its factors stay as they are, and remember why.
+
+All sizes are known numbers, and a factor is only ever bound to parts smaller than itself, so no factor can
+come to contain itself: what a type checker must test for (the occurs check) holds by construction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+MAX_COPIES = 256
+MAX_REASONS = 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """Why a factor cannot be pruned: the node, its operator, and a sentence."""
+
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(eq=False)
+class Factor:
+    """A variable axis: ``link`` is what it turned out to be, ``blocks`` why it stays as it is."""
+
+    size: int
+    blocks: list[Block] = field(default_factory=list)
+    link: Dim | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether single elements may be removed: unbound, unblocked, and more than one of them."""
+        return self.link is None and not self.blocks and self.size > 1
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Axes laid end to end."""
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return sum(p.size for p in self.parts)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Axes nested, the slowest first."""
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(p.size for p in self.parts)
+
+
+Dim: TypeAlias = "Factor | Sum | Product"
+Kept: TypeAlias = Mapping[Factor, "np.ndarray[Any, np.dtype[np.intp]]"]
+
+
+def concatenated(parts: Iterable[Dim]) -> Dim:
+    """Return the dims laid end to end, empty ones left out."""
+    present = tuple(p for p in parts if p.size)
+    return present[0] if len(present) == 1 else Sum(present)
+
+
+def nested(parts: Iterable[Dim]) -> Dim:
+    """Return the dims nested major to minor, those of one element left out."""
+    parts = tuple(parts)
+    present = tuple(p for p in parts if p.size != 1)
+    if not present:
+        return parts[0] if parts else Factor(1)
+    return present[0] if len(present) == 1 else Product(present)
+
+
+def resolve(dim: Dim) -> Dim:
+    """Follow all bindings and flatten: no sum in a sum, no product in a product."""
+    if isinstance(dim, Factor):
+        if dim.link is None:
+            return dim
+        dim.link = resolve(dim.link)
+        return dim.link
+    kind = type(dim)
+    flat: list[Dim] = []
+    for part in map(resolve, dim.parts):
+        flat.extend(part.parts if isinstance(part, kind) else (part,))
+    return concatenated(flat) if kind is Sum else nested(flat)
+
+
+def factors(dim: Dim) -> list[Factor]:
+    """Return the unbound factors of a dim, in the order of its elements, repeats included."""
+    dim = resolve(dim)
+    return [dim] if isinstance(dim, Factor) else [f for p in dim.parts for f in factors(p)]
+
+
+def block(dim: Dim, why: Block) -> None:
+    """Fix every factor of a dim."""
+    for factor in factors(dim):
+        if why not in factor.blocks and len(factor.blocks) < MAX_REASONS:
+            factor.blocks.append(why)
+
+
+def unify(a: Dim, b: Dim, why: Block) -> bool:
+    """Make two dims the same axis.
+
+    Args:
+        a: One description of the axis.
+        b: The other.
+        why: The operator that says so. If the two cannot be reconciled their factors are blocked with it.
+
+    Returns:
+        Whether they could be reconciled.
+    """
+    a, b = resolve(a), resolve(b)
+    if a == b:
+        return True
+    done = a.size == b.size and _unify(a, b, why)
+    if not done:
+        block(a, why)
+        block(b, why)
+    return done
+
+
+def _unify(a: Dim, b: Dim, why: Block) -> bool:
+    if isinstance(a, Factor):
+        return _bind(a, b)
+    if isinstance(b, Factor):
+        return _bind(b, a)
+    if isinstance(a, Sum) and isinstance(b, Sum):
+        return _unify_sums(a.parts, b.parts, why)
+    if isinstance(a, Product) and isinstance(b, Product):
+        return _unify_products(a.parts, b.parts, why)
+    if isinstance(a, Sum) and isinstance(b, Product):
+        return _unify_sum_product(a, b, why)
+    assert isinstance(a, Product)
+    assert isinstance(b, Sum)
+    return _unify_sum_product(b, a, why)
+
+
+def _bind(factor: Factor, dim: Dim) -> bool:
+    factor.link = dim
+    for why in factor.blocks:
+        block(dim, why)
+    return True
+
+
+def _unify_sums(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> bool:
+    """Walk both sums, cutting the longer piece wherever the shorter one ends."""
+    left, right = list(reversed(a)), list(reversed(b))
+    done = True
+    while left and right:
+        x, y = resolve(left.pop()), resolve(right.pop())
+        if x.size > y.size:
+            x, rest = split(x, y.size, why)
+            left.append(rest)
+        elif y.size > x.size:
+            y, rest = split(y, x.size, why)
+            right.append(rest)
+        done &= unify(x, y, why)
+    return done
+
+
+def split(dim: Dim, at: int, why: Block) -> tuple[Dim, Dim]:
+    """Cut a dim after its first ``at`` elements, ``0 < at < size``."""
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        first, second = Factor(at), Factor(dim.size - at)
+        _bind(dim, Sum((first, second)))
+        return first, second
+    if isinstance(dim, Product):
+        return _split_product(dim, at, why)
+    before: list[Dim] = []
+    rest = list(dim.parts)
+    while at >= rest[0].size:
+        at -= rest[0].size
+        before.append(rest.pop(0))
+        if not at:
+            return concatenated(before), concatenated(rest)
+    first_part, rest[0] = split(rest[0], at, why)
+    return concatenated([*before, first_part]), concatenated(rest)
+
+
+def _split_product(dim: Product, at: int, why: Block) -> tuple[Dim, Dim]:
+    major, minor = dim.parts[0], nested(dim.parts[1:])
+    if at % minor.size == 0:
+        first, second = split(major, at // minor.size, why)
+        return nested((first, minor)), nested((second, minor))
+    block(major, why)  # the cut lies within a block, so all blocks must stay where they are
+    whole, inside = divmod(at, minor.size)
+    first, second = split(minor, inside, why)
+    before = [minor] * whole + [first]
+    return concatenated(before), concatenated([second, *[minor] * (major.size - whole - 1)])
+
+
+def _unify_products(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> bool:
+    """Walk both products from their minor ends, factoring the common divisor out of unequal parts."""
+    left, right = list(a), list(b)
+    while left and right:
+        x, y = left.pop(), right.pop()
+        common = math.gcd(x.size, y.size)
+        if common == 1:
+            return _blocked([*left, x, *right, y], why)
+        x_pieces, y_pieces = factor_out(x, common, why), factor_out(y, common, why)
+        if x_pieces is None or y_pieces is None:
+            return _blocked([*left, x, *right, y], why)
+        (x_major, x_minor), (y_major, y_minor) = x_pieces, y_pieces
+        if not unify(x_minor, y_minor, why):
+            return _blocked([*left, x_major, *right, y_major], why)
+        left, right = _spread([*left, x_major]), _spread([*right, y_major])
+    return True
+
+
+def _spread(parts: Iterable[Dim]) -> list[Dim]:
+    """Resolve parts of a product, which may have become products by now, into one flat list."""
+    flat: list[Dim] = []
+    for part in map(resolve, parts):
+        flat.extend(part.parts if isinstance(part, Product) else (part,))
+    return [p for p in flat if p.size != 1]
+
+
+def factor_out(dim: Dim, size: int, why: Block) -> tuple[Dim, Dim] | None:
+    """Describe a dim as a product whose minor part has ``size`` elements; ``None`` where that fails."""
+    dim = resolve(dim)
+    if size == dim.size:
+        return Factor(1), dim
+    if isinstance(dim, Factor):
+        major, minor = Factor(dim.size // size), Factor(size)
+        _bind(dim, Product((major, minor)))
+        return major, minor
+    if isinstance(dim, Product):
+        fresh = Product((Factor(dim.size // size), Factor(size)))
+        return (fresh.parts[0], fresh.parts[1]) if unify(dim, fresh, why) else None
+    if any(p.size % size for p in dim.parts):
+        return None
+    pieces = [factor_out(p, size, why) for p in dim.parts]
+    if any(p is None for p in pieces):
+        return None
+    majors, minors = zip(*(p for p in pieces if p), strict=True)
+    agreed = [unify(minors[0], m, why) for m in minors[1:]]
+    return (concatenated(majors), minors[0]) if all(agreed) else None
+
+
+def _unify_sum_product(a: Sum, b: Product, why: Block) -> bool:
+    major, minor = b.parts[0], nested(b.parts[1:])
+    if all(p.size % minor.size == 0 for p in a.parts):
+        majors: list[Dim] = [Factor(p.size // minor.size) for p in a.parts]
+        done = [unify(p, nested((m, minor)), why) for p, m in zip(a.parts, majors, strict=True)]
+        return unify(major, concatenated(majors), why) and all(done)
+    if major.size > MAX_COPIES:
+        return False
+    block(major, why)
+    return _unify_sums(a.parts, [minor] * major.size, why)
+
+
+def _blocked(dims: Iterable[Dim], why: Block) -> bool:
+    for dim in dims:
+        block(dim, why)
+    return False
+
+
+def kept_indices(dim: Dim, kept: Kept) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return which elements of an axis remain, ascending, given those that remain of each factor.
+
+    Factors that ``kept`` does not name remain whole.
+    """
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        return kept[dim] if dim in kept else np.arange(dim.size)
+    if isinstance(dim, Sum):
+        starts = np.cumsum([0, *(p.size for p in dim.parts[:-1])])
+        return np.concatenate([s + kept_indices(p, kept) for s, p in zip(starts, dim.parts, strict=True)])
+    remain = np.zeros(1, np.intp)
+    for part in dim.parts:
+        remain = (remain[:, None] * part.size + kept_indices(part, kept)[None, :]).ravel()
+    return remain
+
+
+def kept_size(dim: Dim, counts: Mapping[Factor, int]) -> int:
+    """Return how many elements of an axis remain, given how many remain of each factor."""
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        return counts.get(dim, dim.size)
+    sizes = [kept_size(p, counts) for p in dim.parts]
+    return sum(sizes) if isinstance(dim, Sum) else math.prod(sizes)
+
+
+def channel_of(dim: Dim, factor: Factor) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return, for each element of an axis, its channel of ``factor``, −1 where it has none.
+
+    Where a factor occurs twice in a product the minor occurrence is reported.
+    """
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        return np.arange(dim.size) if dim is factor else np.full(dim.size, -1)
+    if isinstance(dim, Sum):
+        return np.concatenate([channel_of(p, factor) for p in dim.parts])
+    channels = np.full(1, -1)
+    for part in dim.parts:
+        inner = channel_of(part, factor)[None, :]
+        channels = np.where(inner >= 0, inner, channels[:, None]).ravel()
+    return channels

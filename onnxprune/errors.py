@@ -1,0 +1,80 @@
+"""What can go wrong, said to a person.
+
+Every error carries what is wrong and, where there is one, what to do about it. The command line prints
+them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only ever means a bug of ours.
+
+    OnnxpruneError
+    ├── UsageError          wrong options or option values (exit code 2)
+    ├── ModelError          the ONNX file cannot be read, is not valid, or cannot be run
+    ├── DataError           the data or the metric does not fit the model
+    ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
+    ├── NothingToDoError    nothing can be pruned or removed
+    ├── VerificationError   the sparse and the dense model disagree
+    ├── TrainingError       the training worker is missing, refused the model, or died
+    └── OutputError         a result cannot be written
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class OnnxpruneError(Exception):
+    """An error that is the input's fault.
+
+    Args:
+        message: What is wrong, naming the file, node or tensor.
+        hint: What to do about it; empty where nothing useful can be said.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(OnnxpruneError):
+    """Options that make no sense, alone or together."""
+
+    exit_code = 2
+
+
+class ModelError(OnnxpruneError):
+    """An ONNX file that cannot be read, is not valid, or cannot be run."""
+
+
+class DataError(OnnxpruneError):
+    """Data or a metric that does not fit the model."""
+
+
+class PlanError(OnnxpruneError):
+    """A plan or an analysis that does not fit the model, or a budget out of reach."""
+
+
+class NothingToDoError(OnnxpruneError):
+    """Nothing can be pruned or removed; the message says why."""
+
+
+class VerificationError(OnnxpruneError):
+    """The sparse and the dense model disagree.
+
+    Args:
+        message: As for every error.
+        hint: As for every error.
+        facts: By how much, ready for JSON.
+    """
+
+    def __init__(self, message: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.facts = dict(facts or {})
+
+
+class TrainingError(OnnxpruneError):
+    """The training worker is missing, refused the model, or died."""
+
+
+class OutputError(OnnxpruneError):
+    """A result cannot be written."""

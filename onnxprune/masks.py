@@ -1,0 +1,85 @@
+"""Removed channels as zeros: the sparse model has the shapes of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxprune.channels import Channels
+from onnxprune.dims import channel_of
+from onnxprune.errors import PlanError
+from onnxprune.graph import Model
+from onnxprune.values import real_values, zero_value
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Mask]:
+    """Return, for every weight that loses channels, which of its elements remain.
+
+    Args:
+        channels: The network's groups.
+        removed: Removed channels by group name.
+
+    Returns:
+        One boolean array of the tensor's shape for each weight, by tensor name.
+    """
+    cuts = channels.cuts(channels.kept(removed))
+    weights = channels.weight_tensors()
+    return {name: _mask(channels, name, axes) for name, axes in cuts.items() if name in weights}
+
+
+def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
+    shape = tuple(channels.model.constants[name].dims)
+    mask = np.ones(shape, bool)
+    for axis, kept in axes.items():
+        line = np.zeros(shape[axis], bool)
+        line[kept] = True
+        mask &= line.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return mask
+
+
+def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
+    """Return a copy of the network in which all weights of removed channels are zero."""
+    model = channels.model.copy()
+    for name, mask in keep_masks(channels, removed).items():
+        values = model.array(name)
+        model.set_array(name, np.where(mask, values, zero_value(channels.typing, name)))
+    return model
+
+
+def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a plan that the weights do not bear out.
+
+    Raises:
+        PlanError: A channel the plan calls removed has a weight that is not zero.
+    """
+    for name, mask in keep_masks(channels, removed).items():
+        if np.any(real_values(channels.typing, name)[~mask]):
+            raise PlanError(
+                f"the plan says that channels of '{name}' are removed, but they are not zero",
+                "the weights were changed without their masks; use `finetune`, or prune again",
+            )
+
+
+def dead_channels(channels: Channels) -> dict[str, list[int]]:
+    """Find channels all of whose weights are zero, whoever set them so.
+
+    Returns:
+        Dead channels by group name; groups without any are left out. One channel of a group always stays.
+    """
+    found: dict[str, list[int]] = {}
+    for group in channels.groups:
+        dead = np.ones(group.size, bool)
+        for place in (p for p in group.places if p.weight):
+            dim = channels.typing.axes[place.tensor][place.axis]
+            values = np.moveaxis(real_values(channels.typing, place.tensor), place.axis, 0)
+            alive = channel_of(dim, group.factor)[np.any(values.reshape(len(values), -1) != 0, axis=1)]
+            dead[alive[alive >= 0]] = False
+        if dead.all():
+            dead[0] = False
+        if dead.any():
+            found[group.name] = np.flatnonzero(dead).tolist()
+    return found

@@ -1,0 +1,157 @@
+"""Metrics by name, and models measured by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxprune.callables import is_reference, load_callable
+from onnxprune.data import Batch, Dataset
+from onnxprune.errors import DataError, UsageError
+from onnxprune.metrics import targets
+from onnxprune.metrics.baseline import Baseline, agreement, cosine, divergence
+from onnxprune.metrics.metric import Answer, MeanMetric, Metric, Outputs, UserFunction, UserMetric
+from onnxprune.runtime import Feeds, Session
+
+MetricSpec: TypeAlias = str | Metric | UserFunction
+
+_TOP = {"top1": 1, "top5": 5}
+_METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        MeanMetric("mse", False, False, partial(targets.error, np.square, "mse")),
+        MeanMetric("mae", False, False, partial(targets.error, np.abs, "mae")),
+        MeanMetric("kl", False, True, divergence),
+        MeanMetric("agreement", True, True, agreement),
+        MeanMetric("cosine", True, True, cosine),
+    )
+}
+
+
+def get_metric(spec: MetricSpec) -> Metric:
+    """Return a metric by its name.
+
+    Args:
+        spec: ``top1``, ``top5``, ``mse``, ``mae``, ``kl``, ``agreement`` or ``cosine``; ``top1@OUTPUT`` (or
+            ``top5@OUTPUT``) to judge an output other than the first; ``module:callable`` or a callable, see
+            `UserMetric`; or a metric, which is returned as it is.
+
+    Returns:
+        The metric.
+
+    Raises:
+        UsageError: There is no such metric.
+        DataError: The module or its callable is not there.
+    """
+    if isinstance(spec, Metric):
+        return spec
+    if not isinstance(spec, str):
+        return _user_metric(getattr(spec, "__name__", type(spec).__name__), spec)
+    if is_reference(spec):
+        return _user_metric(spec, load_callable(spec))
+    name, _, output = spec.partition("@")
+    if name in _TOP and (output or name == spec):
+        return MeanMetric(spec, True, False, partial(targets.top, _TOP[name], output))
+    if spec not in _METRICS:
+        known = ", ".join([*_TOP, *_METRICS])
+        raise UsageError(f"there is no metric {spec!r}", f"choose one of {known}, or module:callable")
+    return _METRICS[spec]
+
+
+def evaluate(
+    session: Session,
+    dataset: Dataset,
+    metric: Metric,
+    *,
+    batch_size: int = 64,
+    baseline: Baseline | None = None,
+    overrides: Feeds | None = None,
+) -> float:
+    """Measure a model.
+
+    A model that fixes its batch gets batches of that size; a last one that is short is filled up with copies
+    of its last sample, whose outputs are dropped. So every sample counts once, whatever the batch.
+
+    Args:
+        session: The model.
+        dataset: The samples.
+        metric: The measure.
+        batch_size: Samples a batch, where the model does not fix it.
+        baseline: What `baseline_outputs` returned for the same data and batch size, if the metric asks.
+        overrides: Weights to be fed, for a `WeightSession`.
+
+    Returns:
+        The metric, a finite number.
+
+    Raises:
+        DataError: The data does not fit the model, lacks what the metric needs, or the metric is NaN.
+        UsageError: The metric compares with the baseline, whose outputs are not given.
+        ModelError: The model fails.
+    """
+    if metric.uses_baseline and baseline is None:
+        raise UsageError(
+            f"{metric.name} compares with the baseline, whose outputs are not given",
+            "`baseline_outputs` makes them",
+        )
+    used = baseline if metric.uses_baseline else None
+    value = metric.value(_answers(session, dataset, batch_size, used, overrides or {}))
+    if not np.isfinite(value):
+        raise DataError(
+            f"{metric.name} is {value} for {session.name} on {dataset.name}",
+            "look for NaN or infinity among the model's outputs, or use another metric",
+        )
+    return value
+
+
+def baseline_outputs(session: Session, dataset: Dataset, *, batch_size: int = 64) -> Baseline:
+    """Run the baseline once, for the metrics that compare with it.
+
+    Args:
+        session: The baseline.
+        dataset: The samples.
+        batch_size: The batch size of the evaluations to come.
+
+    Returns:
+        All its outputs, held in memory.
+
+    Raises:
+        DataError: As for `evaluate`.
+        ModelError: As for `evaluate`.
+    """
+    return Baseline([answer.outputs for answer in _answers(session, dataset, batch_size, None, {})])
+
+
+def _answers(
+    session: Session, dataset: Dataset, batch_size: int, baseline: Baseline | None, overrides: Feeds
+) -> Iterator[Answer]:
+    """Run a model over the data, a batch at a time."""
+    size = session.fixed_batch or batch_size
+    count = 0
+    for index, batch in enumerate(dataset.batches(size)):
+        count = index + 1
+        if baseline is not None and count > len(baseline):
+            break
+        outputs = _run(session, batch, overrides)
+        yield Answer(outputs, batch.targets, baseline.remembered(index) if baseline is not None else {})
+    if baseline is not None and count != len(baseline):
+        raise DataError(
+            f"{dataset.name} did not give as many batches as when the baseline ran",
+            "the data must be the same every time, and so must the batch size",
+        )
+
+
+def _run(session: Session, batch: Batch, overrides: Feeds) -> Outputs:
+    """Run one batch, filled up if the model wants more samples."""
+    size = session.fixed_batch or batch.size
+    if batch.size == size:
+        return session.run({**batch.inputs, **overrides})
+    rows = np.minimum(np.arange(size), batch.size - 1)
+    outputs = session.run({**{n: a[rows] for n, a in batch.inputs.items()}, **overrides})
+    return {n: o[: batch.size] if o.shape[:1] == (size,) else o for n, o in outputs.items()}
+
+
+def _user_metric(name: str, function: UserFunction) -> UserMetric:
+    return UserMetric(name, function, bool(getattr(function, "higher_is_better", True)))

@@ -1,0 +1,244 @@
+"""Results on disk: whole or not at all, and no model that onnxruntime has not run.
+
+A file is made in a scratch folder beside its place, tried there, flushed to the disk, and renamed. Whatever
+fails before that leaves no trace, and a file that was there before stays as it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import onnx
+from onnx import external_data_helper, helper, numpy_helper
+
+from onnxprune.errors import ModelError, OutputError
+from onnxprune.graph import Model, load
+from onnxprune.runtime import Session, sample_feeds
+from onnxprune.shapes import fitting_shapes
+
+EXTERNAL_ABOVE = 1_900_000_000
+"""Bytes of weights from which on they get a file of their own: a protobuf message ends at 2 GiB."""
+_INLINE_BELOW = 1024  # bytes; shape inference wants to see the small constants
+_PAGE = 4096  # where a tensor begins in the data file, so that a runtime can map it
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
+    """Say whether a result can be written, before anything is spent on it.
+
+    Args:
+        path: Where it is to go. A link is followed, not replaced.
+        inputs: Files the command reads, which it must not overwrite.
+
+    Returns:
+        The path with all links resolved.
+
+    Raises:
+        OutputError: It is one of the inputs, is no regular file, or its folder is missing or not writable.
+    """
+    try:
+        place = Path(path).resolve()
+        for given in map(Path, inputs):
+            if place.exists() and given.exists() and place.samefile(given):
+                raise OutputError(f"{path} is an input of this command", "write to another file")
+        if place.exists() and not place.is_file():
+            raise OutputError(f"{path} is not a regular file", "name a file to write")
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
+        raise OutputError(f"cannot write {path}: {error}", "name another file") from error
+    if not place.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {place.parent}", "create it first")
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: the folder may not be written to", "name another folder")
+    return place
+
+
+def write_model(
+    model: Model, path: str | Path, *, shapes: Shapes | None = None, inputs: Iterable[str | Path] = ()
+) -> int:
+    """Write a model, once onnxruntime has loaded the very file and run it on random inputs.
+
+    A model whose weights lay in a file of their own, or that is too large for one message, keeps them in
+    ``<name>.data`` beside it.
+
+    Args:
+        model: The model.
+        path: Where it is to go.
+        shapes: Full shapes of inputs to run it with, by name; sensible ones by default.
+        inputs: Files it must not overwrite.
+
+    Returns:
+        Its size in bytes, external data included.
+
+    Raises:
+        OutputError: It cannot be written there.
+        ModelError: onnxruntime cannot load or run it.
+    """
+    place = check_output(path, inputs)
+    external = model.external or _weight_bytes(model) > EXTERNAL_ABOVE
+    if external:
+        _check_data_file(place, inputs)
+    with _staging(place) as scratch:
+        staged = scratch / place.name
+        staged.write_bytes(_message(model.proto, _data_file(staged) if external else None))
+        size = sum(f.stat().st_size for f in scratch.iterdir())
+        _try(staged, model, shapes)
+        with _published_data(_data_file(staged), place.parent) if external else nullcontext():
+            _publish(staged, place.parent)
+    return size
+
+
+def write_text(path: str | Path, text: str, *, inputs: Iterable[str | Path] = ()) -> None:
+    """Write a text file.
+
+    Args:
+        path: Where it is to go.
+        text: Its content.
+        inputs: Files it must not overwrite.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    place = check_output(path, inputs)
+    with _staging(place) as scratch:
+        staged = scratch / place.name
+        staged.write_bytes(text.encode())
+        _publish(staged, place.parent)
+
+
+def stored_bytes(path: str | Path) -> int:
+    """Return the size of a model file and of the external data it refers to.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        return sum(f.stat().st_size for f in {Path(path).resolve(), *data_files(path)})
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", "was it moved meanwhile?") from error
+
+
+def data_files(path: str | Path) -> set[Path]:
+    """Return the external data files a model file refers to, whether they are there or not."""
+    proto = onnx.load(str(path), load_external_data=False)
+    tensors = [t for t in proto.graph.initializer if external_data_helper.uses_external_data(t)]
+    names = {e.value for t in tensors for e in t.external_data if e.key == "location"}
+    return {(Path(path).resolve().parent / n).resolve() for n in names}
+
+
+def _data_file(model: Path) -> Path:
+    return model.with_name(f"{model.name}.data")
+
+
+def _check_data_file(place: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to replace a data file, unless it belongs to the model being replaced and to no input."""
+    data = _data_file(place)
+    if not data.exists():
+        return
+    ours = _is_model(place) and data in data_files(place)
+    if not ours or any(data in data_files(i) for i in inputs if _is_model(Path(i))):
+        raise OutputError(
+            f"{data.name} is there already, and is not this model's", "delete it, or write to another file"
+        )
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return path.is_file() and bool(data_files(path))
+    except Exception:  # whatever parsing says of a file that is no model
+        return False
+
+
+@contextmanager
+def _staging(place: Path) -> Iterator[Path]:
+    """Provide a folder beside the place, which is gone afterwards with all that is left in it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=place.parent) as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        hint = "is the disk full, or the folder not to be written to? Nothing was changed"
+        raise OutputError(f"cannot write {place}: {error.strerror or error}", hint) from error
+
+
+def _publish(file: Path, folder: Path) -> None:
+    """Flush a file to the disk and rename it into a folder."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+    file.replace(folder / file.name)
+    if os.name == "posix":  # a rename is on the disk only once the folder is
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _published_data(file: Path, folder: Path) -> Iterator[None]:
+    """Put a data file into its place for the block; if that fails, put back what was there."""
+    place, before = folder / file.name, file.with_name(f"{file.name}.before")
+    if place.exists():
+        place.rename(before)
+    try:
+        _publish(file, folder)
+        yield
+    except BaseException:
+        place.unlink(missing_ok=True)
+        if before.exists():
+            before.rename(place)
+        raise
+
+
+def _try(staged: Path, model: Model, shapes: Shapes | None) -> None:
+    """Read the file back as it lies there, and run it once."""
+    try:
+        session = Session(load(staged).proto)
+        known = {n: s for n, s in fitting_shapes(model, shapes).items() if s}
+        feeds = {i.name: known[i.name] for i in session.inputs if i.name in known}
+        session.run(sample_feeds(session.inputs, shapes=feeds)[0])
+    except ModelError as error:
+        said = error.message.replace(str(staged), "it")
+        raise ModelError(f"the result was not written, because {said}", error.hint) from error
+
+
+def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:
+    """Serialise a model, its larger weights into a file of their own if one is named."""
+    if data is None:
+        return bytes(proto.SerializeToString())
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    with data.open("wb") as stream:
+        for tensor in bare.graph.initializer:
+            if _tensor_bytes(tensor) >= _INLINE_BELOW:
+                values = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+                offset = stream.seek(-(-stream.tell() // _PAGE) * _PAGE)
+                stream.write(values)
+                _refer(tensor, data.name, offset, len(values))
+    return bytes(bare.SerializeToString())
+
+
+def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Replace a tensor's values by where they lie."""
+    name, kind, dims, doc = tensor.name, tensor.data_type, list(tensor.dims), tensor.doc_string
+    tensor.CopyFrom(onnx.TensorProto(name=name, data_type=kind, dims=dims, doc_string=doc))
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _weight_bytes(model: Model) -> int:
+    return sum(map(_tensor_bytes, model.proto.graph.initializer))
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Return the size of a tensor's values; 0 for strings, which have to stay in the message."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return 0
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)

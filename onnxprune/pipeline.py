@@ -1,0 +1,39 @@
+"""Passes in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.errors import OnnxpruneError
+from onnxprune.graph import Model
+from onnxprune.passes.base import Pass, PassResult
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Run passes one after the other, each on what the one before handed on.
+
+    Attributes:
+        passes: The passes, in order.
+    """
+
+    passes: Sequence[Pass]
+
+    def __call__(self, model: Model) -> list[PassResult]:
+        """Return the result of every pass, in order.
+
+        Raises:
+            OnnxpruneError: Of the pass that failed; the message says which, and what had run before.
+        """
+        results: list[PassResult] = []
+        given: Model | PassResult = model
+        for step in self.passes:
+            try:
+                given = step(given)
+            except OnnxpruneError as error:
+                done = " → ".join(p.name for p in self.passes[: len(results)]) or "nothing"
+                error.message = f"{step.name} (after {done}): {error.message}"
+                raise
+            results.append(given)
+        return results

@@ -1,0 +1,152 @@
+"""What was decided, as data: a plan travels inside the sparse model, an analysis in a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxprune.errors import PlanError
+
+PLAN_KEY = "onnxprune.plan"
+FORMAT = 1
+_MADE_BY = "`prune` writes plans into models, `ana` writes analyses: run it again with this version"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels a sparse model has lost.
+
+    Attributes:
+        removed: Removed channels by group name, ascending.
+        sizes: Size of each of those groups before pruning.
+        baseline: Figures of the model before any pruning: ``macs``, ``params``, ``channels``.
+        settings: How the decision was made, for the record.
+        allow_inexact: Whether axes that are normalised over were open.
+        input_shapes: Input shapes the analysis was given, by input name.
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+    baseline: Mapping[str, float]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    allow_inexact: bool = False
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the plan as one line of JSON."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan back.
+
+        Raises:
+            PlanError: The text is no plan of a format this version reads.
+        """
+        content = _read(text, "the plan")
+        try:
+            plan = cls(
+                removed={str(n): tuple(int(i) for i in r) for n, r in content["removed"].items()},
+                sizes={str(n): int(s) for n, s in content["sizes"].items()},
+                baseline={str(n): float(v) for n, v in content["baseline"].items()},
+                settings=dict(content["settings"]),
+                allow_inexact=bool(content["allow_inexact"]),
+                input_shapes={str(n): tuple(s) for n, s in content["input_shapes"].items()},
+            )
+            plan.check()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"the plan is damaged: {error}", "prune the original model again") from error
+        return plan
+
+    def check(self) -> None:
+        """Refuse a plan that contradicts itself.
+
+        Raises:
+            ValueError: A channel, a size or a figure is missing or impossible.
+        """
+        if missing := {"macs", "params", "channels"} - set(self.baseline):
+            raise ValueError(f"the baseline lacks {', '.join(sorted(missing))}")
+        for name, gone in self.removed.items():
+            size = self.sizes.get(name, 0)
+            if any(not 0 <= channel < size for channel in gone):
+                raise ValueError(f"group '{name}' of {size} channels cannot lose {list(gone)}")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a metric falls as one group loses channels.
+
+    Attributes:
+        size: Channels in the group.
+        ratios: Fractions removed, ascending.
+        values: The metric at each of them.
+    """
+
+    size: int
+    ratios: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How sensitive each group is.
+
+    Attributes:
+        digest: Identifies model, data and options.
+        metric: Name of the metric.
+        higher_is_better: Its direction.
+        baseline: Its value before pruning.
+        curves: One curve a group, by group name.
+        settings: Options of the run, for the record.
+    """
+
+    digest: str
+    metric: str
+    higher_is_better: bool
+    baseline: float
+    curves: Mapping[str, Curve]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def drop(self, value: float) -> float:
+        """Return how much worse than the baseline a value is (never negative)."""
+        return max(0.0, self.baseline - value if self.higher_is_better else value - self.baseline)
+
+    def to_json(self) -> str:
+        """Return the analysis as readable JSON."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, name: str = "the analysis") -> Analysis:
+        """Read an analysis back.
+
+        Raises:
+            PlanError: The text is no analysis of a format this version reads.
+        """
+        content = _read(text, name)
+        try:
+            curves = {
+                str(n): Curve(int(c["size"]), tuple(map(float, c["ratios"])), tuple(map(float, c["values"])))
+                for n, c in content["curves"].items()
+            }
+            return cls(
+                digest=str(content["digest"]),
+                metric=str(content["metric"]),
+                higher_is_better=bool(content["higher_is_better"]),
+                baseline=float(content["baseline"]),
+                curves=curves,
+                settings=dict(content["settings"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"{name} is damaged: {error}", "run `ana` again") from error
+
+
+def _read(text: str, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{name} is not JSON: {error}", _MADE_BY) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PlanError(f"{name} is not of a format this version reads", _MADE_BY)
+    return content

@@ -1,0 +1,129 @@
+"""Numbers to put in the place of symbolic input axes: what models of each kind are likely to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxprune.errors import UsageError
+from onnxprune.graph import Model
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A size for each kind of axis.
+
+    Attributes:
+        batch: The first axis.
+        sequence: Axes of token sequences and feature tables.
+        signal: The second axis of a matrix of floats: sound.
+        spatial: Height, width and depth of images.
+    """
+
+    batch: int = 3
+    sequence: int = 11
+    signal: int = 512
+    spatial: tuple[int, int, int] = (224, 288, 96)
+
+    def others(self) -> Iterator[Probe]:
+        """Yield probes that differ from this one: in everything if possible, else where the model allows."""
+        height, width, depth = self.spatial
+        changed = replace(self, batch=5, sequence=13, signal=640)
+        yield replace(changed, spatial=(height + 32, width + 32, depth + 32))
+        yield replace(changed, spatial=(height, width + 32, depth))
+        yield replace(self, batch=5, spatial=(height + 32, width + 32, depth + 32))
+        yield replace(self, batch=5)
+
+
+PROBES = tuple(
+    Probe(spatial=spatial)
+    for spatial in ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
+)
+"""What is tried, in this order."""
+
+
+def probe_shapes(
+    model: Model, probe: Probe, given: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Shape]:
+    """Return a full shape for every input; symbols of one name get one size throughout.
+
+    Args:
+        model: The model.
+        probe: The sizes.
+        given: Shapes that are fixed by the caller.
+
+    Raises:
+        UsageError: One of those is of no input, or contradicts the file.
+    """
+    for name, shape in (given or {}).items():
+        _check_given(model, name, shape)
+    named: dict[str, int] = {}
+    shapes: dict[str, Shape] = {}
+    for value in model.inputs:
+        if given and value.name in given:
+            shapes[value.name] = tuple(given[value.name])
+            continue
+        sizes = []
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                sizes.append(dim.dim_value)
+                continue
+            size = _size(value.type.tensor_type, axis, probe)
+            sizes.append(named.setdefault(dim.dim_param, size) if dim.dim_param else size)
+        shapes[value.name] = tuple(sizes)
+    return shapes
+
+
+def other_shapes(
+    model: Model, given: Mapping[str, Sequence[int]] | None
+) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Yield shapes unlike those given on axes that the file leaves open: on all of them, then on the first.
+
+    What the analysis was given shapes for is to work with other shapes all the same.
+    """
+    if not given:
+        yield {}
+        return
+    declared = {i.name: i.type.tensor_type.shape.dim for i in model.inputs}
+    for batch, other in ((2, 32), (2, 64), (2, 1), (2, 0)):
+        yield {
+            name: tuple(
+                size + (0 if dim.dim_value > 0 else batch if axis == 0 else other)
+                for axis, (size, dim) in enumerate(zip(shape, declared[name], strict=True))
+            )
+            for name, shape in given.items()
+        }
+
+
+def _check_given(model: Model, name: str, shape: Sequence[int]) -> None:
+    declared = {i.name: i.type.tensor_type for i in model.inputs}
+    if name not in declared:
+        hint = f"the inputs are: {', '.join(declared) or 'none'}"
+        raise UsageError(f"a shape is given for '{name}', which is not an input", hint)
+    sizes = [d.dim_value for d in declared[name].shape.dim]
+    known = declared[name].HasField("shape")
+    if known and (
+        len(sizes) != len(shape) or any(s > 0 and s != g for s, g in zip(sizes, shape, strict=True))
+    ):
+        has = "×".join(str(s) if s > 0 else "?" for s in sizes)
+        raise UsageError(
+            f"shape {'×'.join(map(str, shape))} does not fit the input '{name}', which is {has}",
+            "give a size for every axis, the file's own where it has one",
+        )
+
+
+def _size(kind: onnx.TypeProto.Tensor, axis: int, probe: Probe) -> int:
+    declared = [d.dim_value for d in kind.shape.dim]
+    if axis == 0:
+        return probe.batch
+    if len(declared) == 2 and kind.elem_type == onnx.TensorProto.FLOAT:
+        return probe.signal
+    if len(declared) < 4:
+        return probe.sequence
+    channels_last = declared[-1] in (1, 3, 4) and declared[1] not in (1, 3, 4)
+    spatial = axis - (1 if channels_last else 2)
+    return probe.spatial[spatial] if 0 <= spatial < 3 else 3

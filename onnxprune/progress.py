@@ -1,0 +1,109 @@
+"""How far a long step has come, for whoever listens.
+
+A step says where it is, and knows nothing of bars or terminals; whoever wants to show it installs a
+`Reporter`. Without one, nothing is shown.
+
+    for batch in track(batches, "evaluate", total=len(batches)):
+        ...
+
+    with task("finetune", total=steps) as t:
+        t.advance(note=f"loss {loss:.3f}")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Reporter(Protocol):
+    """Somebody who shows how far steps have come; steps may lie within one another."""
+
+    def start(self, name: str, total: int | None) -> Any:
+        """A step begins. Return what it is to be called from now on.
+
+        Args:
+            name: What to call it before people.
+            total: How many units of work it has, ``None`` where nobody knows.
+        """
+
+    def advance(self, key: Any, steps: int, note: str) -> None:
+        """A step has done some more of its work.
+
+        Args:
+            key: What `start` returned.
+            steps: How many units; 0 where only the note is new.
+            note: What there is to say about it now; empty to leave the note as it was.
+        """
+
+    def finish(self, key: Any) -> None:
+        """A step has ended, done or not."""
+
+
+_reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
+
+
+class Task:
+    """A step under way. It keeps its listener, and so may be advanced from any thread."""
+
+    def __init__(self, reporter: Reporter | None, key: Any) -> None:
+        self._reporter, self._key = reporter, key
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Say that more of the work is done.
+
+        Args:
+            steps: How many units.
+            note: What to show beside it, such as the loss.
+        """
+        if self._reporter is not None:
+            self._reporter.advance(self._key, steps, note)
+
+
+@contextmanager
+def task(name: str, total: int | None = None) -> Iterator[Task]:
+    """Report a step for as long as the block runs.
+
+    Args:
+        name: What to call it before people.
+        total: How many units of work it has, ``None`` where nobody knows.
+    """
+    reporter = _reporter.get()
+    if reporter is None:
+        yield Task(None, None)
+        return
+    key = reporter.start(name, total)
+    try:
+        yield Task(reporter, key)
+    finally:
+        reporter.finish(key)
+
+
+def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items, and report each as done when the next is asked for.
+
+    Args:
+        items: What is worked on.
+        name: What to call the work before people.
+        total: How many items there are; their length where they have one.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with task(name, total) as step:
+        for item in items:
+            yield item
+            step.advance()
+
+
+@contextmanager
+def reporting(reporter: Reporter) -> Iterator[None]:
+    """Have a reporter told of every step that starts within the block."""
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)

@@ -1,0 +1,334 @@
+"""The recipe: what `run` is to do, as a TOML file.
+
+Every key has a place in one of the sections below, a type and, mostly, a default. A recipe that is wrong is
+refused before anything is spent on it: every error names the line, the key and what is allowed there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from onnxprune.callables import is_reference
+from onnxprune.errors import UsageError
+
+try:
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+except ImportError as missing:
+    raise UsageError(
+        f"`run` needs a package that is not installed: {missing.name}",
+        'install it with: pip install "onnxprune[run]"',
+    ) from missing
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the file; keys nobody knows are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where samples come from: ``.npz`` files, folders of them, ``module:callable``.
+
+    Attributes:
+        train: What is trained on.
+        val: What every iteration is judged by.
+        calibration: What the analysis and the recovery look at; the training data by default.
+        test: What only the original and the result are judged by, at the very end.
+        limit: Only the first so many samples of each: to try a recipe out.
+    """
+
+    train: str
+    val: str
+    calibration: str | None = None
+    test: str | None = None
+    limit: Count | None = None
+
+
+class Budget(Section):
+    """How much is to go, as a fraction of what the model costs before pruning: one of the three."""
+
+    reduce_macs: Fraction | None = None
+    reduce_params: Fraction | None = None
+    reduce_channels: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError("give one of reduce_macs, reduce_params, reduce_channels")
+        return self
+
+    @property
+    def of(self) -> str:
+        """What is to be reduced: ``macs``, ``params`` or ``channels``."""
+        return next(iter(self.model_dump(exclude_none=True))).removeprefix("reduce_")
+
+    @property
+    def target(self) -> float:
+        """The fraction of it to be removed."""
+        return float(next(iter(self.model_dump(exclude_none=True).values())))
+
+
+class Schedule(Section):
+    """How the reduction rises from iteration to iteration.
+
+    Attributes:
+        iterations: How often to prune and train.
+        rise: ``linear``: the same step each time. ``cubic``: large steps first, small ones last, after Zhu
+            and Gupta, "To prune, or not to prune" (2017), equation 1.
+        reductions: The reduction of every iteration instead of the two above.
+    """
+
+    iterations: Count = 4
+    rise: Literal["linear", "cubic"] = "linear"
+    reductions: tuple[Fraction, ...] = ()
+
+    @model_validator(mode="after")
+    def _rising(self) -> Schedule:
+        if any(b <= a for a, b in zip(self.reductions, self.reductions[1:], strict=False)):
+            raise ValueError("reductions must rise from one to the next")
+        return self
+
+    def planned(self, target: float) -> tuple[float, ...]:
+        """Return the reduction of every iteration; the last is the target."""
+        if self.reductions:
+            return self.reductions
+        power, n = {"linear": 1, "cubic": 3}[self.rise], self.iterations
+        return (*(round(target * (1 - (1 - k / n) ** power), 6) for k in range(1, n)), target)
+
+
+class AnaSettings(Section):
+    """Whether and how sensitivity is measured before every pruning; see the command `ana`."""
+
+    enabled: bool = True
+    metric: str = "kl"
+    ratios: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
+    samples: Count | None = 512
+
+
+class PruneSettings(Section):
+    """Which channels go; see the command `prune`."""
+
+    strategy: Literal["uniform", "global", "sensitivity"] | None = None
+    criterion: str = "l2"
+    round_to: Count = 8
+    max_ratio: Fraction = 0.9
+    exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    allow_inexact: bool = False
+
+
+class RecoverSettings(Section):
+    """Whether what is lost is made up for in closed form, before training; see the command `recover`."""
+
+    enabled: bool = False
+    samples: Count = 512
+
+
+class FinetuneSettings(Section):
+    """How the pruned model is trained; see the command `finetune`.
+
+    Attributes:
+        epochs: Passes over the training data in every iteration; 0 for no training at all.
+        last_epochs: As many in the iteration that reaches the target; ``epochs`` by default.
+        keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
+            validation data has no say in which weights are kept.
+    """
+
+    loss: Literal["cross-entropy", "mse", "l1", "bce", "distill"] = "cross-entropy"
+    epochs: Annotated[int, Field(ge=0)] = 3
+    last_epochs: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Count = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    keep: Literal["best", "last"] = "best"
+
+
+class Stop(Section):
+    """When to stop before the schedule ends.
+
+    Attributes:
+        max_drop: How much worse than the original an iteration may be, in the metric's unit; one that is
+            worse is dropped, and the result is the last one before it.
+        floor: The same as an absolute value of the metric.
+        retries: How often a dropped iteration is tried again with half the step.
+    """
+
+    max_drop: Annotated[float, Field(ge=0)] | None = None
+    floor: float | None = None
+    retries: Annotated[int, Field(ge=0)] = 0
+
+
+class Bench(Section):
+    """How latency is measured in the end; see the command `bench`."""
+
+    runs: Count = 30
+    batch_size: Count = 1
+    threads: Count | None = 1
+
+
+class Recipe(Section):
+    """The whole file.
+
+    Attributes:
+        model: The trained network.
+        folder: Where everything goes; beside the recipe and named like it by default.
+        metric: What the models are judged by: ``top1``, ``agreement``, ``module:callable`` …
+        seed: Of everything that draws numbers.
+        threads: What to compute with. Part of the result: other numbers of threads round otherwise. By
+    """
+
+    model: str
+    folder: str | None = None
+    metric: str = "top1"
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Count | None = None
+    shapes: dict[str, tuple[Count, ...]] = {}
+    data: Data
+    budget: Budget
+    schedule: Schedule = Schedule()
+    ana: AnaSettings = AnaSettings()
+    prune: PruneSettings = PruneSettings()
+    recover: RecoverSettings = RecoverSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    stop: Stop = Stop()
+    bench: Bench = Bench()
+
+    @model_validator(mode="after")
+    def _same_target(self) -> Recipe:
+        listed = self.schedule.reductions
+        if listed and listed[-1] != self.budget.target:
+            raise ValueError("the last of schedule.reductions must be the budget")
+        return self
+
+
+Table: TypeAlias = dict[str, Any]
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe; paths in it count from its own folder.
+
+    Args:
+        path: The file.
+        overrides: Values that count instead of those in the file, as ``finetune.epochs=3``.
+
+    Raises:
+        UsageError: The file cannot be read, is no TOML, or holds what a recipe does not have.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}", "`init MODEL` writes a recipe") from error
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}", "text is written in quotes: key = 'text'") from error
+    given = [_override(o) for o in overrides]
+    for keys, value in given:
+        _put(table, keys, value)
+    try:
+        recipe = Recipe.model_validate(table)
+    except ValidationError as error:
+        raise _refusal(path, text, error, {keys for keys, _ in given}) from error
+    return _placed(recipe, path)
+
+
+def _override(text: str) -> tuple[tuple[str, ...], Any]:
+    """Read ``section.key=value``; a value that is no TOML is text."""
+    name, equals, value = text.partition("=")
+    keys = tuple(k.strip() for k in name.split("."))
+    if not equals or not all(keys):
+        raise UsageError(f"'{text}' is not of the form section.key=value", "such as finetune.epochs=3")
+    try:
+        return keys, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return keys, value.strip()
+
+
+def _put(table: Table, keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UsageError(
+                f"'{key}' has no keys of its own", "sections are listed in the recipe `init` writes"
+            )
+    table[keys[-1]] = value
+
+
+def _placed(recipe: Recipe, path: Path) -> Recipe:
+    """Make the paths of a recipe absolute."""
+    here = path.resolve().parent
+
+    def place(value: str | None) -> str | None:
+        reference = value is None or (is_reference(value) and not (here / value).exists())
+        return value if reference else os.path.normpath(here / str(value))
+
+    data = {name: place(getattr(recipe.data, name)) for name in ("train", "val", "calibration", "test")}
+    folder = os.path.normpath(here / (recipe.folder or f"{path.stem}-run"))
+    placed = {"model": os.path.normpath(here / recipe.model), "folder": folder}
+    return recipe.model_copy(update={**placed, "data": recipe.data.model_copy(update=data)})
+
+
+def _refusal(path: Path, text: str, error: ValidationError, given: set[tuple[str, ...]]) -> UsageError:
+    """Say what is wrong with a recipe: every mistake with its line and what is allowed."""
+    said = []
+    for mistake in error.errors():
+        keys = tuple(str(k) for k in mistake["loc"] if not isinstance(k, int))
+        where = "--set" if keys in given else f"line {line_of(text, keys)}"
+        said.append(f"{path}, {where}: {_sentence(keys, mistake)}")
+    return UsageError("\n       ".join(said), "`init MODEL` writes a recipe with all keys explained")
+
+
+def _sentence(keys: tuple[str, ...], mistake: Mapping[str, Any]) -> str:
+    name, kind = ".".join(keys) or "recipe", str(mistake["type"])
+    if kind == "extra_forbidden":
+        known = _known(keys[:-1])
+        close = difflib.get_close_matches(keys[-1], known, 1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        return f"there is no key {name}; {meant}allowed: {', '.join(known)}"
+    if kind == "missing":
+        return f"{name} is missing"
+    what = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    given = "" if kind == "value_error" else f" is {mistake['input']!r}"
+    return f"{name}{given}: {what}"
+
+
+def _known(keys: tuple[str, ...]) -> list[str]:
+    """Return the keys of a section."""
+    section: type[BaseModel] = Recipe
+    for key in keys:
+        annotation = section.model_fields[key].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return list(section.model_fields)
+
+
+def line_of(text: str, keys: tuple[str, ...]) -> int:
+    """Return the line on which a key stands, or else its section, or else the first line."""
+    found, section = 1, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([\w.\- ]+)\]", line):
+            section = header[1].strip()
+            if section == ".".join(keys[:1]):
+                found = number
+        assigned = re.match(r"\s*([\w.\-]+)\s*=", line)
+        if assigned and ".".join(filter(None, (section, assigned[1]))) == ".".join(keys):
+            return number
+    return found

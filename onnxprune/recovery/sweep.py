@@ -1,0 +1,126 @@
+"""All nodes in order of execution, each repaired before the next one is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxprune.graph import label
+from onnxprune.progress import task
+from onnxprune.recovery.methods import METHODS, Stage, UnfitError
+from onnxprune.recovery.moments import check_finite
+from onnxprune.recovery.pair import Pair
+from onnxprune.recovery.trace import CHECKPOINT_BYTES, Trace
+from onnxprune.runtime import Array
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to repair.
+
+    Attributes:
+        methods: Names of methods.
+        seed: For what is drawn at random.
+        threads: Threads of the sessions.
+        checkpoint_bytes: What the intermediate tensors of either model may take (see `Trace`).
+    """
+
+    methods: Sequence[str]
+    seed: int = 0
+    threads: int | None = None
+    checkpoint_bytes: int = CHECKPOINT_BYTES
+
+
+@dataclass
+class Report:
+    """What was done, and what could not be.
+
+    Attributes:
+        layers: For each node and method: the mean squared error before and after, and more.
+        skipped: For each node and method that did not fit: the reason.
+        outputs: For each output of the network: its mean squared error before and after.
+    """
+
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    outputs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings) -> Report:
+    """Repair the sparse model of a pair in place.
+
+    Args:
+        pair: The sparse model and its original.
+        batches: Samples: arrays for every input of the model.
+        settings: What to do.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DataError: The samples make values that are not finite.
+    """
+    feeds, report = [dict(b) for b in batches], Report()
+    sparse, original = (
+        Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes)
+        for m in (pair.sparse, pair.original)
+    )
+    before = _output_errors(pair, feeds, settings)
+    places = [
+        (index, [m for m in METHODS if m in settings.methods and node.op_type in METHODS[m][0]])
+        for index, node in enumerate(pair.sparse.nodes)
+    ]
+    places = [(index, methods) for index, methods in places if methods]
+    with task("recover", total=len(places)) as progress, np.errstate(over="ignore", invalid="ignore"):
+        for index, methods in places:
+            sparse.advance(index)
+            original.advance(index + 1, pair.sparse.nodes[index].output[:1])
+            _repair(Stage(pair, sparse, original, index, settings.seed), methods, report)
+            progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
+    after = _output_errors(pair, feeds, settings)
+    report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}
+    return report
+
+
+def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
+    """Apply methods to one node; one whose result is the original's already is left alone."""
+    node, result = label(stage.node), stage.node.output[:1]
+    try:
+        error = stage.error()
+    except UnfitError as reason:
+        report.skipped.extend({"node": node, "method": m, "reason": str(reason)} for m in methods)
+        return
+    for method in methods if error else ():
+        before = error
+        try:
+            more = METHODS[method][1](stage)
+        except UnfitError as reason:
+            report.skipped.append({"node": node, "method": method, "reason": str(reason)})
+            continue
+        if method == methods[-1]:
+            stage.sparse.advance(stage.index + 1, result)
+        error = stage.error()
+        found = {"node": node, "operator": stage.node.op_type, "method": method}
+        report.layers.append(found | {"mse_before": before, "mse_after": error} | more)
+
+
+def _output_errors(pair: Pair, feeds: Sequence[Mapping[str, Array]], settings: Settings) -> dict[str, float]:
+    """Return the mean squared error of each floating-point output of the network."""
+    names = [o.name for o in pair.sparse.outputs]
+    end = len(pair.sparse.nodes)
+    runs = [
+        Trace(m, [dict(f) for f in feeds], threads=settings.threads).tensors(end, names)
+        for m in (pair.sparse, pair.original)
+    ]
+    total, count = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    for ours, theirs in zip(*runs, strict=True):
+        for name in names:
+            if ours[name].dtype.kind == "f" and ours[name].shape == theirs[name].shape:
+                for values in (ours[name], theirs[name]):
+                    check_finite(values, f"output '{name}'")
+                total[name] += float(np.square(ours[name].astype(np.float64) - theirs[name]).sum())
+                count[name] += ours[name].size
+    return {n: total[n] / count[n] for n in names if count[n]}

@@ -1,0 +1,11 @@
+"""`report`: what a run has done, as a page.
+
+facts       everything the page says, gathered from the work folder
+charts      figures as SVG
+page        facts and figures put into a template: one HTML file without a network, or Markdown
+"""
+
+from onnxprune.report.facts import collect
+from onnxprune.report.page import FORMATS, figures, render
+
+__all__ = ["FORMATS", "collect", "figures", "render"]

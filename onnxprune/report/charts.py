@@ -1,0 +1,142 @@
+"""Figures as SVG, drawn by hand: a few lines each, and their colours follow the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A drawing area, and how values map into it.
+
+    Attributes:
+        width: Of the whole figure, in pixels.
+        height: Likewise.
+        x: Smallest and largest value of the horizontal axis.
+        y: Likewise of the vertical axis.
+        left: Room for the numbers on the vertical axis.
+        right: Room for the label of the last point.
+        top: Room for a label above the topmost point.
+        bottom: Room for the numbers below.
+    """
+
+    width: int
+    height: int
+    x: tuple[float, float]
+    y: tuple[float, float]
+    left: int = 52
+    right: int = 68
+    top: int = 24
+    bottom: int = 28
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return where a point lies, in pixels."""
+        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
+        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
+        inner = self.width - self.left - self.right, self.height - self.top - self.bottom
+        return round(self.left + across * inner[0], 1), round(self.height - self.bottom - up * inner[1], 1)
+
+    def line(self, points: Sequence[tuple[float, float]], kind: str = "line") -> str:
+        """Return a line through points."""
+        path = " ".join(f"{x},{y}" for x, y in (self.at(*p) for p in points))
+        return f'<polyline class="{kind}" points="{path}"/>'
+
+    def grid(self, ticks: Sequence[float], show: Format) -> str:
+        """Return horizontal lines with their numbers."""
+        parts = []
+        for tick in ticks:
+            _, y = self.at(self.x[0], tick)
+            parts.append(
+                f'<line class="grid" x1="{self.left}" x2="{self.width - self.right}" y1="{y}" y2="{y}"/>'
+            )
+            parts.append(_text("tick", self.left - 6, y + 4, "end", show(tick)))
+        return "".join(parts)
+
+    def drawing(self, name: str, *parts: str) -> Markup:
+        """Return the whole figure, named for those who cannot see it."""
+        box = f'viewBox="0 0 {self.width} {self.height}"'
+        return Markup(f'<svg {box} role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>')
+
+
+def over_iterations(
+    name: str, values: Sequence[float], show: Format, tick: Format, best: int, floor: float | None = None
+) -> Markup:
+    """Draw one figure of the original (0) and of every iteration.
+
+    Args:
+        name: What the figure is.
+        values: One an iteration, the original's first.
+        show: How to write a value.
+        tick: How to write a round one on the axis.
+        best: The iteration to be marked.
+        floor: A value to be marked by a dashed line.
+    """
+    every = [*values, *([floor] if floor is not None else [])]
+    ticks = nice_ticks(min(every), max(every))
+    frame = Frame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]))
+    marks = [_mark(frame, i, v, show, i == best, len(values)) for i, v in enumerate(values)]
+    below = [_tick_below(frame, i, "original" if i == 0 else str(i)) for i in range(len(values))]
+    limit = "" if floor is None else frame.line([(frame.x[0], floor), (frame.x[1], floor)], "floor")
+    line = frame.line(list(enumerate(values)))
+    return frame.drawing(name, frame.grid(ticks, tick), limit, line, *marks, *below)
+
+
+def sensitivity(
+    name: str, ratios: Sequence[float], drops: Sequence[float], worst: float, removed: float | None
+) -> Markup:
+    """Draw how much one group's loss costs, on the scale of all groups.
+
+    Args:
+        name: The group.
+        ratios: Fractions removed.
+        drops: How much worse the metric is then.
+        worst: The largest drop of all groups.
+        removed: The fraction that was removed in the end, marked by a line.
+    """
+    frame = Frame(180, 84, (0, 1), (0, worst or 1), left=4, right=4, top=6, bottom=4)
+    points = [(0.0, 0.0), *zip(ratios, drops, strict=True)]
+    parts = [frame.line([(0, 0), (1, 0)], "grid"), frame.line(points)]
+    if removed:
+        parts.append(frame.line([(removed, 0), (removed, worst or 1)], "removed"))
+    return frame.drawing(f"sensitivity of {name}", *parts)
+
+
+def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Return round numbers that enclose a range, at most so many."""
+    if high <= low:
+        low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    for step in (power * f for f in (1, 2, 2.5, 5, 10, 20)):
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if last - first < most:
+            break
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _mark(frame: Frame, index: int, value: float, show: Format, best: bool, count: int) -> str:
+    """Draw a point with its value: in words at both ends and at the best, on hovering elsewhere."""
+    x, y = frame.at(index, value)
+    tip = f"<title>{'original' if index == 0 else f'iteration {index}'}: {escape(show(value))}</title>"
+    point = f'<circle class="{"best" if best else "point"}" cx="{x}" cy="{y}" r="4.5">{tip}</circle>'
+    if not (best or index in (0, count - 1)):
+        return point
+    if index and index == count - 1:
+        return point + _text("value", x + 10, y + 4, "start", show(value))
+    return point + _text(
+        "value", x + (0 if index else 2), y - 10, "middle" if index else "start", show(value)
+    )
+
+
+def _tick_below(frame: Frame, index: int, text: str) -> str:
+    x, _ = frame.at(index, frame.y[0])
+    return _text("tick", x if index else x - 8, frame.height - 8, "middle" if index else "start", text)
+
+
+def _text(kind: str, x: float, y: float, anchor: str, words: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

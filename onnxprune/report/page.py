@@ -1,0 +1,195 @@
+"""Facts and figures put into a template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.errors import UsageError
+from onnxprune.figures import count, file_size, reduction
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+FORMATS = ("html", "md")
+MOST_CURVES = 24
+"""How many groups' sensitivity is drawn: those that suffer most. A table has them all."""
+_SHARES = ("top1", "top5", "agreement")
+_DURATIONS = ((3600, "h"), (60, "min"))
+
+
+def render(facts: Mapping[str, Any], form: str = "html", against: Mapping[str, Any] | None = None) -> str:
+    """Return a report as text.
+
+    Args:
+        facts: What `onnxprune.report.collect` found.
+        form: ``html`` or ``md``.
+        against: What it found of another run, to be set beside the first.
+
+    Raises:
+        UsageError: jinja2 is not installed, or the format is unknown.
+    """
+    if form not in FORMATS:
+        raise UsageError(f"there is no format '{form}'", f"choose from: {', '.join(FORMATS)}")
+    environment, score = _environment(), score_format(facts["metric"])
+    drawn = _figures(facts, score) if form == "html" else {}
+    template = environment.get_template(f"report.{form}")
+    tables = {"rows": comparison(facts, score), "blocked": blocked(facts)}
+    page = template.render(facts=facts, against=against, score=score, **tables, **drawn)
+    return page.strip() + "\n"
+
+
+def figures(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the page's figures as SVG files of their own, by file name.
+
+    Args:
+        facts: What `onnxprune.report.collect` found.
+    """
+    style = _environment().get_template("figures.css").render()
+    drawn = _figures(facts, score_format(facts["metric"]))
+    named = {f"{kind}-{title}": svg for kind, found in drawn.items() for title, svg in found}
+    return {f"{_file_name(name)}.svg": standalone(svg, style) for name, svg in named.items()}
+
+
+def standalone(svg: str, style: str) -> str:
+    """Make a file of a figure: with its own colours, and a name for what its tags mean."""
+    start, _, rest = svg.partition(">")
+    return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{rest}\n'
+
+
+def comparison(facts: Mapping[str, Any], score: Callable[[float], str]) -> list[dict[str, str]]:
+    """Return the rows of the table of before and after, as text."""
+    before, after = facts["original"], facts["result"]
+    if after is None:
+        return []
+    names = {
+        "score": (facts["metric"], score),
+        "macs": ("multiply-accumulates", count),
+        "params": ("parameters", count),
+        "size_bytes": ("file size", file_size),
+        "latency_ms": ("latency", milliseconds),
+    }
+    return [
+        {
+            "name": title,
+            "before": show(before[key]),
+            "after": show(after[key]),
+            "change": score_change(facts["metric"], before[key], after[key])
+            if key == "score"
+            else reduction(before[key], after[key]),
+        }
+        for key, (title, show) in names.items()
+        if key in before and key in after
+    ]
+
+
+def score_format(metric: str) -> Callable[[float], str]:
+    """Return how to write a metric's values: shares in percent."""
+    if metric.partition("@")[0] in _SHARES:
+        return lambda value: f"{100 * value:.2f} %"
+    return lambda value: f"{value:.4g}"
+
+
+def score_tick(metric: str) -> Callable[[float], str]:
+    """Return how to write round values of a metric on an axis."""
+    if metric.partition("@")[0] in _SHARES:
+        return lambda value: f"{100 * value:.4g} %"
+    return lambda value: f"{value:.4g}"
+
+
+def blocked(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return why axes cannot be pruned, one row an operator and reason, the rarest first."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in facts["blocked"]:
+        key = (entry["operator"], entry["reason"])
+        row = found.setdefault(key, {"operator": key[0], "reason": key[1], "nodes": [], "axes": []})
+        row["nodes"].append(entry["node"])
+        row["axes"] += entry["axes"]
+    return sorted(found.values(), key=lambda row: len(row["axes"]))
+
+
+def score_change(metric: str, before: float, after: float) -> str:
+    """Return how a metric has changed: shares in points."""
+    if metric.partition("@")[0] in _SHARES:
+        return f"{100 * (after - before):+.2f} points".replace("-", "−")
+    return f"{after - before:+.3g}".replace("-", "−")
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency as text."""
+    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text: ``1.5 h``, ``12 min``, ``3.2 s``."""
+    for size, unit in _DURATIONS:
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _figures(facts: Mapping[str, Any], score: Callable[[float], str]) -> dict[str, Any]:
+    """Draw what the page shows."""
+    return {"progress": _progress(facts, score), "sensitivities": _sensitivities(facts)}
+
+
+def _progress(facts: Mapping[str, Any], score: Callable[[float], str]) -> list[tuple[str, Markup]]:
+    from onnxprune.report.charts import over_iterations
+
+    result = facts["result"] or {}
+    rows = [{**facts["original"], "score": facts["original"]["val_score"]}, *facts["iterations"]]
+    titles = {"score": facts["metric"], "macs": "multiply-accumulates", "latency_ms": "latency"}
+    shows = {"score": score, "macs": count, "latency_ms": milliseconds}
+    drawn = []
+    for key, title in titles.items():
+        if len(rows) > 1 and all(key in row for row in rows):
+            floor = result.get("floor") if key == "score" else None
+            values, best = [row[key] for row in rows], result.get("best_iteration") or 0
+            tick = score_tick(facts["metric"]) if key == "score" else shows[key]
+            drawn.append((title, over_iterations(title, values, shows[key], tick, best, floor)))
+    return drawn
+
+
+def _sensitivities(facts: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    from onnxprune.report.charts import sensitivity
+
+    if not facts["curves"]:
+        return []
+    groups, baseline = facts["curves"]["groups"], facts["curves"]["baseline"]
+    removed = {w["group"]: 1 - w["after"] / w["before"] for w in facts["widths"]}
+    worst = max((g["worst_drop"] for g in groups.values()), default=0.0)
+    chosen: Sequence[str] = sorted(groups, key=lambda n: -groups[n]["worst_drop"])[:MOST_CURVES]
+    return [
+        (n, sensitivity(n, g["ratios"], [abs(v - baseline) for v in g["values"]], worst, removed.get(n)))
+        for n in chosen
+        for g in (groups[n],)
+    ]
+
+
+def _environment() -> Environment:
+    try:
+        from jinja2 import Environment, PackageLoader
+    except ImportError as missing:
+        raise UsageError(
+            "`report` needs a package that is not installed: jinja2",
+            'install it with: pip install "onnxprune[report]"',
+        ) from missing
+    made = Environment(
+        loader=PackageLoader("onnxprune.report", "."),
+        autoescape=lambda name: bool(name and name.endswith(".html")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(count=count, ms=milliseconds, duration=duration, cell=_cell)
+    return made
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")
+
+
+def _cell(value: object) -> str:
+    """Return text that fits into a cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", " ")

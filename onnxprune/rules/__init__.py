@@ -1,0 +1,58 @@
+"""What each operator does to the axes of its tensors: one entry an operator, in one table."""
+
+from onnxprune.rules import (
+    attention,
+    blocking,
+    control,
+    convolution,
+    einsum,
+    fused,
+    indexing,
+    joining,
+    layout,
+    linear,
+    normalization,
+    pointwise,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    sampling,
+)
+from onnxprune.rules.context import RESULT, Contraction, Divisor, Quantised, SizeUse, Typing, Work
+from onnxprune.rules.table import RULES, Rule, infer_axes, lookup
+
+__all__ = [
+    "RESULT",
+    "RULES",
+    "Contraction",
+    "Divisor",
+    "Quantised",
+    "Rule",
+    "SizeUse",
+    "Typing",
+    "Work",
+    "infer_axes",
+    "lookup",
+]
+
+FAMILIES = (
+    attention,
+    blocking,
+    control,
+    convolution,
+    einsum,
+    fused,
+    indexing,
+    joining,
+    layout,
+    linear,
+    normalization,
+    pointwise,
+    pooling,
+    quantization,
+    recurrent,
+    reduction,
+    sampling,
+)
+"""The modules whose import fills the table."""

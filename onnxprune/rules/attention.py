@@ -1,0 +1,185 @@
+"""Attention in one node: whole heads, and the width of a head.
+
+Letters: ``n`` batch, ``t`` queries, ``s`` keys, ``g`` heads of keys and values, ``r`` heads of queries for
+each of those, ``k`` width of a query or key, ``v`` width of a value. Query heads are ``(g r)``: those that
+share a key head stand together. The scores are scaled by 1/√k unless an attribute says otherwise; where
+``k`` is shortened the old scale is written into that attribute.
+"""
+
+from __future__ import annotations
+
+import math
+
+from onnxprune.dims import Dim, Factor, concatenated, nested
+from onnxprune.rules.context import CannotSayError, Context
+from onnxprune.rules.table import first, rule
+
+MICROSOFT = "com.microsoft"
+NORMALISED = "it normalises the scores over the keys"
+IN_ORDER = "it attends to places by their number"
+APART = "it treats each sample on its own, by masks and lengths of their own"
+TURNS = "it turns pairs of its elements"
+
+
+@rule("Attention")
+def attention(c: Context) -> None:
+    """The standard operator: heads are an axis of their own, or the major part of the last one."""
+    if len(c.axes(0)) == 4:
+        pattern = "Q[n (g r) t k] K[n g s k] V[n g s v] -> Y[n (g r) t v]"
+        heads = {"g": c.shape(1)[1], "r": c.shape(0)[1] // c.shape(1)[1]}
+    else:
+        pattern = "Q[n t (g r k)] K[n s (g k)] V[n s (g v)] -> Y[n t (g r v)]"
+        groups = int(c.attributes["kv_num_heads"])
+        heads = {"g": groups, "r": int(c.attributes["q_num_heads"]) // groups}
+    axes = c.match(pattern, heads)
+    c.follow_attribute("q_num_heads", nested((axes["g"], axes["r"])))
+    c.follow_attribute("kv_num_heads", axes["g"])
+    _finish(c, axes, bias=3, past=4)
+
+
+@rule("MultiHeadAttention", domain=MICROSOFT)
+def multi_head_attention(c: Context) -> None:
+    """Separate queries, keys and values, with one bias for all three end to end."""
+    if not (c.has(1) and c.has(2)) or {len(c.axes(k)) for k in range(3)} != {3}:
+        raise CannotSayError("it reads queries, keys and values in a packed form")
+    heads = {"g": int(c.attributes["num_heads"]), "r": 1}
+    axes = c.match("Q[n t (g k)] K[n s (g k)] V[n s (g v)] -> Y[n t (g v)]", heads)
+    g, k, v = axes["g"], axes["k"], axes["v"]
+    if c.has(3):
+        c.same(c.axes(3)[0], concatenated((nested((g, k)), nested((g, k)), nested((g, v)))))
+        c.weights(3)
+    c.follow_attribute("num_heads", g)
+    _finish(c, axes | {"r": c.fixed(1, "one query head for each key head")}, bias=5, past=6)
+
+
+@rule("Attention", domain=MICROSOFT)
+def fused_attention(c: Context) -> None:
+    """The projections to queries, keys and values are part of the node, side by side in one weight."""
+    if c.has(4) or c.attributes.get("do_rotary"):
+        raise CannotSayError("it keeps or turns its queries and keys inside")
+    sizes = c.attributes.get("qkv_hidden_sizes") or [c.shape(1)[1] // 3] * 3
+    heads = int(c.attributes["num_heads"])
+    one = c.fixed(1, "one query head for each key head")
+    g, k, v = Factor(heads), Factor(sizes[0] // heads), Factor(sizes[2] // heads)
+    parts = [nested((g, k)), nested((g, k)), nested((g, v))]
+    (n, t, i), (rows, columns) = c.axes(0), c.axes(1)
+    c.same(rows, i)
+    c.contract(rows, 0, 1)
+    c.same(columns, concatenated(parts))
+    if c.has(2):
+        c.same(c.axes(2)[0], concatenated(parts))
+    c.contract(k, 1)
+    c.weights(1, 2)
+    c.follow_attribute("num_heads", g)
+    for element, part in enumerate(parts):
+        c.follow_attribute("qkv_hidden_sizes", part, element)
+    if "qkv_hidden_sizes" not in c.attributes:
+        c.same(k, v)
+    c.define(0, [n, t, nested((g, v))])
+    c.works(n, t, rows, columns)
+    _finish(c, {"n": n, "t": t, "s": t, "g": g, "r": one, "k": k, "v": v}, bias=5, past=4)
+
+
+@rule("GroupQueryAttention", domain=MICROSOFT)
+def group_query_attention(c: Context) -> None:
+    """Queries, keys and values have heads of one width; those may lie side by side in the first operand."""
+    groups = int(c.attributes["kv_num_heads"])
+    heads = {"g": groups, "r": int(c.attributes["num_heads"]) // groups}
+    if not c.has(1):
+        raise CannotSayError("it reads queries, keys and values in a packed form")
+    if c.attributes.get("kv_cache_bit_width"):
+        raise CannotSayError("it keeps quantised keys and values")
+    axes = c.match("Q[n t (g r k)] K[n s (g k)] V[n s (g k)] -> Y[n t (g r k)]", heads)
+    c.block(axes["k"], TURNS if c.attributes.get("do_rotary") else "queries, keys and values have one width")
+    c.follow_attribute("num_heads", nested((axes["g"], axes["r"])))
+    c.follow_attribute("kv_num_heads", axes["g"])
+    if c.has(11):
+        c.same(c.axes(11)[0], nested((axes["g"], axes["r"])))
+    _finish(c, axes | {"v": axes["k"]}, bias=10, past=3)
+
+
+@rule("RotaryEmbedding", zero=first)
+def rotary_embedding(c: Context) -> None:
+    """Pairs of elements are turned by angles that all heads share: both go together."""
+    _turn(c, 1, 2)
+
+
+@rule("RotaryEmbedding", domain=MICROSOFT, zero=first)
+def microsoft_rotary_embedding(c: Context) -> None:
+    """As the standard operator, but with the positions before the angles."""
+    _turn(c, 2, 3)
+
+
+def _turn(c: Context, *angles: int) -> None:
+    dims, half = c.axes(0), c.axes(angles[0])[-1]
+    c.block(dims[0], APART)
+    c.block(dims[-2 if len(dims) == 4 else 1], IN_ORDER)
+    c.same(half, c.axes(angles[1])[-1])
+    for angle in angles:
+        for dim in c.axes(angle)[:-1]:
+            c.block(dim, IN_ORDER)
+    two = c.fixed(2, TURNS)
+    pairs = nested((half, two) if c.attributes.get("interleaved") else (two, half))
+    if c.attributes.get("rotary_embedding_dim"):
+        pairs = c.fixed(_head_width(c, dims), "only a part of it is turned")
+        c.block(half, "only a part of it is turned")
+    heads = Factor(dims[-1].size // pairs.size)
+    c.same(dims[-1], nested((heads, pairs)))
+    c.follow_attribute("num_heads", heads)
+    c.define(0, dims)
+
+
+def _head_width(c: Context, dims: tuple[Dim, ...]) -> int:
+    return dims[-1].size // int(c.attributes["num_heads"]) if len(dims) == 3 else dims[-1].size
+
+
+def _finish(c: Context, axes: dict[str, Dim], bias: int, past: int) -> None:
+    """Say what all forms have in common: scale, bias of the scores, what is kept from step to step, work."""
+    n, t, s, g, r, k, v = (axes[name] for name in ("n", "t", "s", "g", "r", "k", "v"))
+    c.block(n, APART)
+    c.block(s, NORMALISED)
+    c.block(t, IN_ORDER)
+    for dim in (k, v, r):
+        c.prefer_other(dim)
+    _keep_scale(c, k)
+    total = _kept(c, axes, past)
+    if c.has(bias):
+        _line_up_bias(c, bias, nested((g, r)))
+    c.define(3, [n, nested((g, r)), t, total])
+    for width in (k, v):
+        c.works(n, g, r, t, total, width)
+
+
+def _keep_scale(c: Context, k: Dim) -> None:
+    if c.attributes.get("scale", 1.0) == 0:
+        c.block(k, "its scale is 1/√(this size)")
+    c.rescale_attribute("scale", 1 / math.sqrt(k.size), k, 0)
+
+
+def _kept(c: Context, axes: dict[str, Dim], past: int) -> Dim:
+    """Line up keys and values of earlier steps, and return the axis of all keys."""
+    total = axes["s"]
+    for operand, width in enumerate(("k", "v"), past):
+        if c.has(operand):
+            kept = c.axes(operand)
+            for axis, name in ((0, "n"), (1, "g"), (3, width)):
+                c.same(kept[axis], axes[name])
+            c.block(kept[2], NORMALISED)
+            total = concatenated((kept[2], axes["s"]))
+    for result, width in enumerate(("k", "v"), 1):
+        if c.makes(result) and c.node.output[result] in c.typing.shapes.sizes:
+            if c.result_shape(result)[2] != total.size:
+                total = c.fixed(c.result_shape(result)[2], NORMALISED)
+            c.define(result, [axes["n"], axes["g"], total, axes[width]])
+    return total
+
+
+def _line_up_bias(c: Context, operand: int, heads: Dim) -> None:
+    """A bias or mask is broadcast against batch, heads, queries and keys."""
+    dims = c.axes(operand)
+    for dim in dims[-2:]:
+        c.block(dim, NORMALISED)
+    for dim in dims[:-3]:
+        c.block(dim, APART)
+    if len(dims) > 2 and dims[-3].size == heads.size:
+        c.same(dims[-3], heads)

@@ -1,0 +1,341 @@
+"""What a rule sees of its node, and what it may say about the axes.
+
+A rule says which axes are the same (``same``, ``match``), which must stay (``block``), over which it sums
+(``contract``), which operands are weights that masking may set to zero (``weights``), and which attributes
+and operands hold sizes that must follow (``follow_attribute``, ``follow_operand``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.dims import Block, Dim, Factor, block, unify
+from onnxprune.graph import Model, attributes, captured, label
+from onnxprune.rules import notation
+from onnxprune.shapes import Shapes
+
+Axes = tuple[Dim, ...]
+RESULT = -1
+
+
+class CannotSayError(Exception):
+    """A rule cannot describe this node; the message is the reason its axes are blocked with."""
+
+
+@dataclass(frozen=True)
+class SizeUse:
+    """A number in the file that is the size of a dim.
+
+    Attributes:
+        node: Index of the node.
+        attribute: Name of the attribute that holds it, or ``None``.
+        operand: Index of the operand that holds it, where ``attribute`` is ``None``; ``RESULT`` where the
+            node itself reads the size off a tensor.
+        element: Its place in a list; ``None`` for a lone number.
+        dim: The dim whose size it is.
+        backwards: Whether the number is minus the size: a bound counted from the end of an axis.
+    """
+
+    node: int
+    attribute: str | None
+    operand: int
+    element: int | None
+    dim: Dim
+    backwards: bool = False
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A sum over a dim: exact to shorten where one of the operands is zero at what is removed."""
+
+    node: int
+    dim: Dim
+    tensors: tuple[str, ...]
+    statistic: bool = False
+    """Whether the sum is of a mean or a norm, which the user may accept to change."""
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """A number that depends on how long an axis is: it is multiplied by (old size / new size) ** power.
+
+    With power 0 an attribute's default is written out, because it would change with the size.
+
+    Attributes:
+        node: Index of the node.
+        dim: The axis.
+        power: The power.
+        operand: Index of the operand that holds the numbers (a constant), or ``None``.
+        attribute: Name and default of the attribute that does, or ``None``; without either it is the result.
+    """
+
+    node: int
+    dim: Dim
+    power: float
+    operand: int | None = None
+    attribute: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """A constant operand that lists elements of a dim by their number."""
+
+    node: int
+    operand: int
+    dim: Dim
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How the integers of a constant are read: ``(q − zero) · scale``.
+
+    Attributes:
+        scale: Name of the constant that holds the scale, ``None`` for 1.
+        zero: Name of the constant that holds the zero point, ``None`` for 0.
+        axis: The axis those lie on, where they are more than one number.
+    """
+
+    scale: str | None = None
+    zero: str | None = None
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """An operand that must not become zero, or the node makes infinities of it.
+
+    Attributes:
+        node: Index of the node.
+        tensor: The operand.
+        dims: Its axes of which this is true.
+    """
+
+    node: int
+    tensor: str
+    dims: Axes
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one node: the product of the sizes of the dims."""
+
+    node: int
+    dims: Axes
+
+
+@dataclass
+class Typing:
+    """The axes of all tensors, and all that the rules have said."""
+
+    model: Model
+    shapes: Shapes
+    allow_inexact: bool = False
+    axes: dict[str, Axes] = field(default_factory=dict)
+    size_uses: list[SizeUse] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    divisors: list[Divisor] = field(default_factory=list)
+    weight_uses: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    movers: dict[str, int] = field(default_factory=dict)
+    secondary: list[Dim] = field(default_factory=list)
+    inexact: list[tuple[Dim, Block]] = field(default_factory=list)
+    never_zero: set[int] = field(default_factory=set)
+    rescales: list[Rescale] = field(default_factory=list)
+    quantised: dict[str, Quantised] = field(default_factory=dict)
+    index_uses: list[IndexUse] = field(default_factory=list)
+
+    def axes_of(self, name: str) -> Axes:
+        """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""
+        if name not in self.axes:
+            if name not in self.shapes.sizes:
+                raise CannotSayError(f"the shape of '{name}' is not known")
+            self.axes[name] = tuple(Factor(s) for s in self.shapes.sizes[name])
+        return self.axes[name]
+
+
+@dataclass
+class Context:
+    """One node, as its rule sees it."""
+
+    typing: Typing
+    index: int
+    node: onnx.NodeProto
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, typing: Typing, index: int, node: onnx.NodeProto) -> Context:
+        """Make the context of a node."""
+        return cls(typing, index, node, attributes(node))
+
+    @property
+    def opset(self) -> int:
+        """The version of the operator's domain."""
+        return self.typing.model.opset(self.node.domain)
+
+    def why(self, reason: str) -> Block:
+        """Return a block that names this node."""
+        return Block(label(self.node), self.node.op_type, reason)
+
+    def has(self, operand: int) -> bool:
+        """Whether an optional operand is given."""
+        return operand < len(self.node.input) and bool(self.node.input[operand])
+
+    def makes(self, result: int) -> bool:
+        """Whether an optional result is asked for."""
+        return result < len(self.node.output) and bool(self.node.output[result])
+
+    def axes(self, operand: int) -> Axes:
+        """Return the dims of an operand."""
+        return self.typing.axes_of(self.node.input[operand])
+
+    def shape(self, operand: int) -> tuple[int, ...]:
+        """Return the sizes of an operand."""
+        return tuple(d.size for d in self.axes(operand))
+
+    def result_shape(self, result: int = 0) -> tuple[int, ...]:
+        """Return the sizes of a result, as shape inference has them."""
+        name = self.node.output[result]
+        if name not in self.typing.shapes.sizes:
+            raise CannotSayError(f"the shape of its result '{name}' is not known")
+        return self.typing.shapes.sizes[name]
+
+    def value(self, operand: int) -> np.ndarray[Any, np.dtype[Any]] | None:
+        """Return an operand's numbers where they are known before the run (``None``: at run time only)."""
+        return self.typing.shapes.values.get(self.node.input[operand]) if self.has(operand) else None
+
+    def numbers(self, attribute: str, operand: int) -> list[int] | None:
+        """Return integers that older opsets keep in an attribute and newer ones in an operand."""
+        if attribute in self.attributes:
+            found = self.attributes[attribute]
+            return [int(v) for v in (found if isinstance(found, list) else [found])]
+        if not self.has(operand):
+            return None
+        value = self.value(operand)
+        if value is None:
+            raise CannotSayError(f"its '{attribute}' are computed at run time")
+        return [int(v) for v in value.ravel()]
+
+    def define(self, result: int, axes: Sequence[Dim]) -> None:
+        """Say what the axes of a result are; where shape inference knows, it has to agree."""
+        if not self.makes(result):
+            return
+        sizes = tuple(d.size for d in axes)
+        inferred = self.typing.shapes.sizes.get(self.node.output[result], sizes)
+        if sizes != inferred:
+            raise CannotSayError(f"its result is {inferred} but its rule expects {sizes}")
+        self.typing.axes[self.node.output[result]] = tuple(axes)
+
+    def same(self, a: Dim, b: Dim) -> None:
+        """Say that two dims are one axis."""
+        unify(a, b, self.why("its axes cannot be lined up channel by channel"))
+
+    def block(self, dim: Dim, reason: str) -> None:
+        """Say that an axis must stay as it is."""
+        block(dim, self.why(reason))
+
+    def normalises(self, dim: Dim, reason: str) -> None:
+        """Say that statistics are taken over an axis: shortening it changes them, unless the user accepts."""
+        if self.typing.allow_inexact:
+            self.typing.inexact.append((dim, self.why(reason)))
+        else:
+            self.block(dim, reason + " (--allow-inexact opens it)")
+
+    def fixed(self, size: int, reason: str) -> Factor:
+        """Return a new axis that must stay as it is."""
+        return Factor(size, [self.why(reason)])
+
+    def contract(self, dim: Dim, *operands: int, statistic: bool = False) -> None:
+        """Say that the node sums over an axis of the operands."""
+        names = tuple(self.node.input[o] for o in operands)
+        self.typing.contractions.append(Contraction(self.index, dim, names, statistic))
+
+    def rescale_result(self, dim: Dim, power: float) -> None:
+        """Say that the first result is to be multiplied when an axis is shortened (see ``Rescale``)."""
+        self.typing.rescales.append(Rescale(self.index, dim, power))
+
+    def rescale_operand(self, operand: int, dim: Dim, power: float) -> None:
+        """Say that a constant operand is to be multiplied when an axis is shortened."""
+        name = self.node.input[operand]
+        if name not in self.typing.model.constants:
+            self.block(dim, f"'{name}' would have to be rescaled with this size, and is no constant")
+        self.typing.rescales.append(Rescale(self.index, dim, power, operand=operand))
+
+    def rescale_attribute(self, attribute: str, default: float, dim: Dim, power: float) -> None:
+        """Say that an attribute is to be multiplied when an axis is shortened."""
+        self.typing.rescales.append(Rescale(self.index, dim, power, attribute=(attribute, default)))
+
+    def divides_by(self, operand: int, *dims: Dim) -> None:
+        """Say that an operand must not become zero, along all its axes or some of them."""
+        which = dims or self.axes(operand)
+        self.typing.divisors.append(Divisor(self.index, self.node.input[operand], tuple(which)))
+
+    def weights(self, *operands: int) -> None:
+        """Say that operands are parameters that masking may set to zero, moved about on the way or not."""
+        for operand in operands:
+            if self.has(operand):
+                name, place = self.node.input[operand], (self.index, operand)
+                while (mover := self.typing.movers.get(name)) is not None:
+                    name, place = self.typing.model.proto.graph.node[mover].input[0], (mover, 0)
+                self.typing.weight_uses.setdefault(name, set()).add(place)
+
+    def moves(self) -> None:
+        """Say that the result is the first operand, its elements moved or retyped."""
+        self.typing.movers[self.node.output[0]] = self.index
+
+    def makes_no_zeros(self) -> None:
+        """Say that, its attributes being what they are, the result is not zero where the operands are."""
+        self.typing.never_zero.add(self.index)
+
+    def works(self, *dims: Dim) -> None:
+        """Say how many multiply-accumulates the node takes: the product of the sizes."""
+        self.typing.work.append(Work(self.index, dims))
+
+    def prefer_other(self, dim: Dim) -> None:
+        """Say that, where this axis is one factor of a product, the other factor is the one to prune."""
+        self.typing.secondary.append(dim)
+
+    def follow_attribute(self, attribute: str, dim: Dim, element: int | None = None) -> None:
+        """Say that an attribute, or one element of it, is the size of a dim."""
+        self.typing.size_uses.append(SizeUse(self.index, attribute, -1, element, dim))
+
+    def follow_operand(self, operand: int, element: int, dim: Dim) -> None:
+        """Say that an element of an operand is the size of a dim."""
+        self.typing.size_uses.append(SizeUse(self.index, None, operand, element, dim))
+
+    def follow(
+        self, attribute: str, operand: int, element: int, dim: Dim, *, backwards: bool = False
+    ) -> None:
+        """Say that a number is the size of a dim, be it in an attribute (older opsets) or in an operand."""
+        held = attribute if attribute in self.attributes else None
+        place = -1 if held else operand
+        self.typing.size_uses.append(SizeUse(self.index, held, place, element, dim, backwards))
+
+    def reads_size(self, element: int, dim: Dim) -> None:
+        """Say that an element of the result is the size of a dim, read off while the network runs."""
+        self.typing.size_uses.append(SizeUse(self.index, None, RESULT, element, dim))
+
+    def follow_indices(self, operand: int, dim: Dim) -> None:
+        """Say that an operand lists elements of a dim by their number."""
+        self.typing.index_uses.append(IndexUse(self.index, operand, dim))
+
+    def match(self, pattern: str, given: Mapping[str, int] | None = None) -> dict[str, Dim]:
+        """Apply an axis pattern such as ``A[m k] B[k n] C[n] -> Y[m n]`` (see ``rules.notation``)."""
+        if not notation.fits(self, pattern):
+            raise CannotSayError("its operands have other ranks than its rule expects")
+        return notation.match(self, pattern, given or {})
+
+    def refuse(self, reason: str) -> None:
+        """Block every axis this node touches."""
+        for name in [i for i in self.node.input if i] + sorted(captured(self.node)):
+            if name in self.typing.shapes.sizes or name in self.typing.axes:
+                for dim in self.typing.axes_of(name):
+                    self.block(dim, reason)
+        for name in filter(None, self.node.output):
+            sizes = self.typing.shapes.sizes.get(name)
+            if sizes is not None:
+                self.typing.axes[name] = tuple(self.fixed(s, reason) for s in sizes)

@@ -1,0 +1,62 @@
+"""Operators of onnxruntime's own (domain ``com.microsoft``) that its optimiser makes out of several."""
+
+from __future__ import annotations
+
+from onnxprune.rules.context import CannotSayError, Context
+from onnxprune.rules.convolution import conv
+from onnxprune.rules.linear import gemm, matrix_product, product_and_bias
+from onnxprune.rules.pointwise import elementwise
+from onnxprune.rules.table import Zeros, every, first, rule, some, weights_and_bias
+
+MICROSOFT = "com.microsoft"
+ZERO_AT_ZERO = {"", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Elu", "Selu", "Softsign", "ThresholdedRelu"}
+
+rule("Gelu", "QuickGelu", domain=MICROSOFT, zero=first)(elementwise)
+rule("SwiGLU", zero=some)(elementwise)
+
+
+@rule("BiasGelu", "FastGelu", domain=MICROSOFT, zero=every)
+def bias_gelu(c: Context) -> None:
+    """A bias is added before the activation."""
+    elementwise(c)
+    c.weights(1)
+
+
+def _weights_bias_and_sum(zeros: Zeros) -> bool:
+    return weights_and_bias(zeros) and every(zeros[3:])
+
+
+@rule("FusedConv", domain=MICROSOFT, zero=_weights_bias_and_sum)
+def fused_conv(c: Context) -> None:
+    """Convolution, the sum with another tensor, and an activation."""
+    conv(c)
+    if c.has(3):
+        for dim, other in zip(c.typing.axes[c.node.output[0]], c.axes(3), strict=True):
+            c.same(dim, other)
+    _activate(c)
+
+
+@rule("FusedGemm", domain=MICROSOFT, zero=product_and_bias)
+def fused_gemm(c: Context) -> None:
+    """Gemm and an activation."""
+    gemm(c)
+    _activate(c)
+
+
+@rule("FusedMatMul", "TransposeMatMul", domain=MICROSOFT, zero=some)
+def fused_matmul(c: Context) -> None:
+    """MatMul of operands whose last two axes may be swapped."""
+    if c.attributes.get("transBatchA") or c.attributes.get("transBatchB"):
+        raise CannotSayError("it moves batch axes")
+    a, b = c.axes(0), c.axes(1)
+    if c.attributes.get("transA") and len(a) > 1:
+        a = (*a[:-2], a[-1], a[-2])
+    if c.attributes.get("transB") and len(b) > 1:
+        b = (*b[:-2], b[-1], b[-2])
+    matrix_product(c, a, b)
+    c.weights(0, 1)
+
+
+def _activate(c: Context) -> None:
+    if c.attributes.get("activation", "") not in ZERO_AT_ZERO:
+        c.makes_no_zeros()

@@ -1,0 +1,152 @@
+"""Operators that move axes about without touching the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import numpy_helper
+
+from onnxprune.dims import Dim, Factor, nested
+from onnxprune.rules.context import Context
+from onnxprune.rules.table import first, rule
+
+
+@rule("Reshape", zero=first)
+def reshape(c: Context) -> None:
+    """All axes together are one product, read in two ways.
+
+    The minor ends are compared first, so merged and split axes find their factors, whatever their number.
+    """
+    results = [Factor(s) for s in c.result_shape()]
+    c.same(nested(c.axes(0)), nested(results))
+    c.define(0, results)
+    c.moves()
+    for element, dim in enumerate(results):
+        c.follow("shape", 1, element, dim)
+
+
+@rule("Flatten", zero=first)
+def flatten(c: Context) -> None:
+    """Two axes: all before ``axis``, and the rest."""
+    dims = c.axes(0)
+    axis = int(c.attributes.get("axis", 1))
+    axis += len(dims) if axis < 0 else 0
+    c.define(0, [nested(dims[:axis]), nested(dims[axis:])])
+    c.moves()
+
+
+@rule("Transpose", zero=first)
+def transpose(c: Context) -> None:
+    """Reorder the axes."""
+    dims = c.axes(0)
+    order = c.attributes.get("perm") or range(len(dims))[::-1]
+    c.define(0, [dims[k] for k in order])
+    c.moves()
+
+
+@rule("Squeeze", zero=first)
+def squeeze(c: Context) -> None:
+    """Drop axes of one element."""
+    dims = c.axes(0)
+    axes = c.numbers("axes", 1)
+    dropped = {a % len(dims) for a in axes} if axes else {k for k, d in enumerate(dims) if d.size == 1}
+    c.define(0, [d for k, d in enumerate(dims) if k not in dropped])
+    c.moves()
+
+
+@rule("Unsqueeze", zero=first)
+def unsqueeze(c: Context) -> None:
+    """Add axes of one element."""
+    dims = iter(c.axes(0))
+    rank = len(c.result_shape())
+    added = {a % rank for a in c.numbers("axes", 1) or []}
+    c.define(0, [Factor(1) if k in added else next(dims) for k in range(rank)])
+    c.moves()
+
+
+@rule("Expand", zero=first)
+def expand(c: Context) -> None:
+    """Repeat along axes of one element; the target holds sizes.
+
+    Where several heads of queries share one of keys, the copies are a factor of their axis: whole heads of
+    keys, with all queries that share them, are what to prune first.
+    """
+    sizes = c.result_shape()
+    dims = c.axes(0)
+    padded: list[Dim] = [Factor(1)] * (len(sizes) - len(dims)) + list(dims)
+    results = [d if d.size == s else Factor(s) for d, s in zip(padded, sizes, strict=True)]
+    for dim, result in zip(padded, results, strict=True):
+        if dim.size != result.size:
+            c.prefer_other(result)
+    c.define(0, results)
+    _follow_target(c, 1, results)
+
+
+@rule("ConstantOfShape", zero=lambda _: True)
+def constant_of_shape(c: Context) -> None:
+    """One number in a new tensor of given sizes."""
+    results = [Factor(s) for s in c.result_shape()]
+    c.define(0, results)
+    for element, dim in enumerate(results):
+        c.follow_operand(0, element, dim)
+    if "value" in c.attributes and np.any(numpy_helper.to_array(c.attributes["value"]) != 0):
+        c.makes_no_zeros()
+
+
+@rule("Tile", zero=first)
+def tile(c: Context) -> None:
+    """Repeat whole axes: the repeats are the major part."""
+    repeats = c.numbers("repeats", 1) or []
+    results = [
+        nested((c.fixed(r, "Tile repeats it"), d)) if r != 1 else d
+        for r, d in zip(repeats, c.axes(0), strict=True)
+    ]
+    c.define(0, results)
+
+
+@rule("Shape")
+def shape(c: Context) -> None:
+    """Numbers about the axes, not the axes."""
+    dims = c.axes(0)
+    for element, dim in enumerate(dims[slice(c.attributes.get("start"), c.attributes.get("end"))]):
+        c.reads_size(element, dim)
+    c.define(0, [c.fixed(s, "it lists sizes") for s in c.result_shape()])
+
+
+@rule("Size")
+def size(c: Context) -> None:
+    """A number about all axes."""
+    for dim in c.axes(0):
+        c.block(dim, "it counts all elements while the network runs")
+    c.define(0, [])
+
+
+@rule("DepthToSpace", zero=first)
+def depth_to_space(c: Context) -> None:
+    """Channels become blocks of pixels."""
+    size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}
+    channels = "c b d" if c.attributes.get("mode", "DCR") == "CRD" else "b d c"
+    axes = c.match(f"X[n ({channels}) h w] -> Y[n c (h b) (w d)]", size)
+    _keep_pixels(c, axes)
+
+
+@rule("SpaceToDepth", zero=first)
+def space_to_depth(c: Context) -> None:
+    """Blocks of pixels become channels."""
+    size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}
+    channels = "c b d" if c.attributes.get("mode", "DCR") == "CRD" else "b d c"
+    axes = c.match(f"X[n c (h b) (w d)] -> Y[n ({channels}) h w]", size)
+    _keep_pixels(c, axes)
+
+
+def _keep_pixels(c: Context, axes: dict[str, Dim]) -> None:
+    for name in "bdhw":
+        c.block(axes[name], "pixels are moved in blocks of fixed size")
+
+
+def _follow_target(c: Context, operand: int, results: list[Dim]) -> None:
+    """The target of Expand may be shorter than the result: it counts from the right."""
+    target = c.value(operand)
+    length = len(target) if target is not None else len(results)
+    for element, dim in enumerate(results[len(results) - length :]):
+        if dim.size > 1 and (target is None or target[element] != 1):
+            c.follow_operand(operand, element, dim)

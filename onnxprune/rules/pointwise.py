@@ -1,0 +1,140 @@
+"""Operators that work element by element, with numpy's broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.dims import Dim, Factor
+from onnxprune.rules.context import Context
+from onnxprune.rules.table import every, first, never, rule, some
+
+ZERO_AT_ZERO = (
+    "Abs Asin Asinh Atan Atanh Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
+    "Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
+).split()
+NOT_ZERO_AT_ZERO = "Acos BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Not Sigmoid Softplus".split()
+COMPARISONS = (
+    "And BitwiseAnd BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual Or Xor"
+)
+
+
+def broadcast(c: Context, operands: Sequence[Sequence[Dim]]) -> list[Dim]:
+    """Line axes up from the right; those that are not stretched are the same.
+
+    Returns:
+        The dims of the result. An axis of one element that others stretch says nothing.
+    """
+    rank = max((len(o) for o in operands), default=0)
+    result: list[Dim] = []
+    for axis in range(-rank, 0):
+        present = [o[axis] for o in operands if len(o) >= -axis]
+        size = 0 if any(d.size == 0 for d in present) else max(d.size for d in present)
+        whole = [d for d in present if d.size == size]
+        for other in whole[1:]:
+            c.same(whole[0], other)
+        result.append(whole[0] if whole else Factor(size))
+    return result
+
+
+def elementwise(c: Context) -> None:
+    """Give the result the axes of the operands, broadcast."""
+    operands = [c.axes(k) for k in range(len(c.node.input)) if c.has(k)]
+    axes = broadcast(c, operands)
+    for result in range(len(c.node.output)):
+        c.define(result, axes)
+
+
+rule(*ZERO_AT_ZERO, zero=first)(elementwise)
+rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never)(elementwise)
+
+
+@rule("Cast", "Identity", zero=first)
+def moved(c: Context) -> None:
+    """The same numbers."""
+    elementwise(c)
+    c.moves()
+
+
+@rule("Log", "Reciprocal", "Acosh")
+def singular(c: Context) -> None:
+    """No number at zero."""
+    elementwise(c)
+    c.divides_by(0)
+
+
+@rule("Pow", zero=first)
+def power(c: Context) -> None:
+    """Zero to a positive power is zero, to a negative one infinite."""
+    elementwise(c)
+    exponents = c.value(1)
+    if exponents is None or not np.all(exponents > 0):
+        c.makes_no_zeros()
+    if exponents is None or np.any(exponents < 0):
+        c.divides_by(0)
+
+
+@rule("CastLike", zero=first)
+def cast_like(c: Context) -> None:
+    """The same numbers; of the second operand only the type counts."""
+    c.define(0, c.axes(0))
+
+
+@rule("Mod")
+def modulo(c: Context) -> None:
+    """The second operand may not become zero."""
+    elementwise(c)
+    c.divides_by(1)
+
+
+@rule("Add", "Sub", "Sum", "Mean", "Max", "Min", zero=every)
+def additive(c: Context) -> None:
+    """Sums: a removed channel of every operand is zero, constants included."""
+    elementwise(c)
+    if c.node.op_type in ("Add", "Sub", "Sum"):
+        c.weights(*range(len(c.node.input)))
+
+
+@rule("Mul", zero=some)
+def mul(c: Context) -> None:
+    """Products: one zero is enough."""
+    elementwise(c)
+    c.weights(0, 1)
+
+
+@rule("Div", zero=first)
+def div(c: Context) -> None:
+    """Zero where the first operand is; the second one may not become zero."""
+    elementwise(c)
+    c.weights(0)
+    c.divides_by(1)
+
+
+@rule("PRelu", zero=first)
+def prelu(c: Context) -> None:
+    """Zero at zero, whatever the slopes."""
+    elementwise(c)
+
+
+@rule("Clip", zero=first)
+def clip(c: Context) -> None:
+    """Bounds are single numbers; zero stays zero if it lies between them."""
+    c.define(0, c.axes(0))
+    low, high = (c.attributes[k] if k in c.attributes else c.value(o) for k, o in (("min", 1), ("max", 2)))
+    known = all(v is not None or not c.has(o) for v, o in ((low, 1), (high, 2)))
+    if not known or (low is not None and np.any(low > 0)) or (high is not None and np.any(high < 0)):
+        c.makes_no_zeros()
+
+
+@rule("Dropout", zero=first)
+def dropout(c: Context) -> None:
+    """Identity at inference; the mask has the same axes."""
+    for result in range(len(c.node.output)):
+        c.define(result, c.axes(0))
+
+
+@rule("Where", zero=lambda zeros: every(zeros[1:]))
+def where(c: Context) -> None:
+    """Choose between two operands, all three broadcast."""
+    elementwise(c)

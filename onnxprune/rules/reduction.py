@@ -1,0 +1,65 @@
+"""Operators that take many elements of an axis together."""
+
+from __future__ import annotations
+
+from onnxprune.dims import Factor
+from onnxprune.rules.context import Context
+from onnxprune.rules.table import first, rule
+
+SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+WHY_NOT = {
+    "ReduceMax": "it takes the maximum over this axis",
+    "ReduceMin": "it takes the minimum over this axis",
+    "ReduceProd": "it multiplies along this axis",
+    "ReduceLogSum": "it takes a logarithm of the sum over this axis",
+    "ReduceLogSumExp": "it sums exponentials over this axis",
+    "ArgMax": "it returns positions on this axis",
+    "ArgMin": "it returns positions on this axis",
+}
+
+
+@rule("ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin")
+def reduce(c: Context) -> None:
+    """Drop the reduced axes, or keep them with one element."""
+    dims = c.axes(0)
+    over = _reduced_axes(c, len(dims))
+    for axis in over:
+        if c.node.op_type in SUMS:
+            c.contract(dims[axis], 0)
+        elif c.node.op_type == "ReduceMean":
+            c.contract(dims[axis], 0, statistic=True)
+            c.rescale_result(dims[axis], -1)
+        else:
+            c.block(dims[axis], WHY_NOT[c.node.op_type])
+    if c.node.op_type == "ReduceLogSum":
+        c.divides_by(0, *(d for k, d in enumerate(dims) if k not in over))
+    if c.attributes.get("keepdims", 1):
+        c.define(0, [Factor(1) if k in over else d for k, d in enumerate(dims)])
+    else:
+        c.define(0, [d for k, d in enumerate(dims) if k not in over])
+
+
+rule(*SUMS, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", zero=first)(reduce)
+
+
+def _reduced_axes(c: Context, rank: int) -> set[int]:
+    if c.node.op_type.startswith("Arg"):
+        return {int(c.attributes.get("axis", 0)) % rank}
+    axes = c.numbers("axes", 1)
+    if not axes:
+        return set() if c.attributes.get("noop_with_empty_axes") else set(range(rank))
+    return {a % rank for a in axes}
+
+
+@rule("CumSum", "CumProd", "TopK", zero=first)
+def along_axis(c: Context) -> None:
+    """Every element of the axis depends on the others."""
+    dims = list(c.axes(0))
+    axis = c.attributes.get("axis", -1) if c.node.op_type == "TopK" else (c.numbers("axis", 1) or [0])[0]
+    c.block(dims[axis], f"{c.node.op_type} goes through the elements of this axis in order")
+    for result in range(len(c.node.output)):
+        size = c.result_shape(result)[axis]
+        replaced = list(dims)
+        if size != dims[axis].size:
+            replaced[axis] = c.fixed(size, "it picks elements of this axis")
+        c.define(result, replaced)

@@ -1,0 +1,202 @@
+"""The order of the steps, when to stop, and which iteration is the best."""
+
+from __future__ import annotations
+
+import platform
+from collections import deque
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from onnxprune.curves import usable_processors
+from onnxprune.errors import NothingToDoError, PlanError
+from onnxprune.graph import load
+from onnxprune.progress import Task, task
+from onnxprune.recipe import Recipe
+from onnxprune.runner.data import Material
+from onnxprune.runner.journal import Facts, Listener, open_journal
+from onnxprune.runner.stages import DENSE, Stages
+from onnxprune.runtime import runtime_info
+from onnxprune.training.sidecar import training_runtime
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One round of pruning and training.
+
+    Attributes:
+        number: Counted from 1; 0 is the original.
+        asked: The reduction that was asked for.
+        reduction: The one that came of it.
+        score: The metric on the validation data.
+        model: Its sparse model, within the folder.
+        good: Whether it is not below the floor.
+    """
+
+    number: int
+    asked: float
+    reduction: float
+    score: float
+    model: str = ""
+    good: bool = True
+
+
+@dataclass
+class _Loop:
+    """A run under way: what has been reached, and what is still to come."""
+
+    recipe: Recipe
+    stages: Stages
+    last: Iteration
+    floor: float | None
+    sign: int
+    pending: deque[float]
+    done: list[Iteration] = field(default_factory=list)
+    reason: str = "the schedule is done"
+
+    @classmethod
+    def open(cls, recipe: Recipe, stages: Stages) -> _Loop:
+        facts = stages.baseline().facts
+        sign = 1 if facts["higher_is_better"] else -1
+        limits = [recipe.stop.floor] if recipe.stop.floor is not None else []
+        if recipe.stop.max_drop is not None:
+            limits.append(facts["score"] - sign * recipe.stop.max_drop)
+        floor = max(limits, key=lambda limit: sign * limit) if limits else None
+        planned = deque(recipe.schedule.planned(recipe.budget.target))
+        return cls(recipe, stages, Iteration(0, 0.0, 0.0, facts["score"]), floor, sign, planned)
+
+    def run(self) -> None:
+        """Go on until the target is reached, an iteration falls below the floor, or nothing more can go."""
+        retries = self.recipe.stop.retries
+        while self.pending:
+            asked = self.pending.popleft()
+            if asked <= self.last.reduction:
+                continue
+            try:
+                iteration = self._iterate(asked)
+            except (PlanError, NothingToDoError) as error:
+                if not self.last.number:
+                    raise
+                self.reason = error.message
+                return
+            self.done.append(iteration)
+            if iteration.good:
+                self.last = iteration
+                continue
+            self.reason = f"iteration {iteration.number} fell below the floor of {self.floor:.6g}"
+            self.pending = deque([(self.last.reduction + asked) / 2] if retries else [])
+            retries -= 1
+        if self.last.asked == self.recipe.budget.target:
+            self.reason = "the target is reached"
+
+    def finish(self) -> None:
+        """Make the best iteration dense and measure how fast all are."""
+        if not self.last.number:
+            raise NothingToDoError(
+                f"no iteration stays above the floor: {self.reason}",
+                "allow a larger stop.max_drop, train for more epochs, or begin with a smaller reduction",
+            )
+        self.stages.transform(self.last.model)
+        models = {str(i.number): i.model for i in self.done if i is not self.last}
+        self.stages.bench(models | {"dense": DENSE})
+
+    def facts(self) -> Facts:
+        """Return how it went, ready for JSON."""
+        of = f"{self.recipe.budget.of}_reduction"
+        return {
+            "reason": self.reason,
+            "floor": self.floor,
+            "best_iteration": self.last.number or None,
+            "sparse": self.last.model or None,
+            "dense": DENSE if self.last.number else None,
+            "iterations": [
+                {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score, "good": i.good}
+                for i in self.done
+            ],
+        }
+
+    def _iterate(self, asked: float) -> Iteration:
+        recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
+        given = self.last.model
+        if not given:
+            given = recipe.model
+        analysis = stages.ana(number, given) if recipe.ana.enabled else None
+        model, pruned = stages.prune(number, given, analysis, asked)
+        if recipe.recover.enabled:
+            model = stages.recover(number, model)
+        if epochs := self._epochs(asked):
+            model = stages.finetune(number, model, epochs)
+        score = stages.score(number, model)
+        good = self.floor is None or self.sign * score >= self.sign * self.floor
+        reduction = pruned.facts[f"{recipe.budget.of}_reduction"]
+        return Iteration(number, asked, reduction, score, model, good)
+
+    def _epochs(self, asked: float) -> int:
+        options = self.recipe.finetune
+        final = asked == self.recipe.budget.target and options.last_epochs is not None
+        return (options.last_epochs if final else options.epochs) or 0
+
+
+def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
+    """Do all a recipe says that has not been done yet.
+
+    Args:
+        recipe: What to do, its paths absolute.
+        listen: Told of every step as it begins, ends or is found done.
+
+    Returns:
+        How it went, ready for JSON; the same is in ``state.json`` in the folder.
+
+    Raises:
+        OnnxpruneError: A step failed. What was done before stays, and is not done again.
+    """
+    original = load(recipe.model)
+    with (
+        task("run", total=_steps(recipe)) as progress,
+        open_journal(Path(str(recipe.folder)), partial(_tell, listen, progress)) as journal,
+    ):
+        threads = recipe.threads or journal.header.get("threads") or usable_processors()
+        material = Material(recipe, original, int(threads))
+        if recipe.finetune.epochs or recipe.finetune.last_epochs:
+            training_runtime()  # that it is missing should show now, not in an hour
+        kept = journal.header.get("result")
+        journal.header |= {"recipe": recipe.model_dump(mode="json"), "threads": threads, "result": None}
+        journal.header.setdefault("made_with", _versions())
+        loop = _Loop.open(recipe, Stages(recipe, journal, material))
+        loop.run()
+        loop.finish()
+        dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []
+        unchanged = not journal.worked and not dropped and kept is not None
+        journal.header["result"] = loop.facts()
+        if journal.worked:
+            journal.header["made_with"] = _versions()
+        journal.save()
+    worked = {"steps_done": journal.worked, "steps_kept": len(journal.visited) - journal.worked}
+    return {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
+
+
+def _tell(listen: Listener, progress: Task, event: Facts) -> None:
+    """Pass an event on, and say that a step of the whole is done."""
+    if event["event"] != "start":
+        progress.advance(1, note=event["step"])
+    listen(event)
+
+
+def _steps(recipe: Recipe) -> int:
+    """Return how many steps a run has, if every iteration is good."""
+    each = 2 + recipe.ana.enabled + recipe.recover.enabled + (recipe.finetune.epochs > 0)
+    return 3 + each * len(recipe.schedule.planned(recipe.budget.target))
+
+
+def _versions() -> Facts:
+    """Return what it takes to repeat a run, beside recipe and data."""
+    runtime = runtime_info()
+    return {
+        "onnxprune": version("onnxprune"),
+        runtime.package: runtime.version,
+        "onnx": version("onnx"),
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

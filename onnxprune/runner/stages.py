@@ -1,0 +1,253 @@
+"""What each step of a run does, from file to file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from onnxprune.channels import Channels, find_channels
+from onnxprune.cost import cost_of
+from onnxprune.graph import Model, load
+from onnxprune.masks import dead_channels
+from onnxprune.output import stored_bytes, write_model
+from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.finetune import Finetune
+from onnxprune.passes.mask import Prune
+from onnxprune.passes.recover import Recover
+from onnxprune.passes.sensitivity import Ana
+from onnxprune.passes.transform import Transform
+from onnxprune.plan import Analysis
+from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.recipe import Recipe
+from onnxprune.runner.data import Material
+from onnxprune.runner.journal import Entry, Facts, Journal, sha256
+from onnxprune.runtime import measure_latency, sample_feeds
+from onnxprune.selection import select_groups
+from onnxprune.shapes import fitting_shapes
+from onnxprune.shrink import shrunk
+
+DENSE = "dense.onnx"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The steps of one recipe, in one folder.
+
+    Attributes:
+        recipe: The recipe.
+        journal: The folder.
+        material: The data.
+    """
+
+    recipe: Recipe
+    journal: Journal
+    material: Material
+
+    def baseline(self) -> Entry:
+        """Judge the original, count what it costs, list what can be pruned and what is blocked."""
+        inputs = self._original() | self._groups() | self.material.judged_by()
+        return self.journal.step("baseline", inputs, (), self._baseline)
+
+    def ana(self, number: int, model: str) -> str:
+        """Measure how sensitive each group is; return the file of the analysis."""
+        options, file = self.recipe.ana, f"iteration-{number}/analysis.json"
+        pruning = {"criterion": self.recipe.prune.criterion, "seed": self.recipe.seed}
+        inputs = {"model": self._digest(model), "ana": options.model_dump(exclude={"enabled"})}
+        inputs |= self._groups() | self.material.inputs("calibration") | pruning
+
+        def work() -> Facts:
+            data = self.material.dataset("calibration")
+            place = self.journal.path(file)
+            how: dict[str, Any] = {**options.model_dump(exclude={"enabled"}), **self._groups(), **pruning}
+            step = Ana(data=data, file=place, resume=place.exists(), force=True, **how)
+            return step(load(self.journal.path(model))).facts
+
+        self.journal.step(f"{number}-ana", inputs, (file,), work)
+        return file
+
+    def prune(self, number: int, model: str, analysis: str | None, reduction: float) -> tuple[str, Entry]:
+        """Zero channels until the reduction is reached; return the sparse model's file."""
+        file, of = f"iteration-{number}/sparse.onnx", f"reduce_{self.recipe.budget.of}"
+        how = self.recipe.prune.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
+        how |= {of: reduction, "seed": self.recipe.seed}
+        inputs = {"model": self._digest(model), "prune": how}
+        inputs |= {"analysis": self._digest(analysis)} if analysis else {}
+
+        def work() -> Facts:
+            step = Prune(analysis=self._analysis(analysis), **how)
+            return self._apply(step, model, file)
+
+        return file, self.journal.step(f"{number}-prune", inputs, (file,), work)
+
+    def recover(self, number: int, model: str) -> str:
+        """Make up in closed form for what was lost; return the model's file."""
+        file, how = f"iteration-{number}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
+        how |= {"seed": self.recipe.seed, "threads": self.material.threads}
+        inputs = {"model": self._digest(model), "recover": how} | self._original()
+        inputs |= self.material.inputs("calibration")
+
+        def work() -> Facts:
+            data = self.material.dataset("calibration")
+            return self._apply(Recover(self.material.original, data, **how), model, file)
+
+        self.journal.step(f"{number}-recover", inputs, (file,), work)
+        return file
+
+    def finetune(self, number: int, model: str, epochs: int) -> str:
+        """Train; return the tuned model's file."""
+        options, file = self.recipe.finetune, f"iteration-{number}/tuned.onnx"
+        how = options.model_dump(exclude={"epochs", "last_epochs", "keep"}) | {"epochs": epochs}
+        how |= {"seed": self.recipe.seed, "threads": self.material.threads}
+        best, distilling = options.keep == "best", options.loss == "distill"
+        inputs = {"model": self._digest(model), "finetune": how | {"keep": options.keep}}
+        inputs |= self.material.judged_by() if best else {}
+        inputs |= self.material.inputs("train", *(["val"] if best else []))
+        inputs |= self._original() if distilling else {}
+
+        def work() -> Facts:
+            judged = distilling or not self.material.metric.uses_baseline
+            step = Finetune(
+                data=self.material.dataset("train"),
+                val=self.material.dataset("val") if best else None,
+                metric=self.recipe.metric if best and judged else None,
+                teacher=self.material.original if distilling else None,
+                **how,
+            )
+            return self._apply(step, model, file)
+
+        self.journal.step(f"{number}-finetune", inputs, (file,), work)
+        return file
+
+    def score(self, number: int, model: str) -> float:
+        """Judge an iteration."""
+        inputs = {"model": self._digest(model)} | self.material.judged_by() | self._teacher()
+
+        def work() -> Facts:
+            return {"metric": self.recipe.metric, "score": self.material.score(self._load(model))}
+
+        return float(self.journal.step(f"{number}-score", inputs, (), work).facts["score"])
+
+    def transform(self, model: str) -> Entry:
+        """Make the best iteration dense, and judge the result."""
+        inputs = {"model": self._digest(model), "seed": self.recipe.seed, "target": DENSE}
+        inputs |= self._teacher() | self.material.judged_by(self._finals())
+
+        def work() -> Facts:
+            step = Transform(data=self.material.dataset("val"), seed=self.recipe.seed)
+            facts = self._apply(step, model, DENSE)
+            dense, original = self._load(DENSE), self.material.original
+            scores = {
+                "score": self.material.score(dense, self._finals()),
+                "score_before": self.material.score(original, self._finals()),
+            }
+            return facts | scores | {"metric": self.recipe.metric, "judged_on": self._finals()}
+
+        return self.journal.step("transform", inputs, (DENSE,), work)
+
+    def bench(self, models: Mapping[str, str]) -> Entry:
+        """Measure the latency of the original, of every iteration made dense and of the result, in turn.
+
+        Args:
+            models: Files of the folder by what to call them.
+        """
+        options = self.recipe.bench
+        digests = {name: self._digest(file) for name, file in models.items()}
+        inputs = self._original() | {"models": digests, "bench": options.model_dump()}
+
+        def work() -> Facts:
+            dense = {n: _dense(self._load(f)) for n, f in models.items()}
+            return _latencies({"original": self.material.original, **dense}, **options.model_dump())
+
+        return self.journal.step("bench", inputs, (), work)
+
+    def _apply(self, step: Pass, model: str, file: str) -> Facts:
+        """Run a pass from one file of the folder to another."""
+        result: PassResult = step(self._load(model))
+        plan = stored_plan(result.model)
+        shapes = plan.input_shapes if plan else self.recipe.shapes
+        place = self.journal.path(file)
+        return result.facts | {"size_bytes": write_model(result.model, place, shapes=shapes or None)}
+
+    def _baseline(self) -> Facts:
+        model, options = self.material.original, self.recipe.prune
+        channels = find_channels(model, allow_inexact=options.allow_inexact, given=self.recipe.shapes or None)
+        chosen = select_groups(channels, options.exclude, options.only)
+        return {
+            "metric": self.recipe.metric,
+            "higher_is_better": self.material.metric.higher_is_better,
+            "score": self.material.score(model),
+            **cost_of(channels).figures(),
+            "size_bytes": stored_bytes(self.recipe.model),
+            "groups": {g.name: g.size for g in chosen},
+            "spared": {g.name: g.size for g in channels.groups if g not in chosen and not g.optional},
+            "blocked": _blocked(channels),
+        }
+
+    def _analysis(self, file: str | None) -> Analysis | None:
+        if file is None:
+            return None
+        return Analysis.from_json(self.journal.path(file).read_text("utf-8"), file)
+
+    def _load(self, file: str) -> Model:
+        return load(self.journal.path(file))
+
+    def _digest(self, file: str) -> str:
+        return sha256(self.journal.path(file))
+
+    def _original(self) -> dict[str, Any]:
+        return {"original": sha256(self.recipe.model)}
+
+    def _teacher(self) -> dict[str, Any]:
+        """Return the original where scores depend on it."""
+        return self._original() if self.material.metric.uses_baseline else {}
+
+    def _finals(self) -> Literal["test", "val"]:
+        return "test" if self.recipe.data.test else "val"
+
+    def _groups(self) -> dict[str, Any]:
+        """Return what decides which groups there are, as options of the passes."""
+        options = self.recipe.prune
+        chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
+        return chosen | {"input_shapes": self.recipe.shapes}
+
+
+def _blocked(channels: Channels) -> list[dict[str, Any]]:
+    """List why axes cannot be pruned, and which axes it is, one entry a reason."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for axis in channels.blocked:
+        for b in axis.reasons:
+            found.setdefault((b.node, b.operator, b.reason), []).append(f"{axis.tensor}[{axis.axis}]")
+    return [{"node": n, "operator": o, "reason": r, "axes": a} for (n, o, r), a in found.items()]
+
+
+def _dense(model: Model) -> Model:
+    """Return a sparse model without its zeros; another one as it is."""
+    plan = stored_plan(model)
+    channels = planned_channels(model, plan)
+    removed = plan.removed if plan else dead_channels(channels)
+    return shrunk(channels, removed) if any(map(len, removed.values())) else model
+
+
+def _latencies(models: Mapping[str, Model], runs: int, batch_size: int, threads: int | None) -> Facts:
+    from onnxprune.runtime import Session
+
+    original = next(iter(models.values()))
+    inputs = Session(original.proto).inputs
+    known = {n: s for n, s in fitting_shapes(original, None).items() if s}
+    shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in inputs if i.name in known}
+    feeds = sample_feeds(inputs, shapes=shapes, batch=batch_size)[0]
+    protos = [m.proto for m in models.values()]
+    times = measure_latency(protos, feeds, rounds=runs, threads=threads)
+    found = {
+        name: {"latency_ms": t.median_ms, "latency_p90_ms": t.p90_ms}
+        for name, t in zip(models, times, strict=True)
+    }
+    return {"models": found, "batch_size": batch_size, "threads": threads}
+
+
+def _batched(declared: Sequence[object], shape: Sequence[int], batch: int) -> tuple[int, ...]:
+    """Return a shape with the batch axis set, where the file leaves it open."""
+    if not declared or isinstance(declared[0], int):
+        return tuple(shape)
+    return (batch, *shape[1:])

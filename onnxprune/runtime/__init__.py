@@ -1,0 +1,36 @@
+"""Running models: the only package that touches onnxruntime.
+
+session     a model ready to run, its weights fixed or fed
+feeds       seeded random inputs
+agreement   do two models compute the same?
+latency     how long do several models take, measured side by side?
+"""
+
+from onnxprune.runtime.agreement import Agreement, Difference, compare
+from onnxprune.runtime.feeds import sample_feeds
+from onnxprune.runtime.latency import Latency, measure_latency
+from onnxprune.runtime.session import (
+    Array,
+    Feeds,
+    RuntimeInfo,
+    Session,
+    TensorSpec,
+    WeightSession,
+    runtime_info,
+)
+
+__all__ = [
+    "Agreement",
+    "Array",
+    "Difference",
+    "Feeds",
+    "Latency",
+    "RuntimeInfo",
+    "Session",
+    "TensorSpec",
+    "WeightSession",
+    "compare",
+    "measure_latency",
+    "runtime_info",
+    "sample_feeds",
+]

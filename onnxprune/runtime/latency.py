@@ -1,0 +1,100 @@
+"""How long models take, measured so that their ratio can be trusted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import UsageError
+from onnxprune.progress import track
+from onnxprune.runtime.session import Feeds, Session
+
+_BLOCK_SECONDS = 0.03  # several time slices of the operating system, so that every model loses the same share
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The time one run takes, in milliseconds of wall clock; the statistics are over the rounds.
+
+    Attributes:
+        median_ms: The figure to compare by.
+        min_ms: The fastest round.
+        p90_ms: Nine rounds of ten were faster than this.
+        mean_ms: The average.
+        rounds: How many rounds there were.
+    """
+
+    median_ms: float
+    min_ms: float
+    p90_ms: float
+    mean_ms: float
+    rounds: int
+
+
+def measure_latency(
+    models: Sequence[onnx.ModelProto],
+    feeds: Feeds | Sequence[Feeds],
+    *,
+    rounds: int = 50,
+    warmup: int = 5,
+    threads: int | None = None,
+) -> list[Latency]:
+    """Time several models side by side, in turn: A B C, A B C and so on.
+
+    A machine that slows down for a while slows all of them down, so the ratio of the medians holds where
+    absolute figures do not. For the same reason a fast model is run in each turn as often as fills 30 ms, and
+    the mean counts: single runs would slip through between two interruptions, which hit the slower model.
+    Sessions are optimised as a user's would be; no session's threads keep spinning while another runs.
+
+    Args:
+        models: The models.
+        feeds: The inputs: one feed for all, or one for each model.
+        rounds: How many times each model has its turn.
+        warmup: How many untimed runs each model gets before.
+        threads: How many threads a run may use.
+
+    Returns:
+        One result a model, in their order.
+
+    Raises:
+        UsageError: There are no rounds, or the number of feeds is not that of the models.
+        ModelError: A model cannot be loaded or run.
+    """
+    each = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
+    if len(each) != len(models):
+        raise UsageError(f"{len(models)} models cannot be timed with {len(each)} feeds")
+    if rounds < 1 or warmup < 0:
+        raise UsageError(
+            f"{rounds} rounds after {warmup} of warm-up measure nothing", "give at least one round"
+        )
+    runs = [partial(Session(m, threads=threads, spin=True).run, f) for m, f in zip(models, each, strict=True)]
+    repeats = [_repeats(run, warmup) for run in runs]
+    times = [
+        [_mean_ms(run, n) for run, n in zip(runs, repeats, strict=True)]
+        for _ in track(range(rounds), "measure latency")
+    ]
+    return [_summary(column) for column in np.array(times).T]
+
+
+def _repeats(run: Callable[[], object], warmup: int) -> int:
+    """Warm a model up and return how many runs fill a block."""
+    for _ in range(warmup):
+        run()
+    return max(1, round(1e3 * _BLOCK_SECONDS / min(_mean_ms(run, 1) for _ in range(3))))
+
+
+def _mean_ms(run: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - start) * 1e3 / repeats
+
+
+def _summary(times: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    p90 = float(np.quantile(times, 0.9))
+    return Latency(float(np.median(times)), float(times.min()), p90, float(times.mean()), len(times))

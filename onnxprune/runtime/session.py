@@ -1,0 +1,259 @@
+"""A model ready to run through whatever onnxruntime the user has installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import ModelError
+from onnxprune.runtime.slim import slim_copy
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Feeds: TypeAlias = Mapping[str, Array]
+
+_ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(string)": np.dtype(object),
+    **{
+        f"tensor({name})": np.dtype(name)
+        for name in (
+            "float16 bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 complex64 complex128".split()
+        )
+    },
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a model says of one of its inputs or outputs.
+
+    Attributes:
+        name: The tensor's name in the file.
+        dtype: The element type; ``object`` for strings.
+        shape: One entry an axis: a size, a symbolic size's name, or ``None`` where the file says nothing.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}[{', '.join('?' if s is None else str(s) for s in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """Which onnxruntime did the work, for reports.
+
+    Attributes:
+        package: The distribution it was installed from, such as ``onnxruntime`` or ``onnxruntime-gpu``.
+        version: Its version.
+        providers: The execution providers it was built with.
+    """
+
+    package: str
+    version: str
+    providers: tuple[str, ...]
+
+
+class Session:
+    """A model loaded into onnxruntime.
+
+    Args:
+        model: A model with all its weights in memory, of any size: large ones are handed over as they are,
+            not through a serialised message. Reading files is left to `onnxprune.graph`: onnxruntime 1.20
+            still follows external data out of the model's folder.
+        optimize: Whether onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
+            file, which is what comparisons for correctness want.
+        threads: How many threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
+        spin: Whether those threads wait for one another in busy loops, as is onnxruntime's default. That is a
+            little faster on an idle machine and several times slower on one that others use too.
+        providers: onnxruntime's execution providers, best first.
+
+    Attributes:
+        name: What to call the model in a message.
+        inputs: What has to be fed.
+        outputs: What comes back.
+
+    Raises:
+        ModelError: onnxruntime is missing, refuses the model, or does not know a tensor type.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        *,
+        optimize: bool = True,
+        threads: int | None = None,
+        spin: bool = False,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        self.name = f"model {model.graph.name!r}" if model.graph.name else "the model"
+        ort = _onnxruntime()
+        options = _session_options(ort, optimize, threads, spin)
+        graph, self._weights = self._hand_over(model, ort, options)
+        try:
+            self._session = ort.InferenceSession(graph, options, providers=list(providers))
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise _refusal(f"onnxruntime cannot load {self.name}", error) from error
+        self.inputs = tuple(_spec(a) for a in self._session.get_inputs())
+        self.outputs = tuple(_spec(a) for a in self._session.get_outputs())
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The size of the first axis if the file fixes one and the same for all inputs, else ``None``."""
+        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
+        size = sizes.pop() if len(sizes) == 1 else None
+        return size if isinstance(size, int) else None
+
+    def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
+        """Run the model once.
+
+        Args:
+            feeds: An array for every input.
+            outputs: The names of the outputs to compute; all of them by default.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            ModelError: An input is missing or does not fit, or a node failed; the message names the node.
+        """
+        names = [o.name for o in self.outputs] if outputs is None else list(outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # as above
+            raise _refusal(f"onnxruntime cannot run {self.name}", error) from error
+        return dict(zip(names, values, strict=True))
+
+    def _hand_over(
+        self, model: onnx.ModelProto, ort: ModuleType, options: Any, fed: Iterable[str] = ()
+    ) -> tuple[bytes, dict[str, Array]]:
+        """Serialise the graph and lend its large weights to the session: they must outlive it."""
+        small, weights = slim_copy(model, fed)
+        lent = [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
+        if lent:
+            options.add_external_initializers(list(weights), lent)
+        return small.SerializeToString(), weights
+
+
+class WeightSession(Session):
+    """A session some of whose weights can be fed, so that many variants of a model run without a build each.
+
+    The chosen constants become graph inputs with a default value (ONNX IR, "initializers as inputs"): left
+    out of the feeds they keep the value in the file. What onnxruntime would otherwise prepare from a constant
+    weight (folding BatchNormalization into Conv, blocked layouts) it then has to leave; choose no more than
+    will be fed.
+
+    Args:
+        model: The model, all its weights in memory.
+        fed: The names of the initializers, or outputs of Constant nodes, that `run` is to accept.
+        optimize: As for `Session`.
+        threads: As for `Session`.
+        spin: As for `Session`.
+        providers: As for `Session`.
+
+    Attributes:
+        weights: What may be fed in addition to the inputs.
+
+    Raises:
+        ModelError: As for `Session`, or the model has no constant of such a name.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        fed: Iterable[str],
+        *,
+        optimize: bool = True,
+        threads: int | None = None,
+        spin: bool = False,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        self._fed = tuple(fed)
+        super().__init__(model, optimize=optimize, threads=threads, spin=spin, providers=providers)
+        self.weights = tuple(_spec(a) for a in self._session.get_overridable_initializers())
+
+    def _hand_over(
+        self, model: onnx.ModelProto, ort: ModuleType, options: Any, fed: Iterable[str] = ()
+    ) -> tuple[bytes, dict[str, Array]]:
+        return super()._hand_over(model, ort, options, self._fed)
+
+
+def runtime_info() -> RuntimeInfo:
+    """Return which onnxruntime is installed.
+
+    Raises:
+        ModelError: None is.
+    """
+    ort = _onnxruntime()
+    packages = importlib.metadata.packages_distributions().get("onnxruntime", ["onnxruntime"])
+    return RuntimeInfo(sorted(set(packages))[0], str(ort.__version__), tuple(ort.get_available_providers()))
+
+
+def _onnxruntime() -> ModuleType:
+    """Import onnxruntime, or say how to get it."""
+    hint = 'install it with: pip install "onnxprune[cpu]"'
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ModelError(f"onnxruntime cannot be imported: {error}", hint) from error
+    if not hasattr(onnxruntime, "InferenceSession"):  # what uninstalling one of two builds leaves behind
+        raise ModelError("the installed onnxruntime is broken: it is an empty package", hint)
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _session_options(ort: ModuleType, optimize: bool, threads: int | None, spin: bool) -> Any:
+    """Return options that keep onnxruntime quiet and its threads away from other sessions."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # fatal: errors arrive as exceptions
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _spec(argument: Any) -> TensorSpec:
+    """Translate onnxruntime's description of an input or output."""
+    if argument.type not in _ELEMENT_TYPES:
+        raise ModelError(
+            f"tensor {argument.name!r} is of type {argument.type}, which is not supported",
+            "inputs and outputs must be tensors of a type numpy knows",
+        )
+    shape = tuple(s if isinstance(s, int) and s >= 0 else s or None for s in argument.shape)
+    return TensorSpec(argument.name, _ELEMENT_TYPES[argument.type], shape)
+
+
+_NODE_PATTERNS = (
+    r"running (?P<op>\w+) node\. Name:'(?P<name>[^']*)'",
+    r"Node \((?P<name>.*?)\) Op \((?P<op>\w+)\)",
+    r"In Node, \(\"(?P<name>.*?)\", (?P<op>\w+)",
+    r"operator \((?P<op>\w+)\) in node \((?P<name>.*?)\)",
+)
+_NOISE = (
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : ",
+    r"Non-zero status code returned while running \w+ node\. Name:'[^']*' Status Message: ",
+    r"\S*onnxruntime\S*\.(?:h|cc):\d+ .*?\) ",
+    r"\S+\.(?:h|cc):\d+ ",
+)
+
+
+def _refusal(what: str, error: Exception) -> ModelError:
+    """Turn onnxruntime's message into one for people, the failing node named first."""
+    text = " ".join(str(error).split())
+    found = next((m for p in _NODE_PATTERNS if (m := re.search(p, text))), None)
+    for noise in _NOISE:
+        text = re.sub(noise, "", text)
+    where = f" at node {found['name']!r} ({found['op']})" if found else ""
+    return ModelError(f"{what}{where}: {text}", "another export, or a newer onnxruntime, may do better")

@@ -1,0 +1,230 @@
+"""Removed channels gone: constants are cut, and every number that counts channels is rewritten."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxprune.canonical import drop_unused_constants
+from onnxprune.channels import Channels
+from onnxprune.dims import Factor, Kept, factors, kept_indices, kept_size
+from onnxprune.graph import Model
+from onnxprune.masks import Mask
+from onnxprune.rules import RESULT, SizeUse
+from onnxprune.shapes import evaluate
+
+Sizes = np.ndarray[Any, np.dtype[Any]]
+
+
+def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
+    """Return the dense network: without the removed channels, otherwise as it was.
+
+    Args:
+        channels: The network's groups.
+        removed: Removed channels by group name.
+    """
+    kept = channels.kept(removed)
+    counts = {factor: len(indices) for factor, indices in kept.items()}
+    model = channels.model.copy()
+    for name, axes in channels.cuts(kept).items():
+        values = model.array(name)
+        for axis, indices in axes.items():
+            values = np.take(values, indices, axis)
+        model.set_array(name, values)
+    nodes = model.nodes
+    _insert(model, [*_rewrite_sizes(channels, model, counts), *_rescale(channels, model, counts)])
+    _renumber(channels, model, nodes, kept)
+    _forget_declared_shapes(channels, model, set(kept))
+    drop_unused_constants(model)
+    return model
+
+
+def _insert(model: Model, inserted: Iterable[tuple[int, onnx.NodeProto]]) -> None:
+    """Put nodes before those that had the given places; those of one place stay in their order."""
+    ordered = sorted(inserted, key=lambda pair: pair[0])
+    for index, node in reversed(ordered):
+        model.proto.graph.node.insert(index, node)
+
+
+def _rewrite_sizes(
+    channels: Channels, model: Model, counts: Mapping[Factor, int]
+) -> list[tuple[int, onnx.NodeProto]]:
+    """Rewrite attributes at once; operands are collected first, for one may hold several sizes."""
+    operands: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
+    results: dict[int, dict[int, int]] = defaultdict(dict)
+    for use in channels.typing.size_uses:
+        new = kept_size(use.dim, counts)
+        if use.attribute is not None and new != use.dim.size:
+            _rewrite_attribute(model.proto.graph.node[use.node], use, new)
+        elif use.operand == RESULT and use.element is not None and new != use.dim.size:
+            results[use.node][use.element] = use.dim.size
+        elif use.element is not None and _must_be_written(channels, use, new, counts):
+            operands[use.node, use.operand][use.element] = -new if use.backwards else new
+    read = [(k + 1, n) for k, sizes in results.items() for n in _read_as_before(channels, model, k, sizes)]
+    chosen = [
+        (k, n) for (k, o), sizes in operands.items() for n in _rewrite_operand(channels, model, k, o, sizes)
+    ]
+    return [*read, *chosen]
+
+
+def _must_be_written(channels: Channels, use: SizeUse, new: int, counts: Mapping[Factor, int]) -> bool:
+    """Whether an operand's number changes; 0 and -1 in a Reshape target mostly follow by themselves."""
+    node = channels.model.proto.graph.node[use.node]
+    value = channels.typing.shapes.values.get(node.input[use.operand])
+    if value is None or node.op_type != "Reshape" or value.ravel()[use.element] > 0:
+        return new != use.dim.size
+    if value.ravel()[use.element] < 0:
+        return False
+    copied = channels.typing.axes[node.input[0]][use.element or 0]
+    return kept_size(copied, counts) != new
+
+
+def _read_as_before(
+    channels: Channels, model: Model, index: int, sizes: Mapping[int, int]
+) -> list[onnx.NodeProto]:
+    """Let a node that reads sizes off a tensor return the old ones: what is computed from them stays.
+
+    Returns:
+        The nodes that put the old sizes in, unless all readers pick others.
+    """
+    node = model.proto.graph.node[index]
+    name = node.output[0]
+    before = channels.typing.shapes.values[name].copy()
+    changed = np.zeros(before.shape, bool)
+    for element, size in sizes.items():
+        before[element], changed[element] = size, True
+    outputs = {o.name for o in model.outputs}
+    if name not in outputs and not any(_sees(channels, n, name, changed) for n in model.nodes):
+        return []
+    node.output[0] = f"{name}__dense"
+    return _choice(model, changed, before, node.output[0], name)
+
+
+def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: str) -> list[onnx.NodeProto]:
+    """Return the nodes that take some elements from a list of numbers, the others as they are computed."""
+    if model.opset() >= 9:
+        choice = model.add_constant(f"{result}__pruned", changed)
+        literal = model.add_constant(f"{result}__sizes", numbers)
+        return [helper.make_node("Where", [choice, literal, computed], [result], name=f"{result}__choice")]
+    kept = model.add_constant(f"{result}__kept", (~changed).astype(numbers.dtype))
+    literal = model.add_constant(f"{result}__sizes", numbers * changed)
+    product = f"{result}__others"
+    return [
+        helper.make_node("Mul", [computed, kept], [product], name=product),
+        helper.make_node("Add", [product, literal], [result], name=f"{result}__choice"),
+    ]
+
+
+def _sees(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) -> bool:
+    """Whether a node reads elements of a list that have changed."""
+    if name not in node.input or node.op_type not in ("Gather", "Slice"):
+        return name in node.input
+    known = [channels.typing.shapes.values.get(i) for i in node.input[1:]]
+    if any(v is None for v in known):
+        return True
+    operands = [changed.astype(np.int64), *(v for v in known if v is not None)]
+    return bool(np.any(evaluate(node, operands, channels.model.opset())))
+
+
+def _rescale(
+    channels: Channels, model: Model, counts: Mapping[Factor, int]
+) -> list[tuple[int, onnx.NodeProto]]:
+    """Multiply the numbers that depend on how long an axis was."""
+    results: dict[int, float] = {}
+    for use in channels.typing.rescales:
+        new = kept_size(use.dim, counts)
+        if new == use.dim.size:
+            continue
+        factor = (use.dim.size / new) ** use.power
+        node = model.proto.graph.node[use.node]
+        if use.attribute is not None:
+            _multiply_attribute(node, *use.attribute, factor)
+        elif use.operand is not None:
+            values = model.array(node.input[use.operand])
+            scaled = (values * factor).astype(values.dtype)
+            node.input[use.operand] = model.add_constant(node.input[use.operand], scaled)
+        else:
+            results[use.node] = results.get(use.node, 1.0) * factor
+    return [(index + 1, _multiplied(channels, model, index, factor)) for index, factor in results.items()]
+
+
+def _multiply_attribute(node: onnx.NodeProto, name: str, default: float, factor: float) -> None:
+    attribute = next((a for a in node.attribute if a.name == name), None)
+    if attribute is None:
+        node.attribute.append(helper.make_attribute(name, default * factor))
+    else:
+        attribute.f *= factor
+
+
+def _multiplied(channels: Channels, model: Model, index: int, factor: float) -> onnx.NodeProto:
+    """Rename the first result of a node, and return the node that makes it from that."""
+    node = model.proto.graph.node[index]
+    name = node.output[0]
+    kind = helper.tensor_dtype_to_np_dtype(channels.typing.shapes.types[name])
+    node.output[0] = f"{name}__unscaled"
+    scale = model.add_constant(f"{name}__scale", np.asarray(factor, kind))
+    return helper.make_node("Mul", [node.output[0], scale], [name], name=f"{name}__rescaled")
+
+
+def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto], kept: Kept) -> None:
+    """Let lists of elements name those that remain by their new numbers."""
+    for use in channels.typing.index_uses:
+        remaining = kept_indices(use.dim, kept)
+        if len(remaining) < use.dim.size:
+            name = nodes[use.node].input[use.operand]
+            numbers = np.full(use.dim.size, -1)
+            numbers[remaining] = np.arange(len(remaining))
+            before = channels.typing.shapes.values[channels.model.nodes[use.node].input[use.operand]]
+            after = numbers[before]
+            nodes[use.node].input[use.operand] = model.add_constant(
+                name, after[after >= 0].astype(before.dtype)
+            )
+
+
+def _rewrite_attribute(node: onnx.NodeProto, use: SizeUse, new: int) -> None:
+    attribute = next((a for a in node.attribute if a.name == use.attribute), None)
+    if attribute is None:
+        return
+    if use.element is None:
+        attribute.i = new
+    else:
+        attribute.ints[use.element] = -new if use.backwards else new
+
+
+def _rewrite_operand(
+    channels: Channels, model: Model, index: int, operand: int, sizes: Mapping[int, int]
+) -> list[onnx.NodeProto]:
+    """Give a node its new sizes: a constant of its own, or a choice between those and the computed ones.
+
+    Returns:
+        The nodes to be put before it, where the other sizes are known only at run time.
+    """
+    node = model.proto.graph.node[index]
+    name = node.input[operand]
+    before = channels.typing.shapes.values[name]
+    changed = np.zeros(before.shape, bool)
+    after = before.copy()
+    for element, size in sizes.items():
+        changed.ravel()[element] = True
+        after.ravel()[element] = size
+    if name in model.constants or not channels.typing.shapes.moving[name].any():
+        node.input[operand] = model.add_constant(name, np.where(changed, after, before))
+        return []
+    node.input[operand] = f"{name}__patched{index}_{operand}"
+    return _choice(model, changed, after, name, node.input[operand])
+
+
+def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) -> None:
+    """Drop the declared shapes of inner tensors that have changed."""
+    graph = model.proto.graph
+    stale = {
+        name for name, dims in channels.typing.axes.items() if any(f in cut for d in dims for f in factors(d))
+    }
+    kept = [v for v in graph.value_info if v.name not in stale]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)

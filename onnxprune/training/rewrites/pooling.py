@@ -1,0 +1,56 @@
+"""Pools: AveragePool crashes on a symbolic batch, GlobalMaxPool has no gradient."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.training.emit import Emitter, rank_of, sizes_of
+from onnxprune.training.rewrites.reduction import largest
+from onnxprune.training.rewrites.registry import rewrites
+from onnxprune.training.rewrites.windows import Window, windows_of
+from onnxprune.training.wire import Array
+
+
+@rewrites("AveragePool")
+def average_pool(node: gs.Node, emit: Emitter) -> Any:
+    """Sum each window with a depthwise convolution of ones, then divide by what it covers."""
+    x = node.inputs[0]
+    windows = windows_of(node, node.attrs["kernel_shape"])
+    if all(window.kernel == window.size and window.outputs == 1 and not window.begin for window in windows):
+        return emit("GlobalAveragePool", x)
+    channels = sizes_of(x, 1)[0]
+    inverse = _inverse_counts(windows, bool(node.attrs.get("count_include_pad", 0)))
+    even = bool((inverse == inverse.flat[0]).all())
+    ones = np.full((channels, 1, *(window.kernel for window in windows)), inverse.flat[0] if even else 1.0)
+    summed = emit(
+        "Conv",
+        x,
+        ones,
+        group=channels,
+        strides=[window.stride for window in windows],
+        dilations=[window.dilation for window in windows],
+        pads=[window.begin for window in windows] + [max(window.overhang, 0) for window in windows],
+    )
+    return summed if even else emit("Mul", summed, inverse[None, None])
+
+
+def _inverse_counts(windows: list[Window], include_pad: bool) -> Array:
+    """One over the number of elements under each window."""
+    counts = [
+        np.array(
+            [window.taps_within(position, include_pad) for position in range(window.outputs)], np.float64
+        )
+        for window in windows
+    ]
+    return 1.0 / functools.reduce(np.multiply.outer, counts)
+
+
+@rewrites("GlobalMaxPool")
+def global_max_pool(node: gs.Node, emit: Emitter) -> Any:
+    """Largest value over all spatial axes, which are kept with size 1."""
+    x = node.inputs[0]
+    return largest(x, emit, list(range(2, rank_of(x))))

@@ -1,0 +1,132 @@
+"""What a training run is told, and what it says back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from onnxprune.errors import UsageError
+from onnxprune.training.wire import Array
+
+Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill"]
+OptimizerName: TypeAlias = Literal["sgd", "adamw"]
+Schedule: TypeAlias = Literal["constant", "linear", "cosine", "step"]
+
+DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.05, "adamw": 0.001}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        loss: What is minimised, see `onnxprune.training.losses`.
+        optimizer: `sgd` (momentum 0.9) or `adamw` (betas 0.9 and 0.999).
+        epochs: Passes over the training data.
+        learning_rate: Peak step size; None takes 0.05 for sgd and 0.001 for adamw.
+        weight_decay: Decoupled for adamw, added to the gradient for sgd; on tensors of two or more axes
+            only, so biases and normalisation scales are free to stay.
+        momentum: Of sgd.
+        schedule: How the step size falls from its peak: not at all, in a line to zero, along a half cosine
+            to zero, or by a tenth after one and after two thirds of the steps.
+        warmup: The fraction of all steps over which the step size rises from zero to its peak.
+        clip_norm: Largest global norm of the gradient; None leaves it alone.
+        temperature: Softens teacher and student in the `distill` loss.
+        threads: Threads of the worker; None takes the processors this process may use.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    loss: Loss = "cross-entropy"
+    optimizer: OptimizerName = "adamw"
+    epochs: int = 1
+    learning_rate: float | None = None
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    schedule: Schedule = "cosine"
+    warmup: float = 0.0
+    clip_norm: float | None = None
+    temperature: float = 4.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        rules = {
+            "epochs must be at least 1": self.epochs >= 1,
+            "learning rate must be positive": 0 < self.peak < math.inf,
+            "weight decay must not be negative": 0 <= self.weight_decay < math.inf,
+            "momentum must be in [0, 1)": 0 <= self.momentum < 1,
+            "warm-up must be a fraction in [0, 1)": 0 <= self.warmup < 1,
+            "gradient clipping must be positive": self.clip_norm is None or self.clip_norm > 0,
+            "temperature must be positive": 0 < self.temperature < math.inf,
+            "threads must be at least 1": self.threads is None or self.threads >= 1,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise UsageError(rule, "give another value, or leave the option out")
+
+    @property
+    def peak(self) -> float:
+        """The largest step size of the run."""
+        return DEFAULT_LEARNING_RATE[self.optimizer] if self.learning_rate is None else self.learning_rate
+
+    def learning_rate_at(self, step: int, total_steps: int) -> float:
+        """Step size of one step, counted from 0.
+
+        Steps beyond `total_steps` keep the last value: a loader may yield more than announced.
+        """
+        warm = round(self.warmup * total_steps)
+        if step < warm:
+            return self.peak * (step + 1) / (warm + 1)
+        progress = min((step - warm) / max(total_steps - warm, 1), 1 - 1 / max(total_steps, 2))
+        return self.peak * _DECAY[self.schedule](progress)
+
+
+_DECAY: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "step": lambda progress: math.pow(0.1, int(3 * progress)),
+}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step of the optimiser, as it happened.
+
+    Attributes:
+        step: Counted from 1 over the whole run.
+        epoch: Counted from 0.
+        loss: Mean over the batch, before the step.
+        learning_rate: Step size used.
+        gradient_norm: Global norm of the masked gradient, before clipping.
+        samples: Size of the batch.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training leaves behind.
+
+    Attributes:
+        weights: The trained tensors and the running statistics of BatchNormalization, by the name, and in
+            the type, that they have in the model.
+        losses: Mean loss of each epoch.
+        steps: Steps taken.
+        seconds: Wall time, without the validation done in between.
+    """
+
+    weights: Mapping[str, Array]
+    losses: tuple[float, ...]
+    steps: int
+    seconds: float

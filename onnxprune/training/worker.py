@@ -1,0 +1,148 @@
+"""The training worker: a process of its own that holds onnxruntime.training and does as it is told.
+
+Started as `python -m onnxprune.training.worker FOLDER` with the training build first on its path and a folder
+made for it to work in, which it removes in the end: the trainer may be gone by then. It reads frames (see
+`onnxprune.training.wire`) from standard input and answers on standard output until the input ends:
+
+    load     the training copy, what to train, how      -> ready
+    step     one batch and the step size                 -> stepped: loss and norm of the gradient
+    weights                                              -> weights: all trained tensors and statistics
+
+Anything it refuses is answered with `failed` and the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+import types
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import onnx
+
+from onnxprune.training.optimizers import Trainable, make_optimizer
+from onnxprune.training.wire import MASK_PREFIX, Frame, read_frame, write_frame
+
+
+class Session:
+    """A model being trained.
+
+    Args:
+        request: The `load` frame: the serialised model and the masks as arrays; `trainable`, `frozen`,
+            `threads`, `optimizer` and its `options` as fields.
+    """
+
+    def __init__(self, request: Frame) -> None:
+        model = onnx.load_from_string(request.arrays["model"].tobytes())
+        fields = request.fields
+        self._inputs = [info.name for info in model.graph.input]
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            _generate(model, folder, fields["trainable"], fields["frozen"])
+            self._state, self._module = _open(Path(folder), fields["threads"])
+        self._parameters = {name: self._state.parameters[name] for name in fields["trainable"]}
+        self._statistics = {name: self._state.parameters[name] for name in fields["frozen"]}
+        masks = {name.removeprefix(MASK_PREFIX): mask for name, mask in request.arrays.items()}
+        trainables = [
+            Trainable(parameter.data, parameter.grad, masks.get(name))
+            for name, parameter in self._parameters.items()
+        ]
+        self._optimizer = make_optimizer(fields["optimizer"], trainables, fields["options"])
+
+    def step(self, request: Frame) -> Frame:
+        """Train on one batch; a loss or gradient that is not finite changes no weight."""
+        loss = float(np.asarray(self._module(*(request.arrays[name] for name in self._inputs))))
+        norm = self._optimizer.step(request.fields["learning_rate"]) if math.isfinite(loss) else math.nan
+        self._module.lazy_reset_grad()
+        return Frame("stepped", {"loss": loss, "gradient_norm": norm})
+
+    def weights(self) -> Frame:
+        """Return every trained tensor and every running statistic as they are now."""
+        tensors = self._parameters | self._statistics
+        return Frame("weights", arrays={name: parameter.data for name, parameter in tensors.items()})
+
+
+def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
+    """Answer requests until they end."""
+    session: Session | None = None
+    incoming: queue.Queue[Frame | None] = queue.Queue(maxsize=1)
+    threading.Thread(target=_read_ahead, args=(requests, incoming), daemon=True).start()
+    while (request := incoming.get()) is not None:
+        try:
+            if request.kind == "load":
+                session, reply = Session(request), Frame("ready")
+            elif session is None:
+                reply = Frame("failed", {"reason": "nothing is loaded"})
+            else:
+                reply = session.step(request) if request.kind == "step" else session.weights()
+        except Exception as error:
+            reply = Frame("failed", {"reason": f"{error}" or repr(error)})
+        write_frame(replies, reply)
+
+
+def _read_ahead(requests: IO[bytes], incoming: queue.Queue[Frame | None]) -> None:
+    """Fetch the next batch while the current one is being computed."""
+    frame: Frame | None = Frame("")
+    while frame is not None:
+        frame = read_frame(requests)
+        incoming.put(frame)
+
+
+def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen: list[str]) -> None:
+    """Build the gradient graph; the loss is the model's first output."""
+    import onnxruntime
+    from onnxruntime.training import artifacts
+    from onnxruntime.training.onnxblock import _training_graph_utils
+
+    def quiet_options() -> Any:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        return options
+
+    # It makes options of its own, and with those logs every graph transformation it tries.
+    _training_graph_utils.SessionOptions = quiet_options
+    artifacts.generate_artifacts(
+        model,
+        requires_grad=trainable,
+        frozen_params=frozen,
+        loss=None,
+        optimizer=None,
+        artifact_directory=folder,
+    )
+
+
+def _open(folder: Path, threads: int) -> tuple[Any, Any]:
+    """Load what `_generate` wrote: the checkpoint state and the module that steps it."""
+    import onnxruntime
+    from onnxruntime.training.api import CheckpointState, Module
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # A spinning thread costs twice the time as soon as anything else runs on the machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    state = CheckpointState.load_checkpoint(folder / "checkpoint")
+    return state, Module(folder / "training_model.onnx", state, session_options=options)
+
+
+def main() -> None:
+    """Serve on the process's own pipes."""
+    # The import of this one pulls in torch, for mixed precision helpers that are not needed here.
+    sys.modules.setdefault("onnxruntime.training.optim", types.ModuleType("onnxruntime.training.optim"))
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the native code prints must not land between the frames
+    with contextlib.suppress(BrokenPipeError):  # the trainer is gone
+        serve(sys.stdin.buffer, replies)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    os._exit(0)  # closing `replies` in good order would fail once more
+
+
+if __name__ == "__main__":
+    main()

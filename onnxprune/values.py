@@ -1,0 +1,44 @@
+"""The numbers a weight stands for: those in the file, or, where it is quantised, what they mean.
+
+A quantised weight ``q`` stands for ``(q − zero point) · scale``: what is zero in the network is the zero
+point in the file. Zero point and scale are one number, or one for each place on an axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxprune.rules import Quantised, Typing
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def zero_value(typing: Typing, name: str) -> Array:
+    """Return what stands for zero in a constant, of its type and broadcast against it."""
+    zero = _parameter(typing, name, "zero")
+    return np.zeros((), typing.model.array(name).dtype) if zero is None else zero
+
+
+def real_values(typing: Typing, name: str) -> Array:
+    """Return what a constant stands for: zero exactly where the network sees zero."""
+    values = typing.model.array(name)
+    if name not in typing.quantised:
+        return values
+    scale = _parameter(typing, name, "scale")
+    centred = values.astype(np.float64) - zero_value(typing, name).astype(np.float64)
+    return np.asarray(centred if scale is None else centred * scale.astype(np.float64))
+
+
+def _parameter(typing: Typing, name: str, which: str) -> Array | None:
+    """Return a scale or zero point, shaped to broadcast against the constant."""
+    how = typing.quantised.get(name, Quantised())
+    source = how.zero if which == "zero" else how.scale
+    if source is None:
+        return None
+    values = typing.model.array(source)
+    shape = [1] * len(typing.model.constants[name].dims)
+    if values.size > 1:
+        shape[how.axis] = values.size
+    return values.reshape(shape)

@@ -1,0 +1,10 @@
+"""The passes: one file each, every one a class with the options of its command."""
+
+from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.finetune import Finetune
+from onnxprune.passes.mask import Prune
+from onnxprune.passes.recover import Recover
+from onnxprune.passes.sensitivity import Ana
+from onnxprune.passes.transform import Transform
+
+__all__ = ["Ana", "Finetune", "Pass", "PassResult", "Prune", "Recover", "Transform"]

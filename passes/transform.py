@@ -1,0 +1,71 @@
+"""``transform``: turn the zeros of a sparse model into a smaller, dense model, and prove them equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from onnxprune.channels import Channels
+from onnxprune.cost import cost_of
+from onnxprune.data import DataSpec
+from onnxprune.errors import NothingToDoError
+from onnxprune.masks import check_zero, dead_channels
+from onnxprune.oracle import Verdict, verify
+from onnxprune.passes.base import Pass, PassResult
+from onnxprune.plan import PLAN_KEY
+from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.selection import why_blocked
+from onnxprune.shrink import shrunk
+
+
+@dataclass(frozen=True)
+class Transform(Pass):
+    """Remove the channels that are zero.
+
+    Attributes:
+        data: Data to compare the two models on, beside seeded random inputs.
+        samples: How many samples of it.
+        allow_unchanged: Return the model as it is where nothing is to be removed, instead of an error.
+        seed: Seed of the random inputs.
+    """
+
+    name: ClassVar[str] = "transform"
+
+    data: DataSpec | None = None
+    samples: int = 64
+    allow_unchanged: bool = False
+    seed: int = 0
+
+    def run(self, given: PassResult) -> PassResult:
+        """Find what is to go, by plan or by evidence, cut it out, compare."""
+        plan = stored_plan(given.model)
+        channels = planned_channels(given.model, plan)
+        removed: Mapping[str, Sequence[int]] = plan.removed if plan else dead_channels(channels)
+        if not any(len(gone) for gone in removed.values()):
+            if self.allow_unchanged:
+                return PassResult(given.model, False, {"unchanged": True}, given.analysis)
+            why = "no channel has only zero weights; run `prune` first"
+            raise NothingToDoError("nothing to remove", why if channels.groups else why_blocked(channels))
+        if plan:
+            check_zero(channels, removed)
+        dense = shrunk(channels, removed)
+        dense.set_metadata(PLAN_KEY, None)
+        verdict = verify(
+            given.model, dense, channels=channels, data=self.data, samples=self.samples, seed=self.seed
+        )
+        return PassResult(dense, True, self._facts(channels, removed, verdict), given.analysis)
+
+    def _facts(
+        self, channels: Channels, removed: Mapping[str, Sequence[int]], verdict: Verdict
+    ) -> dict[str, Any]:
+        counts = {f: len(k) for f, k in channels.kept(removed).items()}
+        cost = cost_of(channels)
+        before, after = cost.figures(), cost.figures(counts)
+        facts: dict[str, Any] = {}
+        for name in before:
+            reduction = 1 - after[name] / max(before[name], 1)
+            facts |= {f"{name}_before": before[name], name: after[name], f"{name}_reduction": reduction}
+        groups = {g.name: g for g in channels.groups}
+        widths = {n: {"before": groups[n].size, "after": groups[n].size - len(r)} for n, r in removed.items()}
+        return facts | {"groups": widths, **verdict.facts()}

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from recipes import RECIPE, write_recipe
+
+from onnxprune.recipe import read_recipe
+
+
+def call(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "onnxprune", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    recipe = write_recipe(folder)
+    call("run", recipe)
+    return folder
+
+
+def test_run_twice(place):
+    done = call("run", place / "recipe.toml")
+    assert "nothing to do" in done.stdout
+    assert "1-prune: as before" in done.stderr
+    assert (place / "work" / "report.html").is_file()
+
+
+def test_run_speaks_json(place, tmp_path):
+    done = call(
+        "run", place / "recipe.toml", "--folder", tmp_path / "new", "--set", "schedule.iterations=1", "--json"
+    )
+    facts = json.loads(done.stdout)
+    assert facts["best_iteration"] == 1
+    assert facts["folder"] == str(tmp_path / "new")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [e["step"] for e in events if e["event"] == "done"][-1] == "bench"
+
+
+def test_a_wrong_recipe_is_wrong_usage(place, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text(RECIPE.replace("iterations = 2", 'rise = "up"'))
+    done = call("run", path, code=2)
+    assert "line 13: schedule.rise is 'up'" in done.stderr
+    assert "hint:" in done.stderr
+    assert call("run", place / "recipe.toml", "--set", "prune.criterion=none", code=2).stdout == ""
+
+
+def test_report_in_both_formats(place, tmp_path):
+    assert "report:" in call("report", place / "work", "-o", tmp_path / "page.html").stdout
+    facts = json.loads(call("report", place / "work", "-o", tmp_path / "page.md", "--json").stdout)
+    assert facts["format"] == "md"
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "page.md").read_text().startswith("# net.onnx")
+    assert "there is no run" in call("report", tmp_path, "-o", tmp_path / "x.html", code=2).stderr
+
+
+def test_init_then_run(place, tmp_path):
+    path = tmp_path / "recipe.toml"
+    facts = json.loads(
+        call("init", place / "net.onnx", "--data", place / "train.npz", "-o", path, "--json").stdout
+    )
+    assert facts["metric"] == "top1"
+    assert read_recipe(path).model == str(place / "net.onnx")
+    assert "is there already" in call("init", place / "net.onnx", "-o", path, code=2).stderr
+    call(
+        *("run", path, "--set", f"data.val={place / 'val.npz'}", "--set", "finetune.epochs=0"),
+        *("--set", "schedule.iterations=1", "--set", "prune.round_to=1", "--set", "stop.max_drop=1.0"),
+    )
+    assert (tmp_path / "recipe-run" / "dense.onnx").is_file()

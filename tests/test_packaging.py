@@ -1,0 +1,200 @@
+"""What is installed: the archives hold the packages and nothing else, and work far from the sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+MODEL = ROOT / "models" / "mnist_cnn.onnx"
+BUILD = "import sys, setuptools.build_meta as b; b.build_{kind}(sys.argv[1])"
+CLUTTER = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist", "out"
+)
+
+
+def packages_on_disk() -> dict[str, Path]:
+    """Every folder with modules in it, by the name it is imported by."""
+    inits = [p for p in (ROOT / "onnxprune").rglob("__init__.py") if "passes" not in p.parts]
+    found = {".".join(p.parent.relative_to(ROOT).parts): p.parent for p in inits}
+    return found | {"onnxprune.passes": ROOT / "passes"}
+
+
+def files_on_disk() -> set[str]:
+    return {
+        f"{name.replace('.', '/')}/{path.name}"
+        for name, folder in packages_on_disk().items()
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+
+
+def test_listed_packages_are_those_on_disk():
+    assert PROJECT["tool"]["setuptools"]["packages"] == sorted(packages_on_disk())
+
+
+def test_every_folder_with_modules_is_a_package():
+    folders = {p.parent for p in (ROOT / "onnxprune").rglob("*.py") if "passes" not in p.parts}
+    assert folders == set(packages_on_disk().values()) - {ROOT / "passes"}
+
+
+def test_passes_is_one_folder_under_two_names():
+    assert (ROOT / "onnxprune" / "passes").resolve() == ROOT / "passes"
+
+
+def test_nothing_imports_the_folder_passes_by_its_own_name():
+    for path in [
+        p for folder in ("onnxprune", "passes", "tests", "examples") for p in (ROOT / folder).rglob("*.py")
+    ]:
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name.split(".")[0] == "passes"], path
+
+
+def test_extras_that_hints_name_exist():
+    said = [p.read_text("utf-8") for p in (ROOT / "onnxprune").rglob("*.py")] + [
+        (ROOT / "Makefile").read_text("utf-8")
+    ]
+    named = {
+        extra
+        for text in said
+        for found in re.findall(r"(?:onnxprune|\.)\[([a-z,]+)\]\"", text)
+        for extra in found.split(",")
+    }
+    assert named <= set(PROJECT["project"]["optional-dependencies"])
+    assert {"cpu", "all"} <= named
+
+
+def test_version_is_said_in_one_voice():
+    import onnxprune
+
+    assert onnxprune.__version__ == PROJECT["project"]["version"]
+
+
+def test_pythons_are_those_that_are_classified():
+    named = [c.rpartition(" ")[2] for c in PROJECT["project"]["classifiers"] if "Python :: 3." in c]
+    assert named == ["3.10", "3.11", "3.12", "3.13"]
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+
+
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """Call the build backend as `pip` does, but in this environment: no network is needed."""
+    folder.mkdir()
+    command = [sys.executable, "-c", BUILD.format(kind=kind), str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (made,) = folder.iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def source_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("setuptools", minversion="77")
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT, folder / "copy", symlinks=True, ignore=CLUTTER)
+    return build("sdist", folder / "copy", folder / "sdist")
+
+
+@pytest.fixture(scope="module")
+def unpacked(source_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(source_archive) as archive:
+        archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    (made,) = folder.iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source archive as `python -m build` does."""
+    return build("wheel", unpacked, tmp_path_factory.mktemp("wheel") / "dist")
+
+
+def test_wheel_holds_the_packages_and_nothing_else(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+    assert set(names) == files_on_disk()
+    assert len(names) == len(set(names))
+
+
+def test_wheel_is_for_every_machine_and_says_its_licence(wheel: Path):
+    assert wheel.name == f"onnxprune-{PROJECT['project']['version']}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(archive.read(n).decode() for n in archive.namelist() if n.endswith("METADATA"))
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "# onnxprune" in metadata
+
+
+def test_source_archive_holds_what_its_tests_need(unpacked: Path):
+    for name in (
+        "Makefile",
+        "tests/test_packaging.py",
+        "models/SHA256SUMS",
+        "examples/demo.py",
+        "passes/base.py",
+    ):
+        assert (unpacked / name).is_file(), name
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with the wheel; what it depends on is lent by the environment of the tests."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
+    lent = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    Path(paths["purelib"], "lent.pth").write_text("\n".join(sorted(lent)) + "\n", "utf-8")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(Path(paths["scripts"], "python")),
+        "install",
+        "--quiet",
+    ]
+    pip += ["--no-deps", "--no-index", "--ignore-installed", "--no-compile", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    return Path(paths["scripts"])
+
+
+def run(installed: Path, folder: Path, program: str, *words: str) -> str:
+    """Run a program of that environment in some folder; return what it prints."""
+    command = [str(installed / program), *words]
+    outcome = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
+
+
+def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Path):
+    said = run(
+        installed, tmp_path, "python", "-W", "error", "-m", "onnxprune", "inspect", str(MODEL), "--json"
+    )
+    assert len(json.loads(said)["groups"]) == 7
+
+
+def test_installed_wheel_is_what_was_imported(installed: Path, tmp_path: Path):
+    said = run(installed, tmp_path, "python", "-c", "import onnxprune.passes.mask as m; print(m.__file__)")
+    assert Path(said.strip()).is_relative_to(installed.parent)
+
+
+def test_installed_command_says_its_version(installed: Path, tmp_path: Path):
+    assert PROJECT["project"]["version"] in run(installed, tmp_path, "onnxprune", "--version")

@@ -1,0 +1,31 @@
+"""Random networks: what the groups say can be removed is removed without changing anything else."""
+
+from __future__ import annotations
+
+import numpy as np
+from helpers import prune_exactly
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_networks import networks
+
+from onnxprune.channels import find_channels
+from onnxprune.graph import Model
+
+TOLERANCE = 1e-4
+"""Mistakes give errors of a percent and more; rounding stays below this, mostly."""
+LARGEST = 0.05
+"""What is allowed to networks that amplify rounding, such as reciprocals of what is almost zero."""
+
+
+@given(networks(), st.integers(0, 99), st.floats(0.1, 0.9))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_networks(model: Model, seed: int, fraction: float) -> None:
+    channels = find_channels(model)
+    random = np.random.default_rng(seed)
+    removed = {}
+    for group in channels.groups:
+        gone = np.flatnonzero(random.uniform(size=group.size) < fraction)[: group.size - 1]
+        if random.uniform() < 0.7:
+            removed[group.name] = gone.tolist()
+    outcome = prune_exactly(model, removed, channels)
+    assert outcome.error <= max(TOLERANCE, min(100 * outcome.noise, LARGEST))

@@ -1,0 +1,357 @@
+"""Recovery without training: every claim of every method, on models small enough to check by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper, parser
+
+import onnxprune
+from onnxprune.channels import find_channels
+from onnxprune.cli import program
+from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
+from onnxprune.graph import Model, check
+from onnxprune.masks import keep_masks
+from onnxprune.passes import Prune, Recover, Transform
+from onnxprune.planned import stored_plan
+from onnxprune.runtime import Session
+
+pytest.importorskip("scipy")
+
+
+def network(body: str, x: str, y: str, seed: int = 0, **shapes: tuple[int, ...]) -> Model:
+    """Make a network from text; its weights are random, those called ``var`` positive."""
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[{x}] x) => (float[{y}] y) {{ {body} }}'
+    random = np.random.default_rng(seed)
+    proto = parser.parse_model(text)
+    for name, shape in shapes.items():
+        fan = max(int(np.prod(shape[1:])), 1)
+        values = (
+            random.standard_normal(shape) / np.sqrt(fan) if len(shape) > 1 else random.normal(0.3, 0.5, shape)
+        )
+        values = np.abs(values) + 0.5 if name.startswith("var") else values
+        proto.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+    return check(Model(proto))
+
+
+CONVOLUTIONS = {
+    "plain": ("kernel_shape = [3, 3], pads = [1, 1, 1, 1]", (8, 12, 3, 3)),
+    "pointwise": ("kernel_shape = [1, 1]", (8, 12, 1, 1)),
+    "strided": ("kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]", (8, 12, 3, 3)),
+    "dilated": ("kernel_shape = [3, 3], dilations = [2, 1], pads = [2, 1, 2, 1]", (8, 12, 3, 3)),
+    "asymmetric": ("kernel_shape = [2, 3], pads = [1, 0, 0, 2]", (8, 12, 2, 3)),
+    "same upper": ('kernel_shape = [3, 2], strides = [2, 1], auto_pad = "SAME_UPPER"', (8, 12, 3, 2)),
+    "same lower": ('kernel_shape = [2, 2], strides = [2, 2], auto_pad = "SAME_LOWER"', (8, 12, 2, 2)),
+    "grouped": ("kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 2", (8, 6, 3, 3)),
+}
+
+
+def convolution(kind: str) -> Model:
+    """Two convolutions; the inner channels are pruned, the second one's weights are to be repaired."""
+    attributes, shape = CONVOLUTIONS[kind]
+    body = f"h = Conv <kernel_shape = [1, 1]> (x, w1, b1)  y = Conv <{attributes}> (h, w2, b2)"
+    return network(body, "N, 2, 9, 8", "N, 8, P, Q", w1=(12, 2, 1, 1), b1=(12,), w2=shape, b2=(8,))
+
+
+def pruned(model: Model, ratio: float = 0.3, **options: object) -> Model:
+    return Prune(reduce_channels=ratio, round_to=1, **options)(model).model
+
+
+def outputs(model: Model, x: np.ndarray) -> np.ndarray:
+    return Session(model.proto, optimize=False).run({"x": x})["y"].astype(np.float64)
+
+
+def tensors(model: Model, x: np.ndarray, name: str) -> np.ndarray:
+    """Return an inner tensor."""
+    proto = model.copy().proto
+    proto.graph.output.append(onnx.ValueInfoProto(name=name))
+    return Session(proto, optimize=False).run({"x": x}, [name])[name].astype(np.float64)
+
+
+def removed_weights(model: Model) -> np.ndarray:
+    plan = stored_plan(model)
+    channels = find_channels(model)
+    masks = keep_masks(channels, plan.removed)
+    return np.concatenate([channels.model.array(n)[~m].ravel() for n, m in masks.items()])
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_least_squares_is_exact_where_the_kept_channels_tell_everything(kind):
+    """Two inputs make twelve channels linearly, so those that remain hold all there is to know."""
+    model = convolution(kind)
+    sparse = pruned(model)
+    x = np.random.default_rng(1).standard_normal((60, 2, 9, 8)).astype(np.float32)
+    fresh = np.random.default_rng(2).standard_normal((5, 2, 9, 8)).astype(np.float32)
+    result = Recover(model, {"x": x}, ["least-squares"], samples=60)(sparse)
+    wanted, before, after = (outputs(m, fresh) for m in (model, sparse, result.model))
+    assert np.square(after - wanted).mean() < 2e-4 * np.square(before - wanted).mean()
+    assert not removed_weights(result.model).any()
+    assert result.facts["skipped"] == []
+
+
+HIDDEN = "h = Gemm <transB = 1> (x, w1, b1)"
+PRODUCTS = {
+    "Gemm": ("y = Gemm (h, w2, b2)", (12, 5), (5,)),
+    "scaled Gemm": ("y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (h, w2, b2)", (5, 12), (1, 5)),
+    "MatMul": ("m = MatMul (h, w2)  y = Add (m, b2)", (12, 5), (5,)),
+}
+
+
+@pytest.mark.parametrize("kind", PRODUCTS)
+def test_least_squares_repairs_matrix_products(kind):
+    body, w2, b2 = PRODUCTS[kind]
+    model = network(f"{HIDDEN} {body}", "N, 4", "N, 5", w1=(12, 4), b1=(12,), w2=w2, b2=b2)
+    sparse = pruned(model)
+    x = np.random.default_rng(1).standard_normal((200, 4)).astype(np.float32)
+    result = Recover(model, {"x": x}, ["least-squares"], samples=200)(sparse)
+    wanted, before, after = (outputs(m, x[:50] + 1) for m in (model, sparse, result.model))
+    assert np.square(after - wanted).mean() < 1e-4 * np.square(before - wanted).mean()
+    assert not removed_weights(result.model).any()
+
+
+def test_least_squares_finds_the_ridge_solution():
+    """The repaired weights are those of the closed form on all samples, at the reported strength."""
+    body = "h = Gemm <transB = 1> (x, w1, b1)  r = Relu (h)  y = Gemm <transB = 1> (r, w2, b2)"
+    model = network(body, "N, 6", "N, 3", w1=(10, 6), b1=(10,), w2=(3, 10), b2=(3,))
+    sparse = pruned(model)
+    x = np.random.default_rng(3).standard_normal((300, 6)).astype(np.float32)
+    result = Recover(model, {"x": x}, ["least-squares"], samples=300)(sparse)
+    layer = result.facts["layers"][-1]
+    kept = np.flatnonzero(sparse.array("w2").any(0))
+    inputs = tensors(result.model, x, "r")[:, kept]
+    old, wanted = sparse.array("w2")[:, kept].astype(np.float64), outputs(model, x)
+    inputs, missing = inputs - inputs.mean(0), wanted - wanted.mean(0)
+    gram = inputs.T @ inputs
+    ridge = layer["ridge"] * np.trace(gram) / len(kept) * np.eye(len(kept))
+    expected = np.linalg.solve(gram + ridge, inputs.T @ missing + ridge @ old.T).T
+    np.testing.assert_allclose(result.model.array("w2")[:, kept], expected, rtol=1e-4, atol=1e-5)
+    assert layer["mse_after"] == pytest.approx(np.square(outputs(result.model, x) - wanted).mean(), rel=1e-3)
+    assert layer["mse_before"] > layer["mse_after"]
+
+
+def test_least_squares_leaves_what_it_cannot_better():
+    """Noise on top of what one sample in five says is not learnt: held-back samples decide."""
+    body = "h = Gemm <transB = 1> (x, w1, b1)  r = Relu (h)  y = Gemm <transB = 1> (r, w2, b2)"
+    model = network(body, "N, 6", "N, 3", w1=(40, 6), b1=(40,), w2=(3, 40), b2=(3,))
+    sparse = pruned(model)
+    x = np.random.default_rng(3).standard_normal((12, 6)).astype(np.float32)
+    fresh = np.random.default_rng(4).standard_normal((500, 6)).astype(np.float32)
+    result = Recover(model, {"x": x}, ["least-squares"], samples=12)(sparse)
+    wanted, before, after = (outputs(m, fresh) for m in (model, sparse, result.model))
+    assert np.square(after - wanted).mean() < 1.1 * np.square(before - wanted).mean()
+
+
+BATCHNORM = """
+    c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+    n = BatchNormalization (c, scale, offset, mean, var)
+    r = Relu (n)
+    d = Conv <kernel_shape = [1, 1]> (r, w2)
+    m = BatchNormalization (d, scale2, offset2, mean2, var2)
+    s = Relu (m)
+    p = GlobalAveragePool (s)
+    f = Flatten (p)
+    y = Gemm <transB = 1> (f, w3, b3)
+"""
+
+
+def with_batchnorm() -> Model:
+    vectors = {f"{n}{k}": (12,) for k in ("", "2") for n in ("scale", "offset", "mean", "var")}
+    matrices = {"w1": (12, 3, 3, 3), "w2": (12, 12, 1, 1), "w3": (5, 12), "b3": (5,)}
+    return network(BATCHNORM, "N, 3, 6, 6", "N, 5", **matrices, **vectors)
+
+
+def images(count: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 3, 6, 6)).astype(np.float32)
+
+
+def kept_channels(sparse: Model, weight: str) -> np.ndarray:
+    return sparse.array(weight).reshape(len(sparse.array(weight)), -1).any(1)
+
+
+def test_batchnorm_statistics_are_those_of_what_arrives():
+    model = with_batchnorm()
+    sparse, x = pruned(model), images(70)
+    repaired = Recover(model, {"x": x}, ["batchnorm"], samples=70, batch_size=16)(sparse).model
+    arriving, kept = tensors(repaired, x, "d"), kept_channels(sparse, "w2")
+    np.testing.assert_allclose(repaired.array("mean2")[kept], arriving.mean((0, 2, 3))[kept], atol=1e-5)
+    np.testing.assert_allclose(repaired.array("var2")[kept], arriving.var((0, 2, 3))[kept], rtol=1e-4)
+    assert not np.allclose(sparse.array("mean2")[kept], repaired.array("mean2")[kept], atol=1e-2)
+
+
+def test_nodes_that_pruning_did_not_touch_stay_as_they_are():
+    """What arrives at the first BatchNormalization is what arrived before, on the channels that remain."""
+    model = with_batchnorm()
+    sparse = pruned(model)
+    methods = ["least-squares", "bias", "scale", "batchnorm"]
+    result = Recover(model, {"x": images(70)}, methods, samples=70)(sparse)
+    for name in ("w1", "mean", "var", "scale", "offset"):
+        np.testing.assert_array_equal(result.model.array(name), sparse.array(name))
+    assert {layer["node"] for layer in result.facts["layers"]} == {"d", "m", "y"}
+
+
+def test_bias_gives_every_channel_the_mean_of_the_original():
+    model = with_batchnorm()
+    sparse, x = pruned(model), images(70)
+    result = Recover(model, {"x": x}, ["bias"], samples=70)(sparse)
+    kept = kept_channels(sparse, "w2")
+    ours, theirs = (tensors(m, x, "m").mean((0, 2, 3))[kept] for m in (result.model, model))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)  # in the mean of the BatchNormalization that follows
+    np.testing.assert_allclose(outputs(result.model, x).mean(0), outputs(model, x).mean(0), atol=1e-5)
+    assert [list(n.input) for n in result.model.nodes] == [list(n.input) for n in model.nodes]
+
+
+def folded() -> Model:
+    """A network without biases and without BatchNormalization."""
+    body = """
+        c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)
+        r = Relu (c)
+        d = Conv <kernel_shape = [1, 1]> (r, w2)
+        s = Relu (d)
+        p = GlobalAveragePool (s)
+        f = Flatten (p)
+        y = Gemm <transB = 1> (f, w3)
+    """
+    return network(body, "N, 3, 6, 6", "N, 5", w1=(12, 3, 3, 3), w2=(12, 12, 1, 1), w3=(5, 12))
+
+
+@pytest.mark.parametrize("make", [with_batchnorm, folded])
+def test_scale_gives_every_channel_mean_and_deviation_of_the_original(make):
+    model = make()
+    sparse, x = pruned(model), images(70)
+    repaired = Recover(model, {"x": x}, ["scale"], samples=70)(sparse).model
+    kept = kept_channels(sparse, "w2")
+    place = "m" if make is with_batchnorm else "d"
+    ours, theirs = (tensors(m, x, place)[:, kept] for m in (repaired, model))
+    np.testing.assert_allclose(ours.mean((0, 2, 3)), theirs.mean((0, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(ours.std((0, 2, 3)), theirs.std((0, 2, 3)), rtol=1e-4)
+    assert not removed_weights(repaired).any()
+
+
+@pytest.mark.parametrize("methods", [["least-squares"], ["bias"], ["scale"], ["least-squares", "batchnorm"]])
+@pytest.mark.parametrize("make", [with_batchnorm, folded])
+def test_repaired_models_shrink_exactly_and_can_be_repaired_again(make, methods):
+    model = make()
+    x = images(70)
+    once = Recover(model, {"x": x}, methods, samples=70)(pruned(model))
+    Transform()(once)  # raises where sparse and dense differ
+    twice = Recover(model, {"x": x}, methods, samples=70)(once)
+    Transform()(twice)
+    first, second = (r.facts["outputs"]["y"] for r in (once, twice))
+    assert second["mse_before"] == pytest.approx(first["mse_after"], rel=1e-3)
+    assert second["mse_after"] < 1.05 * first["mse_after"] + 1e-6
+
+
+def test_least_squares_sees_what_was_repaired_before():
+    """Each layer is fitted on the repaired one before it: its own error is the least for that input."""
+    model = with_batchnorm()
+    sparse, x = pruned(model), images(200)
+    repaired = Recover(model, {"x": x}, ["least-squares"], samples=200)(sparse)
+    wanted = tensors(model, x, "d")
+    kept = kept_channels(sparse, "w2")
+    rows = np.moveaxis(tensors(repaired.model, x, "r"), 1, -1).reshape(-1, 12)
+    rows = np.hstack([rows, np.ones((len(rows), 1))])
+    target = np.moveaxis(wanted, 1, -1).reshape(-1, 12)[:, kept]
+    best = target - rows @ np.linalg.lstsq(rows, target, rcond=None)[0]
+    found = next(layer for layer in repaired.facts["layers"] if layer["node"] == "d")
+    assert found["mse_after"] == pytest.approx(np.square(best).mean(), rel=1e-2)
+    assert found["mse_after"] < 0.9 * found["mse_before"]
+
+
+def test_same_seed_same_model():
+    model = with_batchnorm()
+    sparse, data = pruned(model), {"x": images(100)}
+    runs = [Recover(model, data, ["least-squares"], samples=40, seed=s, threads=1)(sparse) for s in (3, 3, 4)]
+    first, second, other = (r.model.proto.SerializeToString(deterministic=True) for r in runs)
+    assert first == second != other
+
+
+def test_a_small_checkpoint_changes_nothing():
+    from onnxprune.planned import planned_channels
+    from onnxprune.recovery import Pair, Settings, sweep
+
+    model = with_batchnorm()
+    sparse = pruned(model)
+    plan = stored_plan(sparse)
+    found = []
+    for budget in (0, 1 << 30):
+        pair = Pair.of(planned_channels(sparse, plan), plan.removed, model, plan)
+        feeds = [{"x": images(32, seed)} for seed in range(2)]
+        sweep(pair, feeds, Settings(["least-squares", "batchnorm"], 0, 1, budget))
+        found.append(pair.sparse)
+    for name in found[0].constants:
+        np.testing.assert_allclose(found[0].array(name), found[1].array(name), rtol=1e-4, atol=1e-6)
+
+
+def test_a_fixed_batch_is_fed_whole():
+    model = with_batchnorm()
+    model.proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    model.proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 8
+    result = Recover(model, {"x": images(30)}, ["batchnorm"], samples=30)(pruned(model))
+    assert result.facts["samples"] == 24
+    with pytest.raises(DataError, match="fewer samples than one batch"):
+        Recover(model, {"x": images(5)}, ["batchnorm"])(pruned(model))
+
+
+def test_weights_that_others_share_stay():
+    body = "a = MatMul (x, w)  r = Relu (a)  h = MatMul (r, w1)  b = MatMul (h, w2)  y = MatMul (b, w)"
+    model = network(body, "N, 4", "N, 4", w=(4, 4), w1=(4, 12), w2=(12, 4))
+    x = np.random.default_rng(1).standard_normal((100, 4)).astype(np.float32)
+    result = Recover(model, {"x": x}, samples=100)(pruned(model))
+    assert [s["reason"] for s in result.facts["skipped"]] == ["other nodes share its weights"] * 2
+    np.testing.assert_array_equal(result.model.array("w"), model.array("w"))
+    assert result.facts["outputs"]["y"]["mse_after"] < result.facts["outputs"]["y"]["mse_before"]
+
+
+def test_the_original_must_be_the_original():
+    model, data = with_batchnorm(), {"x": images(20)}
+    sparse = pruned(model)
+    with pytest.raises(PlanError, match="nodes, the sparse model"):
+        Recover(folded(), data)(sparse)
+    other = model.copy()
+    pads = next(a for a in other.proto.graph.node[0].attribute if a.name == "pads")
+    pads.ints[:] = [0, 0, 2, 2]
+    with pytest.raises(PlanError, match="differs from the sparse model at node"):
+        Recover(other, data)(sparse)
+    wide = with_batchnorm()
+    wide.set_array("b3", np.zeros((1, 5), np.float32))
+    with pytest.raises(PlanError, match="in its tensor 'b3'"):
+        Recover(wide, data)(sparse)
+
+
+def test_bad_options_and_bad_data_are_refused():
+    model, data = with_batchnorm(), {"x": images(20)}
+    sparse = pruned(model)
+    with pytest.raises(UsageError, match="no method 'magic'"):
+        Recover(model, data, ["magic"])(sparse)
+    with pytest.raises(UsageError, match="no method is given"):
+        Recover(model, data, [])(sparse)
+    with pytest.raises(UsageError, match="cannot repair with 1 samples"):
+        Recover(model, data, samples=1)(sparse)
+    with pytest.raises(NothingToDoError, match="nothing is removed"):
+        Recover(model, data)(model)
+    with pytest.raises(DataError, match="NaN or infinite"):
+        Recover(model, {"x": images(20) * np.float32(1e38)}, ["batchnorm"])(sparse)
+
+
+def test_command(tmp_path):
+    model, x = with_batchnorm(), images(60)
+    sparse = pruned(model)
+    paths = [str(tmp_path / name) for name in ("model.onnx", "sparse.onnx", "x.npz", "out.onnx")]
+    onnxprune.save(model, paths[0])
+    onnxprune.save(sparse, paths[1])
+    np.savez(paths[2], x=x)
+    words = ["recover", paths[1], "--original", paths[0], "--data", paths[2], "-o", paths[3]]
+    words += ["--method", "batchnorm", "--method", "least-squares", "--metric", "cosine", "--json"]
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts["methods"] == ["least-squares", "batchnorm"]
+    assert facts["score_before"] < facts["score_after"] <= 1
+    assert facts["outputs"]["y"]["mse_after"] < facts["outputs"]["y"]["mse_before"]
+    written = onnxprune.load(paths[3])
+    assert not removed_weights(written).any()
+    assert CliRunner().invoke(program, [*words[:-1], "--samples", "20"]).exit_code == 0

@@ -1,0 +1,192 @@
+"""The table of rules: what it covers, that layers keep their order, and each operator on its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import single_nodes
+from helpers import Net, prune_exactly
+from onnx import defs
+
+import onnxprune
+from onnxprune.channels import Channels, find_channels
+from onnxprune.dims import factors
+from onnxprune.errors import ModelError
+from onnxprune.graph import Model, check
+from onnxprune.rules import RULES, lookup
+from onnxprune.runtime import Session, sample_feeds
+
+RETIRED = {"Upsample", "Scatter"}
+STANDARD = sorted(op for domain, op in RULES if domain == "")
+TOLERANCES = {onnx.TensorProto.FLOAT16: 2e-2}
+SHAPES_INFERRED_WRONGLY = {"test_stft", "test_stft_with_window"}
+"""onnx infers other shapes than its own examples have."""
+
+
+# --- what the table covers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", STANDARD)
+def test_rules_are_of_real_operators(operator: str) -> None:
+    assert defs.has(operator) or operator in RETIRED or operator == "SimplifiedLayerNormalization"
+
+
+def test_every_standard_operator_has_a_rule() -> None:
+    """Operators without inputs or outputs of their own, and those of other domains, left aside."""
+    newest = {s.name for s in defs.get_all_schemas() if s.domain == "" and not s.deprecated}
+    training = {s.name for s in defs.get_all_schemas() if "training" in s.domain}
+    assert newest - training - set(STANDARD) == set()
+
+
+def test_the_standard_domain_has_two_names() -> None:
+    assert lookup("ai.onnx", "Conv") is lookup("", "Conv")
+    assert lookup("somewhere.else", "Conv") is None
+
+
+# --- each operator on its own ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", sorted(single_nodes.examples()))
+def test_examples(operator: str) -> None:
+    """The rule gives results their sizes, and whatever it leaves free can be removed exactly."""
+    for case in single_nodes.examples()[operator]:
+        check_example(case)
+
+
+@pytest.mark.parametrize("operator", sorted(single_nodes.examples()))
+def test_examples_that_need_zeros(operator: str) -> None:
+    """Sums without weights of their own, of results that are zero at a removed channel, or of operands."""
+    for case in single_nodes.examples()[operator][:6]:
+        check_example(case, weighed=False)
+        check_example(case, shifted=True)
+
+
+def check_example(case: Any, **variant: bool) -> None:
+    proto = single_nodes.network(case, **variant)
+    if proto is None or case.name in SHAPES_INFERRED_WRONGLY:
+        return
+    model = check(Model(proto))
+    channels = find_channels(model)
+    check_sizes(case, channels)
+    if channels.groups and runs(proto):
+        check_exact(model, channels)
+
+
+def check_sizes(case: Any, channels: Channels) -> None:
+    typing = channels.typing
+    for info, value in zip(case.model.graph.output, case.data_sets[0][1], strict=True):
+        if info.name in typing.axes:
+            assert tuple(d.size for d in typing.axes[info.name]) == value.shape, case.name
+
+
+def check_exact(model: Model, channels: Channels) -> None:
+    kinds = {i.type.tensor_type.elem_type for i in model.inputs}
+    allowed = max(TOLERANCES.get(k, 1e-4) for k in kinds)
+    random = np.random.default_rng(0)
+    for seed in range(2):
+        removed = {
+            g.name: sorted(random.permutation(g.size)[: random.integers(1, g.size)].tolist())
+            for g in channels.groups
+        }
+        assert prune_exactly(model, removed, channels, seed).error <= allowed
+
+
+def runs(proto: onnx.ModelProto) -> bool:
+    """Whether the runtime has this operator, for these types."""
+    try:
+        session = Session(proto, optimize=False)
+        session.run(sample_feeds(session.inputs)[0])
+    except ModelError:
+        return False
+    return True
+
+
+# --- what is not known ------------------------------------------------------------------------------------
+
+
+def reasons(channels: Channels, tensor: str) -> set[str]:
+    return {b.reason for axis in channels.blocked if axis.tensor == tensor for b in axis.reasons}
+
+
+def test_an_operator_without_a_rule_blocks_all_it_touches() -> None:
+    net = Net()
+    w = net.weight(8, 3, 3, 3)
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), 8, w=w)
+    other = net.weight(1, 8, 4, 4)
+    y = net.sized(net.op("Mystery", net.relu(x), other, domain="somewhere.else"), ["N", 8, 4, 4])
+    channels = find_channels(net.model(net.gemm(net.op("Flatten", y), 3)))
+    why = "no rule for operator somewhere.else.Mystery: what it does to its axes is not known"
+    assert not channels.groups
+    assert why in reasons(channels, w)
+    touched = {f for d in (*channels.typing.axes[other], *channels.typing.axes[x]) for f in factors(d)}
+    assert not any(f.free for f in touched)
+    blocks = [b for f in touched for b in f.blocks]
+    assert {b.operator for b in blocks if b.reason == why} == {"Mystery"}
+
+
+def test_inputs_and_outputs_stay() -> None:
+    net = Net()
+    w = net.weight(8, 3, 1, 1)
+    y = net.conv(net.input("x", ["N", 3, 4, 4]), 8, 1, w=w, bias=False)
+    channels = find_channels(net.model(y))
+    assert not channels.groups
+    assert reasons(channels, w) >= {"the caller feeds it", "the caller reads it"}
+    assert {(b.tensor, b.axis, b.size) for b in channels.blocked} == {(w, 0, 8), (w, 1, 3)}
+
+
+def test_operands_of_a_rank_the_operator_does_not_have() -> None:
+    """Before opset 9 a BatchNormalization could have a scale for each pixel."""
+    net = Net(opset=8)
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)
+    parameters = [net.const(np.ones((8, 4, 4))) for _ in range(4)]
+    y = net.sized("normed", ["N", 8, 4, 4])
+    node = onnx.helper.make_node("BatchNormalization", [x, *parameters], [y], name="norm", spatial=0)
+    net.nodes.append(node)
+    model = Model(net.proto(net.gemm(net.op("Flatten", y), 3)))
+    assert not find_channels(model).groups
+
+
+# --- layers ------------------------------------------------------------------------------------------------
+
+LAYERS = (
+    "errors plan progress",
+    "graph runtime",
+    "dims shapes",
+    "rules",
+    "canonical zeros values",
+    "channels",
+    "masks cost shrink planned selection importance allocate",
+    "training metrics data",
+    "oracle",
+    "passes",
+    "cli",
+)
+"""What may import what: only what stands in the same line or above."""
+
+
+def imports(file: Path) -> set[str]:
+    """Return the parts of the program that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        found |= {n.split(".")[1] for n in names if n.startswith("onnxprune.") and n.count(".")}
+    return found
+
+
+def test_imports_point_downwards() -> None:
+    root = Path(onnxprune.__file__).parent
+    rank = {name: k for k, line in enumerate(LAYERS) for name in line.split()}
+    for part, level in rank.items():
+        alone = root / f"{part}.py"
+        files = [alone] if alone.exists() else sorted((root / part).rglob("*.py"))
+        assert files, part
+        for file in files:
+            upwards = {name for name in imports(file) if rank.get(name, -1) > level}
+            assert not upwards, f"{file.relative_to(root)} imports {upwards}"

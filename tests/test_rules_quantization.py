@@ -1,0 +1,251 @@
+"""Quantised networks: what is zero is the zero point, scales for each channel are cut along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from helpers import Net, half_of_each, prune_exactly
+from onnx import TensorProto, helper
+
+from onnxprune.channels import Channels, find_channels
+from onnxprune.graph import Model
+from onnxprune.masks import dead_channels, masked
+from onnxprune.passes.mask import Prune
+from onnxprune.passes.transform import Transform
+
+KINDS = {"int8": (np.int8, 0), "uint8": (np.uint8, 131)}
+
+
+def assert_halves(model: Model, *widths: int, tolerance: float = 0.0) -> Channels:
+    """Half the channels of every group go; integers come out the same bit by bit."""
+    channels = find_channels(model)
+    assert sorted(g.size for g in channels.groups) == sorted(widths), channels.blocked
+    removed = half_of_each(channels, optional=True)
+    outcome = prune_exactly(model, removed, channels)
+    assert outcome.error <= tolerance
+    assert outcome.change > 1e-3
+    assert dead_channels(find_channels(masked(channels, removed))) == removed
+    return channels
+
+
+def quantised(net: Net, shape: Sequence[int], kind: str, axis: int | None = 0) -> list[str]:
+    """Return a quantised weight, its scale and its zero point, for the whole or for each place on an axis.
+
+    Signed ones have 7 bits: sums of products of 8 unsigned and 8 signed bits saturate on older processors.
+    """
+    dtype, zero = KINDS[kind]
+    info = np.iinfo(dtype)
+    low, high = (-64, 64) if kind == "int8" else (info.min, info.max)
+    weight = net.const(net.random.integers(low, high, shape, dtype=dtype))
+    count = () if axis is None else (shape[axis],)
+    zeros = net.const(
+        np.full(count, zero, dtype) + (net.random.integers(0, 3, count).astype(dtype) if zero else 0)
+    )
+    return [weight, net.const(net.random.uniform(0.005, 0.02, count)), zeros]
+
+
+def parameters(net: Net, scale: float = 0.05, zero: int = 120) -> list[str]:
+    """Return scale and zero point of an activation."""
+    return [net.const(np.asarray(scale)), net.const(np.asarray(zero, np.uint8))]
+
+
+def quantise(net: Net, x: str) -> list[str]:
+    how = parameters(net)
+    return [net.op("QuantizeLinear", x, *how), *how]
+
+
+def both(net: Net, x: str) -> str:
+    """Quantise an activation and read it back."""
+    q, *how = quantise(net, x)
+    return net.op("DequantizeLinear", q, *how)
+
+
+def qdq_conv(net: Net, x: str, out: int, kind: str, axis: int | None) -> str:
+    weight = net.op("DequantizeLinear", *quantised(net, (out, net.shape(x)[1], 3, 3), kind, axis), axis=0)
+    bias = net.op(
+        "DequantizeLinear",
+        net.const(net.random.integers(-900, 900, out, dtype=np.int32)),
+        net.const(np.asarray(1e-3)),
+    )
+    return net.op("Conv", x, weight, bias, kernel_shape=[3, 3], pads=[1] * 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axis", [None, 0])
+def test_convolutions_between_quantise_and_dequantise(kind: str, axis: int | None) -> None:
+    """Sums of floats may round to the neighbouring integer; none does here."""
+    net = Net()
+    x = both(net, net.input("x", [2, 3, 8, 8]))
+    x = both(net, net.relu(qdq_conv(net, x, 16, kind, axis)))
+    x = both(net, net.add(x, qdq_conv(net, x, 16, kind, axis)))
+    assert_halves(net.model(qdq_conv(net, x, 4, kind, axis)), 16, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_weight_that_is_transposed_after_dequantising(transposed: bool) -> None:
+    net = Net()
+    x = both(net, net.input("x", [4, 6]))
+    shape, axis = ((16, 6), 0) if transposed else ((6, 16), 1)
+    weight = net.op("DequantizeLinear", *quantised(net, shape, "int8", axis), axis=axis)
+    weight = net.transpose(weight, 1, 0) if transposed else weight
+    y = net.relu(net.op("MatMul", x, weight))
+    assert_halves(net.model(net.gemm(y, 3)), 16, tolerance=1e-5)
+
+
+def test_float_weights_quantised_while_running() -> None:
+    net = Net()
+    x = both(net, net.input("x", [2, 3, 8, 8]))
+    weight = both(net, net.weight(16, 3, 3, 3))
+    y = net.op("Conv", x, weight, kernel_shape=[3, 3])
+    assert_halves(net.model(net.conv(both(net, net.relu(y)), 4)), 16, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("axis", [None, 0])
+def test_qlinear_convolutions(kind: str, axis: int | None) -> None:
+    """Padding is with the zero point, and so is what is left of a masked channel."""
+    net = Net()
+    x = quantise(net, net.input("x", [2, 3, 8, 8]))
+    for out in (16, 12, 4):
+        weight = quantised(net, (out, net.shape(x[0])[1], 3, 3), kind, axis)
+        bias = net.const(net.random.integers(-900, 900, out, dtype=np.int32))
+        how = parameters(net, 0.3)
+        x = [net.op("QLinearConv", *x, *weight, *how, bias, kernel_shape=[3, 3], pads=[1] * 4), *how]
+    assert_halves(net.model(net.op("DequantizeLinear", *x)), 16, 12)
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_qlinear_matrix_products(axis: int | None) -> None:
+    net = Net()
+    x = quantise(net, net.input("x", [4, 6]))
+    for out in (16, 12, 4):
+        how = parameters(net, 0.3)
+        weight = quantised(net, (net.shape(x[0])[1], out), "uint8", axis)
+        x = [net.op("QLinearMatMul", *x, *weight, *how), *how]
+    assert_halves(net.model(net.op("DequantizeLinear", *x)), 16, 12)
+
+
+def dynamic(net: Net, x: str, out: int, kind: str = "uint8") -> str:
+    """A dynamically quantised linear layer as onnxruntime writes it."""
+    q, scale, zero = net.ops("DynamicQuantizeLinear", x, outputs=3)
+    weight, weight_scale, weight_zero = quantised(net, (net.shape(x)[-1], out), kind, None)
+    total = net.op("Cast", net.op("MatMulInteger", q, weight, zero, weight_zero), to=TensorProto.FLOAT)
+    return net.add(net.mul(total, net.mul(scale, weight_scale)), net.vector(out))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dynamic_quantisation_does_not_see_zeros(kind: str) -> None:
+    net = Net()
+    x = net.relu(dynamic(net, net.input("x", [4, 6]), 16, kind))
+    x = net.relu(dynamic(net, x, 12, kind))
+    assert_halves(net.model(dynamic(net, x, 3, kind)), 16, 12, tolerance=1e-6)
+
+
+def test_dynamic_quantisation_of_what_is_not_zero_blocks() -> None:
+    """The largest of all elements may be that of a masked channel."""
+    net = Net()
+    x = net.op("Sigmoid", dynamic(net, net.input("x", [4, 6]), 16))
+    assert not find_channels(net.model(dynamic(net, x, 3))).groups
+
+
+def test_integer_convolution() -> None:
+    net = Net()
+    q, scale, zero = net.ops("DynamicQuantizeLinear", net.input("x", [2, 3, 8, 8]), outputs=3)
+    weight, _, weight_zero = quantised(net, (16, 3, 3, 3), "uint8", None)
+    total = net.op("Cast", net.op("ConvInteger", q, weight, zero, weight_zero), to=TensorProto.FLOAT)
+    y = net.relu(net.mul(net.mul(total, scale), net.const(np.asarray(0.01))))
+    assert_halves(net.model(net.conv(y, 4)), 16, tolerance=1e-5)
+
+
+def test_a_weight_whose_zero_point_is_computed_is_cut_but_not_masked() -> None:
+    """What reads the channels is masked, and that is enough."""
+    net = Net()
+    x = net.input("x", [4, 6])
+    zero = net.input("zero", [], kind=TensorProto.UINT8)
+    weight, scale, _ = quantised(net, (6, 16), "uint8", None)
+    y = net.op("MatMul", x, net.op("DequantizeLinear", weight, scale, zero))
+    channels = find_channels(net.model(net.gemm(y, 3)))
+    assert [[p.weight for p in g.places] for g in channels.groups] == [[False, True]]
+    assert prune_exactly(channels.model, half_of_each(channels), channels).error <= 1e-5
+
+
+def test_prune_and_transform() -> None:
+    net = Net()
+    x = both(net, net.input("x", ["batch", 3, 8, 8]))
+    x = both(net, net.relu(qdq_conv(net, x, 32, "int8", 0)))
+    x = both(net, net.relu(qdq_conv(net, x, 32, "uint8", 0)))
+    facts = Transform()(Prune(reduce_macs=0.5)(net.model(net.head(x)))).facts
+    assert facts["macs"] < 0.6 * facts["macs_before"]
+
+
+def contrib(net: Net, kind: str, *operands: str, shape: list[int], dtype: int, **attributes: object) -> str:
+    """Add an operator of onnxruntime's own whose result has a given shape and type."""
+    made = net.op(kind, *operands, domain="com.microsoft", **attributes)
+    net.types[made] = helper.make_tensor_type_proto(dtype, shape)
+    return made
+
+
+def test_integer_operators_of_the_runtime() -> None:
+    """What its quantiser writes: sums, products, activations, pooling and concatenation of integers."""
+    net = Net()
+    image = quantise(net, net.input("x", [2, 3, 8, 8]))
+
+    def conv(x: list[str], out: int) -> list[str]:
+        weight = quantised(net, (out, net.shape(x[0])[1], 3, 3), "uint8", 0)
+        bias = net.const(net.random.integers(-900, 900, out, dtype=np.int32))
+        how = parameters(net, 0.3)
+        return [net.op("QLinearConv", *x, *weight, *how, bias, kernel_shape=[3, 3], pads=[1] * 4), *how]
+
+    def step(kind: str, *operands: str, shape: list[int], **attributes: object) -> list[str]:
+        how = parameters(net, 0.3)
+        made = contrib(net, kind, *operands, *how, shape=shape, dtype=TensorProto.UINT8, **attributes)
+        return [made, *how]
+
+    shape = [2, 16, 8, 8]
+    a, b = conv(image, 16), conv(image, 16)
+    total = step("QLinearAdd", *a, *b, shape=shape)
+    total = step("QLinearLeakyRelu", *total, shape=shape, alpha=0.1)
+    gate = step("QLinearSigmoid", *conv(total, 16), shape=shape)
+    gated = step("QLinearMul", *total, *gate, shape=shape)
+    how = parameters(net, 0.3)
+    operands = [*how, *gated, *conv(gated, 12)]
+    joined = contrib(net, "QLinearConcat", *operands, shape=[2, 28, 8, 8], dtype=TensorProto.UINT8, axis=1)
+    pooled = step("QLinearGlobalAveragePool", joined, *how, shape=[2, 28, 1, 1])
+    assert_halves(net.model(net.op("DequantizeLinear", *conv(pooled, 4))), 16, 12)
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_fused_dynamic_matrix_products(axis: int | None) -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 24))
+    weight, scale, zero = quantised(net, (24, 16), "uint8", axis)
+    operands = [x, weight, scale, zero, net.vector(16)]
+    y = net.relu(contrib(net, "DynamicQuantizeMatMul", *operands, shape=[4, 16], dtype=net.kind))
+    q, q_scale, q_zero = net.ops("DynamicQuantizeLinear", y, outputs=3)
+    weight, scale, zero = quantised(net, (16, 12), "uint8", axis)
+    operands = [q, weight, q_scale, scale, q_zero, zero, net.vector(12)]
+    z = net.relu(contrib(net, "MatMulIntegerToFloat", *operands, shape=[4, 12], dtype=net.kind))
+    assert_halves(net.model(net.gemm(z, 3)), 24, 16, 12, tolerance=1e-5)
+
+
+def test_dynamic_products_of_what_is_not_zero_block() -> None:
+    net = Net()
+    x = net.op("Sigmoid", net.linear(net.input("x", [4, 6]), 24))
+    operands = [x, *quantised(net, (24, 3), "uint8", None)]
+    y = contrib(net, "DynamicQuantizeMatMul", *operands, shape=[4, 3], dtype=net.kind)
+    assert not find_channels(net.model(y)).groups
+
+
+def test_a_weight_read_with_two_zero_points_stays() -> None:
+    """What is zero for the one reader is not for the other."""
+    net = Net()
+    x = net.input("x", [4, 6])
+    weight, scale, zero = quantised(net, (6, 16), "uint8", None)
+    first = net.op("MatMul", x, net.op("DequantizeLinear", weight, scale, zero))
+    other = net.const(np.asarray(7, np.uint8))
+    second = net.op("MatMul", x, net.op("DequantizeLinear", weight, scale, other))
+    channels = find_channels(net.model(net.gemm(net.relu(net.add(first, second)), 3)))
+    assert not channels.groups
+    assert any("in another way" in r.reason for b in channels.blocked for r in b.reasons)

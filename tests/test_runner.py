@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from recipes import RECIPE, Told, recipe_in, write_recipe
+
+from onnxprune.errors import ModelError, NothingToDoError, OutputError, UsageError
+from onnxprune.graph import load
+from onnxprune.oracle import verify
+from onnxprune.recipe import Recipe, read_recipe
+from onnxprune.runner import STATE, read_state, run
+from onnxprune.runner.data import Material
+
+STEPS = ["baseline", "1-ana", "1-prune", "1-score", "2-ana", "2-prune", "2-score", "transform", "bench"]
+
+
+LEFT_OUT = (STATE, ".lock", "report.html")  # they hold how long things took
+
+
+def content(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """The digest of every file a run leaves, but for its timings."""
+    files = sorted(f for f in folder.rglob(pattern) if f.is_file() and f.name not in LEFT_OUT)
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def changed(recipe: Recipe, **sections: dict[str, object]) -> Recipe:
+    updates = {name: getattr(recipe, name).model_copy(update=keys) for name, keys in sections.items()}
+    return recipe.model_copy(update=updates)
+
+
+def test_a_run_reaches_the_target_and_records_everything(tmp_path):
+    recipe, told = recipe_in(tmp_path), Told()
+    facts = run(recipe, told)
+    assert told.steps("done") == STEPS
+    assert facts["reason"] == "the target is reached"
+    assert facts["best_iteration"] == 2
+    assert facts["iterations"][-1]["macs_reduction"] == pytest.approx(0.5, abs=0.1)
+    assert not facts["unchanged"]
+    folder, state = tmp_path / "work", read_state(tmp_path / "work")
+    assert list(state["steps"]) == STEPS
+    assert state["result"]["dense"] == "dense.onnx"
+    assert state["made_with"]["onnxprune"]
+    recorded = {f: d for s in state["steps"].values() for f, d in s["files"].items()}
+    assert recorded == content(folder)
+    assert set(state["steps"]["bench"]["facts"]["models"]) == {"original", "1", "dense"}
+    verify(load(folder / "iteration-2/sparse.onnx"), load(folder / "dense.onnx"))
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    recipe, told = recipe_in(tmp_path), Told()
+    first = run(recipe)
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "work").rglob("*.onnx")}
+    again = run(recipe, told)
+    assert again["unchanged"]
+    assert (again["steps_done"], again["steps_kept"]) == (0, len(STEPS))
+    assert told.steps("start") == []
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    assert again["iterations"] == first["iterations"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "redone", "why"),
+    [
+        ({"bench": {"runs": 2}}, ["bench"], "bench.runs was 1, is 2"),
+        ({"ana": {"ratios": (0.25, 0.5)}}, ["1-ana", "1-prune"], "ana.ratios was [0.5], is [0.25, 0.5]"),
+        (
+            {"schedule": {"reductions": (0.25, 0.4, 0.5)}},
+            ["2-prune", "2-score"],
+            "prune.reduce_macs was 0.5, is 0.4",
+        ),
+    ],
+)
+def test_a_changed_recipe_redoes_what_it_touches_and_says_so(tmp_path, sections, redone, why):
+    recipe, told = recipe_in(tmp_path), Told()
+    run(recipe)
+    run(changed(recipe, **sections), told)
+    assert told.steps("start")[: len(redone)] == redone
+    assert why in next(e["because"] for e in told.events if e["event"] == "start")
+    assert "baseline" in told.steps("kept")
+
+
+LOADER = """\
+import numpy
+def val():
+    held = numpy.load({path!r})
+    yield {{"image": held["image"]}}, {{"labels": held["labels"]}}
+"""
+
+
+def test_data_from_a_callable_is_told_apart_by_its_source(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = recipe_in(tmp_path, "data.val=held_back:val")
+    module, told = tmp_path / "held_back.py", Told()
+    module.write_text(LOADER.format(path=str(tmp_path / "val.npz")))
+    run(recipe)
+    module.write_text(module.read_text() + "# changed\n")
+    run(recipe, told)
+    assert told.steps("done") == ["baseline", "1-score", "2-score", "transform"]
+    assert told.events[0]["because"] == ["data.val.source is another"]
+
+
+def test_a_shorter_schedule_drops_what_it_no_longer_needs(tmp_path):
+    recipe = recipe_in(tmp_path)
+    run(recipe)
+    facts = run(changed(recipe, schedule={"reductions": (0.5,)}))
+    assert set(facts["dropped"]) == {"2-ana", "2-prune", "2-score"}
+    assert set(content(tmp_path / "work")) == {
+        "dense.onnx",
+        "iteration-1/analysis.json",
+        "iteration-1/sparse.onnx",
+    }
+
+
+def test_a_file_that_was_changed_or_lost_is_made_again(tmp_path):
+    recipe, told = recipe_in(tmp_path), Told()
+    run(recipe)
+    before = content(tmp_path / "work")
+    (tmp_path / "work/iteration-1/sparse.onnx").write_bytes(b"not a model")
+    (tmp_path / "work/dense.onnx").unlink()
+    run(recipe, told)
+    assert told.steps("done") == ["1-prune", "transform"]
+    assert content(tmp_path / "work") == before
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    run(recipe_in(folder))
+    return content(folder / "work", "*.onnx")
+
+
+@pytest.mark.parametrize("step", ["baseline", "1-prune", "2-ana", "transform", "bench"])
+def test_a_run_interrupted_before_a_step_ends_the_same(tmp_path, step, whole):
+    recipe = recipe_in(tmp_path)
+
+    def stop(event):
+        if event["event"] == "start" and event["step"] == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, stop)
+    told = Told()
+    run(recipe, told)
+    assert told.steps("done") == STEPS[STEPS.index(step) :]
+    assert content(tmp_path / "work", "*.onnx") == whole
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_times_ends_the_same(tmp_path, kills):
+    path = write_recipe(tmp_path, RECIPE.replace("epochs = 0", "epochs = 2\nbatch_size = 16"))
+    begin = time.monotonic()
+    started(path, tmp_path / "whole").wait()
+    whole = time.monotonic() - begin
+    times = random.Random(0)
+    for _ in range(kills):
+        process = started(path, tmp_path / "work")
+        time.sleep(times.uniform(0.2, 1.0) * whole)
+        process.kill()
+        process.wait()
+    last = started(path, tmp_path / "work")
+    assert last.wait() == 0
+    assert content(tmp_path / "work") == content(tmp_path / "whole")
+
+
+def started(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "onnxprune", "run", str(recipe), "--folder", str(folder)]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_what_a_killed_run_leaves_half_written_is_cleaned_up(tmp_path):
+    recipe = recipe_in(tmp_path)
+    scratch = tmp_path / "work" / "iteration-1" / ".onnxprune-abc"
+    run(recipe)
+    scratch.mkdir()
+    (scratch / "sparse.onnx").write_bytes(b"half")
+    run(recipe)
+    assert not scratch.exists()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    recipe = recipe_in(tmp_path)
+    (tmp_path / "work").mkdir()
+    with FileLock(tmp_path / "work" / ".lock"), pytest.raises(UsageError, match="another run is at work"):
+        run(recipe)
+    run(recipe)
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    recipe = recipe_in(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "diary.txt").write_text("dear diary")
+    with pytest.raises(UsageError, match="something else"):
+        run(recipe)
+    (tmp_path / "work" / "diary.txt").rename(tmp_path / "work" / STATE)
+    with pytest.raises(UsageError, match="cannot read"):
+        run(recipe)
+
+
+def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_later(tmp_path, monkeypatch):
+    recipe, left = recipe_in(tmp_path), iter(range(4))
+    sync = os.fsync
+
+    def full(descriptor):
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxprune.output.os.fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            run(recipe)
+    assert not list((tmp_path / "work").rglob(".onnxprune-*"))
+    run(recipe)
+    assert read_state(tmp_path / "work")["result"]
+
+
+def test_a_model_that_cannot_be_read(tmp_path):
+    recipe = recipe_in(tmp_path)
+    (tmp_path / "net.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelError):
+        run(recipe)
+    (tmp_path / "net.onnx").unlink()
+    with pytest.raises(ModelError):
+        run(recipe)
+
+
+def scripted(monkeypatch, *scores):
+    """Let a run find these scores, the original's first."""
+    left = iter(scores)
+    monkeypatch.setattr(Material, "score", lambda *_: next(left))
+
+
+def test_an_iteration_below_the_floor_is_dropped(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.89, 0.5, 0.89, 0.9)
+    facts = run(recipe_in(tmp_path, "stop.max_drop=0.02"))
+    assert facts["best_iteration"] == 1
+    assert facts["floor"] == pytest.approx(0.88)
+    assert facts["reason"] == "iteration 2 fell below the floor of 0.88"
+    assert facts["sparse"] == "iteration-1/sparse.onnx"
+    assert [i["good"] for i in facts["iterations"]] == [True, False]
+
+
+def test_half_a_step_is_tried_after_a_failure(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.89, 0.5, 0.885, 0.885, 0.9)
+    facts = run(recipe_in(tmp_path, "stop.floor=0.88", "stop.retries=1"))
+    first, dropped, retried = facts["iterations"]
+    assert facts["best_iteration"] == 3
+    assert retried["asked"] == pytest.approx((first["macs_reduction"] + dropped["asked"]) / 2)
+
+
+def test_where_smaller_is_better_the_floor_is_a_ceiling(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.0, 0.1, 0.3, 0.1, 0.0)
+    facts = run(recipe_in(tmp_path, "metric=kl", "stop.max_drop=0.2"))
+    assert (facts["best_iteration"], facts["floor"]) == (1, pytest.approx(0.2))
+
+
+def test_without_a_good_iteration_there_is_no_result(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.1)
+    with pytest.raises(NothingToDoError, match="iteration 1 fell below the floor"):
+        run(recipe_in(tmp_path, "stop.max_drop=0.02"))
+    assert read_state(tmp_path / "work")["result"] is None
+
+
+def test_a_budget_out_of_reach_ends_with_what_was_reached(tmp_path):
+    recipe = recipe_in(tmp_path, "schedule.reductions=[0.3, 0.99]", "budget.reduce_macs=0.99")
+    facts = run(recipe)
+    assert facts["best_iteration"] == 1
+    assert "out of reach" in facts["reason"]
+
+
+def test_labels_are_not_needed(tmp_path):
+    recipe = recipe_in(tmp_path, "metric=agreement", "ana.metric=kl")
+    facts = run(recipe)
+    assert 0 <= facts["iterations"][-1]["score"] <= 1
+
+
+@pytest.mark.training
+def test_training_is_part_of_the_loop_and_keeps_what_is_asked(tmp_path):
+    recipe = recipe_in(
+        tmp_path, "finetune.epochs=1", "finetune.last_epochs=2", "finetune.loss=distill", "metric=kl"
+    )
+    run(recipe)
+    steps = read_state(tmp_path / "work")["steps"]
+    assert len(steps["1-finetune"]["facts"]["losses"]) == 1
+    assert len(steps["2-finetune"]["facts"]["losses"]) == 2
+    assert steps["2-finetune"]["facts"]["metric"] == "kl"
+    told = Told()
+    run(changed(recipe, finetune={"keep": "last"}), told)
+    assert 'finetune.keep was "best", is "last"' in told.events[3]["because"]
+    assert {"1-ana", "1-prune"} <= set(told.steps("kept"))
+
+
+def test_recovery_comes_before_the_score(tmp_path):
+    pytest.importorskip("scipy")
+    run(recipe_in(tmp_path, "recover.enabled=true", "recover.samples=32", "schedule.iterations=1"))
+    steps = read_state(tmp_path / "work")["steps"]
+    assert list(steps) == ["baseline", "1-ana", "1-prune", "1-recover", "1-score", "transform", "bench"]
+    assert "iteration-1/recovered.onnx" in content(tmp_path / "work")
+
+
+def test_the_state_is_readable_json(tmp_path):
+    run(recipe_in(tmp_path))
+    state = json.loads((tmp_path / "work" / STATE).read_text())
+    assert state["recipe"]["budget"]["reduce_macs"] == 0.5
+    assert all(step["duration_s"] >= 0 for step in state["steps"].values())
+
+
+def test_overrides_reach_the_run(tmp_path):
+    path = write_recipe(tmp_path)
+    run(read_recipe(path, ["data.limit=8", "schedule.iterations=1"]))
+    assert len(read_state(tmp_path / "work")["result"]["iterations"]) == 1

@@ -1,0 +1,147 @@
+"""Sizes and values known before the run, and which of them follow the input."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from helpers import Net
+
+from onnxprune.canonical import canonicalise
+from onnxprune.channels import find_channels
+from onnxprune.errors import ModelError
+from onnxprune.graph import Model, check
+from onnxprune.runtime import Session
+from onnxprune.shapes import infer
+
+
+def test_sizes_and_what_follows_the_input() -> None:
+    net = Net()
+    x = net.conv(net.input("x", ["N", 3, "H", 8]), 6, stride=2)
+    flat = net.op("Flatten", x)
+    shapes = infer(net.model(flat))
+    n, c, h, w = shapes.sizes[x]
+    assert (c, w) == (6, 4)
+    assert shapes.dynamic[x] == (True, False, True, False)
+    assert shapes.sizes[flat] == (n, c * h * w)
+    assert shapes.dynamic[flat] == (True, True)
+
+
+def test_symbols_of_one_name_have_one_size() -> None:
+    net = Net()
+    a, b = net.input("a", ["N", "L", 4]), net.input("b", ["N", "L", 4])
+    shapes = infer(net.model(net.add(a, b)))
+    assert shapes.sizes[a] == shapes.sizes[b]
+
+
+def test_values_computed_from_shapes() -> None:
+    net = Net()
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)
+    shape = net.op("Shape", x)
+    channels = net.op("Gather", shape, net.ints(1))
+    half = net.op("Div", channels, net.ints(2))
+    target = net.concat(net.op("Gather", shape, net.ints(0)), half, net.ints(2, 16), axis=0)
+    y = net.op("Reshape", x, target)
+    shapes = infer(net.model(net.sized(y, ["N", 4, 2, 16])))
+    assert shapes.values[half].tolist() == [4]
+    assert shapes.values[target].tolist()[1:] == [4, 2, 16]
+    assert shapes.moving[target].tolist() == [True, False, False, False]
+    assert shapes.moving[half].tolist() == [False]
+    assert shapes.sizes[y][1:] == (4, 2, 16)
+    assert {shape, channels, half, target} <= shapes.traced
+
+
+def test_declared_shapes_are_not_trusted() -> None:
+    net = Net()
+    x = net.conv(net.input("x", [1, 3, 4, 4]), 8)
+    model = net.model(net.relu(x))
+    wrong = onnx.helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [1, 99, 4, 4])
+    model.proto.graph.value_info.append(wrong)
+    assert infer(model).sizes[x] == (1, 8, 4, 4)
+
+
+def test_shapes_that_do_not_fit_name_the_node() -> None:
+    net = Net()
+    x = net.input("x", [1, 3, 4, 4])
+    node = onnx.helper.make_node("MatMul", [x, net.weight(5, 2)], ["y"], name="the product")
+    net.nodes.append(node)
+    with pytest.raises(ModelError, match=r"shapes do not fit at node 'the product' \(MatMul\)"):
+        infer(Model(net.proto(net.sized("y", [1, 3, 4, 2]))))
+
+
+def chained(batch: object = "N") -> tuple[Net, Model]:
+    """A network that reads its batch off the input, for a Reshape."""
+    net = Net()
+    x = net.conv(net.input("x", [batch, 3, 4, 4]), 8)  # type: ignore[list-item]
+    sizes = net.concat(net.op("Gather", net.op("Shape", x), net.ints(0)), net.ints(4, 2, 16), axis=0)
+    y = net.sized(net.op("Reshape", x, sizes), [batch, 4, 2, 16])  # type: ignore[list-item]
+    return net, net.model(net.gemm(net.op("Flatten", net.relu(y)), 3))
+
+
+@pytest.mark.parametrize("given", [None, {"x": (1, 3, 4, 4)}, {"x": (5, 3, 4, 4)}])
+def test_an_open_batch_stays_open(given: dict[str, tuple[int, ...]] | None) -> None:
+    """Shapes to analyse with say nothing of the shapes the model will be run with."""
+    _, model = chained()
+    canonical = find_channels(model, given=given).model
+    session = Session(canonical.proto, optimize=False)
+    for batch in (1, 2, 7):
+        images = np.ones((batch, 3, 4, 4), np.float32)
+        (output,) = session.run({"x": images}).values()
+        assert output.shape == (batch, 3)
+
+
+def test_chains_that_never_change_become_constants() -> None:
+    _, model = chained(batch=2)
+    canonical, _ = canonicalise(model)
+    assert [n.op_type for n in canonical.nodes] == ["Conv", "Reshape", "Relu", "Flatten", "Gemm"]
+    target = canonical.nodes[1].input[1]
+    assert canonical.array(target).tolist() == [2, 4, 2, 16]
+    assert [n.op_type for n in model.nodes].count("Shape") == 1  # the model given stays as it is
+
+
+def test_vectors_read_by_several_nodes_get_a_copy_each() -> None:
+    net = Net()
+    ones, zeros = net.const(np.ones(8)), net.const(np.zeros(8))
+    x = net.conv(net.input("x", [1, 3, 4, 4]), 8)
+    for _ in range(2):
+        x = net.op("BatchNormalization", net.relu(x), ones, zeros, zeros, ones)
+    canonical, shapes = canonicalise(net.model(x))
+    norms = [n for n in canonical.nodes if n.op_type == "BatchNormalization"]
+    read = [name for n in norms for name in n.input[1:]]
+    assert len(set(read)) == 8
+    assert all(shapes.sizes[name] == (8,) for name in read)
+
+
+def test_matrices_stay_shared() -> None:
+    net = Net()
+    w = net.weight(8, 8, 3, 3)
+    x = net.conv(net.input("x", [1, 8, 4, 4]), 8, w=w)
+    canonical, _ = canonicalise(net.model(net.conv(x, 8, w=w)))
+    assert {n.input[1] for n in canonical.nodes} == {w}
+
+
+def test_the_canonical_form_of_itself_is_itself() -> None:
+    net = Net()
+    zeros = net.op("ConstantOfShape", net.ints(8))
+    x = net.conv(net.input("x", [1, 3, 4, 4]), 8)
+    x = net.op("BatchNormalization", x, net.const(np.ones(8)), zeros, zeros, net.const(np.ones(8)))
+    canonical, _ = canonicalise(net.model(x))
+    again, _ = canonicalise(canonical)
+    assert again is canonical
+
+
+def test_an_output_that_is_known_before_the_run_stays() -> None:
+    net = Net()
+    x = net.relu(net.input("x", [2, 3]))
+    shape = net.op("Shape", x)
+    canonical, _ = canonicalise(net.model(x, shape))
+    assert [n.op_type for n in canonical.nodes] == ["Relu", "Shape"]
+
+
+def test_large_computed_constants_are_not_followed() -> None:
+    net = Net()
+    filled = net.op("ConstantOfShape", net.ints(100, 100))
+    x = net.op("MatMul", net.input("x", [1, 100]), net.sized(filled, [100, 100]))
+    canonical, _ = canonicalise(check(Model(net.proto(x))))
+    assert [n.op_type for n in canonical.nodes] == ["MatMul"]
+    assert canonical.array(filled).shape == (100, 100)

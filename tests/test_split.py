@@ -1,0 +1,192 @@
+"""Both halves of a network, one after the other, must say what the whole one says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.graph import Model, check
+from onnxprune.runtime import Session, sample_feeds
+from onnxprune.shapes import infer
+from onnxprune.split import Split, split
+
+BRANCHES = """
+<ir_version: 8, opset_import: ["" : 17]>
+branches (float[N,3] x) => (float[N,3] left, float[N,3] y, float[N,3] z)
+<float[3,3] u = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3,3] v = {1, -1, 2, 1, 0, 1, 2, 1, 1},
+ float[3,3] w = {2, 1, 0, 1, 1, 1, 0, 3, 1}, float[3] b = {1, 2, 3}> {
+  left = MatMul(x, u)
+  t = Transpose(w)
+  middle = MatMul(x, v)
+  right = MatMul(left, t)
+  s = Add(middle, b)
+  y = Add(right, s)
+  z = Mul(y, left)
+}
+"""
+
+
+def model(text: str) -> Model:
+    return check(Model(onnx.parser.parse_model(text)))
+
+
+def halves(whole: Model, *weights: str) -> Split:
+    """Split a model, and see that the halves compute what it computes."""
+    found = split(whole, infer(whole), weights)
+    session = Session(whole.proto, optimize=False)
+    for feed in sample_feeds(session.inputs, batch=4, samples=2):
+        expected = session.run(feed)
+        known: dict[str, Any] = dict(feed)
+        if found.before is not None:
+            onnx.checker.check_model(found.before.proto)
+            known |= Session(found.before.proto, optimize=False).run(feed)
+        onnx.checker.check_model(found.after.proto)
+        after = Session(found.after.proto, optimize=False)
+        assert [i.name for i in after.inputs] == list(found.carried)
+        made = {n: known[n] for n in found.unreached} | after.run({n: known[n] for n in found.carried})
+        assert made.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(made[name], values)
+    return found
+
+
+def operators(half: Model | None) -> list[str]:
+    return [node.op_type for node in half.nodes] if half else []
+
+
+class TestSplit:
+    def test_a_weight_at_the_beginning(self) -> None:
+        found = halves(model(BRANCHES), "u")
+        assert operators(found.before) == ["MatMul", "Add"]  # the branch beside it
+        assert found.carried == ("s", "x")
+        assert found.unreached == ()
+
+    def test_a_weight_at_the_end(self) -> None:
+        found = halves(model(BRANCHES), "w")
+        assert found.carried == ("left", "s")
+        assert found.unreached == ("left",)
+        assert operators(found.after) == ["Transpose", "MatMul", "Add", "Mul"]
+
+    def test_several_weights(self) -> None:
+        assert operators(halves(model(BRANCHES), "b", "w").before) == ["MatMul", "MatMul"]
+        assert halves(model(BRANCHES), "u", "v").before is None
+
+    def test_constants_stay_constants(self) -> None:
+        """Arithmetic on weights alone is not handed over as a value: the runtime could not fold it then."""
+        found = halves(model(BRANCHES), "u")
+        assert "t" not in found.carried
+        assert "Transpose" in operators(found.after)
+        assert {t.name for t in found.after.proto.graph.initializer} == {"u", "w"}
+
+    def test_only_what_is_read_goes_along(self) -> None:
+        found = halves(model(BRANCHES), "w")
+        assert found.before is not None
+        assert {t.name for t in found.before.proto.graph.initializer} == {"u", "v", "b"}
+        assert {t.name for t in found.after.proto.graph.initializer} == {"w"}
+
+    def test_weights_that_reach_no_output(self) -> None:
+        found = split(model(BRANCHES), infer(model(BRANCHES)), [])
+        assert found.after.nodes == []
+        assert found.unreached == ("left", "y", "z")
+
+    def test_the_model_is_not_changed(self) -> None:
+        whole = model(BRANCHES)
+        before = whole.proto.SerializeToString(deterministic=True)
+        found = split(whole, infer(whole), ["w"])
+        found.after.set_array("w", np.zeros((3, 3), np.float32))
+        assert whole.proto.SerializeToString(deterministic=True) == before
+
+
+class TestForms:
+    def test_constant_nodes(self) -> None:
+        whole = model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        constants (float[N,3] x) => (float[N,2] y) {
+          a = Constant<value = float[3,3] {1, 2, 3, 4, 5, 6, 7, 8, 9}>()
+          h = MatMul(x, a)
+          b = Constant<value = float[3,2] {1, 2, 3, 4, 5, 6}>()
+          y = MatMul(h, b)
+        }
+        """)
+        found = halves(whole, "b")
+        assert found.carried == ("h",)
+        found.after.set_array("b", np.zeros((3, 2), np.float32))
+        assert not Session(found.after.proto).run({"h": np.ones((1, 3), np.float32)})["y"].any()
+
+    def test_initializers_listed_as_inputs(self) -> None:
+        whole = model(
+            """
+        <ir_version: 3, opset_import: ["" : 9]>
+        old (float[N,3] x, float[3,3] a, float[3,2] b) => (float[N,2] y) { h = MatMul(x, a) y = MatMul(h, b) }
+        """
+        )
+        for name, shape in (("a", (3, 3)), ("b", (3, 2))):
+            values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+            whole.proto.graph.initializer.append(numpy_helper.from_array(values, name))
+        whole.edited()
+        assert halves(whole, "b").carried == ("h",)
+        assert halves(whole, "a").carried == ("x",)
+
+    def test_subgraphs_read_from_outside(self) -> None:
+        whole = model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        inner (float[N,3] x, bool flag) => (float[N,3] y)
+        <float[3,3] a = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3,3] b = {1, 0, 1, 2, 0, 1, 0, 0, 1}> {
+          h = MatMul(x, a)
+          g = If(flag) <then_branch = yes () => (float[N,3] t) { t = MatMul(h, b) },
+                        else_branch = no () => (float[N,3] e) { e = Relu(h) }>
+          y = Relu(g)
+        }
+        """)
+        feed = {"x": np.ones((2, 3), np.float32), "flag": np.array(True)}
+        found = split(whole, infer(whole), ["b"])
+        assert set(found.carried) == {"flag", "h"}
+        assert found.before is not None
+        known = feed | Session(found.before.proto).run(feed)
+        made = Session(found.after.proto).run({n: known[n] for n in found.carried})
+        np.testing.assert_array_equal(made["y"], Session(whole.proto).run(feed)["y"])
+
+    @pytest.mark.parametrize("weight", ["u", "w"])
+    def test_several_results_of_a_node(self, weight: str) -> None:
+        whole = model(
+            """
+        <ir_version: 8, opset_import: ["" : 17]>
+        several (float[N,4] x) => (float[N,2] y)
+        <float[4,4] u = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7}, float[2,2] w = {1, 2, 3, 4}> {
+          h = MatMul(x, u)
+          p, q = Split<axis = 1>(h)
+          r = MatMul(q, w)
+          y = Add(p, r)
+        }
+        """
+        )
+        assert halves(whole, weight).carried == {"u": ("x",), "w": ("p", "q")}[weight]
+
+    def test_what_cannot_be_declared_is_computed_behind(self) -> None:
+        """A sequence is no input a session takes here, so the cut lies before it."""
+        whole = model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        sequence (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, 2, 3, 4}, int64 first = {0}> {
+          a = Relu(x)
+          s = SequenceConstruct(a, x)
+          b = SequenceAt(s, first)
+          c = MatMul(b, w)
+          d = SequenceAt(s, first)
+          y = Add(c, d)
+        }
+        """)
+        shapes = infer(whole)
+        for name in ("b", "d", "c", "y"):
+            shapes.sizes.pop(name, None)
+        found = split(whole, shapes, ["w"])
+        assert found.carried == ("a", "x")
+        assert found.before is not None
+        feed = {"x": np.ones((2, 2), np.float32)}
+        known = feed | Session(found.before.proto).run(feed)
+        made = Session(found.after.proto).run({n: known[n] for n in found.carried})
+        np.testing.assert_array_equal(made["y"], Session(whole.proto).run(feed)["y"])

@@ -1,0 +1,57 @@
+"""Options of a training run, and the step size over its course."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from onnxprune.errors import UsageError
+from onnxprune.training.settings import TrainSettings
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"weight_decay": -1.0},
+        {"momentum": 1.0},
+        {"warmup": 1.0},
+        {"clip_norm": 0.0},
+        {"temperature": 0.0},
+        {"threads": 0},
+    ],
+)
+def test_values_out_of_range_are_refused(options):
+    with pytest.raises(UsageError):
+        TrainSettings(**options)
+
+
+def test_learning_rate_defaults_by_optimizer():
+    assert TrainSettings(optimizer="sgd").peak == 0.05
+    assert TrainSettings(optimizer="adamw").peak == 0.001
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1]),
+        ("linear", [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("cosine", [0.5 + 0.5 * math.cos(math.pi * step / 6) for step in range(6)]),
+        ("step", [1, 1, 0.1, 0.1, 0.01, 0.01]),
+    ],
+)
+def test_schedules(schedule, expected):
+    settings = TrainSettings(learning_rate=1.0, schedule=schedule)
+    assert [settings.learning_rate_at(step, 6) for step in range(6)] == pytest.approx(expected)
+    assert settings.learning_rate_at(7, 6) == pytest.approx(expected[-1])
+
+
+def test_warm_up_rises_to_the_peak_and_hands_over():
+    settings = TrainSettings(learning_rate=1.0, schedule="linear", warmup=0.4)
+    rates = [settings.learning_rate_at(step, 10) for step in range(10)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert min(rates) > 0

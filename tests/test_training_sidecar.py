@@ -1,0 +1,106 @@
+"""Finding and installing the training build, without the network."""
+
+from __future__ import annotations
+
+import collections
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnxprune.errors import TrainingError
+from onnxprune.training import sidecar
+
+Version = collections.namedtuple("Version", "major minor")
+
+
+@pytest.fixture(autouse=True)
+def supported_machine(monkeypatch):
+    monkeypatch.setattr(sidecar.sys, "version_info", (3, 11))
+    monkeypatch.setattr(sidecar.platform, "machine", lambda: "x86_64")
+
+
+def _fake_pip(monkeypatch, code: int = 0, complete: bool = True) -> list[list[str]]:
+    """Let pip write what the wheel would, or fail."""
+    calls: list[list[str]] = []
+
+    def run(command, **options):
+        calls.append(command)
+        folder = Path(command[command.index("--target") + 1])
+        module = folder / "onnxruntime" / "training" / "api" / "module.py"
+        module.parent.mkdir(parents=True)
+        if complete:
+            module.touch()
+        return subprocess.CompletedProcess(command, code, "", "ERROR: no network\n" if code else "")
+
+    monkeypatch.setattr(sidecar.subprocess, "run", run)
+    return calls
+
+
+def test_missing_runtime_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv(sidecar.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(TrainingError, match="not set up") as caught:
+        sidecar.training_runtime()
+    assert "setup-training" in caught.value.hint
+
+
+def test_set_up_installs_once_without_dependencies(monkeypatch, tmp_path):
+    monkeypatch.setenv(sidecar.FOLDER_VARIABLE, str(tmp_path / "there"))
+    calls = _fake_pip(monkeypatch)
+    assert sidecar.setup_training() == sidecar.setup_training() == sidecar.training_runtime()
+    assert len(calls) == 1
+    assert {"--no-deps", sidecar.REQUIREMENT} <= set(calls[0])
+    assert calls[0][:4] == [sys.executable, "-m", "pip", "install"]
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize(("code", "complete"), [(1, True), (0, False)])
+def test_failed_set_up_leaves_nothing(monkeypatch, tmp_path, code, complete):
+    _fake_pip(monkeypatch, code, complete)
+    with pytest.raises(TrainingError, match="could not install") as caught:
+        sidecar.setup_training(tmp_path / "there")
+    assert "by hand" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_folder_is_left_alone(monkeypatch, tmp_path):
+    calls = _fake_pip(monkeypatch)
+    (tmp_path / "precious.txt").touch()
+    with pytest.raises(TrainingError, match="not empty"):
+        sidecar.setup_training(tmp_path)
+    assert calls == []
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_folder_that_cannot_be_written_is_an_error(monkeypatch, tmp_path):
+    _fake_pip(monkeypatch)
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot be set up"):
+        sidecar.setup_training(tmp_path / "file" / "there")
+
+
+def test_python_without_a_wheel_is_told_what_still_works(monkeypatch, tmp_path):
+    monkeypatch.setattr(sidecar.sys, "version_info", Version(3, 13))
+    monkeypatch.setenv(sidecar.FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(TrainingError, match=r"for Python 3\.13") as caught:
+        sidecar.training_runtime()
+    assert "every command but finetune works" in caught.value.hint
+
+
+def test_machine_without_a_wheel_is_told_what_still_works(monkeypatch, tmp_path):
+    monkeypatch.setattr(sidecar.sys, "platform", "linux")
+    monkeypatch.setattr(sidecar.platform, "machine", lambda: "aarch64")
+    with pytest.raises(TrainingError, match="for aarch64") as caught:
+        sidecar.setup_training(tmp_path / "there")
+    assert "every command but finetune works" in caught.value.hint
+
+
+def test_default_folder_is_the_user_s_and_per_python(monkeypatch, tmp_path):
+    monkeypatch.delenv(sidecar.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(sidecar.sys, "platform", "linux")
+    monkeypatch.setattr(sidecar.sys, "version_info", Version(3, 11))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = sidecar.training_folder()
+    assert folder.parent == tmp_path / "onnxprune"
+    assert folder.name.endswith("-cp311")
