@@ -1,6 +1,8 @@
 """Training ONNX models with onnxruntime.training, in a worker process of its own.
 
     engine      train a model: the one door
+    gradients   gradients of a loss, for importance and analysis
+    job         what is decided before a worker starts
     settings    what a run is told and what it returns
     sidecar     where the training build of onnxruntime lives, and how it gets there
     training_copy, dialect, rewrites, support, trainables, losses

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.errors import DataError, PlanError, TrainingError
+from onnxprune.errors import DataError, TrainingError
 from onnxprune.training.client import Worker
-from onnxprune.training.forward import check_forward
-from onnxprune.training.losses import Head, attach_loss, check_targets
+from onnxprune.training.job import Batch, Job, prepare
 from onnxprune.training.settings import StepReport, TrainResult, TrainSettings
-from onnxprune.training.support import check_gradient_path
 from onnxprune.training.training_copy import make_training_copy
-from onnxprune.training.wire import MASK_PREFIX, Array
+from onnxprune.training.wire import Array
 
-Batch: TypeAlias = tuple[Mapping[str, Array], Mapping[str, Array]]
 Batches: TypeAlias = Callable[[int], Iterable[Batch]]
 
 
@@ -70,7 +64,7 @@ def train(
     first = next(stream, None)
     if first is None:
         raise DataError("the training data holds no batch")
-    job = _prepare(model, first, settings, masks or {})
+    job = prepare(model, first, settings, masks or {})
     with Worker() as worker:
         worker.send("load", job.fields, job.arrays)
         worker.receive("ready")
@@ -95,38 +89,12 @@ def trainable_names(model: onnx.ModelProto, sample: Mapping[str, Array]) -> tupl
     return make_training_copy(model, sample).trainables
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Everything decided before the worker starts."""
-
-    model: onnx.ModelProto
-    sample: Mapping[str, Array]
-    heads: Mapping[str, Head]
-    inputs: tuple[str, ...]
-    fields: Mapping[str, object]
-    arrays: Mapping[str, Array]
-    loss: str
-
-    def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
-        """Validate a batch; returns the arrays of the training graph's inputs and the number of samples."""
-        inputs = _checked_inputs(self.model, batch[0])
-        for name, array in inputs.items():
-            if array.shape[1:] != self.sample[name].shape[1:]:
-                expected = self.sample[name].shape[1:]
-                raise DataError(
-                    f"input {name!r} has samples of shape {array.shape[1:]}, the first had {expected}"
-                )
-        samples = _batch_size(inputs)
-        targets = check_targets(self.heads, self.loss, batch[1], samples)
-        return {name: (targets | inputs)[name] for name in self.inputs}, samples
-
-
 class _Run:
     """A training in progress: one batch in the worker, the next one on its way."""
 
     def __init__(
         self,
-        job: _Job,
+        job: Job,
         worker: Worker,
         settings: TrainSettings,
         total_steps: int,
@@ -177,75 +145,6 @@ class _Run:
         return report
 
 
-def _prepare(
-    model: onnx.ModelProto, first: Batch, settings: TrainSettings, masks: Mapping[str, Array]
-) -> _Job:
-    """Make the copy, compare it with the model, attach the loss, and follow the gradient."""
-    sample = _checked_inputs(model, first[0], own_types=True)
-    copied = make_training_copy(model, sample)
-    outputs = check_forward(model, copied.model(), sample)
-    heads = attach_loss(copied.graph, settings, tuple(first[1]), outputs)
-    trainables = check_gradient_path(copied.graph, copied.trainables)
-    kept = {tensor.name for node in copied.graph.nodes for tensor in node.inputs}
-    statistics = [name for name in copied.statistics if name in kept]
-    inputs = tuple(tensor.name for tensor in copied.graph.inputs)
-    fields = {
-        "trainable": trainables,
-        "frozen": statistics,
-        "threads": settings.threads or _processors(),
-        "optimizer": settings.optimizer,
-        "options": {
-            "weight_decay": settings.weight_decay,
-            "clip_norm": settings.clip_norm,
-            "momentum": settings.momentum,
-        },
-    }
-    shapes = {
-        name: tuple(tensor.shape) for name, tensor in copied.graph.tensors().items() if name in trainables
-    }
-    arrays = {"model": np.frombuffer(copied.model().SerializeToString(), np.uint8)}
-    arrays |= {
-        MASK_PREFIX + name: _checked_mask(name, masks[name], shapes[name]) for name in masks if name in shapes
-    }
-    return _Job(model, sample, heads, inputs, fields, arrays, settings.loss)
-
-
-def _checked_mask(name: str, mask: Array, shape: tuple[int, ...]) -> Array:
-    try:
-        fits = np.broadcast_shapes(mask.shape, shape) == shape
-    except ValueError:
-        fits = False
-    if not fits or mask.dtype != np.bool_:
-        raise PlanError(
-            f"the mask of {name} is {mask.dtype} of shape {mask.shape}; the tensor has shape {shape}"
-        )
-    return mask
-
-
-def _checked_inputs(
-    model: onnx.ModelProto, inputs: Mapping[str, Array], own_types: bool = False
-) -> dict[str, Array]:
-    """Bring inputs into the types of the model, or of its training copy, which has only 32-bit floats."""
-    constant = {tensor.name for tensor in model.graph.initializer}
-    checked = {}
-    for info in model.graph.input:
-        if info.name in constant:
-            continue
-        if info.name not in inputs:
-            raise DataError(f"a batch has no input {info.name!r}; it has {', '.join(inputs) or 'none'}")
-        array = np.asarray(inputs[info.name])
-        wanted = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        floating = np.issubdtype(wanted, np.floating) or wanted.kind == "V"
-        if not (array.dtype.kind == "f" if floating else np.can_cast(array.dtype, wanted)):
-            raise DataError(f"input {info.name!r} must be {wanted}, it is {array.dtype}")
-        checked[info.name] = array.astype(np.float32 if floating and not own_types else wanted, copy=False)
-    return checked
-
-
-def _batch_size(inputs: Mapping[str, Array]) -> int:
-    return next((array.shape[0] for array in inputs.values() if array.ndim), 1)
-
-
 def _in_own_types(model: onnx.ModelProto, weights: Mapping[str, Array]) -> dict[str, Array]:
     """Turn trained tensors back into the types they have in the model."""
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -258,8 +157,3 @@ def _in_own_types(model: onnx.ModelProto, weights: Mapping[str, Array]) -> dict[
         else array
         for name, array in weights.items()
     }
-
-
-def _processors() -> int:
-    """Return the number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.training.dialect import IR_VERSION, constants_of, to_dialect
 from onnxprune.training.emit import Emitter, Untrainable
 from onnxprune.training.rewrites import REWRITES
+from onnxprune.training.rewrites.normalization import frozen_batch_normalization
 from onnxprune.training.trainables import running_statistics_of, trainables_of
 from onnxprune.training.wire import Array
 
@@ -40,12 +41,16 @@ class TrainingCopy:
         return model
 
 
-def make_training_copy(model: onnx.ModelProto, sample: Mapping[str, Array]) -> TrainingCopy:
+def make_training_copy(
+    model: onnx.ModelProto, sample: Mapping[str, Array], frozen_statistics: bool = False
+) -> TrainingCopy:
     """Make the training copy of a model.
 
     Args:
         model: Any valid model with its weights in memory; it is not changed.
         sample: One batch of inputs.
+        frozen_statistics: Whether BatchNormalization is to use its running statistics, as in inference,
+            instead of those of the batch.
 
     Raises:
         TrainingError: Something in it cannot be trained; the message names the node and the reason.
@@ -59,12 +64,16 @@ def make_training_copy(model: onnx.ModelProto, sample: Mapping[str, Array]) -> T
     except Untrainable as verdict:
         raise TrainingError(f"this model cannot be trained: {verdict}") from verdict
     for node in list(graph.nodes):
+        if frozen_statistics and node.op == "BatchNormalization":
+            emit = Emitter(graph, node.name)
+            _replace(node, frozen_batch_normalization(node, emit), emit)
         _rewrite(graph, node)
         _separate_repeated_parameters(graph, node)
     graph.cleanup().toposort()
     # What came out of a function's body has no name in the model to be written back to.
     writable = constants_of(model) - set(statistics)
-    return TrainingCopy(graph, tuple(name for name in trainables if name in writable), statistics)
+    trained = tuple(name for name in trainables if name in writable)
+    return TrainingCopy(graph, trained, () if frozen_statistics else statistics)
 
 
 def _import(model: onnx.ModelProto) -> gs.Graph:
@@ -105,8 +114,12 @@ def _rewrite(graph: gs.Graph, node: gs.Node) -> None:
         replacement = rewrite(node, emit)
     except Untrainable as verdict:
         raise TrainingError(f"node {node.name!r} ({node.op}) cannot be trained: {verdict}") from verdict
-    if replacement is None:
-        return
+    if replacement is not None:
+        _replace(node, replacement, emit)
+
+
+def _replace(node: gs.Node, replacement: gs.Tensor | Sequence[gs.Tensor], emit: Emitter) -> None:
+    """Let other tensors stand for the outputs of a node."""
     results = [replacement] if isinstance(replacement, gs.Tensor) else replacement
     outputs = list(node.outputs)
     node.outputs.clear()

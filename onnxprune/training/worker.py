@@ -6,6 +6,7 @@ made for it to work in, which it removes in the end: the trainer may be gone by 
 
     load     the training copy, what to train, how      -> ready
     step     one batch and the step size                 -> stepped: loss and norm of the gradient
+    gradients  one batch                                 -> gradients: of all trained tensors, and the loss
     weights                                              -> weights: all trained tensors and statistics
 
 Anything it refuses is answered with `failed` and the reason.
@@ -58,15 +59,29 @@ class Session:
 
     def step(self, request: Frame) -> Frame:
         """Train on one batch; a loss or gradient that is not finite changes no weight."""
-        loss = float(np.asarray(self._module(*(request.arrays[name] for name in self._inputs))))
+        loss = self._backward(request)
         norm = self._optimizer.step(request.fields["learning_rate"]) if math.isfinite(loss) else math.nan
         self._module.lazy_reset_grad()
         return Frame("stepped", {"loss": loss, "gradient_norm": norm})
 
-    def weights(self) -> Frame:
+    def gradients(self, request: Frame) -> Frame:
+        """Return the gradient of the loss of one batch; nothing is trained."""
+        loss = self._backward(request)
+        self._module.lazy_reset_grad()  # the values stay until the next batch
+        gradients = {name: parameter.grad for name, parameter in self._parameters.items()}
+        return Frame("gradients", {"loss": loss}, gradients)
+
+    def _backward(self, request: Frame) -> float:
+        """Compute the loss of one batch, and add its gradient to the buffers."""
+        return float(np.asarray(self._module(*(request.arrays[name] for name in self._inputs))))
+
+    def weights(self, request: Frame) -> Frame:
         """Return every trained tensor and every running statistic as they are now."""
         tensors = self._parameters | self._statistics
         return Frame("weights", arrays={name: parameter.data for name, parameter in tensors.items()})
+
+
+_ANSWERS = {"step": Session.step, "gradients": Session.gradients, "weights": Session.weights}
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
@@ -81,7 +96,7 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
             elif session is None:
                 reply = Frame("failed", {"reason": "nothing is loaded"})
             else:
-                reply = session.step(request) if request.kind == "step" else session.weights()
+                reply = _ANSWERS[request.kind](session, request)
         except Exception as error:
             reply = Frame("failed", {"reason": f"{error}" or repr(error)})
         write_frame(replies, reply)

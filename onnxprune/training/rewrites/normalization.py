@@ -33,6 +33,16 @@ def instance_normalization(node: gs.Node, emit: Emitter) -> Any:
     return _affine(standard, emit, scale, bias, [-1] + [1] * len(spatial))
 
 
+def frozen_batch_normalization(node: gs.Node, emit: Emitter) -> Any:
+    """Scale and shift by the running statistics, as in inference; not in the table, as training does not."""
+    x, scale, bias, mean, variance = node.inputs
+    shape = [-1] + [1] * (rank_of(x) - 2)
+    epsilon = node.attrs.get("epsilon", 1e-5)
+    slope = emit("Div", scale, emit("Sqrt", emit("Add", variance, epsilon)))
+    centred = emit("Sub", x, emit("Reshape", mean, emit.ints(shape)))
+    return _affine(centred, emit, slope, bias, shape)
+
+
 @rewrites("GroupNormalization")
 def group_normalization(node: gs.Node, emit: Emitter) -> Any:
     """Standardise groups of channels; scale and bias are per group before operator set 21."""
