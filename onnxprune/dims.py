@@ -18,6 +18,7 @@ come to contain itself: what a type checker must test for (the occurs check) hol
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -37,7 +38,7 @@ class Block:
     reason: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Factor:
     """A variable axis: ``link`` is what it turned out to be, ``blocks`` why it stays as it is."""
 
@@ -56,11 +57,10 @@ class Sum:
     """Axes laid end to end."""
 
     parts: tuple[Dim, ...]
+    size: int = field(init=False, compare=False)
 
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return sum(p.size for p in self.parts)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", sum(p.size for p in self.parts))
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class Product:
     """Axes nested, the slowest first."""
 
     parts: tuple[Dim, ...]
+    size: int = field(init=False, compare=False)
 
-    @property
-    def size(self) -> int:
-        """The number of elements."""
-        return math.prod(p.size for p in self.parts)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", math.prod(p.size for p in self.parts))
 
 
 Dim: TypeAlias = "Factor | Sum | Product"
@@ -95,23 +94,52 @@ def nested(parts: Iterable[Dim]) -> Dim:
 
 
 def resolve(dim: Dim) -> Dim:
-    """Follow all bindings and flatten: no sum in a sum, no product in a product."""
+    """Follow all bindings and flatten: no sum in a sum, no product in a product.
+
+    What was found is kept in the bindings. Chains of them may be as long as the network is deep, so they are
+    followed in a loop; only sums in products and products in sums, which halve in size, are in recursion.
+    """
     if isinstance(dim, Factor):
-        if dim.link is None:
-            return dim
-        dim.link = resolve(dim.link)
-        return dim.link
+        return dim if dim.link is None else _end_of(dim)
     kind = type(dim)
-    flat: list[Dim] = []
-    for part in map(resolve, dim.parts):
-        flat.extend(part.parts if isinstance(part, kind) else (part,))
+    waiting, flat = list(dim.parts[::-1]), list[Dim]()
+    while waiting:
+        part = waiting.pop()
+        while isinstance(part, Factor) and part.link is not None:
+            part = part.link
+        if isinstance(part, Factor):
+            flat.append(part)
+        elif isinstance(part, kind):
+            waiting.extend(part.parts[::-1])
+        else:
+            inner = resolve(part)
+            flat.extend(inner.parts if isinstance(inner, kind) else (inner,))
+    if len(flat) == len(dim.parts) and all(map(operator.is_, flat, dim.parts)):
+        return dim
     return concatenated(flat) if kind is Sum else nested(flat)
+
+
+def _end_of(factor: Factor) -> Dim:
+    """Resolve a bound factor, and bind all that stood on the way to what was found."""
+    passed, dim = [factor], factor.link
+    while isinstance(dim, Factor) and dim.link is not None:
+        passed.append(dim)
+        dim = dim.link
+    assert dim is not None
+    found = resolve(dim)
+    for each in passed:
+        each.link = found
+    return found
 
 
 def factors(dim: Dim) -> list[Factor]:
     """Return the unbound factors of a dim, in the order of its elements, repeats included."""
-    dim = resolve(dim)
-    return [dim] if isinstance(dim, Factor) else [f for p in dim.parts for f in factors(p)]
+    return _leaves(resolve(dim))
+
+
+def _leaves(dim: Dim) -> list[Factor]:
+    """Return the factors of a resolved dim."""
+    return [dim] if isinstance(dim, Factor) else [f for p in dim.parts for f in _leaves(p)]
 
 
 def block(dim: Dim, why: Block) -> None:
