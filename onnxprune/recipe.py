@@ -144,6 +144,9 @@ class FinetuneSettings(Section):
     Attributes:
         epochs: Passes over the training data in every iteration; 0 for no training at all.
         last_epochs: As many in the iteration that reaches the target; ``epochs`` by default.
+        schedule: How the step size falls within an iteration.
+        early_schedule: The same for all iterations but the one that reaches the target; ``schedule`` by
+            default. ``constant`` keeps it high until what is trained is what will be kept.
         keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
             validation data has no say in which weights are kept.
     """
@@ -156,6 +159,7 @@ class FinetuneSettings(Section):
     lr: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
+    early_schedule: Literal["cosine", "linear", "step", "constant"] | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     keep: Literal["best", "last"] = "best"
@@ -176,6 +180,16 @@ class Stop(Section):
     retries: Annotated[int, Field(ge=0)] = 0
 
 
+class Compare(Section):
+    """What the report sets beside the result.
+
+    Attributes:
+        one_shot: The same reduction at once, trained for as many epochs as all iterations together.
+    """
+
+    one_shot: bool = False
+
+
 class Bench(Section):
     """How latency is measured in the end; see the command `bench`."""
 
@@ -192,7 +206,9 @@ class Recipe(Section):
         folder: Where everything goes; beside the recipe and named like it by default.
         metric: What the models are judged by: ``top1``, ``agreement``, ``module:callable`` …
         seed: Of everything that draws numbers.
-        threads: What to compute with. Part of the result: other numbers of threads round otherwise. By
+        threads: How many to compute with. Part of the result: another number of threads rounds otherwise. By
+            default the processors of the machine that first starts the run.
+        shapes: Full shapes of inputs to analyse with, where the file leaves axes open.
     """
 
     model: str
@@ -209,6 +225,7 @@ class Recipe(Section):
     recover: RecoverSettings = RecoverSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     stop: Stop = Stop()
+    compare: Compare = Compare()
     bench: Bench = Bench()
 
     @model_validator(mode="after")

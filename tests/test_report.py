@@ -10,6 +10,7 @@ import pytest
 from recipes import recipe_in
 
 from onnxprune.errors import UsageError
+from onnxprune.figures import count
 from onnxprune.report import collect, figures, render
 from onnxprune.report.charts import nice_ticks, over_iterations
 from onnxprune.report.page import duration, score_change, score_format
@@ -132,8 +133,19 @@ def test_markdown_has_the_same_figures(facts):
 
 def test_two_runs_side_by_side(facts):
     parsed = outline(render(facts, against=facts))
-    assert "Against another run" in parsed.headings
-    assert "## Against another run" in render(facts, "md", facts)
+    assert "Compared with other ways" in parsed.headings
+    text = render(facts, "md", facts)
+    assert f"| another run | 2 | 0 | {count(facts['result']['macs'])} |" in text
+    assert "Compared with other ways" not in render(facts)
+
+
+def test_pruning_at_once_is_set_beside_the_iterations(tmp_path):
+    run(recipe_in(tmp_path, "compare.one_shot=true"))
+    facts = collect(tmp_path / "work")
+    assert facts["one_shot"]["macs"] == pytest.approx(facts["result"]["macs"], rel=0.1)
+    assert facts["one_shot"]["latency_ms"] > 0
+    assert "Compared with other ways" in outline(render(facts)).headings
+    assert "| at once | 1 | 0 |" in render(facts, "md")
 
 
 def test_a_run_under_way_has_a_page_too(tmp_path):

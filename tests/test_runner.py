@@ -301,6 +301,32 @@ def test_training_is_part_of_the_loop_and_keeps_what_is_asked(tmp_path):
     assert {"1-ana", "1-prune"} <= set(told.steps("kept"))
 
 
+def test_pruning_at_once_begins_with_the_original_and_ends_at_the_same_reduction(tmp_path):
+    recipe, told = recipe_in(tmp_path), Told()
+    plain = run(recipe)
+    compared = changed(recipe, compare={"one_shot": True})
+    assert run(compared, told)["iterations"] == plain["iterations"]
+    assert told.steps("done") == ["one-shot-prune", "one-shot-score", "bench"]
+    steps = read_state(tmp_path / "work")["steps"]
+    assert steps["one-shot-prune"]["inputs"]["model"] == steps["1-prune"]["inputs"]["model"]
+    wanted = steps["2-prune"]["inputs"]["prune"]["reduce_macs"]
+    assert steps["one-shot-prune"]["inputs"]["prune"]["reduce_macs"] == wanted
+    assert "one-shot" in steps["bench"]["facts"]["models"]
+    assert run(compared)["unchanged"]
+
+
+@pytest.mark.training
+def test_pruning_at_once_trains_as_long_as_all_iterations(tmp_path):
+    recipe = recipe_in(tmp_path, "finetune.epochs=1", "finetune.last_epochs=2", "compare.one_shot=true")
+    run(changed(recipe, finetune={"early_schedule": "constant"}))
+    steps = read_state(tmp_path / "work")["steps"]
+    trained = {name: steps[f"{name}-finetune"] for name in ("1", "2", "one-shot")}
+    once = trained.pop("one-shot")
+    assert once["facts"]["steps"] == sum(t["facts"]["steps"] for t in trained.values())
+    schedules = [t["inputs"]["finetune"]["schedule"] for t in (*trained.values(), once)]
+    assert schedules == ["constant", "cosine", "cosine"]
+
+
 def test_recovery_comes_before_the_score(tmp_path):
     pytest.importorskip("scipy")
     run(recipe_in(tmp_path, "recover.enabled=true", "recover.samples=32", "schedule.iterations=1"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.plan import Analysis
-from onnxprune.runner import read_state
+from onnxprune.runner import ONE_SHOT, read_state
 
 Facts = dict[str, Any]
 
@@ -38,6 +38,7 @@ def collect(folder: Path) -> Facts:
         "original": _original(facts, latencies),
         "iterations": iterations,
         "result": _result(facts, state.get("result"), latencies),
+        "one_shot": _one_shot(facts, latencies),
         "widths": _widths(facts, iterations),
         "curves": _curves(folder, steps),
         "spared": facts["baseline"]["spared"],
@@ -85,8 +86,7 @@ def _iterations(facts: Mapping[str, Facts], result: Facts, latencies: Mapping[st
                 "score": facts[f"{number}-score"]["score"],
                 **{cost: pruned[cost] for cost in _COSTS},
                 **{f"{cost}_reduction": pruned[f"{cost}_reduction"] for cost in _COSTS},
-                "losses": facts.get(f"{number}-finetune", {}).get("losses", []),
-                "steps": facts.get(f"{number}-finetune", {}).get("steps", 0),
+                **_training(facts, str(number)),
                 "good": good.get(number, True),
                 "best": number == best,
                 **latencies.get("dense" if number == best else str(number), {}),
@@ -94,6 +94,22 @@ def _iterations(facts: Mapping[str, Facts], result: Facts, latencies: Mapping[st
         )
         number += 1
     return found
+
+
+def _one_shot(facts: Mapping[str, Facts], latencies: Mapping[str, Facts]) -> Facts | None:
+    """Return the figures of the model pruned at once; ``None`` where the recipe does not ask for it."""
+    name = ONE_SHOT.name
+    if f"{name}-score" not in facts:
+        return None
+    found = {cost: facts[f"{name}-prune"][cost] for cost in _COSTS}
+    found |= {"score": facts[f"{name}-score"]["score"], "steps": _training(facts, name)["steps"]}
+    return found | latencies.get(name, {})
+
+
+def _training(facts: Mapping[str, Facts], name: str) -> Facts:
+    """Return how a round was trained, if it was."""
+    trained = facts.get(f"{name}-finetune", {})
+    return {"losses": trained.get("losses", []), "steps": trained.get("steps", 0)}
 
 
 def _widths(facts: Mapping[str, Facts], iterations: list[Facts]) -> list[Facts]:

@@ -36,8 +36,8 @@ def render(facts: Mapping[str, Any], form: str = "html", against: Mapping[str, A
     environment, score = _environment(), score_format(facts["metric"])
     drawn = _figures(facts, score) if form == "html" else {}
     template = environment.get_template(f"report.{form}")
-    tables = {"rows": comparison(facts, score), "blocked": blocked(facts)}
-    page = template.render(facts=facts, against=against, score=score, **tables, **drawn)
+    tables = {"rows": comparison(facts, score), "rivals": rivals(facts, against), "blocked": blocked(facts)}
+    page = template.render(facts=facts, score=score, **tables, **drawn)
     return page.strip() + "\n"
 
 
@@ -83,6 +83,19 @@ def comparison(facts: Mapping[str, Any], score: Callable[[float], str]) -> list[
         for key, (title, show) in names.items()
         if key in before and key in after
     ]
+
+
+def rivals(facts: Mapping[str, Any], against: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return what the same, or nearly, costs by other ways: one row each, this run's first."""
+    runs = {"in iterations": facts, "another run": against or {}}
+    rows = [
+        {"name": name, "rounds": len(r["iterations"]), "steps": sum(i["steps"] for i in r["iterations"])}
+        | {key: r["result"][key] for key in ("macs", "score")}
+        for name, r in runs.items()
+        if r.get("result")
+    ]
+    at_once = [{"name": "at once", "rounds": 1, **facts["one_shot"]}] if facts["one_shot"] else []
+    return [*rows[:1], *at_once, *rows[1:]]
 
 
 def score_format(metric: str) -> Callable[[float], str]:

@@ -13,5 +13,6 @@ touches are all the same thing.
 
 from onnxprune.runner.journal import STATE, Journal, read_state
 from onnxprune.runner.loop import run
+from onnxprune.runner.stages import ONE_SHOT
 
-__all__ = ["STATE", "Journal", "read_state", "run"]
+__all__ = ["ONE_SHOT", "STATE", "Journal", "read_state", "run"]

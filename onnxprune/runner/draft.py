@@ -78,6 +78,7 @@ optimizer = "adamw"             # adamw sgd
 # lr = 1e-3
 weight_decay = 0.0
 schedule = "cosine"             # cosine linear step constant
+# early_schedule = "constant"   # of all iterations but the last
 warmup = 0.0
 # clip_norm = 1.0
 keep = "best"                   # best: the epoch that is best on val; last: val has no say in the weights
@@ -86,6 +87,9 @@ keep = "best"                   # best: the epoch that is best on val; last: val
 max_drop = $max_drop # an iteration worse than the original by more is dropped
 # floor = 0.95                  # the same as an absolute value
 retries = 1                     # then try again with half the step
+
+[compare]
+one_shot = false                # true: also prune at once, with as much training, for the report
 
 [bench]
 runs = 30

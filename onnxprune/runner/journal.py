@@ -196,9 +196,8 @@ def sha256(path: str | Path) -> str:
 
 def _earlier(folder: Path) -> tuple[dict[str, Entry], Facts]:
     """Return the steps and the header an earlier run has left; clean up what it left half done."""
-    for place in (folder, *folder.glob("iteration-*")):
-        for scratch in place.glob(f"{_SCRATCH}*"):
-            shutil.rmtree(scratch, ignore_errors=True)
+    for scratch in (*folder.glob(f"{_SCRATCH}*"), *folder.glob(f"*/{_SCRATCH}*")):
+        shutil.rmtree(scratch, ignore_errors=True)
     if not (folder / STATE).exists():
         if any(f.name != _LOCK for f in folder.iterdir()):
             raise UsageError(

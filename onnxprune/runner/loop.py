@@ -16,7 +16,7 @@ from onnxprune.progress import Task, task
 from onnxprune.recipe import Recipe
 from onnxprune.runner.data import Material
 from onnxprune.runner.journal import Facts, Listener, open_journal
-from onnxprune.runner.stages import DENSE, Stages
+from onnxprune.runner.stages import ANALYSIS, DENSE, ONE_SHOT, Round, Stages
 from onnxprune.runtime import runtime_info
 from onnxprune.training.sidecar import training_runtime
 
@@ -99,6 +99,8 @@ class _Loop:
             )
         self.stages.transform(self.last.model)
         models = {str(i.number): i.model for i in self.done if i is not self.last}
+        if self.recipe.compare.one_shot:
+            models[ONE_SHOT.name] = self._at_once()
         self.stages.bench(models | {"dense": DENSE})
 
     def facts(self) -> Facts:
@@ -118,19 +120,30 @@ class _Loop:
 
     def _iterate(self, asked: float) -> Iteration:
         recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
-        given = self.last.model
-        if not given:
-            given = recipe.model
-        analysis = stages.ana(number, given) if recipe.ana.enabled else None
-        model, pruned = stages.prune(number, given, analysis, asked)
-        if recipe.recover.enabled:
-            model = stages.recover(number, model)
-        if epochs := self._epochs(asked):
-            model = stages.finetune(number, model, epochs)
-        score = stages.score(number, model)
+        at, given = Round.iteration(number), self.last.model or recipe.model
+        analysis = stages.ana(at, given) if recipe.ana.enabled else None
+        model, pruned = stages.prune(at, given, analysis, asked)
+        model = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
+        score = stages.score(at, model)
         good = self.floor is None or self.sign * score >= self.sign * self.floor
         reduction = pruned.facts[f"{recipe.budget.of}_reduction"]
         return Iteration(number, asked, reduction, score, model, good)
+
+    def _at_once(self) -> str:
+        """Do in one round what led to the best iteration, with as much training; return the sparse model."""
+        recipe, stages = self.recipe, self.stages
+        analysis = f"{Round.iteration(1).folder}/{ANALYSIS}" if recipe.ana.enabled else None
+        model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.last.asked)
+        epochs = sum(self._epochs(i.asked) for i in self.done if i.good)
+        model = self._mend(ONE_SHOT, model, epochs, final=True)
+        stages.score(ONE_SHOT, model, stages.finals())
+        return model
+
+    def _mend(self, at: Round, model: str, epochs: int, final: bool) -> str:
+        """Make up for what pruning has lost; return the file of the model."""
+        if self.recipe.recover.enabled:
+            model = self.stages.recover(at, model)
+        return self.stages.finetune(at, model, epochs, final) if epochs else model
 
     def _epochs(self, asked: float) -> int:
         options = self.recipe.finetune
@@ -185,8 +198,9 @@ def _tell(listen: Listener, progress: Task, event: Facts) -> None:
 
 def _steps(recipe: Recipe) -> int:
     """Return how many steps a run has, if every iteration is good."""
-    each = 2 + recipe.ana.enabled + recipe.recover.enabled + (recipe.finetune.epochs > 0)
-    return 3 + each * len(recipe.schedule.planned(recipe.budget.target))
+    mending = recipe.recover.enabled + (recipe.finetune.epochs > 0)
+    each, rounds = 2 + recipe.ana.enabled + mending, len(recipe.schedule.planned(recipe.budget.target))
+    return 3 + each * rounds + (2 + mending) * recipe.compare.one_shot
 
 
 def _versions() -> Facts:

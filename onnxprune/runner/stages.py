@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from onnxprune.channels import Channels, find_channels
 from onnxprune.cost import cost_of
@@ -27,7 +27,31 @@ from onnxprune.selection import select_groups
 from onnxprune.shapes import fitting_shapes
 from onnxprune.shrink import shrunk
 
+DataName: TypeAlias = Literal["test", "val"]
+
 DENSE = "dense.onnx"
+ANALYSIS = "analysis.json"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of pruning and training.
+
+    Attributes:
+        name: What the names of its steps begin with.
+        folder: Where its files go, within the work folder.
+    """
+
+    name: str
+    folder: str
+
+    @classmethod
+    def iteration(cls, number: int) -> Round:
+        """Return a round of the loop, counted from 1."""
+        return cls(str(number), f"iteration-{number}")
+
+
+ONE_SHOT = Round("one-shot", "one-shot")
 
 
 @dataclass(frozen=True)
@@ -49,9 +73,9 @@ class Stages:
         inputs = self._original() | self._groups() | self.material.judged_by()
         return self.journal.step("baseline", inputs, (), self._baseline)
 
-    def ana(self, number: int, model: str) -> str:
+    def ana(self, at: Round, model: str) -> str:
         """Measure how sensitive each group is; return the file of the analysis."""
-        options, file = self.recipe.ana, f"iteration-{number}/analysis.json"
+        options, file = self.recipe.ana, f"{at.folder}/{ANALYSIS}"
         pruning = {"criterion": self.recipe.prune.criterion, "seed": self.recipe.seed}
         inputs = {"model": self._digest(model), "ana": options.model_dump(exclude={"enabled"})}
         inputs |= self._groups() | self.material.inputs("calibration") | pruning
@@ -63,12 +87,12 @@ class Stages:
             step = Ana(data=data, file=place, resume=place.exists(), force=True, **how)
             return step(load(self.journal.path(model))).facts
 
-        self.journal.step(f"{number}-ana", inputs, (file,), work)
+        self.journal.step(f"{at.name}-ana", inputs, (file,), work)
         return file
 
-    def prune(self, number: int, model: str, analysis: str | None, reduction: float) -> tuple[str, Entry]:
+    def prune(self, at: Round, model: str, analysis: str | None, reduction: float) -> tuple[str, Entry]:
         """Zero channels until the reduction is reached; return the sparse model's file."""
-        file, of = f"iteration-{number}/sparse.onnx", f"reduce_{self.recipe.budget.of}"
+        file, of = f"{at.folder}/sparse.onnx", f"reduce_{self.recipe.budget.of}"
         how = self.recipe.prune.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
         how |= {of: reduction, "seed": self.recipe.seed}
         inputs = {"model": self._digest(model), "prune": how}
@@ -78,11 +102,11 @@ class Stages:
             step = Prune(analysis=self._analysis(analysis), **how)
             return self._apply(step, model, file)
 
-        return file, self.journal.step(f"{number}-prune", inputs, (file,), work)
+        return file, self.journal.step(f"{at.name}-prune", inputs, (file,), work)
 
-    def recover(self, number: int, model: str) -> str:
+    def recover(self, at: Round, model: str) -> str:
         """Make up in closed form for what was lost; return the model's file."""
-        file, how = f"iteration-{number}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
+        file, how = f"{at.folder}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
         how |= {"seed": self.recipe.seed, "threads": self.material.threads}
         inputs = {"model": self._digest(model), "recover": how} | self._original()
         inputs |= self.material.inputs("calibration")
@@ -91,13 +115,22 @@ class Stages:
             data = self.material.dataset("calibration")
             return self._apply(Recover(self.material.original, data, **how), model, file)
 
-        self.journal.step(f"{number}-recover", inputs, (file,), work)
+        self.journal.step(f"{at.name}-recover", inputs, (file,), work)
         return file
 
-    def finetune(self, number: int, model: str, epochs: int) -> str:
-        """Train; return the tuned model's file."""
-        options, file = self.recipe.finetune, f"iteration-{number}/tuned.onnx"
-        how = options.model_dump(exclude={"epochs", "last_epochs", "keep"}) | {"epochs": epochs}
+    def finetune(self, at: Round, model: str, epochs: int, final: bool) -> str:
+        """Train; return the tuned model's file.
+
+        Args:
+            at: The round.
+            model: The file to train.
+            epochs: How often to go through the data.
+            final: Whether nothing will be pruned after it.
+        """
+        options, file = self.recipe.finetune, f"{at.folder}/tuned.onnx"
+        how = options.model_dump(exclude={"epochs", "last_epochs", "early_schedule", "keep"})
+        how |= {"epochs": epochs}
+        how |= {} if final or not options.early_schedule else {"schedule": options.early_schedule}
         how |= {"seed": self.recipe.seed, "threads": self.material.threads}
         best, distilling = options.keep == "best", options.loss == "distill"
         inputs = {"model": self._digest(model), "finetune": how | {"keep": options.keep}}
@@ -116,32 +149,32 @@ class Stages:
             )
             return self._apply(step, model, file)
 
-        self.journal.step(f"{number}-finetune", inputs, (file,), work)
+        self.journal.step(f"{at.name}-finetune", inputs, (file,), work)
         return file
 
-    def score(self, number: int, model: str) -> float:
-        """Judge an iteration."""
-        inputs = {"model": self._digest(model)} | self.material.judged_by() | self._teacher()
+    def score(self, at: Round, model: str, on: DataName = "val") -> float:
+        """Judge what came of a round."""
+        inputs = {"model": self._digest(model)} | self.material.judged_by(on) | self._teacher()
 
         def work() -> Facts:
-            return {"metric": self.recipe.metric, "score": self.material.score(self._load(model))}
+            return {"metric": self.recipe.metric, "score": self.material.score(self._load(model), on)}
 
-        return float(self.journal.step(f"{number}-score", inputs, (), work).facts["score"])
+        return float(self.journal.step(f"{at.name}-score", inputs, (), work).facts["score"])
 
     def transform(self, model: str) -> Entry:
         """Make the best iteration dense, and judge the result."""
         inputs = {"model": self._digest(model), "seed": self.recipe.seed, "target": DENSE}
-        inputs |= self._teacher() | self.material.judged_by(self._finals())
+        inputs |= self._teacher() | self.material.judged_by(self.finals())
 
         def work() -> Facts:
             step = Transform(data=self.material.dataset("val"), seed=self.recipe.seed)
             facts = self._apply(step, model, DENSE)
             dense, original = self._load(DENSE), self.material.original
             scores = {
-                "score": self.material.score(dense, self._finals()),
-                "score_before": self.material.score(original, self._finals()),
+                "score": self.material.score(dense, self.finals()),
+                "score_before": self.material.score(original, self.finals()),
             }
-            return facts | scores | {"metric": self.recipe.metric, "judged_on": self._finals()}
+            return facts | scores | {"metric": self.recipe.metric, "judged_on": self.finals()}
 
         return self.journal.step("transform", inputs, (DENSE,), work)
 
@@ -202,7 +235,8 @@ class Stages:
         """Return the original where scores depend on it."""
         return self._original() if self.material.metric.uses_baseline else {}
 
-    def _finals(self) -> Literal["test", "val"]:
+    def finals(self) -> DataName:
+        """Return the data by which the result is judged."""
         return "test" if self.recipe.data.test else "val"
 
     def _groups(self) -> dict[str, Any]:
