@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from onnxprune.dims import Dim, Factor, nested
@@ -26,56 +27,95 @@ if TYPE_CHECKING:
 MOVES_ALONG = "it moves along this axis"
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """One operand or result: its axes, each a tuple of names, major to minor."""
-
-    name: str
-    axes: tuple[tuple[str, ...], ...]
-
-    def stars(self) -> list[str]:
-        """Return the ``*names`` among the axes (at most one is of use)."""
-        return [a[0] for a in self.axes if a[0].startswith("*")]
+Axis = tuple[str, ...]
+"""The names in one axis, major to minor."""
+Ranks = tuple["int | None", ...]
+"""The rank of each operand or result, ``None`` for those left out."""
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """A parsed pattern."""
+class Layout:
+    """A pattern as it reads for operands and results of certain ranks.
 
-    operands: tuple[Tensor, ...]
-    results: tuple[Tensor, ...]
+    Attributes:
+        operands: Their places and axes, ``*s`` written out as ``*s0 *s1 …``.
+        results: Likewise.
+        summed: Names that no result has, with the places of the operands that have them.
+        lone: The ``*names`` that stand in one place only.
+        stars: The written-out names of each ``*name``.
+    """
 
-    @property
-    def summed(self) -> set[str]:
-        """Names that no result has."""
-        kept = {n for t in self.results for a in t.axes for n in a}
-        found = {n for t in self.operands for a in t.axes for n in a}
-        return {n for n in found - kept if not n.startswith("*") and not n.isdigit()}
-
-
-@cache
-def parse(pattern: str) -> Pattern:
-    """Read a pattern."""
-    left, _, right = pattern.partition("->")
-    return Pattern(_tensors(left), _tensors(right))
-
-
-def _tensors(text: str) -> tuple[Tensor, ...]:
-    found = re.findall(r"(\w+)\[([^\]]*)\]", text)
-    return tuple(Tensor(name, _axes(body)) for name, body in found)
-
-
-def _axes(text: str) -> tuple[tuple[str, ...], ...]:
-    tokens = re.findall(r"\([^)]*\)|\*?\w+", text)
-    return tuple(tuple(t.strip("()").split()) for t in tokens)
+    operands: tuple[tuple[int, tuple[Axis, ...]], ...]
+    results: tuple[tuple[int, tuple[Axis, ...]], ...]
+    summed: tuple[tuple[str, tuple[int, ...]], ...]
+    lone: tuple[str, ...]
+    stars: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def fits(context: Context, pattern: str) -> bool:
     """Whether the operands and results of a node have the ranks that a pattern says."""
-    parsed = parse(pattern)
-    ranks = [(t, len(context.shape(k))) for k, t in enumerate(parsed.operands) if context.has(k)]
-    ranks += [(t, len(context.result_shape(k))) for k, t in enumerate(parsed.results) if context.makes(k)]
-    return all(len(_spread(tensor, rank)) == rank for tensor, rank in ranks)
+    return _layout(context, pattern) is not None
+
+
+def _layout(context: Context, pattern: str) -> Layout | None:
+    operands, results = parse(pattern)
+    return lay_out(
+        pattern,
+        tuple(len(context.axes(k)) if context.has(k) else None for k in range(len(operands))),
+        tuple(len(context.result_shape(k)) if context.makes(k) else None for k in range(len(results))),
+    )
+
+
+@cache
+def lay_out(pattern: str, operands: Ranks, results: Ranks) -> Layout | None:
+    """Read a pattern: once for all nodes of one kind."""
+    left, right = parse(pattern)
+    inside, outside = _spread_all(left, operands), _spread_all(right, results)
+    if inside is None or outside is None:
+        return None
+    names = [n for _, axes in (*inside, *outside) for axis in axes for n in axis]
+    made = {n for axes in right for axis in axes for n in axis}
+    summed = sorted({n for n in names if n not in made and n[0] != "*" and not n.isdigit()})
+    spread = [n for n in dict.fromkeys(names) if n[0] == "*"]
+    return Layout(
+        operands=tuple(inside),
+        results=tuple(outside),
+        summed=tuple((n, tuple(k for k, axes in inside if any(n in a for a in axes))) for n in summed),
+        lone=tuple(n for n in spread if names.count(n) == 1),
+        stars=tuple((s, tuple(g)) for s, g in groupby(sorted(spread, key=_star), _star)),
+    )
+
+
+@cache
+def parse(pattern: str) -> tuple[list[list[Axis]], list[list[Axis]]]:
+    """Return the axes of each operand and of each result."""
+    left, _, right = pattern.partition("->")
+    return _tensors(left), _tensors(right)
+
+
+def _tensors(text: str) -> list[list[Axis]]:
+    bodies = re.findall(r"\w+\[([^\]]*)\]", text)
+    tokens = [re.findall(r"\([^)]*\)|\*?\w+", body) for body in bodies]
+    return [[tuple(t.strip("()").split()) for t in axes] for axes in tokens]
+
+
+def _spread_all(tensors: list[list[Axis]], ranks: Ranks) -> list[tuple[int, tuple[Axis, ...]]] | None:
+    """Return place and axes of each tensor that is given, ``None`` where the ranks do not fit."""
+    given = [(k, rank) for k, rank in enumerate(ranks) if rank is not None]
+    placed = [(k, tuple(_spread(tensors[k], rank))) for k, rank in given]
+    fit = all(len(axes) == rank for (_, axes), (_, rank) in zip(placed, given, strict=True))
+    return placed if fit else None
+
+
+def _spread(axes: list[Axis], rank: int) -> Iterator[Axis]:
+    """Write ``*s`` out as one name an axis: ``*s0 *s1 …`` (at most one such name is of use)."""
+    count = rank - sum(1 for a in axes if a[0][0] != "*")
+    for axis in axes:
+        yield from [(f"{axis[0]}{k}",) for k in range(count)] if axis[0][0] == "*" else [axis]
+
+
+def _star(name: str) -> str:
+    return name.rstrip("0123456789")
 
 
 def match(context: Context, pattern: str, given: Mapping[str, int]) -> dict[str, Dim]:
@@ -83,69 +123,52 @@ def match(context: Context, pattern: str, given: Mapping[str, int]) -> dict[str,
 
     Args:
         context: The node.
-        pattern: The pattern.
+        pattern: A pattern that fits it.
         given: Sizes that the shapes alone do not tell, such as the number of groups.
 
     Returns:
         The dim of each plain name; of each ``*name`` the product of its axes.
     """
-    parsed = parse(pattern)
-    operands = {k: _spread(t, len(context.shape(k))) for k, t in enumerate(parsed.operands) if context.has(k)}
-    shapes = {k: context.shape(k) for k in operands}
-    results = {
-        k: _spread(t, len(context.result_shape(k))) for k, t in enumerate(parsed.results) if context.makes(k)
-    }
-    sizes = _solve([*((operands[k], shapes[k]) for k in operands)], dict(given))
-    sizes |= _solve([(results[k], context.result_shape(k)) for k in results], dict(sizes))
+    layout = _layout(context, pattern)
+    assert layout is not None
+    shapes = [(axes, context.shape(k)) for k, axes in layout.operands]
+    sizes = _solve([*shapes, *((axes, context.result_shape(k)) for k, axes in layout.results)], dict(given))
     names: dict[str, Dim] = {n: _factor(context, n, s) for n, s in sizes.items()}
-    _keep_lone_stars(context, names, [*operands.values(), *results.values()])
-    for k, axes in operands.items():
+    for name in layout.lone:
+        context.block(names[name], MOVES_ALONG)
+    for k, axes in layout.operands:
         for dim, axis in zip(context.axes(k), axes, strict=True):
-            context.same(dim, nested(names[n] for n in axis))
-    for name in sorted(parsed.summed & set(names)):
-        context.contract(names[name], *(k for k, axes in operands.items() if any(name in a for a in axes)))
-    for k, axes in results.items():
-        context.define(k, [nested(names[n] for n in axis) for axis in axes])
-    return _with_stars(names)
+            context.same(dim, _product(names, axis))
+    for name, operands in layout.summed:
+        context.contract(names[name], *operands)
+    for k, axes in layout.results:
+        context.define(k, [_product(names, axis) for axis in axes])
+    return names | {star: nested(names[n] for n in written) for star, written in layout.stars}
 
 
-def _spread(tensor: Tensor, rank: int) -> list[tuple[str, ...]]:
-    """Write ``*s`` out as one name an axis: ``*s0 *s1 …``."""
-    count = rank - sum(1 for a in tensor.axes if not a[0].startswith("*"))
-    axes: list[tuple[str, ...]] = []
-    for axis in tensor.axes:
-        axes.extend([(f"{axis[0]}{k}",) for k in range(count)] if axis[0].startswith("*") else [axis])
-    return axes
+def _product(names: Mapping[str, Dim], axis: Axis) -> Dim:
+    return names[axis[0]] if len(axis) == 1 else nested(names[n] for n in axis)
 
 
 def _solve(
-    known: Iterable[tuple[list[tuple[str, ...]], tuple[int, ...]]], sizes: dict[str, int]
+    known: Iterable[tuple[tuple[Axis, ...], tuple[int, ...]]], sizes: dict[str, int]
 ) -> dict[str, int]:
     """Find the size of each name from the sizes of the axes it stands in."""
-    equations = [(a, s) for axes, shape in known for a, s in zip(axes, shape, strict=True)]
-    sizes |= {n: int(n) for axis, _ in equations for n in axis if n.isdigit()}
-    for _ in range(len(equations)):
-        for axis, size in equations:
+    open_ = [(axis, size) for axes, shape in known for axis, size in zip(axes, shape, strict=True)]
+    sizes |= {n: int(n) for axis, _ in open_ for n in axis if n.isdigit()}
+    solved = True
+    while open_ and solved:
+        solved, left = False, []
+        for axis, size in open_:
             unknown = [n for n in axis if n not in sizes]
             if len(unknown) == 1:
-                rest = math.prod(sizes[n] for n in axis if n in sizes)
-                sizes[unknown[0]] = size // rest
+                sizes[unknown[0]] = size // math.prod(sizes[n] for n in axis if n in sizes)
+                solved = True
+            elif unknown:
+                left.append((axis, size))
+        open_ = left
     return sizes
 
 
 def _factor(context: Context, name: str, size: int) -> Factor:
     return context.fixed(size, "it is part of what the operator is") if name.isdigit() else Factor(size)
-
-
-def _keep_lone_stars(context: Context, names: dict[str, Dim], tensors: list[list[tuple[str, ...]]]) -> None:
-    places = [n for axes in tensors for axis in axes for n in axis]
-    for name, dim in names.items():
-        if name.startswith("*") and places.count(name) == 1:
-            context.block(dim, MOVES_ALONG)
-
-
-def _with_stars(names: dict[str, Dim]) -> dict[str, Dim]:
-    stars = {re.sub(r"\d+$", "", n) for n in names if n.startswith("*")}
-    return names | {
-        s: nested(d for n, d in names.items() if re.fullmatch(re.escape(s) + r"\d+", n)) for s in stars
-    }
