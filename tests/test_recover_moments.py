@@ -45,14 +45,14 @@ def test_long_sums_of_many_groups_are_cut_without_loss():
     np.testing.assert_allclose(moments.xy, x.transpose(0, 2, 1) @ y, rtol=1e-12, atol=1e-9)
 
 
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(-1, 2), st.integers(0, 9))
-def test_channel_statistics_do_not_depend_on_the_batches(sizes, axis, seed):
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(0, 9))
+def test_channel_statistics_do_not_depend_on_the_batches(sizes, seed):
     random = np.random.default_rng(seed)
-    batches = [np.moveaxis(random.normal(1e3, 1, (n, 5, 4)), -1, axis) for n in sizes]
+    batches = [random.normal(1e3, 1, (n, 5, 4)) for n in sizes]
     moments = ChannelMoments(4)
     for batch in batches:
-        moments.add(batch, axis, "it")
-    columns = np.concatenate([np.moveaxis(b, axis, -1).reshape(-1, 4) for b in batches])
+        moments.add(batch, "it")
+    columns = np.concatenate([b.reshape(-1, 4) for b in batches])
     if len(columns):
         np.testing.assert_allclose(moments.mean, columns.mean(0), rtol=1e-12)
         np.testing.assert_allclose(moments.variance, columns.var(0), rtol=1e-8)
@@ -60,7 +60,7 @@ def test_channel_statistics_do_not_depend_on_the_batches(sizes, axis, seed):
 
 def test_what_is_not_finite_is_refused():
     with pytest.raises(DataError, match="layer 7 is NaN or infinite"):
-        ChannelMoments(1).add(np.array([[np.nan]]), 1, "layer 7")
+        ChannelMoments(1).add(np.array([[np.nan]]), "layer 7")
 
 
 def test_ridge_leaves_what_the_samples_do_not_show():

@@ -113,24 +113,22 @@ class ChannelMoments:
         """The biased variance, ``[channels]``, as BatchNormalization's specification has it."""
         return self._squares / max(self.count, 1)
 
-    def add(self, values: Array, axis: int, where: str) -> None:
+    def add(self, values: Array, where: str) -> None:
         """Take in a tensor.
 
         Args:
-            values: Of any shape.
-            axis: Which axis counts the channels.
+            values: ``[…, channels]``.
             where: What made it, for the message.
 
         Raises:
             DataError: It holds NaN or infinity.
         """
-        columns = np.moveaxis(values, axis, -1)
         axes, count = tuple(range(values.ndim - 1)), values.size // len(self.mean)
         if not count:
             return
-        mean = columns.mean(axes, dtype=np.float64)
+        mean = values.mean(axes, dtype=np.float64)
         check_finite(mean, where)
-        apart = np.square(columns - mean).sum(axes)
+        apart = np.square(values - mean).sum(axes)
         delta, total = mean - self.mean, self.count + count
         self._squares += apart + delta**2 * self.count * count / total
         self.mean += delta * count / total

@@ -10,9 +10,10 @@ import numpy as np
 
 from onnxprune.graph import label
 from onnxprune.progress import task
-from onnxprune.recovery.methods import METHODS, Stage, UnfitError
+from onnxprune.recovery.methods import METHODS
 from onnxprune.recovery.moments import check_finite
 from onnxprune.recovery.pair import Pair
+from onnxprune.recovery.stage import Stage, UnfitError
 from onnxprune.recovery.trace import CHECKPOINT_BYTES, Trace
 from onnxprune.runtime import Array
 
