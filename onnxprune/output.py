@@ -197,13 +197,22 @@ def _published_data(file: Path, folder: Path) -> Iterator[None]:
 def _try(staged: Path, model: Model, shapes: Shapes | None) -> None:
     """Read the file back as it lies there, and run it once."""
     try:
-        session = Session(load(staged).proto)
+        proto = load(staged).proto
         known = {n: s for n, s in fitting_shapes(model, shapes).items() if s}
-        feeds = {i.name: known[i.name] for i in session.inputs if i.name in known}
-        session.run(sample_feeds(session.inputs, shapes=feeds)[0])
+        try:
+            _run_once(proto, known)
+        except ModelError:
+            _run_once(proto, known, optimize=False)  # says which node, before any were rewritten
+            raise
     except ModelError as error:
         said = error.message.replace(str(staged), "it")
         raise ModelError(f"the result was not written, because {said}", error.hint) from error
+
+
+def _run_once(proto: onnx.ModelProto, shapes: Shapes, optimize: bool = True) -> None:
+    session = Session(proto, optimize=optimize)
+    known = {i.name: shapes[i.name] for i in session.inputs if i.name in shapes}
+    session.run(sample_feeds(session.inputs, shapes=known)[0])
 
 
 def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:
