@@ -65,7 +65,12 @@ def _rewrite_sizes(
             results[use.node][use.element] = use.dim.size
         elif use.element is not None and _must_be_written(channels, use, new, counts):
             operands[use.node, use.operand][use.element] = -new if use.backwards else new
-    read = [(k + 1, n) for k, sizes in results.items() for n in _read_as_before(channels, model, k, sizes)]
+    readers = _readers(model) if results else {}
+    read = [
+        (k + 1, n)
+        for k, sizes in results.items()
+        for n in _read_as_before(channels, model, k, sizes, readers)
+    ]
     chosen = [
         (k, n) for (k, o), sizes in operands.items() for n in _rewrite_operand(channels, model, k, o, sizes)
     ]
@@ -84,8 +89,21 @@ def _must_be_written(channels: Channels, use: SizeUse, new: int, counts: Mapping
     return kept_size(copied, counts) != new
 
 
+def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
+    """Return the nodes that read each tensor."""
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in model.proto.graph.node:
+        for name in dict.fromkeys(node.input):
+            readers[name].append(node)
+    return readers
+
+
 def _read_as_before(
-    channels: Channels, model: Model, index: int, sizes: Mapping[int, int]
+    channels: Channels,
+    model: Model,
+    index: int,
+    sizes: Mapping[int, int],
+    readers: Mapping[str, Sequence[onnx.NodeProto]],
 ) -> list[onnx.NodeProto]:
     """Let a node that reads sizes off a tensor return the old ones: what is computed from them stays.
 
@@ -99,7 +117,7 @@ def _read_as_before(
     for element, size in sizes.items():
         before[element], changed[element] = size, True
     outputs = {o.name for o in model.outputs}
-    if name not in outputs and not any(_sees(channels, n, name, changed) for n in model.nodes):
+    if name not in outputs and not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
         return []
     node.output[0] = f"{name}__dense"
     return _choice(model, changed, before, node.output[0], name)
@@ -121,9 +139,9 @@ def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: 
 
 
 def _sees(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) -> bool:
-    """Whether a node reads elements of a list that have changed."""
-    if name not in node.input or node.op_type not in ("Gather", "Slice"):
-        return name in node.input
+    """Whether a reader of a list sees elements that have changed."""
+    if node.op_type not in ("Gather", "Slice"):
+        return True
     known = [channels.typing.shapes.values.get(i) for i in node.input[1:]]
     if any(v is None for v in known):
         return True
@@ -179,7 +197,8 @@ def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto],
             name = nodes[use.node].input[use.operand]
             numbers = np.full(use.dim.size, -1)
             numbers[remaining] = np.arange(len(remaining))
-            before = channels.typing.shapes.values[channels.model.nodes[use.node].input[use.operand]]
+            listed = channels.model.proto.graph.node[use.node].input[use.operand]
+            before = channels.typing.shapes.values[listed]
             after = numbers[before]
             nodes[use.node].input[use.operand] = model.add_constant(
                 name, after[after >= 0].astype(before.dtype)

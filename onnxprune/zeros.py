@@ -27,8 +27,9 @@ def block_inexact_sums(typing: Typing) -> None:
     """Block the factors some node sums over, or divides by, although removed channels would show there."""
     sums, divisions = _open_sums(typing), _open_divisions(typing)
     carriers = _carriers(typing, {*sums, *divisions})
+    makers = {o: k for k, node in enumerate(typing.model.proto.graph.node) for o in node.output}
     for factor in (*sums, *(f for f in divisions if f not in sums)):
-        values = _values(typing, factor, carriers[factor])
+        values = _values(typing, carriers[factor], makers)
         zero = {t for t, v in values.items() if v == 0}
         for contraction in sums[factor]:
             if not zero.intersection(contraction.tensors):
@@ -99,7 +100,7 @@ def _carriers(typing: Typing, wanted: set[Factor]) -> dict[Factor, set[str]]:
     return carriers
 
 
-def _values(typing: Typing, factor: Factor, carriers: Iterable[str]) -> dict[str, float]:
+def _values(typing: Typing, carriers: Iterable[str], makers: Mapping[str, int]) -> dict[str, float]:
     """Walk the tensors that carry a factor in order of execution, and tell what they are at its channels.
 
     Returns:
@@ -107,9 +108,10 @@ def _values(typing: Typing, factor: Factor, carriers: Iterable[str]) -> dict[str
     """
     carrying = set(carriers)
     values = {t: 0.0 for t in carrying if is_masked(typing, t)}
-    for index, node in enumerate(typing.model.proto.graph.node):
+    for index in sorted({makers[t] for t in carrying if t in makers}):
+        node = typing.model.proto.graph.node[index]
         made = carrying.intersection(node.output)
-        found = lookup(node.domain, node.op_type) if made else None
+        found = lookup(node.domain, node.op_type)
         if found is None:
             continue
         flags = [True if not i else (values.get(i) == 0 if i in carrying else None) for i in node.input]
