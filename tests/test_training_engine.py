@@ -260,14 +260,86 @@ def test_mask_of_another_shape_is_refused():
         train(cnn(), stripe_batches(1), settings=ADAMW, total_steps=1, masks={"w1": np.ones(7, bool)})
 
 
+def _poisoned(steps: int, bad: set[int]):
+    """Batches of stripes, some of them with a NaN in one image."""
+    for step, (inputs, targets) in enumerate(stripe_batches(steps)(0), 1):
+        images = inputs["image"].copy()
+        if step in bad:
+            images[0] = np.nan
+        yield {"image": images}, targets
+
+
+def test_a_bad_batch_is_stepped_back_from():
+    reports = []
+    settings = TrainSettings(learning_rate=0.02, schedule="constant", threads=1)
+    batches = list(_poisoned(60, bad={3}))
+    result = train(cnn(), lambda _: batches, settings=settings, total_steps=60, on_step=reports.append)
+    assert [report.step for report in reports if report.went_back] == [3]
+    assert result.went_back == 1
+    assert [report.learning_rate for report in reports] == [0.02] * 3 + [0.01] * 57
+    assert all(np.isfinite(values).all() for values in result.weights.values())
+    assert np.isfinite(result.losses[0])
+    assert accuracy(with_weights(cnn(), result.weights)) > 0.9
+
+
+def test_going_back_undoes_the_steps_since_the_last_good_place():
+    # Nothing is remembered before step 50, so a failure at step 5 leads back to the beginning.
+    few = list(_poisoned(5, bad={5}))
+    result = train(cnn(), lambda _: few, settings=ADAMW, total_steps=5)
+    for name, values in result.weights.items():
+        np.testing.assert_array_equal(values, weight(cnn(), name), err_msg=name)
+
+
 def test_divergence_is_named():
-    images, labels = stripes(4, seed=0)
-    bad = images.copy()
-    bad[0] = np.nan
-    batches = [({"image": data}, {"labels": labels}) for data in (images, images, bad)]
-    with pytest.raises(TrainingError, match="loss is not finite at step 3") as caught:
-        train(cnn(), lambda _: batches, settings=ADAMW, total_steps=3)
+    batches = list(_poisoned(10, bad={3, 5, 6, 8}))
+    with pytest.raises(TrainingError, match="loss is not finite at step 8") as caught:
+        train(cnn(), lambda _: batches, settings=ADAMW, total_steps=10)
     assert "learning rate" in caught.value.hint
+
+
+def test_accumulated_batches_are_one_large_batch():
+    images, labels = stripes(48, seed=1)
+    model = cnn()
+    del model.graph.node[1]  # BatchNormalization sees batches, whatever is accumulated
+    model.graph.node[1].input[0] = "c1"
+    settings = {"learning_rate": 0.02, "optimizer": "sgd", "schedule": "constant", "threads": 1}
+    whole = [({"image": images[at : at + 24]}, {"labels": labels[at : at + 24]}) for at in (0, 24)]
+    parts = [({"image": images[at : at + 8]}, {"labels": labels[at : at + 8]}) for at in range(0, 48, 8)]
+    large, small, reports = TrainSettings(**settings), TrainSettings(accumulate=3, **settings), []
+    expected = train(model, lambda _: whole, settings=large, total_steps=2)
+    result = train(model, lambda _: parts, settings=small, total_steps=2, on_step=reports.append)
+    assert result.steps == 2
+    assert [report.samples for report in reports] == [24, 24]
+    assert result.losses == pytest.approx(expected.losses, rel=1e-6)
+    for name, values in expected.weights.items():
+        np.testing.assert_allclose(result.weights[name], values, atol=1e-6, err_msg=name)
+
+
+def test_average_of_the_weights_is_returned():
+    images, labels = stripes(32, seed=1)
+    batch = ({"image": images}, {"labels": labels})
+    live = []
+    settings = {"optimizer": "sgd", "learning_rate": 0.02, "schedule": "constant", "threads": 1}
+    train(
+        cnn(),
+        lambda _: [batch],
+        settings=TrainSettings(epochs=4, **settings),
+        total_steps=4,
+        on_epoch=lambda _, weights: live.append({n: np.array(w) for n, w in weights.items()}),
+    )
+    result = train(cnn(), lambda _: [batch] * 4, settings=TrainSettings(ema=0.3, **settings), total_steps=4)
+    for name, values in result.weights.items():
+        expected = weight(cnn(), name).astype(np.float64)
+        for step, seen in enumerate(live, 1):
+            decay = min(0.3, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * seen[name]
+        np.testing.assert_allclose(values, expected, atol=1e-6, err_msg=name)
+
+
+def test_training_stops_when_told():
+    settings = TrainSettings(epochs=5, learning_rate=0.02, threads=1)
+    result = train(cnn(), stripe_batches(2), settings=settings, total_steps=10, on_epoch=lambda e, _: e == 1)
+    assert (result.steps, len(result.losses)) == (4, 2)
 
 
 def test_what_has_no_gradient_is_named_before_anything_is_spent(monkeypatch):

@@ -100,6 +100,7 @@ def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSe
         "frozen": [name for name in copied.statistics if name in kept],
         "threads": settings.threads or _processors(),
         "optimizer": settings.optimizer,
+        "average": settings.ema,
         "options": {
             "weight_decay": settings.weight_decay,
             "clip_norm": settings.clip_norm,

@@ -43,6 +43,9 @@ class Optimizer(ABC):
         trainables: What to train. Masked weights are zeroed here and now.
         weight_decay: Strength of the decay.
         clip_norm: Largest global norm of the gradient; None for no limit.
+
+    Attributes:
+        updates: How many steps have been taken.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Optimizer(ABC):
         self.trainables = trainables
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
+        self.updates = 0
         for tensor in trainables:
             if tensor.mask is not None:
                 np.multiply(tensor.weight, tensor.mask, out=tensor.weight)
@@ -67,8 +71,14 @@ class Optimizer(ABC):
         if self.clip_norm is not None and norm > self.clip_norm:
             for tensor in self.trainables:
                 np.multiply(tensor.gradient, self.clip_norm / norm, out=tensor.gradient)
+        self.updates += 1
         self._update(learning_rate)
         return norm
+
+    @property
+    @abstractmethod
+    def slots(self) -> Sequence[Sequence[Array]]:
+        """What is remembered from step to step: lists with one array for each trainable."""
 
     @abstractmethod
     def _update(self, learning_rate: float) -> None:
@@ -104,6 +114,11 @@ class Sgd(Optimizer):
         self._momentum = momentum
         self._velocity = [np.zeros_like(tensor.weight) for tensor in trainables]
 
+    @property
+    def slots(self) -> Sequence[Sequence[Array]]:
+        """The velocities."""
+        return (self._velocity,)
+
     def _update(self, learning_rate: float) -> None:
         for tensor, velocity in zip(self.trainables, self._velocity, strict=True):
             velocity *= self._momentum
@@ -135,13 +150,16 @@ class AdamW(Optimizer):
         super().__init__(trainables, weight_decay, clip_norm)
         self._betas = betas
         self._epsilon = epsilon
-        self._steps = 0
         self._mean = [np.zeros_like(tensor.weight) for tensor in trainables]
         self._square = [np.zeros_like(tensor.weight) for tensor in trainables]
 
+    @property
+    def slots(self) -> Sequence[Sequence[Array]]:
+        """The running means of the gradient and of its square."""
+        return self._mean, self._square
+
     def _update(self, learning_rate: float) -> None:
-        self._steps += 1
-        unbias_mean, unbias_square = (1 - beta**self._steps for beta in self._betas)
+        unbias_mean, unbias_square = (1 - beta**self.updates for beta in self._betas)
         for tensor, mean, square in zip(self.trainables, self._mean, self._square, strict=True):
             if self.weight_decay and tensor.decays:
                 np.multiply(tensor.weight, 1 - learning_rate * self.weight_decay, out=tensor.weight)

@@ -33,6 +33,8 @@ class TrainSettings:
             to zero, or by a tenth after one and after two thirds of the steps.
         warmup: The fraction of all steps over which the step size rises from zero to its peak.
         clip_norm: Largest global norm of the gradient; None leaves it alone.
+        accumulate: Batches whose gradients are averaged for one step.
+        ema: Decay of a running average of the weights, which is then what training returns; None for none.
         temperature: Softens teacher and student in the `distill` loss.
         threads: Threads of the worker; None takes the processors this process may use.
 
@@ -49,6 +51,8 @@ class TrainSettings:
     schedule: Schedule = "cosine"
     warmup: float = 0.0
     clip_norm: float | None = None
+    accumulate: int = 1
+    ema: float | None = None
     temperature: float = 4.0
     threads: int | None = None
 
@@ -61,6 +65,8 @@ class TrainSettings:
             "momentum must be in [0, 1)": 0 <= self.momentum < 1,
             "warm-up must be a fraction in [0, 1)": 0 <= self.warmup < 1,
             "gradient clipping must be positive": self.clip_norm is None or self.clip_norm > 0,
+            "at least 1 batch must be accumulated": self.accumulate >= 1,
+            "the decay of the average must be in (0, 1)": self.ema is None or 0 < self.ema < 1,
             "temperature must be positive": 0 < self.temperature < math.inf,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
         }
@@ -100,10 +106,11 @@ class StepReport:
     Attributes:
         step: Counted from 1 over the whole run.
         epoch: Counted from 0.
-        loss: Mean over the batch, before the step.
+        loss: Mean over the batches of the step, before it is taken.
         learning_rate: Step size used.
         gradient_norm: Global norm of the masked gradient, before clipping.
-        samples: Size of the batch.
+        samples: Samples in its batches.
+        went_back: Whether it failed, and the weights went back to an earlier place instead.
     """
 
     step: int
@@ -112,6 +119,7 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     samples: int
+    went_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,12 @@ class TrainResult:
             the type, that they have in the model.
         losses: Mean loss of each epoch.
         steps: Steps taken.
+        went_back: How many of them failed, and halved the step size from there on.
         seconds: Wall time, without the validation done in between.
     """
 
     weights: Mapping[str, Array]
     losses: tuple[float, ...]
     steps: int
+    went_back: int
     seconds: float

@@ -5,9 +5,11 @@ made for it to work in, which it removes in the end: the trainer may be gone by 
 `onnxprune.training.wire`) from standard input and answers on standard output until the input ends:
 
     load     the training copy, what to train, how      -> ready
-    step     one batch and the step size                 -> stepped: loss and norm of the gradient
+    step     one batch, and a step size or none yet      -> stepped: loss, and what came of the step
     gradients  one batch                                 -> gradients: of all trained tensors, and the loss
     weights                                              -> weights: all trained tensors and statistics
+    state                                                -> state: all that training can go on from
+    restore  a state                                     -> restored
 
 Anything it refuses is answered with `failed` and the reason.
 """
@@ -15,7 +17,6 @@ Anything it refuses is answered with `failed` and the reason.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import queue
 import shutil
@@ -29,7 +30,8 @@ from typing import IO, Any
 import numpy as np
 import onnx
 
-from onnxprune.training.optimizers import Trainable, make_optimizer
+from onnxprune.training.optimizers import Trainable
+from onnxprune.training.trainer import Trainer
 from onnxprune.training.wire import MASK_PREFIX, Frame, read_frame, write_frame
 
 
@@ -38,7 +40,7 @@ class Session:
 
     Args:
         request: The `load` frame: the serialised model and the masks as arrays; `trainable`, `frozen`,
-            `threads`, `optimizer` and its `options` as fields.
+            `threads`, `optimizer`, its `options` and `average` as fields.
     """
 
     def __init__(self, request: Frame) -> None:
@@ -48,40 +50,60 @@ class Session:
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             _generate(model, folder, fields["trainable"], fields["frozen"])
             self._state, self._module = _open(Path(folder), fields["threads"])
-        self._parameters = {name: self._state.parameters[name] for name in fields["trainable"]}
-        self._statistics = {name: self._state.parameters[name] for name in fields["frozen"]}
+        parameters = {name: self._state.parameters[name] for name in fields["trainable"]}
         masks = {name.removeprefix(MASK_PREFIX): mask for name, mask in request.arrays.items()}
-        trainables = [
-            Trainable(parameter.data, parameter.grad, masks.get(name))
-            for name, parameter in self._parameters.items()
-        ]
-        self._optimizer = make_optimizer(fields["optimizer"], trainables, fields["options"])
+        trainables = {
+            name: Trainable(parameter.data, parameter.grad, masks.get(name))
+            for name, parameter in parameters.items()
+        }
+        statistics = {name: self._state.parameters[name].data for name in fields["frozen"]}
+        self._gradients = {name: tensor.gradient for name, tensor in trainables.items()}
+        self._trainer = Trainer(trainables, statistics, fields)
+        self._losses: list[float] = []
 
     def step(self, request: Frame) -> Frame:
-        """Train on one batch; a loss or gradient that is not finite changes no weight."""
+        """Compute the gradient of a batch; with a step size, step with all there are since the last step."""
         loss = self._backward(request)
-        norm = self._optimizer.step(request.fields["learning_rate"]) if math.isfinite(loss) else math.nan
-        self._module.lazy_reset_grad()
-        return Frame("stepped", {"loss": loss, "gradient_norm": norm})
+        self._losses.append(loss)
+        rate = request.fields["learning_rate"]
+        outcome: dict[str, Any] = {}
+        if rate is not None:
+            outcome = self._trainer.step(sum(self._losses) / len(self._losses), rate, len(self._losses))
+            self._losses.clear()
+            self._module.lazy_reset_grad()
+        return Frame("stepped", {"loss": loss, **outcome})
 
     def gradients(self, request: Frame) -> Frame:
         """Return the gradient of the loss of one batch; nothing is trained."""
         loss = self._backward(request)
         self._module.lazy_reset_grad()  # the values stay until the next batch
-        gradients = {name: parameter.grad for name, parameter in self._parameters.items()}
-        return Frame("gradients", {"loss": loss}, gradients)
+        return Frame("gradients", {"loss": loss}, self._gradients)
+
+    def weights(self, request: Frame) -> Frame:
+        """Return every trained tensor and every running statistic as they are now."""
+        return Frame("weights", arrays=self._trainer.weights())
+
+    def state(self, request: Frame) -> Frame:
+        """Return what training can go on from."""
+        return self._trainer.state()
+
+    def restore(self, request: Frame) -> Frame:
+        """Go on from what `state` returned."""
+        self._trainer.restore(request)
+        return Frame("restored")
 
     def _backward(self, request: Frame) -> float:
         """Compute the loss of one batch, and add its gradient to the buffers."""
         return float(np.asarray(self._module(*(request.arrays[name] for name in self._inputs))))
 
-    def weights(self, request: Frame) -> Frame:
-        """Return every trained tensor and every running statistic as they are now."""
-        tensors = self._parameters | self._statistics
-        return Frame("weights", arrays={name: parameter.data for name, parameter in tensors.items()})
 
-
-_ANSWERS = {"step": Session.step, "gradients": Session.gradients, "weights": Session.weights}
+_ANSWERS = {
+    "step": Session.step,
+    "gradients": Session.gradients,
+    "weights": Session.weights,
+    "state": Session.state,
+    "restore": Session.restore,
+}
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:

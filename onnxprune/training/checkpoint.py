@@ -1,0 +1,140 @@
+"""Checkpoints: all that a training needs to go on as if it had never stopped, in one file.
+
+The file is an `.npz` without pickles. It appears whole or not at all, and names what it is a checkpoint of,
+so that no other training goes on from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import OutputError, UsageError
+from onnxprune.training.wire import Array
+
+FORMAT = 1
+_HEADER = "checkpoint"
+_WORKER, _OWN = "worker/", "caller/"
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training stands.
+
+    Attributes:
+        progress: Of the trainer: epoch, batches, steps, losses.
+        fields: Of the worker.
+        arrays: Of the same.
+    """
+
+    progress: Mapping[str, Any]
+    fields: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoint of one training.
+
+    Attributes:
+        path: The file.
+        every: Steps from one to the next.
+        identity: All that decides what the training comes to, ready for JSON.
+        resume: Whether to go on from the file, if there is one.
+        own_fields: What else the caller wants to have kept, ready for JSON; filled when resuming.
+        own_arrays: The same for arrays.
+    """
+
+    path: Path
+    every: int
+    identity: Mapping[str, Any]
+    resume: bool = False
+    own_fields: dict[str, Any] = field(default_factory=dict)
+    own_arrays: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.every < 1:
+            raise UsageError(f"a checkpoint every {self.every} steps is none", "give 1 or more")
+
+    def load(self) -> State | None:
+        """Return the state to go on from; None to begin at the beginning.
+
+        Raises:
+            UsageError: The file is damaged, or the checkpoint of another training.
+        """
+        if not self.resume or not self.path.exists():
+            return None
+        begin_anew = f"delete {self.path}, or leave out --resume, to begin at the beginning"
+        try:
+            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header = json.loads(arrays.pop(_HEADER).tobytes())
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UsageError(f"{self.path} is no checkpoint that can be read: {error}", begin_anew) from error
+        others = _differences(header.get("identity", {}), json.loads(json.dumps(dict(self.identity))))
+        if header.get("format") != FORMAT or others:
+            what = f"its {', '.join(others) or 'format'} differ{'' if len(others) > 1 else 's'}"
+            raise UsageError(f"{self.path} is the checkpoint of another training: {what}", begin_anew)
+        self.own_fields, self.own_arrays = header["own"], _under(_OWN, arrays)
+        return State(header["progress"], header["worker"], _under(_WORKER, arrays))
+
+    def save(self, state: State) -> None:
+        """Write the file anew.
+
+        Raises:
+            OutputError: That is not possible.
+        """
+        header = {
+            "format": FORMAT,
+            "identity": dict(self.identity),
+            "progress": dict(state.progress),
+            "worker": dict(state.fields),
+            "own": self.own_fields,
+        }
+        arrays = {_WORKER + name: array for name, array in state.arrays.items()}
+        arrays |= {_OWN + name: array for name, array in self.own_arrays.items()}
+        arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        try:
+            _write(self.path, arrays)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the checkpoint {self.path}: {error.strerror or error}",
+                "free some room, or train without checkpoints",
+            ) from error
+
+    def remove(self) -> None:
+        """Delete the file: the training has come to its end."""
+        self.path.unlink(missing_ok=True)
+
+
+def _write(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write beside the place, flush to the disk, and rename."""
+    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            np.savez(stream, **dict(arrays))  # type: ignore[arg-type]
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(scratch).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(scratch).unlink()
+        raise
+
+
+def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name in dict.fromkeys((*earlier, *now)) if earlier.get(name) != now.get(name)]
