@@ -35,6 +35,13 @@ def show_progress() -> Iterator[None]:
         with reporting(Lines()):
             yield
         return
+    bars = progress_bars(Console(stderr=True))
+    with bars, reporting(Bars(bars)):
+        yield
+
+
+def progress_bars(console: Console) -> Progress:
+    """Return the bars that all commands show, none drawn yet."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -44,9 +51,7 @@ def show_progress() -> Iterator[None]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    bars = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=5)
-    with bars, reporting(Bars(bars)):
-        yield
+    return Progress(*columns, console=console, transient=True, refresh_per_second=5)
 
 
 class Bars:

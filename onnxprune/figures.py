@@ -34,6 +34,14 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time: ``1.5 h``, ``12 min``, ``3.2 s``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def file_size(value: float) -> str:
     """Return a number of bytes: ``1.23 MB``."""
     return f"{count(value)}B" if value >= 1e3 else f"{value:.0f} B"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -30,6 +32,7 @@ def place(tmp_path_factory):
 def test_run_twice(place):
     done = call("run", place / "recipe.toml")
     assert "nothing to do" in done.stdout
+    assert "to go" in done.stderr
     assert "1-prune: as before" in done.stderr
     assert (place / "work" / "report.html").is_file()
 
@@ -43,6 +46,34 @@ def test_run_speaks_json(place, tmp_path):
     assert facts["folder"] == str(tmp_path / "new")
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [e["step"] for e in events if e["event"] == "done"][-1] == "bench"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are those of POSIX")
+def test_in_a_terminal_there_is_a_board(place, tmp_path):
+    ours, theirs = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "onnxprune",
+        "run",
+        str(place / "recipe.toml"),
+        "--folder",
+        str(tmp_path / "w"),
+    ]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as running:
+        os.close(theirs)
+        drawn = b""
+        closed = contextlib.suppress(OSError)  # how Linux says that the other end was closed
+        with os.fdopen(ours, "rb", buffering=0) as terminal, closed:
+            while piece := terminal.read(4096):
+                drawn += piece
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 0
+    for words in ("round", "analysis", "original", "50% to be removed", "to go"):
+        assert words in drawn.decode()
+    assert "Traceback" not in drawn.decode()
+    assert b"dense model" in out
 
 
 def test_a_wrong_recipe_is_wrong_usage(place, tmp_path):
@@ -76,3 +107,19 @@ def test_init_then_run(place, tmp_path):
         *("--set", "schedule.iterations=1", "--set", "prune.round_to=1", "--set", "stop.max_drop=1.0"),
     )
     assert (tmp_path / "recipe-run" / "dense.onnx").is_file()
+
+
+LOADER = """\
+import numpy
+from pathlib import Path
+
+def val():
+    held = numpy.load(Path(__file__).with_name("val.npz"))
+    yield {"image": held["image"]}, {"labels": held["labels"]}
+"""
+
+
+def test_modules_are_found_beside_the_recipe(place, tmp_path):
+    (place / "beside_it.py").write_text(LOADER)
+    words = ("--folder", tmp_path / "w", "--set", "data.val=beside_it:val", "--set", "schedule.iterations=1")
+    assert "best" in call("run", place / "recipe.toml", *words).stdout

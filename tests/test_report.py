@@ -10,10 +10,10 @@ import pytest
 from recipes import recipe_in
 
 from onnxprune.errors import UsageError
-from onnxprune.figures import count
+from onnxprune.figures import count, duration
 from onnxprune.report import collect, figures, render
 from onnxprune.report.charts import nice_ticks, over_iterations
-from onnxprune.report.page import duration, score_change, score_format
+from onnxprune.report.page import score_change, score_format
 from onnxprune.runner import run
 from onnxprune.runner.data import Material
 

@@ -43,19 +43,22 @@ def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoRe
     sys.exit(_exit_code(lambda: program.main(args, standalone_mode=False)))
 
 
-def command(name: str, render: Render) -> Callable[[Callable[..., Facts]], click.Command]:
+def command(
+    name: str, render: Render, *, shows_progress: bool = True
+) -> Callable[[Callable[..., Facts]], click.Command]:
     """Make a command of a function that returns facts.
 
     Args:
         name: What users type.
         render: From the facts to what people see. ``--json`` prints the facts themselves.
+        shows_progress: Whether to show how far it is; a command that has a way of its own needs no other.
     """
 
     def decorate(function: Callable[..., Facts]) -> click.Command:
         @functools.wraps(function)
         def run(as_json: bool, **options: Any) -> None:
             try:
-                with _work():
+                with _work(shows_progress):
                     facts = function(**options)
             except VerificationError as error:
                 if as_json:
@@ -70,8 +73,8 @@ def command(name: str, render: Render) -> Callable[[Callable[..., Facts]], click
 
 
 @contextlib.contextmanager
-def _work() -> Iterator[None]:
-    """Show progress, and keep everything that is not the result away from standard output.
+def _work(shows_progress: bool) -> Iterator[None]:
+    """Show progress if that is wanted, and keep everything that is not the result away from standard output.
 
     Users' own data loaders and metrics may print, and so may libraries below Python; all of it goes to
     standard error.
@@ -85,7 +88,8 @@ def _work() -> Iterator[None]:
             os.dup2(2, 1)
             stack.callback(os.dup2, saved, 1)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-        stack.enter_context(show_progress())
+        if shows_progress:
+            stack.enter_context(show_progress())
         yield
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from onnxprune.recipe import Recipe
 
 _FIGURES = {
     "score": "score {:.4f}",
@@ -50,7 +53,7 @@ def _remark(iteration: Facts, best: int) -> str:
     return "" if iteration["good"] else "below the floor"
 
 
-@command("run", render)
+@command("run", render, shows_progress=False)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option(
     "--set",
@@ -71,10 +74,35 @@ def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
     read = read_recipe(recipe, overrides)
     if folder is not None:
         read = read.model_copy(update={"folder": str(folder.resolve())})
-    as_json = bool(click.get_current_context().params["as_json"])
-    with _json_lines() if as_json else contextlib.nullcontext():
-        facts = run_recipe(read, _say_json if as_json else say)
+    beside = str(recipe.resolve().parent)  # where paths count from, modules are looked for too
+    if beside not in sys.path:
+        sys.path.append(beside)
+    with watching(read, bool(click.get_current_context().params["as_json"])) as listen:
+        facts = run_recipe(read, listen)
     return {**facts, "report": _report(Path(facts["folder"]), facts["unchanged"])}
+
+
+@contextlib.contextmanager
+def watching(recipe: Recipe, as_json: bool) -> Iterator[Callable[[Facts], None]]:
+    """Show how a run goes on: as JSON lines, as a board in a terminal, as lines elsewhere.
+
+    Yields:
+        What the run is to tell its events.
+    """
+    from onnxprune.cli.board import Board, on_display
+    from onnxprune.console import JsonLines, show_progress
+    from onnxprune.progress import reporting
+
+    if as_json:
+        with reporting(JsonLines()):
+            yield _say_json
+    elif sys.stderr.isatty():
+        board = Board(recipe)
+        with on_display(board):
+            yield board.hear
+    else:
+        with show_progress():
+            yield say
 
 
 def _report(folder: Path, unchanged: bool) -> str | None:
@@ -94,24 +122,19 @@ def _report(folder: Path, unchanged: bool) -> str | None:
 
 def say(event: Facts) -> None:
     """Tell a person of a step."""
+    from onnxprune.figures import duration
+
     step, facts = event["step"], event.get("facts", {})
     if event["event"] == "start":
         for why in event.get("because", ()):
             click.echo(f"{step}: again, because {why}", err=True)
         return
     figures = [form.format(facts[name]) for name, form in _FIGURES.items() if name in facts]
-    took = "as before" if event["event"] == "kept" else f"{event['duration_s']:.1f} s"
-    click.echo(f"{step}: {', '.join((took, *figures))}", err=True)
+    took = "as before" if event["event"] == "kept" else duration(event["duration_s"])
+    left = event.get("remaining_s")
+    end = f"; about {duration(left)} to go" if left else ""
+    click.echo(f"{step}: {', '.join((took, *figures))}{end}", err=True)
 
 
 def _say_json(event: Facts) -> None:
     click.echo(json.dumps(event), err=True)
-
-
-@contextlib.contextmanager
-def _json_lines() -> Iterator[None]:
-    from onnxprune.console import JsonLines
-    from onnxprune.progress import reporting
-
-    with reporting(JsonLines()):
-        yield

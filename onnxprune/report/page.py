@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
-from onnxprune.figures import count, file_size, reduction
+from onnxprune.figures import count, duration, file_size, reduction
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -17,7 +17,6 @@ FORMATS = ("html", "md")
 MOST_CURVES = 24
 """How many groups' sensitivity is drawn: those that suffer most. A table has them all."""
 _SHARES = ("top1", "top5", "agreement")
-_DURATIONS = ((3600, "h"), (60, "min"))
 
 
 def render(facts: Mapping[str, Any], form: str = "html", against: Mapping[str, Any] | None = None) -> str:
@@ -133,14 +132,6 @@ def score_change(metric: str, before: float, after: float) -> str:
 def milliseconds(value: float) -> str:
     """Return a latency as text."""
     return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as text: ``1.5 h``, ``12 min``, ``3.2 s``."""
-    for size, unit in _DURATIONS:
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _figures(facts: Mapping[str, Any], score: Callable[[float], str]) -> dict[str, Any]:

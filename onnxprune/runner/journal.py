@@ -83,7 +83,9 @@ class Journal:
         wanted, earlier = json.loads(json.dumps(inputs)), self.entries.get(name)
         why = self._stale(earlier, wanted)
         if earlier is not None and not why:
-            self.listen({"event": "kept", "step": name, "facts": earlier.facts})
+            self.listen(
+                {"event": "kept", "step": name, "duration_s": earlier.duration_s, "facts": earlier.facts}
+            )
             return earlier
         self.listen({"event": "start", "step": name, **({"because": why} if earlier else {})})
         for file in files:

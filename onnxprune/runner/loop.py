@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from onnxprune.graph import load
 from onnxprune.progress import Task, task
 from onnxprune.recipe import Recipe
 from onnxprune.runner.data import Material
+from onnxprune.runner.forecast import Forecast, planned_steps
 from onnxprune.runner.journal import Facts, Listener, open_journal
 from onnxprune.runner.stages import ANALYSIS, DENSE, ONE_SHOT, Round, Stages
 from onnxprune.runtime import runtime_info
@@ -156,7 +156,8 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
 
     Args:
         recipe: What to do, its paths absolute.
-        listen: Told of every step as it begins, ends or is found done.
+        listen: Told of every step as it begins (``start``), ends (``done``) or is found done (``kept``), with
+            the seconds that all steps to come will take (``remaining_s``), as soon as that can be known.
 
     Returns:
         How it went, ready for JSON; the same is in ``state.json`` in the folder.
@@ -166,8 +167,10 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     """
     original = load(recipe.model)
     with (
-        task("run", total=_steps(recipe)) as progress,
-        open_journal(Path(str(recipe.folder)), partial(_tell, listen, progress)) as journal,
+        task("run", total=len(planned_steps(recipe))) as progress,
+        open_journal(
+            Path(str(recipe.folder)), _Crier(listen, progress, Forecast(planned_steps(recipe)))
+        ) as journal,
     ):
         threads = recipe.threads or journal.header.get("threads") or usable_processors()
         material = Material(recipe, original, int(threads))
@@ -189,18 +192,19 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     return {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
 
 
-def _tell(listen: Listener, progress: Task, event: Facts) -> None:
-    """Pass an event on, and say that a step of the whole is done."""
-    if event["event"] != "start":
-        progress.advance(1, note=event["step"])
-    listen(event)
+@dataclass(frozen=True)
+class _Crier:
+    """Passes events on, each with how long all that is still to come will take."""
 
+    listen: Listener
+    progress: Task
+    forecast: Forecast
 
-def _steps(recipe: Recipe) -> int:
-    """Return how many steps a run has, if every iteration is good."""
-    mending = recipe.recover.enabled + (recipe.finetune.epochs > 0)
-    each, rounds = 2 + recipe.ana.enabled + mending, len(recipe.schedule.planned(recipe.budget.target))
-    return 3 + each * rounds + (2 + mending) * recipe.compare.one_shot
+    def __call__(self, event: Facts) -> None:
+        self.forecast.hear(event)
+        if event["event"] != "start":
+            self.progress.advance(1, note=event["step"])
+        self.listen({**event, "remaining_s": self.forecast.remaining_s()})
 
 
 def _versions() -> Facts:
