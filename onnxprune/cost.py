@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
+from onnx import helper
 
 from onnxprune.channels import Channels, Group
 from onnxprune.dims import Dim, Factor, factors, kept_size, resolve
@@ -58,6 +59,18 @@ class Polynomial:
         for factor in {f for d in moving for f in factors(d)} & free:
             self._of[factor].append(len(self.terms))
         self.terms.append(Term(constant, moving))
+
+    @classmethod
+    def sum(cls, polynomials: Iterable[Polynomial], coefficients: Iterable[float]) -> Polynomial:
+        """Return a sum of polynomials, each multiplied by a number."""
+        total = cls((), set())
+        for polynomial, by in zip(polynomials, coefficients, strict=True):
+            total.constant += by * polynomial.constant
+            shift = len(total.terms)
+            total.terms += [Term(by * t.constant, t.dims) for t in polynomial.terms]
+            for factor, rows in polynomial._of.items():
+                total._of[factor] += [shift + row for row in rows]
+        return total
 
     def value(self, counts: Counts | None = None) -> float:
         """Return the whole sum."""
@@ -121,3 +134,22 @@ def _batch(channels: Channels) -> int:
         if dims and dims[0].dim_value <= 0 and value.name in sizes:
             return sizes[value.name][0]
     return 1
+
+
+def bytes_of(channels: Channels, file_bytes: int) -> Polynomial:
+    """Return the size of the file in bytes: what its constants take, and the rest, which does not change.
+
+    Args:
+        channels: The network.
+        file_bytes: How large the file is before pruning.
+    """
+    typing, free = channels.typing, {g.factor for g in channels.groups}
+    sized, stored = [], 0.0
+    for name, tensor in channels.model.constants.items():
+        width = float(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        stored += width * math.prod(tensor.dims)
+        if name in typing.axes:
+            sized.append((width, typing.axes[name]))
+    polynomial = Polynomial(sized, free)
+    polynomial.constant += max(file_bytes, stored) - polynomial.value()
+    return polynomial

@@ -1,4 +1,4 @@
-"""``prune``: decide which channels a budget costs, and set them to zero.
+"""``prune``: decide which channels the budgets cost, and set them to zero.
 
 The result is the sparse model: the same graph and the same shapes, the plan in its metadata. What an earlier
 plan removed stays removed, and all reductions count from the model before any pruning.
@@ -8,43 +8,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from onnxprune.allocate import DEFAULT_ROUND_TO, STRATEGIES, Budget, Limits, Offer, allocate, make_offer
 from onnxprune.channels import Channels, Group, find_channels
-from onnxprune.cost import Cost, Polynomial, cost_of
-from onnxprune.dims import Factor
-from onnxprune.errors import NothingToDoError, PlanError, UsageError
-from onnxprune.importance import score
+from onnxprune.data import DataSpec
+from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.importance import check_criterion
 from onnxprune.masks import check_zero, masked
+from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.plan import PLAN_KEY, Analysis, Curve, Plan
+from onnxprune.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.planned import check_plan, plan_facts, planned_channels, stored_plan
+from onnxprune.planning import DEFAULT_ROUND_TO, STRATEGIES, Limits
+from onnxprune.planning.files import PlanFile
+from onnxprune.planning.wanted import KINDS, Request, Wanted
 from onnxprune.selection import select_groups
+
+DEFAULT_EVALUATIONS = 100
 
 
 @dataclass(frozen=True)
 class Prune(Pass):
-    """Zero the least useful channels until a budget is met.
+    """Zero the least useful channels until all budgets are met.
 
-    Exactly one of the ``reduce_`` options is given: the fraction to remove, of what the model cost before any
-    pruning.
+    The ``reduce_`` options are fractions to remove, of what the model cost before any pruning. At least one
+    of them is given, or ``max_drop``, or ``plan``.
 
     Attributes:
         reduce_macs: Fraction of the multiply-accumulates.
         reduce_params: Fraction of the parameters.
+        reduce_size: Fraction of the bytes of the file.
+        reduce_latency: Fraction of the time one run takes, measured on this machine.
         reduce_channels: Fraction of the prunable channels.
+        max_drop: Remove as many multiply-accumulates as cost no more than this of the metric on the data.
+        plan: A plan to apply, instead of making one.
         analysis: Sensitivity of the groups; by default that of an ``Ana`` pass run before.
-        strategy: ``uniform``, ``global`` or ``sensitivity``; by default the last if there is an analysis,
-            else ``global``.
-        criterion: What ranks the channels within a group: ``l1``, ``l2``, ``bn``, ``random``.
+        strategy: ``uniform``, ``global``, ``sensitivity`` or ``search``; by default ``sensitivity`` if there
+            is an analysis, else ``global``.
+        criterion: What ranks the channels within a group; by default what the analysis went by, else ``l2``.
+        data: Samples, for criteria that look at them and to measure plans on.
+        metric: What plans are measured by; by default the analysis's, else ``kl``.
+        samples: Only the first so many samples.
+        batch_size: Samples a batch, where the model does not fix it.
+        evaluations: How many plans are measured on the data.
+        trials: File that keeps what plans were measured, so that a search can go on.
         round_to: What remains of a group is a multiple of this; 1 for no rounding.
         max_ratio: Largest fraction of a group that may go.
+        keep_at_least: Fewest channels that stay, by glob over group names.
+        keep_at_most: Most channels that stay, likewise.
         exclude: Globs of groups, nodes or tensors to leave alone.
         only: Globs of those to prune and no others.
         allow_inexact: Open axes that the network normalises over.
         allow_unchanged: Return the model as it is where nothing can be pruned, instead of an error.
-        seed: For the criteria that draw numbers.
+        threads: Threads to compute with.
+        seed: Of all that is drawn.
         input_shapes: Full shapes to analyse with, by input name.
     """
 
@@ -52,26 +70,35 @@ class Prune(Pass):
 
     reduce_macs: float | None = None
     reduce_params: float | None = None
+    reduce_size: float | None = None
+    reduce_latency: float | None = None
     reduce_channels: float | None = None
+    max_drop: float | None = None
+    plan: PlanFile | None = None
     analysis: Analysis | None = None
     strategy: str | None = None
-    criterion: str = "l2"
+    criterion: str | None = None
+    data: DataSpec | None = None
+    metric: MetricSpec | None = None
+    samples: int | None = None
+    batch_size: int = 64
+    evaluations: int = DEFAULT_EVALUATIONS
+    trials: Path | None = None
     round_to: int = DEFAULT_ROUND_TO
     max_ratio: float = 0.9
+    keep_at_least: Mapping[str, int] = field(default_factory=dict)
+    keep_at_most: Mapping[str, int] = field(default_factory=dict)
     exclude: Sequence[str] = ()
     only: Sequence[str] = ()
     allow_inexact: bool = False
     allow_unchanged: bool = False
+    threads: int | None = None
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
-        of, reduction = self._reduction()
-        if not 0 < reduction < 1:
-            raise UsageError(
-                f"a reduction of {reduction:g} of {of} makes no sense", "give a fraction between 0 and 1"
-            )
+        self._check_amounts()
         if not 0 < self.max_ratio < 1:
             raise UsageError(
                 f"a largest ratio of {self.max_ratio:g} makes no sense", "give a fraction between 0 and 1"
@@ -80,28 +107,37 @@ class Prune(Pass):
             raise UsageError(
                 f"cannot round to {self.round_to}", "give 1 for no rounding, or a multiple such as 8"
             )
+        if self.batch_size < 1 or self.evaluations < 0:
+            raise UsageError(
+                f"{self.evaluations} evaluations with batches of {self.batch_size} make no sense", "give more"
+            )
+        self._strategy(self.analysis or given.analysis)
         super().requires(given)
 
     def run(self, given: PassResult) -> PassResult:
         """Plan, then mask."""
         earlier = stored_plan(given.model)
-        channels = find_channels(
-            given.model,
-            allow_inexact=self.allow_inexact or (earlier is not None and earlier.allow_inexact),
-            given=self.input_shapes or (earlier.input_shapes if earlier else None),
-        )
-        if earlier is not None:
-            check_plan(channels, earlier)
+        channels = self._find(given, earlier)
         try:
             groups = select_groups(channels, self.exclude, self.only)
         except NothingToDoError:
             if not self.allow_unchanged:
                 raise
             return PassResult(given.model, False, {"unchanged": True}, given.analysis)
-        plan = self._plan(channels, groups, earlier, self.analysis or given.analysis)
-        sparse = masked(channels, plan.removed)
+        wanted = self._want(given, channels, groups, earlier)
+        found = wanted.apply(self.plan) if self.plan else wanted.make()
+        plan = Plan(
+            removed=found.removed,
+            sizes={g.name: g.size for g in channels.groups if g.name in found.removed},
+            baseline=found.baseline,
+            settings=self._settings(self.analysis or given.analysis),
+            allow_inexact=self.allow_inexact or (earlier is not None and earlier.allow_inexact),
+            input_shapes=self.input_shapes or (earlier.input_shapes if earlier else {}),
+            within=found.within,
+        )
+        sparse = masked(channels.without(plan.within), plan.removed)
         sparse.set_metadata(PLAN_KEY, plan.to_json())
-        return PassResult(sparse, True, plan_facts(channels, plan), given.analysis)
+        return PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The sparse model is valid, and what its plan names is zero."""
@@ -110,55 +146,68 @@ class Prune(Pass):
         if result.modified and plan is not None:
             check_zero(planned_channels(result.model, plan), plan.removed)
 
-    def _reduction(self) -> tuple[str, float]:
-        asked = {
-            "macs": self.reduce_macs, "params": self.reduce_params, "channels": self.reduce_channels
-        }  # fmt: skip
-        given = [(name, value) for name, value in asked.items() if value is not None]
-        if len(given) != 1:
+    def reductions(self) -> dict[str, float]:
+        """Return what is to be reduced, and by how much."""
+        asked = {kind: getattr(self, f"reduce_{kind}") for kind in KINDS}
+        return {kind: value for kind, value in asked.items() if value is not None}
+
+    def _check_amounts(self) -> None:
+        amounts = self.reductions()
+        for kind, reduction in amounts.items():
+            if not 0 < reduction < 1:
+                raise UsageError(
+                    f"a reduction of {reduction:g} of {kind} makes no sense",
+                    "give a fraction between 0 and 1",
+                )
+        if self.max_drop is not None and not self.max_drop >= 0:
             raise UsageError(
-                "say how much to remove, once",
-                "give one of --reduce-macs, --reduce-params, --reduce-channels",
+                f"a drop of {self.max_drop:g} makes no sense", "give 0 or more, in the metric's unit"
             )
-        return given[0]
+        if self.max_drop is not None and self.data is None:
+            raise UsageError("--max-drop is measured on samples", "give them with --data")
+        if (self.plan is None) == (not amounts and self.max_drop is None):
+            options = ", ".join(f"--reduce-{kind}" for kind in KINDS)
+            raise UsageError(
+                "say how much to remove, once", f"give one or more of {options}, or --max-drop, or --plan"
+            )
 
-    def _plan(
-        self, channels: Channels, groups: list[Group], earlier: Plan | None, analysis: Analysis | None
-    ) -> Plan:
-        cost = cost_of(channels)
-        baseline = dict(earlier.baseline) if earlier else {k: float(v) for k, v in cost.figures().items()}
-        gone = {k: list(v) for k, v in earlier.removed.items()} if earlier else {}
-        of, reduction = self._reduction()
-        offers = self._offers(channels, groups, gone, analysis)
-        budget = Budget(of, _polynomial(cost, of), baseline[of], reduction, _kept(channels, gone))
-        removed = gone | allocate(offers, budget)
-        sizes = {g.name: g.size for g in channels.groups if g.name in removed}
-        return Plan(
-            removed={name: tuple(removed[name]) for name in sizes},
-            sizes=sizes,
-            baseline=baseline,
-            settings=self._settings(of, reduction, analysis),
+    def _find(self, given: PassResult, earlier: Plan | None) -> Channels:
+        channels = find_channels(
+            given.model,
             allow_inexact=self.allow_inexact or (earlier is not None and earlier.allow_inexact),
-            input_shapes=self.input_shapes or (earlier.input_shapes if earlier else {}),
+            given=self.input_shapes or (earlier.input_shapes if earlier else None),
         )
+        if earlier is not None:
+            check_plan(channels, earlier)
+            channels = channels.without(earlier.within)
+        return channels
 
-    def _offers(
-        self,
-        channels: Channels,
-        groups: list[Group],
-        gone: Mapping[str, Sequence[int]],
-        analysis: Analysis | None,
-    ) -> list[Offer]:
-        strategy = self._strategy(analysis)
-        limits = Limits(self.round_to, self.max_ratio)
-        offers = []
-        for group in groups:
-            scores = score(channels, group, self.criterion, self.seed)
-            curve = _curve(analysis, group) if strategy == "sensitivity" else None
-            offers.append(
-                make_offer(channels, group, scores, limits, strategy, curve, gone.get(group.name, ()))
-            )
-        return offers
+    def _want(
+        self, given: PassResult, channels: Channels, groups: list[Group], earlier: Plan | None
+    ) -> Wanted:
+        analysis = self.analysis or given.analysis
+        return Wanted(
+            model=given.model,
+            channels=channels,
+            groups=groups,
+            earlier=earlier,
+            analysis=analysis,
+            request=Request(
+                reductions=self.reductions(),
+                max_drop=self.max_drop,
+                strategy=self._strategy(analysis),
+                criterion=self._criterion(analysis),
+                limits=Limits(self.round_to, self.max_ratio, self.keep_at_least, self.keep_at_most),
+                data=self.data,
+                metric=self.metric or (analysis.metric if analysis else "kl"),
+                samples=self.samples,
+                batch_size=self.batch_size,
+                evaluations=self.evaluations,
+                trials=self.trials,
+                threads=self.threads,
+                seed=self.seed,
+            ),
+        )
 
     def _strategy(self, analysis: Analysis | None) -> str:
         strategy = self.strategy or ("sensitivity" if analysis else "global")
@@ -166,36 +215,28 @@ class Prune(Pass):
             raise UsageError(f"unknown strategy '{strategy}'", f"choose from: {', '.join(STRATEGIES)}")
         if strategy == "sensitivity" and analysis is None:
             raise UsageError("the strategy 'sensitivity' needs an analysis", "run `ana` and give its file")
+        if strategy == "search" and self.data is None:
+            raise UsageError("the strategy 'search' tries plans on samples", "give them with --data")
         return strategy
 
-    def _settings(self, of: str, reduction: float, analysis: Analysis | None) -> dict[str, Any]:
+    def _criterion(self, analysis: Analysis | None) -> str:
+        known = analysis.settings.get("criterion") if analysis else None
+        criterion = self.criterion or (known if isinstance(known, str) else "l2")
+        check_criterion(criterion)
+        return criterion
+
+    def _settings(self, analysis: Analysis | None) -> dict[str, Any]:
+        amounts = {f"reduce_{kind}": value for kind, value in self.reductions().items()}
         return {
-            f"reduce_{of}": reduction,
-            "strategy": self._strategy(analysis),
-            "criterion": self.criterion,
+            **amounts,
+            **({"max_drop": self.max_drop} if self.max_drop is not None else {}),
+            "strategy": "plan" if self.plan else self._strategy(analysis),
+            "criterion": self._criterion(analysis),
             "round_to": self.round_to,
             "max_ratio": self.max_ratio,
+            **({"keep_at_least": dict(self.keep_at_least)} if self.keep_at_least else {}),
+            **({"keep_at_most": dict(self.keep_at_most)} if self.keep_at_most else {}),
             "exclude": list(self.exclude),
             "only": list(self.only),
             "seed": self.seed,
         }
-
-
-def _kept(channels: Channels, gone: Mapping[str, Sequence[int]]) -> dict[Factor, int]:
-    """Return how many channels an earlier plan left of each group it touched."""
-    return {g.factor: g.size - len(gone[g.name]) for g in channels.groups if g.name in gone}
-
-
-def _curve(analysis: Analysis | None, group: Group) -> tuple[Curve, Analysis]:
-    assert analysis is not None
-    curve = analysis.curves.get(group.name)
-    if curve is None or curve.size != group.size:
-        raise PlanError(
-            f"the analysis has no curve for group '{group.name}' of {group.size} channels",
-            "it is of another model, or excluded that group: run `ana` again, or exclude it here too",
-        )
-    return curve, analysis
-
-
-def _polynomial(cost: Cost, of: str) -> Polynomial:
-    return {"macs": cost.macs, "params": cost.params, "channels": cost.channels}[of]

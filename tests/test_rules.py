@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import single_nodes
 from helpers import Net, prune_exactly
 from onnx import defs
 
-import onnxprune
 from onnxprune.channels import Channels, find_channels
 from onnxprune.dims import factors
 from onnxprune.errors import ModelError
@@ -149,44 +146,3 @@ def test_operands_of_a_rank_the_operator_does_not_have() -> None:
     net.nodes.append(node)
     model = Model(net.proto(net.gemm(net.op("Flatten", y), 3)))
     assert not find_channels(model).groups
-
-
-# --- layers ------------------------------------------------------------------------------------------------
-
-LAYERS = (
-    "errors plan progress",
-    "graph runtime",
-    "dims shapes",
-    "rules",
-    "canonical zeros values",
-    "channels",
-    "masks cost shrink planned selection importance allocate",
-    "training metrics data",
-    "oracle",
-    "passes",
-    "cli",
-)
-"""What may import what: only what stands in the same line or above."""
-
-
-def imports(file: Path) -> set[str]:
-    """Return the parts of the program that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-        found |= {n.split(".")[1] for n in names if n.startswith("onnxprune.") and n.count(".")}
-    return found
-
-
-def test_imports_point_downwards() -> None:
-    root = Path(onnxprune.__file__).parent
-    rank = {name: k for k, line in enumerate(LAYERS) for name in line.split()}
-    for part, level in rank.items():
-        alone = root / f"{part}.py"
-        files = [alone] if alone.exists() else sorted((root / part).rglob("*.py"))
-        assert files, part
-        for file in files:
-            upwards = {name for name in imports(file) if rank.get(name, -1) > level}
-            assert not upwards, f"{file.relative_to(root)} imports {upwards}"

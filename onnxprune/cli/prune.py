@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnxprune.cli.options import (
+    data_option,
     glob_options,
     inexact_option,
     model_argument,
-    output_option,
     seed_option,
     shape_option,
+    threads_option,
     unchanged_option,
 )
 from onnxprune.cli.program import Facts, command
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxprune.plan import Analysis
+    from onnxprune.planning.files import PlanFile
+
+T = TypeVar("T")
 
 
 def render(facts: Facts) -> RenderableType:
@@ -36,69 +42,205 @@ def render(facts: Facts) -> RenderableType:
         (name, facts[f"{key}_baseline"], facts[key])
         for name, key in (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
     ]
-    return Group(widths(facts["groups"]), "", before_and_after(costs), f"\nsparse model: {facts['output']}")
+    parts: list[RenderableType] = [widths(facts["groups"]), "", before_and_after(costs), *_measured(facts)]
+    if facts.get("plan_out"):
+        parts.append(f"\nplan: {facts['plan_out']}")
+    if facts["output"]:
+        parts.append(f"\nsparse model: {facts['output']}")
+    return Group(*parts)
+
+
+def _measured(facts: Facts) -> list[str]:
+    """Say what the plan does to latency and quality, where that was measured."""
+    said = []
+    if "latency_ms" in facts:
+        said.append(
+            f"\nlatency {facts['latency_ms_baseline']:.3f} → {facts['latency_ms']:.3f} ms"
+            f" (−{facts['latency_reduction']:.1%}; predicted {facts['latency_ms_predicted']:.3f} ms)"
+        )
+    if "drop" in facts:
+        said.append(
+            f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
+        )
+    return said
+
+
+def _limit(text: str) -> tuple[str, int]:
+    """Read a number of channels for a group: ``stage1=16``."""
+    name, _, count = text.rpartition("=")
+    if not name or not count.isdecimal() or int(count) < 1:
+        raise click.BadParameter(f"'{text}' is not of the form GROUP=N")
+    return name, int(count)
+
+
+def _limit_option(which: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--keep-at-{which}",
+        multiple=True,
+        type=_limit,
+        metavar="GROUP=N",
+        help=f"{what} channels that stay of the groups this glob names (repeatable).",
+    )
+
+
+def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option(
+        f"--reduce-{name}", type=float, metavar="R", help=f"Remove this fraction of the {of}."
+    )
 
 
 @command("prune", render)
 @model_argument()
-@click.option("--reduce-macs", type=float, metavar="R", help="Remove this fraction of the MACs.")
-@click.option("--reduce-params", type=float, metavar="R", help="Remove this fraction of the parameters.")
-@click.option("--reduce-channels", type=float, metavar="R", help="Remove this fraction of the channels.")
+@_reduction_option("macs", "MACs")
+@_reduction_option("params", "parameters")
+@_reduction_option("size", "file's bytes")
+@_reduction_option("latency", "time one run takes, measured on this machine")
+@_reduction_option("channels", "channels")
+@click.option(
+    "--max-drop", type=float, metavar="D", help="Remove as much as costs no more than this of the metric."
+)
 @click.option("--analysis", type=click.Path(), help="What `ana` found.")
 @click.option(
     "--strategy",
     metavar="NAME",
-    help="uniform, global or sensitivity; by default the last with an analysis, else global.",
+    help="uniform, global, sensitivity or search; by default sensitivity with an analysis, else global.",
 )
-@click.option("--criterion", metavar="NAME", default="l2", show_default=True, help="l1, l2, bn or random.")
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    help="l1, l2, geometric-median, bn, lamp, random; activation, taylor or fisher with --data. By default"
+    " that of the analysis, else l2.",
+)
+@data_option("Samples, for criteria that look at them and to measure plans on")
+@click.option("--metric", help="What plans are measured by; by default that of the analysis, else kl.")
+@click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option(
+    "--evaluations", type=int, default=100, show_default=True, help="How many plans are measured on the data."
+)
+@click.option("--trials", type=click.Path(path_type=Path), help="File that lets a search go on later.")
 @click.option("--round-to", type=int, default=8, show_default=True, help="Keep multiples of this.")
 @click.option(
     "--max-ratio", type=float, default=0.9, show_default=True, help="Largest fraction of a group that may go."
 )
+@_limit_option("least", "Fewest")
+@_limit_option("most", "Most")
+@click.option(
+    "--limits", type=click.Path(), help="JSON file with keep_at_least, keep_at_most, exclude, only."
+)
+@click.option("--plan", type=click.Path(), help="Apply this plan instead of making one.")
+@click.option("--plan-out", type=click.Path(), help="Write the plan to a file that can be edited.")
+@click.option("--plan-only", is_flag=True, help="Write no model.")
 @glob_options
 @inexact_option
 @unchanged_option
+@threads_option
 @seed_option
 @shape_option
-@output_option("the sparse model")
+@click.option("-o", "--output", type=click.Path(), help="Where to write the sparse model.")
 def prune(
     model: str,
-    output: str,
+    output: str | None,
     analysis: str | None,
+    plan: str | None,
+    plan_out: str | None,
+    plan_only: bool,
+    limits: str | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     **options: Any,
 ) -> Facts:
-    """Set the least useful channels to zero until a budget is met.
+    """Set the least useful channels to zero until all budgets are met.
 
     All reductions are fractions removed, of what the model cost before any pruning.
     """
     from onnxprune.graph import load
-    from onnxprune.output import check_output, write_model
+    from onnxprune.output import write_text
     from onnxprune.passes.mask import Prune
     from onnxprune.planned import stored_plan
+    from onnxprune.planning.files import PlanFile
     from onnxprune.progress import task
 
-    inputs = [model, *([analysis] if analysis else [])]
-    check_output(output, inputs)
-    step = Prune(analysis=_read_analysis(analysis), input_shapes=dict(shapes), **options)
+    inputs = [path for path in (model, analysis, plan, limits) if path]
+    _check_outputs(output, plan_out, plan_only, inputs)
+    step = Prune(
+        analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
+        plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
+        input_shapes=dict(shapes),
+        **_with_limits(options, limits),
+    )
     with task("prune"):
         result = step(load(model))
-    plan = stored_plan(result.model)
-    with task("write and try"):
-        size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
-    written = {"model": model, "output": output, "unchanged": not result.modified, "size_bytes": size}
+    stored = stored_plan(result.model)
+    if plan_out and stored:
+        write_text(Path(plan_out), PlanFile.of(stored).to_json())
+    written: Facts = {"model": model, "output": None, "plan_out": plan_out, "unchanged": not result.modified}
+    if output and not plan_only:
+        shape_of = stored.input_shapes if stored else None
+        written |= {"output": output} | _write(result.model, output, shape_of, inputs)
     return {**written, **result.facts}
 
 
-def _read_analysis(path: str | None) -> Analysis | None:
+def _write(model: Any, output: str, shapes: Any, inputs: Sequence[str]) -> Facts:
+    from onnxprune.output import write_model
+    from onnxprune.progress import task
+
+    with task("write and try"):
+        return {"size_bytes": write_model(model, output, shapes=shapes, inputs=inputs)}
+
+
+def _check_outputs(output: str | None, plan_out: str | None, plan_only: bool, inputs: Iterable[str]) -> None:
+    """Refuse to start where nothing could be written in the end."""
+    from onnxprune.errors import UsageError
+    from onnxprune.output import check_output
+
+    if plan_only and not plan_out:
+        raise UsageError("--plan-only writes no model and no plan", "say where the plan goes: --plan-out")
+    if not plan_only and not output:
+        raise UsageError("there is nowhere to write the sparse model", "say where: -o sparse.onnx")
+    for path in (None if plan_only else output, plan_out):
+        if path:
+            check_output(path, list(inputs))
+
+
+def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
+    """Put the limits of a file beside those of the command; the command's count where both name a group."""
+    from onnxprune.errors import PlanError
+
+    found = _read(path, lambda text, _: json.loads(text), "give a JSON file") or {}
+    known = {"keep_at_least": dict, "keep_at_most": dict, "exclude": list, "only": list}
+    if not isinstance(found, dict) or any(not isinstance(v, known.get(k, ())) for k, v in found.items()):
+        raise PlanError(f"{path} does not hold limits", f"it may have: {', '.join(known)}")
+    merged = dict(options)
+    for name in ("keep_at_least", "keep_at_most"):
+        merged[name] = {str(k): int(v) for k, v in found.get(name, {}).items()} | dict(options[name])
+    for name in ("exclude", "only"):
+        merged[name] = (*found.get(name, ()), *options[name])
+    return merged
+
+
+def _read(path: str | None, parse: Callable[[str, str], T], hint: str) -> T | None:
+    """Read a text file and make sense of it.
+
+    Raises:
+        PlanError: It cannot be read or is not what it should be.
+    """
+    from onnxprune.errors import PlanError
+
     if path is None:
         return None
-    from pathlib import Path
+    try:
+        return parse(Path(path).read_text("utf-8"), path)
+    except (OSError, ValueError) as error:
+        raise PlanError(f"cannot read {path}: {error}", hint) from error
 
-    from onnxprune.errors import PlanError
+
+def _analysis(text: str, path: str) -> Analysis:
     from onnxprune.plan import Analysis
 
-    try:
-        return Analysis.from_json(Path(path).read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"cannot read {path}: {error}", "give the file that `ana` wrote") from error
+    return Analysis.from_json(text, path)
+
+
+def _plan(text: str, path: str) -> PlanFile:
+    from onnxprune.planning.files import PlanFile
+
+    return PlanFile.from_json(text, path)

@@ -1,0 +1,27 @@
+"""What was seen of a network on data: all that a criterion may know beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onnxprune.runtime import Array
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Statistics over calibration samples, collected in one streaming pass.
+
+    Attributes:
+        norms: For each weight that multiplies something, the root mean square of what every element of it
+            multiplies; broadcasts against the weight.
+        slopes: For each weight with a gradient, by axis: the mean over the batches of |Σ w · ∂L/∂w|, the sum
+            running over what lies at one index of the axis; ``[size of the axis]``.
+        curvatures: Likewise, the mean of Σ (w · ∂L/∂w)².
+        eliminations: By group name, what each channel costs the layers that read it, ``[channels]``.
+    """
+
+    norms: Mapping[str, Array] = field(default_factory=dict)
+    slopes: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    curvatures: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    eliminations: Mapping[str, Array] = field(default_factory=dict)

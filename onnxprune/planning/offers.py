@@ -1,0 +1,143 @@
+"""What each group has to give, step by step, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.channels import Channels, Group
+from onnxprune.errors import PlanError
+from onnxprune.importance.shares import Scores
+from onnxprune.plan import Analysis, Curve
+from onnxprune.planning.limits import Limits, kept_counts
+
+_TIE = 1e-4
+"""Of two steps that cost nothing measurable, the one that leaves a larger part of its group goes first."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one group has to give.
+
+    Attributes:
+        group: The group.
+        order: Its channels, the least important first; those already gone come first of all.
+        steps: How many channels are gone after each step, ascending.
+        losses: What that costs altogether, never falling: what a plan adds up.
+        prices: The price of each step by itself, never falling: what a ranking compares.
+        gone: How many are gone before the first step.
+        forced: Whether some of those are gone because of a limit, not an earlier plan.
+    """
+
+    group: Group
+    order: np.ndarray[Any, np.dtype[np.intp]]
+    steps: tuple[int, ...]
+    losses: tuple[float, ...] = ()
+    prices: tuple[float, ...] = ()
+    gone: int = 0
+    forced: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many channels remain before the first step and after each."""
+        return tuple(self.group.size - n for n in (self.gone, *self.steps))
+
+    def removed(self, level: int) -> list[int]:
+        """Return the channels that are gone after so many steps, ascending."""
+        return sorted(self.order[: (self.gone, *self.steps)[level]].tolist())
+
+
+def make_offer(
+    channels: Channels, group: Group, scores: Scores, limits: Limits, gone: Sequence[int] = ()
+) -> Offer:
+    """Rank the channels of one group and list the steps it can be shrunk by.
+
+    Args:
+        channels: The network.
+        group: The group.
+        scores: One number a channel.
+        limits: Rounding, and how many channels stay.
+        gone: Channels removed by an earlier plan; they stay removed.
+    """
+    ranked = scores.copy()
+    ranked[list(gone)] = -1.0
+    counts = kept_counts(channels, group, limits, group.size - len(gone))
+    order, forced = np.argsort(ranked, kind="stable"), group.size - len(gone) > limits.most(group)
+    start = group.size - counts.pop(0) if forced else len(gone)
+    return Offer(group, order, tuple(group.size - n for n in counts), gone=start, forced=forced)
+
+
+def uniformly(offer: Offer) -> Offer:
+    """Price the steps by the fraction of the group that is gone, so that all groups shrink alike."""
+    return _priced(offer, [n / offer.group.size for n in offer.steps])
+
+
+def globally(offer: Offer, scores: Scores) -> Offer:
+    """Price each step by the mean score of what goes: the least important go first, wherever they are.
+
+    Args:
+        offer: The offer.
+        scores: Of the group's channels, comparable with those of others.
+    """
+    starts = [offer.gone, *offer.steps][: len(offer.steps)]
+    return _priced(offer, [float(scores[offer.order[a:b]].mean()) for a, b in _pairs(starts, offer.steps)])
+
+
+def sensitively(offer: Offer, curve: Curve, analysis: Analysis) -> Offer:
+    """Price the steps by the metric's measured loss.
+
+    Args:
+        offer: The offer.
+        curve: What was measured as the group shrank; it is made monotone, and is straight in between.
+        analysis: What the curve is from.
+    """
+    ratios = np.asarray([offer.gone, *offer.steps]) / offer.group.size
+    losses = loss_at(curve, analysis, ratios)
+    losses = losses + _TIE * ratios * max(abs(analysis.baseline), 1e-9)
+    rising = losses[1:] - losses[0]
+    return replace(offer, losses=tuple(rising.tolist()), prices=tuple(losses[1:].tolist()))
+
+
+def loss_at(curve: Curve, analysis: Analysis, ratios: Scores) -> Scores:
+    """Return the measured loss at some ratios; beyond the last one measured it goes on rising as before."""
+    known = np.asarray([0.0, *curve.ratios])
+    losses = np.maximum.accumulate([0.0, *(analysis.drop(v) for v in curve.values)])
+    found = np.interp(ratios, known, losses)
+    if len(known) > 1:
+        slope = (losses[-1] - losses[-2]) / max(known[-1] - known[-2], 1e-9)
+        found = found + np.maximum(ratios - known[-1], 0) * slope
+    return np.asarray(found)
+
+
+def curve_of(analysis: Analysis, group: Group) -> Curve:
+    """Return the curve of a group.
+
+    Raises:
+        PlanError: The analysis has none.
+    """
+    curve = analysis.curves.get(group.name)
+    if curve is None or curve.size != group.size:
+        raise PlanError(
+            f"the analysis has no curve for group '{group.name}' of {group.size} channels",
+            "it is of another model, or excluded that group: run `ana` again, or exclude it here too",
+        )
+    return curve
+
+
+def removed_by(offers: Sequence[Offer], levels: Sequence[int]) -> dict[str, list[int]]:
+    """Return the removed channels by group name; groups that lose none are left out."""
+    found = {o.group.name: o.removed(n) for o, n in zip(offers, levels, strict=True)}
+    return {name: gone for name, gone in found.items() if gone}
+
+
+def _priced(offer: Offer, prices: Sequence[float]) -> Offer:
+    rising = np.maximum.accumulate(prices) if prices else np.zeros(0)
+    sizes = np.diff([offer.gone, *offer.steps])
+    return replace(offer, losses=tuple(np.cumsum(rising * sizes).tolist()), prices=tuple(rising.tolist()))
+
+
+def _pairs(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(a, b, strict=True))
