@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from graphlib import TopologicalSorter
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from onnxprune.arrangement import Arrangement, members, order_of
 from onnxprune.canonical import canonicalise
 from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_indices, resolve
+from onnxprune.freedom import Outer, freedoms
 from onnxprune.graph import Model, label
 from onnxprune.rules import RESULT, Typing, infer_axes
 from onnxprune.zeros import block_inexact_sums
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
+Values = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Group:
         nodes: Names of all nodes whose weights they touch.
         optional: One of two factors of a product whose other factor is pruned unless the user says otherwise.
         factor: The variable of the axis algebra.
+        outer: Factors in each element of which the channels are counted apart (see `Channels.apart`).
     """
 
     name: str
@@ -52,6 +59,7 @@ class Group:
     nodes: tuple[str, ...]
     optional: bool
     factor: Factor = field(repr=False)
+    outer: Outer = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,80 @@ class Channels:
         typing: The axes of all its tensors.
         groups: What can be pruned, in order of execution.
         blocked: What cannot.
+        arrangements: Groups that lose other channels in each element of what they are free within, by name.
+            Removed channels are then slots (see `arrangement`). What a group is arranged within stands after
+            it.
     """
 
     model: Model
     typing: Typing = field(repr=False)
     groups: tuple[Group, ...]
     blocked: tuple[BlockedAxis, ...]
+    arrangements: Mapping[str, Arrangement] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def freedoms(self) -> dict[str, Outer]:
+        """The factors that groups are free within, by group name: there each element may keep other channels.
+
+        Groups that are free within none are left out.
+        """
+        ordered = sorted(self.groups, key=lambda g: g.optional)
+        carriers = {g.factor: [p.tensor for p in g.places] for g in ordered}
+        found = freedoms(self.typing, carriers)
+        return {g.name: found[g.factor] for g in self.groups if g.factor in found}
+
+    def apart(self, group: Group) -> Group:
+        """Return a group with its channels counted apart in each element of what it is free within.
+
+        Its size is the number of all of them, the outer elements major; otherwise it is the group itself.
+        """
+        outer = self.freedoms.get(group.name, ())
+        return replace(group, size=group.size * prod(g.size for g in outer), outer=outer)
+
+    def members(self, group: Group, place: Place) -> Indices:
+        """Return the channel of each element of a tensor, −1 where it has none; it broadcasts against it."""
+        return members(self.typing.axes[place.tensor], place.axis, group.factor, group.outer)
+
+    def arranged(self, orders: Mapping[str, Indices]) -> Channels:
+        """Return the same groups, some in an order of their own in each element of what they are free within.
+
+        Args:
+            orders: The channel in each slot by group name, ``[elements of the outer factors, channels]``.
+        """
+        factor = {g.name: g.factor for g in self.groups}
+        made = {n: Arrangement(factor[n], self.freedoms[n], order) for n, order in orders.items()}
+        inside = {n: [m for m, a in made.items() if factor[n] in a.outer] for n in made}
+        inner_first = TopologicalSorter(inside).static_order()
+        arranged = replace(self, arrangements={n: made[n] for n in inner_first})
+        arranged.__dict__["freedoms"] = self.freedoms  # the axes are the same: no need to look again
+        return arranged
+
+    def without(self, rows: Mapping[str, Sequence[Sequence[int]]]) -> Channels:
+        """Return the groups arranged so that some channels of each row lie in the slots of the first row's.
+
+        Args:
+            rows: Removed channels by group name, a row for each element of what the group is free within.
+        """
+        sizes = {g.name: g.size for g in self.groups}
+        return self.arranged({name: order_of(removed, sizes[name]) for name, removed in rows.items()})
+
+    def put_in_order(self, tensor: str, values: Values) -> Values:
+        """Return a tensor shaped like a constant, its channels in the slots they are arranged in."""
+        dims = self.typing.axes.get(tensor, ())
+        present = {f for dim in dims for f in factors(dim)}
+        for arrangement in self.arrangements.values():
+            if arrangement.factor in present:
+                values = arrangement.applied(dims, values)
+        return values
+
+    def put_back(self, tensor: str, values: Values) -> Values:
+        """Undo `put_in_order`."""
+        dims = self.typing.axes.get(tensor, ())
+        present = {f for dim in dims for f in factors(dim)}
+        for arrangement in reversed(tuple(self.arrangements.values())):
+            if arrangement.factor in present:
+                values = arrangement.undone(dims, values)
+        return values
 
     def kept(self, removed: Mapping[str, Sequence[int]]) -> dict[Factor, Indices]:
         """Return, for each factor that loses channels, those that remain.

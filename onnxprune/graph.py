@@ -7,6 +7,7 @@ gave us (names, doc strings, metadata, custom domains). Round trips through othe
 from __future__ import annotations
 
 import graphlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from onnxprune.reading import read
 
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
+_WITH_BODIES = ("If", "Loop", "Scan")
 _RUNTIME_OPERATORS = ("LayerNormalization", "SimplifiedLayerNormalization")
 """onnxruntime's optimiser puts these into the standard domain of opsets that do not have them."""
 
@@ -54,16 +56,42 @@ class Model:
         return list(self.proto.graph.node)
 
     @property
+    def graphs(self) -> list[onnx.GraphProto]:
+        """The main graph, and the bodies inside it that the analysis reads."""
+        return list(_with_bodies(self.proto.graph))
+
+    @property
+    def all_nodes(self) -> list[onnx.NodeProto]:
+        """All nodes, those of a body right before the node that holds it: what is read is made before."""
+        return list(_flat(self.proto.graph))
+
+    @property
     def constants(self) -> dict[str, onnx.TensorProto]:
-        """Tensors fixed in the file, by name: initializers and the outputs of Constant nodes."""
+        """Tensors fixed in the file, by name: initializers and outputs of Constant nodes, in bodies too.
+
+        Of a name that several bodies have, one of them counts (see `bodies.distinct`).
+        """
         if self._constants is None:
-            self._constants = {t.name: t for t in self.proto.graph.initializer}
-            for node in self.proto.graph.node:
+            self._constants = {t.name: t for graph in self.graphs for t in graph.initializer}
+            for node in self.all_nodes:
                 if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS:
                     tensor = _constant_tensor(node)
                     if tensor is not None:
                         self._constants[node.output[0]] = tensor
         return self._constants
+
+    def insert(self, index: int, node: onnx.NodeProto) -> None:
+        """Put a node before the one that has a number in `all_nodes`, into the same graph; or at the end."""
+        if len(graphs := self.graphs) == 1:
+            self.proto.graph.node.insert(index, node)
+            return
+        before = next(itertools.islice(_flat(self.proto.graph), index, None), None)
+        for graph in graphs if before is not None else ():
+            for place, other in enumerate(graph.node):
+                if other is before:
+                    graph.node.insert(place, node)
+                    return
+        self.proto.graph.node.append(node)
 
     @property
     def names(self) -> set[str]:
@@ -149,6 +177,26 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
         yield from attribute.graphs
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs a node holds, where the analysis knows what they do: those of If, Loop and Scan."""
+    if node.op_type in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
+        yield from subgraphs(node)
+
+
+def _with_bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from _with_bodies(body)
+
+
+def _flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        for body in bodies(node):
+            yield from _flat(body)
+        yield node
 
 
 def captured(node: onnx.NodeProto) -> set[str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels
-from onnxprune.dims import channel_of
+from onnxprune.channels import Channels, Group
 from onnxprune.errors import PlanError
 from onnxprune.graph import Model
+from onnxprune.slots import dead_slots
 from onnxprune.values import real_values, zero_value
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -28,7 +28,8 @@ def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict
     """
     cuts = channels.cuts(channels.kept(removed))
     weights = channels.weight_tensors()
-    return {name: _mask(channels, name, axes) for name, axes in cuts.items() if name in weights}
+    masks = {name: _mask(channels, name, axes) for name, axes in cuts.items() if name in weights}
+    return {name: channels.put_back(name, mask) for name, mask in masks.items()}
 
 
 def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
@@ -64,22 +65,20 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
             )
 
 
-def dead_channels(channels: Channels) -> dict[str, list[int]]:
+def dead_channels(channels: Channels) -> tuple[Channels, dict[str, list[int]]]:
     """Find channels all of whose weights are zero, whoever set them so.
 
     Returns:
-        Dead channels by group name; groups without any are left out. One channel of a group always stays.
+        The groups, arranged where other channels are dead in each element of what a group is free within, and
+        dead channels (slots) by group name; groups without any are left out. One channel always stays.
     """
-    found: dict[str, list[int]] = {}
-    for group in channels.groups:
-        dead = np.ones(group.size, bool)
-        for place in (p for p in group.places if p.weight):
-            dim = channels.typing.axes[place.tensor][place.axis]
-            values = np.moveaxis(real_values(channels.typing, place.tensor), place.axis, 0)
-            alive = channel_of(dim, group.factor)[np.any(values.reshape(len(values), -1) != 0, axis=1)]
-            dead[alive[alive >= 0]] = False
-        if dead.all():
-            dead[0] = False
-        if dead.any():
-            found[group.name] = np.flatnonzero(dead).tolist()
-    return found
+    return dead_slots(channels, {g.name: _dead(channels, channels.apart(g)) for g in channels.groups})
+
+
+def _dead(channels: Channels, group: Group) -> Mask:
+    dead = np.ones(group.size, bool)
+    for place in (p for p in group.places if p.weight):
+        member = channels.members(group, place)
+        alive = real_values(channels.typing, place.tensor) != 0
+        dead[np.broadcast_to(member, alive.shape)[alive & (member >= 0)]] = False
+    return dead

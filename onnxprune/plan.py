@@ -19,12 +19,14 @@ class Plan:
     """Which channels a sparse model has lost.
 
     Attributes:
-        removed: Removed channels by group name, ascending.
+        removed: Removed channels by group name, ascending; of a group in ``within`` those of the first row.
         sizes: Size of each of those groups before pruning.
         baseline: Figures of the model before any pruning: ``macs``, ``params``, ``channels``.
         settings: How the decision was made, for the record.
         allow_inexact: Whether axes that are normalised over were open.
         input_shapes: Input shapes the analysis was given, by input name.
+        within: Groups that lose other channels in each element of what they are free within (in each group of
+            a grouped convolution, in each head): the removed channels row by row, by group name.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -33,6 +35,7 @@ class Plan:
     settings: Mapping[str, Any] = field(default_factory=dict)
     allow_inexact: bool = False
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    within: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
@@ -54,6 +57,10 @@ class Plan:
                 settings=dict(content["settings"]),
                 allow_inexact=bool(content["allow_inexact"]),
                 input_shapes={str(n): tuple(s) for n, s in content["input_shapes"].items()},
+                within={
+                    str(n): tuple(tuple(int(i) for i in row) for row in rows)
+                    for n, rows in content.get("within", {}).items()
+                },
             )
             plan.check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -72,6 +79,13 @@ class Plan:
             size = self.sizes.get(name, 0)
             if any(not 0 <= channel < size for channel in gone):
                 raise ValueError(f"group '{name}' of {size} channels cannot lose {list(gone)}")
+        for name, rows in self.within.items():
+            gone = self.removed.get(name, ())
+            if not rows or sorted(rows[0]) != sorted(gone):
+                raise ValueError(f"group '{name}' loses {list(gone)}, but its first row says otherwise")
+            known = set(range(self.sizes[name]))
+            if any(len(set(row)) != len(gone) or not set(row) <= known for row in rows):
+                raise ValueError(f"the rows of group '{name}' are not of {len(gone)} channels each")
 
 
 @dataclass(frozen=True)
@@ -82,11 +96,27 @@ class Curve:
         size: Channels in the group.
         ratios: Fractions removed, ascending.
         values: The metric at each of them.
+        uncertainties: Half the width of a confidence interval around each value; empty where all samples were
+            measured.
+        samples: How many samples each value was measured on; empty likewise.
     """
 
     size: int
     ratios: tuple[float, ...]
     values: tuple[float, ...]
+    uncertainties: tuple[float, ...] = ()
+    samples: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Curve:
+        """Make a curve of what was read from a file; files of earlier versions have no uncertainties."""
+        return cls(
+            size=int(content["size"]),
+            ratios=tuple(map(float, content["ratios"])),
+            values=tuple(map(float, content["values"])),
+            uncertainties=tuple(map(float, content.get("uncertainties", ()))),
+            samples=tuple(map(int, content.get("samples", ()))),
+        )
 
 
 @dataclass(frozen=True)
@@ -126,10 +156,7 @@ class Analysis:
         """
         content = _read(text, name)
         try:
-            curves = {
-                str(n): Curve(int(c["size"]), tuple(map(float, c["ratios"])), tuple(map(float, c["values"])))
-                for n, c in content["curves"].items()
-            }
+            curves = {str(n): Curve.of(c) for n, c in content["curves"].items()}
             return cls(
                 digest=str(content["digest"]),
                 metric=str(content["metric"]),

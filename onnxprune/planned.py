@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from onnxprune.channels import Channels, find_channels
 from onnxprune.cost import cost_of
 from onnxprune.errors import PlanError
 from onnxprune.graph import Model
+from onnxprune.masks import check_zero, dead_channels
 from onnxprune.plan import PLAN_KEY, Plan
 
 
@@ -31,7 +34,20 @@ def planned_channels(model: Model, plan: Plan | None) -> Channels:
         return find_channels(model)
     channels = find_channels(model, allow_inexact=plan.allow_inexact, given=plan.input_shapes or None)
     check_plan(channels, plan)
-    return channels
+    return channels.without(plan.within)
+
+
+def removed_channels(model: Model, plan: Plan | None) -> tuple[Channels, Mapping[str, Sequence[int]]]:
+    """Return the groups of a sparse model and what it has lost: by its plan, or by the zeros in it.
+
+    Raises:
+        PlanError: The model is no longer the one the plan was made for, or is not zero where the plan says.
+    """
+    channels = planned_channels(model, plan)
+    if plan is None:
+        return dead_channels(channels)
+    check_zero(channels, plan.removed)
+    return channels, plan.removed
 
 
 def check_plan(channels: Channels, plan: Plan) -> None:
@@ -45,6 +61,13 @@ def check_plan(channels: Channels, plan: Plan) -> None:
         if sizes.get(name) != size:
             raise PlanError(
                 f"the plan names group '{name}' of {size} channels, which the model does not have",
+                "the graph was changed after pruning: prune the original again",
+            )
+    for name, rows in plan.within.items():
+        if len(rows) != prod(f.size for f in channels.freedoms.get(name, ())):
+            raise PlanError(
+                f"the plan removes other channels of group '{name}' in each of {len(rows)} parts, "
+                "which the model does not have",
                 "the graph was changed after pruning: prune the original again",
             )
 

@@ -14,9 +14,9 @@ from onnxprune.canonical import drop_unused_constants
 from onnxprune.channels import Channels
 from onnxprune.dims import Factor, Kept, factors, kept_indices, kept_size
 from onnxprune.graph import Model
+from onnxprune.inference import evaluate
 from onnxprune.masks import Mask
 from onnxprune.rules import RESULT, SizeUse
-from onnxprune.shapes import evaluate
 
 Sizes = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,7 +32,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     counts = {factor: len(indices) for factor, indices in kept.items()}
     model = channels.model.copy()
     for name, axes in channels.cuts(kept).items():
-        values = model.array(name)
+        values = channels.put_in_order(name, model.array(name))
         for axis, indices in axes.items():
             values = np.take(values, indices, axis)
         model.set_array(name, values)

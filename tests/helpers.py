@@ -342,6 +342,23 @@ def half_of_each(channels: Channels, seed: int = 0, optional: bool = False) -> d
     }
 
 
+def chosen_apart(
+    channels: Channels, removed: Mapping[str, Sequence[int]], seed: int = 0
+) -> tuple[Channels, dict[str, Sequence[int]]]:
+    """Remove as many channels, but other ones in each element of what a group is free within."""
+    random = np.random.default_rng(seed)
+    sizes = {g.name: g.size for g in channels.groups}
+    rows = {
+        name: [
+            sorted(random.permutation(sizes[name])[: len(removed[name])].tolist())
+            for _ in range(math.prod(f.size for f in outer))
+        ]
+        for name, outer in channels.freedoms.items()
+        if removed.get(name)
+    }
+    return channels.without(rows), {**removed, **{name: lines[0] for name, lines in rows.items()}}
+
+
 def params(model: Model, names: Iterable[str] | None = None) -> int:
     """Count the elements of the floating-point constants."""
     floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import prune_exactly
+from helpers import chosen_apart, prune_exactly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_networks import networks
@@ -17,9 +17,9 @@ LARGEST = 0.05
 """What is allowed to networks that amplify rounding, such as reciprocals of what is almost zero."""
 
 
-@given(networks(), st.integers(0, 99), st.floats(0.1, 0.9))
+@given(networks(), st.integers(0, 99), st.floats(0.1, 0.9), st.booleans())
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
-def test_random_networks(model: Model, seed: int, fraction: float) -> None:
+def test_random_networks(model: Model, seed: int, fraction: float, apart: bool) -> None:
     channels = find_channels(model)
     random = np.random.default_rng(seed)
     removed = {}
@@ -27,5 +27,7 @@ def test_random_networks(model: Model, seed: int, fraction: float) -> None:
         gone = np.flatnonzero(random.uniform(size=group.size) < fraction)[: group.size - 1]
         if random.uniform() < 0.7:
             removed[group.name] = gone.tolist()
+    if apart:
+        channels, removed = chosen_apart(channels, removed, seed)
     outcome = prune_exactly(model, removed, channels)
     assert outcome.error <= max(TOLERANCE, min(100 * outcome.noise, LARGEST))

@@ -24,7 +24,7 @@ def render(facts: Facts) -> RenderableType:
     groups = [
         (
             g["name"],
-            g["size"],
+            f"{g['parts']} × {g['size']}" if g["parts"] > 1 else g["size"],
             count(g["macs"]),
             count(g["params"]),
             "" if g["selected"] else ("optional" if g["optional"] else "excluded"),
@@ -91,7 +91,7 @@ def inspect(
         "size_bytes": stored_bytes(model),
         **cost.figures(),
         "input_shapes": {n: list(s) for n, s in channels.typing.shapes.probed.items()},
-        "groups": [_group(g, cost, g.name in chosen) for g in channels.groups],
+        "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
         "blocked": [_blocked(b) for b in channels.blocked],
     }
 
@@ -107,10 +107,12 @@ def _chosen(channels: Channels, exclude: Sequence[str], only: Sequence[str]) -> 
         return set()
 
 
-def _group(group: Group, cost: Cost, selected: bool) -> dict[str, Any]:
+def _group(channels: Channels, group: Group, cost: Cost, selected: bool) -> dict[str, Any]:
+    """Describe a group; ``parts`` is how many parts of the network may each lose other channels of it."""
     return {
         "name": group.name,
         "size": group.size,
+        "parts": channels.apart(group).size // group.size,
         "macs": round(sum(t.value({}) for t in cost.macs.of(group.factor))),
         "params": round(sum(t.value({}) for t in cost.params.of(group.factor))),
         "optional": group.optional,

@@ -8,13 +8,13 @@ and operands hold sizes that must follow (``follow_attribute``, ``follow_operand
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnxprune.dims import Block, Dim, Factor, block, unify
+from onnxprune.dims import Block, Dim, Factor, block, factors, unify
 from onnxprune.graph import Model, attributes, captured, label
 from onnxprune.rules import notation
 from onnxprune.shapes import Shapes
@@ -128,6 +128,43 @@ class Work:
     dims: Axes
 
 
+@dataclass(frozen=True)
+class Linear:
+    """A product with weights: ``result = alpha · weights · data + beta · bias``, one matrix for each group.
+
+    Attributes:
+        data: The operand that is multiplied, and ...
+        axis: ... its axis that is summed over, groups major.
+        weights: The operand that holds the matrices; further axes are places of a kernel, summed over too.
+        result_axis: The axis of the result that the rows make, groups major.
+        groups: How many matrices there are.
+        inputs_first: Whether the weights are ``[groups · inputs, outputs]``, not ``[groups · outputs, inputs]``.
+        bias: The operand that is added, of one axis; ``None`` where the operator has none.
+        alpha: Factor of the product.
+        beta: Factor of the bias.
+        final: Whether the product and the bias are all of the result.
+        uneven: Why data that are the same everywhere do not give a result that is; empty where they do.
+    """
+
+    data: int
+    axis: int
+    weights: int
+    result_axis: int
+    groups: int = 1
+    inputs_first: bool = False
+    bias: int | None = None
+    alpha: float = 1.0
+    beta: float = 1.0
+    final: bool = True
+    uneven: str = ""
+
+    def by_group(self, weights: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return a view of the weights as ``[groups, outputs, inputs, places of the kernel]``."""
+        shape = (self.groups, weights.shape[0] // self.groups, weights.shape[1], -1)
+        matrices = weights.reshape(shape)
+        return matrices.swapaxes(1, 2) if self.inputs_first else matrices
+
+
 @dataclass
 class Typing:
     """The axes of all tensors, and all that the rules have said."""
@@ -148,6 +185,12 @@ class Typing:
     rescales: list[Rescale] = field(default_factory=list)
     quantised: dict[str, Quantised] = field(default_factory=dict)
     index_uses: list[IndexUse] = field(default_factory=list)
+    mixes: list[tuple[int, Dim]] = field(default_factory=list)
+    """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
+    linear: dict[int, list[Linear]] = field(default_factory=dict)
+    """Nodes that are linear in an operand, in one way or several: the first whose weights are known counts."""
+    means: set[str] = field(default_factory=set)
+    """Tensors that sum to one along their last axis."""
 
     def axes_of(self, name: str) -> Axes:
         """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""
@@ -232,14 +275,17 @@ class Context:
 
     def same(self, a: Dim, b: Dim) -> None:
         """Say that two dims are one axis."""
-        unify(a, b, self.why("its axes cannot be lined up channel by channel"))
+        if not unify(a, b, self.why("its axes cannot be lined up channel by channel")):
+            self.typing.mixes.extend((self.index, f) for dim in (a, b) for f in factors(dim))
 
     def block(self, dim: Dim, reason: str) -> None:
         """Say that an axis must stay as it is."""
+        self.typing.mixes.append((self.index, dim))
         block(dim, self.why(reason))
 
     def normalises(self, dim: Dim, reason: str) -> None:
         """Say that statistics are taken over an axis: shortening it changes them, unless the user accepts."""
+        self.typing.mixes.append((self.index, dim))
         if self.typing.allow_inexact:
             self.typing.inexact.append((dim, self.why(reason)))
         else:
@@ -249,9 +295,12 @@ class Context:
         """Return a new axis that must stay as it is."""
         return Factor(size, [self.why(reason)])
 
-    def contract(self, dim: Dim, *operands: int, statistic: bool = False) -> None:
-        """Say that the node sums over an axis of the operands."""
+    def contract(
+        self, dim: Dim, *operands: int, results: Sequence[int] = (), statistic: bool = False
+    ) -> None:
+        """Say that the node sums over an axis of the operands, or of results it remembers."""
         names = tuple(self.node.input[o] for o in operands)
+        names += tuple(self.node.output[r] for r in results if self.makes(r))
         self.typing.contractions.append(Contraction(self.index, dim, names, statistic))
 
     def rescale_result(self, dim: Dim, power: float) -> None:
@@ -294,6 +343,19 @@ class Context:
     def works(self, *dims: Dim) -> None:
         """Say how many multiply-accumulates the node takes: the product of the sizes."""
         self.typing.work.append(Work(self.index, dims))
+
+    def multiplies(self, linear: Linear) -> None:
+        """Say that, where the weights are constant, the node is linear in one operand."""
+        self.typing.linear.setdefault(self.index, []).append(linear)
+
+    def changes_product(self) -> None:
+        """Say that more is done to the product than ``multiplies`` said."""
+        known = self.typing.linear.get(self.index, [])
+        self.typing.linear[self.index] = [replace(linear, final=False) for linear in known]
+
+    def sums_to_one(self) -> None:
+        """Say that the result's elements along its last axis sum to one."""
+        self.typing.means.add(self.node.output[0])
 
     def prefer_other(self, dim: Dim) -> None:
         """Say that, where this axis is one factor of a product, the other factor is the one to prune."""
