@@ -11,6 +11,7 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     ├── NothingToDoError    nothing can be pruned or removed
     ├── VerificationError   the sparse and the dense model disagree
     ├── TrainingError       the training worker is missing, refused the model, or died
+    ├── WorkerError         a worker process died, or a cluster does not answer
     └── OutputError         a result cannot be written
 """
 
@@ -74,6 +75,10 @@ class VerificationError(OnnxpruneError):
 
 class TrainingError(OnnxpruneError):
     """The training worker is missing, refused the model, or died."""
+
+
+class WorkerError(OnnxpruneError):
+    """A worker process died, or a cluster does not answer."""
 
 
 class OutputError(OnnxpruneError):

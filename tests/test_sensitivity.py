@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,8 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.channels import Channels, find_channels
-from onnxprune.curves import Examination, measure
 from onnxprune.data import open_data
-from onnxprune.errors import DataError, ModelError, OutputError, PlanError, UsageError
+from onnxprune.errors import DataError, ModelError, OutputError, PlanError, UsageError, WorkerError
 from onnxprune.graph import Model, check
 from onnxprune.importance import score
 from onnxprune.masks import masked
@@ -30,6 +28,8 @@ from onnxprune.plan import PLAN_KEY, Analysis
 from onnxprune.planned import stored_plan
 from onnxprune.progress import reporting
 from onnxprune.runtime import Session
+from onnxprune.sensitivity.examine import Examiner
+from onnxprune.sensitivity.samples import Examination, observe
 
 # Two outputs: what the first two layers say is out of reach for the layers behind.
 NET = """
@@ -190,13 +190,13 @@ class TestCurves:
         model, channels = net(), find_channels(net())
         session = Session(model.proto)
         data = samples(model)
-        exam = Examination(open_data(data, session.inputs, session.outputs), get_metric("top1"))
+        del data["labels"]
+        dataset = open_data(data, session.inputs, session.outputs)
+        exam = observe(session, [dataset], Examination(get_metric("mse"), batch_size=16))
         variants: list[dict[str, list[int]]] = [
             {"first": [0, 1, 2, 3, 4, 5]}, {"wide": [1, 2]}, {}, {"stem": [0, 7], "wide": [5]}
         ]  # fmt: skip
-        exam = replace(exam, metric=get_metric("mse"), batch_size=16)
-        del data["labels"]
-        found = measure(channels, exam, variants)
+        found = Examiner(channels, exam, [GROUPS]).values(0, variants)
         assert found == pytest.approx(
             [naive(model, data, "mse", v, batch_size=16) for v in variants], rel=1e-6
         )
@@ -425,7 +425,7 @@ class TestRefusals:
 
     def test_a_metric_that_is_no_number(self, file: Path) -> None:
         data = samples(net())
-        with pytest.raises(DataError, match="no_number is nan without 4 channels of 'first'"):
+        with pytest.raises(DataError, match="no_number is nan for the model without 4 channels of 'first'"):
             analyse(net(), data, metric=NoNumber(1 + 7 + 2), file=file)
         assert list(Analysis.from_json(file.read_text()).curves) == ["stem"]
 
@@ -458,7 +458,7 @@ class TestWorkers:
 
     def test_a_worker_that_dies(self, file: Path) -> None:
         pytest.importorskip("joblib")
-        with pytest.raises(ModelError, match="worker process died") as caught:
+        with pytest.raises(WorkerError, match="worker process died") as caught:
             analyse(
                 net(), samples(net()), metric=partial(elsewhere, os.getpid(), "dies"), workers=2, file=file
             )

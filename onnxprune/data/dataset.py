@@ -12,7 +12,14 @@ import numpy as np
 
 from onnxprune.callables import is_reference
 from onnxprune.data.schema import Schema
-from onnxprune.data.sources import CallableSource, MemorySource, Source, open_shards
+from onnxprune.data.sources import (
+    BooleanArray,
+    CallableSource,
+    ChosenSource,
+    MemorySource,
+    Source,
+    open_shards,
+)
 from onnxprune.errors import DataError, UsageError
 from onnxprune.runtime import Array, TensorSpec
 
@@ -33,6 +40,13 @@ class Batch:
     def size(self) -> int:
         """The number of samples."""
         return len(next(iter(self.inputs.values())))
+
+    def filled(self, rows: int) -> dict[str, Array]:
+        """Return the inputs with copies of the last sample behind, so that there are so many rows."""
+        if rows == self.size:
+            return self.inputs
+        chosen = np.minimum(np.arange(rows), self.size - 1)
+        return {name: array[chosen] for name, array in self.inputs.items()}
 
 
 class Dataset:
@@ -70,6 +84,10 @@ class Dataset:
             raise TypeError(f"the number of samples in {self.name} is not known beforehand")
         return self.samples
 
+    def count(self) -> int:
+        """Return the number of samples, going through all of them where it is not known beforehand."""
+        return sum(b.size for b in self.batches(256)) if self.samples is None else self.samples
+
     def take(self, samples: int) -> Dataset:
         """Return the first so many samples as a dataset of their own (all of them, if there are fewer).
 
@@ -80,6 +98,14 @@ class Dataset:
             raise UsageError(f"{samples} samples are not enough to go on", "take at least one")
         limit = samples if self._limit is None else min(samples, self._limit)
         return Dataset(self._source, self._schema, limit)
+
+    def chosen(self, rows: Sequence[bool] | BooleanArray) -> Dataset:
+        """Return some of the samples, in their order, as a dataset of their own.
+
+        Args:
+            rows: For each sample whether it is one of them; samples beyond are not.
+        """
+        return Dataset(ChosenSource(self._source, np.asarray(rows, bool)), self._schema)
 
     def batches(
         self, batch_size: int, *, shuffle: bool = False, seed: int = 0, epoch: int = 0

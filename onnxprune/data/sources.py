@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from onnxprune.callables import load_callable, user_code
 from onnxprune.data.schema import LABELS, Schema
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array
+
+BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 _WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
 
@@ -61,6 +63,33 @@ class MemorySource(Source):
         """Yield the arrays as one part."""
         del rng
         yield self.name, _first(self._arrays, limit)
+
+
+class ChosenSource(Source):
+    """Some of the samples of another source.
+
+    Args:
+        source: The other one.
+        chosen: For each of its samples whether it is one of them; none beyond is.
+    """
+
+    def __init__(self, source: Source, chosen: BooleanArray) -> None:
+        self.name = source.name
+        self.samples = int(chosen.sum())
+        self._source, self._chosen = source, chosen
+
+    def parts(
+        self, limit: int | None, rng: np.random.Generator | None
+    ) -> Iterator[tuple[str, dict[str, Array]]]:
+        """Yield what is left of each part."""
+        del rng
+        start, left = 0, self.samples if limit is None else limit
+        for name, part in self._source.parts(len(self._chosen), None):
+            rows = len(next(iter(part.values())))
+            chosen = np.flatnonzero(self._chosen[start : start + rows])[:left]
+            start, left = start + rows, left - len(chosen)
+            if len(chosen):
+                yield name, {n: a[chosen] for n, a in part.items()}
 
 
 class ShardSource(Source):

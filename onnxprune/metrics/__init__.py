@@ -13,7 +13,14 @@ Except for the user's own, every metric is the mean of one score a sample.
 """
 
 from onnxprune.metrics.baseline import Baseline
-from onnxprune.metrics.evaluation import MetricSpec, baseline_outputs, evaluate, get_metric
+from onnxprune.metrics.evaluation import (
+    MetricSpec,
+    answers,
+    baseline_outputs,
+    evaluate,
+    get_metric,
+    without_filling,
+)
 from onnxprune.metrics.metric import Answer, MeanMetric, Metric, UserMetric
 
 __all__ = [
@@ -23,7 +30,9 @@ __all__ = [
     "Metric",
     "MetricSpec",
     "UserMetric",
+    "answers",
     "baseline_outputs",
     "evaluate",
     "get_metric",
+    "without_filling",
 ]

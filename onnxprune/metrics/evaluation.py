@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxprune.callables import is_reference, load_callable
-from onnxprune.data import Batch, Dataset
+from onnxprune.data import Dataset
 from onnxprune.errors import DataError, UsageError
 from onnxprune.metrics import targets
 from onnxprune.metrics.baseline import Baseline, agreement, cosine, divergence
@@ -97,7 +97,7 @@ def evaluate(
             "`baseline_outputs` makes them",
         )
     used = baseline if metric.uses_baseline else None
-    value = metric.value(_answers(session, dataset, batch_size, used, overrides or {}))
+    value = metric.value(answers(session, dataset, batch_size, used, overrides or {}))
     if not np.isfinite(value):
         raise DataError(
             f"{metric.name} is {value} for {session.name} on {dataset.name}",
@@ -121,21 +121,27 @@ def baseline_outputs(session: Session, dataset: Dataset, *, batch_size: int = 64
         DataError: As for `evaluate`.
         ModelError: As for `evaluate`.
     """
-    return Baseline([answer.outputs for answer in _answers(session, dataset, batch_size, None, {})])
+    return Baseline([answer.outputs for answer in answers(session, dataset, batch_size)])
 
 
-def _answers(
-    session: Session, dataset: Dataset, batch_size: int, baseline: Baseline | None, overrides: Feeds
+def answers(
+    session: Session,
+    dataset: Dataset,
+    batch_size: int,
+    baseline: Baseline | None = None,
+    overrides: Feeds | None = None,
 ) -> Iterator[Answer]:
-    """Run a model over the data, a batch at a time."""
+    """Run a model over the data, a batch at a time; the arguments and errors are those of `evaluate`."""
     size = session.fixed_batch or batch_size
     count = 0
     for index, batch in enumerate(dataset.batches(size)):
         count = index + 1
         if baseline is not None and count > len(baseline):
             break
-        outputs = _run(session, batch, overrides)
-        yield Answer(outputs, batch.targets, baseline.remembered(index) if baseline is not None else {})
+        rows = session.fixed_batch or batch.size
+        made = session.run({**batch.filled(rows), **(overrides or {})})
+        remembered = baseline.remembered(index) if baseline is not None else {}
+        yield Answer(without_filling(made, batch.size, rows), batch.targets, remembered)
     if baseline is not None and count != len(baseline):
         raise DataError(
             f"{dataset.name} did not give as many batches as when the baseline ran",
@@ -143,14 +149,15 @@ def _answers(
         )
 
 
-def _run(session: Session, batch: Batch, overrides: Feeds) -> Outputs:
-    """Run one batch, filled up if the model wants more samples."""
-    size = session.fixed_batch or batch.size
-    if batch.size == size:
-        return session.run({**batch.inputs, **overrides})
-    rows = np.minimum(np.arange(size), batch.size - 1)
-    outputs = session.run({**{n: a[rows] for n, a in batch.inputs.items()}, **overrides})
-    return {n: o[: batch.size] if o.shape[:1] == (size,) else o for n, o in outputs.items()}
+def without_filling(outputs: Outputs, size: int, rows: int) -> Outputs:
+    """Drop what a model said of the copies a batch was filled up with.
+
+    Args:
+        outputs: The model's outputs.
+        size: The samples of the batch.
+        rows: The samples the model was given.
+    """
+    return {n: o[:size] if o.shape[:1] == (rows,) else o for n, o in outputs.items()}
 
 
 def _user_metric(name: str, function: UserFunction) -> UserMetric:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections import deque
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from onnxprune.curves import usable_processors
+from onnxprune.sensitivity import usable_processors
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.graph import load
 from onnxprune.progress import Task, task
@@ -17,6 +18,7 @@ from onnxprune.runner.data import Material
 from onnxprune.runner.forecast import Forecast, planned_steps
 from onnxprune.runner.journal import Facts, Listener, open_journal
 from onnxprune.runner.stages import ANALYSIS, DENSE, ONE_SHOT, Round, Stages
+from onnxprune.runner.tracking import tracking
 from onnxprune.runtime import runtime_info
 from onnxprune.training.sidecar import training_runtime
 
@@ -166,12 +168,10 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         OnnxpruneError: A step failed. What was done before stays, and is not done again.
     """
     original = load(recipe.model)
-    with (
-        task("run", total=len(planned_steps(recipe))) as progress,
-        open_journal(
-            Path(str(recipe.folder)), _Crier(listen, progress, Forecast(planned_steps(recipe)))
-        ) as journal,
-    ):
+    with task("run", total=len(planned_steps(recipe))) as progress, contextlib.ExitStack() as stack:
+        crier = _Crier(listen, progress, Forecast(planned_steps(recipe)))
+        journal = stack.enter_context(open_journal(Path(str(recipe.folder)), crier))
+        crier.track = stack.enter_context(tracking(recipe, journal.header, crier.complain))
         threads = recipe.threads or journal.header.get("threads") or usable_processors()
         material = Material(recipe, original, int(threads))
         if recipe.finetune.epochs or recipe.finetune.last_epochs:
@@ -192,19 +192,25 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     return {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Crier:
     """Passes events on, each with how long all that is still to come will take."""
 
     listen: Listener
     progress: Task
     forecast: Forecast
+    track: Listener = lambda event: None
 
     def __call__(self, event: Facts) -> None:
         self.forecast.hear(event)
+        self.track(event)
         if event["event"] != "start":
             self.progress.advance(1, note=event["step"])
         self.listen({**event, "remaining_s": self.forecast.remaining_s()})
+
+    def complain(self, tracker: str, why: str) -> None:
+        """Tell that figures no longer go somewhere."""
+        self.listen({"event": "untracked", "step": tracker, "because": [why]})
 
 
 def _versions() -> Facts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from onnxprune.graph import Model, check
 from onnxprune.runtime import Session, sample_feeds
-from onnxprune.shapes import infer
-from onnxprune.split import Split, split
+from onnxprune.sensitivity.cut import Cut, cut, extract
+from onnxprune.shapes import Shapes, infer
 
 BRANCHES = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -35,24 +35,45 @@ def model(text: str) -> Model:
     return check(Model(onnx.parser.parse_model(text)))
 
 
-def halves(whole: Model, *weights: str) -> Split:
+class Halves(NamedTuple):
+    at: Cut
+    before: Model | None
+    after: Model
+
+
+def split(whole: Model, *changing: str, shapes: Shapes | None = None) -> Halves:
+    """Cut a model, and take both parts out of it."""
+    shapes = shapes or infer(whole)
+    at = cut(whole, shapes, changing)
+    inputs = {i.name for i in whole.inputs}
+    made = [n for n in dict.fromkeys((*at.carried, *at.unreached)) if n not in inputs]
+    before = extract(whole, shapes, made, inputs) if made else None
+    return Halves(at, before, extract(whole, shapes, at.reached, at.carried))
+
+
+def halves(whole: Model, *changing: str) -> Halves:
     """Split a model, and see that the halves compute what it computes."""
-    found = split(whole, infer(whole), weights)
+    found = split(whole, *changing)
     session = Session(whole.proto, optimize=False)
     for feed in sample_feeds(session.inputs, batch=4, samples=2):
         expected = session.run(feed)
         known: dict[str, Any] = dict(feed)
         if found.before is not None:
             onnx.checker.check_model(found.before.proto)
-            known |= Session(found.before.proto, optimize=False).run(feed)
+            known |= run(found.before, feed)
         onnx.checker.check_model(found.after.proto)
         after = Session(found.after.proto, optimize=False)
-        assert [i.name for i in after.inputs] == list(found.carried)
-        made = {n: known[n] for n in found.unreached} | after.run({n: known[n] for n in found.carried})
+        assert [i.name for i in after.inputs] == list(found.at.carried)
+        made = {n: known[n] for n in found.at.unreached} | after.run({n: known[n] for n in found.at.carried})
         assert made.keys() == expected.keys()
         for name, values in expected.items():
             np.testing.assert_array_equal(made[name], values)
     return found
+
+
+def run(part: Model, known: dict[str, Any]) -> dict[str, Any]:
+    session = Session(part.proto, optimize=False)
+    return session.run({i.name: known[i.name] for i in session.inputs})
 
 
 def operators(half: Model | None) -> list[str]:
@@ -63,13 +84,13 @@ class TestSplit:
     def test_a_weight_at_the_beginning(self) -> None:
         found = halves(model(BRANCHES), "u")
         assert operators(found.before) == ["MatMul", "Add"]  # the branch beside it
-        assert found.carried == ("s", "x")
-        assert found.unreached == ()
+        assert found.at.carried == ("s", "x")
+        assert found.at.unreached == ()
 
     def test_a_weight_at_the_end(self) -> None:
         found = halves(model(BRANCHES), "w")
-        assert found.carried == ("left", "s")
-        assert found.unreached == ("left",)
+        assert found.at.carried == ("left", "s")
+        assert found.at.unreached == ("left",)
         assert operators(found.after) == ["Transpose", "MatMul", "Add", "Mul"]
 
     def test_several_weights(self) -> None:
@@ -79,7 +100,7 @@ class TestSplit:
     def test_constants_stay_constants(self) -> None:
         """Arithmetic on weights alone is not handed over as a value: the runtime could not fold it then."""
         found = halves(model(BRANCHES), "u")
-        assert "t" not in found.carried
+        assert "t" not in found.at.carried
         assert "Transpose" in operators(found.after)
         assert {t.name for t in found.after.proto.graph.initializer} == {"u", "w"}
 
@@ -90,14 +111,14 @@ class TestSplit:
         assert {t.name for t in found.after.proto.graph.initializer} == {"w"}
 
     def test_weights_that_reach_no_output(self) -> None:
-        found = split(model(BRANCHES), infer(model(BRANCHES)), [])
+        found = split(model(BRANCHES))
         assert found.after.nodes == []
-        assert found.unreached == ("left", "y", "z")
+        assert found.at.unreached == ("left", "y", "z")
 
     def test_the_model_is_not_changed(self) -> None:
         whole = model(BRANCHES)
         before = whole.proto.SerializeToString(deterministic=True)
-        found = split(whole, infer(whole), ["w"])
+        found = split(whole, "w")
         found.after.set_array("w", np.zeros((3, 3), np.float32))
         assert whole.proto.SerializeToString(deterministic=True) == before
 
@@ -114,7 +135,7 @@ class TestForms:
         }
         """)
         found = halves(whole, "b")
-        assert found.carried == ("h",)
+        assert found.at.carried == ("h",)
         found.after.set_array("b", np.zeros((3, 2), np.float32))
         assert not Session(found.after.proto).run({"h": np.ones((1, 3), np.float32)})["y"].any()
 
@@ -129,8 +150,8 @@ class TestForms:
             values = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
             whole.proto.graph.initializer.append(numpy_helper.from_array(values, name))
         whole.edited()
-        assert halves(whole, "b").carried == ("h",)
-        assert halves(whole, "a").carried == ("x",)
+        assert halves(whole, "b").at.carried == ("h",)
+        assert halves(whole, "a").at.carried == ("x",)
 
     def test_subgraphs_read_from_outside(self) -> None:
         whole = model("""
@@ -144,11 +165,11 @@ class TestForms:
         }
         """)
         feed = {"x": np.ones((2, 3), np.float32), "flag": np.array(True)}
-        found = split(whole, infer(whole), ["b"])
-        assert set(found.carried) == {"flag", "h"}
+        found = split(whole, "b")
+        assert set(found.at.carried) == {"flag", "h"}
         assert found.before is not None
-        known = feed | Session(found.before.proto).run(feed)
-        made = Session(found.after.proto).run({n: known[n] for n in found.carried})
+        known = feed | run(found.before, feed)
+        made = Session(found.after.proto).run({n: known[n] for n in found.at.carried})
         np.testing.assert_array_equal(made["y"], Session(whole.proto).run(feed)["y"])
 
     @pytest.mark.parametrize("weight", ["u", "w"])
@@ -165,7 +186,7 @@ class TestForms:
         }
         """
         )
-        assert halves(whole, weight).carried == {"u": ("x",), "w": ("p", "q")}[weight]
+        assert halves(whole, weight).at.carried == {"u": ("x",), "w": ("p", "q")}[weight]
 
     def test_what_cannot_be_declared_is_computed_behind(self) -> None:
         """A sequence is no input a session takes here, so the cut lies before it."""
@@ -183,10 +204,10 @@ class TestForms:
         shapes = infer(whole)
         for name in ("b", "d", "c", "y"):
             shapes.sizes.pop(name, None)
-        found = split(whole, shapes, ["w"])
-        assert found.carried == ("a", "x")
+        found = split(whole, "w", shapes=shapes)
+        assert found.at.carried == ("a", "x")
         assert found.before is not None
         feed = {"x": np.ones((2, 2), np.float32)}
-        known = feed | Session(found.before.proto).run(feed)
-        made = Session(found.after.proto).run({n: known[n] for n in found.carried})
+        known = feed | run(found.before, feed)
+        made = Session(found.after.proto).run({n: known[n] for n in found.at.carried})
         np.testing.assert_array_equal(made["y"], Session(whole.proto).run(feed)["y"])

@@ -1,0 +1,183 @@
+"""Dask and Ray clusters that the user has running, through the back ends joblib knows them by."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from onnxprune.errors import OnnxpruneError, UsageError, WorkerError
+
+ANSWER_S = 5.0
+"""How long a cluster may take to answer."""
+
+Call = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Cluster(ABC):
+    """A cluster at an address.
+
+    Attributes:
+        host: The machine its scheduler runs on.
+        port: Where that listens.
+        kind: What it is called.
+        extra: The extra of this package that brings its client.
+        modules: What has to be importable.
+    """
+
+    host: str
+    port: int
+
+    kind: ClassVar[str]
+    extra: ClassVar[str]
+    modules: ClassVar[tuple[str, ...]]
+
+    def check(self) -> None:
+        """See that the client is installed, and that somebody answers.
+
+        Raises:
+            UsageError: A package is missing.
+            WorkerError: Nobody answers.
+        """
+        joblib()
+        for name in self.modules:
+            _imported(name, self.extra)
+        try:
+            socket.create_connection((self.host, self.port), ANSWER_S).close()
+        except OSError as error:
+            raise self._silent(error) from error
+
+    @abstractmethod
+    def results(self, call: Call, work: Any, items: Sequence[Any], workers: int | None) -> Iterator[Any]:
+        """Yield what a call makes of the work and each item, as it is finished."""
+
+    @contextmanager
+    def watched(self, hint: str) -> Iterator[None]:
+        """Say in one sentence what goes wrong on a cluster; errors of the work itself pass as they are.
+
+        Raises:
+            WorkerError: Something went wrong.
+        """
+        try:
+            yield
+        except (OnnxpruneError, GeneratorExit):
+            raise
+        except Exception as error:  # every client has exceptions of its own
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise WorkerError(
+                f"the {self.kind} cluster at {self.host}:{self.port} failed: {said}", hint
+            ) from error
+
+    def _silent(self, error: Exception) -> WorkerError:
+        return WorkerError(
+            f"no {self.kind} cluster answers at {self.host}:{self.port}: {error}",
+            "look whether it runs, and whether host and port are right",
+        )
+
+
+class Dask(Cluster):
+    """A Dask cluster: the address is that of its scheduler."""
+
+    kind = "Dask"
+    extra = "dask"
+    modules = ("distributed",)
+
+    def results(self, call: Call, work: Any, items: Sequence[Any], workers: int | None) -> Iterator[Any]:
+        """Yield the results as they come; the work is sent to every worker once."""
+        distributed = _imported("distributed", self.extra)
+        try:
+            client = distributed.Client(
+                f"tcp://{self.host}:{self.port}", timeout=ANSWER_S, set_as_default=False
+            )
+        except (OSError, TimeoutError) as error:
+            raise self._silent(error) from error
+        with client:
+            with joblib().parallel_config(backend="dask", n_jobs=-1, client=client, scatter=[work]):
+                pool = joblib().Parallel(
+                    return_as="generator_unordered", pre_dispatch=workers or "all", batch_size=1
+                )
+            yield from pool(joblib().delayed(call)(work, item) for item in items)
+
+
+class Ray(Cluster):
+    """A Ray cluster: the address is that of its client server."""
+
+    kind = "Ray"
+    extra = "ray"
+    modules = ("ray", "ray.util.joblib")
+
+    def results(self, call: Call, work: Any, items: Sequence[Any], workers: int | None) -> Iterator[Any]:
+        """Yield the results round by round, as many at once as there are workers.
+
+        Ray's joblib back end hands nothing over before all it was given is done.
+        """
+        ray = _imported("ray", self.extra)
+        try:
+            ray.init(f"ray://{self.host}:{self.port}", logging_level="ERROR", log_to_driver=False)
+        except Exception as error:
+            raise self._silent(error) from error
+        try:
+            _imported("ray.util.joblib", self.extra).register_ray()
+            count = min(len(items), workers or int(ray.cluster_resources()["CPU"]))
+            sent = ray.put(work)
+            with joblib().parallel_config(backend="ray", n_jobs=count):
+                pool = joblib().Parallel(batch_size=1)
+            with pool:
+                for start in range(0, len(items), count):
+                    yield from pool(
+                        joblib().delayed(_fetched)(call, sent, item) for item in items[start : start + count]
+                    )
+        finally:
+            ray.shutdown()
+
+
+def _fetched(call: Call, sent: Any, item: Any) -> Any:
+    """Fetch the work from the store of the cluster, and do it."""
+    return call(importlib.import_module("ray").get(sent), item)
+
+
+def cluster_of(address: str) -> Cluster:
+    """Return the cluster at an address.
+
+    Args:
+        address: ``dask://HOST:PORT`` or ``ray://HOST:PORT``.
+
+    Raises:
+        UsageError: It is no such address.
+    """
+    kinds: dict[str, type[Cluster]] = {"dask": Dask, "ray": Ray}
+    try:
+        parts = urlsplit(address)
+        if parts.hostname and parts.port and not parts.path.strip("/"):
+            return kinds[parts.scheme](parts.hostname, parts.port)
+    except (ValueError, KeyError):
+        pass
+    raise UsageError(
+        f"'{address}' is no back end", "give local, dask://HOST:PORT or ray://HOST:PORT"
+    ) from None
+
+
+def joblib() -> Any:
+    """Return joblib, with all that is used of it.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    _imported("joblib.externals.loky.process_executor", "parallel")
+    return _imported("joblib", "parallel")
+
+
+def _imported(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UsageError(
+            f"several workers need {module.partition('.')[0]}: {error}",
+            f'install it with: pip install "onnxprune[{extra}]"',
+        ) from error

@@ -1,0 +1,171 @@
+"""One run of `ana`: a network, what is taken from each of its groups, and what that is measured by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.channels import Channels
+from onnxprune.data import Dataset, open_data
+from onnxprune.graph import Model
+from onnxprune.masks import masked
+from onnxprune.metrics import MeanMetric, answers, get_metric
+from onnxprune.plan import Analysis, Curve
+from onnxprune.planned import stored_plan
+from onnxprune.progress import task
+from onnxprune.runtime import Session
+from onnxprune.selection import select_groups
+from onnxprune.sensitivity.errand import Errand, Todo, find, packed
+from onnxprune.sensitivity.examine import Examiner
+from onnxprune.sensitivity.ledger import Ledger, digest_of, earlier_analysis
+from onnxprune.sensitivity.question import Question, Schedule
+from onnxprune.sensitivity.samples import Examination, Tally, check_number, observe
+from onnxprune.sensitivity.search import Search
+from onnxprune.sensitivity.workers import Crew
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A question, and everything that is at hand to answer it.
+
+    Attributes:
+        question: What is asked.
+        model: The network.
+        channels: Its groups.
+        schedules: What is taken from each group, by its name, in order of execution.
+        session: The network, ready to run.
+        dataset: The samples.
+        examination: What is measured, and how; without stages at first.
+        crew: Who does the work.
+    """
+
+    question: Question
+    model: Model
+    channels: Channels
+    schedules: Mapping[str, Schedule]
+    session: Session
+    dataset: Dataset
+    examination: Examination
+    crew: Crew
+
+    @classmethod
+    def open(cls, question: Question, model: Model, crew: Crew, cache_bytes: int) -> Study:
+        """Find the groups, and open the data."""
+        plan = stored_plan(model)
+        channels = find(model, question.allow_inexact, question.input_shapes)
+        gone = plan.removed if plan else {}
+        groups = select_groups(channels, question.exclude, question.only)
+        schedules = {g.name: Schedule.of(question, channels, g, gone.get(g.name, ())) for g in groups}
+        session = Session(model.proto, threads=crew.threads_each)
+        dataset = open_data(question.data, session.inputs, session.outputs)
+        examination = Examination(
+            metric=get_metric(question.metric),
+            batch_size=session.fixed_batch or question.batch_size,
+            whole_batches=session.fixed_batch is not None,
+            threads=crew.threads_each,
+            cache_bytes=cache_bytes // crew.sharing,
+        )
+        chosen = dataset if question.samples is None else dataset.take(question.samples)
+        return cls(question, model, channels, schedules, session, chosen, examination, crew)
+
+    def rehearse(self) -> None:
+        """Run one batch through the network, and through the network with all masked that ever will be.
+
+        What does not fit, in the data or in a metric that judges sample by sample, shows here, in seconds.
+        """
+        first = self.dataset.take(self.examination.batch_size)
+        if isinstance(self.examination.metric, MeanMetric):
+            observe(self.session, [first], self.examination)
+        for _ in answers(self._worst, first, self.examination.batch_size):
+            pass
+
+    def observed(self) -> Study:
+        """Return the study with the network's own value, and the samples in the order they are needed."""
+        total = self.dataset.count()
+        ranks = np.random.default_rng(self.question.seed).permutation(total)
+        ends = self.question.search.stages(total)
+        starts = [0, *ends[:-1]]
+        parts = [self.dataset.chosen((ranks >= a) & (ranks < b)) for a, b in zip(starts, ends, strict=True)]
+        examination = replace(self.examination, samples=total)
+        examination = observe(self.session, parts if len(parts) > 1 else [self.dataset], examination)
+        study = replace(self, examination=examination)
+        if len(parts) == 1:
+            return study
+        return replace(study, question=replace(self.question, search=study._scaled()))
+
+    def _scaled(self) -> Search:
+        """Learn what the worst costs, on the first of the samples."""
+        exam, stage = self.examination, self.examination.stages[0]
+        search, tally = self.question.search, Tally(exam.metric)
+        for index, answer in enumerate(answers(self._worst, stage.dataset, exam.batch_size)):
+            remembered = exam.baseline.remembered(index) if exam.baseline else {}
+            tally.add(replace(answer, remembered=remembered))
+        if tally.scores is None or stage.scores is None:
+            return replace(search, scale=abs(exam.value))
+        drop = abs(float(stage.scores.mean() - tally.scores.mean()))
+        return replace(search, scale=drop if np.isfinite(drop) else abs(exam.value))
+
+    @cached_property
+    def _worst(self) -> Session:
+        """The network without all that will ever be removed."""
+        removed = {n: s.order[: s.counts[-1]].tolist() for n, s in self.schedules.items() if s.counts}
+        return Session(masked(self.channels, removed).proto, threads=self.examination.threads)
+
+    def begin(self, file: Path | None, *, resume: bool, force: bool) -> Ledger:
+        """Return what is known so far: what the file holds, or else the baseline alone."""
+        settings = self.question.settings()
+        digest = digest_of(self.model, self.dataset.digest(), settings)
+        earlier = None
+        if file is not None and resume:
+            earlier = earlier_analysis(file, digest, settings, force=force)
+        blank = Analysis(
+            digest=digest,
+            metric=self.examination.metric.name,
+            higher_is_better=self.examination.metric.higher_is_better,
+            baseline=earlier.baseline if earlier else math.nan,
+            curves={},
+            settings={**settings, "data": self.dataset.name},
+        )
+        ledger = Ledger(blank, list(self.schedules), file)
+        if earlier is not None:
+            ledger.adopt(earlier)
+        return ledger
+
+    def finish(self, ledger: Ledger) -> int:
+        """Measure the groups that are missing, saving after each; return how many points that took."""
+        if not ledger.missing:
+            return 0
+        study = self.observed()
+        baseline = study.examination.value
+        todo = [(name, self.schedules[name].steps) for name in ledger.missing]
+        idle = {name: self.schedules[name].curve(baseline, Curve(0, (), ())) for name, s in todo if not s}
+        ledger.analysis = replace(ledger.analysis, baseline=baseline)
+        ledger.record(idle)
+        return study._measure(ledger, [(name, steps) for name, steps in todo if steps])
+
+    def _measure(self, ledger: Ledger, todo: list[Todo]) -> int:
+        points = 0
+        with task("ana", sum(len(steps) for _, steps in todo)) as progress:
+            for (name, steps), found in self.crew.spread(self._work(ledger.analysis.digest), todo):
+                for ratio, value in zip(found.ratios, found.values, strict=True):
+                    count = round(ratio * self.schedules[name].group.size)
+                    what = f"the model without {count} channels of '{name}'"
+                    check_number(self.examination.metric, value, what)
+                points += len(found.values)
+                ledger.record({name: self.schedules[name].curve(self.examination.value, found)})
+                progress.advance(len(steps), note=name)
+        return points
+
+    def _work(self, digest: str) -> Callable[[Todo], Curve]:
+        """Return what measures a group, here or elsewhere."""
+        search, route = self.question.search, list(self.schedules)
+        if self.crew.alone:
+            examiner = Examiner(self.channels, self.examination, [[name] for name in self.schedules])
+            return lambda todo: search.curve(examiner, route.index(todo[0]), todo[1])
+        inexact, shapes = self.question.allow_inexact, self.question.input_shapes
+        return Errand(digest, packed(self.model), inexact, shapes, self.examination, route, search)
