@@ -190,6 +190,20 @@ class Compare(Section):
     one_shot: bool = False
 
 
+class Log(Section):
+    """Where figures go while the run is under way, beside the work folder.
+
+    Attributes:
+        tensorboard: A folder for event files.
+        mlflow: Address of a tracking server of MLflow, such as ``http://localhost:5000``.
+        experiment: The experiment there.
+    """
+
+    tensorboard: str | None = None
+    mlflow: str | None = None
+    experiment: str = "onnxprune"
+
+
 class Bench(Section):
     """How latency is measured in the end; see the command `bench`."""
 
@@ -227,6 +241,7 @@ class Recipe(Section):
     stop: Stop = Stop()
     compare: Compare = Compare()
     bench: Bench = Bench()
+    log: Log = Log()
 
     @model_validator(mode="after")
     def _same_target(self) -> Recipe:
@@ -299,8 +314,15 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
 
     data = {name: place(getattr(recipe.data, name)) for name in ("train", "val", "calibration", "test")}
     folder = os.path.normpath(here / (recipe.folder or f"{path.stem}-run"))
-    placed = {"model": os.path.normpath(here / recipe.model), "folder": folder}
-    return recipe.model_copy(update={**placed, "data": recipe.data.model_copy(update=data)})
+    board = recipe.log.tensorboard and os.path.normpath(here / recipe.log.tensorboard)
+    return recipe.model_copy(
+        update={
+            "model": os.path.normpath(here / recipe.model),
+            "folder": folder,
+            "data": recipe.data.model_copy(update=data),
+            "log": recipe.log.model_copy(update={"tensorboard": board}),
+        }
+    )
 
 
 def _refusal(path: Path, text: str, error: ValidationError, given: set[tuple[str, ...]]) -> UsageError:

@@ -46,14 +46,19 @@ class Board:
         recipe: What is being done.
         rows: The rounds so far, by name.
         ends_at: When the run will be over, on the monotonic clock; ``None`` while nobody knows.
+        warning: What is to be said below.
     """
 
     recipe: Recipe
     rows: dict[str, _Row] = field(default_factory=dict)
     ends_at: float | None = None
+    warning: str = ""
 
     def hear(self, event: Facts) -> None:
         """Take in an event."""
+        if event["event"] == "untracked":
+            self.warning = f"nothing more goes to {event['step']}: {event['because'][0]}"
+            return
         name, _, kind = event["step"].rpartition("-")
         name, kind = (name, kind) if name else (_OWN_ROW[kind], kind)
         row, facts = self.rows.setdefault(name, _Row()), event.get("facts", {})
@@ -76,12 +81,15 @@ class Board:
             (n, *(r.took.get(k, "") for k in kinds), r.loss, r.reduction, r.score)
             for n, r in self.rows.items()
         ]
-        return Group(table(columns, rows), Text(self._outlook(), style="dim"))
+        return Group(table(columns, rows), Text(self._outlook(), style="dim"), *self._warnings())
 
     def _kinds(self) -> dict[str, bool]:
         training = bool(self.recipe.finetune.epochs or self.recipe.finetune.last_epochs)
         enabled = {"ana": self.recipe.ana.enabled, "recover": self.recipe.recover.enabled}
         return {kind: enabled.get(kind, training if kind == "finetune" else True) for kind in _KINDS}
+
+    def _warnings(self) -> list[Text]:
+        return [Text(self.warning, style="yellow")] if self.warning else []
 
     def _outlook(self) -> str:
         wanted = f"{self.recipe.budget.target:.0%} to be removed"

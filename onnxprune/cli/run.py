@@ -129,6 +129,9 @@ def say(event: Facts) -> None:
         for why in event.get("because", ()):
             click.echo(f"{step}: again, because {why}", err=True)
         return
+    if event["event"] == "untracked":
+        click.echo(f"nothing more goes to {step}: {event['because'][0]}", err=True)
+        return
     figures = [form.format(facts[name]) for name, form in _FIGURES.items() if name in facts]
     took = "as before" if event["event"] == "kept" else duration(event["duration_s"])
     left = event.get("remaining_s")

@@ -3,6 +3,7 @@
 journal     the work folder: which steps are done, from what, and what they left
 data        data and metrics of a recipe, and what tells them apart from others
 forecast    which steps there will be, and how long they will take
+tracking    figures for TensorBoard and MLflow
 stages      what each step does, from file to file
 loop        the order of the steps, when to stop, and which iteration is the best
 

@@ -96,6 +96,11 @@ runs = 30
 batch_size = 1
 threads = 1
 
+[log]                           # where else figures go while it runs
+# tensorboard = "logs"          # a folder
+# mlflow = "http://localhost:5000"
+experiment = "onnxprune"        # of MLflow
+
 [shapes]                        # full input shapes to analyse with, where the file leaves axes open
 $shapes
 
