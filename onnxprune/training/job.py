@@ -13,7 +13,8 @@ from onnx import helper
 
 from onnxprune.errors import DataError, PlanError
 from onnxprune.training.forward import check_forward
-from onnxprune.training.losses import Head, attach_loss, check_targets
+from onnxprune.training.losses import Head
+from onnxprune.training.objective import attach_loss, check_targets
 from onnxprune.training.settings import TrainSettings
 from onnxprune.training.support import check_gradient_path
 from onnxprune.training.training_copy import TrainingCopy, make_training_copy
@@ -29,20 +30,20 @@ class Job:
     Attributes:
         model: The user's model.
         sample: The first batch of inputs, in the model's own types.
-        heads: The outputs that have targets, by the names of these.
+        heads: What has targets.
         inputs: Names of the training graph's inputs, in order.
         fields: Of the worker's `load` request.
         arrays: Of the same: the training graph and the masks.
-        loss: Name of the loss.
+        ignored: The label that counts for nothing.
     """
 
     model: onnx.ModelProto
     sample: Mapping[str, Array]
-    heads: Mapping[str, Head]
+    heads: tuple[Head, ...]
     inputs: tuple[str, ...]
     fields: Mapping[str, object]
     arrays: Mapping[str, Array]
-    loss: str
+    ignored: int | None
 
     def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
         """Validate a batch; returns the arrays of the training graph's inputs and the number of samples."""
@@ -54,7 +55,7 @@ class Job:
                     f"input {name!r} has samples of shape {array.shape[1:]}, the first had {expected}"
                 )
         samples = _batch_size(inputs)
-        targets = check_targets(self.heads, self.loss, batch[1], samples)
+        targets = check_targets(self.heads, batch[1], samples, self.ignored)
         return {name: (targets | inputs)[name] for name in self.inputs}, samples
 
 
@@ -85,12 +86,14 @@ def prepare(
     copied = copied or make_training_copy(model, sample)
     outputs = check_forward(model, copied.model(), sample)
     copied = change(copied)
-    heads = attach_loss(copied.graph, settings, tuple(first[1]), outputs)
+    heads = attach_loss(copied.graph, settings, first[1], outputs)
     trainables = check_gradient_path(copied.graph, copied.trainables)
     inputs = tuple(tensor.name for tensor in copied.graph.inputs)
     arrays = {"model": np.frombuffer(copied.model().SerializeToString(), np.uint8)}
     arrays |= _mask_arrays(copied, trainables, masks)
-    return Job(model, sample, heads, inputs, _fields(copied, trainables, settings), arrays, settings.loss)
+    return Job(
+        model, sample, heads, inputs, _fields(copied, trainables, settings), arrays, settings.ignore_index
+    )
 
 
 def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSettings) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What can be minimised: each loss is a few ONNX nodes behind the model's outputs.
+"""What can be minimised: each loss is a few ONNX nodes behind an output of the model.
 
 A model that ends in Softmax, LogSoftmax or Sigmoid is trained on what goes into it, where the same loss is
 stable; its targets stay what the model's own outputs would be.
@@ -6,55 +6,76 @@ stable; its targets stay what the model's own outputs would be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.errors import DataError, TrainingError
+from onnxprune.errors import UsageError
 from onnxprune.training.emit import Emitter
 from onnxprune.training.settings import TrainSettings
-from onnxprune.training.wire import Array
 
 LABELS = "labels"
+TEACHER = "teacher:"
+"""In front of a tensor's name: the target that is what the teacher has there."""
 _TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Head:
-    """An output of the model that has targets.
+    """Something the model computes that has targets.
 
     Attributes:
-        output: The model's output.
+        name: What the data calls the targets.
+        output: The tensor of the model, an output or, for features, any other.
         value: What the loss is computed on; before the final activation where that is taken off.
         activation: The operator taken off, or an empty string.
         axis: Class axis of a Softmax, otherwise 1.
         target: The graph input that holds the targets.
         shape: Shape of the output for the sample batch.
+        bounds: What values the targets may have, if not any.
     """
 
+    name: str
     output: gs.Variable
     value: gs.Tensor
     activation: str
     axis: int
     target: gs.Variable
     shape: tuple[int, ...]
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the targets are integer labels instead of arrays like the output."""
+        return self.name == LABELS
 
 
 LossFunction: TypeAlias = Callable[[Head, Emitter, TrainSettings], Any]
 
 
 def cross_entropy(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
-    """Mean negative log-likelihood of integer labels."""
+    """Mean negative log-likelihood of integer labels, weighted by class where weights are given."""
     logits = head.value
     rank = len(head.shape)
     if head.axis != 1:
         others = [axis for axis in range(1, rank) if axis != head.axis]
         logits = emit("Transpose", logits, perm=[0, head.axis, *others])
+    operands = [logits, head.target]
+    if settings.class_weights is not None:
+        operands.append(emit.floats(_class_weights(head, settings.class_weights)))
+    attributes = {} if settings.ignore_index is None else {"ignore_index": settings.ignore_index}
     # Its gradient reads the logarithm of the probabilities, an output that is otherwise optional.
-    return emit("SoftmaxCrossEntropyLoss", logits, head.target, outputs=2, reduction="mean")[0]
+    return emit("SoftmaxCrossEntropyLoss", *operands, outputs=2, reduction="mean", **attributes)[0]
+
+
+def _class_weights(head: Head, weights: tuple[float, ...]) -> Any:
+    classes = head.shape[head.axis]
+    if len(weights) != classes:
+        raise UsageError(f"there are {len(weights)} class weights and {classes} classes", "give one a class")
+    return np.array(weights, np.float32)
 
 
 def mean_squared_error(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
@@ -77,17 +98,34 @@ def binary_cross_entropy(head: Head, emit: Emitter, settings: TrainSettings) -> 
 
 
 def distillation(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
-    """T² KL(teacher ‖ student) at temperature T (Hinton et al. 2015), up to the teacher's entropy."""
+    """What fits the output: divergence of classes, cross-entropy of probabilities, or relative error.
+
+    Classes are what ends in Softmax or LogSoftmax, and tables [samples, 2 or more] that end in neither it nor
+    Sigmoid.
+    """
+    if head.activation == "Sigmoid":
+        return binary_cross_entropy(head, emit, settings)
+    if head.activation or (len(head.shape) == 2 and head.shape[1] > 1):
+        return _divergence(head, emit, settings.temperature)
+    return relative_error(head, emit, settings)
+
+
+def _divergence(head: Head, emit: Emitter, temperature: float) -> Any:
+    """T² KL(teacher ‖ student) at temperature T (Hinton et al. 2015)."""
     teacher = head.target
-    if (
-        head.activation == "Softmax"
-    ):  # probabilities; their logarithm is the teacher's logits up to a constant
+    if head.activation == "Softmax":  # probabilities, whose logarithms are the logits up to a constant
         teacher = emit("Log", emit("Max", teacher, _TINY))
-    cooling = 1.0 / settings.temperature
-    wanted = emit("Softmax", emit("Mul", teacher, cooling), axis=head.axis)
+    cooling = 1.0 / temperature
+    wanted = emit("LogSoftmax", emit("Mul", teacher, cooling), axis=head.axis)
     given = emit("LogSoftmax", emit("Mul", head.value, cooling), axis=head.axis)
-    crossed = emit.reduce("ReduceSum", emit("Mul", wanted, given), [head.axis])
-    return emit("Mul", _mean(crossed, emit, head), -(settings.temperature**2))
+    apart = emit("Mul", emit("Exp", wanted), emit("Sub", wanted, given))
+    return emit("Mul", _mean(emit.reduce("ReduceSum", apart, [head.axis]), emit, head), temperature**2)
+
+
+def relative_error(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
+    """Mean squared difference over the mean square of the targets, so that tensors of any scale add up."""
+    size = _mean(emit("Mul", head.target, head.target), emit, head)
+    return emit("Div", mean_squared_error(head, emit, settings), emit("Add", size, _TINY))
 
 
 def _mean(x: gs.Tensor, emit: Emitter, head: Head) -> Any:
@@ -101,142 +139,22 @@ class LossEntry:
     Attributes:
         function: Appends its nodes for one head.
         detaches: Final activations it is computed in front of.
-        labelled: Whether its targets are integer labels instead of arrays like the outputs.
+        targets: `labels`; `outputs` for arrays named like outputs; `teacher` for what a teacher returns;
+            `features` for what a teacher has at the tensors named in the settings.
+        bounds: What values targets may have, if not any.
     """
 
     function: LossFunction
     detaches: Collection[str] = ()
-    labelled: bool = False
+    targets: str = "outputs"
+    bounds: tuple[float, float] | None = None
 
 
 LOSSES: Mapping[str, LossEntry] = {
-    "cross-entropy": LossEntry(cross_entropy, ("Softmax", "LogSoftmax"), labelled=True),
+    "cross-entropy": LossEntry(cross_entropy, ("Softmax", "LogSoftmax"), "labels"),
     "mse": LossEntry(mean_squared_error),
     "l1": LossEntry(mean_absolute_error),
-    "bce": LossEntry(binary_cross_entropy, ("Sigmoid",)),
-    "distill": LossEntry(distillation, ("Softmax", "LogSoftmax")),
+    "bce": LossEntry(binary_cross_entropy, ("Sigmoid",), bounds=(0.0, 1.0)),
+    "distill": LossEntry(distillation, ("Softmax", "LogSoftmax", "Sigmoid"), "teacher"),
+    "features": LossEntry(relative_error, targets="features"),
 }
-
-
-def attach_loss(
-    graph: gs.Graph, settings: TrainSettings, targets: Collection[str], outputs: Mapping[str, Array]
-) -> dict[str, Head]:
-    """Append the loss, which becomes the graph's only output.
-
-    Args:
-        graph: The training copy; it is changed.
-        settings: Which loss, and its options.
-        targets: The names the data has targets for: `labels`, or names of outputs.
-        outputs: Outputs of the model for a sample batch.
-
-    Returns:
-        The heads by the name of their targets.
-
-    Raises:
-        DataError: There are no targets for this loss.
-    """
-    entry = LOSSES[settings.loss]
-    emit = Emitter(graph, "loss")
-    heads: dict[str, Head] = {}
-    for output in graph.outputs:
-        name = LABELS if entry.labelled else output.name
-        if name in targets and name not in heads:
-            heads[name] = _head(output, entry, outputs[output.name])
-    if not heads:
-        expected = LABELS if entry.labelled else " or ".join(output.name for output in graph.outputs)
-        found = ", ".join(sorted(targets)) or "none"
-        raise DataError(f"the {settings.loss} loss needs targets named {expected}; the data has {found}")
-    parts = [entry.function(head, emit, settings) for head in heads.values()]
-    loss = gs.Variable("loss:total", np.float32, ())
-    emit.assign(_total(parts, emit), loss)
-    graph.inputs.extend(head.target for head in heads.values())
-    graph.outputs = [loss]
-    graph.cleanup(remove_unused_graph_inputs=True).toposort()
-    return heads
-
-
-def _total(parts: Sequence[gs.Tensor], emit: Emitter) -> gs.Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = emit("Add", total, part)
-    return total
-
-
-def _head(output: gs.Variable, entry: LossEntry, sample: Array) -> Head:
-    """Take off the final activation, if the loss wants that, and make the input for the targets."""
-    value: gs.Tensor = output
-    while value.inputs and value.inputs[0].op == "Identity":
-        value = value.inputs[0].inputs[0]
-    activation, axis = "", min(1, sample.ndim - 1)
-    if value.inputs and value.inputs[0].op in entry.detaches:
-        last = value.inputs[0]
-        activation, axis = last.op, last.attrs.get("axis", -1) % sample.ndim
-        value = last.inputs[0]
-    if entry.labelled and sample.ndim < 2:
-        raise TrainingError(f"output {output.name!r} of shape {sample.shape} has no axis of classes")
-    return Head(output, value, activation, axis, _target(output, entry, sample, axis), sample.shape)
-
-
-def _target(output: gs.Variable, entry: LossEntry, sample: Array, axis: int) -> gs.Variable:
-    sizes = ["batch", *sample.shape[1:]]
-    if entry.labelled:
-        del sizes[axis]
-        return gs.Variable(f"loss:{LABELS}", np.int64, sizes)
-    return gs.Variable(f"loss:target:{output.name}", np.float32, sizes)
-
-
-def check_targets(
-    heads: Mapping[str, Head], loss: str, targets: Mapping[str, Array], batch: int
-) -> dict[str, Array]:
-    """Validate one batch of targets and bring it into the types of the graph.
-
-    Args:
-        heads: From `attach_loss`.
-        loss: Name of the loss.
-        targets: Arrays by name; others than those with a head are ignored.
-        batch: Number of samples in the batch.
-
-    Returns:
-        Arrays by the names of the graph's inputs.
-
-    Raises:
-        DataError: Something is missing, of the wrong shape or type, or out of range.
-    """
-    checked = {}
-    for name, head in heads.items():
-        if name not in targets:
-            raise DataError(f"a batch has no targets named {name!r}")
-        array = np.asarray(targets[name])
-        if LOSSES[loss].labelled:
-            array = _checked_labels(array, name, head, batch)
-        else:
-            array = _checked_values(array, name, head, batch, loss)
-        checked[head.target.name] = array
-    return checked
-
-
-def _checked_labels(labels: Array, name: str, head: Head, batch: int) -> Array:
-    classes = head.shape[head.axis]
-    expected = (batch, *(size for axis, size in enumerate(head.shape) if axis not in (0, head.axis)))
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{name} must be integers, they are {labels.dtype}")
-    if labels.shape != expected:
-        raise DataError(f"{name} have shape {labels.shape}, expected {expected}")
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise DataError(
-            f"{name} range from {labels.min()} to {labels.max()}; the model has {classes} classes"
-        )
-    return labels.astype(np.int64)
-
-
-def _checked_values(values: Array, name: str, head: Head, batch: int, loss: str) -> Array:
-    expected = (batch, *head.shape[1:])
-    if values.dtype.kind not in "fiub":
-        raise DataError(f"targets {name!r} must be numbers, they are {values.dtype}")
-    if values.shape != expected:
-        raise DataError(f"targets {name!r} have shape {values.shape}, expected {expected}")
-    if not np.isfinite(values).all():
-        raise DataError(f"targets {name!r} hold NaN or infinite values")
-    if loss == "bce" and values.size and not (values.min() >= 0 and values.max() <= 1):
-        raise DataError(f"targets {name!r} range from {values.min()} to {values.max()}; bce needs 0 to 1")
-    return values.astype(np.float32)

@@ -3,18 +3,64 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
+from onnxprune.callables import is_reference
 from onnxprune.errors import UsageError
 from onnxprune.training.wire import Array
 
-Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill"]
+Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "features"]
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "step"]
 
 DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.05, "adamw": 0.001}
+
+_TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*\*\s*)?(?P<name>\S.*)")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a loss that is a sum.
+
+    Attributes:
+        name: A loss of the table, an ONNX file, or `module:callable`.
+        weight: What it is multiplied by.
+    """
+
+    name: str
+    weight: float = 1.0
+
+
+def parse_loss(text: str) -> tuple[Term, ...]:
+    """Read a loss: a name, or a weighted sum such as `0.3*cross-entropy + 0.7*distill`.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    terms = []
+    for part in re.split(r"\s*\+\s+|\s+\+\s*", text.strip()):
+        found = _TERM.fullmatch(part)
+        try:
+            weight = float(found["weight"] or 1.0) if found else math.nan
+        except ValueError:
+            weight = math.nan
+        known = found is not None and _is_loss(found["name"])
+        if not known or not 0 < weight < math.inf:
+            names = ", ".join(get_args(Loss))
+            raise UsageError(
+                f"there is no loss {part!r}",
+                f"choose one of {names}, an .onnx file or module:callable; or a sum: 0.5*mse + distill",
+            )
+        assert found is not None
+        terms.append(Term(found["name"], weight))
+    return tuple(terms)
+
+
+def _is_loss(name: str) -> bool:
+    return name in get_args(Loss) or name.endswith(".onnx") or is_reference(name)
 
 
 @dataclass(frozen=True)
@@ -22,7 +68,11 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        loss: What is minimised, see `onnxprune.training.losses`.
+        loss: What is minimised: a name from `onnxprune.training.losses`, an ONNX file or `module:callable`
+            (see `onnxprune.training.own_loss`), or a weighted sum of such, see `parse_loss`.
+        class_weights: Of `cross-entropy`: a factor for each class; the mean is over the factors then.
+        ignore_index: Of the same: the label that counts for nothing.
+        features: Of the loss `features`: tensors that are to be like the teacher's.
         optimizer: `sgd` (momentum 0.9) or `adamw` (betas 0.9 and 0.999).
         epochs: Passes over the training data.
         learning_rate: Peak step size; None takes 0.05 for sgd and 0.001 for adamw.
@@ -42,7 +92,10 @@ class TrainSettings:
         UsageError: A value is out of range.
     """
 
-    loss: Loss = "cross-entropy"
+    loss: str = "cross-entropy"
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+    features: tuple[str, ...] = ()
     optimizer: OptimizerName = "adamw"
     epochs: int = 1
     learning_rate: float | None = None
@@ -70,9 +123,19 @@ class TrainSettings:
             "temperature must be positive": 0 < self.temperature < math.inf,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
         }
+        rules["class weights must not be negative"] = all(w >= 0 for w in self.class_weights or ())
+        names = {term.name for term in self.terms}
+        rules["the loss 'features' and names of features go together"] = ("features" in names) == bool(
+            self.features
+        )
         for rule, kept in rules.items():
             if not kept:
                 raise UsageError(rule, "give another value, or leave the option out")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms of the loss."""
+        return parse_loss(self.loss)
 
     @property
     def peak(self) -> float:
