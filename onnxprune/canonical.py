@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.graph import Model, attributes, captured
+from onnxprune.bodies import distinct, known_branches, take_branches
+from onnxprune.graph import Model, attributes, bodies, captured
 from onnxprune.shapes import Shapes, infer
 
 _FLOATS = (
@@ -32,12 +33,16 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
+    model = distinct(model)
     shapes = infer(model, given)
-    folds = _known_before_the_run(model, shapes)
-    if not folds and not _shared_vectors(model):
+    folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
+    if not (folds or branches or _shared_vectors(model) or _splits_by_number(model, shapes)):
         return model, shapes
     model = model.copy()
+    take_branches(model, branches)
     _fold(model, folds)
+    for index, sizes in _splits_by_number(model, shapes).items():
+        _write_out_sizes(model, index, sizes)
     for name in sorted(_shared_vectors(model)):
         _unshare(model, name)
     shapes.note_constants(model)
@@ -47,48 +52,52 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
 def _known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]:
     """Find node results that never change: static shape arithmetic, and ConstantOfShape of static shape."""
     known = {n: shapes.values[n] for n in shapes.traced if not shapes.moving[n].any()}
-    for node in model.proto.graph.node:
+    for node in model.all_nodes:
         if node.op_type == "ConstantOfShape" and node.output[0] not in shapes.values:
             target = node.input[0]
             if target in shapes.values and not shapes.moving[target].any():
                 fill = attributes(node).get("value")
                 value = onnx.numpy_helper.to_array(fill) if fill is not None else np.zeros(1, np.float32)
                 known[node.output[0]] = np.full(shapes.values[target], value.ravel()[0], value.dtype)
-    outputs = {o.name for o in model.outputs}
+    outputs = {o.name for graph in model.graphs for o in graph.output}
     return {n: v for n, v in known.items() if n not in outputs and n not in model.constants}
 
 
 def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
     """Replace the nodes that make known values by constants, and drop what only they used."""
-    graph = model.proto.graph
-    kept = [n for n in graph.node if not (n.output and n.output[0] in known)]
-    read = {i for n in kept for i in (*n.input, *captured(n))} | {o.name for o in graph.output}
-    del graph.node[:]
-    graph.node.extend(_alive(kept, {o.name for o in graph.output}))
+    for graph in reversed(model.graphs):  # what is inside first
+        _delete(graph.node, [bool(n.output) and n.output[0] in known for n in graph.node])
+        _delete(graph.node, _dead(graph))
     model.edited()
-    for name in sorted(read & set(known)):
+    for name in sorted(_read(model) & set(known)):
         model.add_constant(name, known[name])
     drop_unused_constants(model)
 
 
-def _alive(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that something still reads, in order."""
-    alive = []
-    for node in reversed(nodes):
-        if wanted & set(node.output):
-            alive.append(node)
-            wanted |= set(node.input) | captured(node)
-    return alive[::-1]
+def _dead(graph: onnx.GraphProto) -> list[bool]:
+    """Return which nodes of a graph make nothing that is read."""
+    wanted = {o.name for o in graph.output}
+    dead = []
+    for node in reversed(graph.node):
+        dead.append(not wanted.intersection(node.output))
+        if not dead[-1]:
+            wanted |= {*node.input, *captured(node)}
+    return dead[::-1]
+
+
+def _read(model: Model) -> set[str]:
+    """Return the names of all tensors that a node reads or a graph returns."""
+    outputs = {o.name for graph in model.graphs for o in graph.output}
+    return outputs.union(*({*n.input, *captured(n)} for n in model.all_nodes))
 
 
 def drop_unused_constants(model: Model) -> None:
     """Remove initializers and Constant nodes that nothing reads."""
-    graph = model.proto.graph
-    read = {i for n in graph.node for i in (*n.input, *captured(n))} | {o.name for o in graph.output}
-    unused = set(model.constants) - read
-    _delete(graph.initializer, [t.name in unused for t in graph.initializer])
-    _delete(graph.input, [i.name in unused for i in graph.input])
-    _delete(graph.node, [n.op_type == "Constant" and n.output[0] in unused for n in graph.node])
+    unused = set(model.constants) - _read(model)
+    _delete(model.proto.graph.input, [i.name in unused for i in model.proto.graph.input])
+    for graph in model.graphs:
+        _delete(graph.initializer, [t.name in unused for t in graph.initializer])
+        _delete(graph.node, [n.op_type == "Constant" and n.output[0] in unused for n in graph.node])
     model.edited()
 
 
@@ -98,12 +107,40 @@ def _delete(repeated: MutableSequence[Any], doomed: list[bool]) -> None:
         del repeated[index]
 
 
+def _splits_by_number(model: Model, shapes: Shapes) -> dict[int, list[int]]:
+    """Find nodes that split an axis of fixed size into equal parts, and the sizes of those.
+
+    Parts whose sizes are written down may lose different numbers of channels.
+    """
+    found = {}
+    for index, node in enumerate(model.all_nodes):
+        explicit = len(node.input) > 1 or any(a.name == "split" for a in node.attribute)
+        if node.op_type != "Split" or node.domain not in ("", "ai.onnx") or explicit:
+            continue
+        if all(o in shapes.sizes for o in (node.input[0], *node.output)):
+            axis = attributes(node).get("axis", 0)
+            if not shapes.dynamic[node.input[0]][axis]:
+                found[index] = [shapes.sizes[o][axis] for o in node.output]
+    return found
+
+
+def _write_out_sizes(model: Model, index: int, sizes: Sequence[int]) -> None:
+    node = model.all_nodes[index]
+    kept = [a for a in node.attribute if a.name != "num_outputs"]
+    if model.opset() < 13:
+        kept.append(onnx.helper.make_attribute("split", sizes))
+    else:
+        node.input.append(model.add_constant(f"{node.output[0]}__split", np.asarray(sizes, np.int64)))
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
 def _shared_vectors(model: Model) -> set[str]:
     """Find float constants of one long axis that more than one place reads."""
     readers: dict[str, int] = defaultdict(int)
-    inside: set[str] = {o.name for o in model.outputs}
-    for node in model.proto.graph.node:
-        inside |= captured(node)
+    inside = {o.name for graph in model.graphs for o in graph.output}
+    for node in model.all_nodes:
+        inside |= captured(node) if not any(bodies(node)) else set()
         for name in node.input:
             readers[name] += 1
     return {
@@ -118,7 +155,7 @@ def _shared_vectors(model: Model) -> set[str]:
 
 def _unshare(model: Model, name: str) -> None:
     """Give every reader but the first a copy of its own."""
-    places = [(n, k) for n in model.proto.graph.node for k, i in enumerate(n.input) if i == name]
+    places = [(n, k) for n in model.all_nodes for k, i in enumerate(n.input) if i == name]
     values = model.array(name)
     for node, operand in places[1:]:
         node.input[operand] = model.add_constant(name, values)

@@ -25,7 +25,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-MAX_COPIES = 256
 MAX_REASONS = 4
 
 
@@ -175,15 +174,9 @@ def _unify(a: Dim, b: Dim, why: Block) -> bool:
         return _bind(a, b)
     if isinstance(b, Factor):
         return _bind(b, a)
-    if isinstance(a, Sum) and isinstance(b, Sum):
-        return _unify_sums(a.parts, b.parts, why)
     if isinstance(a, Product) and isinstance(b, Product):
         return _unify_products(a.parts, b.parts, why)
-    if isinstance(a, Sum) and isinstance(b, Product):
-        return _unify_sum_product(a, b, why)
-    assert isinstance(a, Product)
-    assert isinstance(b, Sum)
-    return _unify_sum_product(b, a, why)
+    return _unify_sums(*(d.parts if isinstance(d, Sum) else (d,) for d in (a, b)), why)
 
 
 def _bind(factor: Factor, dim: Dim) -> bool:
@@ -230,15 +223,18 @@ def split(dim: Dim, at: int, why: Block) -> tuple[Dim, Dim]:
 
 
 def _split_product(dim: Product, at: int, why: Block) -> tuple[Dim, Dim]:
+    """Cut between two blocks, or within one: that block stays, those before and after it are still free."""
     major, minor = dim.parts[0], nested(dim.parts[1:])
-    if at % minor.size == 0:
-        first, second = split(major, at // minor.size, why)
-        return nested((first, minor)), nested((second, minor))
-    block(major, why)  # the cut lies within a block, so all blocks must stay where they are
     whole, inside = divmod(at, minor.size)
+    before, rest = split(major, whole, why) if whole else (None, major)
+    if not inside:
+        assert before is not None
+        return nested((before, minor)), nested((rest, minor))
+    after = split(rest, 1, why)[1] if rest.size > 1 else None
     first, second = split(minor, inside, why)
-    before = [minor] * whole + [first]
-    return concatenated(before), concatenated([second, *[minor] * (major.size - whole - 1)])
+    left = [first] if before is None else [nested((before, minor)), first]
+    right = [second] if after is None else [second, nested((after, minor))]
+    return concatenated(left), concatenated(right)
 
 
 def _unify_products(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> bool:
@@ -272,33 +268,8 @@ def factor_out(dim: Dim, size: int, why: Block) -> tuple[Dim, Dim] | None:
     dim = resolve(dim)
     if size == dim.size:
         return Factor(1), dim
-    if isinstance(dim, Factor):
-        major, minor = Factor(dim.size // size), Factor(size)
-        _bind(dim, Product((major, minor)))
-        return major, minor
-    if isinstance(dim, Product):
-        fresh = Product((Factor(dim.size // size), Factor(size)))
-        return (fresh.parts[0], fresh.parts[1]) if unify(dim, fresh, why) else None
-    if any(p.size % size for p in dim.parts):
-        return None
-    pieces = [factor_out(p, size, why) for p in dim.parts]
-    if any(p is None for p in pieces):
-        return None
-    majors, minors = zip(*(p for p in pieces if p), strict=True)
-    agreed = [unify(minors[0], m, why) for m in minors[1:]]
-    return (concatenated(majors), minors[0]) if all(agreed) else None
-
-
-def _unify_sum_product(a: Sum, b: Product, why: Block) -> bool:
-    major, minor = b.parts[0], nested(b.parts[1:])
-    if all(p.size % minor.size == 0 for p in a.parts):
-        majors: list[Dim] = [Factor(p.size // minor.size) for p in a.parts]
-        done = [unify(p, nested((m, minor)), why) for p, m in zip(a.parts, majors, strict=True)]
-        return unify(major, concatenated(majors), why) and all(done)
-    if major.size > MAX_COPIES:
-        return False
-    block(major, why)
-    return _unify_sums(a.parts, [minor] * major.size, why)
+    major, minor = Factor(dim.size // size), Factor(size)
+    return (major, minor) if unify(dim, Product((major, minor)), why) else None
 
 
 def _blocked(dims: Iterable[Dim], why: Block) -> bool:

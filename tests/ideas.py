@@ -300,15 +300,20 @@ def shufflenet_v1() -> onnx.ModelProto:
 
 @idea(0.31, name="shufflenet_v2_split")
 @idea(0.31, name="shufflenet_v2_slice", cut_by_slice=True)
-def shufflenet_v2(cut_by_slice: bool = False) -> onnx.ModelProto:
-    net = Net()
-    x = net.cbr(image(net), 128, stride=2)
-    for _ in range(2):
+@idea(0.32, name="shufflenet_v2_uneven_split", half=58, units=3, opset=18)
+@idea(0.32, name="shufflenet_v2_uneven_slice", half=58, units=3, cut_by_slice=True)
+def shufflenet_v2(
+    cut_by_slice: bool = False, half: int = 64, units: int = 2, opset: int = 17
+) -> onnx.ModelProto:
+    """Half the channels pass by, and all are shuffled; 58 of them are cut within a pair after two units."""
+    net = Net(opset)
+    x = net.cbr(image(net), 2 * half, stride=2)
+    for _ in range(units):
         if cut_by_slice:
-            a, b = net.slice(x, 0, 64), net.slice(x, 64, 128)
+            a, b = net.slice(x, 0, half), net.slice(x, half, 2 * half)
         else:
             a, b = net.split(x, 2)
-        b = net.cbr(net.bn(net.depthwise(net.cbr(b, 64, 1))), 64, 1)
+        b = net.cbr(net.bn(net.depthwise(net.cbr(b, half, 1))), half, 1)
         x = shuffle(net, net.concat(a, b), 2)
     return net.proto(net.head(net.cbr(x, 96, 1)))
 
@@ -316,7 +321,7 @@ def shufflenet_v2(cut_by_slice: bool = False) -> onnx.ModelProto:
 @idea(0.27)
 def cross_stage_partial() -> onnx.ModelProto:
     """YOLO's C2f: cut in two, pass one half on and on, and lay all that was made end to end."""
-    net = Net()
+    net = Net(seed=1)
     x = net.cbr(image(net), 32)
     for _ in range(2):
         parts = net.split(net.silu(net.conv(x, 32, 1)), 2)
