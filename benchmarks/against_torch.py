@@ -7,8 +7,9 @@
 
 ``accuracy`` prunes the bundled networks once and finetunes them with every seed, which decides the order of
 the samples: SGD with momentum 0.9 and a cosine on both sides, the same step size, batch and epochs, no
-augmentation. torch-pruning is told the MACs that onnxprune reached, and runs in both of its ways: the same ratio in
-every layer (local), one ranking for all of them (global). ``speed`` times steps of training, both sides in turn.
+augmentation. torch-pruning is told the MACs that onnxprune reached, and runs in both of its ways: the same
+ratio in every layer (local), one ranking for all of them (global). ``speed`` times steps of training, both
+sides in turn.
 """
 
 from __future__ import annotations
@@ -194,7 +195,10 @@ def race(options: argparse.Namespace) -> None:
                 times["onnxprune"].append(step_seconds(proto, options))
                 times["torch"].append(peer(options.peer, job)["step_s"])
         mine, theirs = min(times["onnxprune"]), min(times["torch"])
-        print(f"{name:16} {mine * 1e3:7.0f} ms a step, torch {theirs * 1e3:7.0f} ms: {mine / theirs:.2f}×", flush=True)
+        print(
+            f"{name:16} {mine * 1e3:7.0f} ms a step, torch {theirs * 1e3:7.0f} ms: {mine / theirs:.2f}×",
+            flush=True,
+        )
 
 
 def step_seconds(proto: onnx.ModelProto, options: argparse.Namespace) -> float:
@@ -211,6 +215,17 @@ def step_seconds(proto: onnx.ModelProto, options: argparse.Namespace) -> float:
     steps = options.steps + 1
     train(proto, lambda epoch: [batch] * steps, settings=settings, total_steps=steps, on_step=stamp)
     return float(np.median(np.diff(stamps)))
+
+
+MOBILENET_V2 = (  # expansion, channels, blocks, stride
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 def resnet18() -> onnx.ModelProto:
@@ -236,7 +251,15 @@ def mobilenet_v2() -> onnx.ModelProto:
 
     net = architectures.Network("mobilenet_v2", 0)
     x, width = net.relu6("stem", net.convolution("stem", net.image, (1, 32), 3)), 32
-    stages = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    stages = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
     for stage, (expansion, wide, blocks, stride) in enumerate(stages):
         for block in range(blocks):
             layer, hidden = f"stage{stage}.{block}", width * expansion

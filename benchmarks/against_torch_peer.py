@@ -1,8 +1,8 @@
-"""The PyTorch side of against_torch.py: prune with torch-pruning, finetune, time; run by an interpreter that has both.
+"""The PyTorch side of against_torch.py: prune with torch-pruning, finetune, time.
 
     PYTHON benchmarks/against_torch_peer.py JOB.json      one JSON object on standard output
 
-Needs torch, torch-pruning and onnx; nothing of onnxprune.
+Run by an interpreter of its own; needs torch, torch-pruning and onnx; nothing of onnxprune.
 """
 
 from __future__ import annotations
@@ -167,7 +167,10 @@ def macs(network: Network, example: torch.Tensor) -> int:
 @torch.no_grad()
 def accuracy(network: Network, images: torch.Tensor, labels: torch.Tensor) -> float:
     network.eval()
-    right = sum(int((network(x).argmax(1) == y).sum()) for x, y in zip(images.split(500), labels.split(500), strict=True))
+    right = sum(
+        int((network(x).argmax(1) == y).sum())
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    )
     return right / len(labels)
 
 

@@ -11,13 +11,12 @@ from click.testing import CliRunner
 from onnx import numpy_helper, parser
 
 import onnxprune
-from onnxprune.channels import find_channels
 from onnxprune.cli import program
 from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
 from onnxprune.graph import Model, check
 from onnxprune.masks import keep_masks
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.planned import stored_plan
+from onnxprune.planned import removed_channels, stored_plan
 from onnxprune.runtime import Session
 
 pytest.importorskip("scipy")
@@ -73,9 +72,8 @@ def tensors(model: Model, x: np.ndarray, name: str) -> np.ndarray:
 
 
 def removed_weights(model: Model) -> np.ndarray:
-    plan = stored_plan(model)
-    channels = find_channels(model)
-    masks = keep_masks(channels, plan.removed)
+    channels, removed = removed_channels(model, stored_plan(model))
+    masks = keep_masks(channels, removed)
     return np.concatenate([channels.model.array(n)[~m].ravel() for n, m in masks.items()])
 
 

@@ -7,8 +7,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxprune.graph import Model, check
+from onnxprune.layerwise.layers import linear_of
 from onnxprune.passes import Prune, Recover
-from onnxprune.recovery.layers import linear_of
 from onnxprune.runtime import Session
 
 pytest.importorskip("scipy")
@@ -114,7 +114,8 @@ BEHIND = {  # what reads twelve channels that two inputs make
         {"w1": (12, 2, 1), "b1": (12,), "w2": (12, 4, 3), "b2": (4,)},
     ),
     "transposed and grouped": (
-        "h = Conv <kernel_shape = [1]> (x, w1, b1)  y = ConvTranspose <kernel_shape = [2], group = 2> (h, w2)",
+        "h = Conv <kernel_shape = [1]> (x, w1, b1)  "
+        "y = ConvTranspose <kernel_shape = [2], group = 2> (h, w2)",
         {"w1": (12, 2, 1), "b1": (12,), "w2": (12, 4, 2)},
     ),
     "weights left": (

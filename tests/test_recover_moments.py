@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.errors import DataError
-from onnxprune.recovery.moments import ChannelMoments, Moments
-from onnxprune.recovery.solve import fit, ridge
+from onnxprune.layerwise.moments import ChannelMoments, Moments
+from onnxprune.layerwise.solve import fit, ridge
 
 pytest.importorskip("scipy")
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph import attributes, label
-from onnxprune.recovery.gather import GRAM_BYTES, gather, gram_bytes
-from onnxprune.recovery.layers import LINEAR
-from onnxprune.recovery.moments import ChannelMoments
+from onnxprune.layerwise.gather import GRAM_BYTES, gather, gram_bytes
+from onnxprune.layerwise.layers import LINEAR
+from onnxprune.layerwise.moments import ChannelMoments
+from onnxprune.layerwise.solve import fit
 from onnxprune.recovery.shifts import Shift
-from onnxprune.recovery.solve import fit
 from onnxprune.recovery.stage import Stage, UnfitError
 from onnxprune.runtime import Array
 

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 
 from onnxprune.graph import label
-from onnxprune.recovery.layers import linear_of
-from onnxprune.recovery.linear import Linear
-from onnxprune.recovery.moments import ChannelMoments, check_finite
+from onnxprune.layerwise.layers import linear_of
+from onnxprune.layerwise.linear import Linear
+from onnxprune.layerwise.moments import ChannelMoments, check_finite
+from onnxprune.layerwise.trace import Trace
 from onnxprune.recovery.pair import Pair
 from onnxprune.recovery.shifts import Shift, find_shift
-from onnxprune.recovery.trace import Trace
 from onnxprune.runtime import Array
 
 ROUNDING = 1e-12

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from onnxprune.graph import label
+from onnxprune.layerwise.moments import check_finite
+from onnxprune.layerwise.trace import CHECKPOINT_BYTES, Trace
 from onnxprune.progress import task
 from onnxprune.recovery.methods import METHODS
-from onnxprune.recovery.moments import check_finite
 from onnxprune.recovery.pair import Pair
 from onnxprune.recovery.stage import Stage, UnfitError
-from onnxprune.recovery.trace import CHECKPOINT_BYTES, Trace
 from onnxprune.runtime import Array
 
 

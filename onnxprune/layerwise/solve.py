@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from onnxprune.errors import UsageError
-from onnxprune.recovery.moments import Moments
+from onnxprune.layerwise.moments import Moments
 from onnxprune.runtime import Array
 
 STRENGTHS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)

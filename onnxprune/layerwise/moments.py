@@ -1,7 +1,7 @@
 """Sums over calibration samples, in float64: they stream, and they add up.
 
 A layer is seen as ``groups`` independent linear maps from ``inputs`` to ``outputs`` numbers, applied to
-``rows`` (see ``recovery.linear``).
+``rows`` (see ``layerwise.linear``).
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Linear(ABC):
 
     @abstractmethod
     def columns(self, y: Array) -> Array:
-        """Return a result with its channels, which are the outputs of all groups in turn, on the last axis."""
+        """Return a result with its channels, the outputs of all groups in turn, on the last axis."""
 
     def rows(self, y: Array) -> int:
         """Return how many rows a result has."""
@@ -78,9 +78,9 @@ class Product(Linear):
         self.outputs = shape[0 if self._outputs_first else 1]
 
     def matrices(self, weights: Array) -> Array:
-        """Return ``[1, outputs, inputs]``, a Gemm's factor ``alpha`` included where there are numbers."""
+        """Return ``[1, outputs, inputs]``; real numbers times a Gemm's factor ``alpha``."""
         matrix = (weights if self._outputs_first else weights.T)[None]
-        return np.asarray(matrix if matrix.dtype == bool else matrix.astype(np.float64) * self._factor)
+        return np.asarray(matrix if matrix.dtype.kind in "bi" else matrix.astype(np.float64) * self._factor)
 
     def tensor(self, matrices: Array) -> Array:
         """Return the weights as the node wants them."""

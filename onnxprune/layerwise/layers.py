@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx
 
 from onnxprune.graph import Model
-from onnxprune.recovery.linear import Linear, Product, Stack
-from onnxprune.recovery.windows import Convolution, TransposedConvolution
+from onnxprune.layerwise.linear import Linear, Product, Stack
+from onnxprune.layerwise.windows import Convolution, TransposedConvolution
 
 _KINDS: dict[str, type[Linear]] = {
     "Conv": Convolution,

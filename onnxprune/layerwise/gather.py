@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.recovery.linear import Linear
-from onnxprune.recovery.moments import Moments, check_finite
+from onnxprune.layerwise.linear import Linear
+from onnxprune.layerwise.moments import Moments, check_finite
 from onnxprune.runtime import Array
 
 GRAM_BYTES = 1 << 29

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.recovery.linear import Linear
+from onnxprune.layerwise.linear import Linear
 from onnxprune.runtime import Array
 
 
@@ -97,9 +97,11 @@ class TransposedConvolution(Convolution):
         wide = [e + s + end for e, s, end in zip(edges, sizes, ends, strict=True)]
         spread = np.zeros((*x.shape[:2], *wide), x.dtype)
         inner = (slice(e, e + s, stride) for e, s, stride in zip(edges, sizes, strides, strict=True))
-        spread[(slice(None), slice(None), *inner)] = x
-        places = (slice(f, f + m) for f, m in zip(firsts, made, strict=True))
-        return np.asarray(self._sliding(spread, [1] * len(made))[(slice(None), slice(None), *places)])
+        inside: tuple[slice, ...] = (slice(None), slice(None), *inner)
+        spread[inside] = x
+        begun = (slice(f, f + m) for f, m in zip(firsts, made, strict=True))
+        places: tuple[slice, ...] = (slice(None), slice(None), *begun)
+        return np.asarray(self._sliding(spread, [1] * len(made))[places])
 
     def _firsts(self, sizes: Any, made: tuple[int, ...]) -> list[int]:
         """Return how much is cut off before the result along each spatial axis (ConvTranspose, ``pads``)."""
@@ -108,5 +110,7 @@ class TransposedConvolution(Convolution):
             return list((self.attributes.get("pads") or [0] * axes)[:axes])
         more = self.attributes.get("output_padding") or [0] * axes
         parts = zip(sizes, made, self._strides, self._reach, more, strict=True)
-        totals = [max(stride * (size - 1) + add + width - count, 0) for size, count, stride, width, add in parts]
+        totals = [
+            max(stride * (size - 1) + add + width - count, 0) for size, count, stride, width, add in parts
+        ]
         return [total // 2 if kind == "SAME_UPPER" else total - total // 2 for total in totals]
