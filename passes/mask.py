@@ -7,7 +7,7 @@ plan removed stays removed, and all reductions count from the model before any p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from onnxprune.importance import check_criterion
 from onnxprune.masks import check_zero, masked
 from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover, check_methods
 from onnxprune.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.planned import check_plan, plan_facts, planned_channels, stored_plan
 from onnxprune.planning import DEFAULT_ROUND_TO, STRATEGIES, Limits
@@ -52,6 +53,8 @@ class Prune(Pass):
         samples: Only the first so many samples.
         batch_size: Samples a batch, where the model does not fix it.
         evaluations: How many plans are measured on the data.
+        recover: Methods of ``recover`` to repair with afterwards, from the data or, without any, from drawn
+            inputs; the model given is the original.
         trials: File that keeps what plans were measured, so that a search can go on.
         round_to: What remains of a group is a multiple of this; 1 for no rounding.
         max_ratio: Largest fraction of a group that may go.
@@ -84,6 +87,7 @@ class Prune(Pass):
     batch_size: int = 64
     evaluations: int = DEFAULT_EVALUATIONS
     trials: Path | None = None
+    recover: Sequence[str] = ()
     round_to: int = DEFAULT_ROUND_TO
     max_ratio: float = 0.9
     keep_at_least: Mapping[str, int] = field(default_factory=dict)
@@ -111,6 +115,8 @@ class Prune(Pass):
             raise UsageError(
                 f"{self.evaluations} evaluations with batches of {self.batch_size} make no sense", "give more"
             )
+        if self.recover:
+            check_methods(self.recover)
         self._strategy(self.analysis or given.analysis)
         super().requires(given)
 
@@ -137,7 +143,8 @@ class Prune(Pass):
         )
         sparse = masked(channels.without(plan.within), plan.removed)
         sparse.set_metadata(PLAN_KEY, plan.to_json())
-        return PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
+        result = PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
+        return self._repaired(given, result) if self.recover else result
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The sparse model is valid, and what its plan names is zero."""
@@ -150,6 +157,20 @@ class Prune(Pass):
         """Return what is to be reduced, and by how much."""
         asked = {kind: getattr(self, f"reduce_{kind}") for kind in KINDS}
         return {kind: value for kind, value in asked.items() if value is not None}
+
+    def _repaired(self, given: PassResult, pruned: PassResult) -> PassResult:
+        step = Recover(
+            original=given.model,
+            data=self.data,
+            methods=self.recover,
+            samples=self.samples or DEFAULT_SAMPLES,
+            batch_size=self.batch_size,
+            metric=self.metric if self.data is not None else None,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        repaired = step(pruned)
+        return replace(repaired, modified=True, facts=pruned.facts | {"recovery": repaired.facts})
 
     def _check_amounts(self) -> None:
         amounts = self.reductions()

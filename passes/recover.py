@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.errors import DataError, NothingToDoError, UsageError
 from onnxprune.graph import Model, load
-from onnxprune.masks import check_zero, dead_channels
-from onnxprune.metrics import Metric, baseline_outputs, evaluate, get_metric
+from onnxprune.layerwise.solve import scipy_linalg
+from onnxprune.masks import check_zero
+from onnxprune.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.planned import planned_channels, stored_plan
-from onnxprune.recovery import METHODS, Pair, Settings, sweep
-from onnxprune.recovery.solve import scipy_linalg
+from onnxprune.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.recovery import METHODS, Pair, Report, Settings, sweep
+from onnxprune.recovery.synthetic import Stand, noise
 from onnxprune.runtime import Array, Session
 
 DEFAULT_SAMPLES = 512
@@ -32,7 +33,8 @@ class Recover(Pass):
 
     Attributes:
         original: The model before pruning, or its file.
-        data: Samples; labels are not looked at.
+        data: Samples; labels are not looked at. Without them inputs are drawn at random (see
+            `recovery.synthetic`), which brings back less.
         methods: ``least-squares``, ``bias``, ``scale``, ``batchnorm``: applied at each node in this order,
             whatever order they are given in.
         samples: How many samples are used, drawn at random.
@@ -46,11 +48,11 @@ class Recover(Pass):
     name: ClassVar[str] = "recover"
 
     original: Model | str
-    data: DataSpec
+    data: DataSpec | None = None
     methods: Sequence[str] = DEFAULT_METHODS
     samples: int = DEFAULT_SAMPLES
     batch_size: int = 32
-    metric: str | None = None
+    metric: MetricSpec | None = None
     val: DataSpec | None = None
     seed: int = 0
     threads: int | None = None
@@ -58,40 +60,44 @@ class Recover(Pass):
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         super().requires(given)
-        unknown = [m for m in self.methods if m not in METHODS]
-        if unknown or not self.methods:
-            what = f"there is no method '{unknown[0]}'" if unknown else "no method is given"
-            raise UsageError(what, f"choose from: {', '.join(METHODS)}")
+        check_methods(self.methods)
         if self.samples < 2 or self.batch_size < 1:
             raise UsageError(
                 f"cannot repair with {self.samples} samples, {self.batch_size} a run", "give more"
             )
-        if "least-squares" in self.methods:
-            scipy_linalg()
 
     def run(self, given: PassResult) -> PassResult:
         """Match the two models, sweep through them, measure."""
         plan = stored_plan(given.model)
-        channels = planned_channels(given.model, plan)
-        removed: Mapping[str, Sequence[int]] = plan.removed if plan else dead_channels(channels)
+        channels, removed = removed_channels(given.model, plan)
         if not any(len(gone) for gone in removed.values()):
             raise NothingToDoError("nothing is removed from this model", "run `prune` first")
-        if plan:
-            check_zero(channels, removed)
         original = load(self.original) if isinstance(self.original, str) else self.original
         pair = Pair.of(channels, removed, original, plan)
         session = Session(pair.original.proto, threads=self.threads)
-        data = open_data(self.data, session.inputs, session.outputs)
+        data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None
         exam = _Exam.open(self, session, data)
         facts: dict[str, Any] = {"methods": [m for m in METHODS if m in self.methods]}
         facts |= exam.mark(pair.sparse, "score_before") if exam else {}
         start = perf_counter()
-        feeds = self._feeds(data, session.fixed_batch)
-        report = sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))
+        if data is None:
+            shapes = plan.input_shapes if plan else {}
+            feeds = noise(session.inputs, shapes, self.samples, self.batch_size, self.seed)
+            stand = Stand.on(pair, feeds, self.threads)
+            report = self._sweep(stand.pair, feeds)
+            repaired = stand.leave()
+        else:
+            feeds = self._feeds(data, session.fixed_batch)
+            report = self._sweep(pair, feeds)
+            repaired = pair.sparse
         facts |= {"recovery_s": perf_counter() - start, "samples": sum(_size(f) for f in feeds)}
-        facts |= exam.mark(pair.sparse, "score_after") if exam else {}
+        facts |= exam.mark(repaired, "score_after") if exam else {}
+        facts |= {"synthetic": data is None}
         facts |= {"outputs": report.outputs, "layers": report.layers, "skipped": report.skipped}
-        return PassResult(pair.sparse, bool(report.layers), facts, given.analysis)
+        return PassResult(repaired, bool(report.layers), facts, given.analysis)
+
+    def _sweep(self, pair: Pair, feeds: Sequence[Mapping[str, Array]]) -> Report:
+        return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The repaired model is valid, and what its plan names is still zero."""
@@ -119,6 +125,20 @@ class Recover(Pass):
         return feeds
 
 
+def check_methods(methods: Sequence[str]) -> None:
+    """Refuse methods that there are not, or that need what is not installed.
+
+    Raises:
+        UsageError: Naming the method, or the package.
+    """
+    unknown = [m for m in methods if m not in METHODS]
+    if unknown or not methods:
+        what = f"there is no method '{unknown[0]}'" if unknown else "no method is given"
+        raise UsageError(what, f"choose from: {', '.join(METHODS)}")
+    if "least-squares" in methods:
+        scipy_linalg()
+
+
 @dataclass
 class _Exam:
     """Data and a metric on it."""
@@ -129,12 +149,14 @@ class _Exam:
     options: Recover
 
     @classmethod
-    def open(cls, options: Recover, original: Session, data: Dataset) -> _Exam | None:
+    def open(cls, options: Recover, original: Session, data: Dataset | None) -> _Exam | None:
         if options.metric is None:
             return None
         metric = get_metric(options.metric)
         if options.val is not None:
             data = open_data(options.val, original.inputs, original.outputs)
+        if data is None:
+            raise UsageError(f"{metric.name} is measured on data", "give it with --val or --data")
         baseline = baseline_outputs(original, data) if metric.uses_baseline else None
         return cls(data, metric, baseline, options)
 

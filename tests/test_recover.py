@@ -16,7 +16,9 @@ from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
 from onnxprune.graph import Model, check
 from onnxprune.masks import keep_masks
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.planned import removed_channels, stored_plan
+from onnxprune.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.recovery import Pair, Settings, sweep
+from onnxprune.recovery.synthetic import Stand, noise
 from onnxprune.runtime import Session
 
 pytest.importorskip("scipy")
@@ -268,9 +270,6 @@ def test_same_seed_same_model():
 
 
 def test_a_small_checkpoint_changes_nothing():
-    from onnxprune.planned import planned_channels
-    from onnxprune.recovery import Pair, Settings, sweep
-
     model = with_batchnorm()
     sparse = pruned(model)
     plan = stored_plan(sparse)
@@ -353,3 +352,112 @@ def test_command(tmp_path):
     written = onnxprune.load(paths[3])
     assert not removed_weights(written).any()
     assert CliRunner().invoke(program, [*words[:-1], "--samples", "20"]).exit_code == 0
+
+
+def test_prune_repairs_as_recover_does():
+    model, data = with_batchnorm(), {"x": images(70)}
+    methods = ["batchnorm", "least-squares"]
+    at_once = Prune(
+        reduce_channels=0.3, round_to=1, data=data, recover=methods, metric="cosine", seed=3, batch_size=16
+    )(model)
+    sparse = Prune(reduce_channels=0.3, round_to=1)(model)
+    after = Recover(model, data, methods, seed=3, batch_size=16)(sparse)
+    for name in after.model.constants:
+        np.testing.assert_array_equal(at_once.model.array(name), after.model.array(name))
+    assert at_once.facts["recovery"]["layers"] == after.facts["layers"]
+    assert at_once.facts["recovery"]["score_after"] > at_once.facts["recovery"]["score_before"]
+    assert at_once.facts["macs"] == sparse.facts["macs"]
+    with pytest.raises(UsageError, match="no method 'magic'"):
+        Prune(reduce_channels=0.3, recover=["magic"])(model)
+
+
+def test_prune_in_two_rounds_recovers_towards_the_model_it_was_given():
+    model, data = with_batchnorm(), {"x": images(70)}
+    first = Prune(reduce_channels=0.2, round_to=1, data=data, recover=["least-squares"])(model).model
+    second = Prune(reduce_channels=0.4, round_to=1, data=data, recover=["least-squares"])(first)
+    Transform()(second.model)
+    found = second.facts["recovery"]["outputs"]["y"]
+    assert found["mse_after"] < found["mse_before"]
+
+
+def test_prune_command_repairs(tmp_path):
+    model = with_batchnorm()
+    onnxprune.save(model, str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "x.npz", x=images(40))
+    words = ["prune", str(tmp_path / "model.onnx"), "--reduce-channels", "0.3", "--round-to", "1"]
+    words += ["--recover", "least-squares", "-o", str(tmp_path / "out.onnx")]
+    result = CliRunner().invoke(program, [*words, "--data", str(tmp_path / "x.npz")])
+    assert result.exit_code == 0, result.output
+    assert "repaired with least-squares from 40 samples" in " ".join(result.output.split())
+    result = CliRunner().invoke(program, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)["recovery"]
+    assert facts["synthetic"]
+    assert facts["samples"] == 512
+
+
+def trained_like(seed: int = 0) -> tuple[Model, np.ndarray]:
+    """A network whose statistics are those of some data, and more of that data."""
+    model, random = with_batchnorm(), np.random.default_rng(seed)
+    colours = random.standard_normal((3, 3)) * 2
+
+    def draw(count: int) -> np.ndarray:
+        return (random.standard_normal((count, 6, 6, 3)) @ colours + 1).transpose(0, 3, 1, 2)
+
+    model.set_array("offset", np.linspace(-1, 1, 12).astype(np.float32))
+    x = draw(400).astype(np.float32)
+    for reads, mean, variance in (("c", "mean", "var"), ("d", "mean2", "var2")):
+        arriving = tensors(model, x, reads)
+        model.set_array(mean, arriving.mean((0, 2, 3)).astype(np.float32))
+        model.set_array(variance, arriving.var((0, 2, 3)).astype(np.float32))
+    return model, draw(200).astype(np.float32)
+
+
+def test_drawn_inputs_put_the_stored_statistics_behind_every_normalisation():
+    model, _ = trained_like()
+    feeds = noise(Session(model.proto).inputs, {}, 300, 100, 0)
+    sparse = pruned(model)
+    plan = stored_plan(sparse)
+    channels, removed = removed_channels(sparse, plan)
+    stand = Stand.on(Pair.of(channels, removed, model, plan), feeds, 1)
+    x = np.concatenate([feed["x"] for feed in feeds])
+    for name, scale, offset in (("n", "scale", "offset"), ("m", "scale2", "offset2")):
+        found = tensors(stand.pair.original, x, name)
+        np.testing.assert_allclose(found.mean((0, 2, 3)), model.array(offset), atol=1e-2)
+        np.testing.assert_allclose(found.std((0, 2, 3)), np.abs(model.array(scale)), rtol=2e-2)
+    left = stand.leave()
+    for name in model.constants:
+        np.testing.assert_array_equal(left.array(name), sparse.array(name))
+
+
+@pytest.mark.parametrize("methods", [["least-squares"], ["bias"], ["scale"], ["least-squares", "batchnorm"]])
+def test_without_data_less_comes_back_but_some(methods):
+    model, x = trained_like()
+    sparse = pruned(model)
+    drawn = Recover(model, None, methods)(sparse)
+    given = Recover(model, {"x": x}, methods)(sparse)
+    assert drawn.facts["synthetic"]
+    assert not given.facts["synthetic"]
+    wanted = outputs(model, x)
+    errors = [np.square(outputs(m, x) - wanted).mean() for m in (sparse, drawn.model, given.model)]
+    assert errors[2] < errors[1] < errors[0]
+    Transform()(drawn.model)
+
+
+def test_drawn_inputs_look_like_pictures():
+    model = network("y = Conv (x, w)", "N, 3, 16, 16", "N, 4, 16, 16", w=(4, 3, 1, 1))
+    first, second, other = (noise(Session(model.proto).inputs, {}, 64, 32, seed) for seed in (1, 1, 2))
+    x = np.concatenate([feed["x"] for feed in first])
+    assert x.shape == (64, 3, 16, 16)
+    np.testing.assert_array_equal(x[:32], second[0]["x"])
+    assert not np.allclose(x[:32], other[0]["x"])
+    np.testing.assert_allclose(x.mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std((1, 2, 3)), 1, rtol=1e-5)
+    neighbours = (x[..., 1:] * x[..., :-1]).mean()
+    assert 0.2 < neighbours < 0.95
+
+
+def test_a_metric_needs_data():
+    model = with_batchnorm()
+    with pytest.raises(UsageError, match="cosine is measured on data"):
+        Recover(model, metric="cosine")(pruned(model))

@@ -62,6 +62,10 @@ def _measured(facts: Facts) -> list[str]:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
         )
+    if "recovery" in facts:
+        from onnxprune.cli.recover import summary
+
+        said.append("\n" + summary(facts["recovery"]))
     return said
 
 
@@ -108,8 +112,8 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @click.option(
     "--criterion",
     metavar="NAME",
-    help="l1, l2, geometric-median, bn, lamp, random; activation, taylor or fisher with --data. By default"
-    " that of the analysis, else l2.",
+    help="l1, l2, geometric-median, bn, lamp, random; activation, obs, taylor or fisher with --data. By"
+    " default that of the analysis, else l2.",
 )
 @data_option("Samples, for criteria that look at them and to measure plans on")
 @click.option("--metric", help="What plans are measured by; by default that of the analysis, else kl.")
@@ -119,6 +123,12 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     "--evaluations", type=int, default=100, show_default=True, help="How many plans are measured on the data."
 )
 @click.option("--trials", type=click.Path(path_type=Path), help="File that lets a search go on later.")
+@click.option(
+    "--recover",
+    multiple=True,
+    metavar="METHOD",
+    help="Repair afterwards, without training: least-squares, bias, scale or batchnorm (repeatable).",
+)
 @click.option("--round-to", type=int, default=8, show_default=True, help="Keep multiples of this.")
 @click.option(
     "--max-ratio", type=float, default=0.9, show_default=True, help="Largest fraction of a group that may go."

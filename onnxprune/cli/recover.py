@@ -26,18 +26,25 @@ def render(facts: Facts) -> RenderableType:
 
     rows = [row(layer["node"], layer["method"], layer) for layer in facts["layers"]]
     rows += [row(name, "(output)", found) for name, found in facts["outputs"].items()]
-    ends = [f"\n{facts['samples']} samples, {facts['recovery_s']:.1f} s; repaired model: {facts['output']}"]
-    ends += [f"left alone: {s['node']} ({s['method']}: {s['reason']})" for s in facts["skipped"]]
-    if "metric" in facts:
-        ends.append(f"{facts['metric']}: {facts['score_before']:.4f} → {facts['score_after']:.4f}")
+    ends = [f"left alone: {s['node']} ({s['method']}: {s['reason']})" for s in facts["skipped"]]
+    ends += [f"\n{summary(facts)}; repaired model: {facts['output']}"]
     columns = ("node", "method", ">error before", ">after", ">change")
     return Group(table(columns, rows, "mean squared error, against the original"), *ends)
+
+
+def summary(facts: Facts) -> str:
+    """Say in one line what recovery took and brought."""
+    samples = f"{facts['samples']} {'drawn inputs' if facts['synthetic'] else 'samples'}"
+    said = f"repaired with {', '.join(facts['methods'])} from {samples} in {facts['recovery_s']:.1f} s"
+    if "metric" in facts:
+        said += f"; {facts['metric']}: {facts['score_before']:.4f} → {facts['score_after']:.4f}"
+    return said
 
 
 @command("recover", render)
 @model_argument("sparse")
 @click.option("--original", required=True, type=click.Path(), help="The model before pruning.")
-@data_option("Samples; labels are not needed", required=True)
+@data_option("Samples, labels not needed; without any, inputs are drawn at random, which helps less")
 @click.option(
     "--method",
     "methods",

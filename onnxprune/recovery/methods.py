@@ -111,6 +111,9 @@ METHODS: dict[str, tuple[tuple[str, ...], Callable[[Stage], dict[str, Any]]]] = 
 }
 """Operators and function of each method, in the order in which they are applied at a node."""
 
+LOWER_ERROR = ("least-squares", "bias")
+"""Methods that promise a smaller error of the result; the others promise its moments."""
+
 
 def _shift_of(stage: Stage) -> Shift:
     shift = stage.shift

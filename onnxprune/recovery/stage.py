@@ -110,6 +110,20 @@ class Stage:
         sums = np.square(values).sum(tuple(range(values.ndim - 1)), dtype=np.float64)
         return float(sums[self.kept].sum())
 
+    def memory(self) -> tuple[list[str], dict[str, Array]]:
+        """Return all that a method may change here: what the node reads, its constants, what is added after."""
+        names = {*self.node.input, *((self.shift.tensor,) if not self.normalises and self.shift else ())}
+        constants = {n: self.pair.sparse.array(n).copy() for n in names & set(self.pair.sparse.constants)}
+        return list(self.node.input), constants
+
+    def go_back(self, memory: tuple[list[str], dict[str, Array]]) -> None:
+        """Make a change undone."""
+        inputs, constants = memory
+        del self.node.input[:]
+        self.node.input.extend(inputs)
+        for name, values in constants.items():
+            self.pair.sparse.set_array(name, values)
+
     def statistics(self) -> tuple[ChannelMoments, ChannelMoments]:
         """Return mean and variance of every channel of the result, in the sparse and the original model."""
         found = ChannelMoments(len(self.kept)), ChannelMoments(len(self.kept))

@@ -12,7 +12,7 @@ from onnxprune.graph import label
 from onnxprune.layerwise.moments import check_finite
 from onnxprune.layerwise.trace import CHECKPOINT_BYTES, Trace
 from onnxprune.progress import task
-from onnxprune.recovery.methods import METHODS
+from onnxprune.recovery.methods import LOWER_ERROR, METHODS
 from onnxprune.recovery.pair import Pair
 from onnxprune.recovery.stage import Stage, UnfitError
 from onnxprune.runtime import Array
@@ -87,23 +87,28 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
 
 
 def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
-    """Apply methods to one node; one whose result is the original's already is left alone."""
-    node, result = label(stage.node), stage.node.output[:1]
+    """Apply methods to one node; one whose result is the original's already is left alone.
+
+    What is said to lower the error of the result, and does not, is taken back.
+    """
+    node = label(stage.node)
     try:
         error = stage.error()
     except UnfitError as reason:
         report.skipped.extend({"node": node, "method": m, "reason": str(reason)} for m in methods)
         return
     for method in methods if error else ():
-        before = error
+        before, memory = error, stage.memory()
         try:
             more = METHODS[method][1](stage)
+            error = stage.error()
+            if method in LOWER_ERROR and error > before:
+                raise UnfitError(f"the error would rise from {before:.3g} to {error:.3g}")
         except UnfitError as reason:
+            stage.go_back(memory)
+            error = before
             report.skipped.append({"node": node, "method": method, "reason": str(reason)})
             continue
-        if method == methods[-1]:
-            stage.sparse.advance(stage.index + 1, result)
-        error = stage.error()
         found = {"node": node, "operator": stage.node.op_type, "method": method}
         report.layers.append(found | {"mse_before": before, "mse_after": error} | more)
 
