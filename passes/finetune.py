@@ -7,27 +7,34 @@ weights, only slower.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from onnxprune.channels import Channels
 from onnxprune.data import Dataset, DataSpec, open_data
-from onnxprune.errors import DataError, UsageError
+from onnxprune.dims import kept_indices
+from onnxprune.errors import UsageError
 from onnxprune.graph import Model, load
-from onnxprune.masks import check_zero, dead_channels
-from onnxprune.metrics import Metric, baseline_outputs, evaluate, get_metric
+from onnxprune.masks import check_zero
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.progress import Task, task
 from onnxprune.runtime import Array, Session
 from onnxprune.shrink import shrunk
+from onnxprune.training.checkpoint import Checkpoints
 from onnxprune.training.engine import train
-from onnxprune.training.settings import Loss, OptimizerName, Schedule, StepReport, TrainSettings
+from onnxprune.training.losses import LOSSES
+from onnxprune.training.settings import OptimizerName, Schedule, StepReport, TrainSettings
+from onnxprune.tuning.exam import Exam, baseline_for, metric_for
+from onnxprune.tuning.teacher import Indices, Teacher
+from onnxprune.tuning.unfold import Unfold, Unfolded, foldable, moments_of, unfold
 
-DEFAULT_METRIC: Mapping[str, str] = {"cross-entropy": "top1", "mse": "mse", "l1": "mae", "distill": "kl"}
+Removed = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -37,38 +44,65 @@ class Finetune(Pass):
     Attributes:
         data: Training data.
         loss: ``cross-entropy`` on labels; ``mse``, ``l1`` or ``bce`` on targets named like the outputs;
-            ``distill`` on the outputs of a teacher.
-        teacher: The teacher of ``distill``, a model or its file: usually the model before pruning.
+            ``distill`` on the outputs of a teacher, ``features`` on tensors within it; an ``.onnx`` file or
+            ``module:callable``; or a weighted sum such as ``0.3*cross-entropy + 0.7*distill``.
+        teacher: Who ``distill`` and ``features`` learn from, a model or its file: usually the model before
+            pruning.
+        features: Tensors that the loss ``features`` makes like the teacher's.
+        class_weights: A factor for each class in ``cross-entropy``.
+        ignore_index: The label that ``cross-entropy`` does not count.
         epochs: Passes over the data.
-        batch_size: Samples a step.
-        optimizer: ``adamw`` or ``sgd`` with momentum.
+        batch_size: Samples a batch.
+        accumulate: Batches a step.
+        optimizer: ``sgd`` with momentum, or ``adamw``.
         lr: Peak step size; by default one that suits the optimizer.
         weight_decay: See ``TrainSettings``.
         schedule: How the step size falls: ``cosine``, ``linear``, ``step`` or ``constant``.
         warmup: Fraction of the steps over which it first rises.
         clip_norm: Largest norm of the gradient.
+        ema: Decay of a running average of the weights, which is then the result.
         val: Held-back data; with it the weights of the best epoch are kept, otherwise those of the last.
         metric: What is measured on it; by default what suits the loss.
+        patience: Epochs without a better score after which training ends.
         seed: Order of the samples.
+        original: The model before pruning, or its file, for its statistics (see ``unfold``); by default the
+            teacher.
+        unfold: Whether BatchNormalization that was folded away is put back while training, starting from the
+            statistics of the original: ``auto`` where the model has no normalisation at all, ``always``
+            behind every convolution that allows it, or ``never``.
+        checkpoint: A file to go on from when training was killed; who names it deletes it in the end.
+        checkpoint_every: Steps from one checkpoint to the next.
+        resume: Whether to go on from the checkpoint, if there is one.
         threads: Threads of the training process.
     """
 
     name: ClassVar[str] = "finetune"
 
     data: DataSpec
-    loss: Loss = "cross-entropy"
+    loss: str = "cross-entropy"
     teacher: Model | str | None = None
+    features: Sequence[str] = ()
+    class_weights: Sequence[float] | None = None
+    ignore_index: int | None = None
     epochs: int = 1
     batch_size: int = 32
+    accumulate: int = 1
     optimizer: OptimizerName = "adamw"
     lr: float | None = None
     weight_decay: float = 0.0
     schedule: Schedule = "cosine"
     warmup: float = 0.0
     clip_norm: float | None = None
+    ema: float | None = None
     val: DataSpec | None = None
     metric: str | None = None
+    patience: int | None = None
     seed: int = 0
+    original: Model | str | None = None
+    unfold: Unfold = "auto"
+    checkpoint: str | Path | None = None
+    checkpoint_every: int = 200
+    resume: bool = False
     threads: int | None = None
 
     def requires(self, given: PassResult) -> None:
@@ -78,21 +112,33 @@ class Finetune(Pass):
             raise UsageError(
                 f"cannot train on batches of {self.batch_size}", "give a batch size of 1 or more"
             )
-        if (self.loss == "distill") != (self.teacher is not None):
-            raise UsageError("the loss 'distill' and a teacher go together", "give both, or neither")
+        if self.patience is not None and (self.val is None or self.patience < 1):
+            raise UsageError("patience is a number of epochs, and is judged on held-back data", "give --val")
+        asks = {_asks(term.name) for term in self.settings().terms}
+        if self.teacher is None and True in asks:
+            raise UsageError(f"the loss '{self.loss}' needs a teacher", "give the model before pruning")
+        if self.teacher is not None and asks == {False}:
+            raise UsageError(
+                f"the loss '{self.loss}' does not ask the teacher", "'distill' does: give that, or no teacher"
+            )
 
     def run(self, given: PassResult) -> PassResult:
         """Shrink, train, put the weights back."""
-        plan = stored_plan(given.model)
-        channels = planned_channels(given.model, plan)
-        removed: Mapping[str, Sequence[int]] = plan.removed if plan else dead_channels(channels)
-        if plan:
-            check_zero(channels, removed)
+        channels, removed = removed_channels(given.model, stored_plan(given.model))
         dense = shrunk(channels, removed)
-        lesson = _Lesson.open(self, dense)
-        weights, facts = lesson.teach()
+        session = Session(dense.proto, threads=self.threads)
+        data = open_data(self.data, session.inputs, session.outputs)
+        unfolded = self._unfold(dense, data, channels, removed)
+        val = open_data(self.val, session.inputs, session.outputs) if self.val is not None else None
+        checkpoints = self._checkpoints(given.model, data)
+        exam = self._exam(unfolded.model.copy(), val, checkpoints) if val is not None else None
+        teacher = self._teacher(channels, removed)
+        if teacher is not None:
+            teacher.remember(data)
+        weights, facts = self._train(unfolded.model, data, teacher, exam, checkpoints)
         tuned = channels.model.copy()
-        _put_back(channels, tuned, removed, weights)
+        _put_back(channels, tuned, removed, unfolded.folded(weights))
+        facts |= {"unfolded": len(unfolded.folds)} | (exam.facts() if exam else {})
         return PassResult(tuned, True, facts, given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
@@ -104,102 +150,113 @@ class Finetune(Pass):
 
     def settings(self) -> TrainSettings:
         """Return the options of the training engine."""
+        own = {option.name for option in fields(TrainSettings)} & {option.name for option in fields(self)}
+        chosen = {name: getattr(self, name) for name in own - {"class_weights", "features"}}
+        weights = None if self.class_weights is None else tuple(self.class_weights)
         return TrainSettings(
-            loss=self.loss,
-            optimizer=self.optimizer,
-            epochs=self.epochs,
-            learning_rate=self.lr,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            warmup=self.warmup,
-            clip_norm=self.clip_norm,
-            threads=self.threads,
+            learning_rate=self.lr, class_weights=weights, features=tuple(self.features), **chosen
         )
 
-
-@dataclass
-class _Lesson:
-    """One run of training: the student, what it is shown, and how it is marked."""
-
-    options: Finetune
-    student: Model
-    data: Dataset
-    teacher: Session | None
-    exam: _Exam | None
-    best: dict[str, Array] = field(default_factory=dict)
-    score: float | None = None
-    scores: list[float] = field(default_factory=list)
-
-    @classmethod
-    def open(cls, options: Finetune, student: Model) -> _Lesson:
-        session = Session(student.proto, threads=options.threads)
-        data = open_data(options.data, session.inputs, session.outputs)
-        teacher = options.teacher
-        if isinstance(teacher, str):
-            teacher = load(teacher)
-        lecturer = Session(teacher.proto, threads=options.threads) if teacher is not None else None
-        exam = None
-        if options.val is not None:
-            exam = _Exam.open(options, open_data(options.val, session.inputs, session.outputs), lecturer)
-        return cls(options, student, data, lecturer, exam)
-
-    def teach(self) -> tuple[dict[str, Array], dict[str, Any]]:
+    def _train(
+        self,
+        student: Model,
+        data: Dataset,
+        teacher: Teacher | None,
+        exam: Exam | None,
+        checkpoints: Checkpoints | None,
+    ) -> tuple[Mapping[str, Array], dict[str, Any]]:
         """Train; return the weights to keep and what there is to report."""
-        steps = -(-_samples(self.data) // self.options.batch_size) * self.options.epochs
+
+        def batches(epoch: int) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
+            for batch in data.batches(self.batch_size, shuffle=True, seed=self.seed, epoch=epoch):
+                yield batch.inputs, batch.targets | (teacher.targets(batch) if teacher else {})
+
+        steps = -(-data.count() // (self.batch_size * self.accumulate)) * self.epochs
         with task("finetune", total=steps) as progress:
             result = train(
-                self.student.proto,
-                self._batches,
-                settings=self.options.settings(),
+                student.proto,
+                batches,
+                settings=self.settings(),
                 total_steps=steps,
                 on_step=lambda report: _show(progress, report),
-                on_epoch=self._mark if self.exam else None,
+                on_epoch=exam,
+                checkpoints=checkpoints,
             )
-        facts = {"losses": list(result.losses), "steps": result.steps, "training_s": result.seconds}
-        if self.exam:
-            facts |= {"metric": self.exam.metric.name, "scores": self.scores, "best_score": self.score}
-        return (self.best or dict(result.weights)), facts
+        facts = {
+            "losses": list(result.losses),
+            "steps": result.steps,
+            "steps_failed": result.went_back,
+            "training_s": result.seconds,
+        }
+        return (exam.best if exam else result.weights), facts
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
-        size, seed = self.options.batch_size, self.options.seed
-        for batch in self.data.batches(size, shuffle=True, seed=seed, epoch=epoch):
-            yield batch.inputs, (self.teacher.run(batch.inputs) if self.teacher else batch.targets)
+    def _exam(self, student: Model, val: Dataset, checkpoints: Checkpoints | None) -> Exam:
+        metric, whole = metric_for(self.loss, self.metric), _loaded(self.teacher)
+        teacher = Session(whole.proto, threads=self.threads) if whole is not None else None
+        baseline = baseline_for(metric, teacher, val)
+        return Exam(student, val, metric, baseline, self.threads, self.patience, checkpoints)
 
-    def _mark(self, epoch: int, weights: Mapping[str, Array]) -> None:
-        """Measure the weights of an epoch, and keep them if they are the best so far."""
-        assert self.exam is not None
-        for name, values in weights.items():
-            self.student.set_array(name, values)
-        score = self.exam.mark(self.student)
-        self.scores.append(score)
-        better = self.score is None or (score > self.score) == self.exam.metric.higher_is_better
-        if better:
-            self.score, self.best = score, {n: np.array(v) for n, v in weights.items()}
+    def _teacher(self, channels: Channels, removed: Removed) -> Teacher | None:
+        """Prepare the teacher to answer with what the student still has."""
+        model = _loaded(self.teacher)
+        if model is None:
+            return None
+        kept, axes = channels.kept(removed), channels.typing.axes
+        features: dict[str, Indices] = {
+            name: {k: kept_indices(dim, kept) for k, dim in enumerate(axes.get(name, ())) if k}
+            for name in self.features
+        }
+        return Teacher.open(model, features, self.threads)
+
+    def _unfold(self, student: Model, data: Dataset, channels: Channels, removed: Removed) -> Unfolded:
+        """Put folded normalisation back, with the original's statistics of the channels that are left."""
+        names = foldable(student, self.unfold)
+        if not names:
+            return Unfolded(student, ())
+        own = moments_of(student, names, data, seed=self.seed, threads=self.threads)
+        original = _loaded(self.teacher if self.original is None else self.original)
+        if original is None:
+            return unfold(student, own, {})
+        made = {name for node in original.nodes for name in node.output}
+        whole = moments_of(
+            original, [n for n in own if n in made], data, seed=self.seed, threads=self.threads
+        )
+        biases = {node.output[0]: node.input[2] for node in student.nodes if node.output[0] in own}
+        cuts, wanted = channels.cuts(channels.kept(removed)), {}
+        for name, moments in whole.items():
+            bias = biases[name]
+            if len(moments.mean) == len(channels.model.array(bias)):
+                statistics = (channels.put_in_order(bias, a) for a in (moments.mean, moments.variance))
+                kept = cuts.get(bias, {}).get(0, slice(None))
+                mean, variance = (array[kept] for array in statistics)
+                wanted[name] = (mean, np.sqrt(variance))
+        return unfold(student, own, wanted)
+
+    def _checkpoints(self, model: Model, data: Dataset) -> Checkpoints | None:
+        """Say where checkpoints go, and what tells this training apart from others."""
+        if self.checkpoint is None:
+            if self.resume:
+                raise UsageError("there is no checkpoint to go on from", "name the file")
+            return None
+        aside = {"data", "val", "teacher", "original", "checkpoint", "resume"}
+        identity = {o.name: getattr(self, o.name) for o in fields(self) if o.name not in aside}
+        models = {"model": model, "teacher": _loaded(self.teacher), "original": _loaded(self.original)}
+        identity |= {name: _digest(given) for name, given in models.items() if given is not None}
+        identity["data"] = data.name if data.samples is None else data.digest()
+        return Checkpoints(Path(self.checkpoint), self.checkpoint_every, identity, self.resume)
 
 
-@dataclass
-class _Exam:
-    """Held-back data and a metric on it."""
+def _asks(loss: str) -> bool | None:
+    """Whether a loss asks a teacher; None for one of the user's own, which may."""
+    return LOSSES[loss].targets in ("teacher", "features") if loss in LOSSES else None
 
-    data: Dataset
-    metric: Metric
-    options: Finetune
-    baseline: Any = None
 
-    @classmethod
-    def open(cls, options: Finetune, data: Dataset, teacher: Session | None) -> _Exam:
-        name = options.metric or DEFAULT_METRIC.get(options.loss)
-        if name is None:
-            raise UsageError(f"no metric is usual for the loss '{options.loss}'", "name one with --metric")
-        metric = get_metric(name)
-        if metric.uses_baseline and teacher is None:
-            raise DataError(f"{name} compares with a teacher, and there is none", "choose a metric on labels")
-        baseline = baseline_outputs(teacher, data) if metric.uses_baseline and teacher else None
-        return cls(data, metric, options, baseline)
+def _loaded(model: Model | str | None) -> Model | None:
+    return load(model) if isinstance(model, str) else model
 
-    def mark(self, model: Model) -> float:
-        session = Session(model.proto, threads=self.options.threads)
-        return evaluate(session, self.data, self.metric, baseline=self.baseline)
+
+def _digest(model: Model) -> str:
+    return hashlib.sha256(model.proto.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _put_back(
@@ -208,16 +265,11 @@ def _put_back(
     """Put the weights of the shrunk network into their places in the whole one."""
     cuts = channels.cuts(channels.kept(removed))
     for name, values in weights.items():
-        whole = np.array(model.array(name))
+        whole = np.array(channels.put_in_order(name, model.array(name)))
         axes = cuts.get(name, {})
         places = np.ix_(*(axes.get(a, np.arange(n)) for a, n in enumerate(whole.shape)))
         whole[places] = values
-        model.set_array(name, whole)
-
-
-def _samples(data: Dataset) -> int:
-    """Return how many samples there are; data from a callable is counted by reading it once."""
-    return data.samples or sum(batch.size for batch in data.batches(1024))
+        model.set_array(name, channels.put_back(name, whole))
 
 
 def _show(progress: Task, report: StepReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,15 @@ from onnxprune.cli.program import Facts, command
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_LOSSES = ("cross-entropy", "mse", "l1", "bce", "distill")
+LOSSES = ("cross-entropy", "mse", "l1", "bce", "distill", "features")
+
+
+def _numbers(context: click.Context, option: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """Read numbers between commas."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of numbers such as 1,0.5,2") from error
 
 
 def render(facts: Facts) -> RenderableType:
@@ -27,17 +36,28 @@ def render(facts: Facts) -> RenderableType:
         (epoch + 1, f"{loss:.4f}", *([f"{scores[epoch]:.4f}"] if scores else []))
         for epoch, loss in enumerate(facts["losses"])
     ]
-    end = f"\n{facts['steps']} steps in {facts['training_s']:.1f} s; tuned model: {facts['output']}"
+    failed = f", {facts['steps_failed']} of them failed" if facts["steps_failed"] else ""
+    end = f"\n{facts['steps']} steps{failed} in {facts['training_s']:.1f} s; tuned model: {facts['output']}"
     return Group(table(columns, rows), end)
 
 
 @command("finetune", render)
 @model_argument("sparse")
 @data_option("Training data", required=True)
-@click.option("--loss", type=click.Choice(_LOSSES), default="cross-entropy", show_default=True)
-@click.option("--teacher", type=click.Path(), help="Teacher of the loss `distill`: an ONNX file.")
+@click.option(
+    "--loss",
+    default="cross-entropy",
+    show_default=True,
+    help=f"One of {', '.join(LOSSES)}; an .onnx file or module:callable; or a sum such as "
+    '"0.3*cross-entropy + 0.7*distill".',
+)
+@click.option("--teacher", type=click.Path(), help="Who `distill` and `features` learn from: an ONNX file.")
+@click.option("--features", multiple=True, metavar="TENSOR", help="Made like the teacher's; repeatable.")
+@click.option("--class-weights", metavar="W,W,…", callback=_numbers, help="A factor for each class.")
+@click.option("--ignore-index", type=int, help="The label that cross-entropy does not count.")
 @click.option("--epochs", type=int, default=1, show_default=True)
 @click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
 @click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
 @click.option("--lr", type=float, help="Peak step size; by default one that suits the optimizer.")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True)
@@ -52,8 +72,23 @@ def render(facts: Facts) -> RenderableType:
     "--warmup", type=float, default=0.0, show_default=True, help="Fraction of the steps over which it rises."
 )
 @click.option("--clip-norm", type=float, help="Largest norm of the gradient.")
+@click.option("--ema", type=float, help="Decay of a running average of the weights, which is then kept.")
 @click.option("--val", metavar="DATA", help="Held-back data; the weights of the best epoch are kept.")
 @click.option("--metric", help="What is measured on it; by default what suits the loss.")
+@click.option("--patience", type=int, help="Epochs without a better score after which training ends.")
+@click.option("--original", type=click.Path(), help="The model before pruning, for its statistics.")
+@click.option(
+    "--unfold",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Put folded BatchNormalization back while training.",
+)
+@click.option("--checkpoint", type=click.Path(), help="Where to go on from; by default OUTPUT.checkpoint.")
+@click.option("--checkpoint-every", type=int, default=200, show_default=True, help="Steps between them.")
+@click.option(
+    "--resume", is_flag=True, help="Go on from the checkpoint of a killed training, if there is one."
+)
 @seed_option
 @threads_option
 @output_option("the tuned model")
@@ -65,12 +100,15 @@ def finetune(sparse: str, output: str, **options: Any) -> Facts:
     from onnxprune.planned import stored_plan
     from onnxprune.progress import task
 
-    files = (sparse, options["data"], options["teacher"], options["val"])
+    files = (sparse, options["data"], options["teacher"], options["original"], options["val"])
     inputs = [f for f in files if f]
+    options["checkpoint"] = options["checkpoint"] or f"{output}.checkpoint"
+    check_output(options["checkpoint"], [*inputs, output])
     check_output(output, inputs)
     given = load(sparse)
     plan = stored_plan(given)
     result = Finetune(**options)(given)
     with task("write and try"):
         size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
+    Path(options["checkpoint"]).unlink(missing_ok=True)
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}
