@@ -111,7 +111,7 @@ class Stage:
         return float(sums[self.kept].sum())
 
     def memory(self) -> tuple[list[str], dict[str, Array]]:
-        """Return all that a method may change here: what the node reads, its constants, what is added after."""
+        """Return all a method may change here: what the node reads, its constants, what is added after."""
         names = {*self.node.input, *((self.shift.tensor,) if not self.normalises and self.shift else ())}
         constants = {n: self.pair.sparse.array(n).copy() for n in names & set(self.pair.sparse.constants)}
         return list(self.node.input), constants
