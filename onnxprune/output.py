@@ -104,10 +104,15 @@ def write_text(path: str | Path, text: str, *, inputs: Iterable[str | Path] = ()
     Raises:
         OutputError: It cannot be written there.
     """
+    write_bytes(path, text.encode(), inputs=inputs)
+
+
+def write_bytes(path: str | Path, content: bytes, *, inputs: Iterable[str | Path] = ()) -> None:
+    """Write a file that is no model; otherwise as `write_text`."""
     place = check_output(path, inputs)
     with _staging(place) as scratch:
         staged = scratch / place.name
-        staged.write_bytes(text.encode())
+        staged.write_bytes(content)
         _publish(staged, place.parent)
 
 

@@ -91,6 +91,9 @@ def test_report_in_both_formats(place, tmp_path):
     assert facts["format"] == "md"
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
     assert (tmp_path / "page.md").read_text().startswith("# net.onnx")
+    made = call("report", place / "work", "--figures", tmp_path / "svg", "-o", tmp_path / "page.html")
+    assert made.stdout
+    assert len(list((tmp_path / "svg").glob("*.svg"))) > 3
     assert "there is no run" in call("report", tmp_path, "-o", tmp_path / "x.html", code=2).stderr
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ from recipes import recipe_in
 
 from onnxprune.errors import UsageError
 from onnxprune.figures import count, duration
-from onnxprune.report import collect, figures, render
+from onnxprune.report import collect, figures, plots, render
 from onnxprune.report.charts import nice_ticks, over_iterations
 from onnxprune.report.page import score_change, score_format
 from onnxprune.runner import run
@@ -102,18 +103,36 @@ def test_the_page_holds_everything_and_needs_nothing_else(facts):
         assert row["reason"] in text
     assert facts["original_sha256"] in text
     assert '"reduce_macs": 0.5' in text
-    assert page.count("<svg") == 3 + len(facts["curves"]["groups"])
+    assert page.count("<svg") == 4 + len(facts["curves"]["groups"])
 
 
 def test_figures_stand_alone(facts):
     drawn = figures(facts)
-    assert "progress-latency.svg" in drawn
-    assert len(drawn) == 3 + len(facts["curves"]["groups"])
+    assert "progress-latency-over-the-iterations.svg" in drawn
+    assert len(drawn) == 4 + len(facts["curves"]["groups"])
     for text in drawn.values():
         root = ElementTree.fromstring(text)
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "var(--mark)" in text
         assert "--mark: #" in text
+
+
+@pytest.mark.parametrize(("form", "magic"), [("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_figures_for_slides_and_papers(facts, form, magic):
+    pytest.importorskip("matplotlib")
+    drawn = plots(facts, form)
+    assert set(drawn) == {f"{name}.{form}" for name in ("iterations", "widths", "sensitivity")}
+    assert all(content.startswith(magic) and len(content) > 5000 for content in drawn.values())
+    bare = {**facts, "curves": None, "widths": [], "iterations": []}
+    assert plots(bare, form) == {}
+
+
+def test_figures_name_the_package_they_need(facts, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match="matplotlib"):
+        plots(facts)
+    with pytest.raises(UsageError, match="there is no form"):
+        plots(facts, "bmp")
 
 
 def test_the_page_knows_light_dark_and_paper(facts):

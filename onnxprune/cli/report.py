@@ -24,21 +24,50 @@ def render(facts: Facts) -> RenderableType:
 @click.option("--format", "form", type=click.Choice(["html", "md"]), help="By default what the name ends in.")
 @click.option("--against", type=click.Path(path_type=Path), help="Another run, to be set beside this one.")
 @click.option(
-    "--figures", "place", type=click.Path(path_type=Path), help="A folder for the figures as SVG files."
+    "--figures", "place", type=click.Path(path_type=Path), help="A folder for the figures as files."
+)
+@click.option(
+    "--figure-format",
+    "image",
+    type=click.Choice(["svg", "png", "pdf"]),
+    default="svg",
+    show_default=True,
+    help="svg: those of the page. png and pdf: drawn by matplotlib, for slides and papers.",
 )
 @output_option("the page")
-def report(folder: Path, form: str | None, against: Path | None, place: Path | None, output: str) -> Facts:
+def report(
+    folder: Path, form: str | None, against: Path | None, place: Path | None, image: str, output: str
+) -> Facts:
     """Make a page of what a run has done: one file, without a network."""
     from onnxprune.output import check_output, write_text
-    from onnxprune.report import collect, figures
+    from onnxprune.report import collect
     from onnxprune.report import render as make_page
 
     check_output(output)
     facts = collect(folder)
     other = collect(against) if against is not None else None
     form = form or ("md" if Path(output).suffix.lower() in (".md", ".markdown") else "html")
+    drawn = _drawn(facts, image) if place is not None else {}
     write_text(output, make_page(facts, form, other))
-    drawn = figures(facts) if place is not None else {}
-    for name, text in drawn.items():
-        write_text(Path(str(place)) / name, text)
+    for name, content in drawn.items():
+        _write_figure(Path(str(place)), name, content)
     return {"output": output, "format": form, "figures": sorted(drawn), **facts}
+
+
+def _drawn(facts: Facts, image: str) -> dict[str, bytes]:
+    from onnxprune.report import figures, plots
+
+    if image == "svg":
+        return {name: text.encode() for name, text in figures(facts).items()}
+    return plots(facts, image)
+
+
+def _write_figure(folder: Path, name: str, content: bytes) -> None:
+    from onnxprune.errors import OutputError
+    from onnxprune.output import write_bytes
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", "name another") from error
+    write_bytes(folder / name, content)

@@ -31,7 +31,7 @@ class Frame:
     x: tuple[float, float]
     y: tuple[float, float]
     left: int = 52
-    right: int = 68
+    right: int = 84
     top: int = 24
     bottom: int = 28
 
@@ -85,6 +85,43 @@ def over_iterations(
     limit = "" if floor is None else frame.line([(frame.x[0], floor), (frame.x[1], floor)], "floor")
     line = frame.line(list(enumerate(values)))
     return frame.drawing(name, frame.grid(ticks, tick), limit, line, *marks, *below)
+
+
+def against_cost(
+    name: str,
+    points: Sequence[tuple[str, float, float]],
+    rival: tuple[str, float, float] | None,
+    shows: tuple[Format, Format],
+    ticks: tuple[Format, Format],
+) -> Markup:
+    """Draw what every model is worth over what it costs, the iterations joined by a line.
+
+    Args:
+        name: What the figure is.
+        points: Label, cost and worth of the original and of every iteration.
+        rival: The same of a model that was made in another way.
+        shows: How to write a cost and a worth.
+        ticks: How to write round ones on the axes.
+    """
+    every = [*points, *([rival] if rival else [])]
+    costs, worths = [c for _, c, _ in every], [w for _, _, w in every]
+    across, up = nice_ticks(0, max(costs)), nice_ticks(min(worths), max(worths))
+    frame = Frame(320, 190, (across[0], across[-1]), (up[0], up[-1]), right=24)
+    line = frame.line([(cost, worth) for _, cost, worth in points])
+    marks = [_point(frame, "point", label, c, w, shows) for label, c, w in points]
+    marks += [_point(frame, "rival", *rival, shows)] if rival else []
+    below = [_text("tick", frame.at(c, 0)[0], frame.height - 8, "middle", ticks[0](c)) for c in across]
+    return frame.drawing(name, frame.grid(up, ticks[1]), line, *marks, *below)
+
+
+def _point(
+    frame: Frame, kind: str, label: str, cost: float, worth: float, shows: tuple[Format, Format]
+) -> str:
+    """Draw a point, its figures on hovering."""
+    x, y = frame.at(cost, worth)
+    tip = f"<title>{escape(label)}: {escape(shows[0](cost))}, {escape(shows[1](worth))}</title>"
+    name = _text("tick", x, y - 9, "middle", label)
+    return f'<circle class="{kind}" cx="{x}" cy="{y}" r="4.5">{tip}</circle>{name}'
 
 
 def sensitivity(

@@ -152,8 +152,28 @@ def _progress(facts: Mapping[str, Any], score: Callable[[float], str]) -> list[t
             floor = result.get("floor") if key == "score" else None
             values, best = [row[key] for row in rows], result.get("best_iteration") or 0
             tick = score_tick(facts["metric"]) if key == "score" else shows[key]
-            drawn.append((title, over_iterations(title, values, shows[key], tick, best, floor)))
-    return drawn
+            drawn.append(
+                (
+                    f"{title} over the iterations",
+                    over_iterations(title, values, shows[key], tick, best, floor),
+                )
+            )
+    return [*drawn, *_against_cost(facts, rows, score)]
+
+
+def _against_cost(
+    facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], score: Callable[[float], str]
+) -> list[tuple[str, Markup]]:
+    """Draw the metric over the multiply-accumulates."""
+    from onnxprune.report.charts import against_cost
+
+    if len(rows) < 2:
+        return []
+    title, other = f"{facts['metric']} over multiply-accumulates", facts["one_shot"]
+    points = [("original" if n == 0 else str(n), row["macs"], row["score"]) for n, row in enumerate(rows)]
+    rival = ("at once", other["macs"], other["score"]) if other else None
+    ticks = (count, score_tick(facts["metric"]))
+    return [(title, against_cost(title, points, rival, (count, score), ticks))]
 
 
 def _sensitivities(facts: Mapping[str, Any]) -> list[tuple[str, Markup]]:
