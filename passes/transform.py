@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from onnxprune.channels import Channels
+from onnxprune.channels import Channels, find_channels
 from onnxprune.cost import cost_of
 from onnxprune.data import DataSpec
 from onnxprune.errors import NothingToDoError
-from onnxprune.masks import check_zero, dead_channels
+from onnxprune.folding import folded
+from onnxprune.graph import Model
+from onnxprune.liveness import find_evidence
 from onnxprune.oracle import Verdict, verify
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import PLAN_KEY
-from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.planned import removed_channels, stored_plan
 from onnxprune.selection import why_blocked
 from onnxprune.shrink import shrunk
 
@@ -40,16 +42,35 @@ class Transform(Pass):
     def run(self, given: PassResult) -> PassResult:
         """Find what is to go, by plan or by evidence, cut it out, compare."""
         plan = stored_plan(given.model)
-        channels = planned_channels(given.model, plan)
-        removed: Mapping[str, Sequence[int]] = plan.removed if plan else dead_channels(channels)
+        if plan is None:
+            return self._by_evidence(given)
+        channels, removed = removed_channels(given.model, plan)
         if not any(len(gone) for gone in removed.values()):
-            if self.allow_unchanged:
-                return PassResult(given.model, False, {"unchanged": True}, given.analysis)
-            why = "no channel has only zero weights; run `prune` first"
-            raise NothingToDoError("nothing to remove", why if channels.groups else why_blocked(channels))
-        if plan:
-            check_zero(channels, removed)
-        dense = shrunk(channels, removed)
+            return self._unchanged(given, "its plan removes no channel; run `prune` again")
+        return self._proven(given, channels, removed, shrunk(channels, removed))
+
+    def _by_evidence(self, given: PassResult) -> PassResult:
+        """Remove what the weights say the network would not miss."""
+        channels = find_channels(given.model)
+        evidence = find_evidence(channels)
+        left = [asdict(remainder) for remainder in evidence.left]
+        if not evidence.removed:
+            why = "; ".join(f"{r['operator']} '{r['node']}' keeps channels: {r['reason']}" for r in left[:3])
+            why = why or "no channel is zero, constant or unread; run `prune` first"
+            return self._unchanged(given, why if channels.groups else why_blocked(channels), left)
+        dense = shrunk(find_channels(folded(evidence)), evidence.removed)
+        result = self._proven(given, evidence.channels, evidence.removed, dense)
+        return replace(result, facts=result.facts | {"left": left})
+
+    def _unchanged(self, given: PassResult, why: str, left: Sequence[Mapping[str, Any]] = ()) -> PassResult:
+        if self.allow_unchanged:
+            return PassResult(given.model, False, {"unchanged": True, "left": list(left)}, given.analysis)
+        raise NothingToDoError("nothing to remove", why)
+
+    def _proven(
+        self, given: PassResult, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
+    ) -> PassResult:
+        """Run both models on the same inputs, and return the dense one if they agree."""
         dense.set_metadata(PLAN_KEY, None)
         verdict = verify(
             given.model, dense, channels=channels, data=self.data, samples=self.samples, seed=self.seed

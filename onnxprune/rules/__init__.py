@@ -19,7 +19,7 @@ from onnxprune.rules import (
     reduction,
     sampling,
 )
-from onnxprune.rules.context import RESULT, Contraction, Divisor, Quantised, SizeUse, Typing, Work
+from onnxprune.rules.context import RESULT, Contraction, Divisor, Linear, Quantised, SizeUse, Typing, Work
 from onnxprune.rules.table import RULES, Rule, infer_axes, lookup
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "RULES",
     "Contraction",
     "Divisor",
+    "Linear",
     "Quantised",
     "Rule",
     "SizeUse",

@@ -58,6 +58,8 @@ class Contraction:
     tensors: tuple[str, ...]
     statistic: bool = False
     """Whether the sum is of a mean or a norm, which the user may accept to change."""
+    axis: int | None = None
+    """Which axis of the first tensor is summed over, where the dim lies on several."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Linear:
         weights: The operand that holds the matrices; further axes are places of a kernel, summed over too.
         result_axis: The axis of the result that the rows make, groups major.
         groups: How many matrices there are.
-        inputs_first: Whether the weights are ``[groups · inputs, outputs]``, not ``[groups · outputs, inputs]``.
+        inputs_first: Whether the weights are ``[groups · inputs, outputs, …]``, not
+            ``[groups · outputs, inputs, …]``.
         bias: The operand that is added, of one axis; ``None`` where the operator has none.
         alpha: Factor of the product.
         beta: Factor of the bias.
@@ -188,9 +191,15 @@ class Typing:
     mixes: list[tuple[int, Dim]] = field(default_factory=list)
     """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
     linear: dict[int, list[Linear]] = field(default_factory=dict)
-    """Nodes that are linear in an operand, in one way or several: the first whose weights are known counts."""
+    """Nodes that are linear in an operand, in one way or several: the first of known weights counts."""
     means: set[str] = field(default_factory=set)
     """Tensors that sum to one along their last axis."""
+
+    nodes: list[onnx.NodeProto] = field(init=False, repr=False)
+    """All nodes, those of bodies included, by the numbers that are given here."""
+
+    def __post_init__(self) -> None:
+        self.nodes = self.model.all_nodes
 
     def axes_of(self, name: str) -> Axes:
         """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""
@@ -296,12 +305,25 @@ class Context:
         return Factor(size, [self.why(reason)])
 
     def contract(
-        self, dim: Dim, *operands: int, results: Sequence[int] = (), statistic: bool = False
+        self,
+        dim: Dim,
+        *operands: int,
+        results: Sequence[int] = (),
+        axis: int | None = None,
+        statistic: bool = False,
     ) -> None:
-        """Say that the node sums over an axis of the operands, or of results it remembers."""
+        """Say that the node sums over an axis of the operands, or of results it remembers.
+
+        Args:
+            dim: What is summed over.
+            operands: Operands that have it.
+            results: Results that are summed over in the next step.
+            axis: Which axis of the first operand that is, where it has the dim on several.
+            statistic: Whether the sum is that of a mean or a norm.
+        """
         names = tuple(self.node.input[o] for o in operands)
         names += tuple(self.node.output[r] for r in results if self.makes(r))
-        self.typing.contractions.append(Contraction(self.index, dim, names, statistic))
+        self.typing.contractions.append(Contraction(self.index, dim, names, statistic, axis))
 
     def rescale_result(self, dim: Dim, power: float) -> None:
         """Say that the first result is to be multiplied when an axis is shortened (see ``Rescale``)."""
@@ -329,7 +351,7 @@ class Context:
             if self.has(operand):
                 name, place = self.node.input[operand], (self.index, operand)
                 while (mover := self.typing.movers.get(name)) is not None:
-                    name, place = self.typing.model.proto.graph.node[mover].input[0], (mover, 0)
+                    name, place = self.typing.nodes[mover].input[0], (mover, 0)
                 self.typing.weight_uses.setdefault(name, set()).add(place)
 
     def moves(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.rules.context import CannotSayError, Context
+from onnxprune.rules.constants import by_itself
+from onnxprune.rules.context import CannotSayError, Context, Linear
 from onnxprune.rules.convolution import conv
 from onnxprune.rules.linear import gemm, matrix_product, product_and_bias
 from onnxprune.rules.pointwise import elementwise
@@ -11,11 +12,11 @@ from onnxprune.rules.table import Zeros, every, first, rule, some, weights_and_b
 MICROSOFT = "com.microsoft"
 ZERO_AT_ZERO = {"", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Elu", "Selu", "Softsign", "ThresholdedRelu"}
 
-rule("Gelu", "QuickGelu", domain=MICROSOFT, zero=first)(elementwise)
-rule("SwiGLU", zero=some)(elementwise)
+rule("Gelu", "QuickGelu", domain=MICROSOFT, zero=first, constant=by_itself)(elementwise)
+rule("SwiGLU", zero=some, constant=by_itself)(elementwise)
 
 
-@rule("BiasGelu", "FastGelu", domain=MICROSOFT, zero=every)
+@rule("BiasGelu", "FastGelu", domain=MICROSOFT, zero=every, constant=by_itself)
 def bias_gelu(c: Context) -> None:
     """A bias is added before the activation."""
     elementwise(c)
@@ -33,6 +34,7 @@ def fused_conv(c: Context) -> None:
     if c.has(3):
         for dim, other in zip(c.typing.axes[c.node.output[0]], c.axes(3), strict=True):
             c.same(dim, other)
+        c.changes_product()
     _activate(c)
 
 
@@ -55,8 +57,14 @@ def fused_matmul(c: Context) -> None:
         b = (*b[:-2], b[-1], b[-2])
     matrix_product(c, a, b)
     c.weights(0, 1)
+    if len(b) == 2 and not c.attributes.get("transA"):
+        first, alpha = not c.attributes.get("transB"), float(c.attributes.get("alpha", 1.0))
+        c.multiplies(Linear(0, -1, weights=1, result_axis=-1, inputs_first=first, alpha=alpha))
 
 
 def _activate(c: Context) -> None:
-    if c.attributes.get("activation", "") not in ZERO_AT_ZERO:
+    activation = c.attributes.get("activation", "")
+    if activation:
+        c.changes_product()
+    if activation not in ZERO_AT_ZERO:
         c.makes_no_zeros()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.dims import Dim, Factor, concatenated, factors, nested, split
+from onnxprune.rules.constants import moved
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import first, rule
 
@@ -17,7 +18,7 @@ BY_NUMBER = "it picks elements of this axis by number"
 MAX_RUNS = 16
 
 
-@rule("Gather", zero=first)
+@rule("Gather", zero=first, constant=moved)
 def gather(c: Context) -> None:
     """Pick elements of one axis; the others pass through (embedding tables).
 
@@ -97,7 +98,7 @@ def gather_elements(c: Context) -> None:
     c.define(0, indices)
 
 
-@rule("GatherND", zero=first)
+@rule("GatherND", zero=first, constant=moved)
 def gather_nd(c: Context) -> None:
     """Leading axes are picked from, the trailing ones pass through whole."""
     data, indices = c.axes(0), c.axes(1)

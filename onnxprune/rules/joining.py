@@ -7,11 +7,12 @@ from itertools import pairwise
 import numpy as np
 
 from onnxprune.dims import Block, Dim, Factor, concatenated, factors, nested, split
+from onnxprune.rules.constants import joined, moved, parts, windows
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import carriers, first, rule
 
 
-@rule("Concat", zero=carriers)
+@rule("Concat", zero=carriers, constant=joined)
 def concat(c: Context) -> None:
     """A sum of axes."""
     operands = [c.axes(k) for k in range(len(c.node.input))]
@@ -25,7 +26,7 @@ def concat(c: Context) -> None:
     c.define(0, result)
 
 
-@rule("Split", zero=first)
+@rule("Split", zero=first, constant=parts)
 def split_(c: Context) -> None:
     """Cut an axis; equal parts may be given by their number alone."""
     dims = c.axes(0)
@@ -50,7 +51,7 @@ def _cut(dim: Dim, sizes: list[int], why: Block) -> list[Dim]:
     return [*parts, dim]
 
 
-@rule("Slice", zero=first)
+@rule("Slice", zero=first, constant=moved)
 def slice_(c: Context) -> None:
     """Cut a piece out of axes; steps other than 1 pick single elements, which must stay."""
     result = list(c.axes(0))
@@ -105,7 +106,7 @@ def _piece(c: Context, dim: Dim, element: int, written: tuple[int, int], bounds:
     return parts[k]
 
 
-@rule("Pad", zero=first)
+@rule("Pad", zero=first, constant=moved)
 def pad(c: Context) -> None:
     """Constant padding lays new elements beside an axis; the other modes copy elements of it.
 
@@ -141,7 +142,7 @@ def _edge(c: Context, beside: Dim, element: int, pads: list[int]) -> Factor:
     return edge
 
 
-@rule("Resize", "Upsample", zero=first)
+@rule("Resize", "Upsample", zero=first, constant=windows())
 def resize(c: Context) -> None:
     """Axes that keep their size pass through; the others are interpolated along."""
     dims, sizes = c.axes(0), c.result_shape()

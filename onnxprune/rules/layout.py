@@ -6,11 +6,18 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxprune.dims import Dim, Factor, nested
+from onnxprune.rules.constants import Array, Numbers, in_order, moved, same
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import first, rule
 
 
-@rule("Reshape", zero=first)
+def _turned(v: Numbers) -> list[Array | None]:
+    """The known numbers turn with the axes."""
+    known = v.known(0)
+    return [] if known is None else [np.transpose(known, v.attributes.get("perm"))]
+
+
+@rule("Reshape", zero=first, constant=in_order)
 def reshape(c: Context) -> None:
     """All axes together are one product, read in two ways.
 
@@ -24,7 +31,7 @@ def reshape(c: Context) -> None:
         c.follow("shape", 1, element, dim)
 
 
-@rule("Flatten", zero=first)
+@rule("Flatten", zero=first, constant=in_order)
 def flatten(c: Context) -> None:
     """Two axes: all before ``axis``, and the rest."""
     dims = c.axes(0)
@@ -34,7 +41,7 @@ def flatten(c: Context) -> None:
     c.moves()
 
 
-@rule("Transpose", zero=first)
+@rule("Transpose", zero=first, constant=_turned)
 def transpose(c: Context) -> None:
     """Reorder the axes."""
     dims = c.axes(0)
@@ -43,7 +50,7 @@ def transpose(c: Context) -> None:
     c.moves()
 
 
-@rule("Squeeze", zero=first)
+@rule("Squeeze", zero=first, constant=in_order)
 def squeeze(c: Context) -> None:
     """Drop axes of one element."""
     dims = c.axes(0)
@@ -53,7 +60,7 @@ def squeeze(c: Context) -> None:
     c.moves()
 
 
-@rule("Unsqueeze", zero=first)
+@rule("Unsqueeze", zero=first, constant=in_order)
 def unsqueeze(c: Context) -> None:
     """Add axes of one element."""
     dims = iter(c.axes(0))
@@ -63,7 +70,7 @@ def unsqueeze(c: Context) -> None:
     c.moves()
 
 
-@rule("Expand", zero=first)
+@rule("Expand", zero=first, constant=same)
 def expand(c: Context) -> None:
     """Repeat along axes of one element; the target holds sizes.
 
@@ -92,7 +99,7 @@ def constant_of_shape(c: Context) -> None:
         c.makes_no_zeros()
 
 
-@rule("Tile", zero=first)
+@rule("Tile", zero=first, constant=moved)
 def tile(c: Context) -> None:
     """Repeat whole axes: the repeats are the major part."""
     repeats = c.numbers("repeats", 1) or []
@@ -120,7 +127,7 @@ def size(c: Context) -> None:
     c.define(0, [])
 
 
-@rule("DepthToSpace", zero=first)
+@rule("DepthToSpace", zero=first, constant=moved)
 def depth_to_space(c: Context) -> None:
     """Channels become blocks of pixels."""
     size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}
@@ -129,7 +136,7 @@ def depth_to_space(c: Context) -> None:
     _keep_pixels(c, axes)
 
 
-@rule("SpaceToDepth", zero=first)
+@rule("SpaceToDepth", zero=first, constant=moved)
 def space_to_depth(c: Context) -> None:
     """Blocks of pixels become channels."""
     size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}

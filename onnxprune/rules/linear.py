@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnxprune.dims import Factor
-from onnxprune.rules.context import Axes, Context
+from onnxprune.rules.constants import averages
+from onnxprune.rules.context import Axes, Context, Linear
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, rule, some
 
@@ -26,13 +27,20 @@ def gemm(c: Context) -> None:
                 c.same(dim, axes[name])
     c.weights(0, 1, 2)
     c.works(axes["m"], axes["n"], axes["k"])
+    axis, first = (0 if c.attributes.get("transA") else 1), not c.attributes.get("transB")
+    alpha, beta = (float(c.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
+    c.multiplies(Linear(0, axis, 1, 1, inputs_first=first, bias=2, alpha=alpha, beta=beta))
 
 
-@rule("MatMul", zero=some)
+@rule("MatMul", zero=some, constant=averages)
 def matmul(c: Context) -> None:
     """Leading axes broadcast, and a vector stands for a matrix of one row or column, as in numpy."""
     matrix_product(c, c.axes(0), c.axes(1))
     c.weights(0, 1)
+    if len(c.axes(1)) == 2:
+        c.multiplies(Linear(0, -1, weights=1, result_axis=-1, inputs_first=True))
+    if len(c.axes(0)) == 2 and len(c.axes(1)) > 1:
+        c.multiplies(Linear(1, -2, weights=0, result_axis=-2))
 
 
 def matrix_product(c: Context, a: Axes, b: Axes, operands: tuple[int, int] = (0, 1)) -> None:

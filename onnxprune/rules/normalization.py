@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onnxprune.dims import Dim, Factor
+from onnxprune.rules.constants import Array, Numbers, aligned, scaled
 from onnxprune.rules.context import Context
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, every, first, rule, some, weights_and_bias
@@ -13,7 +16,20 @@ MICROSOFT = "com.microsoft"
 STATISTICS = "it takes statistics over this axis"
 
 
-@rule("BatchNormalization", zero=weights_and_bias)
+def _normalised(v: Numbers) -> list[Array | None]:
+    """With fixed statistics a formula for each channel; where the scale is zero, whatever comes in."""
+    shape, trained = v.shapes[0], v.attributes.get("training_mode")
+    if shape is None or any(v.known(k) is None for k in range(1, 5)):
+        return []
+    scale, bias, mean, variance = (aligned(v.operands[k], 1, len(shape)) for k in range(1, 5))  # type: ignore[arg-type]
+    data = v.known(0)
+    if trained or data is None:
+        data = np.full((1,) * len(shape), np.nan)
+    factor = scale / np.sqrt(variance + v.attributes.get("epsilon", 1e-5))
+    return [np.where(scale == 0, bias, (data - mean) * factor + bias)]
+
+
+@rule("BatchNormalization", zero=weights_and_bias, constant=_normalised)
 def batch_normalization(c: Context) -> None:
     """Every channel on its own, so removing one changes no other."""
     axes = c.match("X[n c *s] scale[c] B[c] mean[c] var[c] -> Y[n c *s] running_mean[c] running_var[c]")
@@ -23,7 +39,7 @@ def batch_normalization(c: Context) -> None:
     c.weights(1, 2)
 
 
-@rule("InstanceNormalization", zero=weights_and_bias)
+@rule("InstanceNormalization", zero=weights_and_bias, constant=scaled(2, axis=1))
 def instance_normalization(c: Context) -> None:
     """Statistics over the spatial axes of one channel."""
     axes = c.match("X[n c *s] scale[c] B[c] -> Y[n c *s]")
@@ -47,9 +63,11 @@ def softmax(c: Context) -> None:
     for dim in over:
         c.block(dim, "it normalises over this axis")
     c.define(0, dims)
+    if c.node.op_type == "Softmax" and [*over] == [*dims[-1:]]:
+        c.sums_to_one()
 
 
-@rule("GroupNormalization", zero=weights_and_bias)
+@rule("GroupNormalization", zero=weights_and_bias, constant=scaled(2, axis=1))
 def group_normalization(c: Context) -> None:
     """Statistics within groups of channels, so only whole groups may go."""
     pattern = "X[n (g c) *s] scale[(g c)] B[(g c)] -> Y[n (g c) *s]"
@@ -61,7 +79,7 @@ def group_normalization(c: Context) -> None:
     c.follow_attribute("num_groups", axes["g"])
 
 
-@rule("LayerNormalization", zero=weights_and_bias)
+@rule("LayerNormalization", zero=weights_and_bias, constant=scaled(2))
 def layer_normalization(c: Context) -> None:
     """Centred and divided by the deviation over the last axes."""
     dims = c.axes(0)
@@ -110,7 +128,7 @@ def _skipped_and_bias(zeros: Zeros) -> bool:
     return every(zeros)
 
 
-@rule("SkipLayerNormalization", domain=MICROSOFT, zero=_skipped_and_bias)
+@rule("SkipLayerNormalization", domain=MICROSOFT, zero=_skipped_and_bias, constant=scaled(3, scale=2))
 def skip_layer_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as LayerNormalization over the last axis."""
     dims = broadcast(c, [c.axes(k) for k in range(5) if c.has(k)])

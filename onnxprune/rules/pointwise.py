@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.dims import Dim, Factor
+from onnxprune.rules.constants import by_itself, same
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import every, first, never, rule, some
 
@@ -46,25 +47,25 @@ def elementwise(c: Context) -> None:
         c.define(result, axes)
 
 
-rule(*ZERO_AT_ZERO, zero=first)(elementwise)
-rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never)(elementwise)
+rule(*ZERO_AT_ZERO, zero=first, constant=by_itself)(elementwise)
+rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never, constant=by_itself)(elementwise)
 
 
-@rule("Cast", "Identity", zero=first)
+@rule("Cast", "Identity", zero=first, constant=by_itself)
 def moved(c: Context) -> None:
     """The same numbers."""
     elementwise(c)
     c.moves()
 
 
-@rule("Log", "Reciprocal", "Acosh")
+@rule("Log", "Reciprocal", "Acosh", constant=by_itself)
 def singular(c: Context) -> None:
     """No number at zero."""
     elementwise(c)
     c.divides_by(0)
 
 
-@rule("Pow", zero=first)
+@rule("Pow", zero=first, constant=by_itself)
 def power(c: Context) -> None:
     """Zero to a positive power is zero, to a negative one infinite."""
     elementwise(c)
@@ -75,20 +76,20 @@ def power(c: Context) -> None:
         c.divides_by(0)
 
 
-@rule("CastLike", zero=first)
+@rule("CastLike", zero=first, constant=same)
 def cast_like(c: Context) -> None:
     """The same numbers; of the second operand only the type counts."""
     c.define(0, c.axes(0))
 
 
-@rule("Mod")
+@rule("Mod", constant=by_itself)
 def modulo(c: Context) -> None:
     """The second operand may not become zero."""
     elementwise(c)
     c.divides_by(1)
 
 
-@rule("Add", "Sub", "Sum", "Mean", "Max", "Min", zero=every)
+@rule("Add", "Sub", "Sum", "Mean", "Max", "Min", zero=every, constant=by_itself)
 def additive(c: Context) -> None:
     """Sums: a removed channel of every operand is zero, constants included."""
     elementwise(c)
@@ -96,14 +97,14 @@ def additive(c: Context) -> None:
         c.weights(*range(len(c.node.input)))
 
 
-@rule("Mul", zero=some)
+@rule("Mul", zero=some, constant=by_itself)
 def mul(c: Context) -> None:
     """Products: one zero is enough."""
     elementwise(c)
     c.weights(0, 1)
 
 
-@rule("Div", zero=first)
+@rule("Div", zero=first, constant=by_itself)
 def div(c: Context) -> None:
     """Zero where the first operand is; the second one may not become zero."""
     elementwise(c)
@@ -111,13 +112,13 @@ def div(c: Context) -> None:
     c.divides_by(1)
 
 
-@rule("PRelu", zero=first)
+@rule("PRelu", zero=first, constant=by_itself)
 def prelu(c: Context) -> None:
     """Zero at zero, whatever the slopes."""
     elementwise(c)
 
 
-@rule("Clip", zero=first)
+@rule("Clip", zero=first, constant=by_itself)
 def clip(c: Context) -> None:
     """Bounds are single numbers; zero stays zero if it lies between them."""
     c.define(0, c.axes(0))
@@ -127,14 +128,14 @@ def clip(c: Context) -> None:
         c.makes_no_zeros()
 
 
-@rule("Dropout", zero=first)
+@rule("Dropout", zero=first, constant=same)
 def dropout(c: Context) -> None:
     """Identity at inference; the mask has the same axes."""
     for result in range(len(c.node.output)):
         c.define(result, c.axes(0))
 
 
-@rule("Where", zero=lambda zeros: every(zeros[1:]))
+@rule("Where", zero=lambda zeros: every(zeros[1:]), constant=by_itself)
 def where(c: Context) -> None:
     """Choose between two operands, all three broadcast."""
     elementwise(c)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from onnxprune.rules.constants import Numbers, windows
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import first, rule
 
 
-@rule("AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", zero=first)
+@rule("LpPool", "GlobalLpPool", zero=first)
 def pool(c: Context) -> None:
     """Channels do not see each other."""
     c.match("X[n c *s] -> Y[n c *t]")
 
 
-@rule("MaxPool", zero=first)
+def _sees_no_padding(v: Numbers) -> bool:
+    """Whether a mean is never taken over zeros laid beside the picture."""
+    same = str(v.attributes.get("auto_pad", "NOTSET")).startswith("SAME")
+    beside = any(v.attributes.get("pads", ())) or same or v.attributes.get("ceil_mode")
+    return not (v.attributes.get("count_include_pad") and beside)
+
+
+rule("AveragePool", zero=first, constant=windows(_sees_no_padding))(pool)
+rule("GlobalAveragePool", "GlobalMaxPool", zero=first, constant=windows())(pool)
+
+
+@rule("MaxPool", zero=first, constant=windows())
 def max_pool(c: Context) -> None:
     """As the others; the optional indices count through all channels, so those must stay."""
     axes = c.match("X[n c *s] -> Y[n c *t] indices[n c *u]")

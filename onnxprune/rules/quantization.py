@@ -7,6 +7,7 @@ its zero point, and padding and sums treat that as zero. Scales and zero points 
 from __future__ import annotations
 
 from onnxprune.dims import Dim, concatenated
+from onnxprune.rules.constants import same
 from onnxprune.rules.context import Context, Quantised
 from onnxprune.rules.convolution import finish
 from onnxprune.rules.linear import matrix_product
@@ -23,7 +24,7 @@ def quantize(c: Context) -> None:
     c.moves()
 
 
-@rule("DequantizeLinear", zero=first)
+@rule("DequantizeLinear", zero=first, constant=same)
 def dequantize(c: Context) -> None:
     """The other way round; a constant operand is a quantised weight."""
     axis = _scaled(c)
@@ -32,7 +33,7 @@ def dequantize(c: Context) -> None:
 
 
 rule("QuantizeLinear", domain=MICROSOFT, zero=first)(quantize)
-rule("DequantizeLinear", domain=MICROSOFT, zero=first)(dequantize)
+rule("DequantizeLinear", domain=MICROSOFT, zero=first, constant=same)(dequantize)
 
 
 def _scaled(c: Context) -> int:

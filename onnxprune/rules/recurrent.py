@@ -31,7 +31,7 @@ def recurrent(c: Context) -> None:
     axes = c.match(f"X[{x}] {weights} {states} -> Y[{y}] Y_h[{state}] Y_c[{state}]")
     c.block(axes["d"], "directions are part of what the operator is")
     c.block(axes["t"], "it moves along this axis")
-    c.contract(axes["h"], 2)
+    c.contract(axes["h"], 2, results=(0, 1), axis=2)
     c.weights(1, 2, 3, 5, 6, 7)
     c.follow_attribute("hidden_size", axes["h"])
     rows = (axes["t"], axes["n"], axes["d"], c.fixed(gates, "gates"), axes["h"])

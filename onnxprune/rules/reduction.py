@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.dims import Factor
+from onnxprune.rules.constants import Array, Numbers, uniform_along
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import first, rule
 
@@ -16,6 +17,24 @@ WHY_NOT = {
     "ArgMax": "it returns positions on this axis",
     "ArgMin": "it returns positions on this axis",
 }
+
+
+def _chosen_or_averaged(v: Numbers) -> list[Array | None]:
+    """Of equal numbers the mean, the largest and the smallest are that number."""
+    known = v.known(0)
+    if known is None or v.results[0] is None:
+        return []
+    listed = v.attributes.get("axes")
+    if listed is None and len(v.node.input) > 1 and v.node.input[1]:
+        if v.settled[1] is None:
+            return []
+        listed = v.settled[1].tolist()
+    over = {
+        a % known.ndim
+        for a in listed or ([] if v.attributes.get("noop_with_empty_axes") else range(known.ndim))
+    }
+    found = uniform_along(known, over)
+    return [found if len(v.results[0]) == known.ndim else found.squeeze(tuple(over))]
 
 
 @rule("ReduceLogSum", "ReduceLogSumExp", "ArgMax", "ArgMin")
@@ -39,7 +58,8 @@ def reduce(c: Context) -> None:
         c.define(0, [d for k, d in enumerate(dims) if k not in over])
 
 
-rule(*SUMS, "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", zero=first)(reduce)
+rule(*SUMS, "ReduceProd", zero=first)(reduce)
+rule("ReduceMean", "ReduceMax", "ReduceMin", zero=first, constant=_chosen_or_averaged)(reduce)
 
 
 def _reduced_axes(c: Context, rank: int) -> set[int]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from onnxprune.dims import Block, block
-from onnxprune.graph import Model
-from onnxprune.rules.context import CannotSayError, Context, Typing
+import onnx
+
+from onnxprune.dims import Block, Factor, block
+from onnxprune.graph import Model, bodies, label
+from onnxprune.rules.constants import Carry, nothing
+from onnxprune.rules.context import Axes, CannotSayError, Context, Typing
 from onnxprune.shapes import Shapes
 
 Zeros: TypeAlias = "Sequence[bool | None]"
 """For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
+Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 
 
 def never(_: Zeros) -> bool:
@@ -45,6 +50,11 @@ def weights_and_bias(zeros: Zeros) -> bool:
     return all(z is True for z in zeros[1:3])
 
 
+def _nothing(_: Typing, __: onnx.NodeProto) -> Sequence[Axes | None]:
+    """No body, or one that is given nothing."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Rule:
     """What an operator does to axes.
@@ -52,23 +62,31 @@ class Rule:
     Attributes:
         apply: Says it, through a context.
         zero: How zeros travel: whether the result is zero at a removed channel, given the operands.
+        constant: How other numbers travel that are the same whatever the network is fed.
+        opens: The axes of what its body is given, in order; ``None`` where they are not known.
     """
 
     apply: Callable[[Context], None]
     zero: Callable[[Zeros], bool]
+    constant: Carry = nothing
+    opens: Opens = _nothing
 
 
 RULES: dict[tuple[str, str], Rule] = {}
 
 
 def rule(
-    *operators: str, domain: str = "", zero: Callable[[Zeros], bool] = never
+    *operators: str,
+    domain: str = "",
+    zero: Callable[[Zeros], bool] = never,
+    constant: Carry = nothing,
+    opens: Opens = _nothing,
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Enter a function into the table as the rule of some operators."""
 
     def enter(apply: Callable[[Context], None]) -> Callable[[Context], None]:
         for operator in operators:
-            RULES[domain, operator] = Rule(apply, zero)
+            RULES[domain, operator] = Rule(apply, zero, constant, opens)
         return apply
 
     return enter
@@ -91,12 +109,33 @@ def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> 
     for value in model.inputs:
         for dim in typing.axes_of(value.name) if value.name in shapes.sizes else ():
             block(dim, Block(value.name, "graph input", "the caller feeds it"))
-    for index, node in enumerate(model.proto.graph.node):
-        _apply(Context.of(typing, index, node))
+    _infer(typing, model.proto.graph, itertools.count())
     for value in model.outputs:
         for dim in typing.axes.get(value.name, ()):
             block(dim, Block(value.name, "graph output", "the caller reads it"))
     return typing
+
+
+def _infer(typing: Typing, graph: onnx.GraphProto, numbers: Iterator[int]) -> None:
+    """Apply the rules of a graph's nodes; what a body is given is known before it, what it makes after it."""
+    for node in graph.node:
+        for body in bodies(node):
+            _open(typing, node, body)
+            _infer(typing, body, numbers)
+        _apply(Context.of(typing, next(numbers), node))
+
+
+def _open(typing: Typing, node: onnx.NodeProto, body: onnx.GraphProto) -> None:
+    """Say what the axes are of what a body is given; where nobody knows they are its own, and stay."""
+    found = lookup(node.domain, node.op_type)
+    given = found.opens(typing, node) if found is not None else ()
+    for value, dims in itertools.zip_longest(body.input, given):
+        sizes = typing.shapes.sizes.get(value.name) if value is not None else None
+        if sizes is not None and dims is not None and tuple(d.size for d in dims) == sizes:
+            typing.axes[value.name] = tuple(dims)
+        elif sizes is not None:
+            why = Block(label(node), node.op_type, "it hands this to its body")
+            typing.axes[value.name] = tuple(Factor(size, [why]) for size in sizes)
 
 
 def _apply(context: Context) -> None:

@@ -1,0 +1,291 @@
+"""What is the same in a network whatever it is fed.
+
+A filter of zeros leaves a channel that is nothing but its bias; batch normalisation, activations, pools and
+sums make other constants of that. The rules say how constants travel (``constant=``), how zeros do
+(``zero=``), and which nodes are linear in an operand; here the table is walked once, in order of execution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxprune.dims import Factor, channel_of, factors
+from onnxprune.graph import attributes
+from onnxprune.rules import Linear, Typing, lookup
+from onnxprune.rules.constants import Array, Numbers, aligned
+from onnxprune.values import real_values
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+_INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+
+
+@dataclass
+class Constants:
+    """What is known of each tensor: an array that broadcasts against it, ``NaN`` where nothing is.
+
+    Attributes:
+        typing: The network and its axes.
+        known: What is known of the tensors that nodes make; missing where nothing is.
+    """
+
+    typing: Typing
+    known: dict[str, Array] = field(default_factory=dict)
+    _matrices: dict[int, Matrices | None] = field(default_factory=dict, repr=False)
+
+    def of(self, name: str) -> Array | None:
+        """Return what is known of a tensor; ``None`` where nothing is."""
+        if name in self.known:
+            return self.known[name]
+        tensor = self.typing.model.constants.get(name)
+        if tensor is None or tensor.data_type == onnx.TensorProto.STRING:
+            return None
+        if tensor.data_type in _INTEGERS and name not in self.typing.quantised:
+            return None  # what such an integer stands for is not known
+        return real_values(self.typing, name).astype(np.float64)
+
+    def along(self, name: str, axis: int) -> Array:
+        """Return what is known everywhere at each place of an axis, as a vector with ``NaN``."""
+        known, size = self.of(name), self.typing.shapes.sizes[name][axis]
+        if known is None:
+            return np.full(size, np.nan)
+        lines = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
+        alike = np.all(lines == lines[:, :1], axis=1)
+        return np.broadcast_to(np.where(alike, lines[:, 0], np.nan), (size,))
+
+    def matrices(self, index: int) -> Matrices | None:
+        """Return the weights of a node that is linear in an operand; ``None`` where they are not known."""
+        if index not in self._matrices:
+            self._matrices[index] = self._find_matrices(index)
+        return self._matrices[index]
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether a tensor is known as a whole: a weight, computed or not."""
+        return name in self.typing.model.constants or not np.isnan(self.known.get(name, np.nan)).any()
+
+    def zero_channels(
+        self,
+        name: str,
+        factor: Factor,
+        remaining: Mapping[int, Mask] | None = None,
+        axes: Sequence[int] | None = None,
+    ) -> Mask | None:
+        """Return at which channels of a factor a tensor is zero; ``None`` where it does not have that axis.
+
+        Args:
+            name: The tensor.
+            factor: The factor.
+            remaining: The places that count, by axis; all of them by default.
+            axes: The axes along which it has to be; by default all that have the factor.
+        """
+        known = self.of(name) if self._axes_of(name, factor) else None
+        for axis, places in (remaining or {}).items():
+            if known is not None and known.shape[axis] > 1 and not places.all():
+                dropped = aligned(~places, axis, known.ndim)
+                known = np.where(dropped, 0.0, known)
+        return self._channels(name, factor, None if known is None else known == 0, axes)
+
+    def constant_channels(self, name: str, factor: Factor) -> Mask | None:
+        """Return at which channels of a factor a tensor is known; ``None`` where it does not have it."""
+        if name in self.typing.model.constants:
+            return np.ones(factor.size, bool) if self._axes_of(name, factor) else None
+        known = self.known.get(name)
+        return self._channels(name, factor, None if known is None else ~np.isnan(known))
+
+    def dead_filters(self, node: onnx.NodeProto, factor: Factor) -> Mask:
+        """Return the channels at which all weights of a node are zero along some axis, vectors aside."""
+        dead, found = np.ones(factor.size, bool), False
+        weights = [i for i in node.input if i in self.typing.weight_uses and i in self.typing.model.constants]
+        for name in weights:
+            known, axes = self.of(name), self._axes_of(name, factor)
+            if known is not None and axes and sum(size > 1 for size in known.shape) > 1:
+                found = True
+                dead &= np.any([self._along(name, factor, known == 0, axis) for axis in axes], axis=0)
+        return dead & found
+
+    def factors_of(self, name: str) -> set[Factor]:
+        """Return the factors on the axes of a tensor."""
+        return {f for d in self.typing.axes.get(name, ()) for f in factors(d)}
+
+    def _axes_of(self, name: str, factor: Factor) -> list[int]:
+        return [k for k, d in enumerate(self.typing.axes.get(name, ())) if factor in factors(d)]
+
+    def _channels(
+        self, name: str, factor: Factor, holds: Mask | None, axes: Sequence[int] | None = None
+    ) -> Mask | None:
+        """Return at which channels something holds at all places, on all axes or some of them."""
+        found = [k for k in self._axes_of(name, factor) if axes is None or k in axes]
+        if not found:
+            return None
+        if holds is None:
+            return np.zeros(factor.size, bool)
+        everywhere: Mask = np.all([self._along(name, factor, holds, axis) for axis in found], axis=0)
+        return everywhere
+
+    def _along(self, name: str, factor: Factor, holds: Mask, axis: int) -> Mask:
+        """Return at which channels something holds at all places along one axis."""
+        lines = np.moveaxis(holds, axis, 0).reshape(holds.shape[axis], -1)
+        fails = np.broadcast_to(~np.all(lines, axis=1), (self.typing.shapes.sizes[name][axis],))
+        channels = channel_of(self.typing.axes[name][axis], factor)[fails]
+        found = np.ones(factor.size, bool)
+        found[channels[channels >= 0]] = False
+        return found
+
+    def _find_matrices(self, index: int) -> Matrices | None:
+        node = self.typing.nodes[index]
+        for linear in self.typing.linear.get(index, ()):
+            weights = self.of(node.input[linear.weights])
+            if weights is not None and not np.isnan(weights).any():
+                shape = self.typing.shapes.sizes[node.input[linear.weights]]
+                return Matrices.of(linear, np.broadcast_to(weights, shape))
+        return None
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The weights of a linear node, kernels summed up.
+
+    Attributes:
+        linear: What the rule says of the node.
+        values: ``[groups, outputs, inputs]``, the sum over the places of a kernel.
+        reads: Likewise, whether any of those is not zero.
+    """
+
+    linear: Linear
+    values: Array
+    reads: Mask
+
+    @classmethod
+    def of(cls, linear: Linear, weights: Array) -> Matrices:
+        """Bring weights into that form."""
+        whole = linear.by_group(weights)
+        return cls(linear, linear.alpha * whole.sum(-1), np.any(whole != 0, axis=-1))
+
+    def product(self, data: Array) -> Array:
+        """Return ``weights · data`` for one vector of data, groups major."""
+        made: Array = np.einsum("goi,gi->go", self.values, data.reshape(len(self.values), -1))
+        return made.ravel()
+
+
+def find_constants(typing: Typing) -> Constants:
+    """Walk a network and find what is the same in it whatever it is fed."""
+    found = Constants(typing)
+    for index, node in enumerate(typing.nodes):
+        if node.op_type == "Constant" or any(o in typing.model.constants for o in node.output):
+            continue
+        for name, known in zip(node.output, _results(found, index, node), strict=False):
+            fitting = _fitting(typing, name, known)
+            if fitting is not None:
+                found.known[name] = fitting
+        if not _is_plain_product(found, index):
+            _add_zeros(found, index, node)
+    return found
+
+
+def _results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Array | None]:
+    rule = lookup(node.domain, node.op_type)
+    if rule is None:
+        return []
+    matrices = found.matrices(index)
+    if matrices is not None:
+        return [_multiplied(found, node, matrices)] if matrices.linear.final else []
+    operands = tuple(found.of(i) if i else None for i in node.input)
+    if not any(o is not None for o in operands):
+        return []
+    return rule.constant(_numbers(found.typing, node, operands))
+
+
+def _numbers(typing: Typing, node: onnx.NodeProto, operands: tuple[Array | None, ...]) -> Numbers:
+    shapes, axes = typing.shapes, typing.axes
+    inputs, first = list(node.input), axes.get(node.output[0], ())
+    kinds = [shapes.types.get(i) for i in inputs]
+    return Numbers(
+        node=node,
+        attributes=attributes(node),
+        opsets={o.domain: o.version for o in typing.model.proto.opset_import},
+        operands=operands,
+        settled=tuple(shapes.values.get(i) for i in inputs),
+        shapes=tuple(shapes.sizes.get(i) for i in inputs),
+        results=tuple(shapes.sizes.get(o) for o in node.output),
+        kinds=tuple(helper.tensor_dtype_to_np_dtype(k) if k else None for k in kinds),
+        passing=tuple(k < len(first) and first[k] is d for k, d in enumerate(axes.get(inputs[0], ()))),
+        means=inputs[0] in typing.means,
+    )
+
+
+def _fitting(typing: Typing, name: str, known: Array | None) -> Array | None:
+    """Return what a rule says of a result, with all its axes; ``None`` where that is nothing."""
+    shape = typing.shapes.sizes.get(name)
+    if known is None or shape is None or not name or known.ndim > len(shape) or np.isnan(known).all():
+        return None
+    known = known.reshape((1,) * (len(shape) - known.ndim) + known.shape)
+    return known if all(k in (1, s) for k, s in zip(known.shape, shape, strict=True)) else None
+
+
+def _is_plain_product(found: Constants, index: int) -> bool:
+    matrices = found.matrices(index)
+    return matrices is not None and matrices.linear.final
+
+
+def _multiplied(found: Constants, node: onnx.NodeProto, matrices: Matrices) -> Array | None:
+    """Return the channels to which nothing adds but constants."""
+    linear, rank = matrices.linear, len(found.typing.shapes.sizes.get(node.output[0], ()))
+    data = found.along(node.input[linear.data], linear.axis)
+    unknown = np.isnan(data) | ((data != 0) & bool(linear.uneven))
+    varies = np.any(matrices.reads & unknown.reshape(len(matrices.reads), 1, -1), axis=2).ravel()
+    result = matrices.product(np.where(unknown, 0, data)) + _bias(found, node, linear)
+    return aligned(np.where(varies, np.nan, result), linear.result_axis, rank) if rank else None
+
+
+def _bias(found: Constants, node: onnx.NodeProto, linear: Linear) -> Array | float:
+    if linear.bias is None or linear.bias >= len(node.input) or not node.input[linear.bias]:
+        return 0.0
+    known = found.of(node.input[linear.bias])
+    if known is None or known.size != max(known.shape, default=1):
+        return math.nan
+    if known.ndim and known.shape[-1] != known.size:  # along another axis than that of the results
+        return math.nan
+    return linear.beta * known.ravel()
+
+
+def _add_zeros(found: Constants, index: int, node: onnx.NodeProto) -> None:
+    """Add what the rule of zeros says: each channel of a result is zero if certain operands are."""
+    rule, typing = lookup(node.domain, node.op_type), found.typing
+    if rule is None or index in typing.never_zero:
+        return
+    for name in node.output:
+        for factor in {f for d in typing.axes.get(name, ()) for f in factors(d) if f.free}:
+            left_out = np.ones(factor.size, bool)
+            operands = [found.zero_channels(i, factor) if i else left_out for i in node.input]
+            if any(i and z is not None and z.any() for i, z in zip(node.input, operands, strict=True)):
+                _set_zero(found, name, factor, _flags(rule.zero, operands, factor.size))
+
+
+def _flags(zero: Any, operands: Sequence[Mask | None], size: int) -> Mask:
+    """Ask the rule once for each combination of operands that are zero."""
+    given = [z for z in operands if z is not None]
+    combinations, which = np.unique(np.stack(given), axis=1, return_inverse=True)
+    answers = []
+    for column in combinations.T:
+        flags = iter(column.tolist())
+        answers.append(zero([None if z is None else next(flags) for z in operands]))
+    return np.asarray(answers, bool)[which.reshape(-1)[:size]]
+
+
+def _set_zero(found: Constants, name: str, factor: Factor, zero: Mask) -> None:
+    shape = found.typing.shapes.sizes.get(name)
+    if shape is None or not zero.any():
+        return
+    axes = [k for k, dim in enumerate(found.typing.axes[name]) if factor in factors(dim)]
+    if len(axes) > 1:
+        return  # it may be zero along one of them alone
+    channels = channel_of(found.typing.axes[name][axes[0]], factor)
+    gone = np.where(channels >= 0, zero[channels], False)
+    known = found.known.get(name, np.full((1,) * len(shape), np.nan))
+    found.known[name] = np.where(aligned(gone, axes[0], len(shape)), 0.0, known)

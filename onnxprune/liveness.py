@@ -1,0 +1,265 @@
+"""Which channels a network would not miss: found in its weights, whoever put them there.
+
+A channel may go where every sum over it can do without: its term is zero, because the channel is or because
+nothing that remains reads it; or it is a constant, which a bias can hold. Where a constant channel does not
+add a constant (a convolution that pads with zeros), its columns can still be added to those of another
+constant channel, which is padded in the same way: of several such channels one remains, their heir.
+
+Whatever is removed, the channels that remain keep their values. So each channel is judged by itself, and
+again when channels that read it have gone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.channels import Channels, Group
+from onnxprune.constants import Constants, Mask, Matrices, find_constants
+from onnxprune.dims import Factor, channel_of, factors, resolve
+from onnxprune.graph import label
+from onnxprune.rules import Contraction
+from onnxprune.rules.constants import Array
+
+LAST = "nothing needs any channel of this axis, and one of them has to stay"
+HEIR = "one constant channel stays, the others are added to it"
+SHARED = "its weights are not its own, so that no constant can be moved into them"
+PATTERN = "what it reads is known, but not the same everywhere"
+LOST = "what goes in is a constant, what comes out is not known to be one"
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """Channels that are constant where they are made, and stay all the same.
+
+    Attributes:
+        group: Name of the group.
+        channels: How many there are.
+        node: The node that keeps them.
+        operator: Its operator.
+        reason: Why.
+    """
+
+    group: str
+    channels: int
+    node: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Product:
+    """A linear node, seen from a factor it sums over.
+
+    Attributes:
+        node: Its index.
+        matrices: Its weights.
+        data: What is known of its data at each place of the axis it sums over, ``NaN`` where nothing is.
+        columns: The channel of the factor at each of those places, −1 where it has none.
+        own: Whether its weights are a constant that nothing else reads.
+    """
+
+    node: int
+    matrices: Matrices
+    data: Array
+    columns: Array
+    own: bool
+
+    @property
+    def even(self) -> bool:
+        """Whether a bias can hold what constant channels add."""
+        return not self.matrices.linear.uneven
+
+    def channels(self, holds: Mask, factor: Factor) -> Mask:
+        """Return the channels at all of whose places something holds."""
+        fails = self.columns[~holds]
+        found = np.ones(factor.size, bool)
+        found[fails[fails >= 0]] = False
+        return found
+
+
+@dataclass
+class Evidence:
+    """What can go, and what has to be put in its place.
+
+    Attributes:
+        channels: The groups of the network.
+        constants: What is the same in it whatever it is fed.
+        removed: Removed channels by group name, ascending; groups that lose none are left out.
+        heirs: By group name, the channel that inherits the columns of others.
+        left: Constant channels that stay.
+    """
+
+    channels: Channels
+    constants: Constants = field(repr=False)
+    removed: dict[str, list[int]]
+    heirs: dict[str, int]
+    left: list[Remainder]
+
+
+def find_evidence(channels: Channels) -> Evidence:
+    """Find the channels a network would not miss."""
+    search = _Search(channels, find_constants(channels.typing))
+    while search.step():
+        pass
+    removed = {g.name: np.flatnonzero(search.gone[g.factor]).tolist() for g in channels.groups}
+    heirs = {g.name: search.heirs[g.factor] for g in channels.groups if g.factor in search.heirs}
+    left = [remainder for group in channels.groups for remainder in _left(search, group)]
+    return Evidence(channels, search.constants, {n: r for n, r in removed.items() if r}, heirs, left)
+
+
+class _Search:
+    """The channels that are known to be gone, and how each of the others fares without them."""
+
+    def __init__(self, channels: Channels, constants: Constants) -> None:
+        self.channels, self.constants = channels, constants
+        self.gone = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
+        self.heirs: dict[Factor, int] = {}
+        self.products: dict[Factor, list[Product]] = defaultdict(list)
+        self.sums: dict[Factor, list[Contraction]] = defaultdict(list)
+        readers = Counter(i for node in channels.typing.nodes for i in node.input)
+        for contraction in channels.typing.contractions:
+            for factor in set(factors(contraction.dim)) & set(self.gone):
+                matrices = constants.matrices(contraction.node)
+                if matrices is None:
+                    self.sums[factor].append(contraction)
+                else:
+                    self.products[factor].append(self._product(contraction.node, matrices, factor, readers))
+
+    def _product(self, index: int, matrices: Matrices, factor: Factor, readers: Mapping[str, int]) -> Product:
+        typing, linear = self.channels.typing, matrices.linear
+        node = typing.nodes[index]
+        data, weights = node.input[linear.data], node.input[linear.weights]
+        own = weights in typing.model.constants and weights not in typing.quantised and readers[weights] == 1
+        columns = channel_of(typing.axes[data][linear.axis], factor)
+        return Product(index, matrices, self.constants.along(data, linear.axis), columns, own)
+
+    def step(self) -> bool:
+        """Judge every group once, the last ones first; say whether that found anything."""
+        before = sum(int(g.sum()) for g in self.gone.values())
+        for group in reversed(self.channels.groups):
+            self.gone[group.factor] |= self._removable(group.factor)
+        return before < sum(int(g.sum()) for g in self.gone.values())
+
+    def _removable(self, factor: Factor) -> Mask:
+        outright, inherited = self.judge(factor)
+        if factor not in self.heirs:
+            self._choose_heir(factor, inherited & ~outright)
+        if factor in self.heirs:
+            outright |= self._covered(factor, self.heirs[factor], inherited)
+            outright[self.heirs[factor]] = False
+        if outright.all():
+            outright[0] = False
+        return outright
+
+    def judge(self, factor: Factor) -> tuple[Mask, Mask]:
+        """Return which channels can go by themselves, and which if another one inherits their columns."""
+        outright = np.ones(factor.size, bool)
+        for contraction in self.sums[factor]:
+            outright &= self.zero(contraction, factor)
+        inherited = outright.copy()
+        for product in self.products[factor]:
+            free = (product.data == 0) | ~self._read(product)
+            known = ~np.isnan(product.data)
+            outright &= product.channels(free | (known & product.even), factor)
+            inherited &= product.channels(free | (known & (product.even or product.own)), factor)
+        return outright, inherited
+
+    def zero(self, contraction: Contraction, factor: Factor) -> Mask:
+        """Return at which channels one of the operands of a sum is zero, in what remains of it."""
+        zero, axes = np.zeros(factor.size, bool), self.channels.typing.axes
+        for name in contraction.tensors:
+            remaining = {k: self._remaining(name, k, factor) for k in range(len(axes[name]))}
+            summed = [k for k, d in enumerate(axes[name]) if resolve(d) == resolve(contraction.dim)]
+            if contraction.axis is not None and name == contraction.tensors[0]:
+                summed = [contraction.axis]
+            found = self.constants.zero_channels(name, factor, remaining, summed or None)
+            zero |= found if found is not None else False
+        return zero
+
+    def _read(self, product: Product) -> Mask:
+        """Return which places of the axis some row that remains multiplies with other than zero."""
+        linear, reads = product.matrices.linear, product.matrices.reads
+        result = self.channels.typing.nodes[product.node].output[0]
+        rows = self._remaining(result, linear.result_axis)
+        read: Mask = np.any(reads & rows.reshape(len(reads), -1, 1), axis=1).reshape(-1)
+        return read
+
+    def _remaining(self, name: str, axis: int, besides: Factor | None = None) -> Mask:
+        """Return which places of an axis remain after what is gone already, channels of one factor aside."""
+        dim = self.channels.typing.axes[name][axis]
+        remaining: Mask = np.ones(dim.size, bool)
+        for factor in set(factors(dim)) & set(self.gone) - {besides}:
+            if self.gone[factor].any():
+                channels = channel_of(dim, factor)
+                remaining &= ~np.where(channels >= 0, self.gone[factor][channels], False)
+        return remaining
+
+    def _choose_heir(self, factor: Factor, candidates: Mask) -> None:
+        """Choose the channel that can inherit from most others, the largest where several can."""
+        best = (1, 0.0)
+        for heir in np.flatnonzero(candidates).tolist():
+            covered = int(self._covered(factor, heir, candidates).sum())
+            sizes = [np.abs(p.data[p.columns == heir]).min() for p in self.products[factor] if not p.even]
+            if (covered, min(sizes, default=0.0)) > best and covered > 1:
+                best, self.heirs[factor] = (covered, min(sizes)), heir
+
+    def _covered(self, factor: Factor, heir: int, candidates: Mask) -> Mask:
+        """Return from which channels one can inherit: it must not be zero where they are not."""
+        covered: Mask = candidates.copy()
+        for product in self.products[factor]:
+            if not product.even:
+                needed = (product.data != 0) & self._read(product)
+                for channel in np.flatnonzero(covered):
+                    others = needed[product.columns == channel]
+                    own = np.nan_to_num(product.data[product.columns == heir])
+                    covered[channel] = not np.any(others & (own == 0))
+        return covered
+
+
+def _left(search: _Search, group: Group) -> list[Remainder]:
+    """Say why channels stay that are constant where they are made."""
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    staying = ~search.gone[group.factor]
+    for index, reason, channels in _hindrances(search, group.factor):
+        node = search.channels.typing.nodes[index]
+        if count := int((channels & staying).sum()):
+            reasons[label(node), node.op_type, reason] += count
+            staying = staying & ~channels
+    return [Remainder(group.name, n, *where) for where, n in reasons.items()]
+
+
+def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
+    """Yield nodes, why they keep constant channels of a factor, and which."""
+    outright, _ = search.judge(factor)
+    for product in search.products[factor]:
+        if not product.even:
+            if factor in search.heirs:
+                yield product.node, HEIR, np.arange(factor.size) == search.heirs[factor]
+            known = product.channels(~np.isnan(product.data), factor) & ~outright
+            yield product.node, product.matrices.linear.uneven if product.own else SHARED, known
+    for product in search.products[factor]:
+        node = search.channels.typing.nodes[product.node]
+        pattern = search.constants.constant_channels(node.input[product.matrices.linear.data], factor)
+        if pattern is not None:
+            yield product.node, PATTERN, pattern & ~outright
+    if outright.any() and search.products[factor]:
+        yield search.products[factor][0].node, LAST, outright
+    yield from _losses(search, factor)
+
+
+def _losses(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
+    """Yield the nodes that are given constants, or zeros for weights, and whose result is not known."""
+    for index, node in enumerate(search.channels.typing.nodes):
+        result = search.constants.constant_channels(node.output[0], factor)
+        if result is None or node.output[0] in search.channels.model.constants:
+            continue
+        operands = [search.constants.constant_channels(i, factor) for i in node.input if i]
+        given = [o for o in operands if o is not None]
+        varying = [i for i in node.input if i and not search.constants.is_fixed(i)]
+        carried = any(factor in search.constants.factors_of(i) for i in varying)
+        lost: Mask = np.all(given, axis=0) if carried else search.constants.dead_filters(node, factor)
+        yield index, LOST, lost & ~result
