@@ -41,8 +41,8 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     model = model.copy()
     take_branches(model, branches)
     _fold(model, folds)
-    for index, sizes in _splits_by_number(model, shapes).items():
-        _write_out_sizes(model, index, sizes)
+    for node, sizes in _splits_by_number(model, shapes):
+        _write_out_sizes(model, node, sizes)
     for name in sorted(_shared_vectors(model)):
         _unshare(model, name)
     shapes.note_constants(model)
@@ -107,25 +107,24 @@ def _delete(repeated: MutableSequence[Any], doomed: list[bool]) -> None:
         del repeated[index]
 
 
-def _splits_by_number(model: Model, shapes: Shapes) -> dict[int, list[int]]:
+def _splits_by_number(model: Model, shapes: Shapes) -> list[tuple[onnx.NodeProto, list[int]]]:
     """Find nodes that split an axis of fixed size into equal parts, and the sizes of those.
 
     Parts whose sizes are written down may lose different numbers of channels.
     """
-    found = {}
-    for index, node in enumerate(model.all_nodes):
+    found = []
+    for node in model.all_nodes:
         explicit = len(node.input) > 1 or any(a.name == "split" for a in node.attribute)
         if node.op_type != "Split" or node.domain not in ("", "ai.onnx") or explicit:
             continue
         if all(o in shapes.sizes for o in (node.input[0], *node.output)):
             axis = attributes(node).get("axis", 0)
             if not shapes.dynamic[node.input[0]][axis]:
-                found[index] = [shapes.sizes[o][axis] for o in node.output]
+                found.append((node, [shapes.sizes[o][axis] for o in node.output]))
     return found
 
 
-def _write_out_sizes(model: Model, index: int, sizes: Sequence[int]) -> None:
-    node = model.all_nodes[index]
+def _write_out_sizes(model: Model, node: onnx.NodeProto, sizes: Sequence[int]) -> None:
     kept = [a for a in node.attribute if a.name != "num_outputs"]
     if model.opset() < 13:
         kept.append(onnx.helper.make_attribute("split", sizes))

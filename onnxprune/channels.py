@@ -18,6 +18,7 @@ from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_ind
 from onnxprune.freedom import Outer, freedoms
 from onnxprune.graph import Model, label
 from onnxprune.rules import RESULT, Typing, infer_axes
+from onnxprune.shapes import Shapes
 from onnxprune.zeros import block_inexact_sums
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
@@ -175,8 +176,9 @@ class Channels:
         for group in self.groups:
             if group.factor in kept:
                 for place in group.places:
-                    dim = self.typing.axes[place.tensor][place.axis]
-                    cuts[place.tensor][place.axis] = kept_indices(dim, kept)
+                    if place.axis not in cuts[place.tensor]:
+                        dim = self.typing.axes[place.tensor][place.axis]
+                        cuts[place.tensor][place.axis] = kept_indices(dim, kept)
         return dict(cuts)
 
     def weight_tensors(self) -> set[str]:
@@ -197,7 +199,11 @@ def find_channels(
     Raises:
         ModelError: The shapes of the graph do not fit.
     """
-    model, shapes = canonicalise(model, given)
+    return group_channels(*canonicalise(model, given), allow_inexact=allow_inexact)
+
+
+def group_channels(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Channels:
+    """Find all groups of a network in canonical form whose shapes are known."""
     typing = infer_axes(model, shapes, allow_inexact=allow_inexact)
     _block_moving_sizes(typing)
     block_inexact_sums(typing)
@@ -216,7 +222,7 @@ def _block_moving_sizes(typing: Typing) -> None:
     for use in typing.size_uses:
         if use.attribute is not None or use.operand == RESULT or use.element is None:
             continue
-        node = typing.model.proto.graph.node[use.node]
+        node = typing.nodes[use.node]
         name = node.input[use.operand]
         value = typing.shapes.values.get(name)
         if value is None or (
@@ -248,7 +254,7 @@ def _places(typing: Typing) -> tuple[dict[Factor, list[Place]], dict[Factor, lis
     places: dict[Factor, list[Place]] = defaultdict(list)
     makers: dict[Factor, list[str]] = defaultdict(list)
     constants, seen = typing.model.constants, set()
-    for index, node in enumerate(typing.model.proto.graph.node):
+    for index, node in enumerate(typing.nodes):
         for operand, name in enumerate(node.input):
             if name not in constants or name not in typing.axes:
                 continue
@@ -287,15 +293,24 @@ def _products(dim: Dim) -> list[Product]:
 
 
 def _blocked_axes(typing: Typing) -> tuple[BlockedAxis, ...]:
-    """List the weight axes with blocked factors, those of more than one element."""
+    """List the weight axes of more than one element that must stay, wholly or in part, and why."""
     found = []
-    for name in typing.weight_uses:
+    for name, uses in typing.weight_uses.items():
         if name in typing.model.constants and name in typing.axes:
             for axis, dim in enumerate(typing.axes[name]):
-                reasons = [b for f in factors(dim) if f.size > 1 for b in f.blocks]
+                parts = factors(dim)
+                reasons = [b for f in parts if f.size > 1 for b in f.blocks]
+                if not reasons and dim.size > 1 and all(f.size == 1 for f in parts):
+                    reasons = [_each_alone(typing, min(uses)[0])]
                 if reasons:
                     found.append(BlockedAxis(name, axis, dim.size, tuple(dict.fromkeys(reasons))))
     return tuple(found)
+
+
+def _each_alone(typing: Typing, index: int) -> Block:
+    """Why an axis stays that is cut into its single channels: no part of an axis may become empty."""
+    node = typing.nodes[index]
+    return Block(label(node), node.op_type, "each of its channels is picked or cut off by itself")
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -101,7 +101,7 @@ def _mixed(typing: Typing, carriers: dict[Factor, set[str]]) -> Iterator[tuple[F
     A sum over both at once is the same in any order; one over the outer factor alone, which leaves the inner
     one standing, is not.
     """
-    nodes = typing.model.proto.graph.node
+    nodes = typing.nodes
     sums = [(s.node, s.dim, False) for s in typing.contractions]
     for index, dim, anywhere in [*sums, *((n, d, True) for n, d in typing.mixes)]:
         over = set(factors(dim))

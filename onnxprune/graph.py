@@ -44,6 +44,7 @@ class Model:
     external: bool = False
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
+    _nested: bool | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -61,9 +62,16 @@ class Model:
         return list(_with_bodies(self.proto.graph))
 
     @property
+    def nested(self) -> bool:
+        """Whether there are bodies at all."""
+        if self._nested is None:
+            self._nested = len(self.graphs) > 1
+        return self._nested
+
+    @property
     def all_nodes(self) -> list[onnx.NodeProto]:
         """All nodes, those of a body right before the node that holds it: what is read is made before."""
-        return list(_flat(self.proto.graph))
+        return list(flat(self.proto.graph))
 
     @property
     def constants(self) -> dict[str, onnx.TensorProto]:
@@ -80,18 +88,25 @@ class Model:
                         self._constants[node.output[0]] = tensor
         return self._constants
 
-    def insert(self, index: int, node: onnx.NodeProto) -> None:
-        """Put a node before the one that has a number in `all_nodes`, into the same graph; or at the end."""
-        if len(graphs := self.graphs) == 1:
-            self.proto.graph.node.insert(index, node)
+    def node(self, number: int) -> onnx.NodeProto:
+        """Return a node by its number in `all_nodes`."""
+        if not self.nested:
+            only: onnx.NodeProto = self.proto.graph.node[number]
+            return only
+        found: onnx.NodeProto = next(itertools.islice(flat(self.proto.graph), number, None))
+        return found
+
+    def insert(self, number: int, node: onnx.NodeProto, *, after: bool = False) -> None:
+        """Put a node before, or after, the one with a number in `all_nodes`, into the same graph."""
+        if not self.nested:
+            self.proto.graph.node.insert(number + after, node)
             return
-        before = next(itertools.islice(_flat(self.proto.graph), index, None), None)
-        for graph in graphs if before is not None else ():
+        anchor = self.node(number)
+        for graph in self.graphs:
             for place, other in enumerate(graph.node):
-                if other is before:
-                    graph.node.insert(place, node)
+                if other is anchor:
+                    graph.node.insert(place + after, node)
                     return
-        self.proto.graph.node.append(node)
 
     @property
     def names(self) -> set[str]:
@@ -103,7 +118,7 @@ class Model:
 
     def edited(self) -> None:
         """Say that nodes or initializers were added or removed from outside: nothing remembered holds."""
-        self._constants = self._names = None
+        self._constants = self._names = self._nested = None
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -192,10 +207,11 @@ def _with_bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from _with_bodies(body)
 
 
-def _flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, those of a body right before the node that holds it."""
     for node in graph.node:
         for body in bodies(node):
-            yield from _flat(body)
+            yield from flat(body)
         yield node
 
 

@@ -20,6 +20,7 @@ from onnx import helper
 
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model
+from onnxprune.moving import moving_elements
 from onnxprune.probes import PROBES, Probe, Shape, other_shapes, probe_shapes
 from onnxprune.walk import SMALL, Walk
 
@@ -80,7 +81,7 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
         sizes=sizes,
         dynamic={n: _differs(s, others.get(n)) for n, s in sizes.items()},
         values=values,
-        moving={n: _moving(v, second.values[n]) for n, v in values.items()},
+        moving=moving_elements(model, values, second.values),
         traced=first.traced & set(values),
         types={n: t.tensor_type.elem_type for n, t in first.types.items()},
         probed=probe_shapes(model, probe, given),
@@ -145,7 +146,3 @@ def _differs(a: Shape, b: Shape | None) -> tuple[bool, ...]:
     if b is None or len(a) != len(b):
         return (True,) * len(a)
     return tuple(x != y for x, y in zip(a, b, strict=True))
-
-
-def _moving(a: Array, b: Array) -> Array:
-    return np.asarray(a != b) if a.shape == b.shape else np.ones(a.shape, bool)

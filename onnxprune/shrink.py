@@ -19,6 +19,8 @@ from onnxprune.masks import Mask
 from onnxprune.rules import RESULT, SizeUse
 
 Sizes = np.ndarray[Any, np.dtype[Any]]
+Insertion = tuple[int, bool, onnx.NodeProto]
+"""A new node, the number of the one it goes beside, and whether after that."""
 
 
 def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
@@ -36,7 +38,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
         for axis, indices in axes.items():
             values = np.take(values, indices, axis)
         model.set_array(name, values)
-    nodes = model.nodes
+    nodes = model.all_nodes
     _insert(model, [*_rewrite_sizes(channels, model, counts), *_rescale(channels, model, counts)])
     _renumber(channels, model, nodes, kept)
     _forget_declared_shapes(channels, model, set(kept))
@@ -44,42 +46,42 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     return model
 
 
-def _insert(model: Model, inserted: Iterable[tuple[int, onnx.NodeProto]]) -> None:
-    """Put nodes before those that had the given places; those of one place stay in their order."""
-    ordered = sorted(inserted, key=lambda pair: pair[0])
-    for index, node in reversed(ordered):
-        model.proto.graph.node.insert(index, node)
+def _insert(model: Model, inserted: Iterable[Insertion]) -> None:
+    """Put nodes beside others; those of one place stay in their order."""
+    ordered = sorted(inserted, key=lambda insertion: insertion[:2])
+    for number, after, node in reversed(ordered):
+        model.insert(number, node, after=after)
 
 
-def _rewrite_sizes(
-    channels: Channels, model: Model, counts: Mapping[Factor, int]
-) -> list[tuple[int, onnx.NodeProto]]:
+def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> list[Insertion]:
     """Rewrite attributes at once; operands are collected first, for one may hold several sizes."""
     operands: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
     results: dict[int, dict[int, int]] = defaultdict(dict)
     for use in channels.typing.size_uses:
         new = kept_size(use.dim, counts)
         if use.attribute is not None and new != use.dim.size:
-            _rewrite_attribute(model.proto.graph.node[use.node], use, new)
+            _rewrite_attribute(model.node(use.node), use, new)
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
             results[use.node][use.element] = use.dim.size
         elif use.element is not None and _must_be_written(channels, use, new, counts):
             operands[use.node, use.operand][use.element] = -new if use.backwards else new
     readers = _readers(model) if results else {}
     read = [
-        (k + 1, n)
+        (k, True, n)
         for k, sizes in results.items()
         for n in _read_as_before(channels, model, k, sizes, readers)
     ]
     chosen = [
-        (k, n) for (k, o), sizes in operands.items() for n in _rewrite_operand(channels, model, k, o, sizes)
+        (k, False, n)
+        for (k, o), sizes in operands.items()
+        for n in _rewrite_operand(channels, model, k, o, sizes)
     ]
     return [*read, *chosen]
 
 
 def _must_be_written(channels: Channels, use: SizeUse, new: int, counts: Mapping[Factor, int]) -> bool:
     """Whether an operand's number changes; 0 and -1 in a Reshape target mostly follow by themselves."""
-    node = channels.model.proto.graph.node[use.node]
+    node = channels.typing.nodes[use.node]
     value = channels.typing.shapes.values.get(node.input[use.operand])
     if value is None or node.op_type != "Reshape" or value.ravel()[use.element] > 0:
         return new != use.dim.size
@@ -92,7 +94,7 @@ def _must_be_written(channels: Channels, use: SizeUse, new: int, counts: Mapping
 def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
     """Return the nodes that read each tensor."""
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.proto.graph.node:
+    for node in model.all_nodes:
         for name in dict.fromkeys(node.input):
             readers[name].append(node)
     return readers
@@ -110,13 +112,13 @@ def _read_as_before(
     Returns:
         The nodes that put the old sizes in, unless all readers pick others.
     """
-    node = model.proto.graph.node[index]
+    node = model.node(index)
     name = node.output[0]
     before = channels.typing.shapes.values[name].copy()
     changed = np.zeros(before.shape, bool)
     for element, size in sizes.items():
         before[element], changed[element] = size, True
-    outputs = {o.name for o in model.outputs}
+    outputs = {o.name for graph in model.graphs for o in graph.output}
     if name not in outputs and not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
         return []
     node.output[0] = f"{name}__dense"
@@ -149,9 +151,7 @@ def _sees(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) ->
     return bool(np.any(evaluate(node, operands, channels.model.opset())))
 
 
-def _rescale(
-    channels: Channels, model: Model, counts: Mapping[Factor, int]
-) -> list[tuple[int, onnx.NodeProto]]:
+def _rescale(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> list[Insertion]:
     """Multiply the numbers that depend on how long an axis was."""
     results: dict[int, float] = {}
     for use in channels.typing.rescales:
@@ -159,7 +159,7 @@ def _rescale(
         if new == use.dim.size:
             continue
         factor = (use.dim.size / new) ** use.power
-        node = model.proto.graph.node[use.node]
+        node = model.node(use.node)
         if use.attribute is not None:
             _multiply_attribute(node, *use.attribute, factor)
         elif use.operand is not None:
@@ -168,7 +168,7 @@ def _rescale(
             node.input[use.operand] = model.add_constant(node.input[use.operand], scaled)
         else:
             results[use.node] = results.get(use.node, 1.0) * factor
-    return [(index + 1, _multiplied(channels, model, index, factor)) for index, factor in results.items()]
+    return [(index, True, _multiplied(channels, model, index, factor)) for index, factor in results.items()]
 
 
 def _multiply_attribute(node: onnx.NodeProto, name: str, default: float, factor: float) -> None:
@@ -181,7 +181,7 @@ def _multiply_attribute(node: onnx.NodeProto, name: str, default: float, factor:
 
 def _multiplied(channels: Channels, model: Model, index: int, factor: float) -> onnx.NodeProto:
     """Rename the first result of a node, and return the node that makes it from that."""
-    node = model.proto.graph.node[index]
+    node = model.node(index)
     name = node.output[0]
     kind = helper.tensor_dtype_to_np_dtype(channels.typing.shapes.types[name])
     node.output[0] = f"{name}__unscaled"
@@ -197,7 +197,7 @@ def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto],
             name = nodes[use.node].input[use.operand]
             numbers = np.full(use.dim.size, -1)
             numbers[remaining] = np.arange(len(remaining))
-            listed = channels.model.proto.graph.node[use.node].input[use.operand]
+            listed = channels.typing.nodes[use.node].input[use.operand]
             before = channels.typing.shapes.values[listed]
             after = numbers[before]
             nodes[use.node].input[use.operand] = model.add_constant(
@@ -223,7 +223,7 @@ def _rewrite_operand(
     Returns:
         The nodes to be put before it, where the other sizes are known only at run time.
     """
-    node = model.proto.graph.node[index]
+    node = model.node(index)
     name = node.input[operand]
     before = channels.typing.shapes.values[name]
     changed = np.zeros(before.shape, bool)
@@ -240,10 +240,14 @@ def _rewrite_operand(
 
 def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) -> None:
     """Drop the declared shapes of inner tensors that have changed."""
-    graph = model.proto.graph
     stale = {
         name for name, dims in channels.typing.axes.items() if any(f in cut for d in dims for f in factors(d))
     }
-    kept = [v for v in graph.value_info if v.name not in stale]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+    for graph in model.graphs:
+        kept = [v for v in graph.value_info if v.name not in stale]
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+    for body in model.graphs[1:]:
+        for value in (*body.input, *body.output):
+            if value.name in stale:
+                value.type.tensor_type.ClearField("shape")

@@ -69,7 +69,7 @@ def dead_slots(
         count = int(living.sum(axis=1).min()) if len(living) else group.size - 1
         if not count:
             continue
-        found = [np.flatnonzero(line)[:count].tolist() for line in lines]
+        found = [np.flatnonzero(line)[-count:].tolist() for line in lines]
         removed[group.name] = found[0]
         if len(found) > 1:
             rows[group.name] = found

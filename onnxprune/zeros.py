@@ -15,8 +15,8 @@ import onnx
 
 from onnxprune.dims import Block, Dim, Factor, block, factors
 from onnxprune.graph import label
-from onnxprune.rules import Contraction, Divisor, Typing, lookup, pointwise
 from onnxprune.inference import evaluate
+from onnxprune.rules import Contraction, Divisor, Typing, lookup, pointwise
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
 TWICE = "it sums over this axis, which lies twice on one tensor"
@@ -27,7 +27,7 @@ def block_inexact_sums(typing: Typing) -> None:
     """Block the factors some node sums over, or divides by, although removed channels would show there."""
     sums, divisions = _open_sums(typing), _open_divisions(typing)
     carriers = _carriers(typing, {*sums, *divisions})
-    makers = {o: k for k, node in enumerate(typing.model.proto.graph.node) for o in node.output}
+    makers = {o: k for k, node in enumerate(typing.nodes) for o in node.output}
     for factor in (*sums, *(f for f in divisions if f not in sums)):
         values = _values(typing, carriers[factor], makers)
         zero = {t for t, v in values.items() if v == 0}
@@ -37,7 +37,7 @@ def block_inexact_sums(typing: Typing) -> None:
             elif _lies_twice(typing, factor, carriers[factor]):
                 _block(typing, factor, contraction.node, TWICE)
         for divisor in divisions[factor]:
-            results = typing.model.proto.graph.node[divisor.node].output
+            results = typing.nodes[divisor.node].output
             if divisor.tensor in zero or not all(np.isfinite(values.get(r, 0)) for r in results):
                 _block(typing, factor, divisor.node, INFINITE)
 
@@ -48,7 +48,7 @@ def is_masked(typing: Typing, tensor: str) -> bool:
     Some reader has to take it as a weight.
     """
     while (mover := typing.movers.get(tensor)) is not None:
-        tensor = typing.model.proto.graph.node[mover].input[0]
+        tensor = typing.nodes[mover].input[0]
     return tensor in typing.weight_uses and tensor in typing.model.constants
 
 
@@ -78,7 +78,7 @@ def _free(dim: Dim) -> set[Factor]:
 def _refuse(typing: Typing, factor: Factor, contraction: Contraction) -> None:
     """Block a factor, unless the sum is a statistic that the user accepts to change."""
     if contraction.statistic and typing.allow_inexact:
-        node = typing.model.proto.graph.node[contraction.node]
+        node = typing.nodes[contraction.node]
         typing.inexact.append((factor, Block(label(node), node.op_type, NOT_ZERO)))
     else:
         hint = " (--allow-inexact opens it)" if contraction.statistic else ""
@@ -86,7 +86,7 @@ def _refuse(typing: Typing, factor: Factor, contraction: Contraction) -> None:
 
 
 def _block(typing: Typing, factor: Factor, index: int, reason: str) -> None:
-    node = typing.model.proto.graph.node[index]
+    node = typing.nodes[index]
     block(factor, Block(label(node), node.op_type, reason))
 
 
@@ -109,7 +109,7 @@ def _values(typing: Typing, carriers: Iterable[str], makers: Mapping[str, int]) 
     carrying = set(carriers)
     values = {t: 0.0 for t in carrying if is_masked(typing, t)}
     for index in sorted({makers[t] for t in carrying if t in makers}):
-        node = typing.model.proto.graph.node[index]
+        node = typing.nodes[index]
         made = carrying.intersection(node.output)
         found = lookup(node.domain, node.op_type)
         if found is None:

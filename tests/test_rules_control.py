@@ -1,87 +1,309 @@
-"""Graphs inside nodes: only what crosses their boundary stays."""
+"""Graphs inside nodes: pruned like everything else, and what crosses their boundary on both sides of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from helpers import Net, half_of_each, prune_exactly
-from onnx import TensorProto, helper, numpy_helper
+import onnx
+import pytest
+from helpers import Net, half_of_each, params, prune_exactly
+from onnx import TensorProto, helper
 
 from onnxprune.channels import Channels, find_channels
+from onnxprune.cost import cost_of
+from onnxprune.graph import Model
+from onnxprune.masks import keep_masks
+from onnxprune.passes import Prune, Transform
+from onnxprune.runtime import Session, compare
 
 
-def branch(net: Net, kind: str, read: str, out: str) -> helper.GraphProto:
-    """A graph that reads a tensor of the outer one."""
-    info = helper.make_tensor_value_info(out, net.kind, net.shape(read))
-    return helper.make_graph([helper.make_node(kind, [read], [out])], out, [], [info])
+class Body(Net):
+    """A graph being written down that reads the tensors of another."""
+
+    def __init__(self, outer: Net, inside: str = "initializer") -> None:
+        super().__init__(opset=outer.opset, constants=inside)
+        self.random, self.outer = outer.random, outer
+        self.types |= outer.types
+
+    def _fresh(self, stem: str) -> str:
+        return self.outer._fresh(stem)
+
+    def graph(self, *outputs: str, given: Sequence[str] = ()) -> onnx.GraphProto:
+        made = [onnx.ValueInfoProto(name=o, type=self.types[o]) for o in outputs]
+        taken = [onnx.ValueInfoProto(name=g, type=self.types[g]) for g in given]
+        fixed = [] if self.constants == "node" else list(self.values.values())
+        return helper.make_graph(self.nodes, "body", taken, made, fixed)
 
 
-def reasons(channels: Channels, tensor: str) -> list[str]:
-    return [r.reason for b in channels.blocked if b.tensor == tensor and b.axis == 0 for r in b.reasons]
+def choose(net: Net, then: onnx.GraphProto, other: onnx.GraphProto, choice: str = "") -> str:
+    """An If."""
+    choice = choice or net.input("choice", [], kind=TensorProto.BOOL)
+    y = net.op("If", choice, then_branch=then, else_branch=other)
+    net.types[y] = then.output[0].type
+    return y
 
 
-def test_branches_keep_what_they_read_and_make() -> None:
-    net = Net()
-    x = net.relu(net.conv(net.input("x", [2, 3, 6, 6]), 16))
-    inner = net.conv(x, 12)
-    choice = net.input("choice", [], kind=TensorProto.BOOL)
-    graphs = {"then_branch": branch(net, "Relu", inner, "t"), "else_branch": branch(net, "Neg", inner, "e")}
-    y = net.op("If", choice, **graphs)
-    net.types[y] = net.types[inner]
-    channels = find_channels(net.model(net.conv(net.relu(net.conv(y, 8)), 4)))
-    assert sorted(g.size for g in channels.groups) == [8, 16]
-    second = net.nodes[2].input[1]
-    assert reasons(channels, second) == [f"its branches read '{inner}'"]
-    outcome = prune_exactly(channels.model, half_of_each(channels), channels)
+def mlp(body: Body, x: str, width: int, out: int) -> str:
+    return body.linear(body.relu(body.linear(x, width)), out)
+
+
+def sizes(channels: Channels) -> list[int]:
+    return sorted(g.size for g in channels.groups)
+
+
+def reasons(channels: Channels) -> set[str]:
+    return {r.reason for b in channels.blocked for r in b.reasons}
+
+
+def exact_both_ways(model: Model, channels: Channels) -> None:
+    """Prune half of everything, and compare with the condition true and false."""
+    outcome = prune_exactly(model, half_of_each(channels), channels)
     assert outcome.error <= 1e-5
-    assert outcome.change > 1e-3
+    sparse, dense = (Session(m.proto, optimize=False) for m in (outcome.sparse, outcome.dense))
+    random = np.random.default_rng(0)
+    for choice in (True, False):
+        feed = {"x": random.normal(size=(4, 6)).astype(np.float32), "choice": np.asarray(choice)}
+        assert compare(sparse, dense, [feed]).max_rel_error <= 1e-5
+    assert params(outcome.dense) < params(outcome.sparse)
 
 
-def test_a_weight_that_a_branch_reads_too_stays() -> None:
+# --- If ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["initializer", "node"])
+def test_weights_inside_branches_are_pruned(inside: str) -> None:
+    net = Net()
+    x = net.input("x", [4, 6])
+    branches = [Body(net, inside) for _ in range(2)]
+    graphs = [b.graph(mlp(b, x, width, 5)) for b, width in zip(branches, (16, 12), strict=True)]
+    model = net.model(net.op("Tanh", choose(net, *graphs)))
+    channels = find_channels(model)
+    assert sizes(channels) == [12, 16]
+    exact_both_ways(model, channels)
+
+
+def test_what_crosses_the_boundary_is_pruned_on_both_sides() -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 20))
+    one, two = Body(net), Body(net)
+    graphs = one.graph(one.relu(one.linear(x, 16))), two.graph(two.op("Tanh", two.linear(x, 16)))
+    model = net.model(net.linear(choose(net, *graphs), 3))
+    channels = find_channels(model)
+    assert sizes(channels) == [16, 20]
+    exact_both_ways(model, channels)
+
+
+def test_branches_that_return_different_shapes_keep_what_they_return() -> None:
+    net = Net()
+    x = net.input("x", [4, 6])
+    one, two = Body(net), Body(net)
+    graphs = one.graph(one.linear(x, 16)), two.graph(two.reshape(two.linear(x, 16), 4, 4, 4))
+    model = net.model(net.op("ReduceSum", choose(net, *graphs), keepdims=0))
+    assert not find_channels(model).groups
+
+
+def test_a_weight_of_the_outer_graph_that_a_branch_reads() -> None:
+    net = Net()
+    x = net.input("x", [4, 6])
+    weight = net.weight(6, 16, fan=6)
+    one, two = Body(net), Body(net)
+    hidden = one.relu(one.op("MatMul", x, weight))
+    graphs = one.graph(one.linear(hidden, 3)), two.graph(mlp(two, x, 8, 3))
+    model = net.model(choose(net, *graphs))
+    channels = find_channels(model)
+    assert sizes(channels) == [8, 16]
+    exact_both_ways(model, channels)
+
+
+def test_a_weight_that_a_branch_returns_stays() -> None:
     """Cutting the outer use alone would change what the branch sees."""
     net = Net()
     x = net.input("x", [4, 6])
     weight = net.weight(6, 16, fan=6)
     y = net.relu(net.op("MatMul", x, weight))
-    choice = net.input("choice", [], kind=TensorProto.BOOL)
-    graphs = {"then_branch": branch(net, "Relu", weight, "t"), "else_branch": branch(net, "Neg", weight, "e")}
-    z = net.op("If", choice, **graphs)
-    net.types[z] = net.types[weight]
-    channels = find_channels(net.model(net.gemm(y, 3), z))
-    assert not channels.groups
+    one, two = Body(net), Body(net)
+    z = choose(net, one.graph(one.relu(weight)), two.graph(two.op("Neg", weight)))
+    assert not find_channels(net.model(net.gemm(y, 3), z)).groups
 
 
-def test_loops_keep_their_state() -> None:
+def test_branches_inside_branches() -> None:
     net = Net()
-    x = net.relu(net.linear(net.input("x", [4, 6]), 16))
-    infos = [
-        helper.make_tensor_value_info("i", TensorProto.INT64, []),
-        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-        helper.make_tensor_value_info("state", net.kind, [4, 16]),
-    ]
-    nodes = [helper.make_node("Identity", ["go"], ["again"]), helper.make_node("Tanh", ["state"], ["next"])]
-    outputs = [
-        helper.make_tensor_value_info("again", TensorProto.BOOL, []),
-        helper.make_tensor_value_info("next", net.kind, [4, 16]),
-    ]
-    body = helper.make_graph(nodes, "body", infos, outputs)
-    y = net.op("Loop", net.const(np.asarray(3)), "", x, body=body)
-    net.types[y] = net.types[x]
-    channels = find_channels(net.model(net.linear(net.relu(net.linear(y, 12)), 3)))
-    assert [g.size for g in channels.groups] == [12]
-    assert any("its body reads" in r.reason for b in channels.blocked for r in b.reasons)
-    assert prune_exactly(channels.model, half_of_each(channels), channels).error <= 1e-5
-
-
-def test_weights_inside_a_branch_are_left_alone() -> None:
-    net = Net()
-    x = net.relu(net.linear(net.input("x", [4, 6]), 16))
-    weight = numpy_helper.from_array(np.ones((6, 6), np.float32), "w")
-    info = helper.make_tensor_value_info("t", net.kind, [4, 6])
-    then = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["t"])], "then", [], [info], [weight])
+    x = net.input("x", [4, 6])
     choice = net.input("choice", [], kind=TensorProto.BOOL)
-    y = net.op("If", choice, then_branch=then, else_branch=branch(net, "Neg", "x", "e"))
-    net.types[y] = net.types["x"]
-    model = net.model(net.add(net.linear(x, 3), net.linear(y, 3)))
+    outer = Body(net)
+    h = outer.relu(outer.linear(x, 10))
+    one, two = Body(outer), Body(outer)
+    z = choose(outer, one.graph(mlp(one, h, 16, 3)), two.graph(mlp(two, h, 12, 3)), choice)
+    other = Body(net)
+    model = net.model(choose(net, outer.graph(outer.op("Tanh", z)), other.graph(other.linear(x, 3)), choice))
     channels = find_channels(model)
-    assert [g.size for g in channels.groups] == [16]
-    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
+    assert sizes(channels) == [10, 12, 16]
+    exact_both_ways(model, channels)
+
+
+def test_branches_that_use_the_same_names() -> None:
+    """As exporters write them: a name means another tensor in either branch."""
+    net = Net()
+    x = net.input("x", [4, 6])
+    graphs = []
+    for width in (16, 12):
+        body = Body(net)
+        made = mlp(body, x, width, 5)
+        graph = body.graph(made)
+        known = {n: f"t{k}" for k, n in enumerate([t.name for t in graph.initializer])}
+        known |= {o: f"n{k}" for k, o in enumerate(o for n in graph.node for o in n.output)}
+        for tensor in graph.initializer:
+            tensor.name = known[tensor.name]
+        for node in graph.node:
+            node.input[:] = [known.get(i, i) for i in node.input]
+            node.output[:] = [known.get(o, o) for o in node.output]
+        graph.output[0].name = known[made]
+        graphs.append(graph)
+    choice = net.input("choice", [], kind=TensorProto.BOOL)
+    y = net.op("If", choice, then_branch=graphs[0], else_branch=graphs[1])
+    net.types[y] = graphs[0].output[0].type
+    model = net.model(net.op("Tanh", y))
+    channels = find_channels(model)
+    assert sizes(channels) == [12, 16]
+    exact_both_ways(model, channels)
+
+
+def test_a_condition_that_never_changes_takes_its_branch() -> None:
+    net = Net()
+    x = net.input("x", ["N", 6])
+    width = net.op("Gather", net.op("Shape", x), net.const(np.asarray(1)))
+    wide = net.op("Greater", width, net.const(np.asarray(4)))
+    one, two = Body(net), Body(net)
+    y = choose(net, one.graph(mlp(one, x, 16, 3)), two.graph(two.reshape(two.linear(x, 8), 1, -1)), wide)
+    channels = find_channels(net.model(net.op("Tanh", net.sized(y, ["N", 3]))))
+    assert [n.op_type for n in channels.model.nodes].count("If") == 0
+    assert sizes(channels) == [16]
+    outcome = prune_exactly(channels.model, half_of_each(channels), channels)
+    assert outcome.error <= 1e-5
+
+
+def test_a_condition_on_a_size_that_the_caller_chooses_stays() -> None:
+    """It comes out alike for all sizes that are tried, and yet it is no constant."""
+    net = Net()
+    x = net.input("x", ["N", 6])
+    batch = net.op("Gather", net.op("Shape", x), net.const(np.asarray(0)))
+    alone = net.op("Equal", batch, net.const(np.asarray(1)))
+    one, two = Body(net), Body(net)
+    y = choose(net, one.graph(mlp(one, x, 16, 3)), two.graph(mlp(two, x, 8, 3)), alone)
+    model = net.model(net.op("Tanh", net.sized(y, ["N", 3])))
+    channels = find_channels(model)
+    assert "If" in [n.op_type for n in channels.model.nodes]
+    sparse = Prune(reduce_params=0.3, round_to=1)(model).model
+    dense = Transform()(sparse).model
+    sessions = [Session(m.proto, optimize=False) for m in (sparse, dense)]
+    for count in (1, 3):
+        feed = {"x": np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32)}
+        assert compare(*sessions, [feed]).max_rel_error <= 1e-5
+
+
+def test_only_the_larger_branch_is_counted() -> None:
+    net = Net()
+    x = net.input("x", [4, 6])
+    one, two = Body(net), Body(net)
+    model = net.model(choose(net, one.graph(mlp(one, x, 8, 3)), two.graph(mlp(two, x, 16, 3))))
+    figures = cost_of(find_channels(model)).figures()
+    assert figures["macs"] == 4 * (6 * 16 + 16 * 3)
+    assert figures["params"] == 6 * 8 + 8 + 8 * 3 + 3 + 6 * 16 + 16 + 16 * 3 + 3
+
+
+def test_masks_and_passes_reach_into_bodies() -> None:
+    net = Net()
+    x = net.input("x", [4, 6])
+    one, two = Body(net), Body(net)
+    model = net.model(choose(net, one.graph(mlp(one, x, 32, 3)), two.graph(mlp(two, x, 16, 3))))
+    channels = find_channels(model)
+    removed = half_of_each(channels)
+    assert set(keep_masks(channels, removed)) <= {t.name for g in model.graphs[1:] for t in g.initializer}
+    sparse = Prune(reduce_params=0.5, round_to=1)(model)
+    dense = Transform()(sparse.model)
+    assert dense.facts["params_reduction"] == pytest.approx(0.5, abs=0.05)
+    assert len(dense.model.proto.SerializeToString()) < 0.7 * len(model.proto.SerializeToString())
+
+
+# --- loops -------------------------------------------------------------------------------------------------
+
+
+def looped(net: Net, state: str, hidden: int, width: int, stacked: bool = False) -> list[str]:
+    """Three turns of a residual block; on request what it makes in each turn as well."""
+    body = Body(net)
+    for name, kind in (("turn", TensorProto.INT64), ("go", TensorProto.BOOL)):
+        body.types[name] = helper.make_tensor_type_proto(kind, [])
+    body.types["state"] = net.types[state]
+    y = body.op("Tanh", mlp(body, "state", hidden, net.shape(state)[-1]))
+    made = [body.op("Identity", "go"), body.add(y, "state")]
+    made += [body.linear(y, width)] if stacked else []
+    graph = body.graph(*made, given=["turn", "go", "state"])
+    results = net.ops("Loop", net.const(np.asarray(3)), "", state, body=graph, outputs=len(made) - 1)
+    net.types[results[0]] = net.types[state]
+    if stacked:
+        net.types[results[1]] = helper.make_tensor_type_proto(net.kind, [3, *net.shape(state)[:-1], width])
+    return results
+
+
+def test_the_state_of_a_loop_has_one_width() -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 16))
+    model = net.model(net.linear(looped(net, x, 12, 0)[0], 3))
+    channels = find_channels(model)
+    assert sizes(channels) == [12, 16]
+    outcome = prune_exactly(model, half_of_each(channels), channels)
+    assert outcome.error <= 1e-5
+    assert outcome.change > 1e-3
+
+
+def test_what_a_loop_lays_end_to_end() -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 16))
+    state, all_turns = looped(net, x, 12, 10, stacked=True)
+    model = net.model(net.linear(state, 3), net.linear(net.relu(all_turns), 2))
+    channels = find_channels(model)
+    assert {12, 16} <= set(sizes(channels))
+    outcome = prune_exactly(model, half_of_each(channels), channels)
+    assert outcome.error <= 1e-5
+
+
+def test_a_scan_over_a_sequence() -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [5, 4, 6]), 16))
+    start = net.const(np.zeros((4, 10)))
+    body = Body(net)
+    body.types["state"] = helper.make_tensor_type_proto(net.kind, [4, 10])
+    body.types["step"] = helper.make_tensor_type_proto(net.kind, [4, 16])
+    h = body.op("Tanh", body.add(body.linear("step", 10), body.linear("state", 10)))
+    y = mlp(body, h, 12, 7)
+    graph = body.graph(h, y, given=["state", "step"])
+    last, steps = net.ops("Scan", start, x, body=graph, num_scan_inputs=1, outputs=2)
+    net.types[last] = body.types["state"]
+    net.types[steps] = helper.make_tensor_type_proto(net.kind, [5, 4, 7])
+    model = net.model(net.linear(last, 3), net.linear(net.relu(steps), 2))
+    channels = find_channels(model)
+    assert {10, 12, 16} <= set(sizes(channels))
+    outcome = prune_exactly(model, half_of_each(channels), channels)
+    assert outcome.error <= 1e-5
+    assert outcome.change > 1e-3
+    assert "it goes through this axis turn by turn" in {
+        b.reason for dim in channels.typing.axes[x][:1] for b in getattr(dim, "blocks", ())
+    }
+
+
+def test_a_state_that_grows_stays() -> None:
+    net = Net()
+    x = net.linear(net.input("x", [4, 6]), 16)
+    body = Body(net)
+    for name, kind in (("turn", TensorProto.INT64), ("go", TensorProto.BOOL)):
+        body.types[name] = helper.make_tensor_type_proto(kind, [])
+    body.types["state"] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
+    y = body.op("Concat", "state", "state", axis=1)
+    graph = body.graph(body.op("Identity", "go"), y, given=["turn", "go", "state"])
+    z = net.op("Loop", net.const(np.asarray(2)), "", x, body=graph)
+    net.types[z] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
+    model = net.model(net.op("Tanh", z))
+    channels = find_channels(model)
+    assert not channels.groups
+    assert "what its body makes there is not known" in reasons(channels)

@@ -126,7 +126,7 @@ def structure(channels: Channels, group: Group) -> Hashable:
     """Return what two groups have in common if they lie in the network in the same way, sizes aside."""
     readers: dict[str, list[tuple[str, int]]] = defaultdict(list)
     names = {p.tensor for p in group.places}
-    for node in channels.model.proto.graph.node:
+    for node in channels.typing.nodes:
         for operand, name in enumerate(node.input):
             if name in names:
                 readers[name].append((node.op_type, operand))

@@ -28,7 +28,7 @@ def bn(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[
 
     A group that no BatchNormalization scales is scored by ``l2``.
     """
-    nodes = channels.model.proto.graph.node
+    nodes = channels.typing.nodes
     scales = {n.input[1] for n in nodes if n.op_type == "BatchNormalization"}
     places = [p for p in group.places if p.tensor in scales] or matrices(channels, group)
     return [share(channels, group, p, lambda _, w: np.square(w)) for p in places]

@@ -119,7 +119,7 @@ class Stopwatch:
 def costs_by_kind(channels: Channels) -> list[Polynomial]:
     """Return what the time is explained by: one, the work of every kind of operator, and elements written."""
     typing, free = channels.typing, {g.factor for g in channels.groups}
-    nodes = channels.model.nodes
+    nodes = typing.nodes
     products: dict[str, list[tuple[float, Sequence[Dim]]]] = defaultdict(list)
     for work in typing.work:
         products[_kind(channels, nodes[work.node])].append((1.0, work.dims))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxprune.graph import Model, captured
+from onnxprune.graph import Model, bodies, captured, flat
 from onnxprune.shapes import Shapes
 
 Tensors = Mapping[str, onnx.TensorProto]
@@ -97,7 +97,9 @@ def extract(
 
 
 def _reads(node: onnx.NodeProto) -> set[str]:
-    return {*node.input, *captured(node)} - {""}
+    """Return what a node reads, constants and all else inside its bodies included."""
+    inside = {name for body in bodies(node) for n in flat(body) for name in n.input}
+    return {*node.input, *captured(node), *inside} - {""}
 
 
 def _downstream(model: Model, names: Collection[str]) -> set[str]:
