@@ -11,6 +11,7 @@ import onnx
 
 from onnxprune.dims import Block, Factor, block
 from onnxprune.graph import Model, bodies, label
+from onnxprune.rules.constants import Carry, nothing
 from onnxprune.rules.context import Axes, CannotSayError, Context, Typing
 from onnxprune.shapes import Shapes
 
@@ -61,11 +62,13 @@ class Rule:
     Attributes:
         apply: Says it, through a context.
         zero: How zeros travel: whether the result is zero at a removed channel, given the operands.
+        constant: How other numbers travel that are the same whatever the network is fed.
         opens: The axes of what its body is given, in order; ``None`` where they are not known.
     """
 
     apply: Callable[[Context], None]
     zero: Callable[[Zeros], bool]
+    constant: Carry = nothing
     opens: Opens = _nothing
 
 
@@ -76,13 +79,14 @@ def rule(
     *operators: str,
     domain: str = "",
     zero: Callable[[Zeros], bool] = never,
+    constant: Carry = nothing,
     opens: Opens = _nothing,
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
     """Enter a function into the table as the rule of some operators."""
 
     def enter(apply: Callable[[Context], None]) -> Callable[[Context], None]:
         for operator in operators:
-            RULES[domain, operator] = Rule(apply, zero, opens)
+            RULES[domain, operator] = Rule(apply, zero, constant, opens)
         return apply
 
     return enter
