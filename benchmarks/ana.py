@@ -2,10 +2,14 @@
 
     python benchmarks/ana.py
     python benchmarks/ana.py MODEL --data DATA --metric kl --samples 256 --every 4
+    python benchmarks/ana.py --workers
 
-Both ways measure the same configurations with the same number of threads, group by group in turn; what is
-compared is processor time, which other programs disturb least. The ideal is what the multiply-accumulates
-behind the first weight of a group would take at the speed of the full forward pass, with nothing else around.
+All ways measure the same groups on the same samples with the same number of threads, one after the other in
+one run; what is compared is processor time, which other programs disturb least. The ideal is what the
+multiply-accumulates behind the first weight of each group would take at the speed of the full forward pass,
+with nothing else around: `ana` can be faster, as it cuts removed channels off where the ideal masks them.
+Then plans are made of both analyses, and measured. With `--workers` the exact way is timed with one and with
+two single-threaded workers, by the clock.
 """
 
 from __future__ import annotations
@@ -14,24 +18,30 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from onnxprune.channels import Channels, Group, find_channels
-from onnxprune.curves import Examination, measure
-from onnxprune.data import open_data
+from onnxprune.cost import cost_of
+from onnxprune.data import Dataset, open_data
 from onnxprune.graph import load
 from onnxprune.importance import score
-from onnxprune.masks import keep_masks, masked
-from onnxprune.metrics import baseline_outputs, evaluate, get_metric
+from onnxprune.masks import masked
+from onnxprune.metrics import Answer, Baseline, baseline_outputs, evaluate, get_metric
+from onnxprune.passes import Ana, Prune
+from onnxprune.plan import Analysis
+from onnxprune.progress import task
 from onnxprune.runtime import Session, sample_feeds
-from onnxprune.split import split
+from onnxprune.sensitivity.cut import extract
+from onnxprune.sensitivity.samples import Examination, Scores, Tally, observe
+from onnxprune.sensitivity.suffix import Suffixes
 
 BUNDLED = Path(__file__).parents[1] / "models" / "mnist_cnn.onnx"
-RATIOS = [tenths / 10 for tenths in range(1, 10)]
+RATIOS = tuple(tenths / 10 for tenths in range(1, 10))
+REDUCTIONS = (0.3, 0.5, 0.7)
+MAX_RATIO = 0.9
 
 R = TypeVar("R")
 Removed = Mapping[str, Sequence[int]]
@@ -41,21 +51,31 @@ def main() -> None:
     options = read_options()
     channels = find_channels(load(options.model))
     session = Session(channels.model.proto, threads=options.threads)
-    examination = examine(session, options)
-    full, _ = timed(lambda: baseline_outputs(session, examination.dataset, batch_size=examination.batch_size))
-    print(f"{'group':32}{'naive s':>9}{'ana s':>9}{'ideal s':>9}{'ratio':>8}{'difference':>12}")
-    rows = []
-    for group in [g for g in channels.groups if not g.optional][:: options.every]:
-        variants = variants_of(channels, group)
-        naive, expected = timed(lambda: measure_naively(channels, examination, variants))  # noqa: B023
-        split_, values = timed(lambda: measure(channels, examination, variants))  # noqa: B023
-        ideal = full * share_behind(channels, variants) * len(variants)
-        difference = float(np.abs(np.subtract(values, expected)).max() / max(np.abs(expected).max(), 1e-30))
-        rows.append((naive, split_, ideal, difference))
-        show(group.name, *rows[-1])
-    naive, split_, ideal, _ = (sum(column) for column in zip(*rows, strict=True))
-    show("all", naive, split_, ideal, max(row[3] for row in rows))
-    print(f"{ideal / split_:.0%} of the ideal")
+    dataset = open_samples(session, options)
+    groups = [g for g in channels.groups if not g.optional][:: options.every]
+    print(f"{Path(options.model).name}: {len(groups)} groups, {dataset.count()} samples, {options.metric}")
+    if options.workers:
+        compare_workers(channels, dataset, groups, options)
+        return
+    full, baseline = timed(lambda: baseline_outputs(session, dataset, batch_size=options.batch_size))
+    exact_s, exact = timed(lambda: analyse(channels, dataset, groups, options))
+    adaptive_s, adaptive = timed(lambda: analyse(channels, dataset, groups, options, mode="adaptive"))
+    naive_s, expected = timed(lambda: naively(channels, dataset, groups, baseline, options))
+    shares = [len(expected[g.name]) * share_behind(channels, g) for g in groups]
+    ideal_s = full * (1 + sum(shares))
+    found = [v for g in groups for v in exact.curves[g.name].values]
+    wanted = [v for g in groups for v in expected[g.name]]
+    difference = float(np.abs(np.subtract(found, wanted)).max() / max(np.abs(wanted).max(), 1e-30))
+    points = sum(len(c.values) for c in adaptive.curves.values())
+    print(f"naive     {naive_s:8.1f} s   {len(wanted)} points")
+    print(f"ideal     {ideal_s:8.1f} s   {naive_s / ideal_s:5.2f}x")
+    print(
+        f"exact     {exact_s:8.1f} s   {naive_s / exact_s:5.2f}x, {ideal_s / exact_s:.0%} of the ideal, "
+        f"largest relative difference {difference:.1e}"
+    )
+    print(f"adaptive  {adaptive_s:8.1f} s   {naive_s / adaptive_s:5.2f}x, {points} points")
+    for reduction in REDUCTIONS:
+        compare_plans(channels, dataset, groups, {"exact": exact, "adaptive": adaptive}, reduction, options)
 
 
 def read_options() -> argparse.Namespace:
@@ -63,27 +83,64 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("model", nargs="?", default=str(BUNDLED))
     parser.add_argument("--data", help="as for `ana`; random inputs by default, MNIST for the bundled model")
     parser.add_argument("--metric", default="kl")
-    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--every", type=int, default=1, help="measure every n-th group only")
+    parser.add_argument("--workers", action="store_true", help="compare two workers with one")
     return parser.parse_args()
 
 
-def examine(session: Session, options: argparse.Namespace) -> Examination:
-    """Say on what and by what the configurations are measured."""
+def open_samples(session: Session, options: argparse.Namespace) -> Dataset:
     data = options.data or ("onnxprune.datasets:mnist_test" if options.model == str(BUNDLED) else None)
     random = sample_feeds(session.inputs, batch=options.samples)[0] if data is None else {}
-    dataset = open_data(data or random, session.inputs, session.outputs).take(options.samples)
-    examination = Examination(
-        dataset,
-        get_metric(options.metric),
-        batch_size=session.fixed_batch or options.batch_size,
-        whole_batches=session.fixed_batch is not None,
-        threads=options.threads,
+    options.batch_size = session.fixed_batch or options.batch_size
+    return open_data(data or random, session.inputs, session.outputs).take(options.samples)
+
+
+def analyse(
+    channels: Channels, dataset: Dataset, groups: Sequence[Group], options: argparse.Namespace, **more: Any
+) -> Analysis:
+    """Run `ana` on some groups."""
+    step = Ana(
+        data=dataset,
+        metric=options.metric,
+        ratios=RATIOS,
+        only=[g.name for g in groups],
+        batch_size=options.batch_size,
+        **{"threads": options.threads, **more},
     )
-    outputs = baseline_outputs(session, dataset, batch_size=examination.batch_size)
-    return replace(examination, baseline=outputs if examination.metric.uses_baseline else None)
+    analysis = step(load(options.model)).analysis
+    assert analysis is not None
+    kept = {g.name: analysis.curves[g.name] for g in groups}
+    return Analysis(**{**vars(analysis), "curves": kept})
+
+
+def naively(
+    channels: Channels,
+    dataset: Dataset,
+    groups: Sequence[Group],
+    baseline: Baseline,
+    options: argparse.Namespace,
+) -> dict[str, list[float]]:
+    """Build a session for every configuration and run the whole network on the whole data set."""
+    metric = get_metric(options.metric)
+    before = baseline if metric.uses_baseline else None
+    found: dict[str, list[float]] = {}
+    with task("naive", len(groups)) as progress:
+        for group in groups:
+            found[group.name] = [
+                evaluate(
+                    Session(masked(channels, variant).proto, threads=options.threads),
+                    dataset,
+                    metric,
+                    batch_size=options.batch_size,
+                    baseline=before,
+                )
+                for variant in variants_of(channels, group)
+            ]
+            progress.advance(note=group.name)
+    return found
 
 
 def variants_of(channels: Channels, group: Group) -> list[Removed]:
@@ -93,27 +150,69 @@ def variants_of(channels: Channels, group: Group) -> list[Removed]:
     return [{group.name: order[:count].tolist()} for count in sorted(counts)]
 
 
-def measure_naively(channels: Channels, exam: Examination, variants: Sequence[Removed]) -> list[float]:
-    """Build a session for every configuration and run the whole network on the whole data set."""
-    return [
-        evaluate(
-            Session(masked(channels, variant).proto, threads=exam.threads),
-            exam.dataset,
-            exam.metric,
-            batch_size=exam.batch_size,
-            baseline=exam.baseline,
-        )
-        for variant in variants
-    ]
-
-
-def share_behind(channels: Channels, variants: Sequence[Removed]) -> float:
+def share_behind(channels: Channels, group: Group) -> float:
     """Return the fraction of the multiply-accumulates behind the first weight that a group touches."""
-    after = split(channels.model, channels.typing.shapes, set(keep_masks(channels, variants[0]))).after
+    at = Suffixes(channels).cut([group.name])
+    after = extract(channels.model, channels.typing.shapes, at.reached, at.carried)
     made = {output for node in after.nodes for output in node.output}
     nodes = channels.model.nodes
     macs = [(nodes[w.node].output[0], math.prod(d.size for d in w.dims)) for w in channels.typing.work]
     return sum(n for output, n in macs if output in made) / sum(n for _, n in macs)
+
+
+def compare_plans(
+    channels: Channels,
+    dataset: Dataset,
+    groups: Sequence[Group],
+    analyses: Mapping[str, Analysis],
+    reduction: float,
+    options: argparse.Namespace,
+) -> None:
+    """Plan with either analysis, and measure what comes of it, sample by sample."""
+    cost = cost_of(channels).macs
+    least = {g.factor: max(1, math.ceil(g.size * (1 - MAX_RATIO))) for g in groups}
+    share = reduction * (1 - cost.value(least) / cost.value())
+    exact, adaptive = (plan_scores(a, dataset, groups, share, options) for a in analyses.values())
+    apart = abs(float(exact.mean() - adaptive.mean()))
+    error = 1.96 * float(exact.std()) / math.sqrt(len(exact))
+    print(
+        f"plan at −{share:.0%} MACs: {options.metric} {exact.mean():.4g} ± {error:.2g} by the exact analysis, "
+        f"{adaptive.mean():.4g} by the adaptive: {'within' if apart <= error else 'OUTSIDE'}"
+    )
+
+
+def plan_scores(
+    analysis: Analysis, dataset: Dataset, groups: Sequence[Group], share: float, options: argparse.Namespace
+) -> Scores:
+    """Return what the pruned network scores on each sample."""
+    model = load(options.model)
+    plan = Prune(
+        reduce_macs=share, analysis=analysis, only=[g.name for g in groups], round_to=1, max_ratio=MAX_RATIO
+    )
+    pruned = Session(plan(model).model.proto, threads=options.threads)
+    metric = get_metric(options.metric)
+    exam = Examination(metric, batch_size=options.batch_size)
+    exam = observe(Session(model.proto, threads=options.threads), [dataset], exam)
+    tally = Tally(metric)
+    for index, batch in enumerate(dataset.batches(options.batch_size)):
+        made = pruned.run(batch.filled(pruned.fixed_batch or batch.size))
+        trimmed = {n: o[: batch.size] for n, o in made.items()}
+        remembered = exam.baseline.remembered(index) if exam.baseline else {}
+        tally.add(Answer(trimmed, batch.targets, remembered))
+    assert tally.scores is not None
+    return tally.scores
+
+
+def compare_workers(
+    channels: Channels, dataset: Dataset, groups: Sequence[Group], options: argparse.Namespace
+) -> None:
+    """Time one and two workers of one thread each, the start of the processes included."""
+    times = {}
+    for workers in (1, 2):
+        start = time.perf_counter()
+        analyse(channels, dataset, groups, options, workers=workers, threads=1)
+        times[workers] = time.perf_counter() - start
+    print(f"1 worker {times[1]:.1f} s, 2 workers {times[2]:.1f} s: {times[1] / times[2]:.2f}x")
 
 
 def timed(work: Callable[[], R]) -> tuple[float, R]:
@@ -121,10 +220,6 @@ def timed(work: Callable[[], R]) -> tuple[float, R]:
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
-
-
-def show(name: str, naive: float, split_: float, ideal: float, difference: float) -> None:
-    print(f"{name[:31]:32}{naive:9.2f}{split_:9.2f}{ideal:9.2f}{naive / split_:7.2f}x{difference:12.1e}")
 
 
 if __name__ == "__main__":

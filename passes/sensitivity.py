@@ -15,11 +15,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.data import DataSpec
+from onnxprune.channels import Channels
+from onnxprune.data import Dataset, DataSpec
 from onnxprune.errors import UsageError
+from onnxprune.importance import Evidence, check_criterion
 from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import Analysis, Curve
+from onnxprune.planning.evidence import gather
 from onnxprune.sensitivity import DEFAULT_CACHE_BYTES, Crew, Question, Search, Study
 from onnxprune.sensitivity.ledger import check_place
 
@@ -42,7 +45,7 @@ class Ana(Pass):
         ratios: Fractions of a group to remove; each is rounded to whole channels.
         exclude: Globs of groups, nodes or tensors to leave out.
         only: Globs of those to measure and no others.
-        criterion: What ranks the channels within a group: ``l1``, ``l2``, ``bn``, ``random``.
+        criterion: What ranks the channels within a group, as for `Prune`.
         batch_size: Samples a batch, where the model does not fix it.
         samples: Only the first so many samples.
         mode: ``exact``: every ratio on all samples. ``adaptive``: ratios where the curve bends, and samples
@@ -97,6 +100,7 @@ class Ana(Pass):
             )
         if self.cache_bytes < 0:
             raise UsageError(f"a cache of {self.cache_bytes} bytes makes no sense", "give 0 or more")
+        check_criterion(self.criterion)
         self._search.check()
         self._crew.check()
         if self.file is not None:
@@ -106,7 +110,7 @@ class Ana(Pass):
     def run(self, given: PassResult) -> PassResult:
         """Rehearse, measure the baseline, then group by group."""
         start = time.perf_counter()
-        study = Study.open(self._question, given.model, self._crew, self.cache_bytes)
+        study = Study.open(self._question, given.model, self._crew, self.cache_bytes, self._gather)
         study.rehearse()
         ledger = study.begin(self.file, resume=self.resume, force=self.force)
         evaluations = study.finish(ledger)
@@ -117,6 +121,16 @@ class Ana(Pass):
             "duration_s": time.perf_counter() - start,
         }
         return PassResult(given.model, False, facts, ledger.analysis)
+
+    def _gather(self, channels: Channels, dataset: Dataset) -> Evidence | None:
+        return gather(
+            channels,
+            self.criterion,
+            dataset,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            seed=self.seed,
+        )
 
     @property
     def _search(self) -> Search:

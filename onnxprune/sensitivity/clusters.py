@@ -6,7 +6,7 @@ import importlib
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -39,11 +39,11 @@ class Cluster(ABC):
     modules: ClassVar[tuple[str, ...]]
 
     def check(self) -> None:
-        """See that the client is installed, and that somebody answers.
+        """See that the client is installed, and that the cluster answers.
 
         Raises:
             UsageError: A package is missing.
-            WorkerError: Nobody answers.
+            WorkerError: Nobody answers, or somebody else.
         """
         joblib()
         for name in self.modules:
@@ -52,6 +52,16 @@ class Cluster(ABC):
             socket.create_connection((self.host, self.port), ANSWER_S).close()
         except OSError as error:
             raise self._silent(error) from error
+        with self.connected():
+            pass
+
+    @abstractmethod
+    def connected(self) -> AbstractContextManager[Any]:
+        """Return a connection, to be closed when it is no longer needed.
+
+        Raises:
+            WorkerError: Nobody answers, or somebody else.
+        """
 
     @abstractmethod
     def results(self, call: Call, work: Any, items: Sequence[Any], workers: int | None) -> Iterator[Any]:
@@ -90,19 +100,25 @@ class Dask(Cluster):
 
     def results(self, call: Call, work: Any, items: Sequence[Any], workers: int | None) -> Iterator[Any]:
         """Yield the results as they come; the work is sent to every worker once."""
-        distributed = _imported("distributed", self.extra)
-        try:
-            client = distributed.Client(
-                f"tcp://{self.host}:{self.port}", timeout=ANSWER_S, set_as_default=False
-            )
-        except (OSError, TimeoutError) as error:
-            raise self._silent(error) from error
-        with client:
+        with self.connected() as client:
             with joblib().parallel_config(backend="dask", n_jobs=-1, client=client, scatter=[work]):
                 pool = joblib().Parallel(
                     return_as="generator_unordered", pre_dispatch=workers or "all", batch_size=1
                 )
             yield from pool(joblib().delayed(call)(work, item) for item in items)
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """Return a client of its own."""
+        distributed = _imported("distributed", self.extra)
+        try:
+            client = distributed.Client(
+                f"tcp://{self.host}:{self.port}", timeout=ANSWER_S, set_as_default=False
+            )
+        except Exception as error:  # whatever it makes of what it was told
+            raise self._silent(error) from error
+        with client:
+            yield client
 
 
 class Ray(Cluster):
@@ -117,12 +133,7 @@ class Ray(Cluster):
 
         Ray's joblib back end hands nothing over before all it was given is done.
         """
-        ray = _imported("ray", self.extra)
-        try:
-            ray.init(f"ray://{self.host}:{self.port}", logging_level="ERROR", log_to_driver=False)
-        except Exception as error:
-            raise self._silent(error) from error
-        try:
+        with self.connected() as ray:
             _imported("ray.util.joblib", self.extra).register_ray()
             count = min(len(items), workers or int(ray.cluster_resources()["CPU"]))
             sent = ray.put(work)
@@ -133,6 +144,17 @@ class Ray(Cluster):
                     yield from pool(
                         joblib().delayed(_fetched)(call, sent, item) for item in items[start : start + count]
                     )
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """Return the module, connected: there can be one connection only."""
+        ray = _imported("ray", self.extra)
+        try:
+            ray.init(f"ray://{self.host}:{self.port}", logging_level="ERROR", log_to_driver=False)
+        except Exception as error:  # as above
+            raise self._silent(error) from error
+        try:
+            yield ray
         finally:
             ray.shutdown()
 

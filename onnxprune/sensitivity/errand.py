@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
-from onnxprune.channels import Channels, find_channels
+from onnxprune.channels import Channels, Indices, find_channels
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
 from onnxprune.plan import Curve
@@ -37,6 +37,7 @@ class Errand:
         proto: The model as bytes: an array, which is handed over through a file mapped into memory.
         allow_inexact: Open axes that the network normalises over.
         input_shapes: Full shapes to analyse with, by input name.
+        orders: How groups are arranged that lose other channels in each element of what they are free within.
         examination: What the groups are measured by.
         route: All groups in the order in which they are computed, measured already or not.
         search: How thoroughly.
@@ -46,6 +47,7 @@ class Errand:
     proto: Array
     allow_inexact: bool
     input_shapes: Mapping[str, tuple[int, ...]]
+    orders: Mapping[str, Indices]
     examination: Examination
     route: Sequence[str]
     search: Search
@@ -55,6 +57,7 @@ class Errand:
         if getattr(_remembered, "digest", None) != self.digest:
             model = Model(onnx.ModelProto.FromString(self.proto.tobytes()))
             channels = find(model, self.allow_inexact, self.input_shapes)
+            channels = channels.arranged(self.orders)
             _remembered.examiner = Examiner(channels, self.examination, [[name] for name in self.route])
             _remembered.digest = self.digest
         return self.search.curve(_remembered.examiner, self.route.index(todo[0]), todo[1])

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group, Indices
+from onnxprune.channels import Group, Indices
 from onnxprune.data import DataSpec
-from onnxprune.importance import score
 from onnxprune.metrics import MetricSpec, get_metric
 from onnxprune.plan import Curve
+from onnxprune.sensitivity.samples import Scores
 from onnxprune.sensitivity.search import Search, Step
 
 
@@ -82,13 +82,20 @@ class Schedule:
     gone: int
 
     @classmethod
-    def of(cls, question: Question, channels: Channels, group: Group, gone: Sequence[int]) -> Schedule:
-        """Rank the channels as `prune` does, and round the ratios to whole channels; one always stays."""
-        ranked = score(channels, group, question.criterion, question.seed)
-        ranked[list(gone)] = -1.0
-        wanted = (min(group.size - 1, round(ratio * group.size)) for ratio in question.ratios)
+    def of(cls, ratios: Sequence[float], group: Group, scores: Scores, gone: Sequence[int]) -> Schedule:
+        """Round the ratios to whole channels; one always stays.
+
+        Args:
+            ratios: Fractions of the group.
+            group: The group.
+            scores: What each of its channels is worth.
+            gone: Channels that are gone already.
+        """
+        ranking = scores.copy()
+        ranking[list(gone)] = -1.0
+        wanted = (min(group.size - 1, round(ratio * group.size)) for ratio in ratios)
         counts = sorted({max(len(gone), n) for n in wanted} - {0})
-        return cls(group, np.argsort(ranked, kind="stable"), tuple(counts), len(gone))
+        return cls(group, np.argsort(ranking, kind="stable"), tuple(counts), len(gone))
 
     @property
     def steps(self) -> list[Step]:

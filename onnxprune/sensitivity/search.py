@@ -7,6 +7,7 @@ so that a run that was interrupted takes the same decisions again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +24,11 @@ MODES = ("exact", "adaptive")
 FIRST_SAMPLES = 64
 """The fewest samples a point is judged by."""
 _HOPELESS = 0.5
+"""Drops above this part of the scale are alike: no plan would choose them."""
 _FLOOR = 0.02
+"""Drops below this part of the scale are alike: they need not be told apart."""
+_OWN_ERROR = 2.0
+"""So many times the error that all samples leave may be added by looking at some of them only."""
 
 
 class Step(NamedTuple):
@@ -142,7 +147,7 @@ class Search:
         for stage in range(len(stages)):
             subject.measure(stage, {number: tally})
             point = self._estimate(examination, tally, stage)
-            if point.error <= self._tolerance(point.drop):
+            if point.error <= max(self._tolerance(point.drop), _OWN_ERROR * point.own):
                 break
             if point.drop - point.error >= _HOPELESS * self.scale:
                 break
@@ -158,12 +163,24 @@ class Search:
         drops: Scores = sign * (before - tally.scores)
         confidence = 1 - (1 - self.confidence) / (len(examination.stages) - 1)  # looked at more than once
         error = half_width(drops, examination.samples, confidence, span_of(before, tally.scores))
-        drop = float(drops.mean())
-        return _Point(examination.value - sign * drop, error, drop, len(drops))
+        drop, own = float(drops.mean()), error / math.sqrt(examination.samples / len(drops) - 1)
+        return _Point(examination.value - sign * drop, error, drop, len(drops), own)
 
 
 class _Point(NamedTuple):
+    """A point of a curve.
+
+    Attributes:
+        value: The metric, over all samples as far as is known.
+        error: Half the width of its confidence interval.
+        drop: How much worse that is than the network itself.
+        samples: How many samples were looked at.
+        own: Half the width of the interval that all samples would leave around the mean of what they are
+            drawn from.
+    """
+
     value: float
     error: float
     drop: float
     samples: int
+    own: float = 0.0

@@ -13,6 +13,7 @@ import numpy as np
 from onnxprune.channels import Channels
 from onnxprune.data import Dataset, open_data
 from onnxprune.graph import Model
+from onnxprune.importance import Evidence, score
 from onnxprune.masks import masked
 from onnxprune.metrics import MeanMetric, answers, get_metric
 from onnxprune.plan import Analysis, Curve
@@ -27,6 +28,9 @@ from onnxprune.sensitivity.question import Question, Schedule
 from onnxprune.sensitivity.samples import Examination, Tally, check_number, observe
 from onnxprune.sensitivity.search import Search
 from onnxprune.sensitivity.workers import Crew
+from onnxprune.slots import ranked
+
+Gather = Callable[[Channels, Dataset], Evidence | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +58,21 @@ class Study:
     crew: Crew
 
     @classmethod
-    def open(cls, question: Question, model: Model, crew: Crew, cache_bytes: int) -> Study:
-        """Find the groups, and open the data."""
-        plan = stored_plan(model)
-        channels = find(model, question.allow_inexact, question.input_shapes)
-        gone = plan.removed if plan else {}
-        groups = select_groups(channels, question.exclude, question.only)
-        schedules = {g.name: Schedule.of(question, channels, g, gone.get(g.name, ())) for g in groups}
+    def open(
+        cls, question: Question, model: Model, crew: Crew, cache_bytes: int, gather: Gather | None = None
+    ) -> Study:
+        """Find the groups, open the data, and rank the channels as `prune` does.
+
+        Args:
+            question: What is asked.
+            model: The network.
+            crew: Who does the work.
+            cache_bytes: Most that all workers together keep of tensors computed once.
+            gather: What looks at samples for criteria that do.
+        """
         session = Session(model.proto, threads=crew.threads_each)
         dataset = open_data(question.data, session.inputs, session.outputs)
+        chosen = dataset if question.samples is None else dataset.take(question.samples)
         examination = Examination(
             metric=get_metric(question.metric),
             batch_size=session.fixed_batch or question.batch_size,
@@ -70,7 +80,19 @@ class Study:
             threads=crew.threads_each,
             cache_bytes=cache_bytes // crew.sharing,
         )
-        chosen = dataset if question.samples is None else dataset.take(question.samples)
+        plan = stored_plan(model)
+        gone = plan.removed if plan else {}
+        channels = find(model, question.allow_inexact, question.input_shapes)
+        groups = select_groups(channels, question.exclude, question.only)
+        seen = gather(channels, chosen) if gather else None
+        judged = {
+            g.name: score(channels, channels.apart(g), question.criterion, question.seed, seen)
+            for g in groups
+        }
+        channels, scores = ranked(channels, judged, gone)
+        schedules = {
+            g.name: Schedule.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
+        }
         return cls(question, model, channels, schedules, session, chosen, examination, crew)
 
     def rehearse(self) -> None:
@@ -167,5 +189,13 @@ class Study:
         if self.crew.alone:
             examiner = Examiner(self.channels, self.examination, [[name] for name in self.schedules])
             return lambda todo: search.curve(examiner, route.index(todo[0]), todo[1])
-        inexact, shapes = self.question.allow_inexact, self.question.input_shapes
-        return Errand(digest, packed(self.model), inexact, shapes, self.examination, route, search)
+        return Errand(
+            digest,
+            packed(self.model),
+            self.question.allow_inexact,
+            self.question.input_shapes,
+            {name: a.order for name, a in self.channels.arrangements.items()},
+            self.examination,
+            route,
+            search,
+        )

@@ -53,11 +53,17 @@ class Suffixes:
             removed: The channels by group name.
         """
         shapes = self.channels.typing.shapes
-        bare = masked(self._light, removed)
+        channels = self._arranged(removed)
+        bare = masked(channels, removed)
         gone = self._in_blocks(removed)
-        if gone and not cuts_inexactly(self.channels, gone):
-            bare = shrunk(replace(self._light, model=bare), gone)
+        if gone and not cuts_inexactly(channels, gone):
+            bare = shrunk(replace(channels, model=bare), gone)
         return extract(bare, shapes, at.reached, at.carried, self._heavy)
+
+    def _arranged(self, removed: Removed) -> Channels:
+        """Leave groups in their own order that lose nothing: what lies before the cut has them so."""
+        arrangements = {n: a for n, a in self._light.arrangements.items() if n in removed}
+        return replace(self._light, arrangements=arrangements)
 
     def _in_blocks(self, removed: Removed) -> dict[str, list[int]]:
         """Leave out so many channels of each group that whole blocks remain."""
@@ -91,7 +97,7 @@ class Suffixes:
     def _heavy(self) -> dict[str, onnx.TensorProto]:
         """The large constants that no removal changes: they need not be copied for every variant."""
         model, typing = self.channels.model, self.channels.typing
-        nodes = model.nodes
+        nodes = typing.nodes
         changing = {p.tensor for g in self.channels.groups for p in g.places}
         changing |= {nodes[r.node].input[r.operand] for r in typing.rescales if r.operand is not None}
         tensors = (t for t in model.proto.graph.initializer if t.name not in changing)

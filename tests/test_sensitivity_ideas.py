@@ -1,0 +1,67 @@
+"""Every architectural idea: what lies behind a cut, shrunk, says what the masked network says as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ideas_sequences  # noqa: F401  (enters its ideas)
+import numpy as np
+import pytest
+from helpers import feeds_for
+from ideas import IDEAS
+
+from onnxprune.channels import Channels, Group, find_channels
+from onnxprune.data import open_data
+from onnxprune.graph import Model, check
+from onnxprune.importance import score
+from onnxprune.masks import masked
+from onnxprune.metrics import get_metric
+from onnxprune.runtime import Session
+from onnxprune.sensitivity.examine import Examiner, Subject
+from onnxprune.sensitivity.samples import Examination, Tally, observe
+from onnxprune.slots import ranked
+
+
+class Collector(Tally):
+    """Keeps the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__(get_metric("cosine"))
+        self.outputs: list[dict[str, Any]] = []
+
+    def add(self, answer: Any) -> None:
+        self.outputs.append(answer.outputs)
+
+
+def by_importance(model: Model, inexact: bool) -> Channels:
+    channels = find_channels(model, allow_inexact=inexact)
+    return ranked(channels, {g.name: score(channels, channels.apart(g), "l2") for g in channels.groups})[0]
+
+
+def parts(channels: Channels, group: Group) -> list[dict[str, list[int]]]:
+    """Some of a group's channels, and almost all."""
+    del channels
+    return [{group.name: list(range(n))} for n in sorted({max(1, group.size // 3), group.size - 1})]
+
+
+@pytest.mark.parametrize("name", sorted(IDEAS))
+def test_against_the_whole_network(name: str) -> None:
+    idea = IDEAS[name]
+    model = check(Model(idea.build()))
+    channels = by_importance(model, idea.inexact)
+    feed = feeds_for(model, find_channels(model), 1)[0]
+    session = Session(model.proto, threads=1)
+    dataset = open_data(feed, session.inputs, session.outputs)
+    size = session.fixed_batch or dataset.count()
+    exam = observe(session, [dataset], Examination(get_metric("cosine"), batch_size=size))
+    examiner = Examiner(channels, exam, [[g.name] for g in channels.groups])
+    for stop, group in enumerate(channels.groups):
+        variants = parts(channels, group)
+        found = {k: Collector() for k in range(len(variants))}
+        Subject(examiner, stop, variants).measure(0, found)
+        for k, variant in enumerate(variants):
+            wanted = Session(masked(channels, variant).proto, threads=1).run(feed)
+            for output, values in wanted.items():
+                made = np.concatenate([o[output] for o in found[k].outputs])
+                scale = max(float(np.abs(values).max(initial=0)), 1e-30)
+                assert np.abs(made.astype(np.float64) - values).max(initial=0) / scale <= 10 * idea.tolerance
