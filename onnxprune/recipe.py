@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxprune.callables import is_reference
 from onnxprune.errors import UsageError
+from onnxprune.training.settings import parse_loss
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
     if sys.version_info >= (3, 11):
         import tomllib
@@ -149,12 +150,17 @@ class FinetuneSettings(Section):
             default. ``constant`` keeps it high until what is trained is what will be kept.
         keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
             validation data has no say in which weights are kept.
+        patience: With ``best``: epochs without a better score after which an iteration's training ends.
     """
 
-    loss: Literal["cross-entropy", "mse", "l1", "bce", "distill"] = "cross-entropy"
+    loss: str = "cross-entropy"
+    features: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int | None = None
     epochs: Annotated[int, Field(ge=0)] = 3
     last_epochs: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 32
+    accumulate: Count = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -162,7 +168,20 @@ class FinetuneSettings(Section):
     early_schedule: Literal["cosine", "linear", "step", "constant"] | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     keep: Literal["best", "last"] = "best"
+    patience: Count | None = None
+    unfold: Literal["auto", "always", "never"] = "auto"
+    checkpoint_every: Count = 200
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, loss: str) -> str:
+        try:
+            parse_loss(loss)
+        except UsageError as error:
+            raise ValueError(f"{error}; {error.hint}") from error
+        return loss
 
 
 class Stop(Section):

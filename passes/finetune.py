@@ -28,7 +28,7 @@ from onnxprune.runtime import Array, Session
 from onnxprune.shrink import shrunk
 from onnxprune.training.checkpoint import Checkpoints
 from onnxprune.training.engine import train
-from onnxprune.training.losses import LOSSES
+from onnxprune.training.losses import asks_teacher
 from onnxprune.training.settings import OptimizerName, Schedule, StepReport, TrainSettings
 from onnxprune.tuning.exam import Exam, baseline_for, metric_for
 from onnxprune.tuning.teacher import Indices, Teacher
@@ -114,10 +114,10 @@ class Finetune(Pass):
             )
         if self.patience is not None and (self.val is None or self.patience < 1):
             raise UsageError("patience is a number of epochs, and is judged on held-back data", "give --val")
-        asks = {_asks(term.name) for term in self.settings().terms}
-        if self.teacher is None and True in asks:
+        asks = asks_teacher(self.loss)
+        if self.teacher is None and asks:
             raise UsageError(f"the loss '{self.loss}' needs a teacher", "give the model before pruning")
-        if self.teacher is not None and asks == {False}:
+        if self.teacher is not None and asks is False:
             raise UsageError(
                 f"the loss '{self.loss}' does not ask the teacher", "'distill' does: give that, or no teacher"
             )
@@ -244,11 +244,6 @@ class Finetune(Pass):
         identity |= {name: _digest(given) for name, given in models.items() if given is not None}
         identity["data"] = data.name if data.samples is None else data.digest()
         return Checkpoints(Path(self.checkpoint), self.checkpoint_every, identity, self.resume)
-
-
-def _asks(loss: str) -> bool | None:
-    """Whether a loss asks a teacher; None for one of the user's own, which may."""
-    return LOSSES[loss].targets in ("teacher", "features") if loss in LOSSES else None
 
 
 def _loaded(model: Model | str | None) -> Model | None:

@@ -17,6 +17,7 @@ from recipes import RECIPE, Told, recipe_in, write_recipe
 from onnxprune.errors import ModelError, NothingToDoError, OutputError, UsageError
 from onnxprune.graph import load
 from onnxprune.oracle import verify
+from onnxprune.passes import finetune
 from onnxprune.recipe import Recipe, read_recipe
 from onnxprune.runner import STATE, read_state, run
 from onnxprune.runner.data import Material
@@ -299,6 +300,31 @@ def test_training_is_part_of_the_loop_and_keeps_what_is_asked(tmp_path):
     run(changed(recipe, finetune={"keep": "last"}), told)
     assert 'finetune.keep was "best", is "last"' in told.events[3]["because"]
     assert {"1-ana", "1-prune"} <= set(told.steps("kept"))
+
+
+@pytest.mark.training
+def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    options = ("finetune.epochs=3", "finetune.checkpoint_every=2", "schedule.iterations=1")
+    run(recipe_in(first, *options))
+    recipe, seen = recipe_in(second, *options), []
+
+    def stop(progress, report) -> None:
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "_show", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    assert len(list((second / "work" / "iteration-1").glob("*.checkpoint"))) == 1
+    monkeypatch.setattr(finetune, "_show", lambda progress, report: seen.append(report.step))
+    run(recipe)
+    assert seen == [5, 6]
+    tuned = [folder / "work" / "iteration-1" / "tuned.onnx" for folder in (first, second)]
+    assert tuned[0].read_bytes() == tuned[1].read_bytes()
+    assert not list((second / "work" / "iteration-1").glob("*.checkpoint"))
 
 
 def test_pruning_at_once_begins_with_the_original_and_ends_at_the_same_reduction(tmp_path):

@@ -70,10 +70,14 @@ enabled = false
 samples = 512
 
 [finetune]
-loss = $loss # cross-entropy mse l1 bce; distill: learn from the original, no labels
+loss = $loss # cross-entropy mse l1 bce; distill: learn from the original, no labels; or a sum
+# features = ["block3_out"]     # tensors the loss `features` makes like the original's
+# class_weights = [1.0, 2.0]    # of cross-entropy, one a class
+# ignore_index = -100           # the label that cross-entropy does not count
 epochs = 3                      # of every iteration; 0: no training
 # last_epochs = 10              # of the last one
 batch_size = $batch_size
+# accumulate = 4                # batches a step
 optimizer = "adamw"             # adamw sgd
 # lr = 1e-3
 weight_decay = 0.0
@@ -81,7 +85,11 @@ schedule = "cosine"             # cosine linear step constant
 # early_schedule = "constant"   # of all iterations but the last
 warmup = 0.0
 # clip_norm = 1.0
+# ema = 0.999                   # keep a running average of the weights
 keep = "best"                   # best: the epoch that is best on val; last: val has no say in the weights
+# patience = 3                  # epochs without a better one after which it is enough
+unfold = "auto"                 # put folded BatchNormalization back while training: auto always never
+# checkpoint_every = 200        # steps; a killed run goes on from the last
 
 [stop]
 max_drop = $max_drop # an iteration worse than the original by more is dropped

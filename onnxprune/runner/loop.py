@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from onnxprune.sensitivity import usable_processors
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.graph import load
 from onnxprune.progress import Task, task
@@ -20,6 +19,7 @@ from onnxprune.runner.journal import Facts, Listener, open_journal
 from onnxprune.runner.stages import ANALYSIS, DENSE, ONE_SHOT, Round, Stages
 from onnxprune.runner.tracking import tracking
 from onnxprune.runtime import runtime_info
+from onnxprune.sensitivity import usable_processors
 from onnxprune.training.sidecar import training_runtime
 
 

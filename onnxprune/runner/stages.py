@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -9,7 +11,6 @@ from typing import Any, Literal, TypeAlias
 from onnxprune.channels import Channels, find_channels
 from onnxprune.cost import cost_of
 from onnxprune.graph import Model, load
-from onnxprune.masks import dead_channels
 from onnxprune.output import stored_bytes, write_model
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
@@ -18,7 +19,7 @@ from onnxprune.passes.recover import Recover
 from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.transform import Transform
 from onnxprune.plan import Analysis
-from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.planned import removed_channels, stored_plan
 from onnxprune.recipe import Recipe
 from onnxprune.runner.data import Material
 from onnxprune.runner.journal import Entry, Facts, Journal, sha256
@@ -26,6 +27,7 @@ from onnxprune.runtime import measure_latency, sample_feeds
 from onnxprune.selection import select_groups
 from onnxprune.shapes import fitting_shapes
 from onnxprune.shrink import shrunk
+from onnxprune.training.losses import asks_teacher
 
 DataName: TypeAlias = Literal["test", "val"]
 
@@ -132,11 +134,12 @@ class Stages:
         how |= {"epochs": epochs}
         how |= {} if final or not options.early_schedule else {"schedule": options.early_schedule}
         how |= {"seed": self.recipe.seed, "threads": self.material.threads}
-        best, distilling = options.keep == "best", options.loss == "distill"
+        best, distilling = options.keep == "best", asks_teacher(options.loss) is not False
+        how |= {} if best else {"patience": None}
         inputs = {"model": self._digest(model), "finetune": how | {"keep": options.keep}}
         inputs |= self.material.judged_by() if best else {}
-        inputs |= self.material.inputs("train", *(["val"] if best else []))
-        inputs |= self._original() if distilling else {}
+        inputs |= self.material.inputs("train", *(["val"] if best else [])) | self._original()
+        checkpoint = self.journal.path(f"{file}.{_short(inputs)}.checkpoint")
 
         def work() -> Facts:
             judged = distilling or not self.material.metric.uses_baseline
@@ -145,9 +148,15 @@ class Stages:
                 val=self.material.dataset("val") if best else None,
                 metric=self.recipe.metric if best and judged else None,
                 teacher=self.material.original if distilling else None,
+                original=self.material.original,
+                checkpoint=checkpoint,
+                resume=True,
                 **how,
             )
-            return self._apply(step, model, file)
+            facts = self._apply(step, model, file)
+            for finished in checkpoint.parent.glob("*.checkpoint"):
+                finished.unlink()
+            return facts
 
         self.journal.step(f"{at.name}-finetune", inputs, (file,), work)
         return file
@@ -255,11 +264,14 @@ def _blocked(channels: Channels) -> list[dict[str, Any]]:
     return [{"node": n, "operator": o, "reason": r, "axes": a} for (n, o, r), a in found.items()]
 
 
+def _short(inputs: Mapping[str, Any]) -> str:
+    """Return a few letters that tell what decides a step apart from others."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _dense(model: Model) -> Model:
     """Return a sparse model without its zeros; another one as it is."""
-    plan = stored_plan(model)
-    channels = planned_channels(model, plan)
-    removed = plan.removed if plan else dead_channels(channels)
+    channels, removed = removed_channels(model, stored_plan(model))
     return shrunk(channels, removed) if any(map(len, removed.values())) else model
 
 

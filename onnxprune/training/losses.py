@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import UsageError
 from onnxprune.training.emit import Emitter
-from onnxprune.training.settings import TrainSettings
+from onnxprune.training.settings import TrainSettings, parse_loss
 
 LABELS = "labels"
 TEACHER = "teacher:"
@@ -158,3 +158,15 @@ LOSSES: Mapping[str, LossEntry] = {
     "distill": LossEntry(distillation, ("Softmax", "LogSoftmax", "Sigmoid"), "teacher"),
     "features": LossEntry(relative_error, targets="features"),
 }
+
+
+def asks_teacher(loss: str) -> bool | None:
+    """Say whether a loss asks a teacher; None for one that has a term of the user's own, which may.
+
+    Raises:
+        UsageError: It is no loss.
+    """
+    names = {term.name for term in parse_loss(loss)}
+    if any(LOSSES[name].targets in ("teacher", "features") for name in names & set(LOSSES)):
+        return True
+    return False if names <= set(LOSSES) else None
