@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group, Indices
+from onnxprune.channels import Channels, Group, Indices, Place
+from onnxprune.graph import Model
+from onnxprune.values import real_values
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Rows = Sequence[Sequence[int]]
@@ -76,6 +78,24 @@ def dead_slots(
     return channels.without(rows), removed
 
 
+def lined_up(channels: Channels) -> Model:
+    """Return the network with its zeros in the same slots of each row, wherever rows may differ.
+
+    It computes the same; what is zero in one tensor at least comes first.
+    """
+    scores = {}
+    for group in (g for g in channels.groups if g.name in channels.freedoms):
+        least = np.min([_total(channels, channels.apart(group), p) for p in group.places if p.weight], axis=0)
+        if not least.all():
+            scores[group.name] = least
+    if not scores:
+        return channels.model
+    arranged, model = ranked(channels, scores)[0], channels.model.copy()
+    for name in {p.tensor for g in channels.groups if g.name in scores for p in g.places}:
+        model.set_array(name, arranged.put_in_order(name, model.array(name)))
+    return model
+
+
 def removed_rows(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, list[list[int]]]:
     """Return the channels that lie in removed slots, row by row, where rows differ; by group name."""
     rows = {
@@ -84,6 +104,14 @@ def removed_rows(channels: Channels, removed: Mapping[str, Sequence[int]]) -> di
         if len(removed.get(name, ()))
     }
     return {name: lines.tolist() for name, lines in rows.items() if np.any(lines != lines[0])}
+
+
+def _total(channels: Channels, group: Group, place: Place) -> Scores:
+    """Return the sum of the magnitudes in one tensor for each channel of a group."""
+    values = np.abs(real_values(channels.typing, place.tensor)).astype(np.float64)
+    member = np.broadcast_to(channels.members(group, place), values.shape)
+    there = member >= 0
+    return np.bincount(member[there], values[there], minlength=group.size).astype(np.float64)
 
 
 def _ranks(channels: Channels, group: Group, rows: Scores, gone: Sequence[int]) -> Indices:

@@ -19,6 +19,7 @@ from onnxprune.plan import PLAN_KEY
 from onnxprune.planned import removed_channels, stored_plan
 from onnxprune.selection import why_blocked
 from onnxprune.shrink import shrunk
+from onnxprune.slots import lined_up
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Transform(Pass):
     def _by_evidence(self, given: PassResult) -> PassResult:
         """Remove what the weights say the network would not miss."""
         channels = find_channels(given.model)
+        if channels.freedoms:
+            channels = find_channels(lined_up(channels))
         evidence = find_evidence(channels)
         left = [asdict(remainder) for remainder in evidence.left]
         if not evidence.removed:

@@ -305,9 +305,23 @@ def test_dead_channels_need_not_lie_in_the_same_place_of_each_group() -> None:
     sparse = masked(channels, removed)
     found, dead = dead_channels(find_channels(sparse))
     assert {n: len(d) for n, d in dead.items()} == {n: len(r) for n, r in removed.items()}
+    assert len(found.arrangements) == 2
     outcome = Transform()(sparse)
     assert outcome.facts["max_rel_error"] <= 1e-6
-    assert len(found.arrangements) == 2
+    widths = {n: w["before"] - w["after"] for n, w in outcome.facts["groups"].items()}
+    assert widths == {n: len(r) for n, r in removed.items()}
+
+
+def test_channels_that_nothing_reads_need_not_lie_in_the_same_place_either() -> None:
+    """Only the columns of the readers are zero: no plan, and no zero in what makes the channels."""
+    model = model_of(grouped(groups=2, width=8, normalised=False))
+    last = model.nodes[-2].input[1]
+    weights = model.array(last).copy()
+    weights[:, [0, 3, 9, 15]] = 0
+    model.set_array(last, weights)
+    outcome = Transform()(model)
+    assert outcome.facts["max_rel_error"] <= 1e-6
+    assert [w["after"] for w in outcome.facts["groups"].values()] == [6]
 
 
 def test_as_many_slots_as_every_row_can_fill() -> None:
