@@ -10,6 +10,7 @@ from onnxprune.importance.criteria import (
     score,
 )
 from onnxprune.importance.evidence import Evidence
+from onnxprune.importance.gather import gather
 
 __all__ = [
     "CRITERIA",
@@ -18,6 +19,7 @@ __all__ = [
     "Evidence",
     "check_criterion",
     "comparable",
+    "gather",
     "observe",
     "score",
 ]

@@ -16,6 +16,8 @@ from onnxprune.planning.limits import Limits, kept_counts
 
 _TIE = 1e-4
 """Of two steps that cost nothing measurable, the one that leaves a larger part of its group goes first."""
+_TOGETHER = 0.8
+"""The power to which losses are raised before they are added up."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,10 @@ def globally(offer: Offer, scores: Scores) -> Offer:
 def sensitively(offer: Offer, curve: Curve, analysis: Analysis) -> Offer:
     """Price the steps by the metric's measured loss.
 
+    Losses of several groups do not just add up. Where their errors are independent, variances add, and with
+    them what is quadratic in the error, as the divergence is; where they point the same way, amplitudes do,
+    which are square roots of that. Measured on trained networks it is in between.
+
     Args:
         offer: The offer.
         curve: What was measured as the group shrank; it is made monotone, and is straight in between.
@@ -96,7 +102,7 @@ def sensitively(offer: Offer, curve: Curve, analysis: Analysis) -> Offer:
     """
     ratios = np.asarray([offer.gone, *offer.steps]) / offer.group.size
     losses = loss_at(curve, analysis, ratios)
-    losses = losses + _TIE * ratios * max(abs(analysis.baseline), 1e-9)
+    losses = (losses + _TIE * ratios * max(abs(analysis.baseline), 1e-9)) ** _TOGETHER
     rising = losses[1:] - losses[0]
     return replace(offer, losses=tuple(rising.tolist()), prices=tuple(losses[1:].tolist()))
 

@@ -26,6 +26,8 @@ _SWEEPS = 6
 """How often the groups choose in turn, at one multiplier."""
 _HALVINGS = 24
 _EXCHANGES = 400
+_FEW = 12
+"""So many groups are few enough to look for a better optimum everywhere."""
 _NEAREST = 64
 """Of the moves that make room, so many of the most profitable are combined with others."""
 
@@ -46,13 +48,29 @@ def optimise(offers: Sequence[Offer], budgets: Sequence[Budget]) -> dict[str, li
     return removed_by(offers, best_levels(balance))
 
 
-def best_levels(balance: Balance) -> list[int]:
-    """Return how many steps each offer gives."""
+def best_levels(balance: Balance, *, thorough: bool = True) -> list[int]:
+    """Return how many steps each offer gives.
+
+    Args:
+        balance: Offers and budgets.
+        thorough: Whether to try, where the groups are few, every other width of each for a way out of a
+            local optimum.
+    """
     starts = [cheapest(balance), *_by_multipliers(balance)]
-    refined = [_Search(balance, levels).run() for levels in starts]
-    met = [found for found in refined if found.excess <= REACHED] or refined
-    best = min(met, key=lambda found: (max(found.excess, REACHED), found.loss))
+    best = min((_Search(balance, levels).run() for levels in starts), key=_Search.rank)
+    if thorough and len(balance.offers) <= _FEW:
+        best = _kicked(best)
     return [int(n) for n in best.levels]
+
+
+def _kicked(best: _Search) -> _Search:
+    """Give each group each of its widths in turn, improve from there, and keep what is better."""
+    for k, offer in enumerate(best.balance.offers):
+        for level in range(len(offer.widths)):
+            levels = best.levels.copy()
+            levels[k] = level
+            best = min(best, _Search(best.balance, levels.tolist()).run(), key=_Search.rank)
+    return best
 
 
 def _by_multipliers(balance: Balance) -> list[list[int]]:
@@ -132,6 +150,10 @@ class _Search:
     def excess(self) -> float:
         """What is too much, of the budget that is worst off."""
         return float(self._excess().max())
+
+    def rank(self) -> tuple[float, float]:
+        """What is least in the best plan: what is too much of a budget, then the loss."""
+        return max(self.excess, REACHED), self.loss
 
     def run(self) -> _Search:
         """Improve until nothing does, but no longer than is worth it."""

@@ -118,7 +118,7 @@ def improve(
             tried = weights * np.exp(
                 random.normal(0, spread, len(weights)) * (random.random(len(weights)) < 0.5)
             )
-            levels = tuple(best_levels(_weighted(_bent(balance, power), tried)))
+            levels = tuple(best_levels(_weighted(_bent(balance, power), tried), thorough=False))
             found = trials.drop(levels), levels
             better = found < best
             spread = min(2.0, spread * 1.5) if better else max(0.05, spread * 0.9)

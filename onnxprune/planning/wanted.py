@@ -14,11 +14,10 @@ from onnxprune.data import DataSpec
 from onnxprune.dims import Factor
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
-from onnxprune.importance import NEED_DATA, Evidence, score
+from onnxprune.importance import NEED_DATA, Evidence, gather, score
 from onnxprune.metrics import MetricSpec
 from onnxprune.plan import Analysis, Plan
 from onnxprune.planning.budgets import Balance, Budget
-from onnxprune.planning.evidence import gather
 from onnxprune.planning.files import PlanFile, removed_channels
 from onnxprune.planning.frontier import largest_reduction
 from onnxprune.planning.judge import Judge

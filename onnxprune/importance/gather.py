@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from onnxprune.channels import Channels
 from onnxprune.data import Dataset
-from onnxprune.importance import CRITERIA, Evidence, observe
+from onnxprune.importance.activations import observe
+from onnxprune.importance.criteria import CRITERIA
 from onnxprune.importance.eliminations import operate
+from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.gradients import slopes_of
 from onnxprune.training.gradients import GradientLoss, gradients_of
 
