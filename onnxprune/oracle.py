@@ -11,7 +11,7 @@ output is judged finer than the runtime computes: its exponentials and sigmoids 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,10 @@ from onnx import helper
 
 from onnxprune.channels import Channels, cuts_inexactly
 from onnxprune.data import DataSpec, open_data
-from onnxprune.errors import VerificationError
+from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph import Model
 from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.probes import compared_numbers
 from onnxprune.runtime import Agreement, Difference, Session, compare, sample_feeds
 
 TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-10}
@@ -186,12 +187,26 @@ def _with_outputs(model: Model, names: list[str], channels: Channels) -> onnx.Mo
     return proto
 
 
+def _drawn(
+    session: Session, shapes: Mapping[str, tuple[int, ...]], choices: Mapping[str, tuple[int, ...]], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Draw random inputs; where numbers choose between branches, those, and others if the model takes any."""
+    count = max(2, *map(len, choices.values())) if choices else 2
+    yield from sample_feeds(session.inputs, shapes=shapes, choices=choices, samples=count, seed=seed)
+    for feed in sample_feeds(session.inputs, shapes=shapes, seed=seed) if choices else ():
+        try:
+            session.run(feed)
+        except ModelError:
+            continue
+        yield feed
+
+
 def _feeds(
     session: Session, channels: Channels, data: DataSpec | None, samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     sizes = channels.typing.shapes.sizes
     shapes = {i.name: sizes[i.name] for i in session.inputs if i.name in sizes}
-    yield from sample_feeds(session.inputs, shapes=shapes, samples=2, seed=seed)
+    yield from _drawn(session, shapes, compared_numbers(channels.model), seed)
     if data is not None:
         dataset = open_data(data, session.inputs, session.outputs)
         for batch in dataset.take(samples).batches(session.fixed_batch or 16):

@@ -18,6 +18,7 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Model, load
+from onnxprune.probes import compared_numbers
 from onnxprune.runtime import Session, sample_feeds
 from onnxprune.shapes import fitting_shapes
 
@@ -204,20 +205,23 @@ def _try(staged: Path, model: Model, shapes: Shapes | None) -> None:
     try:
         proto = load(staged).proto
         known = {n: s for n, s in fitting_shapes(model, shapes).items() if s}
+        choices = compared_numbers(model)
         try:
-            _run_once(proto, known)
+            _run_once(proto, known, choices)
         except ModelError:
-            _run_once(proto, known, optimize=False)  # says which node, before any were rewritten
+            _run_once(proto, known, choices, optimize=False)  # says which node, before any were rewritten
             raise
     except ModelError as error:
         said = error.message.replace(str(staged), "it")
         raise ModelError(f"the result was not written, because {said}", error.hint) from error
 
 
-def _run_once(proto: onnx.ModelProto, shapes: Shapes, optimize: bool = True) -> None:
+def _run_once(
+    proto: onnx.ModelProto, shapes: Shapes, choices: Mapping[str, tuple[int, ...]], optimize: bool = True
+) -> None:
     session = Session(proto, optimize=optimize)
     known = {i.name: shapes[i.name] for i in session.inputs if i.name in shapes}
-    session.run(sample_feeds(session.inputs, shapes=known)[0])
+    session.run(sample_feeds(session.inputs, shapes=known, choices=choices)[0])
 
 
 def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:

@@ -39,6 +39,8 @@ class Probe:
         yield replace(self, batch=5)
 
 
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+_COPIES = ("Cast", "Flatten", "Gather", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 PROBES = tuple(
     Probe(spatial=spatial)
     for spatial in ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
@@ -78,6 +80,33 @@ def probe_shapes(
     return shapes
 
 
+def compared_numbers(model: Model) -> dict[str, tuple[int, ...]]:
+    """Return the numbers that integer inputs are compared with: those that choose between branches.
+
+    Returns:
+        The numbers by input name, in the order of the comparisons; inputs that are compared with none are
+        left out.
+    """
+    integers = {i.name for i in model.inputs if i.type.tensor_type.elem_type in _INTEGERS}
+    nodes = model.all_nodes if integers else []
+    makers = {o: n for n in nodes for o in n.output}
+    found: dict[str, dict[int, None]] = {}
+    for node in nodes:
+        if node.op_type == "Equal":
+            for one, other in (node.input, node.input[::-1]):
+                name = _source(one, makers)
+                if name in integers and other in model.constants and model.array(other).size == 1:
+                    found.setdefault(name, {})[int(model.array(other).item())] = None
+    return {name: tuple(numbers) for name, numbers in found.items()}
+
+
+def _source(name: str, makers: Mapping[str, onnx.NodeProto]) -> str:
+    """Follow a tensor back to what it is a mere copy or piece of."""
+    while name in makers and makers[name].op_type in _COPIES and makers[name].input:
+        name = makers[name].input[0]
+    return name
+
+
 def other_shapes(
     model: Model, given: Mapping[str, Sequence[int]] | None
 ) -> Iterator[dict[str, tuple[int, ...]]]:
@@ -89,7 +118,7 @@ def other_shapes(
         yield {}
         return
     declared = {i.name: i.type.tensor_type.shape.dim for i in model.inputs}
-    for batch, other in ((2, 32), (2, 64), (2, 1), (2, 0)):
+    for batch, other in ((2, 512), (2, 32), (2, 64), (2, 1), (2, 0)):
         yield {
             name: tuple(
                 size + (0 if dim.dim_value > 0 else batch if axis == 0 else other)

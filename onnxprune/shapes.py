@@ -10,7 +10,7 @@ different probes, what differs between them is what depends on the input: those 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,15 +73,22 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
     Raises:
         ModelError: No shape of the inputs that was tried fits the graph.
     """
-    first, probe = _first_that_fits(model, [(probe, given) for probe in PROBES])
-    second = _with_other_shapes(model, first, probe, given)
+    undecided: set[str] = set()
+    while True:
+        first, probe = _first_that_fits(model, [(probe, given) for probe in PROBES], undecided)
+        second = _with_other_shapes(model, first, probe, given)
+        values = {n: v for n, v in first.values.items() if n in second.values}
+        moving = moving_elements(model, values, second.values)
+        follow = {name for name in first.conditions() if name not in moving or moving[name].any()}
+        if follow <= undecided:
+            break
+        undecided |= follow
     sizes, others = first.sizes(), second.sizes()
-    values = {n: v for n, v in first.values.items() if n in second.values}
     return Shapes(
         sizes=sizes,
         dynamic={n: _differs(s, others.get(n)) for n, s in sizes.items()},
         values=values,
-        moving=moving_elements(model, values, second.values),
+        moving=moving,
         traced=first.traced & set(values),
         types={n: t.tensor_type.elem_type for n, t in first.types.items()},
         probed=probe_shapes(model, probe, given),
@@ -98,12 +105,14 @@ def fitting_shapes(model: Model, given: Mapping[str, Sequence[int]] | None = Non
     return infer(model, given).probed
 
 
-def _first_that_fits(model: Model, trials: Iterable[tuple[Probe, Given]]) -> tuple[Walk, Probe]:
+def _first_that_fits(
+    model: Model, trials: Iterable[tuple[Probe, Given]], undecided: Collection[str]
+) -> tuple[Walk, Probe]:
     """Walk with one choice of shapes after the other until one fits; the first failure tells most."""
     failure: ModelError | None = None
     for probe, given in trials:
         try:
-            return _walk(model, probe, given), probe
+            return _walk(model, probe, given, undecided), probe
         except ModelError as error:
             failure = failure or error
             if all(_is_static(i) or i.name in (given or {}) for i in model.inputs):
@@ -120,7 +129,7 @@ def _with_other_shapes(model: Model, first: Walk, probe: Probe, given: Given) ->
     for other in probe.others():
         for shapes in other_shapes(model, given):
             try:
-                return _walk(model, other, shapes)
+                return _walk(model, other, shapes, first.undecided)
             except ModelError:
                 continue
     return first
@@ -130,8 +139,8 @@ def _is_static(value: onnx.ValueInfoProto) -> bool:
     return all(d.HasField("dim_value") and d.dim_value > 0 for d in value.type.tensor_type.shape.dim)
 
 
-def _walk(model: Model, probe: Probe, given: Given) -> Walk:
-    walk, shapes = Walk(model), probe_shapes(model, probe, given)
+def _walk(model: Model, probe: Probe, given: Given, undecided: Collection[str]) -> Walk:
+    walk, shapes = Walk(model, undecided), probe_shapes(model, probe, given)
     for value in model.inputs:
         if value.type.HasField("tensor_type"):
             element = value.type.tensor_type.elem_type

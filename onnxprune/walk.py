@@ -1,13 +1,13 @@
 """A walk through a network for one set of input shapes: the types of all tensors, and what is known of them.
 
 Bodies of If, Loop and Scan are walked as they are reached. A branch that does not fit the shapes at hand is
-one that is not taken with such shapes: it tells nothing.
+no error: it is not taken with such shapes. What an If returns is known where all its branches agree.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,9 +37,11 @@ class Walk:
         types: Types of the tensors met, by name.
         values: Small tensors whose values do not depend on data, by name.
         traced: Those of them that were computed on the way.
+        undecided: Conditions whose value says nothing, because it follows the input: both branches are walked.
     """
 
     model: Model
+    undecided: Collection[str] = ()
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     values: dict[str, Array] = field(default_factory=dict)
     traced: set[str] = field(default_factory=set)
@@ -55,6 +57,11 @@ class Walk:
         """Return the shapes that are fully known, by name."""
         known = {n: sizes_of(t) for n, t in self.types.items()}
         return {n: s for n, s in known.items() if s is not None}
+
+    def conditions(self) -> set[str]:
+        """Return the conditions of If nodes whose values are known."""
+        nodes = self.model.all_nodes if self.model.nested else []
+        return {n.input[0] for n in nodes if n.op_type == "If" and n.input[0] in self.values}
 
     def follow(self, graph: onnx.GraphProto) -> None:
         """Go through the nodes of a graph in the order of execution.
@@ -133,8 +140,8 @@ def _follow_types(run: Walk, node: onnx.NodeProto, inside: Sequence[Sequence[onn
     if inside:
         found = _handed_out(run, node, inside)
         run.types |= {name: kind for name, kind in zip(node.output, found, strict=True) if kind is not None}
-    if all(name in run.types for name in node.output if name):
-        return
+    if node.op_type == "If" or all(name in run.types for name in node.output if name):
+        return  # what an If declares to return is not trusted
     if any(i and i not in run.types for i in node.input):
         return  # behind an operator that nobody knows
     where = f"{run.model.name}: {{}} node '{label(node)}' ({node.op_type})"
@@ -153,7 +160,7 @@ def _follow_types(run: Walk, node: onnx.NodeProto, inside: Sequence[Sequence[onn
 def _taken(run: Walk, node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return the bodies that are run: of an If whose condition is known, the branch it chooses."""
     condition = run.values.get(node.input[0]) if node.op_type == "If" else None
-    if condition is None:
+    if condition is None or node.input[0] in run.undecided:
         return list(bodies(node))
     return [attributes(node)["then_branch" if condition.item() else "else_branch"]]
 
@@ -189,8 +196,8 @@ def _handed_out(
     A state that changes its shape from turn to turn has none.
     """
     if node.op_type == "If":
-        known = [[k for k in made if k is not None] for made in zip(*inside, strict=True)]
-        return [k[0] if k and all(_alike(other, k[0]) for other in k) else None for k in known]
+        results = zip(*inside, strict=True)
+        return [kinds[0] if all(_alike(kind, kinds[0]) for kind in kinds) else None for kinds in results]
     made = inside[0][1:] if node.op_type == "Loop" else inside[0]
     given = node.input[2:] if node.op_type == "Loop" else node.input
     states = min(len(given), len(made))

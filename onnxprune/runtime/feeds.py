@@ -18,6 +18,7 @@ def sample_feeds(
     *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     highs: Mapping[str, int] | None = None,
+    choices: Mapping[str, Sequence[int]] | None = None,
     batch: int = 1,
     samples: int = 1,
     seed: int = 0,
@@ -31,6 +32,7 @@ def sample_feeds(
         specs: The inputs of the model.
         shapes: Whole shapes by input name, for models whose symbolic axes need certain sizes.
         highs: Upper bounds (exclusive) of integer inputs by name, 4 where not given.
+        choices: Numbers that integer inputs take in turn, one a feed, by name.
         batch: The size of a first axis the file leaves open.
         samples: How many feeds to draw.
         seed: The same seed gives the same feeds.
@@ -45,10 +47,14 @@ def sample_feeds(
     resolved = resolve_shapes(specs, shapes or {}, batch)
     rng = np.random.default_rng(seed)
     bounds = highs or {}
-    return [
+    feeds = [
         {s.name: _draw(rng, s, resolved[s.name], bounds.get(s.name, DEFAULT_HIGH)) for s in specs}
         for _ in range(samples)
     ]
+    for name, numbers in (choices or {}).items():
+        for k, feed in enumerate(feeds):
+            feed[name][...] = numbers[k % len(numbers)]
+    return feeds
 
 
 def resolve_shapes(
