@@ -34,6 +34,7 @@ from onnxprune.passes import Ana, Prune
 from onnxprune.plan import Analysis
 from onnxprune.progress import task
 from onnxprune.runtime import Session, sample_feeds
+from onnxprune.selection import select_groups
 from onnxprune.sensitivity.cut import extract
 from onnxprune.sensitivity.samples import Examination, Scores, Tally, observe
 from onnxprune.sensitivity.suffix import Suffixes
@@ -52,7 +53,8 @@ def main() -> None:
     channels = find_channels(load(options.model))
     session = Session(channels.model.proto, threads=options.threads)
     dataset = open_samples(session, options)
-    groups = [g for g in channels.groups if not g.optional][:: options.every]
+    every = [g.name for g in channels.groups if not g.optional][:: options.every]
+    groups = select_groups(channels, only=every)  # and those that share a node with one of them
     print(f"{Path(options.model).name}: {len(groups)} groups, {dataset.count()} samples, {options.metric}")
     if options.workers:
         compare_workers(channels, dataset, groups, options)
@@ -112,8 +114,7 @@ def analyse(
     )
     analysis = step(load(options.model)).analysis
     assert analysis is not None
-    kept = {g.name: analysis.curves[g.name] for g in groups}
-    return Analysis(**{**vars(analysis), "curves": kept})
+    return analysis
 
 
 def naively(
@@ -176,8 +177,8 @@ def compare_plans(
     apart = abs(float(exact.mean() - adaptive.mean()))
     error = 1.96 * float(exact.std()) / math.sqrt(len(exact))
     print(
-        f"plan at −{share:.0%} MACs: {options.metric} {exact.mean():.4g} ± {error:.2g} by the exact analysis, "
-        f"{adaptive.mean():.4g} by the adaptive: {'within' if apart <= error else 'OUTSIDE'}"
+        f"plan at −{share:.0%} MACs: {options.metric} {exact.mean():.4g} ± {error:.2g} by the exact "
+        f"analysis, {adaptive.mean():.4g} by the adaptive: {'within' if apart <= error else 'OUTSIDE'}"
     )
 
 

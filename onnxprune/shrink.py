@@ -92,9 +92,10 @@ def _must_be_written(channels: Channels, use: SizeUse, new: int, counts: Mapping
 
 
 def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
-    """Return the nodes that read each tensor."""
+    """Return the nodes that read each tensor; who takes the outputs of a graph reads them whole."""
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.all_nodes:
+    takers = [onnx.NodeProto(input=[o.name for o in graph.output]) for graph in model.graphs]
+    for node in (*model.all_nodes, *takers):
         for name in dict.fromkeys(node.input):
             readers[name].append(node)
     return readers
@@ -118,8 +119,7 @@ def _read_as_before(
     changed = np.zeros(before.shape, bool)
     for element, size in sizes.items():
         before[element], changed[element] = size, True
-    outputs = {o.name for graph in model.graphs for o in graph.output}
-    if name not in outputs and not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
+    if not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
         return []
     node.output[0] = f"{name}__dense"
     return _choice(model, changed, before, node.output[0], name)
@@ -240,14 +240,15 @@ def _rewrite_operand(
 
 def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) -> None:
     """Drop the declared shapes of inner tensors that have changed."""
-    stale = {
-        name for name, dims in channels.typing.axes.items() if any(f in cut for d in dims for f in factors(d))
-    }
+
+    def is_stale(name: str) -> bool:
+        return any(f in cut for d in channels.typing.axes.get(name, ()) for f in factors(d))
+
     for graph in model.graphs:
-        kept = [v for v in graph.value_info if v.name not in stale]
+        kept = [v for v in graph.value_info if not is_stale(v.name)]
         del graph.value_info[:]
         graph.value_info.extend(kept)
     for body in model.graphs[1:]:
         for value in (*body.input, *body.output):
-            if value.name in stale:
+            if is_stale(value.name):
                 value.type.tensor_type.ClearField("shape")

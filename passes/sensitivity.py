@@ -15,14 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.channels import Channels
-from onnxprune.data import Dataset, DataSpec
+from onnxprune.data import DataSpec
 from onnxprune.errors import UsageError
-from onnxprune.importance import Evidence, check_criterion
+from onnxprune.importance import check_criterion
 from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import Analysis, Curve
-from onnxprune.planning.evidence import gather
 from onnxprune.sensitivity import DEFAULT_CACHE_BYTES, Crew, Question, Search, Study
 from onnxprune.sensitivity.ledger import check_place
 
@@ -110,7 +108,7 @@ class Ana(Pass):
     def run(self, given: PassResult) -> PassResult:
         """Rehearse, measure the baseline, then group by group."""
         start = time.perf_counter()
-        study = Study.open(self._question, given.model, self._crew, self.cache_bytes, self._gather)
+        study = Study.open(self._question, given.model, self._crew, self.cache_bytes)
         study.rehearse()
         ledger = study.begin(self.file, resume=self.resume, force=self.force)
         evaluations = study.finish(ledger)
@@ -121,16 +119,6 @@ class Ana(Pass):
             "duration_s": time.perf_counter() - start,
         }
         return PassResult(given.model, False, facts, ledger.analysis)
-
-    def _gather(self, channels: Channels, dataset: Dataset) -> Evidence | None:
-        return gather(
-            channels,
-            self.criterion,
-            dataset,
-            batch_size=self.batch_size,
-            threads=self.threads,
-            seed=self.seed,
-        )
 
     @property
     def _search(self) -> Search:

@@ -17,6 +17,7 @@ from onnxprune.cli.options import (
     output_option,
     seed_option,
     shape_option,
+    threads_option,
 )
 from onnxprune.cli.program import Facts, command
 
@@ -61,10 +62,52 @@ def render(facts: Facts) -> RenderableType:
     help="top1, top5, mse, mae with labels or targets; kl, agreement, cosine without; or module:callable.",
 )
 @click.option("--ratios", type=numbers, default=_RATIOS, show_default=True, help="Fractions to remove.")
-@click.option("--criterion", metavar="NAME", default="l2", show_default=True, help="l1, l2, bn or random.")
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    default="l2",
+    show_default=True,
+    help="What ranks the channels of a group; the names are those of `prune`.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["exact", "adaptive"]),
+    default="exact",
+    show_default=True,
+    help="adaptive: measure where the curves bend, on as many samples as it takes to be clear.",
+)
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="adaptive: how sure an interval is to hold the value over all samples.",
+)
+@click.option(
+    "--precision",
+    type=float,
+    default=0.2,
+    show_default=True,
+    help="adaptive: how wide half an interval may be, as a fraction of the drop.",
+)
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Processes to measure in.")
+@click.option("--workers", type=int, help="Processes to measure in: 1 here, or all that a cluster has.")
+@click.option(
+    "--backend",
+    default="local",
+    show_default=True,
+    metavar="WHERE",
+    help="local, or a cluster that runs: dask://HOST:PORT, ray://HOST:PORT.",
+)
+@threads_option
+@click.option(
+    "--cache-bytes",
+    type=click.IntRange(0),
+    default=1 << 30,
+    show_default=True,
+    help="Most that all workers together keep of tensors computed once.",
+)
 @click.option("--resume", is_flag=True, help="Go on with what is in the output file.")
 @click.option("--force", is_flag=True, help="Replace the output file.")
 @glob_options

@@ -13,7 +13,8 @@ import numpy as np
 from onnxprune.channels import Channels
 from onnxprune.data import Dataset, open_data
 from onnxprune.graph import Model
-from onnxprune.importance import Evidence, score
+from onnxprune.importance import score
+from onnxprune.importance.gather import gather
 from onnxprune.masks import masked
 from onnxprune.metrics import MeanMetric, answers, get_metric
 from onnxprune.plan import Analysis, Curve
@@ -29,8 +30,6 @@ from onnxprune.sensitivity.samples import Examination, Tally, check_number, obse
 from onnxprune.sensitivity.search import Search
 from onnxprune.sensitivity.workers import Crew
 from onnxprune.slots import ranked
-
-Gather = Callable[[Channels, Dataset], Evidence | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +57,7 @@ class Study:
     crew: Crew
 
     @classmethod
-    def open(
-        cls, question: Question, model: Model, crew: Crew, cache_bytes: int, gather: Gather | None = None
-    ) -> Study:
+    def open(cls, question: Question, model: Model, crew: Crew, cache_bytes: int) -> Study:
         """Find the groups, open the data, and rank the channels as `prune` does.
 
         Args:
@@ -68,7 +65,6 @@ class Study:
             model: The network.
             crew: Who does the work.
             cache_bytes: Most that all workers together keep of tensors computed once.
-            gather: What looks at samples for criteria that do.
         """
         session = Session(model.proto, threads=crew.threads_each)
         dataset = open_data(question.data, session.inputs, session.outputs)
@@ -84,7 +80,14 @@ class Study:
         gone = plan.removed if plan else {}
         channels = find(model, question.allow_inexact, question.input_shapes)
         groups = select_groups(channels, question.exclude, question.only)
-        seen = gather(channels, chosen) if gather else None
+        seen = gather(
+            channels,
+            question.criterion,
+            chosen,
+            batch_size=question.batch_size,
+            threads=crew.threads_each,
+            seed=question.seed,
+        )
         judged = {
             g.name: score(channels, channels.apart(g), question.criterion, question.seed, seen)
             for g in groups
@@ -116,7 +119,7 @@ class Study:
         examination = replace(self.examination, samples=total)
         examination = observe(self.session, parts if len(parts) > 1 else [self.dataset], examination)
         study = replace(self, examination=examination)
-        if len(parts) == 1:
+        if self.question.search.mode == "exact":
             return study
         return replace(study, question=replace(self.question, search=study._scaled()))
 

@@ -105,8 +105,9 @@ class Suffixes:
 
     @cached_property
     def _light(self) -> Channels:
-        """The network with those constants empty."""
+        """The network with those constants empty, and without the shapes of inner tensors."""
         model = self.channels.model.copy()
+        del model.proto.graph.value_info[:]
         for tensor in model.proto.graph.initializer:
             if tensor.name in self._heavy:
                 empty = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
