@@ -12,7 +12,7 @@ from functools import cache
 import ideas_sequences  # noqa: F401  (enters its ideas)
 import numpy as np
 import pytest
-from helpers import feeds_for
+from helpers import Net, feeds_for
 from ideas import IDEAS
 
 from onnxprune.channels import Channels, Place, find_channels
@@ -24,6 +24,7 @@ from onnxprune.masks import masked
 from onnxprune.passes.base import check_valid
 from onnxprune.runtime import Session, compare
 from onnxprune.shrink import shrunk
+from onnxprune.slots import lined_up
 
 each_idea = pytest.mark.parametrize("name", sorted(IDEAS))
 STAYS = {
@@ -140,3 +141,34 @@ def test_channels_that_are_constants(name: str) -> None:
     else:
         assert all(len(stay) <= 1 for stay in left.values())
         assert reasons <= {HEIR} | {r for r in reasons if "pads" in r or "lays its kernel" in r}
+
+
+def grouped() -> tuple[Model, str, str]:
+    """A grouped convolution between two others, and the names of its weights and shifts."""
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 6, 6]), 16))
+    weights = net.weight(16, 4, 3, 3)
+    y = net.op("Conv", x, weights, group=4, kernel_shape=[3, 3], pads=[1] * 4)
+    shift = net.vector(16, 0.1, 0.5)
+    ones = net.vector(16, 0.7, 1.3)
+    y = net.op("BatchNormalization", y, ones, shift, net.vector(16), net.vector(16, 0.5, 1.5))
+    return net.model(net.conv(net.relu(y), 5, 1)), weights, shift
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_each_group_of_a_convolution_has_other_dead_channels(constant: bool) -> None:
+    model, weights, shift = grouped()
+    filters, added = model.array(weights).copy(), model.array(shift).copy()
+    dead = [0, 1, 5, 7, 8, 11, 14, 15]
+    filters[dead] = 0
+    means = next(n for n in model.nodes if n.op_type == "BatchNormalization").input[3]
+    if not constant:
+        added[dead] = 0
+        statistics = model.array(means).copy()
+        statistics[dead] = 0
+        model.set_array(means, statistics)
+    model.set_array(weights, filters)
+    model.set_array(shift, added)
+    evidence = find_evidence(find_channels(lined_up(find_channels(model))))
+    assert sorted(map(len, evidence.removed.values())) == [2]
+    assert error_without(model, evidence) <= 1e-6

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 
 from onnxprune.channels import Channels, find_channels
 from onnxprune.graph import Model
-from onnxprune.masks import dead_channels, masked
+from onnxprune.liveness import find_evidence
+from onnxprune.masks import masked
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.transform import Transform
 
@@ -26,7 +27,7 @@ def assert_halves(model: Model, *widths: int, tolerance: float = 0.0) -> Channel
     outcome = prune_exactly(model, removed, channels)
     assert outcome.error <= tolerance
     assert outcome.change > 1e-3
-    assert dead_channels(find_channels(masked(channels, removed)))[1] == removed
+    assert find_evidence(find_channels(masked(channels, removed))).removed == removed
     return channels
 
 

@@ -12,7 +12,8 @@ from helpers import Net, half_of_each, prune_exactly
 from onnxprune.channels import Channels, find_channels
 from onnxprune.errors import PlanError
 from onnxprune.graph import Model
-from onnxprune.masks import check_zero, dead_channels, keep_masks, masked
+from onnxprune.liveness import find_evidence
+from onnxprune.masks import check_zero, keep_masks, masked
 from onnxprune.shrink import shrunk
 
 OPSETS = (9, 11, 13, 21)
@@ -338,9 +339,9 @@ def test_dead_channels_are_those_that_are_zero_everywhere() -> None:
     net, x = start()
     model = finish(net, net.relu(net.bn(x)))
     name = find_channels(model).groups[0].name
-    assert dead_channels(find_channels(model))[1] == {}
+    assert find_evidence(find_channels(model)).removed == {}
     sparse = masked(find_channels(model), {name: [2, 5]})
-    assert dead_channels(find_channels(sparse))[1] == {name: [2, 5]}
+    assert find_evidence(find_channels(sparse)).removed == {name: [2, 5]}
 
 
 def test_one_channel_always_stays() -> None:
@@ -348,4 +349,4 @@ def test_one_channel_always_stays() -> None:
     model = finish(net, x)
     name = find_channels(model).groups[0].name
     sparse = masked(find_channels(model), {name: list(range(8))})
-    assert dead_channels(find_channels(sparse))[1] == {name: list(range(1, 8))}
+    assert find_evidence(find_channels(sparse)).removed == {name: list(range(1, 8))}

@@ -35,9 +35,21 @@ def render(facts: Facts) -> RenderableType:
         "",
         before_and_after(costs),
         "",
+        *_left(facts),
         agreement(facts, "sparse and dense model"),
         f"dense model: {facts['output']}",
     )
+
+
+def _left(facts: Facts) -> list[RenderableType]:
+    """Say which channels are constant and stay all the same, and why."""
+    from onnxprune.figures import table
+
+    rows = [
+        (r["group"], r["channels"], f"{r['operator']} '{r['node']}'", r["reason"])
+        for r in facts.get("left", ())
+    ]
+    return [table(("constant channels that stay", ">", "", ""), rows), ""] if rows else []
 
 
 @command("transform", render)
