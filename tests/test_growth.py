@@ -1,0 +1,72 @@
+"""The time for a network grows with the number of its nodes, not with the square of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from deep_networks import DEEP
+from helpers import params
+
+from onnxprune.canonical import canonicalise
+from onnxprune.channels import Channels, find_channels, group_channels
+from onnxprune.cost import cost_of
+from onnxprune.graph import Model, check
+from onnxprune.masks import dead_channels, masked
+from onnxprune.shrink import shrunk
+
+SMALL, TIMES = 500, 8
+LARGEST_RATIO = 2 * TIMES
+"""Linear work takes ``TIMES`` as long, quadratic work the square of that: 64."""
+FAST = 0.1
+"""Seconds of processor time below which a stage takes no time that matters."""
+
+
+def half(channels: Channels) -> dict[str, list[int]]:
+    return {g.name: list(range(g.size // 2)) for g in channels.groups}
+
+
+def stages(model: Model) -> dict[str, Callable[[], object]]:
+    known = canonicalise(model)
+    channels = group_channels(*known)
+    removed = half(channels)
+    return {
+        "check": lambda: check(model),
+        "canonical form and shapes": lambda: canonicalise(model),
+        "groups": lambda: group_channels(*known),
+        "cost": lambda: cost_of(channels).figures(),
+        "mask": lambda: masked(channels, removed),
+        "dead channels": lambda: dead_channels(channels),
+        "shrink": lambda: shrunk(channels, removed),
+    }
+
+
+def seconds(work: Callable[[], object], rounds: int) -> float:
+    """Return the least processor time of some rounds: what other programs do does not count."""
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_time_grows_with_the_number_of_nodes(name: str) -> None:
+    small, large = (stages(DEEP[name](SMALL * k)) for k in (1, TIMES))
+    for stage in small:
+        taken = seconds(large[stage], 2)
+        assert taken < FAST or taken < LARGEST_RATIO * seconds(small[stage], 3), stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_no_network_is_too_deep(name: str) -> None:
+    """Nothing is followed in a recursion as deep as the network."""
+    model = DEEP[name](20_000)
+    assert len(model.nodes) > 19_000
+    channels = find_channels(model)
+    smaller = shrunk(channels, half(channels))
+    assert params(smaller) < 0.6 * params(model)
