@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from onnxprune.callables import is_reference
 from onnxprune.errors import UsageError
+from onnxprune.importance import CRITERIA, NEED_DATA
 from onnxprune.training.settings import parse_loss
 
 try:
@@ -60,21 +61,31 @@ class Data(Section):
 
 
 class Budget(Section):
-    """How much is to go, as a fraction of what the model costs before pruning: one of the three."""
+    """How much is to go, as a fraction of what the model costs before pruning: one of these.
+
+    Attributes:
+        reduce_macs: Of the multiply-accumulates.
+        reduce_params: Of the parameters.
+        reduce_size: Of the bytes of the file.
+        reduce_latency: Of the time a run takes, measured on this machine.
+        reduce_channels: Of the prunable channels.
+    """
 
     reduce_macs: Fraction | None = None
     reduce_params: Fraction | None = None
+    reduce_size: Fraction | None = None
+    reduce_latency: Fraction | None = None
     reduce_channels: Fraction | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
         if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("give one of reduce_macs, reduce_params, reduce_channels")
+            raise ValueError(f"give one of {', '.join(type(self).model_fields)}")
         return self
 
     @property
     def of(self) -> str:
-        """What is to be reduced: ``macs``, ``params`` or ``channels``."""
+        """What is to be reduced: ``macs``, ``params``, ``size``, ``latency`` or ``channels``."""
         return next(iter(self.model_dump(exclude_none=True))).removeprefix("reduce_")
 
     @property
@@ -112,45 +123,109 @@ class Schedule(Section):
 
 
 class AnaSettings(Section):
-    """Whether and how sensitivity is measured before every pruning; see the command `ana`."""
+    """Whether and how sensitivity is measured before every pruning; see the command `ana`.
+
+    Attributes:
+        enabled: Whether it is.
+        metric: What is measured; also what plans are tried by where ``prune.strategy`` is ``search``.
+        ratios: Fractions of a group to remove.
+        samples: Only the first so many samples of the calibration data; also for all that pruning measures.
+        mode: ``exact``, or ``adaptive``: ratios and samples only where they tell something new.
+        confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
+        precision: ``adaptive``: how narrow it has to be, as a fraction of the drop.
+    """
 
     enabled: bool = True
     metric: str = "kl"
     ratios: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
     samples: Count | None = 512
+    mode: Literal["exact", "adaptive"] = "exact"
+    confidence: Fraction = 0.95
+    precision: Annotated[float, Field(gt=0)] = 0.2
 
 
 class PruneSettings(Section):
-    """Which channels go; see the command `prune`."""
+    """Which channels go; see the command `prune`.
 
-    strategy: Literal["uniform", "global", "sensitivity"] | None = None
+    Attributes:
+        strategy: How the reduction is shared out among the groups; by default ``sensitivity`` where it is
+            measured, else ``global``.
+        criterion: What ranks the channels within a group. Those that look at samples are given the
+            calibration data.
+        evaluations: With ``search``: how many plans are tried.
+        round_to: What is kept of a group is a multiple of this.
+        max_ratio: The most that may go of a group.
+        keep_at_least: Fewest channels that stay, by glob over group names.
+        keep_at_most: Most channels that stay, likewise.
+        exclude: Globs of groups, nodes or tensors to leave alone.
+        only: Globs of those to prune and no others.
+        allow_inexact: Open axes that the network normalises over.
+    """
+
+    strategy: Literal["uniform", "global", "sensitivity", "search"] | None = None
     criterion: str = "l2"
+    evaluations: Count = 100
     round_to: Count = 8
     max_ratio: Fraction = 0.9
+    keep_at_least: dict[str, Count] = {}
+    keep_at_most: dict[str, Count] = {}
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     allow_inexact: bool = False
 
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, criterion: str) -> str:
+        if criterion not in CRITERIA:
+            raise ValueError(f"it should be one of {', '.join(CRITERIA)}")
+        return criterion
+
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether it takes samples to choose channels."""
+        return self.criterion in NEED_DATA or self.strategy == "search"
+
 
 class RecoverSettings(Section):
-    """Whether what is lost is made up for in closed form, before training; see the command `recover`."""
+    """Whether what is lost is made up for in closed form, before training; see the command `recover`.
+
+    Attributes:
+        enabled: Whether it is.
+        methods: How.
+        samples: How many samples of the calibration data.
+    """
 
     enabled: bool = False
-    samples: Count = 512
+    methods: tuple[Literal["least-squares", "bias", "scale", "batchnorm"], ...] = ("least-squares",)
+    samples: Annotated[int, Field(ge=2)] = 512
 
 
 class FinetuneSettings(Section):
     """How the pruned model is trained; see the command `finetune`.
 
     Attributes:
+        loss: What is minimised; those that ask a teacher ask the original.
+        features: Tensors that the loss ``features`` makes like the original's.
+        class_weights: A factor for each class in ``cross-entropy``.
+        ignore_index: The label that ``cross-entropy`` does not count.
         epochs: Passes over the training data in every iteration; 0 for no training at all.
         last_epochs: As many in the iteration that reaches the target; ``epochs`` by default.
+        batch_size: Samples a batch.
+        accumulate: Batches a step.
+        optimizer: ``adamw``, or ``sgd`` with momentum.
+        lr: Peak step size; by default one that suits the optimizer.
+        weight_decay: How fast weights shrink by themselves.
         schedule: How the step size falls within an iteration.
         early_schedule: The same for all iterations but the one that reaches the target; ``schedule`` by
             default. ``constant`` keeps it high until what is trained is what will be kept.
+        warmup: Fraction of an iteration's steps over which the step size first rises.
+        clip_norm: Largest norm of the gradient.
+        ema: Decay of a running average of the weights, which is then what is kept.
         keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
             validation data has no say in which weights are kept.
         patience: With ``best``: epochs without a better score after which an iteration's training ends.
+        unfold: Whether BatchNormalization that was folded away is put back while training.
+        checkpoint_every: Steps from one checkpoint to the next; a killed run goes on from the last.
     """
 
     loss: str = "cross-entropy"
@@ -224,7 +299,13 @@ class Log(Section):
 
 
 class Bench(Section):
-    """How latency is measured in the end; see the command `bench`."""
+    """How latency is measured in the end; see the command `bench`.
+
+    Attributes:
+        runs: Rounds in which all models are measured in turn.
+        batch_size: Samples a run.
+        threads: To run with.
+    """
 
     runs: Count = 30
     batch_size: Count = 1
@@ -364,7 +445,7 @@ def _sentence(keys: tuple[str, ...], mistake: Mapping[str, Any]) -> str:
     if kind == "missing":
         return f"{name} is missing"
     what = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
-    given = "" if kind == "value_error" else f" is {mistake['input']!r}"
+    given = "" if isinstance(mistake["input"], dict) else f" is {mistake['input']!r}"
     return f"{name}{given}: {what}"
 
 
@@ -379,14 +460,19 @@ def _known(keys: tuple[str, ...]) -> list[str]:
 
 
 def line_of(text: str, keys: tuple[str, ...]) -> int:
-    """Return the line on which a key stands, or else its section, or else the first line."""
-    found, section = 1, ""
+    """Return the line on which a key stands, or else what it is within, or else the first line."""
+    lines = _lines_of_keys(text)
+    return next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), 1)
+
+
+def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
+    """Return where the sections and the keys of a file stand."""
+    found: dict[tuple[str, ...], int] = {}
+    section: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[([\w.\- ]+)\]", line):
-            section = header[1].strip()
-            if section == ".".join(keys[:1]):
-                found = number
-        assigned = re.match(r"\s*([\w.\-]+)\s*=", line)
-        if assigned and ".".join(filter(None, (section, assigned[1]))) == ".".join(keys):
-            return number
+            section = tuple(k.strip() for k in header[1].split("."))
+            found.setdefault(section, number)
+        elif assigned := re.match(r"\s*([\w.\-]+)\s*=", line):
+            found.setdefault((*section, *assigned[1].split(".")), number)
     return found

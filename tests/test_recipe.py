@@ -37,6 +37,13 @@ from onnxprune.runner.draft import Wish, draft
         ("threads = 1", "threads = 0", "line 3: threads is 0"),
         ('train = "train.npz"', "", "line 5: data.train is missing"),
         ("reduce_macs = 0.5", "reduce_macs = 0.5\nreduce_params = 0.5", "give one of reduce_macs"),
+        (
+            "round_to = 1",
+            'criterion = "l3"',
+            "line 19: prune.criterion is 'l3': it should be one of l1, l2",
+        ),
+        ("round_to = 1", 'strategy = "best"', "line 19: prune.strategy is 'best'"),
+        ("round_to = 1", "keep_at_least = { c1 = 0 }", "line 19: prune.keep_at_least.c1 is 0"),
     ],
 )
 def test_mistakes_are_named_with_line_and_allowed_values(tmp_path, line, wrong, said):

@@ -353,6 +353,30 @@ def test_pruning_at_once_trains_as_long_as_all_iterations(tmp_path):
     assert schedules == ["constant", "cosine", "cosine"]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("budget.reduce_size=0.2", "prune.strategy=global"),
+        ("budget.reduce_params=0.4", 'prune.keep_at_least={"c*" = 3}'),
+        ("prune.criterion=activation", "ana.samples=16"),
+        ("prune.strategy=search", "prune.evaluations=4", "ana.enabled=false", "ana.samples=16"),
+        ("ana.mode=adaptive", "ana.precision=0.5"),
+    ],
+)
+def test_what_prune_and_ana_offer_is_to_be_had_in_a_recipe(tmp_path, overrides):
+    text = RECIPE.replace("reduce_macs = 0.5\n", "") if "budget" in overrides[0] else RECIPE
+    recipe = read_recipe(write_recipe(tmp_path, text), [*overrides, "schedule.iterations=1"])
+    assert run(recipe)["best_iteration"] == 1
+    assert run(recipe)["unchanged"]
+
+
+def test_criteria_that_look_at_data_are_redone_with_other_data(tmp_path):
+    recipe, told = recipe_in(tmp_path, "prune.criterion=activation", "ana.enabled=false"), Told()
+    run(recipe)
+    run(changed(recipe, data={"calibration": str(tmp_path / "val.npz")}), told)
+    assert told.steps("start")[0] == "1-prune"
+
+
 def test_recovery_comes_before_the_score(tmp_path):
     pytest.importorskip("scipy")
     run(recipe_in(tmp_path, "recover.enabled=true", "recover.samples=32", "schedule.iterations=1"))

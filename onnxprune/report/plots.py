@@ -53,11 +53,11 @@ def _iterations(facts: Mapping[str, Any]) -> Figure | None:
         axes.plot([other["macs"]], [other["score"]], "s", color=_ORANGE, label="at once")
     if (facts["result"] or {}).get("floor") is not None:
         axes.axhline(facts["result"]["floor"], color=_ORANGE, linestyle="--", linewidth=1, label="floor")
-    axes.set(xlabel="multiply-accumulates", ylabel=facts["metric"], xlim=(0, None))
+    axes.set(xlabel="multiply-accumulates", ylabel=facts["metric"], xlim=(0, 1.1 * max(costs)))
     axes.margins(y=0.15)
     axes.xaxis.set_major_formatter(_written(count))
     axes.yaxis.set_major_formatter(_written(score_format(facts["metric"])))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="best")
     return figure
 
 

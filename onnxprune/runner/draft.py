@@ -15,6 +15,7 @@ from onnxprune.callables import is_reference
 from onnxprune.channels import Channels, Group
 from onnxprune.cost import Cost, cost_of
 from onnxprune.data import LABELS, open_data
+from onnxprune.importance import CRITERIA
 from onnxprune.runtime import Session, TensorSpec
 
 _TINY = 16
@@ -42,8 +43,12 @@ val = $val
 # test = "test.npz"             # judged at the very end only
 # limit = 500                   # only so many samples of each: to try this file out
 
-[budget]                        # fraction removed; or reduce_params, or reduce_channels
+[budget]                        # fraction removed of one of these
 reduce_macs = 0.5
+# reduce_params = 0.5
+# reduce_size = 0.5             # bytes of the file
+# reduce_latency = 0.5          # time of a run, measured on this machine
+# reduce_channels = 0.5
 
 [schedule]
 iterations = 4
@@ -55,18 +60,25 @@ enabled = true
 metric = $ana_metric
 ratios = [0.25, 0.5, 0.75]
 samples = 512
+mode = "exact"                  # adaptive: ratios and samples only where they tell something new
+# confidence = 0.95             # adaptive: how sure an interval has to be,
+# precision = 0.2               # and how narrow, as a fraction of the drop
 
 [prune]
-# strategy = "global"           # uniform global sensitivity; by default the last with ana, else global
-criterion = "l2"                # l1 l2 bn random
+# strategy = "global"           # uniform global sensitivity search; by default sensitivity with ana
+criterion = "l2"                # $criteria
+# evaluations = 100             # plans that search tries
 round_to = 8                    # what is kept of a group is a multiple of this
 max_ratio = 0.9                 # the most that may go of a group
 exclude = $exclude
 # only = ["block*"]
+# keep_at_least = { "stem*" = 16 } # fewest channels that stay of these groups
+# keep_at_most = { "head*" = 64 }  # most channels that stay
 allow_inexact = false           # true: also axes the model normalises over
 
 [recover]                       # make up for losses in closed form, before training
 enabled = false
+methods = ["least-squares"]     # least-squares bias scale batchnorm
 samples = 512
 
 [finetune]
@@ -163,6 +175,7 @@ def draft(
         "folder": f"{place.stem}-run",
     }
     words = {"model": model.name, "groups": _listed(channels)}
+    words |= {"criteria": " ".join(CRITERIA)}
     words |= {"shapes": _shapes(channels, shapes)}
     words |= {"inputs": _specs(session.inputs), "outputs": _specs(session.outputs)}
     values = {k: json.dumps(v, ensure_ascii=False) for k, v in chosen.items()}

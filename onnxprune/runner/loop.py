@@ -128,7 +128,7 @@ class _Loop:
         model = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
         score = stages.score(at, model)
         good = self.floor is None or self.sign * score >= self.sign * self.floor
-        reduction = pruned.facts[f"{recipe.budget.of}_reduction"]
+        reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
         return Iteration(number, asked, reduction, score, model, good)
 
     def _at_once(self) -> str:

@@ -79,6 +79,7 @@ class Stages:
         """Measure how sensitive each group is; return the file of the analysis."""
         options, file = self.recipe.ana, f"{at.folder}/{ANALYSIS}"
         pruning = {"criterion": self.recipe.prune.criterion, "seed": self.recipe.seed}
+        pruning |= {"threads": self.material.threads}
         inputs = {"model": self._digest(model), "ana": options.model_dump(exclude={"enabled"})}
         inputs |= self._groups() | self.material.inputs("calibration") | pruning
 
@@ -94,14 +95,18 @@ class Stages:
 
     def prune(self, at: Round, model: str, analysis: str | None, reduction: float) -> tuple[str, Entry]:
         """Zero channels until the reduction is reached; return the sparse model's file."""
-        file, of = f"{at.folder}/sparse.onnx", f"reduce_{self.recipe.budget.of}"
-        how = self.recipe.prune.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
-        how |= {of: reduction, "seed": self.recipe.seed}
+        file, options, of = f"{at.folder}/sparse.onnx", self.recipe.prune, self.recipe.budget.of
+        how = options.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
+        how |= {f"reduce_{of}": reduction, "seed": self.recipe.seed, "threads": self._threads(of)}
         inputs = {"model": self._digest(model), "prune": how}
         inputs |= {"analysis": self._digest(analysis)} if analysis else {}
+        if options.looks_at_data:
+            how |= {"metric": self.recipe.ana.metric, "samples": self.recipe.ana.samples}
+            inputs |= {"prune": how} | self.material.inputs("calibration")
 
         def work() -> Facts:
-            step = Prune(analysis=self._analysis(analysis), **how)
+            data = self.material.dataset("calibration") if options.looks_at_data else None
+            step = Prune(analysis=self._analysis(analysis), data=data, **how)
             return self._apply(step, model, file)
 
         return file, self.journal.step(f"{at.name}-prune", inputs, (file,), work)
@@ -225,6 +230,10 @@ class Stages:
             "spared": {g.name: g.size for g in channels.groups if g not in chosen and not g.optional},
             "blocked": _blocked(channels),
         }
+
+    def _threads(self, of: str) -> int:
+        """Return what a plan is made with: for a latency, what latency is measured with."""
+        return (self.recipe.bench.threads if of == "latency" else None) or self.material.threads
 
     def _analysis(self, file: str | None) -> Analysis | None:
         if file is None:
