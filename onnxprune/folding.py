@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.constants import Mask, Matrices
-from onnxprune.dims import Dim, Kept, channel_of, kept_indices
+from onnxprune.dims import Dim, Kept, kept_indices
 from onnxprune.graph import Model, captured, label
 from onnxprune.liveness import Evidence
 from onnxprune.rules.constants import Array, aligned
@@ -26,7 +26,7 @@ def folded(evidence: Evidence) -> Model:
     nodes = model.all_nodes
     for index, matrices, gone in _products(evidence):
         if matrices.linear.uneven:
-            _bequeath(evidence, model, nodes[index], matrices, gone)
+            _bequeath(evidence, model, index, matrices, gone)
         else:
             _add(evidence, model, nodes[index], matrices, gone)
     model.edited()
@@ -117,24 +117,16 @@ def _constant_operand(model: Model, node: onnx.NodeProto) -> int:
     return next(k for k, name in enumerate(node.input) if name in model.constants)
 
 
-def _bequeath(
-    evidence: Evidence, model: Model, node: onnx.NodeProto, matrices: Matrices, gone: Array
-) -> None:
+def _bequeath(evidence: Evidence, model: Model, index: int, matrices: Matrices, gone: Array) -> None:
     """Add the columns of removed constant channels to that of their heir, as many times as it is smaller."""
-    linear, typing = matrices.linear, evidence.channels.typing
+    linear, node = matrices.linear, evidence.channels.typing.nodes[index]
     name = node.input[linear.weights]
     data = evidence.constants.along(node.input[linear.data], linear.axis)
-    dim = typing.axes[node.input[linear.data]][linear.axis]
     weights = model.array(name).astype(np.float64)
     view = linear.by_group(weights)
     inputs = view.shape[2]
-    for group in evidence.channels.groups:
-        if group.name in evidence.heirs and group.name in evidence.removed:
-            channels = channel_of(dim, group.factor)
-            heir = np.flatnonzero(channels == evidence.heirs[group.name])
-            for channel in evidence.removed[group.name]:
-                for place, to in zip(np.flatnonzero(channels == channel), heir, strict=True):
-                    if gone[place]:
-                        part = view[place // inputs, :, place % inputs] * (gone[place] / data[to])
-                        view[to // inputs, :, to % inputs] += part
+    for place in np.flatnonzero(gone):
+        group = place // inputs
+        heir = evidence.heirs[index, int(group)]
+        view[group, :, heir % inputs] += view[group, :, place % inputs] * (gone[place] / data[heir])
     model.set_array(name, weights.astype(model.array(name).dtype))

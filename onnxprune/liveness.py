@@ -3,7 +3,8 @@
 A channel may go where every sum over it can do without: its term is zero, because the channel is or because
 nothing that remains reads it; or it is a constant, which a bias can hold. Where a constant channel does not
 add a constant (a convolution that pads with zeros), its columns can still be added to those of another
-constant channel, which is padded in the same way: of several such channels one remains, their heir.
+constant channel, which is padded in the same way: of several such channels one remains, their heir. Which
+one may differ from node to node, for each has to have another value than zero there.
 
 Whatever is removed, the channels that remain keep their values. So each channel is judged by itself, and
 again when channels that read it have gone.
@@ -25,7 +26,7 @@ from onnxprune.rules import Contraction
 from onnxprune.rules.constants import Array
 
 LAST = "nothing needs any channel of this axis, and one of them has to stay"
-HEIR = "one constant channel stays, the others are added to it"
+HEIR = "a constant channel stays, to which others are added"
 SHARED = "its weights are not its own, so that no constant can be moved into them"
 PATTERN = "what it reads is known, but not the same everywhere"
 LOST = "what goes in is a constant, what comes out is not known to be one"
@@ -69,6 +70,17 @@ class Product:
     own: bool
 
     @property
+    def groups(self) -> Array:
+        """The matrix that reads each place."""
+        numbers: Array = np.arange(len(self.data)) // self.matrices.reads.shape[2]
+        return numbers
+
+    def place(self, channel: int, group: int) -> int:
+        """Return where one of the matrices reads a channel, the largest of several places."""
+        there = (self.columns == channel) & (self.groups == group) & ~np.isnan(self.data)
+        return int(np.argmax(np.where(there, np.abs(self.data), -1.0)))
+
+    @property
     def even(self) -> bool:
         """Whether a bias can hold what constant channels add."""
         return not self.matrices.linear.uneven
@@ -89,14 +101,14 @@ class Evidence:
         channels: The groups of the network.
         constants: What is the same in it whatever it is fed.
         removed: Removed channels by group name, ascending; groups that lose none are left out.
-        heirs: By group name, the channel that inherits the columns of others.
+        heirs: Where columns of removed channels are added, by node and matrix: a place on the summed axis.
         left: Constant channels that stay.
     """
 
     channels: Channels
     constants: Constants = field(repr=False)
     removed: dict[str, list[int]]
-    heirs: dict[str, int]
+    heirs: dict[tuple[int, int], int]
     left: list[Remainder]
 
 
@@ -106,9 +118,8 @@ def find_evidence(channels: Channels) -> Evidence:
     while search.step():
         pass
     removed = {g.name: np.flatnonzero(search.gone[g.factor]).tolist() for g in channels.groups}
-    heirs = {g.name: search.heirs[g.factor] for g in channels.groups if g.factor in search.heirs}
     left = [remainder for group in channels.groups for remainder in _left(search, group)]
-    return Evidence(channels, search.constants, {n: r for n, r in removed.items() if r}, heirs, left)
+    return Evidence(channels, search.constants, {n: r for n, r in removed.items() if r}, search.heirs, left)
 
 
 class _Search:
@@ -117,7 +128,8 @@ class _Search:
     def __init__(self, channels: Channels, constants: Constants) -> None:
         self.channels, self.constants = channels, constants
         self.gone = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
-        self.heirs: dict[Factor, int] = {}
+        self.heirs: dict[tuple[int, int], int] = {}
+        self.pinned = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
         self.products: dict[Factor, list[Product]] = defaultdict(list)
         self.sums: dict[Factor, list[Contraction]] = defaultdict(list)
         readers = Counter(i for node in channels.typing.nodes for i in node.input)
@@ -146,14 +158,11 @@ class _Search:
 
     def _removable(self, factor: Factor) -> Mask:
         outright, inherited = self.judge(factor)
-        if factor not in self.heirs:
-            self._choose_heir(factor, inherited & ~outright)
-        if factor in self.heirs:
-            outright |= self._covered(factor, self.heirs[factor], inherited)
-            outright[self.heirs[factor]] = False
-        if outright.all():
-            outright[0] = False
-        return outright
+        self._choose_heirs(factor, inherited & ~outright)
+        removable = (outright | inherited) & ~self.pinned[factor]
+        if removable.all():
+            removable[0] = False
+        return removable
 
     def judge(self, factor: Factor) -> tuple[Mask, Mask]:
         """Return which channels can go by themselves, and which if another one inherits their columns."""
@@ -198,26 +207,38 @@ class _Search:
                 remaining &= ~np.where(channels >= 0, self.gone[factor][channels], False)
         return remaining
 
-    def _choose_heir(self, factor: Factor, candidates: Mask) -> None:
-        """Choose the channel that can inherit from most others, the largest where several can."""
-        best = (1, 0.0)
-        for heir in np.flatnonzero(candidates).tolist():
-            covered = int(self._covered(factor, heir, candidates).sum())
-            sizes = [np.abs(p.data[p.columns == heir]).min() for p in self.products[factor] if not p.even]
-            if (covered, min(sizes, default=0.0)) > best and covered > 1:
-                best, self.heirs[factor] = (covered, min(sizes)), heir
+    def _choose_heirs(self, factor: Factor, dying: Mask) -> None:
+        """Find a channel to inherit from others wherever one is needed, and keep as few as possible.
 
-    def _covered(self, factor: Factor, heir: int, candidates: Mask) -> Mask:
-        """Return from which channels one can inherit: it must not be zero where they are not."""
-        covered: Mask = candidates.copy()
-        for product in self.products[factor]:
-            if not product.even:
-                needed = (product.data != 0) & self._read(product)
-                for channel in np.flatnonzero(covered):
-                    others = needed[product.columns == channel]
-                    own = np.nan_to_num(product.data[product.columns == heir])
-                    covered[channel] = not np.any(others & (own == 0))
-        return covered
+        Channels that stay anyway come first, then those that can inherit at most places.
+        """
+        wanted = dict(self._wanted(factor, dying))
+        while wanted:
+            worth = np.stack([self._worth(product, factor, group) for product, group in wanted.values()])
+            staying = (worth > 0) & ~(dying | self.gone[factor])
+            worth = np.where(staying if staying.any() else dying, worth, 0.0)
+            heir = int(np.lexsort((worth.max(axis=0), (worth > 0).sum(axis=0)))[-1])
+            self.pinned[factor][heir] = True
+            for key, found in zip(list(wanted), worth[:, heir] > 0, strict=True):
+                if found:
+                    product, group = wanted.pop(key)
+                    self.heirs[key] = product.place(heir, group)
+
+    def _wanted(self, factor: Factor, dying: Mask) -> Iterator[tuple[tuple[int, int], tuple[Product, int]]]:
+        """Yield the nodes and matrices in which channels need an heir that has not been found yet."""
+        for product in (p for p in self.products[factor] if not p.even):
+            needed = (product.data != 0) & self._read(product) & (product.columns >= 0)
+            for group in np.unique(product.groups[needed & dying[product.columns]]).tolist():
+                if (product.node, group) not in self.heirs:
+                    yield (product.node, group), (product, group)
+
+    @staticmethod
+    def _worth(product: Product, factor: Factor, group: int) -> Array:
+        """Return how large each channel is where a matrix reads it; 0 where it cannot be an heir there."""
+        worth = np.zeros(factor.size)
+        there = (product.groups == group) & (product.columns >= 0) & ~np.isnan(product.data)
+        np.maximum.at(worth, product.columns[there], np.abs(product.data[there]))
+        return worth
 
 
 def _left(search: _Search, group: Group) -> list[Remainder]:
@@ -234,18 +255,20 @@ def _left(search: _Search, group: Group) -> list[Remainder]:
 
 def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
     """Yield nodes, why they keep constant channels of a factor, and which."""
-    outright, _ = search.judge(factor)
+    outright, inherited = search.judge(factor)
     for product in search.products[factor]:
-        if not product.even:
-            if factor in search.heirs:
-                yield product.node, HEIR, np.arange(factor.size) == search.heirs[factor]
-            known = product.channels(~np.isnan(product.data), factor) & ~outright
-            yield product.node, product.matrices.linear.uneven if product.own else SHARED, known
+        heirs = [place for (node, _), place in search.heirs.items() if node == product.node]
+        yield product.node, HEIR, inherited & np.isin(np.arange(factor.size), product.columns[heirs])
+    known = [p.channels(~np.isnan(p.data), factor) for p in search.products[factor]]
+    constant: Mask = np.all(known, axis=0) if known else np.zeros(factor.size, bool)
     for product in search.products[factor]:
+        if not product.even and not product.own:
+            yield product.node, SHARED, constant & ~outright
+    for product, uniform in zip(search.products[factor], known, strict=True):
         node = search.channels.typing.nodes[product.node]
         pattern = search.constants.constant_channels(node.input[product.matrices.linear.data], factor)
         if pattern is not None:
-            yield product.node, PATTERN, pattern & ~outright
+            yield product.node, PATTERN, pattern & ~uniform
     if outright.any() and search.products[factor]:
         yield search.products[factor][0].node, LAST, outright
     yield from _losses(search, factor)
@@ -262,4 +285,5 @@ def _losses(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
         varying = [i for i in node.input if i and not search.constants.is_fixed(i)]
         carried = any(factor in search.constants.factors_of(i) for i in varying)
         lost: Mask = np.all(given, axis=0) if carried else search.constants.dead_filters(node, factor)
-        yield index, LOST, lost & ~result
+        matrices = search.constants.matrices(index)
+        yield index, (matrices.linear.uneven if matrices else "") or LOST, lost & ~result
