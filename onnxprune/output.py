@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -65,7 +66,9 @@ def write_model(
     """Write a model, once onnxruntime has loaded the very file and run it on random inputs.
 
     A model whose weights lay in a file of their own, or that is too large for one message, keeps them in
-    ``<name>.data`` beside it.
+    ``<name>.data`` beside it, or in ``<name>.2.data`` where that is taken. The data come first, under a name
+    not in use, then the model, and last the data of a model that was there before is deleted: at any moment
+    the model that lies there has its own data.
 
     Args:
         model: The model.
@@ -82,15 +85,17 @@ def write_model(
     """
     place = check_output(path, inputs)
     external = model.external or _weight_bytes(model) > EXTERNAL_ABOVE
-    if external:
-        _check_data_file(place, inputs)
+    old = _left_behind(place, inputs)
     with _staging(place) as scratch:
         staged = scratch / place.name
-        staged.write_bytes(_message(model.proto, _data_file(staged) if external else None))
+        data = scratch / _free_data_file(place).name if external else None
+        staged.write_bytes(_message(model.proto, data))
         size = sum(f.stat().st_size for f in scratch.iterdir())
         _try(staged, model, shapes)
-        with _published_data(_data_file(staged), place.parent) if external else nullcontext():
+        with _published_data(data, place.parent) if data else nullcontext():
             _publish(staged, place.parent)
+        for file in old:
+            file.unlink(missing_ok=True)
     return size
 
 
@@ -137,20 +142,19 @@ def data_files(path: str | Path) -> set[Path]:
     return {(Path(path).resolve().parent / n).resolve() for n in names}
 
 
-def _data_file(model: Path) -> Path:
-    return model.with_name(f"{model.name}.data")
+def _free_data_file(place: Path) -> Path:
+    """Return where the data of a model can go without touching any file there is."""
+    path, count = place.with_name(f"{place.name}.data"), 2
+    while path.exists():
+        path, count = place.with_name(f"{place.name}.{count}.data"), count + 1
+    return path
 
 
-def _check_data_file(place: Path, inputs: Iterable[str | Path]) -> None:
-    """Refuse to replace a data file, unless it belongs to the model being replaced and to no input."""
-    data = _data_file(place)
-    if not data.exists():
-        return
-    ours = _is_model(place) and data in data_files(place)
-    if not ours or any(data in data_files(i) for i in inputs if _is_model(Path(i))):
-        raise OutputError(
-            f"{data.name} is there already, and is not this model's", "delete it, or write to another file"
-        )
+def _left_behind(place: Path, inputs: Iterable[str | Path]) -> set[Path]:
+    """Return the data files of the model that is to be replaced: those we gave it, and no input reads."""
+    ours = re.compile(re.escape(place.name) + r"(\.\d+)?\.data")
+    found = {f for f in data_files(place) if ours.fullmatch(f.name)} if _is_model(place) else set()
+    return found.difference(*(data_files(i) for i in inputs if _is_model(Path(i))))
 
 
 def _is_model(path: Path) -> bool:
@@ -186,17 +190,12 @@ def _publish(file: Path, folder: Path) -> None:
 
 @contextmanager
 def _published_data(file: Path, folder: Path) -> Iterator[None]:
-    """Put a data file into its place for the block; if that fails, put back what was there."""
-    place, before = folder / file.name, file.with_name(f"{file.name}.before")
-    if place.exists():
-        place.rename(before)
+    """Put a data file into its place for the block; if that fails, take it away."""
     try:
         _publish(file, folder)
         yield
     except BaseException:
-        place.unlink(missing_ok=True)
-        if before.exists():
-            before.rename(place)
+        (folder / file.name).unlink(missing_ok=True)
         raise
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import networks_on_disk as disk
@@ -141,12 +143,10 @@ def test_a_model_with_data_can_be_written_again(tmp_path, external):
 
 def test_another_models_data_is_not_touched(tmp_path, external):
     (tmp_path / "out.onnx.data").write_text("of somebody else")
-    before = disk.tree(tmp_path)
-    with pytest.raises(OutputError, match=r"out\.onnx\.data is there already"):
-        write_model(external, tmp_path / "out.onnx")
-    write_model(check(Model(disk.network())), tmp_path / "inline.onnx")
-    (tmp_path / "inline.onnx").unlink()
-    assert disk.tree(tmp_path) == before
+    write_model(external, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").read_text() == "of somebody else"
+    assert data_files(tmp_path / "out.onnx") == {tmp_path / "out.onnx.2.data"}
+    assert_same_weights(external, load(tmp_path / "out.onnx"))
 
 
 def test_the_inputs_data_is_not_touched(tmp_path):
@@ -154,9 +154,63 @@ def test_the_inputs_data_is_not_touched(tmp_path):
     given = disk.save_external(disk.network(), tmp_path / "model.onnx", location="out.onnx.data")
     (tmp_path / "out.onnx").write_bytes(Path(given).read_bytes())
     before = disk.tree(tmp_path)
-    with pytest.raises(OutputError, match=r"out\.onnx\.data is there already"):
-        write_model(load(given), tmp_path / "out.onnx", inputs=[given])
-    assert disk.tree(tmp_path) == before
+    write_model(load(given), tmp_path / "out.onnx", inputs=[given])
+    after = disk.tree(tmp_path)
+    assert {n: after[n] for n in before if n != "out.onnx"} == {
+        n: b for n, b in before.items() if n != "out.onnx"
+    }
+    assert_same_weights(load(given), load(tmp_path / "out.onnx"))
+
+
+def test_a_model_that_is_replaced_takes_its_data_along(tmp_path, external):
+    for factor in (1, 2, 3):
+        external.set_array("w2", external.array("w2") * factor)
+        write_model(external, tmp_path / "out.onnx")
+        assert_same_weights(external, load(tmp_path / "out.onnx"))
+        assert len(list(tmp_path.glob("*.data"))) == 1
+    external.external = False
+    write_model(external, tmp_path / "out.onnx")
+    assert not list(tmp_path.glob("*.data"))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from onnxprune.graph import load
+from onnxprune.output import write_model
+
+source, target, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+model = load(source)
+model.set_array("w2", model.array("w2") * 2)
+done, steps = [0], {name: getattr(Path, name) for name in ("replace", "unlink")}
+
+def counted(name):
+    def step(self, *args, **how):
+        if done[0] == last:
+            os._exit(9)
+        done[0] += 1
+        return steps[name](self, *args, **how)
+    return step
+
+for name in steps:
+    setattr(Path, name, counted(name))
+write_model(model, target)
+os._exit(done[0])
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_model_with_its_own_data(tmp_path, external):
+    write_model(external, tmp_path / "source.onnx")
+    before = external.array("w2").copy()
+    seen = set()
+    for last in range(4):
+        write_model(external, tmp_path / "out.onnx")
+        words = [sys.executable, "-c", KILLED, tmp_path / "source.onnx", tmp_path / "out.onnx", str(last)]
+        code = subprocess.run(words, check=False).returncode
+        found = load(tmp_path / "out.onnx").array("w2")
+        assert np.array_equal(found, before) or np.array_equal(found, before * 2)
+        seen.add((code, bool(np.array_equal(found, before))))
+    assert seen == {(9, True), (9, False), (3, False)}
 
 
 # --- or not at all
