@@ -106,7 +106,7 @@ class Stopwatch:
 
     @cached_property
     def _features(self) -> list[Polynomial]:
-        return costs_by_kind(self.channels)
+        return list(costs_by_kind(self.channels).values())
 
     @cached_property
     def _feeds(self) -> Feeds:
@@ -116,8 +116,8 @@ class Stopwatch:
         return sample_feeds(specs, shapes=shapes, seed=self.seed)[0]
 
 
-def costs_by_kind(channels: Channels) -> list[Polynomial]:
-    """Return what the time is explained by: one, the work of every kind of operator, and elements written."""
+def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:
+    """Return what the time is explained by: ``one``, ``elements`` that are written, the work by operator."""
     typing, free = channels.typing, {g.factor for g in channels.groups}
     nodes = typing.nodes
     products: dict[str, list[tuple[float, Sequence[Dim]]]] = defaultdict(list)
@@ -127,9 +127,9 @@ def costs_by_kind(channels: Channels) -> list[Polynomial]:
         for name in node.output:
             if name in typing.axes and name not in channels.model.constants:
                 products["elements"].append((1.0, typing.axes[name]))
-    constant = Polynomial([(1.0, ())], free)
-    moving = [Polynomial(found, free) for _, found in sorted(products.items())]
-    return [constant, *(p for p in moving if p.terms)]
+    found = {kind: Polynomial(products[kind], free) for kind in sorted(products)}
+    moving = {kind: polynomial for kind, polynomial in found.items() if polynomial.terms}
+    return {"one": Polynomial([(1.0, ())], free)} | moving
 
 
 def _kind(channels: Channels, node: onnx.NodeProto) -> str:

@@ -1,0 +1,99 @@
+"""Budgets of time: with a clock that is known, so that it can be said what is right; and with a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from helpers import Net
+
+from onnxprune.channels import find_channels
+from onnxprune.cost import cost_of
+from onnxprune.graph import Model
+from onnxprune.passes import Prune
+from onnxprune.planning import latency
+from onnxprune.planning.latency import Stopwatch, costs_by_kind
+from onnxprune.runtime import Latency
+
+
+def network() -> Model:
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 16, 16]), 32))
+    for width in (48, 64):
+        x = net.relu(net.conv(net.relu(net.depthwise(x)), width, 1))
+    return net.model(net.head(net.relu(net.conv(x, 48)), 5))
+
+
+class Clock:
+    """A machine on which a multiply-accumulate of a convolution in groups takes ten times as long.
+
+    Args:
+        noise: Relative standard deviation of what is measured.
+    """
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.random, self.noise, self.timed = np.random.default_rng(0), noise, 0
+
+    def __call__(self, models: Sequence[onnx.ModelProto], feeds: Any, **how: Any) -> list[Latency]:
+        self.timed += len(models)
+        return [self._latency(Model(m)) for m in models]
+
+    def _latency(self, model: Model) -> Latency:
+        total = 1e4
+        for work in find_channels(model).typing.work:
+            grouped = any(a.name == "group" and a.i > 1 for a in model.nodes[work.node].attribute)
+            total += np.prod([d.size for d in work.dims], dtype=float) * (10 if grouped else 1)
+        ms = float(total * 1e-5 * (1 + self.noise * self.random.normal()))
+        return Latency(ms, ms, ms, ms, 1)
+
+
+@pytest.mark.parametrize(("reduction", "noise"), [(0.3, 0.0), (0.5, 0.02), (0.7, 0.0)])
+def test_the_time_is_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, reduction: float, noise: float
+) -> None:
+    clock = Clock(noise)
+    monkeypatch.setattr(latency, "measure_latency", clock)
+    facts = Prune(reduce_latency=reduction, round_to=1)(network()).facts
+    assert facts["latency_reduction"] == pytest.approx(reduction, abs=0.03 + 2 * noise)
+    assert facts["latency_prediction_error"] <= 0.03 + 2 * noise
+    assert facts["latency_ms"] < facts["latency_ms_baseline"]
+    assert clock.timed < 25
+
+
+def test_a_budget_of_time_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure_latency", Clock())
+    facts = Prune(reduce_latency=0.3, reduce_params=0.6, round_to=1)(network()).facts
+    assert facts["params_reduction"] >= 0.599
+    assert facts["latency_reduction"] >= 0.27
+
+
+def test_shares_are_found_and_never_negative() -> None:
+    random = np.random.default_rng(1)
+    costs = random.uniform(size=(30, 5))
+    shares = np.array([0.1, 0.0, 0.5, 0.0, 0.4])
+    found = latency._explained(costs, costs @ shares, [1.0] * 30)
+    assert (found >= 0).all()
+    assert costs @ found == pytest.approx(costs @ shares, rel=0.05)
+    assert (latency._explained(costs, costs @ (shares - 0.1), [1.0] * 30) >= 0).all()
+
+
+def test_all_work_is_of_one_kind_or_another() -> None:
+    channels = find_channels(network())
+    kinds = costs_by_kind(channels)
+    batch = channels.typing.shapes.sizes["x"][0]
+    work = sum(p.value() for kind, p in kinds.items() if kind not in ("one", "elements"))
+    assert work == pytest.approx(cost_of(channels).macs.value() * batch)
+    assert {"Conv 1×1", "Conv k×k", "Conv in groups", "Gemm"} <= set(kinds)
+
+
+@pytest.mark.slow
+def test_the_real_clock() -> None:
+    """What the prediction is worth is a question for a benchmark; here it has to be made of times."""
+    facts = Prune(reduce_latency=0.4, threads=1)(network()).facts
+    watch = Stopwatch(find_channels(network()), threads=1)
+    assert facts["latency_ms"] > 0
+    assert 0 < facts["latency_ms_predicted"] < facts["latency_ms_baseline"]
+    assert watch.time([]) == []
