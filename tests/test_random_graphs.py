@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from branched_networks import branched
 from helpers import chosen_apart, prune_exactly
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,16 @@ LARGEST = 0.05
 @given(networks(), st.integers(0, 99), st.floats(0.1, 0.9), st.booleans())
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_networks(model: Model, seed: int, fraction: float, apart: bool) -> None:
+    check_exact(model, seed, fraction, apart)
+
+
+@given(branched(), st.integers(0, 99), st.floats(0.1, 0.9), st.booleans())
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_networks_with_branches(model: Model, seed: int, fraction: float, apart: bool) -> None:
+    check_exact(model, seed, fraction, apart)
+
+
+def check_exact(model: Model, seed: int, fraction: float, apart: bool) -> None:
     channels = find_channels(model)
     random = np.random.default_rng(seed)
     removed = {}
