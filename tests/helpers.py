@@ -21,6 +21,7 @@ from onnxprune.shrink import shrunk
 
 Size = int | str
 Array = np.ndarray[Any, np.dtype[Any]]
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 class Net:
@@ -365,6 +366,5 @@ def chosen_apart(
 
 def params(model: Model, names: Iterable[str] | None = None) -> int:
     """Count the elements of the floating-point constants."""
-    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
     chosen = model.constants if names is None else {n: model.constants[n] for n in names}
-    return sum(math.prod(t.dims) for t in chosen.values() if t.data_type in floats)
+    return sum(math.prod(t.dims) for t in chosen.values() if t.data_type in FLOATS)

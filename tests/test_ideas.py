@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import NamedTuple
 
 import ideas_sequences  # noqa: F401  (enters its ideas)
 import numpy as np
 import pytest
-from helpers import feeds_for, params
+from helpers import FLOATS, feeds_for, params
 from ideas import IDEAS
 
 from onnxprune.channels import find_channels
+from onnxprune.dims import Dim, Factor, Sum, resolve
 from onnxprune.errors import NothingToDoError
 from onnxprune.graph import Model, check
 from onnxprune.masks import keep_masks
@@ -83,6 +85,30 @@ def test_reach(name: str) -> None:
     for group in find_channels(pruned.model, allow_inexact=IDEAS[name].inexact).groups:
         if not group.optional:
             assert abs(len(plan.removed[group.name]) - group.size / 2) <= 0.5
+
+
+def halved(dim: Dim) -> float:
+    """The size of an axis half of which is gone, as far as no input, output or blocked factor lies on it."""
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        return dim.size / 2 if dim.free else dim.size
+    if isinstance(dim, Sum):
+        return sum(map(halved, dim.parts))
+    ways = [dim.size * halved(p) / p.size for p in dict.fromkeys(dim.parts) if halved(p) < p.size]
+    return max(ways, default=dim.size)  # one factor of a product is enough
+
+
+@each_idea
+def test_parameters_kept(name: str) -> None:
+    """What is left is what halving every axis leaves that may be halved at all."""
+    idea, pruned = IDEAS[name], half(name)
+    channels = find_channels(pruned.model, allow_inexact=idea.inexact)
+    expected = 0.0
+    for tensor, constant in channels.model.constants.items():
+        if constant.data_type in FLOATS:
+            axes = channels.typing.axes.get(tensor)
+            expected += math.prod(map(halved, axes) if axes is not None else constant.dims)
+    assert abs(params(pruned.dense.model) - expected) / params(pruned.model) <= 0.02
 
 
 @each_idea
