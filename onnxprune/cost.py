@@ -136,7 +136,7 @@ def _batch(channels: Channels) -> int:
     return 1
 
 
-def bytes_of(channels: Channels, file_bytes: int) -> Polynomial:
+def bytes_of(channels: Channels, file_bytes: float) -> Polynomial:
     """Return the size of the file in bytes: what its constants take, and the rest, which does not change.
 
     Args:

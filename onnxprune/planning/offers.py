@@ -14,8 +14,8 @@ from onnxprune.importance.shares import Scores
 from onnxprune.plan import Analysis, Curve
 from onnxprune.planning.limits import Limits, kept_counts
 
-_TIE = 1e-4
-"""Of two steps that cost nothing measurable, the one that leaves a larger part of its group goes first."""
+_RESERVE = 0.02
+"""What every step costs beside the loss that was measured, in typical losses."""
 _TOGETHER = 0.8
 """The power to which losses are raised before they are added up."""
 
@@ -88,23 +88,34 @@ def globally(offer: Offer, scores: Scores) -> Offer:
     return _priced(offer, [float(scores[offer.order[a:b]].mean()) for a, b in _pairs(starts, offer.steps)])
 
 
-def sensitively(offer: Offer, curve: Curve, analysis: Analysis) -> Offer:
+def sensitively(offer: Offer, curve: Curve, analysis: Analysis, typical: float | None = None) -> Offer:
     """Price the steps by the metric's measured loss.
 
     Losses of several groups do not just add up. Where their errors are independent, variances add, and with
     them what is quadratic in the error, as the divergence is; where they point the same way, amplitudes do,
-    which are square roots of that. Measured on trained networks it is in between.
+    which are square roots of that. Measured on trained networks it is in between. And what a group can do
+    without as long as all others are whole it may need when they are not: so every step costs a little by
+    itself, the more the less remains.
 
     Args:
         offer: The offer.
         curve: What was measured as the group shrank; it is made monotone, and is straight in between.
         analysis: What the curve is from.
+        typical: What `typical_loss` returns for the analysis, where that is known already.
     """
     ratios = np.asarray([offer.gone, *offer.steps]) / offer.group.size
     losses = loss_at(curve, analysis, ratios)
-    losses = (losses + _TIE * ratios * max(abs(analysis.baseline), 1e-9)) ** _TOGETHER
+    unit = (typical_loss(analysis) if typical is None else typical) ** _TOGETHER
+    losses = losses**_TOGETHER - _RESERVE * unit * np.log1p(-ratios)
     rising = losses[1:] - losses[0]
     return replace(offer, losses=tuple(rising.tolist()), prices=tuple(losses[1:].tolist()))
+
+
+def typical_loss(analysis: Analysis) -> float:
+    """Return the mean loss with half of a group gone; a little, where nothing was lost anywhere."""
+    half = np.asarray([0.5])
+    found = [float(loss_at(curve, analysis, half)[0]) for curve in analysis.curves.values()]
+    return max(sum(found) / max(len(found), 1), 1e-9)
 
 
 def loss_at(curve: Curve, analysis: Analysis, ratios: Scores) -> Scores:

@@ -25,6 +25,7 @@ from onnxprune.planning.offers import (
     make_offer,
     removed_by,
     sensitively,
+    typical_loss,
     uniformly,
 )
 from onnxprune.planning.optimum import optimise
@@ -106,7 +107,8 @@ class Planner:
             return [globally(o, self._comparable[o.group.name]) for o in found]
         if self.analysis is None:
             raise UsageError("the strategy 'sensitivity' needs an analysis", "run `ana` and give its file")
-        return [sensitively(o, curve_of(self.analysis, o.group), self.analysis) for o in found]
+        typical = typical_loss(self.analysis)
+        return [sensitively(o, curve_of(self.analysis, o.group), self.analysis, typical) for o in found]
 
     @cached_property
     def _comparable(self) -> dict[str, Scores]:

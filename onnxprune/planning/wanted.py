@@ -13,7 +13,7 @@ from onnxprune.cost import Polynomial, bytes_of, cost_of
 from onnxprune.data import DataSpec
 from onnxprune.dims import Factor
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model
+from onnxprune.graph import Model, skeleton
 from onnxprune.importance import NEED_DATA, Evidence, gather, score
 from onnxprune.metrics import MetricSpec
 from onnxprune.plan import Analysis, Plan
@@ -178,7 +178,7 @@ class Wanted:
     @cached_property
     def _costs(self) -> dict[str, Polynomial]:
         cost = cost_of(self.channels)
-        size = bytes_of(self.channels, self.model.proto.ByteSize())
+        size = bytes_of(self.channels, file_bytes(self.model))
         return {"macs": cost.macs, "params": cost.params, "channels": cost.channels, "size": size}
 
     @cached_property
@@ -283,11 +283,21 @@ class Wanted:
         )
 
 
+def file_bytes(model: Model) -> int:
+    """Return how large a model is as a file, its weights included wherever they lie."""
+    weights = sum(len(t.raw_data) for t in model.proto.graph.initializer)
+    if weights < _LARGEST_MESSAGE:
+        return int(model.proto.ByteSize())
+    return weights + int(skeleton(model.proto).ByteSize())
+
+
 def _measured(judge: Judge, removed: Removed) -> dict[str, Any]:
     drop = judge.drop(removed)
     score = judge.baseline - drop if judge.metric.higher_is_better else judge.baseline + drop
     return {"metric": judge.metric.name, "score_before": judge.baseline, "score": score, "drop": drop}
 
 
+_LARGEST_MESSAGE = 1 << 30
+"""Beyond about twice this a protobuf message cannot tell its own size."""
 _SHARES = 5
 """A search for the largest reduction makes about so many plans, which share the evaluations."""
