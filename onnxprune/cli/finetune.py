@@ -55,12 +55,24 @@ def render(facts: Facts) -> RenderableType:
 @click.option("--features", multiple=True, metavar="TENSOR", help="Made like the teacher's; repeatable.")
 @click.option("--class-weights", metavar="W,W,…", callback=_numbers, help="A factor for each class.")
 @click.option("--ignore-index", type=int, help="The label that cross-entropy does not count.")
-@click.option("--epochs", type=int, default=1, show_default=True)
-@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--epochs", type=int, default=1, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Samples a batch.")
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["adamw", "sgd"]),
+    default="adamw",
+    show_default=True,
+    help="sgd has a momentum of 0.9.",
+)
 @click.option("--lr", type=float, help="Peak step size; by default one that suits the optimizer.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True)
+@click.option(
+    "--weight-decay",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="How fast weights shrink by themselves.",
+)
 @click.option(
     "--schedule",
     type=click.Choice(["cosine", "linear", "step", "constant"]),

@@ -74,7 +74,9 @@ unchanged_option = click.option(
     "--allow-unchanged", is_flag=True, help="Write a copy, and do not fail, where there is nothing to do."
 )
 threads_option = click.option("--threads", type=click.IntRange(1), help="How many threads to compute with.")
-seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
+)
 samples_option = click.option(
     "--samples", type=click.IntRange(1), default=64, show_default=True, help="How many samples of the data."
 )

@@ -118,7 +118,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @data_option("Samples, for criteria that look at them and to measure plans on")
 @click.option("--metric", help="What plans are measured by; by default that of the analysis, else kl.")
 @click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
-@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
 @click.option(
     "--evaluations", type=int, default=100, show_default=True, help="How many plans are measured on the data."
 )

@@ -55,7 +55,7 @@ def summary(facts: Facts) -> str:
 @click.option(
     "--samples", type=int, default=512, show_default=True, help="How many samples, drawn at random."
 )
-@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--batch-size", type=int, default=32, show_default=True, help="Samples a run.")
 @click.option("--metric", help="What to measure before and after.")
 @click.option("--val", metavar="DATA", help="Data to measure on; by default --data.")
 @seed_option
