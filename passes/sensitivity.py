@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxprune.channels import Channels
+from onnxprune.cost import cost_of
 from onnxprune.data import DataSpec
 from onnxprune.errors import UsageError
 from onnxprune.importance import check_criterion
@@ -22,9 +24,11 @@ from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import Analysis, Curve
 from onnxprune.sensitivity import DEFAULT_CACHE_BYTES, Crew, Question, Search, Study
+from onnxprune.sensitivity.fast import agreement
 from onnxprune.sensitivity.ledger import check_place
 
 DEFAULT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+METHODS = ("measured", "fast")
 FRAGILE = 5
 """How many of the most fragile groups are named."""
 
@@ -48,6 +52,10 @@ class Ana(Pass):
         samples: Only the first so many samples.
         mode: ``exact``: every ratio on all samples. ``adaptive``: ratios where the curve bends, and samples
             only until it is clear what they say.
+        method: ``measured``; or ``fast``: all curves at once, estimated from one pass through the samples, by
+            gradients where there is a training runtime. The estimate is of ``kl``, whatever the metric.
+        check: ``fast``: measure the curves as well, and report how well the estimate ranks.
+        against: ``fast``: curves that were measured, to report how well the estimate ranks.
         confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
         precision: ``adaptive``: how narrow that has to be: half its width as a fraction of the drop.
         workers: Processes; more than one needs joblib. On a cluster all it has by default.
@@ -73,6 +81,9 @@ class Ana(Pass):
     batch_size: int = 64
     samples: int | None = None
     mode: str = "exact"
+    method: str = "measured"
+    check: bool = False
+    against: Analysis | None = None
     confidence: float = 0.95
     precision: float = 0.2
     workers: int | None = None
@@ -98,6 +109,12 @@ class Ana(Pass):
             )
         if self.cache_bytes < 0:
             raise UsageError(f"a cache of {self.cache_bytes} bytes makes no sense", "give 0 or more")
+        if self.method not in METHODS:
+            raise UsageError(f"there is no method '{self.method}'", f"choose from: {', '.join(METHODS)}")
+        if self.method != "fast" and (self.check or self.against is not None):
+            raise UsageError(
+                "there is no estimate to be checked", "--check and --against go with --method fast"
+            )
         check_criterion(self.criterion)
         self._search.check()
         self._crew.check()
@@ -111,14 +128,24 @@ class Ana(Pass):
         study = Study.open(self._question, given.model, self._crew, self.cache_bytes)
         study.rehearse()
         ledger = study.begin(self.file, resume=self.resume, force=self.force)
-        evaluations = study.finish(ledger)
-        facts = {
-            **analysis_facts(ledger.analysis),
-            "samples": study.dataset.samples,
-            "evaluations": evaluations,
-            "duration_s": time.perf_counter() - start,
-        }
+        if self.method == "fast":
+            more = study.estimate(ledger) | self._compared(ledger.analysis, given)
+        else:
+            more = {"evaluations": study.finish(ledger)}
+        facts = analysis_facts(ledger.analysis)
+        for name, curve in facts["groups"].items():
+            curve.update(_work_of(study.channels, name))
+        facts |= {"samples": study.dataset.samples, "method": self.method, **more}
+        facts["duration_s"] = time.perf_counter() - start
         return PassResult(given.model, False, facts, ledger.analysis)
+
+    def _compared(self, estimated: Analysis, given: PassResult) -> dict[str, Any]:
+        """Say how well an estimate ranks, if there is anything to hold it against."""
+        exact = self.against
+        if self.check:
+            step = replace(self, method="measured", check=False, against=None, file=None, metric="kl")
+            exact = step(given.model).analysis
+        return agreement(estimated, exact) if exact is not None else {}
 
     @property
     def _search(self) -> Search:
@@ -136,17 +163,8 @@ class Ana(Pass):
 
 def analysis_facts(analysis: Analysis) -> dict[str, Any]:
     """Return what an analysis says, ready for JSON: all curves, and the groups that lose most at one half."""
-    drops = {name: _drop_at(analysis, curve, 0.5) for name, curve in analysis.curves.items()}
-    curves = {
-        name: {
-            "size": curve.size,
-            "ratios": list(curve.ratios),
-            "values": list(curve.values),
-            "drop_at_half": drops[name],
-        }
-        for name, curve in analysis.curves.items()
-    }
-    fragile = sorted(drops, key=lambda name: -drops[name])
+    curves = {name: _curve_facts(analysis, curve) for name, curve in analysis.curves.items()}
+    fragile = sorted(curves, key=lambda name: -curves[name]["drop_at_half"])
     return {
         "metric": analysis.metric,
         "higher_is_better": analysis.higher_is_better,
@@ -156,6 +174,22 @@ def analysis_facts(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _drop_at(analysis: Analysis, curve: Curve, ratio: float) -> float:
-    drops = [0.0, *map(analysis.drop, curve.values)]
-    return float(np.interp(ratio, [0.0, *curve.ratios], drops))
+def _curve_facts(analysis: Analysis, curve: Curve) -> dict[str, Any]:
+    drops = [analysis.drop(value) for value in curve.values]
+    return {
+        "size": curve.size,
+        "ratios": list(curve.ratios),
+        "values": list(curve.values),
+        "uncertainties": list(curve.uncertainties),
+        "samples": list(curve.samples),
+        "drops": drops,
+        "drop_at_half": float(np.interp(0.5, [0.0, *curve.ratios], [0.0, *drops])),
+    }
+
+
+def _work_of(channels: Channels, name: str) -> dict[str, Any]:
+    """Return the multiply-accumulates that a group has a part in, ready for JSON."""
+    macs = cost_of(channels).macs
+    factor = next(g.factor for g in channels.groups if g.name == name)
+    own = sum(term.value({}) for term in macs.of(factor))
+    return {"macs": round(own), "macs_share": own / max(macs.value(), 1.0)}

@@ -38,6 +38,23 @@ def plots(facts: Mapping[str, Any], form: str = "png") -> dict[str, bytes]:
     return {f"{name}.{form}": _stored(figure, form) for name, figure in drawn.items() if figure}
 
 
+def plot(name: str, facts: Mapping[str, Any], form: str) -> bytes:
+    """Return one figure as the content of a file.
+
+    Args:
+        name: ``sensitivity`` or ``widths``.
+        facts: What the figure shows: ``curves`` and ``widths`` as `onnxprune.report.collect` returns them.
+        form: ``svg``, ``png`` or ``pdf``.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the form is unknown.
+    """
+    if form not in ("svg", *IMAGES):
+        raise UsageError(f"there is no form '{form}' of figures", f"choose from: svg, {', '.join(IMAGES)}")
+    figure = {"widths": _widths, "sensitivity": _sensitivity}[name](facts)
+    return _stored(figure or _figure(1, 1, empty=True)[0], form)
+
+
 def _iterations(facts: Mapping[str, Any]) -> Figure | None:
     """Draw the metric over the cost: the way of the iterations, and the model pruned at once."""
     if not facts["iterations"]:
@@ -92,6 +109,8 @@ def _sensitivity(facts: Mapping[str, Any]) -> Figure | None:
             continue
         values = [abs(v - baseline) for v in groups[name]["values"]]
         axes.plot([0.0, *groups[name]["ratios"]], [0.0, *values], color=_BLUE)
+        if errors := groups[name].get("uncertainties"):
+            axes.errorbar(groups[name]["ratios"], values, errors, fmt="none", ecolor=_BLUE, elinewidth=0.8)
         axes.axvline(removed.get(name, 0.0), color=_ORANGE, linestyle="--", linewidth=1)
         axes.set_title(name, fontsize=7)
         axes.set_xlim(0, 1)

@@ -39,11 +39,11 @@ class Cluster(ABC):
     modules: ClassVar[tuple[str, ...]]
 
     def check(self) -> None:
-        """See that the client is installed, and that the cluster answers.
+        """See that the client is installed, and that somebody answers.
 
         Raises:
             UsageError: A package is missing.
-            WorkerError: Nobody answers, or somebody else.
+            WorkerError: Nobody answers.
         """
         joblib()
         for name in self.modules:
@@ -52,8 +52,6 @@ class Cluster(ABC):
             socket.create_connection((self.host, self.port), ANSWER_S).close()
         except OSError as error:
             raise self._silent(error) from error
-        with self.connected():
-            pass
 
     @abstractmethod
     def connected(self) -> AbstractContextManager[Any]:
@@ -79,14 +77,14 @@ class Cluster(ABC):
         except (OnnxpruneError, GeneratorExit):
             raise
         except Exception as error:  # every client has exceptions of its own
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            said = _first_line(error)
             raise WorkerError(
                 f"the {self.kind} cluster at {self.host}:{self.port} failed: {said}", hint
             ) from error
 
     def _silent(self, error: Exception) -> WorkerError:
         return WorkerError(
-            f"no {self.kind} cluster answers at {self.host}:{self.port}: {error}",
+            f"no {self.kind} cluster answers at {self.host}:{self.port}: {_first_line(error)}",
             "look whether it runs, and whether host and port are right",
         )
 
@@ -193,6 +191,10 @@ def joblib() -> Any:
     """
     _imported("joblib.externals.loky.process_executor", "parallel")
     return _imported("joblib", "parallel")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _imported(module: str, extra: str) -> Any:

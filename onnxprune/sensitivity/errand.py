@@ -33,7 +33,7 @@ class Errand:
     """Measure groups of a network.
 
     Attributes:
-        digest: Tells one errand from another.
+        key: Tells one errand from another, even of the same words: a worker may outlive the run.
         proto: The model as bytes: an array, which is handed over through a file mapped into memory.
         allow_inexact: Open axes that the network normalises over.
         input_shapes: Full shapes to analyse with, by input name.
@@ -43,7 +43,7 @@ class Errand:
         search: How thoroughly.
     """
 
-    digest: str
+    key: str
     proto: Array
     allow_inexact: bool
     input_shapes: Mapping[str, tuple[int, ...]]
@@ -54,12 +54,12 @@ class Errand:
 
     def __call__(self, todo: Todo) -> Curve:
         """Measure one group."""
-        if getattr(_remembered, "digest", None) != self.digest:
+        if getattr(_remembered, "key", None) != self.key:
             model = Model(onnx.ModelProto.FromString(self.proto.tobytes()))
             channels = find(model, self.allow_inexact, self.input_shapes)
             channels = channels.arranged(self.orders)
             _remembered.examiner = Examiner(channels, self.examination, [[name] for name in self.route])
-            _remembered.digest = self.digest
+            _remembered.key = self.key
         return self.search.curve(_remembered.examiner, self.route.index(todo[0]), todo[1])
 
 

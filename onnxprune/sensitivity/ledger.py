@@ -118,7 +118,7 @@ def earlier_analysis(path: Path, digest: str, settings: Mapping[str, Any], *, fo
     if not path.exists():
         return None
     try:
-        found = _read(path)
+        found = read_analysis(path)
         if found.digest != digest:
             raise PlanError(
                 f"{path} is the analysis of {_difference(found, digest, settings)}",
@@ -131,11 +131,17 @@ def earlier_analysis(path: Path, digest: str, settings: Mapping[str, Any], *, fo
     return found
 
 
-def _read(path: Path) -> Analysis:
+def read_analysis(path: str | Path) -> Analysis:
+    """Read an analysis from a file.
+
+    Raises:
+        PlanError: There is none.
+    """
+    path = Path(path)
     try:
         return Analysis.from_json(path.read_text("utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"cannot read {path}: {error}") from error
+        raise PlanError(f"cannot read {path}: {error}", "give the file that `ana` wrote") from error
 
 
 def _difference(found: Analysis, digest: str, settings: Mapping[str, Any]) -> str:

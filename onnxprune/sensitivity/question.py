@@ -33,6 +33,7 @@ class Question:
         input_shapes: Full shapes to analyse with, by input name.
         allow_inexact: Open axes that the network normalises over.
         search: Whether everything is measured, or only what is needed for the curves to be clear.
+        method: ``measured``, or ``fast``: estimated from one pass through the samples.
     """
 
     data: DataSpec
@@ -47,6 +48,7 @@ class Question:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     allow_inexact: bool = False
     search: Search = field(default_factory=Search)
+    method: str = "measured"
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the result, ready for JSON."""
@@ -61,7 +63,7 @@ class Question:
             "seed": self.seed,
             "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
             "allow_inexact": self.allow_inexact,
-            **self.search.settings(),
+            **(self.search.settings() if self.method == "measured" else {"method": self.method}),
         }
 
 

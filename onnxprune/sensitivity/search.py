@@ -23,11 +23,13 @@ from onnxprune.sensitivity.samples import Examination, Scores, Tally
 MODES = ("exact", "adaptive")
 FIRST_SAMPLES = 64
 """The fewest samples a point is judged by."""
-_HOPELESS = 0.5
+_GROWTH = 1.5
+"""From one look at a point to the next the samples become so many times as many."""
+_HOPELESS = 0.1
 """Drops above this part of the scale are alike: no plan would choose them."""
-_FLOOR = 0.02
+_FLOOR = 0.002
 """Drops below this part of the scale are alike: they need not be told apart."""
-_OWN_ERROR = 2.0
+_OWN_ERROR = 1.5
 """So many times the error that all samples leave may be added by looking at some of them only."""
 
 
@@ -83,9 +85,9 @@ class Search:
         if self.mode == "exact":
             return [total]
         count, found = max(FIRST_SAMPLES, total // 16), list[int]()
-        while count * 1.5 < total:
+        while count * _GROWTH < total:
             found.append(count)
-            count *= 2
+            count = round(count * _GROWTH)
         return [*found, total]
 
     def curve(self, examiner: Examiner, stop: int, steps: Sequence[Step]) -> Curve:
