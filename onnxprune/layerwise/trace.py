@@ -68,10 +68,11 @@ class Trace:
         self.batches, self.position = moved, upto
 
     def _live(self, position: int) -> set[str]:
-        """Return the tensors that nodes from there on read and do not make."""
+        """Return the tensors made before it that later nodes, or whoever runs the model, read."""
         nodes = self.model.nodes
         made = {o for n in nodes[:position] for o in n.output} | {i.name for i in self.model.inputs}
         read = {i for n in nodes[position:] for i in (*n.input, *captured(n))}
+        read |= {o.name for o in self.model.outputs}
         return read & made - set(self.model.constants)
 
     def _session(self, nodes: list[onnx.NodeProto], names: Sequence[str]) -> Session:

@@ -69,7 +69,7 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
         Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes)
         for m in (pair.sparse, pair.original)
     )
-    before = _output_errors(pair, feeds, settings)
+    before = _output_errors(sparse, original)
     places = [
         (index, [m for m in METHODS if m in settings.methods and node.op_type in METHODS[m][0]])
         for index, node in enumerate(pair.sparse.nodes)
@@ -81,7 +81,7 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
             original.advance(index + 1, pair.sparse.nodes[index].output[:1])
             _repair(Stage(pair, sparse, original, index, settings.seed), methods, report)
             progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
-    after = _output_errors(pair, feeds, settings)
+    after = _output_errors(sparse, original)
     report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}
     return report
 
@@ -113,20 +113,16 @@ def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
         report.layers.append(found | {"mse_before": before, "mse_after": error} | more)
 
 
-def _output_errors(pair: Pair, feeds: Sequence[Mapping[str, Array]], settings: Settings) -> dict[str, float]:
+def _output_errors(sparse: Trace, original: Trace) -> dict[str, float]:
     """Return the mean squared error of each floating-point output of the network."""
-    names = [o.name for o in pair.sparse.outputs]
-    end = len(pair.sparse.nodes)
-    runs = [
-        Trace(m, [dict(f) for f in feeds], threads=settings.threads).tensors(end, names)
-        for m in (pair.sparse, pair.original)
-    ]
+    names = [o.name for o in sparse.model.outputs]
+    runs = [trace.tensors(len(trace.model.nodes), names) for trace in (sparse, original)]
     total, count = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for ours, theirs in zip(*runs, strict=True):
         for name in names:
             if ours[name].dtype.kind == "f" and ours[name].shape == theirs[name].shape:
                 for values in (ours[name], theirs[name]):
                     check_finite(values, f"output '{name}'")
-                total[name] += float(np.square(ours[name].astype(np.float64) - theirs[name]).sum())
+                total[name] += float(np.square(ours[name] - theirs[name], dtype=np.float64).sum())
                 count[name] += ours[name].size
     return {n: total[n] / count[n] for n in names if count[n]}
