@@ -17,6 +17,7 @@ from onnxprune.oracle import Verdict, verify
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import PLAN_KEY
 from onnxprune.planned import removed_channels, stored_plan
+from onnxprune.precomputed import precomputed
 from onnxprune.selection import why_blocked
 from onnxprune.shrink import shrunk
 from onnxprune.slots import lined_up
@@ -52,7 +53,7 @@ class Transform(Pass):
 
     def _by_evidence(self, given: PassResult) -> PassResult:
         """Remove what the weights say the network would not miss."""
-        channels = find_channels(given.model)
+        channels = find_channels(precomputed(given.model))
         if channels.freedoms:
             channels = find_channels(lined_up(channels))
         evidence = find_evidence(channels)

@@ -17,11 +17,14 @@ from ideas import IDEAS
 
 from onnxprune.channels import Channels, Place, find_channels
 from onnxprune.dims import channel_of
+from onnxprune.errors import NothingToDoError
 from onnxprune.folding import folded
 from onnxprune.graph import Model, check
 from onnxprune.liveness import HEIR, LOST, PATTERN, SHARED, Evidence, find_evidence
 from onnxprune.masks import masked
+from onnxprune.passes import Transform
 from onnxprune.passes.base import check_valid
+from onnxprune.precomputed import precomputed
 from onnxprune.runtime import Session, compare
 from onnxprune.shrink import shrunk
 from onnxprune.slots import lined_up
@@ -171,4 +174,114 @@ def test_each_group_of_a_convolution_has_other_dead_channels(constant: bool) -> 
     model.set_array(shift, added)
     evidence = find_evidence(find_channels(lined_up(find_channels(model))))
     assert sorted(map(len, evidence.removed.values())) == [2]
+    assert error_without(model, evidence) <= 1e-6
+
+
+def masked_twice(opset: int) -> tuple[Model, str]:
+    """A convolution whose filters are multiplied by a mask when the network runs, as torch exports them."""
+    net = Net(opset=opset)
+    mask = np.ones((8, 1, 1, 1))
+    mask[[2, 3, 6]] = 0
+    weights = net.mul(net.weight(8, 3, 3, 3), net.const(np.broadcast_to(mask, (8, 3, 3, 3)).copy()))
+    x = net.relu(net.bn(net.conv(net.input("x", ["N", 3, 6, 6]), 8, w=weights)))
+    y = net.mul(net.weight(4, 8, 3, 3), net.const(np.ones((4, 8, 3, 3))))
+    return net.model(net.conv(x, 4, w=y)), weights
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_masks_that_are_multiplied_when_the_network_runs(opset: int) -> None:
+    model, _ = masked_twice(opset)
+    result = Transform()(model)
+    assert [w["after"] for w in result.facts["groups"].values()] == [6]
+    assert {n.op_type for n in result.model.nodes} == {"Conv", "BatchNormalization", "Relu"}
+    assert [r["reason"] for r in result.facts["left"]] == [HEIR]
+    assert result.facts["max_rel_error"] <= 1e-6
+
+
+def test_a_quantised_weight_stays_quantised() -> None:
+    net = Net()
+    levels = net.const(net.random.integers(-9, 9, (8, 3, 1, 1)).astype(np.int8))
+    weights = net.op(
+        "DequantizeLinear", levels, net.const(np.asarray(0.1)), net.const(np.asarray(0, np.int8))
+    )
+    model = net.model(net.conv(net.conv(net.input("x", ["N", 3, 6, 6]), 8, 1, w=weights), 4))
+    assert precomputed(model) is model
+
+
+def test_what_stays_is_reported_and_what_goes_is_explained() -> None:
+    """One constant channel that nothing can inherit from is nothing to remove, and the error says so."""
+    net = Net()
+    filters = net.weight(4, 3, 3, 3)
+    x = net.conv(net.input("x", ["N", 3, 6, 6]), 4, w=filters)
+    model = net.model(net.conv(x, 5))
+    values = model.array(filters).copy()
+    values[1] = 0
+    model.set_array(filters, values)
+    with pytest.raises(NothingToDoError) as caught:
+        Transform()(model)
+    assert HEIR in caught.value.hint
+    result = Transform(allow_unchanged=True)(model)
+    assert result.facts["left"][0]["channels"] == 1
+
+
+@pytest.mark.parametrize("follows", ["Add", "nothing", "Relu"])
+def test_where_constants_go_after_a_matrix_product(follows: str) -> None:
+    """Into the sum that follows, or a new one."""
+    net = Net()
+    weights, shift = net.weight(5, 8), net.vector(8)
+    x = net.relu(net.add(net.op("MatMul", net.input("x", ["N", 3, 5]), weights), shift))
+    y = net.op("MatMul", x, net.weight(8, 6))
+    y = {"Add": lambda: net.add(net.vector(6), y), "Relu": lambda: net.relu(y), "nothing": lambda: y}[
+        follows
+    ]()
+    model = net.model(y)
+    values = model.array(weights).copy()
+    values[:, [0, 4, 5]] = 0
+    model.set_array(weights, values)
+    result = Transform()(model)
+    assert [w["after"] for w in result.facts["groups"].values()] == [5]
+    assert result.facts["max_rel_error"] <= 1e-6
+    assert sum(n.op_type == "Add" for n in result.model.nodes) == 2
+    assert result.model.outputs == model.outputs
+
+
+@pytest.mark.parametrize("attributes", [{}, {"alpha": 0.5, "beta": 2.0}, {"alpha": 3.0, "beta": 0.0}])
+@pytest.mark.parametrize("bias", ["none", "vector", "number", "row"])
+def test_where_constants_go_in_a_gemm(attributes: dict[str, float], bias: str) -> None:
+    net = Net()
+    weights = net.weight(5, 8)
+    x = net.relu(net.op("Gemm", net.input("x", ["N", 5]), weights, net.vector(8)))
+    shape = {"vector": (6,), "number": (), "row": (1, 6)}.get(bias)
+    rest = [] if shape is None else [net.const(net.random.uniform(0.1, 0.5, shape))]
+    model = net.model(net.op("Gemm", x, net.weight(8, 6), *rest, **attributes))
+    values = model.array(weights).copy()
+    values[:, [0, 4, 5]] = 0
+    model.set_array(weights, values)
+    result = Transform()(model)
+    assert [w["after"] for w in result.facts["groups"].values()] == [5]
+    assert result.facts["max_rel_error"] <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("pool", "stays"),
+    [
+        ({"kind": "MaxPool", "pad": 1, "k": 3}, False),
+        ({"kind": "AveragePool", "pad": 1, "k": 3}, False),
+        ({"kind": "AveragePool", "pad": 1, "k": 3, "count_include_pad": 1}, True),
+    ],
+)
+def test_constants_in_pools(pool: dict[str, int], stays: bool) -> None:
+    """Padding that counts as zeros makes a frame of what was the same everywhere."""
+    net = Net()
+    filters = net.weight(4, 3, 3, 3)
+    x = net.conv(net.input("x", ["N", 3, 6, 6]), 4, w=filters)
+    how = {"kernel_shape": [pool.pop("k")] * 2, "pads": [pool.pop("pad")] * 4}
+    x = net.op(str(pool.pop("kind")), x, **how, **pool)
+    model = net.model(net.conv(x, 5, 1))
+    values = model.array(filters).copy()
+    values[[1, 2]] = 0
+    model.set_array(filters, values)
+    evidence = find_evidence(find_channels(model))
+    assert sum(map(len, evidence.removed.values())) == (0 if stays else 2)
+    assert {r.reason for r in evidence.left} == ({LOST} if stays else set())
     assert error_without(model, evidence) <= 1e-6

@@ -19,7 +19,7 @@ LAYERS = (
     {"planning", "tuning"},
     {"oracle", "recovery", "sensitivity"},
     {"planned", "shrink"},
-    {"cost", "importance", "masks", "selection", "folding"},
+    {"cost", "importance", "masks", "selection", "folding", "precomputed"},
     {"liveness"},
     {"slots"},
     {"channels"},
