@@ -1,8 +1,9 @@
 """The same network in the form the analysis reads: nothing is computed that is known, no accident is shared.
 
-Exporters leave chains of nodes that compute shapes which never change, make weights with ConstantOfShape,
-and merge constants that happen to be equal. Here the known values become constants, and vectors that several
-nodes read get a copy for each reader. Matrices stay shared: that is a decision of whoever made the model.
+Exporters leave nodes that nothing reads and chains of nodes that compute shapes which never change, make
+weights with ConstantOfShape, and merge constants that happen to be equal. Here the known values become
+constants, and vectors that several nodes read get a copy for each reader. Matrices stay shared: that is a
+decision of whoever made the model.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
-    model = distinct(model)
+    model = distinct(_without_dead_nodes(model))
     shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or _shared_vectors(model) or _splits_by_number(model, shapes)):
@@ -47,6 +48,21 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         _unshare(model, name)
     shapes.note_constants(model)
     return model, shapes
+
+
+def _without_dead_nodes(model: Model) -> Model:
+    """Return the model without nodes that make nothing that is read; itself where there are none.
+
+    They would block axes, or form groups, for nothing.
+    """
+    if not any(any(_dead(graph)) for graph in model.graphs):
+        return model
+    model = model.copy()
+    for graph in reversed(model.graphs):  # what is inside first
+        _delete(graph.node, _dead(graph))
+    model.edited()
+    drop_unused_constants(model)
+    return model
 
 
 def _known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]:

@@ -95,6 +95,20 @@ def test_nodes_without_names_go_by_what_they_make() -> None:
     assert [g.name for g in find_channels(model).groups] == [x]
 
 
+def test_nodes_that_nothing_reads_neither_block_nor_count() -> None:
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 4, 4]), 8))
+    net.op("Softmax", x, axis=1)
+    net.conv(net.conv(x, 6), 5)
+    model = net.model(net.conv(x, 2))
+    channels = find_channels(model)
+    assert sizes(channels) == [8]
+    assert {n.op_type for n in channels.model.nodes} == {"Conv", "Relu"}
+    assert len(channels.model.constants) == 4
+    assert len(model.nodes) == 6
+    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
+
+
 # --- what is set back --------------------------------------------------------------------------------------
 
 
