@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Offer:
     gone: int = 0
     forced: bool = False
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """How many channels remain before the first step and after each."""
         return tuple(self.group.size - n for n in (self.gone, *self.steps))

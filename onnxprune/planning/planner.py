@@ -92,7 +92,7 @@ class Planner:
             raise UsageError("the strategy 'search' tries plans on samples", "give them with --data")
         balance = Balance(self.offers("uniform"), budgets)
         balance.check()
-        trials = Trials(balance.offers, _Drop(self.judge, self.gone), self._name(budgets), self.trials)
+        trials = Trials(balance.offers, _Drop(self.judge, self.gone), self.digest, self.trials)
         return removed_by(balance.offers, one_step(balance, trials, self.evaluations, self.seed))
 
     def offers(self, strategy: str) -> list[Offer]:
@@ -126,12 +126,8 @@ class Planner:
         """Let the plans of the other strategies compete, and improve the best of all on data."""
         balance.check()
         others = [tuple(cheapest(balance.with_offers(self.offers(s)))) for s in ("uniform", "global")]
-        trials = Trials(balance.offers, judge.drop, self._name(balance.budgets), self.trials)
+        trials = Trials(balance.offers, judge.drop, self.digest, self.trials)
         return removed_by(balance.offers, improve(balance, trials, others, self.evaluations, self.seed))
-
-    def _name(self, budgets: Sequence[Budget]) -> str:
-        """Return what tells these trials from those of other budgets."""
-        return "-".join([self.digest, *(f"{b.name}:{b.reduction:.6f}" for b in budgets)])
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ _POWERS = (1.0, 0.5, 2.0)
 class Trials:
     """What plans were tried and what they cost, kept in a file so that a search can go on.
 
+    What a plan costs does not depend on the budgets, so the file serves other reductions too.
+
+    Attributes:
+        tried: The plans that were asked for, whether they had to be measured or not.
+
     Args:
         offers: The groups.
         drop: From removed channels to the measured drop.
@@ -45,21 +50,21 @@ class Trials:
 
     def __init__(self, offers: Sequence[Offer], drop: Drop, digest: str = "", path: Path | None = None):
         self._offers, self._drop, self._digest, self._path = offers, drop, digest, path
-        self.known: dict[Levels, float] = _stored(path, digest) if path else {}
-        self.measured = 0
+        self._known: dict[Levels, float] = _stored(path, digest) if path else {}
+        self.tried: set[Levels] = set()
 
     def drop(self, levels: Sequence[int]) -> float:
         """Return the drop of a plan, measuring it only once."""
         key = tuple(int(n) for n in levels)
-        if key not in self.known:
-            self.known[key] = self._drop(removed_by(self._offers, key))
-            self.measured += 1
+        self.tried.add(key)
+        if key not in self._known:
+            self._known[key] = self._drop(removed_by(self._offers, key))
             if self._path is not None:
                 self._save(self._path)
-        return self.known[key]
+        return self._known[key]
 
     def _save(self, path: Path) -> None:
-        lines = [{"levels": list(levels), "drop": drop} for levels, drop in self.known.items()]
+        lines = [{"levels": list(levels), "drop": drop} for levels, drop in self._known.items()]
         write_text(path, json.dumps({"format": 1, "digest": self._digest, "trials": lines}, indent=1) + "\n")
 
 
@@ -110,11 +115,11 @@ def improve(
     """
     random, spread = np.random.default_rng(seed), 0.5
     best, weights, power = _best_of(balance, trials, others)
-    with task("try plans", max(evaluations - trials.measured, 0)) as progress:
+    with task("try plans", max(evaluations - len(trials.tried), 0)) as progress:
         for _ in range(10 * evaluations):
-            if len(trials.known) >= evaluations:
+            if len(trials.tried) >= evaluations:
                 break
-            before = len(trials.known)
+            before = len(trials.tried)
             tried = weights * np.exp(
                 random.normal(0, spread, len(weights)) * (random.random(len(weights)) < 0.5)
             )
@@ -123,7 +128,7 @@ def improve(
             better = found < best
             spread = min(2.0, spread * 1.5) if better else max(0.05, spread * 0.9)
             best, weights = (found, tried) if better else (best, weights)
-            progress.advance(len(trials.known) - before, note=f"drop {best[0]:.4g}")
+            progress.advance(len(trials.tried) - before, note=f"drop {best[0]:.4g}")
     return best[1]
 
 

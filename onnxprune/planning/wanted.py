@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from onnxprune.planning.judge import Judge
 from onnxprune.planning.latency import CLOSE, CORRECTIONS, Stopwatch
 from onnxprune.planning.limits import Limits
 from onnxprune.planning.planner import Planner
+from onnxprune.sensitivity.ledger import digest_of
 from onnxprune.slots import Scores, ranked, removed_rows
 
 KINDS = ("macs", "params", "size", "latency", "channels")
@@ -127,8 +128,24 @@ class Wanted:
             judge=replace(self._judge, channels=channels) if self._judge else None,
             evaluations=request.evaluations,
             trials=request.trials,
+            digest=self._digest if request.trials else "",
             seed=request.seed,
         )
+
+    @property
+    def _digest(self) -> str:
+        """What tells these trials from those of other models, data and options."""
+        request = self.request
+        options = {
+            "strategy": request.strategy,
+            "criterion": request.criterion,
+            "limits": asdict(request.limits),
+            "metric": self._judge.metric.name if self._judge else "",
+            "groups": [g.name for g in self.groups],
+            "seed": request.seed,
+            "analysis": self.analysis.digest if self.analysis else "",
+        }
+        return digest_of(self.model, self._judge.dataset.digest() if self._judge else "", options)
 
     @property
     def _gone(self) -> Mapping[str, Sequence[int]]:
