@@ -9,7 +9,7 @@ from onnx import numpy_helper, parser
 from onnxprune.channels import find_channels
 from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Model, check
-from onnxprune.importance import score
+from onnxprune.importance import eliminations, score
 from onnxprune.importance.eliminations import operate
 from onnxprune.passes import Prune, Recover, Transform
 from onnxprune.planned import stored_plan
@@ -104,6 +104,18 @@ def test_groups_of_a_convolution_are_weighed_apart():
     data = {"x": pictures()}
     found = Prune(reduce_channels=0.3, round_to=1, criterion="obs", data=data)(model)
     Transform()(Recover(model, data)(found.model).model)
+
+
+def test_groups_whose_readers_find_no_room_are_ranked_by_their_weights(monkeypatch):
+    monkeypatch.setattr(eliminations, "HELD_BYTES", 0)
+    model = reader("Conv")
+    channels = find_channels(model)
+    evidence = operate(channels, [{"x": pictures()}], threads=1)
+    found, plain = (
+        score(channels, channels.groups[0], name, evidence=evidence) ** power
+        for name, power in (("obs", 0.5), ("l2", 1))
+    )
+    np.testing.assert_array_equal(np.argsort(found), np.argsort(plain))
 
 
 def test_samples_are_needed():

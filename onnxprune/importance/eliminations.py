@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.channels import Channels, Group
 from onnxprune.errors import DataError
+from onnxprune.importance import weights
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.shares import Scores
 from onnxprune.layerwise.gather import GRAM_BYTES, gather, gram_bytes
@@ -22,7 +23,7 @@ from onnxprune.runtime import Array, Feeds
 
 ROUNDS = 64
 """In how many rounds the channels of a group go."""
-HELD_BYTES = 2 * GRAM_BYTES
+HELD_BYTES = 4 * GRAM_BYTES
 """What all inverted Gram matrices together may take; layers that come later are not asked."""
 
 
@@ -30,9 +31,10 @@ def eliminated(channels: Channels, group: Group, evidence: Evidence, seed: int) 
     """Growth of the readers' squared error when a channel goes and the others are fitted anew.
 
     The optimal brain surgeon on whole channels (see `layerwise.surgeon`); least squares in `recover` is the
-    update that goes with it. A group that no layer reads is ranked as it comes.
+    update that goes with it. A group that no layer reads whose products can be held is scored by ``l2``.
     """
-    return [evidence.eliminations.get(group.name, np.ones(group.size))]
+    found = evidence.eliminations.get(group.name)
+    return weights.l2(channels, group, evidence, seed) if found is None else [found]
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,11 @@ def _admitted(
     seen, held = gather(layer, arrivals, axes, len(trace.batches), (seed, reader.index))
     moments = seen + held
     for name, members in reader.members.items():
-        for which, (weights, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
+        for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
             columns = _columns(members[which], int(members.max()) + 1)
             if columns is not None:
-                power = float(np.einsum("oi,ij,oj->", weights, gram, weights)) * len(matrices)
-                yield name, Patient.admit(weights, gram, columns), power or 1.0
+                power = float(np.einsum("oi,ij,oj->", matrix, gram, matrix)) * len(matrices)
+                yield name, Patient.admit(matrix, gram, columns), power or 1.0
 
 
 def _centred(moments: Moments) -> Array:
