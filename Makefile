@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export ONNXPRUNE_ORT_TRAINING ?= $(abspath $(VENV))/ort-training
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-short test check lint types wheel clean
+.PHONY: help demo demo-short test check lint types docs wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -43,6 +43,9 @@ lint: $(READY) ## style
 
 types: $(READY) ## types
 	$(BIN)/mypy
+
+docs: $(READY) ## write options and keys into the documentation
+	$(BIN)/python docs/generate.py
 
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -127,6 +127,8 @@ class AnaSettings(Section):
 
     Attributes:
         enabled: Whether it is.
+        repeat: Whether it is measured again before every pruning. If not, what was found out about the
+            original decides all widths, and only which channels go is decided anew.
         metric: What is measured; also what plans are tried by where ``prune.strategy`` is ``search``.
         ratios: Fractions of a group to remove.
         samples: Only the first so many samples of the calibration data; also for all that pruning measures.
@@ -136,6 +138,7 @@ class AnaSettings(Section):
     """
 
     enabled: bool = True
+    repeat: bool = True
     metric: str = "kl"
     ratios: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
     samples: Count | None = 512

@@ -57,6 +57,7 @@ rise = "linear"                 # linear; cubic: large steps first
 
 [ana]                           # how sensitive each group is, measured before every pruning
 enabled = true
+repeat = true                   # false: only once, before the first
 metric = $ana_metric
 ratios = [0.25, 0.5, 0.75]
 samples = 512

@@ -24,7 +24,9 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
     every[-1] = epochs if last is None else last
     found = {"baseline": 1}
     for number, size in enumerate(every, 1):
-        found |= {f"{number}-{kind}": n for kind, n in _round(recipe, size).items()}
+        measured = recipe.ana.repeat or number == 1
+        steps = {kind: n for kind, n in _round(recipe, size).items() if measured or kind != "ana"}
+        found |= {f"{number}-{kind}": n for kind, n in steps.items()}
     found["transform"] = 1
     if recipe.compare.one_shot:
         steps = _round(recipe, sum(every))

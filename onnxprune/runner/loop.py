@@ -16,7 +16,7 @@ from onnxprune.recipe import Recipe
 from onnxprune.runner.data import Material
 from onnxprune.runner.forecast import Forecast, planned_steps
 from onnxprune.runner.journal import Facts, Listener, open_journal
-from onnxprune.runner.stages import ANALYSIS, DENSE, ONE_SHOT, Round, Stages
+from onnxprune.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
 from onnxprune.runner.tracking import tracking
 from onnxprune.runtime import runtime_info
 from onnxprune.sensitivity import usable_processors
@@ -123,7 +123,7 @@ class _Loop:
     def _iterate(self, asked: float) -> Iteration:
         recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
         at, given = Round.iteration(number), self.last.model or recipe.model
-        analysis = stages.ana(at, given) if recipe.ana.enabled else None
+        analysis = self._analysis(at, given)
         model, pruned = stages.prune(at, given, analysis, asked)
         model = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
         score = stages.score(at, model)
@@ -131,10 +131,16 @@ class _Loop:
         reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
         return Iteration(number, asked, reduction, score, model, good)
 
+    def _analysis(self, at: Round, given: str) -> str | None:
+        """Return the file of the sensitivities to go by, measured anew or not."""
+        if not self.recipe.ana.enabled:
+            return None
+        return self.stages.ana(at, given) if self.recipe.ana.repeat or not self.done else FIRST_ANALYSIS
+
     def _at_once(self) -> str:
         """Do in one round what led to the best iteration, with as much training; return the sparse model."""
         recipe, stages = self.recipe, self.stages
-        analysis = f"{Round.iteration(1).folder}/{ANALYSIS}" if recipe.ana.enabled else None
+        analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
         model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.last.asked)
         epochs = sum(self._epochs(i.asked) for i in self.done if i.good)
         model = self._mend(ONE_SHOT, model, epochs, final=True)

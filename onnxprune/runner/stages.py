@@ -32,7 +32,7 @@ from onnxprune.training.losses import asks_teacher
 DataName: TypeAlias = Literal["test", "val"]
 
 DENSE = "dense.onnx"
-ANALYSIS = "analysis.json"
+_ANALYSIS = "analysis.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Round:
 
 
 ONE_SHOT = Round("one-shot", "one-shot")
+FIRST_ANALYSIS = f"{Round.iteration(1).folder}/{_ANALYSIS}"
+"""What was found out about the original."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,20 @@ class Stages:
 
     def ana(self, at: Round, model: str) -> str:
         """Measure how sensitive each group is; return the file of the analysis."""
-        options, file = self.recipe.ana, f"{at.folder}/{ANALYSIS}"
+        options, file = self.recipe.ana, f"{at.folder}/{_ANALYSIS}"
         pruning = {"criterion": self.recipe.prune.criterion, "seed": self.recipe.seed}
         pruning |= {"threads": self.material.threads}
-        inputs = {"model": self._digest(model), "ana": options.model_dump(exclude={"enabled"})}
+        inputs = {"model": self._digest(model), "ana": options.model_dump(exclude={"enabled", "repeat"})}
         inputs |= self._groups() | self.material.inputs("calibration") | pruning
 
         def work() -> Facts:
             data = self.material.dataset("calibration")
             place = self.journal.path(file)
-            how: dict[str, Any] = {**options.model_dump(exclude={"enabled"}), **self._groups(), **pruning}
+            how: dict[str, Any] = {
+                **options.model_dump(exclude={"enabled", "repeat"}),
+                **self._groups(),
+                **pruning,
+            }
             step = Ana(data=data, file=place, resume=place.exists(), force=True, **how)
             return step(load(self.journal.path(model))).facts
 
