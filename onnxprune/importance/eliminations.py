@@ -138,7 +138,7 @@ def _admitted(
         for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
             columns = _columns(members[which], int(members.max()) + 1)
             if columns is not None:
-                power = float(np.einsum("oi,ij,oj->", matrix, gram, matrix)) * len(matrices)
+                power = float(((matrix @ gram) * matrix).sum()) * len(matrices)
                 yield name, Patient.admit(matrix, gram, columns), power or 1.0
 
 
