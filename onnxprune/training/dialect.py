@@ -31,6 +31,9 @@ IR_VERSION = 10
 BATCH = "batch"
 LARGEST_BYTES = 1_800_000_000
 
+NEWER = ("RMSNormalization", "Swish")
+"""Operators of newer sets that are spelled in older ones before the set is converted."""
+_OLD_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 _OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -88,13 +91,64 @@ def _convert_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     if OLDEST_OPSET <= version <= NEWEST_OPSET:
         return model
     target = OPSET if version < OLDEST_OPSET else NEWEST_OPSET
+    if version > NEWEST_OPSET and any(node.op_type in NEWER for node in model.graph.node):
+        model = _spelled_out(model)
     try:
         converted = version_converter.convert_version(model, target)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise TrainingError(f"operator set {version} cannot be converted to {target}: {reason}") from error
     converted.ir_version = IR_VERSION
+    _keep_old_resizes(model, version, converted)
     return converted
+
+
+def _keep_old_resizes(model: onnx.ModelProto, version: int, converted: onnx.ModelProto) -> None:
+    """Say what Upsample, and Resize before opset 11, did with coordinates: the converter forgets it."""
+    old = {n.output[0] for n in model.graph.node if version < 11 and n.op_type in ("Upsample", "Resize")}
+    for node in converted.graph.node:
+        if node.op_type == "Resize" and node.output[0] in old:
+            kept = [a for a in node.attribute if a.name not in _OLD_RESIZE]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.extend(helper.make_attribute(name, value) for name, value in _OLD_RESIZE.items())
+
+
+def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Spell newer operators in older ones, those with a plain body as the specification has it."""
+    shapes = {info.name: info for info in shape_inference.infer_shapes(model).graph.value_info}
+    shapes |= {info.name: info for info in model.graph.input}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        known = shapes.get(node.input[0]) if node.input else None
+        if node.op_type == "RMSNormalization" and known is not None:
+            nodes += _root_mean_square(model, node, len(known.type.tensor_type.shape.dim))
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return inliner.inline_selected_functions(model, [("", "Swish")], False, True)
+
+
+def _root_mean_square(model: onnx.ModelProto, node: onnx.NodeProto, rank: int) -> list[onnx.NodeProto]:
+    """RMSNormalization: x / sqrt(mean(x²) + epsilon) · scale over the last axes."""
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    result, axes = node.output[0], np.arange(given.get("axis", -1) % rank, rank)
+    epsilon = np.float32(given.get("epsilon", 1e-5))
+    names = {
+        name: f"{result}:{name}" for name in ("axes", "epsilon", "square", "mean", "sum", "root", "scaled")
+    }
+    model.graph.initializer.append(numpy_helper.from_array(axes, names["axes"]))
+    model.graph.initializer.append(numpy_helper.from_array(epsilon, names["epsilon"]))
+    x, scale = node.input
+    return [
+        helper.make_node("Mul", [x, x], [names["square"]]),
+        helper.make_node("ReduceMean", [names["square"], names["axes"]], [names["mean"]]),
+        helper.make_node("Add", [names["mean"], names["epsilon"]], [names["sum"]]),
+        helper.make_node("Sqrt", [names["sum"]], [names["root"]]),
+        helper.make_node("Div", [x, names["root"]], [names["scaled"]]),
+        helper.make_node("Mul", [names["scaled"], scale], [result], name=node.name),
+    ]
 
 
 def _to_float32(model: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ from onnxprune.training.dialect import IR_VERSION, constants_of, to_dialect
 from onnxprune.training.emit import Emitter, Untrainable
 from onnxprune.training.rewrites import REWRITES
 from onnxprune.training.rewrites.normalization import frozen_batch_normalization
+from onnxprune.training.rewrites.registry import qualified
 from onnxprune.training.trainables import running_statistics_of, trainables_of
 from onnxprune.training.wire import Array
 
@@ -106,8 +107,8 @@ def _name_nodes(graph: gs.Graph) -> None:
 
 def _rewrite(graph: gs.Graph, node: gs.Node) -> None:
     """Replace a node by what the table says."""
-    rewrite = REWRITES.get(node.op)
-    if rewrite is None or node.domain not in ("", None):
+    rewrite = REWRITES.get(qualified(node.op, node.domain))
+    if rewrite is None:
         return
     emit = Emitter(graph, node.name)
     try:

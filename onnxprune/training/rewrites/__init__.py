@@ -11,9 +11,12 @@ from __future__ import annotations
 from onnxprune.training.rewrites import (
     activation,
     convolution,
+    fused,
     layout,
     normalization,
     pooling,
+    products,
+    recurrent,
     reduction,
     resize,
 )
@@ -24,9 +27,12 @@ __all__ = [
     "Rewrite",
     "activation",
     "convolution",
+    "fused",
     "layout",
     "normalization",
     "pooling",
+    "products",
+    "recurrent",
     "reduction",
     "resize",
 ]

@@ -68,7 +68,8 @@ def softsign(node: gs.Node, emit: Emitter) -> Any:
     return emit("Div", x, emit("Add", emit("Abs", x), 1.0))
 
 
-def _hard_sigmoid(x: gs.Tensor, emit: Emitter, alpha: float, beta: float) -> Any:
+def hard_sigmoid_of(x: gs.Tensor, emit: Emitter, alpha: float = 0.2, beta: float = 0.5) -> Any:
+    """A line clipped to [0, 1]."""
     line = emit("Add", emit("Mul", x, alpha), beta)
     return emit("Clip", line, 0.0, 1.0)
 
@@ -76,14 +77,14 @@ def _hard_sigmoid(x: gs.Tensor, emit: Emitter, alpha: float, beta: float) -> Any
 @rewrites("HardSigmoid")
 def hard_sigmoid(node: gs.Node, emit: Emitter) -> Any:
     """A line clipped to [0, 1]."""
-    return _hard_sigmoid(node.inputs[0], emit, node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5))
+    return hard_sigmoid_of(node.inputs[0], emit, node.attrs.get("alpha", 0.2), node.attrs.get("beta", 0.5))
 
 
 @rewrites("HardSwish")
 def hard_swish(node: gs.Node, emit: Emitter) -> Any:
     """Product of x and its hard sigmoid of slope 1/6."""
     x = node.inputs[0]
-    return emit("Mul", x, _hard_sigmoid(x, emit, 1 / 6, 0.5))
+    return emit("Mul", x, hard_sigmoid_of(x, emit, 1 / 6, 0.5))
 
 
 @rewrites("ThresholdedRelu")
@@ -92,6 +93,50 @@ def thresholded_relu(node: gs.Node, emit: Emitter) -> Any:
     x = node.inputs[0]
     above = emit("Greater", x, node.attrs.get("alpha", 1.0))
     return emit("Mul", x, emit("Cast", above, to=1))
+
+
+@rewrites("Shrink")
+def shrink(node: gs.Node, emit: Emitter) -> Any:
+    """Move x towards zero by the bias outside of ±lambd, else 0."""
+    x, threshold, bias = node.inputs[0], node.attrs.get("lambd", 0.5), node.attrs.get("bias", 0.0)
+    above = emit("Cast", emit("Greater", x, threshold), to=1)
+    below = emit("Cast", emit("Less", x, -threshold), to=1)
+    return emit(
+        "Add",
+        emit("Mul", emit("Sub", x, bias), above),
+        emit("Mul", emit("Add", x, bias), below),
+    )
+
+
+@rewrites("Sinh", "Cosh")
+def hyperbolic(node: gs.Node, emit: Emitter) -> Any:
+    """Half the difference, or sum, of exp(x) and exp(−x)."""
+    up, down = emit("Exp", node.inputs[0]), emit("Exp", emit("Neg", node.inputs[0]))
+    return emit("Mul", emit("Sub" if node.op == "Sinh" else "Add", up, down), 0.5)
+
+
+@rewrites("Asinh", "Acosh")
+def inverse_hyperbolic(node: gs.Node, emit: Emitter) -> Any:
+    """Log(x + sqrt(x² ± 1)); for Asinh of |x|, with the sign of x, so that nothing cancels."""
+    x = node.inputs[0]
+    if node.op == "Acosh":
+        return emit("Log", emit("Add", x, emit("Sqrt", emit("Sub", emit("Mul", x, x), 1.0))))
+    root = emit("Sqrt", emit("Add", emit("Mul", x, x), 1.0))
+    sign = emit("Sub", emit("Mul", emit("Cast", emit("Greater", x, 0.0), to=1), 2.0), 1.0)
+    return emit("Mul", sign, emit("Log", emit("Add", emit("Abs", x), root)))
+
+
+@rewrites("Atanh")
+def inverse_hyperbolic_tangent(node: gs.Node, emit: Emitter) -> Any:
+    """Half of log((1 + x) / (1 − x))."""
+    x = node.inputs[0]
+    return emit("Mul", emit("Log", emit("Div", emit("Add", x, 1.0), emit("Sub", 1.0, x))), 0.5)
+
+
+@rewrites("Tan")
+def tangent(node: gs.Node, emit: Emitter) -> Any:
+    """Sine over cosine."""
+    return emit("Div", emit("Sin", node.inputs[0]), emit("Cos", node.inputs[0]))
 
 
 @rewrites("PRelu")

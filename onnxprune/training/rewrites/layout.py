@@ -91,6 +91,25 @@ def _pad_by_gathering(x: gs.Tensor, emit: Emitter, amounts: dict[int, tuple[int,
 _NUMPY_MODE: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
+@rewrites("CastLike")
+def cast_like(node: gs.Node, emit: Emitter) -> Any:
+    """All floats are of 32 bits here, so that one becomes what it is."""
+    given, like = (tensor.dtype for tensor in node.inputs)
+    if given is None or like is None or np.dtype(given) != np.dtype(like):
+        return None
+    return emit("Identity", node.inputs[0])
+
+
+@rewrites("ReverseSequence")
+def reverse_sequence(node: gs.Node, emit: Emitter) -> Any:
+    """Turn an axis around, if all of it is."""
+    x, axis = node.inputs[0], node.attrs.get("time_axis", 0)
+    size = x.shape[axis] if x.shape is not None else None
+    if not isinstance(size, int) or not (values_of(node.inputs[1]) == size).all():
+        raise Untrainable("its sequences differ in length")
+    return emit("Gather", x, emit.ints(list(range(size))[::-1]), axis=axis)
+
+
 @rewrites("DepthToSpace")
 def depth_to_space(node: gs.Node, emit: Emitter) -> Any:
     """Move blocks of channels into squares of pixels."""

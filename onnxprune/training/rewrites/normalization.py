@@ -11,7 +11,7 @@ from onnxprune.training.emit import Emitter, Untrainable, optional_input, rank_o
 from onnxprune.training.rewrites.registry import rewrites
 
 
-def _standardize(x: gs.Tensor, emit: Emitter, axes: list[int], epsilon: float) -> Any:
+def standardized(x: gs.Tensor, emit: Emitter, axes: list[int], epsilon: float) -> Any:
     """(x − mean) / sqrt(variance + epsilon) over some axes."""
     centred = emit("Sub", x, emit.reduce("ReduceMean", x, axes))
     variance = emit.reduce("ReduceMean", emit("Mul", centred, centred), axes)
@@ -24,12 +24,39 @@ def _affine(x: gs.Tensor, emit: Emitter, scale: gs.Tensor, bias: gs.Tensor, shap
     return emit("Add", scaled, emit("Reshape", bias, emit.ints(shape)))
 
 
+def mean_square_normalized(x: gs.Tensor, emit: Emitter, axes: list[int], epsilon: float) -> Any:
+    """Divide by the root of the mean square plus epsilon over some axes."""
+    square = emit.reduce("ReduceMean", emit("Mul", x, x), axes)
+    return emit("Div", x, emit("Sqrt", emit("Add", square, epsilon)))
+
+
+@rewrites("SimplifiedLayerNormalization")
+def simplified_layer_normalization(node: gs.Node, emit: Emitter) -> Any:
+    """Divide by the root mean square over the last axes."""
+    x, scale = node.inputs
+    axes = list(range(node.attrs.get("axis", -1) % rank_of(x), rank_of(x)))
+    scaled = emit("Mul", mean_square_normalized(x, emit, axes, node.attrs.get("epsilon", 1e-5)), scale)
+    if any(output.outputs for output in node.outputs[1:]):
+        raise Untrainable("its statistics are read")
+    return scaled
+
+
+@rewrites("MeanVarianceNormalization")
+def mean_variance_normalization(node: gs.Node, emit: Emitter) -> Any:
+    """Standardise over some axes, by default all but the channels."""
+    x, rank = node.inputs[0], rank_of(node.inputs[0])
+    axes = sorted(axis % rank for axis in node.attrs.get("axes", (0, 2, 3)))
+    if 0 in axes:
+        raise Untrainable("it normalises over the batch")
+    return standardized(x, emit, axes, 1e-9)
+
+
 @rewrites("InstanceNormalization")
 def instance_normalization(node: gs.Node, emit: Emitter) -> Any:
     """Standardise every channel of every sample."""
     x, scale, bias = node.inputs
     spatial = list(range(2, rank_of(x)))
-    standard = _standardize(x, emit, spatial, node.attrs.get("epsilon", 1e-5))
+    standard = standardized(x, emit, spatial, node.attrs.get("epsilon", 1e-5))
     return _affine(standard, emit, scale, bias, [-1] + [1] * len(spatial))
 
 
@@ -50,7 +77,7 @@ def group_normalization(node: gs.Node, emit: Emitter) -> Any:
     groups = node.attrs["num_groups"]
     channels, *spatial = sizes_of(x, 1)
     grouped = emit("Reshape", x, emit.ints([0, groups, -1]))
-    standard = _standardize(grouped, emit, [2], node.attrs.get("epsilon", 1e-5))
+    standard = standardized(grouped, emit, [2], node.attrs.get("epsilon", 1e-5))
     if emit.graph.opset < 21:
         standard = _affine(standard, emit, scale, bias, [-1, 1])
     whole = emit("Reshape", standard, emit.ints([0, channels, *spatial]))

@@ -25,17 +25,38 @@ def average_pool(node: gs.Node, emit: Emitter) -> Any:
     channels = sizes_of(x, 1)[0]
     inverse = _inverse_counts(windows, bool(node.attrs.get("count_include_pad", 0)))
     even = bool((inverse == inverse.flat[0]).all())
-    ones = np.full((channels, 1, *(window.kernel for window in windows)), inverse.flat[0] if even else 1.0)
-    summed = emit(
+    summed = _summed(x, emit, windows, channels, float(inverse.flat[0]) if even else 1.0)
+    return summed if even else emit("Mul", summed, inverse[None, None])
+
+
+def _summed(x: gs.Tensor, emit: Emitter, windows: list[Window], channels: int, factor: float) -> Any:
+    """Sum each window, times a factor."""
+    return emit(
         "Conv",
         x,
-        ones,
+        np.full((channels, 1, *(window.kernel for window in windows)), factor),
         group=channels,
         strides=[window.stride for window in windows],
         dilations=[window.dilation for window in windows],
         pads=[window.begin for window in windows] + [max(window.overhang, 0) for window in windows],
     )
-    return summed if even else emit("Mul", summed, inverse[None, None])
+
+
+@rewrites("LpPool")
+def norm_pool(node: gs.Node, emit: Emitter) -> Any:
+    """Root of the summed powers of each window."""
+    x, order = node.inputs[0], float(node.attrs.get("p", 2))
+    windows = windows_of(node, node.attrs["kernel_shape"])
+    powers = emit("Pow", emit("Abs", x), order)
+    return emit("Pow", _summed(powers, emit, windows, sizes_of(x, 1)[0], 1.0), 1.0 / order)
+
+
+@rewrites("GlobalLpPool")
+def global_norm_pool(node: gs.Node, emit: Emitter) -> Any:
+    """Root of the summed powers over all spatial axes, which are kept with size 1."""
+    x, order = node.inputs[0], float(node.attrs.get("p", 2))
+    powers = emit.reduce("ReduceSum", emit("Pow", emit("Abs", x), order), list(range(2, rank_of(x))))
+    return emit("Pow", powers, 1.0 / order)
 
 
 def _inverse_counts(windows: list[Window], include_pad: bool) -> Array:

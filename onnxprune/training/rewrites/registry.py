@@ -16,12 +16,17 @@ Rewrite: TypeAlias = Callable[[gs.Node, Emitter], Replacement]
 REWRITES: dict[str, Rewrite] = {}
 
 
-def rewrites(*operators: str) -> Callable[[Rewrite], Rewrite]:
-    """Enter a function into the table for some operators of the standard domain."""
+def rewrites(*operators: str, domain: str = "") -> Callable[[Rewrite], Rewrite]:
+    """Enter a function into the table for some operators of a domain."""
 
     def enter(rewrite: Rewrite) -> Rewrite:
         for operator in operators:
-            REWRITES[operator] = rewrite
+            REWRITES[qualified(operator, domain)] = rewrite
         return rewrite
 
     return enter
+
+
+def qualified(operator: str, domain: str | None) -> str:
+    """Return the name of an operator, that of its domain in front if it is not the standard one."""
+    return f"{domain}.{operator}" if domain else operator

@@ -34,7 +34,7 @@ def resize(node: gs.Node, emit: Emitter) -> Any:
         if axis == 0:
             continue  # the batch; the forward check finds who resizes that
         matrix = _axis_map(node, position, sizes_of(node.inputs[0], 1)[axis - 1])
-        x = x if matrix is None else _apply(x, emit, matrix, axis, rank)
+        x = x if matrix is None else apply_along(x, emit, matrix, axis, rank)
     return x
 
 
@@ -74,7 +74,7 @@ def _resized_identity(node: gs.Node, size: int, name: str, amount: Array) -> Arr
     return Session(model).run({"x": identity})["y"][:, 0, :, 0]
 
 
-def _apply(x: gs.Tensor, emit: Emitter, matrix: Array, axis: int, rank: int) -> Any:
+def apply_along(x: gs.Tensor, emit: Emitter, matrix: Array, axis: int, rank: int) -> Any:
     """Multiply a matrix onto one axis."""
     if ((matrix == 1).sum(axis=0) == 1).all() and (matrix != 0).sum() == matrix.shape[1]:
         return emit("Gather", x, emit.ints(matrix.argmax(axis=0).tolist()), axis=axis)

@@ -1,0 +1,75 @@
+"""Which operators can be trained through: the table of docs/trainability.md.
+
+python tests/training_table.py        writes it again
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxprune.rules  # noqa: F401 - fills the table
+from onnxprune.rules.blocking import REASONS as BLOCKED
+from onnxprune.rules.table import RULES
+from onnxprune.training.dialect import NEWER
+from onnxprune.training.rewrites import REWRITES
+from onnxprune.training.rewrites.registry import qualified
+from onnxprune.training.support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
+
+TABLE = Path(__file__).parents[1] / "docs/trainability.md"
+CONVERTED = {"Upsample": "Resize", "Scatter": "ScatterElements"}
+OWN, SPELLED, NONE = "own gradient", "spelled in others", "none needed"
+INTRODUCTION = """\
+# What can be trained through
+
+Every operator that pruning follows, and what `finetune` does about its gradient. Each one that can be
+trained has a network in `tests/test_training_rewrites.py` that is trained for one step and compared with
+central differences of the loss (≤ 1e-3, relative). `python tests/training_table.py` writes this table, and a
+test keeps it true.
+
+* **own gradient**: onnxruntime-training 1.19.2 has one, and it is right.
+* **spelled in others**: it has none, or a wrong one; what is trained has other operators in its place.
+* **none needed**: its result does not change smoothly with anything that is trained.
+* All others stop `finetune`, which names the node, before anything is spent, but only where a gradient has to
+  pass on its way from the loss to a weight.
+
+Some forms of an operator are refused though others are trained: recurrent layers with peepholes, clipping or
+sequences of different lengths; Resize with a region of interest; Scatter with a reduction;
+MeanVarianceNormalization over the batch; Einsum with an ellipsis; sizes known at run time only, where
+a spelling needs them.
+
+"""
+
+
+def operators() -> list[str]:
+    """Every operator whose axes the rules follow."""
+    blocked = {name for names in BLOCKED.values() for name in names.split()}
+    return sorted(qualified(name, domain) for domain, name in RULES if domain or name not in blocked)
+
+
+def verdict(operator: str) -> tuple[str, str]:
+    """Return how an operator is trained through, and as what; or nothing, and why not."""
+    bare = operator.removeprefix("com.microsoft.")
+    if operator in CONVERTED:
+        return SPELLED, f"As {CONVERTED[operator]}, in a newer operator set."
+    if operator in NEWER:
+        return SPELLED, "As the specification has it, in an older operator set."
+    if operator in REWRITES:
+        return SPELLED, (REWRITES[operator].__doc__ or "").strip()
+    if operator in DIFFERENTIABLE or (bare in DIFFERENTIABLE and operator not in REASONS):
+        return OWN, ""
+    if operator in STOPS:
+        return NONE, ""
+    return "", REASONS.get(operator, NO_GRADIENT)
+
+
+def table() -> str:
+    """The document."""
+    rows = [(operator, *verdict(operator)) for operator in operators()]
+    trained = sum(bool(how) for _, how, _ in rows)
+    lines = [f"{trained} of {len(rows)} operators:", "", "| operator | trained through | |", "|---|---|---|"]
+    lines += [f"| {operator} | {how or '**no**'} | {why} |" for operator, how, why in rows]
+    return INTRODUCTION + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    TABLE.write_text(table(), "utf-8")
