@@ -29,7 +29,8 @@ def evaluate(node: onnx.NodeProto, inputs: list[Array], opset: int) -> Any:
     given = iter(feeds)
     bare = onnx.NodeProto(op_type=node.op_type, output=["o"], attribute=node.attribute)
     bare.input.extend(next(given) if i else "" for i in node.input)
-    results: Any = _evaluator(bare.SerializeToString(), opset).run(None, feeds)
+    with np.errstate(all="ignore"):  # the logarithm of zero, say, which a Where passes over later on
+        results: Any = _evaluator(bare.SerializeToString(), opset).run(None, feeds)
     return results[0]
 
 

@@ -51,6 +51,18 @@ def test_values_computed_from_shapes() -> None:
     assert {shape, channels, half, target} <= shapes.traced
 
 
+def test_numbers_that_nobody_reads_may_be_infinite() -> None:
+    """As in T5: places far off are counted by logarithms, near ones are not, both for all."""
+    net = Net()
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)
+    places = net.op("Gather", net.op("Shape", x), net.ints(1, 2))
+    distance = net.op("Cast", net.op("Sub", places, net.ints(4, 4)), to=onnx.TensorProto.FLOAT)
+    counted = net.op("Where", net.op("Greater", distance, net.const(0.0)), net.op("Log", distance), distance)
+    bias = net.op("ReduceMax", counted, keepdims=0)
+    shapes = infer(net.model(net.add(x, bias)))
+    assert np.allclose(shapes.values[counted], [np.log(4), 0])
+
+
 def test_declared_shapes_are_not_trusted() -> None:
     net = Net()
     x = net.conv(net.input("x", [1, 3, 4, 4]), 8)
