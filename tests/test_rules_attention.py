@@ -195,3 +195,23 @@ def test_prune_and_transform() -> None:
     heads = {a.name: a.i for a in node.attribute}
     assert heads["q_num_heads"] == heads["kv_num_heads"] == 4
     assert math.isclose(result.facts["macs"], result.facts["macs_before"] / 2, rel_tol=0.1)
+
+
+def test_queries_keys_and_values_side_by_side() -> None:
+    """Eight heads of queries, four of keys and four of values on one axis."""
+    net = Net()
+    packed = net.linear(net.input("x", [2, 5, 12]), 16 * 16)
+    lengths = [net.const(np.asarray([4, 4], np.int32)), net.const(np.asarray([5], np.int32))]
+    heads = {"num_heads": 8, "kv_num_heads": 4}
+    operands = [packed, "", "", "", "", *lengths]
+    y = contrib(net, "GroupQueryAttention", *operands, shape=[2, 5, 128], outputs=3, **heads)
+    assert_halves(net.model(net.linear(y, 12)), 4, 2)
+
+
+def test_a_bias_of_the_scores_beside_projections_within_the_node() -> None:
+    net = Net()
+    x = net.input("x", [2, 5, 12])
+    bias = net.const(net.random.normal(size=(1, 6, 5, 5)))
+    operands = [x, net.weight(12, 3 * 48), net.vector(3 * 48), "", "", bias]
+    y = contrib(net, "Attention", *operands, shape=[2, 5, 48], num_heads=6)
+    assert_halves(net.model(net.linear(y, 12)), 6, 8)

@@ -10,6 +10,7 @@ from onnx import helper, load_model_from_string
 
 from onnxprune.channels import Channels, find_channels
 from onnxprune.graph import Model, check
+from onnxprune.rules.blocking import MICROSOFT_REASONS
 
 MICROSOFT = "com.microsoft"
 
@@ -151,3 +152,23 @@ def optimised(model: Model, options: onnxruntime.SessionOptions) -> Model:
             model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return check(Model(load_model_from_string(path.read_bytes())))
+
+
+def test_older_names_of_standard_operators() -> None:
+    """Padded, warped: each is read as the operator of the standard that took its place."""
+    net = Net()
+    x = net.conv(net.input("x", [2, 3, 6, 6]), 8)
+    x = contrib(net, "Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1), shape=[2, 8, 8, 8])
+    grid = net.const(net.random.uniform(-1, 1, (2, 5, 5, 2)))
+    x = contrib(net, "GridSample", x, grid, shape=[2, 8, 5, 5])
+    assert_halves(net.model(net.conv(x, 4)), 8)
+
+
+@pytest.mark.parametrize("kind", ["NhwcConv", "GroupNorm", "SkipGroupNorm", "MoE", "MatMulBnb4"])
+def test_operators_that_are_refused_say_why(kind: str) -> None:
+    net = Net()
+    x = net.conv(net.input("x", [2, 3, 6, 6]), 8)
+    y = contrib(net, kind, x, net.weight(8, 8), shape=[2, 8, 6, 6])
+    reasons = {b.reason for a in find_channels(net.model(net.conv(y, 4))).blocked for b in a.reasons}
+    assert not any("no rule" in reason for reason in reasons)
+    assert reasons & set(MICROSOFT_REASONS)

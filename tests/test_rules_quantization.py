@@ -250,3 +250,115 @@ def test_a_weight_read_with_two_zero_points_stays() -> None:
     channels = find_channels(net.model(net.gemm(net.relu(net.add(first, second)), 3)))
     assert not channels.groups
     assert any("in another way" in r.reason for b in channels.blocked for r in b.reasons)
+
+
+def runtime_op(net: Net, kind: str, *operands: str, shape: Sequence[int], of: int = 0, **how: object) -> str:
+    """Add an operator of onnxruntime's own; ``of`` is its element type where that is not float."""
+    made = net.op(kind, *operands, domain="com.microsoft", **how)
+    net.types[made] = helper.make_tensor_type_proto(of or net.kind, shape)
+    return made
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("axis", [None, 0])
+def test_quantised_gemm(transposed: int, axis: int | None) -> None:
+    net = Net()
+    x = quantise(net, net.input("x", [4, 6]))
+    for out in (16, 12):
+        shape = (out, net.shape(x[0])[1]) if transposed else (net.shape(x[0])[1], out)
+        weight = quantised(net, shape, "int8", None if axis is None else 1 - transposed)
+        bias = net.const(net.random.integers(-90, 90, out, dtype=np.int32))
+        how = parameters(net, 0.3)
+        y = runtime_op(
+            net, "QGemm", *x, *weight, bias, *how, shape=[4, out], of=TensorProto.UINT8, transB=transposed
+        )
+        x = [y, *how]
+    y = net.op("DequantizeLinear", *x)
+    assert_halves(net.model(net.gemm(y, 3)), 16, 12, tolerance=1e-5)
+
+
+def n_bits(net: Net, x: str, out: int, *, bits: int = 4, flat: bool = True, zeros: str = "none") -> str:
+    """A matrix product with a few bits an element, a scale for each sixteen of them."""
+    width = net.shape(x)[-1]
+    blocks = -(-width // 16)
+    shape = (out, blocks, 2 * bits)
+    packed = net.const(net.random.integers(0, 256, shape).astype(np.uint8))
+    scales = net.random.uniform(0.01, 0.05, (out, blocks)) * (8 if bits == 4 else 1)
+    operands = [packed, net.const(scales.ravel() if flat else scales)]
+    if zeros == "packed":
+        each = -(-blocks * bits // 8)
+        points = net.random.integers(0, 256, (out, each)).astype(np.uint8)
+        operands.append(net.const(points.ravel() if flat else points))
+    how = {"K": width, "N": out, "bits": bits, "block_size": 16}
+    return runtime_op(net, "MatMulNBits", x, *operands, shape=[4, out], **how)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize(("bits", "zeros"), [(4, "none"), (8, "none"), (8, "packed")])
+def test_products_of_a_few_bits_an_element(flat: bool, bits: int, zeros: str) -> None:
+    """Along the sum whole blocks of sixteen go; a bias is added and cut with the columns."""
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 64))
+    x = net.relu(n_bits(net, x, 32, bits=bits, flat=flat, zeros=zeros))
+    x = net.relu(n_bits(net, x, 8, bits=bits, flat=flat, zeros=zeros))
+    assert_halves(net.model(net.linear(x, 3)), 4, 2, 8, tolerance=1e-5)
+
+
+def test_zero_points_that_share_a_byte_keep_the_blocks() -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 64))
+    x = net.relu(n_bits(net, x, 8, zeros="packed"))
+    assert_halves(net.model(net.linear(x, 3)), 8, tolerance=1e-5)
+
+
+def test_a_last_block_that_is_not_full_keeps_the_sum() -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [4, 6]), 40))
+    x = net.relu(n_bits(net, x, 8))
+    channels = assert_halves(net.model(net.linear(x, 3)), 8, tolerance=1e-5)
+    assert "its last block is not full" in {b.reason for a in channels.blocked for b in a.reasons}
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_quantised_attention(axis: int | None) -> None:
+    net = Net()
+    x, scale, zero = quantise(net, net.input("x", [2, 5, 12]))
+    weight, weight_scale, weight_zero = quantised(net, (12, 3 * 48), "int8", axis)
+    scales = [scale, weight_scale, "", zero, weight_zero]
+    y = runtime_op(net, "QAttention", x, weight, net.vector(144), *scales, shape=[2, 5, 48], num_heads=6)
+    assert_halves(net.model(net.linear(y, 3)), 6, 8, tolerance=1e-5)
+
+
+def test_channels_on_the_last_axis() -> None:
+    net = Net()
+    x = quantise(net, net.input("x", [2, 8, 8, 3]))
+    for out in (16, 12):
+        weight = quantised(net, (out, net.shape(x[0])[3], 3, 3), "int8", 0)
+        bias = net.const(net.random.integers(-90, 90, out, dtype=np.int32))
+        how, sizes = parameters(net, 0.3), {"kernel_shape": [3, 3], "pads": [1] * 4, "channels_last": 1}
+        made = [2, 8, 8, out]
+        y = runtime_op(net, "QLinearConv", *x, *weight, *how, bias, shape=made, of=TensorProto.UINT8, **sizes)
+        y = runtime_op(net, "NhwcMaxPool", y, shape=made, of=TensorProto.UINT8, kernel_shape=[1, 1])
+        x = [y, *how]
+    y = net.transpose(net.op("DequantizeLinear", *x), 0, 3, 1, 2)
+    assert_halves(net.model(net.conv(y, 3)), 16, 12, tolerance=1e-5)
+
+
+def test_a_choice_between_quantised_operands() -> None:
+    net = Net()
+    x = net.linear(net.input("x", [4, 6]), 16)
+    a, b = quantise(net, net.relu(x)), quantise(net, net.op("Neg", x))
+    which = net.const(net.random.integers(0, 2, (4, 1)).astype(bool))
+    how = parameters(net)
+    y = runtime_op(net, "QLinearWhere", which, *a, *b, *how, shape=[4, 16], of=TensorProto.UINT8)
+    assert_halves(net.model(net.linear(net.op("DequantizeLinear", y, *how), 3)), 16, tolerance=1e-5)
+
+
+def test_a_quantised_softmax_keeps_what_it_normalises_over() -> None:
+    net = Net()
+    x = quantise(net, net.linear(net.input("x", [4, 6]), 16))
+    how = [net.const(np.asarray(1 / 256)), net.const(np.asarray(0, np.uint8))]
+    y = runtime_op(net, "QLinearSoftmax", *x, *how, shape=[4, 16], of=TensorProto.UINT8, axis=1, opset=13)
+    channels = find_channels(net.model(net.linear(net.op("DequantizeLinear", y, *how), 3)))
+    assert not channels.groups
+    assert "it normalises over this axis" in {b.reason for a in channels.blocked for b in a.reasons}

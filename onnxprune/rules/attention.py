@@ -9,6 +9,7 @@ share a key head stand together. The scores are scaled by 1/√k unless an attri
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from onnxprune.dims import Dim, Factor, concatenated, nested
 from onnxprune.rules.context import CannotSayError, Context
@@ -34,7 +35,7 @@ def attention(c: Context) -> None:
     axes = c.match(pattern, heads)
     c.follow_attribute("q_num_heads", nested((axes["g"], axes["r"])))
     c.follow_attribute("kv_num_heads", axes["g"])
-    _finish(c, axes, bias=3, past=4)
+    finish(c, axes, bias=3, past=4)
 
 
 @rule("MultiHeadAttention", domain=MICROSOFT)
@@ -49,7 +50,7 @@ def multi_head_attention(c: Context) -> None:
         c.same(c.axes(3)[0], concatenated((nested((g, k)), nested((g, k)), nested((g, v)))))
         c.weights(3)
     c.follow_attribute("num_heads", g)
-    _finish(c, axes | {"r": c.fixed(1, "one query head for each key head")}, bias=5, past=6)
+    finish(c, axes | {"r": c.fixed(1, "one query head for each key head")}, bias=5, past=6)
 
 
 @rule("Attention", domain=MICROSOFT)
@@ -57,7 +58,13 @@ def fused_attention(c: Context) -> None:
     """The projections to queries, keys and values are part of the node, side by side in one weight."""
     if c.has(4) or c.attributes.get("do_rotary"):
         raise CannotSayError("it keeps or turns its queries and keys inside")
-    sizes = c.attributes.get("qkv_hidden_sizes") or [c.shape(1)[1] // 3] * 3
+    axes = projected(c, c.attributes.get("qkv_hidden_sizes") or [c.shape(1)[1] // 3] * 3)
+    c.weights(1, 2)
+    finish(c, axes, bias=5)
+
+
+def projected(c: Context, sizes: Sequence[int]) -> dict[str, Dim]:
+    """Line up the data, operand 0, with the weights of three projections, 1, and their bias, 2."""
     heads = int(c.attributes["num_heads"])
     one = c.fixed(1, "one query head for each key head")
     g, k, v = Factor(heads), Factor(sizes[0] // heads), Factor(sizes[2] // heads)
@@ -69,7 +76,6 @@ def fused_attention(c: Context) -> None:
     if c.has(2):
         c.same(c.axes(2)[0], concatenated(parts))
     c.contract(k, 1)
-    c.weights(1, 2)
     c.follow_attribute("num_heads", g)
     for element, part in enumerate(parts):
         c.follow_attribute("qkv_hidden_sizes", part, element)
@@ -77,7 +83,7 @@ def fused_attention(c: Context) -> None:
         c.same(k, v)
     c.define(0, [n, t, nested((g, v))])
     c.works(n, t, rows, columns)
-    _finish(c, {"n": n, "t": t, "s": t, "g": g, "r": one, "k": k, "v": v}, bias=5, past=4)
+    return {"n": n, "t": t, "s": t, "g": g, "r": one, "k": k, "v": v}
 
 
 @rule("GroupQueryAttention", domain=MICROSOFT)
@@ -85,17 +91,30 @@ def group_query_attention(c: Context) -> None:
     """Queries, keys and values have heads of one width; those may lie side by side in the first operand."""
     groups = int(c.attributes["kv_num_heads"])
     heads = {"g": groups, "r": int(c.attributes["num_heads"]) // groups}
-    if not c.has(1):
-        raise CannotSayError("it reads queries, keys and values in a packed form")
     if c.attributes.get("kv_cache_bit_width"):
         raise CannotSayError("it keeps quantised keys and values")
-    axes = c.match("Q[n t (g r k)] K[n s (g k)] V[n s (g k)] -> Y[n t (g r k)]", heads)
+    if c.has(1):
+        axes = c.match("Q[n t (g r k)] K[n s (g k)] V[n s (g k)] -> Y[n t (g r k)]", heads)
+    else:
+        axes = _side_by_side(c, **heads)
     c.block(axes["k"], TURNS if c.attributes.get("do_rotary") else "queries, keys and values have one width")
     c.follow_attribute("num_heads", nested((axes["g"], axes["r"])))
     c.follow_attribute("kv_num_heads", axes["g"])
     if c.has(11):
         c.same(c.axes(11)[0], nested((axes["g"], axes["r"])))
-    _finish(c, axes | {"v": axes["k"]}, bias=10, past=3)
+    finish(c, axes | {"v": axes["k"]}, bias=10, past=3)
+
+
+def _side_by_side(c: Context, g: int, r: int) -> dict[str, Dim]:
+    """All heads of queries, then those of keys, then those of values, on one axis."""
+    n, t, packed = c.axes(0)
+    axes: dict[str, Dim] = {"n": n, "t": t, "s": t, "g": Factor(g), "r": Factor(r)}
+    axes["k"] = Factor(packed.size // (g * (r + 2)))
+    keys = nested((axes["g"], axes["k"]))
+    queries = nested((axes["g"], axes["r"], axes["k"]))
+    c.same(packed, concatenated((queries, keys, keys)))
+    c.define(0, [n, t, queries])
+    return axes
 
 
 @rule("RotaryEmbedding", zero=first)
@@ -133,7 +152,7 @@ def _head_width(c: Context, dims: tuple[Dim, ...]) -> int:
     return dims[-1].size // int(c.attributes["num_heads"]) if len(dims) == 3 else dims[-1].size
 
 
-def _finish(c: Context, axes: dict[str, Dim], bias: int, past: int) -> None:
+def finish(c: Context, axes: dict[str, Dim], bias: int | None = None, past: int | None = None) -> None:
     """Say what all forms have in common: scale, bias of the scores, what is kept from step to step, work."""
     n, t, s, g, r, k, v = (axes[name] for name in ("n", "t", "s", "g", "r", "k", "v"))
     c.block(n, APART)
@@ -143,7 +162,7 @@ def _finish(c: Context, axes: dict[str, Dim], bias: int, past: int) -> None:
         c.prefer_other(dim)
     _keep_scale(c, k)
     total = _kept(c, axes, past)
-    if c.has(bias):
+    if bias is not None and c.has(bias):
         _line_up_bias(c, bias, nested((g, r)))
     c.define(3, [n, nested((g, r)), t, total])
     for width in (k, v):
@@ -156,11 +175,11 @@ def _keep_scale(c: Context, k: Dim) -> None:
     c.rescale_attribute("scale", 1 / math.sqrt(k.size), k, 0)
 
 
-def _kept(c: Context, axes: dict[str, Dim], past: int) -> Dim:
+def _kept(c: Context, axes: dict[str, Dim], past: int | None) -> Dim:
     """Line up keys and values of earlier steps, and return the axis of all keys."""
     total = axes["s"]
-    for operand, width in enumerate(("k", "v"), past):
-        if c.has(operand):
+    for operand, width in enumerate(("k", "v"), past or 0):
+        if past is not None and c.has(operand):
             kept = c.axes(operand)
             for axis, name in ((0, "n"), (1, "g"), (3, width)):
                 c.same(kept[axis], axes[name])

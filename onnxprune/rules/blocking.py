@@ -33,6 +33,24 @@ REASONS = {
 """Operators of the standard domain, by the reason they are blocked with."""
 
 
+MICROSOFT_REASONS = {
+    "onnxruntime runs it on graphics processors only, so nothing could be compared here": (
+        "BiasAdd BiasSplitGelu GroupNorm NhwcConv NhwcFusedConv PackedAttention PackedMultiHeadAttention "
+        "SkipGroupNorm"
+    ),
+    "its weights are packed in blocks that run across its rows": (
+        "GatherBlockQuantized MatMulBnb4 MatMulFpQ4 QMoE"
+    ),
+    "it chooses among networks of its own by number": "MoE",
+    "it quantises its states while it runs": "DynamicQuantizeLSTM",
+    "it attends to places by lists that are given at run time": (
+        "DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention"
+    ),
+    "it crops or pads to a size that is given at run time": "ConvTransposeWithDynamicPads CropAndResize",
+}
+"""Operators of onnxruntime's own, likewise."""
+
+
 def _blocked(reason: str) -> Callable[[Context], None]:
     def refuse(c: Context) -> None:
         """Nothing this node touches may change."""
@@ -43,3 +61,5 @@ def _blocked(reason: str) -> Callable[[Context], None]:
 
 for _reason, _operators in REASONS.items():
     rule(*_operators.split())(_blocked(_reason))
+for _reason, _operators in MICROSOFT_REASONS.items():
+    rule(*_operators.split(), domain="com.microsoft")(_blocked(_reason))

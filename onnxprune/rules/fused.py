@@ -5,14 +5,21 @@ from __future__ import annotations
 from onnxprune.rules.constants import by_itself
 from onnxprune.rules.context import CannotSayError, Context, Linear
 from onnxprune.rules.convolution import conv
+from onnxprune.rules.indexing import gather_nd, trilu
+from onnxprune.rules.joining import pad
 from onnxprune.rules.linear import gemm, matrix_product, product_and_bias
 from onnxprune.rules.pointwise import elementwise
+from onnxprune.rules.sampling import grid_sample
 from onnxprune.rules.table import Zeros, every, first, rule, some, weights_and_bias
 
 MICROSOFT = "com.microsoft"
 ZERO_AT_ZERO = {"", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Elu", "Selu", "Softsign", "ThresholdedRelu"}
 
 rule("Gelu", "QuickGelu", domain=MICROSOFT, zero=first, constant=by_itself)(elementwise)
+rule("GridSample", domain=MICROSOFT, zero=first)(grid_sample)
+rule("GatherND", domain=MICROSOFT, zero=first)(gather_nd)
+rule("Trilu", domain=MICROSOFT, zero=first)(trilu)
+rule("Pad", domain=MICROSOFT, zero=first)(pad)
 rule("SwiGLU", zero=some, constant=by_itself)(elementwise)
 
 

@@ -127,7 +127,7 @@ def pad(c: Context) -> None:
             c.block(dims[axis], "it copies or drops elements at the ends of this axis")
             result[axis] = c.fixed(dims[axis].size + before + after, "padding")
     c.define(0, result)
-    value = c.attributes.get("value", 0) if c.opset < 11 else c.value(2) if c.has(2) else 0
+    value = c.value(2) if c.has(2) else c.attributes.get("value", 0)
     if constant and (value is None or np.any(value != 0)):
         c.makes_no_zeros()
 

@@ -30,3 +30,9 @@ def max_pool(c: Context) -> None:
     axes = c.match("X[n c *s] -> Y[n c *t] indices[n c *u]")
     if c.makes(1):
         c.block(axes["c"], "its indices count through all channels")
+
+
+@rule("NhwcMaxPool", domain="com.microsoft", zero=first)
+def max_pool_channels_last(c: Context) -> None:
+    """MaxPool with the channels on the last axis."""
+    c.match("X[n *s c] -> Y[n *t c]")

@@ -6,9 +6,12 @@ its zero point, and padding and sums treat that as zero. Scales and zero points 
 
 from __future__ import annotations
 
-from onnxprune.dims import Dim, concatenated
+import math
+
+from onnxprune.dims import Dim, Factor, concatenated, nested
+from onnxprune.rules import attention
 from onnxprune.rules.constants import same
-from onnxprune.rules.context import Context, Quantised
+from onnxprune.rules.context import CannotSayError, Context, Quantised
 from onnxprune.rules.convolution import finish
 from onnxprune.rules.linear import matrix_product
 from onnxprune.rules.pointwise import broadcast
@@ -73,12 +76,29 @@ def qlinear_conv(c: Context) -> None:
     """Conv, every tensor with a scale and a zero point; those of the weight may be one for each filter."""
     scale, co = "xs[*a] xz[*b]", "(g co)"
     weight = f"W[{co} ci *k] ws[{_each(c, 4, co)}] wz[{_each(c, 5, co)}]"
-    pattern = f"X[n (g ci) *s] {scale} {weight} ys[*d] yz[*e] B[{co}] -> Y[n {co} *t]"
+    x, y = ("*s (g ci)", f"*t {co}") if c.attributes.get("channels_last") else ("(g ci) *s", f"{co} *t")
+    pattern = f"X[n {x}] {scale} {weight} ys[*d] yz[*e] B[{co}] -> Y[n {y}]"
     axes = c.match(pattern, {"g": int(c.attributes.get("group", 1))})
     finish(c, axes, "*t", weights=())
     if _is_weight(c, 3, scale=4, zero=5, axis=0):
         c.weights(3)
     c.weights(8)
+
+
+rule("QLinearConv", domain=MICROSOFT, zero=_weights_and_bias)(qlinear_conv)
+
+
+@rule("QAttention", domain=MICROSOFT)
+def quantised_attention(c: Context) -> None:
+    """Attention whose projections are products of integers."""
+    if c.has(8) or c.attributes.get("do_rotary"):
+        raise CannotSayError("it keeps or turns its queries and keys inside")
+    axes = attention.projected(c, [c.shape(1)[1] // 3] * 3)
+    _columns(c, c.axes(1), 4, 7)
+    if _is_weight(c, 1, scale=4, zero=7, axis=1):
+        c.weights(1)
+    c.weights(2)
+    attention.finish(c, axes)
 
 
 @rule("ConvInteger", zero=lambda zeros: zeros[1] is True)
@@ -131,6 +151,79 @@ def matmul_integer_to_float(c: Context) -> None:
     c.weights(6)
 
 
+def _product_and_bias(zeros: Zeros) -> bool:
+    """The sum is zero where one of the operands is, and the bias."""
+    return some((zeros[0], zeros[3])) and all(zeros[6:7])
+
+
+@rule("QGemm", domain=MICROSOFT, zero=_product_and_bias)
+def qgemm(c: Context) -> None:
+    """Gemm of integers; scale and zero point of the second operand may be one for each column."""
+    a, b = c.axes(0), c.axes(3)
+    a = a[::-1] if c.attributes.get("transA") else a
+    b = b[::-1] if c.attributes.get("transB") else b
+    k = Factor(a[1].size)
+    c.same(a[1], k)
+    c.same(b[0], k)
+    c.contract(k, 0, 3)
+    _columns(c, b, 4, 5)
+    if c.has(6):
+        broadcast(c, [[a[0], b[1]], c.axes(6)])
+    c.define(0, [a[0], b[1]])
+    if _is_weight(c, 3, scale=4, zero=5, axis=0 if c.attributes.get("transB") else 1):
+        c.weights(3)
+    c.weights(6)
+    c.works(a[0], b[1], k)
+
+
+def _scales_and_bias(zeros: Zeros) -> bool:
+    """A column is zero where its scales and its bias are."""
+    return zeros[2] is True and all(zeros[5:6])
+
+
+@rule("MatMulNBits", domain=MICROSOFT, zero=_scales_and_bias)
+def matmul_n_bits(c: Context) -> None:
+    """``A · B`` with a few bits an element of B, ``[columns, blocks, bytes]``, and a scale for each block.
+
+    Masking sets scales to zero, for several elements share a byte. Along the sum whole blocks can go.
+    """
+    if c.has(4):
+        raise CannotSayError("its rows are put in another order by a list")
+    blocks, size = c.shape(1)[1], int(c.attributes["block_size"])
+    n, b = Factor(int(c.attributes["N"])), Factor(blocks)
+    lead, k = c.axes(0)[:-1], c.axes(0)[-1]
+    if k.size == blocks * size:
+        c.same(k, nested((b, c.fixed(size, "its elements share a scale"))))
+    else:
+        for dim in (k, b):
+            c.block(dim, "its last block is not full")
+    c.same(c.axes(1)[0], n)
+    c.same(c.axes(1)[1], b)
+    c.block(c.axes(1)[2], "several elements share a byte")
+    _along_columns(c, 2, n, b)
+    if c.has(3):
+        _along_columns(c, 3, n, b)
+    if c.has(5):
+        c.same(c.axes(5)[0], n)
+    c.contract(b, 0, 2)
+    c.weights(2, 5)
+    c.follow_attribute("N", n)
+    c.follow_attribute("K", k)
+    c.define(0, [*lead, n])
+    c.works(*lead, n, k)
+
+
+def _along_columns(c: Context, operand: int, columns: Dim, blocks: Dim) -> None:
+    """Scales and zero points are written down column by column; zero points may share bytes."""
+    dims = c.axes(operand)
+    each = math.prod(d.size for d in dims) // columns.size
+    inner: Dim = blocks
+    if each != blocks.size:
+        inner = c.fixed(each, "several zero points share a byte")
+        c.block(blocks, "several zero points share a byte")
+    c.same(nested(dims), nested((columns, inner)))
+
+
 @rule("DynamicQuantizeMatMul", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[4:]))
 def dynamic_quantize_matmul(c: Context) -> None:
     """DynamicQuantizeLinear of the first operand, then MatMulIntegerToFloat."""
@@ -149,6 +242,22 @@ def dynamic_quantize_matmul(c: Context) -> None:
 def qlinear_add(c: Context) -> None:
     """Elementwise; scales and zero points are single numbers."""
     c.define(0, broadcast(c, [c.axes(0), c.axes(3)]))
+
+
+@rule("QLinearWhere", domain=MICROSOFT, zero=lambda zeros: zeros[1] is True and zeros[4] is True)
+def qlinear_where(c: Context) -> None:
+    """Choose between two operands, each with its scale and zero point."""
+    c.define(0, broadcast(c, [c.axes(k) for k in (0, 1, 4)]))
+
+
+@rule("QLinearSoftmax", domain=MICROSOFT)
+def qlinear_softmax(c: Context) -> None:
+    """Normalise over one axis; before opset 13 over all axes from that one on."""
+    dims = c.axes(0)
+    axis = int(c.attributes.get("axis", -1)) % len(dims)
+    for dim in dims[axis:] if c.attributes["opset"] < 13 else dims[axis : axis + 1]:
+        c.block(dim, "it normalises over this axis")
+    c.define(0, dims)
 
 
 rule("QLinearMul", domain=MICROSOFT, zero=lambda zeros: some((zeros[0], zeros[3])))(qlinear_add)
