@@ -70,7 +70,7 @@ def reads(channels: Channels, place: Place) -> bool | None:
         return None
     name, axis = place.tensor, place.axis
     while True:
-        node = next(n for n in model.nodes if name in n.input)
+        node = next(n for n in model.all_nodes if name in n.input)
         if node.op_type != "Transpose":
             break
         axis, name = list(node.attribute[0].ints).index(axis), node.output[0]

@@ -6,11 +6,12 @@ import math
 from functools import cache
 from typing import NamedTuple
 
+import ideas
 import ideas_sequences  # noqa: F401  (enters its ideas)
 import numpy as np
 import pytest
 from helpers import FLOATS, feeds_for, params
-from ideas import IDEAS
+from ideas_control import CONTROL
 
 from onnxprune.channels import find_channels
 from onnxprune.dims import Dim, Factor, Sum, resolve
@@ -23,6 +24,7 @@ from onnxprune.plan import PLAN_KEY
 from onnxprune.planned import planned_channels, stored_plan
 from onnxprune.runtime import Session, compare
 
+IDEAS = ideas.IDEAS | CONTROL
 INEXACT = 0.5
 """By how much results may change where means and deviations are taken over fewer channels."""
 

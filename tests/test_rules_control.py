@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import onnx
 import pytest
 from helpers import Net, half_of_each, params, prune_exactly
+from ideas_control import Body, choose, mlp
 from onnx import TensorProto, helper
 
 from onnxprune.channels import Channels, find_channels
@@ -16,36 +14,6 @@ from onnxprune.graph import Model
 from onnxprune.masks import keep_masks
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare
-
-
-class Body(Net):
-    """A graph being written down that reads the tensors of another."""
-
-    def __init__(self, outer: Net, inside: str = "initializer") -> None:
-        super().__init__(opset=outer.opset, constants=inside)
-        self.random, self.outer = outer.random, outer
-        self.types |= outer.types
-
-    def _fresh(self, stem: str) -> str:
-        return self.outer._fresh(stem)
-
-    def graph(self, *outputs: str, given: Sequence[str] = ()) -> onnx.GraphProto:
-        made = [onnx.ValueInfoProto(name=o, type=self.types[o]) for o in outputs]
-        taken = [onnx.ValueInfoProto(name=g, type=self.types[g]) for g in given]
-        fixed = [] if self.constants == "node" else list(self.values.values())
-        return helper.make_graph(self.nodes, "body", taken, made, fixed)
-
-
-def choose(net: Net, then: onnx.GraphProto, other: onnx.GraphProto, choice: str = "") -> str:
-    """An If."""
-    choice = choice or net.input("choice", [], kind=TensorProto.BOOL)
-    y = net.op("If", choice, then_branch=then, else_branch=other)
-    net.types[y] = then.output[0].type
-    return y
-
-
-def mlp(body: Body, x: str, width: int, out: int) -> str:
-    return body.linear(body.relu(body.linear(x, width)), out)
 
 
 def sizes(channels: Channels) -> list[int]:
