@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune.channels import Channels, Group, Place
 from onnxprune.data import Dataset
 from onnxprune.dims import factors
-from onnxprune.errors import TrainingError, UsageError
+from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.importance import score
 from onnxprune.importance.gather import gather
 from onnxprune.plan import Analysis, Curve
 from onnxprune.runtime import Array
+from onnxprune.sensitivity.cut import extract
 from onnxprune.sensitivity.samples import Scores
 from onnxprune.sensitivity.search import Step
 from onnxprune.training.gradients import gradients_of
@@ -90,7 +92,7 @@ def estimate(
     chosen = list(groups)
     try:
         return Estimate("fisher", "", _by_gradients(channels, chosen, dataset, threads, seed))
-    except TrainingError as error:
+    except (TrainingError, DataError) as error:
         reason = error.message
     seen = gather(channels, "activation", dataset, batch_size=batch_size, threads=threads, seed=seed)
     shares = {
@@ -109,20 +111,24 @@ def _by_gradients(
     weights = {name: real_values(channels.typing, name).astype(np.float64) for name in names}
     rows: dict[str, list[Scores]] = defaultdict(list)
     size = max(1, min(GRADIENT_BATCH, dataset.count() // _LOOKS))
-    batches = gradients_of(
-        channels.model.proto,
-        dataset,
-        "sampled-labels",
-        batch_size=size,
-        seed=seed,
-        names=names,
-        threads=threads,
-    )
-    for gradients in batches:
-        for group in groups:
-            rows[group.name].append(_change(channels, group, places[group.name], weights, gradients))
+    for model in _heads(channels):
+        found = gradients_of(
+            model, dataset, "sampled-labels", batch_size=size, seed=seed, names=names, threads=threads
+        )
+        for gradients in found:
+            for group in groups:
+                rows[group.name].append(_change(channels, group, places[group.name], weights, gradients))
     scale = np.sqrt(size / 2)  # ½ F, and single samples from the means of several
     return {name: np.asarray(found) * scale for name, found in rows.items()}
+
+
+def _heads(channels: Channels) -> list[onnx.ModelProto]:
+    """Return the network once for every output: the divergence is the mean over the outputs."""
+    model, outputs = channels.model, [o.name for o in channels.model.outputs]
+    if len(outputs) == 1:
+        return [model.proto]
+    inputs = [i.name for i in model.inputs]
+    return [extract(model, channels.typing.shapes, [name], inputs).proto for name in outputs]
 
 
 def _readers(channels: Channels, group: Group) -> list[Place]:
