@@ -269,11 +269,15 @@ class Stop(Section):
         max_drop: How much worse than the original an iteration may be, in the metric's unit; one that is
             worse is dropped, and the result is the last one before it.
         floor: The same as an absolute value of the metric.
+        early_drop: How much worse an iteration may be that another one follows; by default no more than the
+            two above allow. It goes with ``finetune.early_schedule``: what trains with large steps to the end
+            is not yet as good as it will be.
         retries: How often a dropped iteration is tried again with half the step.
     """
 
     max_drop: Annotated[float, Field(ge=0)] | None = None
     floor: float | None = None
+    early_drop: Annotated[float, Field(ge=0)] | None = None
     retries: Annotated[int, Field(ge=0)] = 0
 
 

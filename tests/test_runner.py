@@ -260,6 +260,37 @@ def test_half_a_step_is_tried_after_a_failure(tmp_path, monkeypatch):
     assert retried["asked"] == pytest.approx((first["macs_reduction"] + dropped["asked"]) / 2)
 
 
+def test_an_iteration_that_others_follow_may_be_worse_than_a_result(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.8, 0.89, 0.89, 0.9)
+    facts = run(recipe_in(tmp_path, "stop.max_drop=0.02", "stop.early_drop=0.2"))
+    assert facts["best_iteration"] == 2
+    assert [i["good"] for i in facts["iterations"]] == [False, True]
+    assert facts["reason"] == "the target is reached"
+
+
+def test_where_no_result_comes_of_it_the_last_good_iteration_is_gone_back_to(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.89, 0.8, 0.85, 0.89, 0.89, 0.9)
+    listed = ("budget.reduce_macs=0.6", "schedule.reductions=[0.2,0.4,0.6]")
+    facts = run(recipe_in(tmp_path, "stop.max_drop=0.02", "stop.early_drop=0.2", "stop.retries=1", *listed))
+    first, _, dropped, retried = facts["iterations"]
+    assert dropped["good"] is False
+    assert retried["asked"] == pytest.approx((first["macs_reduction"] + 0.6) / 2)
+    assert facts["best_iteration"] == 4
+
+
+def test_an_iteration_below_even_the_lower_floor_is_dropped(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.6)
+    with pytest.raises(NothingToDoError, match="iteration 1 fell below the floor"):
+        run(recipe_in(tmp_path, "stop.max_drop=0.02", "stop.early_drop=0.2"))
+
+
+def test_sensitivity_may_be_measured_once_for_all_iterations(tmp_path):
+    run(recipe_in(tmp_path, "ana.repeat=false"))
+    steps = read_state(tmp_path / "work")["steps"]
+    assert "2-ana" not in steps
+    assert steps["2-prune"]["inputs"]["analysis"] == steps["1-prune"]["inputs"]["analysis"]
+
+
 def test_where_smaller_is_better_the_floor_is_a_ceiling(tmp_path, monkeypatch):
     scripted(monkeypatch, 0.0, 0.1, 0.3, 0.1, 0.0)
     facts = run(recipe_in(tmp_path, "metric=kl", "stop.max_drop=0.2"))

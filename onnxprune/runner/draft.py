@@ -107,6 +107,7 @@ unfold = "auto"                 # put folded BatchNormalization back while train
 [stop]
 max_drop = $max_drop # an iteration worse than the original by more is dropped
 # floor = 0.95                  # the same as an absolute value
+# early_drop = 0.05             # of an iteration that another one follows; goes with early_schedule
 retries = 1                     # then try again with half the step
 
 [compare]

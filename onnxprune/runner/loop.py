@@ -46,12 +46,25 @@ class Iteration:
 
 @dataclass
 class _Loop:
-    """A run under way: what has been reached, and what is still to come."""
+    """A run under way: what has been reached, and what is still to come.
+
+    Attributes:
+        recipe: The recipe.
+        stages: The steps.
+        path: The original, and the iterations that each went on from the one before.
+        floor: What a result must not fall below; ``None`` for nothing.
+        low: The same for an iteration that others follow.
+        sign: 1 if more of the metric is better, else −1.
+        pending: Reductions still to be tried.
+        done: All iterations, dropped ones included.
+        reason: Why it ended.
+    """
 
     recipe: Recipe
     stages: Stages
-    last: Iteration
+    path: list[Iteration]
     floor: float | None
+    low: float | None
     sign: int
     pending: deque[float]
     done: list[Iteration] = field(default_factory=list)
@@ -59,14 +72,29 @@ class _Loop:
 
     @classmethod
     def open(cls, recipe: Recipe, stages: Stages) -> _Loop:
-        facts = stages.baseline().facts
+        facts, stop = stages.baseline().facts, recipe.stop
         sign = 1 if facts["higher_is_better"] else -1
-        limits = [recipe.stop.floor] if recipe.stop.floor is not None else []
-        if recipe.stop.max_drop is not None:
-            limits.append(facts["score"] - sign * recipe.stop.max_drop)
-        floor = max(limits, key=lambda limit: sign * limit) if limits else None
+
+        def below(drop: float | None) -> float | None:
+            limits = [stop.floor] if stop.floor is not None else []
+            limits += [facts["score"] - sign * drop] if drop is not None else []
+            return max(limits, key=lambda limit: sign * limit) if limits else None
+
+        floor, low = below(stop.max_drop), below(stop.max_drop)
+        if stop.early_drop is not None:
+            low = facts["score"] - sign * stop.early_drop
         planned = deque(recipe.schedule.planned(recipe.budget.target))
-        return cls(recipe, stages, Iteration(0, 0.0, 0.0, facts["score"]), floor, sign, planned)
+        return cls(recipe, stages, [Iteration(0, 0.0, 0.0, facts["score"])], floor, low, sign, planned)
+
+    @property
+    def last(self) -> Iteration:
+        """The iteration to go on from."""
+        return self.path[-1]
+
+    @property
+    def best(self) -> Iteration:
+        """The furthest iteration that may be the result; the original if there is none."""
+        return next(i for i in reversed(self.path) if i.good)
 
     def run(self) -> None:
         """Go on until the target is reached, an iteration falls below the floor, or nothing more can go."""
@@ -83,24 +111,25 @@ class _Loop:
                 self.reason = error.message
                 return
             self.done.append(iteration)
-            if iteration.good:
-                self.last = iteration
+            if iteration.good or (self.pending and self._reaches(iteration.score, self.low)):
+                self.path.append(iteration)
                 continue
             self.reason = f"iteration {iteration.number} fell below the floor of {self.floor:.6g}"
+            self.path = self.path[: self.path.index(self.best) + 1]
             self.pending = deque([(self.last.reduction + asked) / 2] if retries else [])
             retries -= 1
-        if self.last.asked == self.recipe.budget.target:
+        if self.best.asked == self.recipe.budget.target:
             self.reason = "the target is reached"
 
     def finish(self) -> None:
         """Make the best iteration dense and measure how fast all are."""
-        if not self.last.number:
+        if not self.best.number:
             raise NothingToDoError(
                 f"no iteration stays above the floor: {self.reason}",
                 "allow a larger stop.max_drop, train for more epochs, or begin with a smaller reduction",
             )
-        self.stages.transform(self.last.model)
-        models = {str(i.number): i.model for i in self.done if i is not self.last}
+        self.stages.transform(self.best.model)
+        models = {str(i.number): i.model for i in self.done if i is not self.best}
         if self.recipe.compare.one_shot:
             models[ONE_SHOT.name] = self._at_once()
         self.stages.bench(models | {"dense": DENSE})
@@ -111,9 +140,9 @@ class _Loop:
         return {
             "reason": self.reason,
             "floor": self.floor,
-            "best_iteration": self.last.number or None,
-            "sparse": self.last.model or None,
-            "dense": DENSE if self.last.number else None,
+            "best_iteration": self.best.number or None,
+            "sparse": self.best.model or None,
+            "dense": DENSE if self.best.number else None,
             "iterations": [
                 {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score, "good": i.good}
                 for i in self.done
@@ -127,9 +156,12 @@ class _Loop:
         model, pruned = stages.prune(at, given, analysis, asked)
         model = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
         score = stages.score(at, model)
-        good = self.floor is None or self.sign * score >= self.sign * self.floor
+        good = self._reaches(score, self.floor)
         reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
         return Iteration(number, asked, reduction, score, model, good)
+
+    def _reaches(self, score: float, limit: float | None) -> bool:
+        return limit is None or self.sign * score >= self.sign * limit
 
     def _analysis(self, at: Round, given: str) -> str | None:
         """Return the file of the sensitivities to go by, measured anew or not."""
@@ -141,8 +173,8 @@ class _Loop:
         """Do in one round what led to the best iteration, with as much training; return the sparse model."""
         recipe, stages = self.recipe, self.stages
         analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
-        model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.last.asked)
-        epochs = sum(self._epochs(i.asked) for i in self.done if i.good)
+        model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.best.asked)
+        epochs = sum(self._epochs(i.asked) for i in self.path[1 : self.path.index(self.best) + 1])
         model = self._mend(ONE_SHOT, model, epochs, final=True)
         stages.score(ONE_SHOT, model, stages.finals())
         return model
