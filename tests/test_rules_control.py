@@ -12,7 +12,7 @@ from onnxprune.channels import Channels, find_channels
 from onnxprune.cost import cost_of
 from onnxprune.graph import Model
 from onnxprune.masks import keep_masks
-from onnxprune.passes import Prune, Transform
+from onnxprune.passes import Prune, Recover, Transform
 from onnxprune.runtime import Session, compare
 
 
@@ -275,3 +275,17 @@ def test_a_state_that_grows_stays() -> None:
     channels = find_channels(model)
     assert not channels.groups
     assert "what its body makes there is not known" in reasons(channels)
+
+
+def test_recovery_takes_bodies_as_they_are() -> None:
+    """The weights inside differ from the original's, and that is no other graph."""
+    net = Net()
+    x = net.relu(net.linear(net.input("x", ["N", 6]), 20))
+    positive = net.op("Greater", net.op("ReduceSum", x, keepdims=0), net.const(60.0))
+    one, two = Body(net), Body(net)
+    y = choose(net, one.graph(mlp(one, x, 16, 3)), two.graph(mlp(two, x, 12, 3)), positive)
+    model = net.model(net.op("Identity", net.sized(y, ["N", 3])))
+    sparse = Prune(reduce_params=0.4, round_to=1)(model).model
+    samples = {"x": np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)}
+    repaired = Recover(original=model, data=samples)(sparse)
+    assert Transform()(repaired.model).facts["equal"]

@@ -80,7 +80,12 @@ def _check_same(sparse: Model, original: Model, name: str) -> None:
 
 
 def _computing(model: Model) -> list[onnx.NodeProto]:
-    return [n for n in model.nodes if n.op_type != "Constant"]
+    return [n for n in model.all_nodes if n.op_type != "Constant"]
+
+
+def _settings(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
+    """Return the attributes of a node; the nodes of its bodies are compared one by one."""
+    return [a for a in node.attribute if a.type != onnx.AttributeProto.GRAPH]
 
 
 def _same_node(sparse: onnx.NodeProto, original: onnx.NodeProto) -> bool:
@@ -91,5 +96,5 @@ def _same_node(sparse: onnx.NodeProto, original: onnx.NodeProto) -> bool:
     return (
         (sparse.op_type, sparse.domain, inputs) == (original.op_type, original.domain, list(original.input))
         and list(sparse.output) == list(original.output)
-        and list(sparse.attribute) == list(original.attribute)
+        and _settings(sparse) == _settings(original)
     )
