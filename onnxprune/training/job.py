@@ -102,6 +102,7 @@ def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSe
         "trainable": trainables,
         "frozen": [name for name in copied.statistics if name in kept],
         "threads": settings.threads or _processors(),
+        "spin": _is_idle(),
         "optimizer": settings.optimizer,
         "average": settings.ema,
         "options": {
@@ -156,6 +157,15 @@ def checked_inputs(
 
 def _batch_size(inputs: Mapping[str, Array]) -> int:
     return next((array.shape[0] for array in inputs.values() if array.ndim), 1)
+
+
+def _is_idle() -> bool:
+    """Whether nobody else is likely to want the processors.
+
+    Threads that wait in busy loops make a step 10 to 15 % faster then, and half as fast as soon as anything
+    else runs.
+    """
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] < _processors() / 4
 
 
 def _processors() -> int:

@@ -40,7 +40,7 @@ class Session:
 
     Args:
         request: The `load` frame: the serialised model and the masks as arrays; `trainable`, `frozen`,
-            `threads`, `optimizer`, its `options` and `average` as fields.
+            `threads`, `spin`, `optimizer`, its `options` and `average` as fields.
     """
 
     def __init__(self, request: Frame) -> None:
@@ -49,7 +49,7 @@ class Session:
         self._inputs = [info.name for info in model.graph.input]
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             _generate(model, folder, fields["trainable"], fields["frozen"])
-            self._state, self._module = _open(Path(folder), fields["threads"])
+            self._state, self._module = _open(Path(folder), fields["threads"], fields["spin"])
         parameters = {name: self._state.parameters[name] for name in fields["trainable"]}
         masks = {name.removeprefix(MASK_PREFIX): mask for name, mask in request.arrays.items()}
         trainables = {
@@ -155,7 +155,7 @@ def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen:
     )
 
 
-def _open(folder: Path, threads: int) -> tuple[Any, Any]:
+def _open(folder: Path, threads: int, spin: bool) -> tuple[Any, Any]:
     """Load what `_generate` wrote: the checkpoint state and the module that steps it."""
     import onnxruntime
     from onnxruntime.training.api import CheckpointState, Module
@@ -163,8 +163,7 @@ def _open(folder: Path, threads: int) -> tuple[Any, Any]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    # A spinning thread costs twice the time as soon as anything else runs on the machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     state = CheckpointState.load_checkpoint(folder / "checkpoint")
     return state, Module(folder / "training_model.onnx", state, session_options=options)
 
