@@ -13,7 +13,8 @@ from onnxprune.channels import Channels, Group
 from onnxprune.errors import DataError
 from onnxprune.graph import Model, attributes
 from onnxprune.importance.evidence import Evidence
-from onnxprune.importance.shares import Scores, matrices, share
+from onnxprune.importance.readers import reading_places
+from onnxprune.importance.shares import Scores, share
 from onnxprune.runtime import Array, Feeds, Session
 
 _KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -24,13 +25,13 @@ def weighted(channels: Channels, group: Group, evidence: Evidence, seed: int) ->
     """Weights times the norm of what they multiply, (|w| · ‖x‖)², of which the root is taken in the end.
 
     Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (Wanda), ICLR 2024, summed
-    over whole channels. A weight that multiplies nothing that was seen counts by itself.
+    over all weights that read a channel. Where what they multiply was not seen they count by themselves.
     """
 
     def magnitude(name: str, values: Scores) -> Scores:
         return np.asarray(np.square(values * evidence.norms.get(name, 1.0)))
 
-    return [share(channels, group, p, magnitude) for p in matrices(channels, group)]
+    return [share(channels, group, p, magnitude) for p in reading_places(channels, group)]
 
 
 @dataclass(frozen=True)

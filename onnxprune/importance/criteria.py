@@ -23,12 +23,14 @@ class Criterion:
         shares: From a group to what each of its tensors says of the channels.
         power: What the shares, put together, are raised to.
         adaptive: Whether the scores are made comparable between groups by ``lamp``.
+        absolute: Whether they are of one unit in all groups: a change of the loss.
         needs: ``data``, ``gradients``, ``products`` (of what arrives at layers) or nothing.
     """
 
     shares: Callable[[Channels, Group, Evidence, int], list[Scores]]
     power: float = 1.0
     adaptive: bool = False
+    absolute: bool = False
     needs: str = ""
 
 
@@ -40,8 +42,8 @@ CRITERIA: dict[str, Criterion] = {
     "lamp": Criterion(weights.l2, power=0.5, adaptive=True),
     "activation": Criterion(activations.weighted, power=0.5, needs="data"),
     "obs": Criterion(eliminations.eliminated, needs="products"),
-    "taylor": Criterion(gradients.taylor, needs="gradients"),
-    "fisher": Criterion(gradients.fisher, needs="gradients"),
+    "taylor": Criterion(gradients.taylor, absolute=True, needs="gradients"),
+    "fisher": Criterion(gradients.fisher, absolute=True, needs="gradients"),
     "random": Criterion(weights.random),
 }
 NEED_DATA = tuple(name for name, c in CRITERIA.items() if c.needs)
@@ -109,6 +111,8 @@ def comparable(
     """
     chosen = check_criterion(criterion)
     shares = {g.name: _shares(channels, g, criterion, seed, evidence) for g in groups}
+    if chosen.absolute:
+        return {name: np.asarray(np.sum(lines, axis=0)) for name, lines in shares.items()}
     alike: dict[Hashable, list[str]] = defaultdict(list)
     for group in groups:
         alike[structure(channels, group), len(shares[group.name])].append(group.name)

@@ -15,13 +15,13 @@ class Evidence:
     Attributes:
         norms: For each weight that multiplies something, the root mean square of what every element of it
             multiplies; broadcasts against the weight.
-        slopes: For each weight with a gradient, by axis: the mean over the batches of |Σ w · ∂L/∂w|, the sum
-            running over what lies at one index of the axis; ``[size of the axis]``.
-        curvatures: Likewise, the mean of Σ (w · ∂L/∂w)².
+        slopes: By group name, the mean over the batches of |Σ w · ∂L/∂w|, the sum running over the weights
+            that read a channel; ``[channels]``, counted as `Channels.apart` does.
+        curvatures: Likewise, the mean of (Σ w · ∂L/∂w)².
         eliminations: By group name, what each channel costs the layers that read it, ``[channels]``.
     """
 
     norms: Mapping[str, Array] = field(default_factory=dict)
-    slopes: Mapping[tuple[str, int], Array] = field(default_factory=dict)
-    curvatures: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+    slopes: Mapping[str, Array] = field(default_factory=dict)
+    curvatures: Mapping[str, Array] = field(default_factory=dict)
     eliminations: Mapping[str, Array] = field(default_factory=dict)

@@ -36,15 +36,6 @@ def members(channels: Channels, group: Group, place: Place) -> Members | None:
     return found.ravel() if found.size == found.shape[place.axis] else None
 
 
-def by_channel(channels: Channels, group: Group, place: Place, line: Scores) -> Scores:
-    """Sum numbers along the axis of a place, ``[size of the axis]``, over the elements of each channel.
-
-    All are alike where the axis alone does not tell the channels.
-    """
-    member = members(channels, group, place)
-    return np.ones(group.size) if member is None else _totals(member, line, group.size)
-
-
 def share(
     channels: Channels, group: Group, place: Place, magnitude: Callable[[str, Scores], Scores]
 ) -> Scores:
@@ -57,9 +48,14 @@ def share(
         magnitude: From a tensor's name and its values to a non-negative array of the same shape.
     """
     values = magnitude(place.tensor, real_values(channels.typing, place.tensor).astype(np.float64))
+    return sums(channels, group, place, values) * group.size / values.size
+
+
+def sums(channels: Channels, group: Group, place: Place, values: Scores) -> Scores:
+    """Add up an array shaped like a tensor over the elements of each channel, ``[channels]``."""
     member = channels.members(group, place)
-    summed = tuple(axis for axis, size in enumerate(member.shape) if size == 1)
-    return _totals(member, values.sum(axis=summed, keepdims=True), group.size) * group.size / values.size
+    alike = tuple(axis for axis, size in enumerate(member.shape) if size == 1)
+    return _totals(member, values.sum(axis=alike, keepdims=True), group.size)
 
 
 def _totals(member: Members, values: Scores, channels: int) -> Scores:
