@@ -117,6 +117,19 @@ def test_qlinear_convolutions(kind: str, axis: int | None) -> None:
     assert_halves(net.model(net.op("DequantizeLinear", *x)), 16, 12)
 
 
+@pytest.mark.parametrize("axis", [None, 0])
+def test_qlinear_convolutions_in_groups(axis: int | None) -> None:
+    """Four groups of four channels: of each group, and of the groups themselves, half may go."""
+    net = Net()
+    x = quantise(net, net.input("x", [2, 3, 8, 8]))
+    for out, groups in ((16, 1), (16, 4), (4, 1)):
+        weight = quantised(net, (out, net.shape(x[0])[1] // groups, 3, 3), "int8", axis)
+        how = parameters(net, 0.3)
+        sizes = {"kernel_shape": [3, 3], "pads": [1] * 4, "group": groups}
+        x = [net.op("QLinearConv", *x, *weight, *how, **sizes), *how]
+    assert_halves(net.model(net.op("DequantizeLinear", *x)), 4, 4, 4)
+
+
 @pytest.mark.parametrize("axis", [None, 1])
 def test_qlinear_matrix_products(axis: int | None) -> None:
     net = Net()
@@ -158,6 +171,16 @@ def test_integer_convolution() -> None:
     total = net.op("Cast", net.op("ConvInteger", q, weight, zero, weight_zero), to=TensorProto.FLOAT)
     y = net.relu(net.mul(net.mul(total, scale), net.const(np.asarray(0.01))))
     assert_halves(net.model(net.conv(y, 4)), 16, tolerance=1e-5)
+
+
+def test_integer_convolution_in_groups() -> None:
+    net = Net()
+    x = net.relu(net.conv(net.input("x", [2, 3, 8, 8]), 8))
+    q, scale, zero = net.ops("DynamicQuantizeLinear", x, outputs=3)
+    weight, _, weight_zero = quantised(net, (12, 4, 3, 3), "uint8", None)
+    total = net.op("Cast", net.op("ConvInteger", q, weight, zero, weight_zero, group=2), to=TensorProto.FLOAT)
+    y = net.relu(net.mul(net.mul(total, scale), net.const(np.asarray(0.01))))
+    assert_halves(net.model(net.conv(y, 4)), 2, 4, 6, tolerance=1e-5)
 
 
 def test_a_weight_whose_zero_point_is_computed_is_cut_but_not_masked() -> None:
