@@ -156,8 +156,10 @@ def share_behind(channels: Channels, group: Group) -> float:
     at = Suffixes(channels).cut([group.name])
     after = extract(channels.model, channels.typing.shapes, at.reached, at.carried)
     made = {output for node in after.nodes for output in node.output}
-    nodes = channels.model.nodes
-    macs = [(nodes[w.node].output[0], math.prod(d.size for d in w.dims)) for w in channels.typing.work]
+    macs = [
+        (channels.typing.nodes[w.node].output[0], math.prod(d.size for d in w.dims))
+        for w in channels.typing.work
+    ]
     return sum(n for output, n in macs if output in made) / sum(n for _, n in macs)
 
 

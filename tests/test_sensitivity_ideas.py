@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ideas
 import ideas_sequences  # noqa: F401  (enters its ideas)
 import numpy as np
 import pytest
 from helpers import feeds_for
-from ideas import IDEAS
+from ideas_control import CONTROL
 
 from onnxprune.channels import Channels, Group, find_channels
 from onnxprune.data import open_data
@@ -21,12 +22,19 @@ from onnxprune.sensitivity.examine import Examiner, Subject
 from onnxprune.sensitivity.samples import Examination, Tally, observe
 from onnxprune.slots import ranked
 
+IDEAS = ideas.IDEAS | CONTROL
+
+
+def nothing(outputs: dict[str, Any], targets: dict[str, Any] | None) -> float:
+    """A metric for which the outputs may be of any shape."""
+    return 0.0
+
 
 class Collector(Tally):
     """Keeps the outputs."""
 
     def __init__(self) -> None:
-        super().__init__(get_metric("cosine"))
+        super().__init__(get_metric(nothing))
         self.outputs: list[dict[str, Any]] = []
 
     def add(self, answer: Any) -> None:
@@ -50,10 +58,12 @@ def test_against_the_whole_network(name: str) -> None:
     model = check(Model(idea.build()))
     channels = by_importance(model, idea.inexact)
     feed = feeds_for(model, find_channels(model), 1)[0]
+    if not all(array.ndim for array in feed.values()):
+        pytest.skip("an input without an axis of samples cannot come from data")
     session = Session(model.proto, threads=1)
     dataset = open_data(feed, session.inputs, session.outputs)
     size = session.fixed_batch or dataset.count()
-    exam = observe(session, [dataset], Examination(get_metric("cosine"), batch_size=size))
+    exam = observe(session, [dataset], Examination(get_metric(nothing), batch_size=size))
     examiner = Examiner(channels, exam, [[g.name] for g in channels.groups])
     for stop, group in enumerate(channels.groups):
         variants = parts(channels, group)

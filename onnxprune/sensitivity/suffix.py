@@ -97,9 +97,8 @@ class Suffixes:
     def _heavy(self) -> dict[str, onnx.TensorProto]:
         """The large constants that no removal changes: they need not be copied for every variant."""
         model, typing = self.channels.model, self.channels.typing
-        nodes = typing.nodes
         changing = {p.tensor for g in self.channels.groups for p in g.places}
-        changing |= {nodes[r.node].input[r.operand] for r in typing.rescales if r.operand is not None}
+        changing |= {typing.nodes[r.node].input[r.operand] for r in typing.rescales if r.operand is not None}
         tensors = (t for t in model.proto.graph.initializer if t.name not in changing)
         return {t.name: t for t in tensors if t.ByteSize() > _LARGE_BYTES}
 
