@@ -281,6 +281,18 @@ def inception() -> onnx.ModelProto:
     return net.proto(net.head(x))
 
 
+@idea(0.39)
+def deformable_convolution() -> onnx.ModelProto:
+    """Read at offsets that another convolution makes, which stay; in two groups."""
+    net = Net(opset=19)
+    x = net.cbr(image(net), 32, stride=2)
+    for _ in range(2):
+        offsets = net.conv(x, 18)
+        w, bias = net.weight(32, 16, 3, 3), net.vector(32)
+        x = net.relu(net.op("DeformConv", x, w, offsets, bias, kernel_shape=[3, 3], pads=[1] * 4, group=2))
+    return net.proto(net.head(net.cbr(x, 32, 1)))
+
+
 def shuffle(net: Net, x: str, groups: int) -> str:
     _, c, h, w = net.shape(x)
     y = net.transpose(net.reshape(x, -1, groups, c // groups, h, w), 0, 2, 1, 3, 4)
