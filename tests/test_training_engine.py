@@ -17,7 +17,7 @@ from training_networks import CLASSES, cnn, parsed, stripe_batches, stripes, wei
 
 from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.runtime import Session
-from onnxprune.training import client, engine
+from onnxprune.training import client, engine, job
 from onnxprune.training.engine import train, trainable_names
 from onnxprune.training.settings import TrainSettings
 
@@ -108,6 +108,28 @@ def test_weights_written_in_place_change_the_next_loss():
         losses[rate] = [report.loss for report in reports]
     assert losses[1e-12][2] == pytest.approx(losses[1e-12][0], rel=1e-6)
     assert losses[0.02][2] < losses[0.02][1] < losses[0.02][0]
+
+
+def test_fading_momentum_ends_in_zero():
+    # What is masked has no gradient; a velocity below the smallest normal number would never quite end.
+    batch = next(stripe_batches(1)(0))
+    settings = TrainSettings(optimizer="sgd", threads=1)
+    masked = np.arange(8) > 3
+    prepared = job.prepare(cnn(), batch, settings, {"w1": masked[:, None, None, None]})
+    with client.Worker() as worker:
+        worker.send("load", prepared.fields, prepared.arrays)
+        worker.receive("ready")
+        worker.send("state")
+        state = worker.receive("state")
+        tiny = {n: np.full_like(a, 1e-39) if n == "slot 0:w1" else a for n, a in state.arrays.items()}
+        worker.send("restore", state.fields, tiny)
+        worker.receive("restored")
+        worker.send("step", {"learning_rate": 0.1}, prepared.batch(batch)[0])
+        worker.receive("stepped")
+        worker.send("state")
+        velocity = worker.receive("state").arrays["slot 0:w1"]
+    assert velocity[masked].all()
+    assert not velocity[~masked].any()
 
 
 def test_same_seed_gives_the_same_bits():

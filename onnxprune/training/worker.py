@@ -134,17 +134,11 @@ def _read_ahead(requests: IO[bytes], incoming: queue.Queue[Frame | None]) -> Non
 
 def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen: list[str]) -> None:
     """Build the gradient graph; the loss is the model's first output."""
-    import onnxruntime
     from onnxruntime.training import artifacts
     from onnxruntime.training.onnxblock import _training_graph_utils
 
-    def quiet_options() -> Any:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        return options
-
     # It makes options of its own, and with those logs every graph transformation it tries.
-    _training_graph_utils.SessionOptions = quiet_options
+    _training_graph_utils.SessionOptions = _options
     artifacts.generate_artifacts(
         model,
         requires_grad=trainable,
@@ -157,15 +151,27 @@ def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen:
 
 def _open(folder: Path, threads: int, spin: bool) -> tuple[Any, Any]:
     """Load what `_generate` wrote: the checkpoint state and the module that steps it."""
-    import onnxruntime
     from onnxruntime.training.api import CheckpointState, Module
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = _options()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     state = CheckpointState.load_checkpoint(folder / "checkpoint")
     return state, Module(folder / "training_model.onnx", state, session_options=options)
+
+
+def _options() -> Any:
+    """Return options that keep quiet, and take numbers too small for their precision for zero.
+
+    The first session of a process decides the latter for this thread, too. Where gradients have died,
+    momentum fades into such numbers, which processors are slow with, and stays there.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options
 
 
 def main() -> None:
