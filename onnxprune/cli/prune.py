@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from onnxprune.cli.figure import check_figure, draw, figure_option
 from onnxprune.cli.options import (
     data_option,
     glob_options,
@@ -141,6 +142,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @click.option("--plan", type=click.Path(), help="Apply this plan instead of making one.")
 @click.option("--plan-out", type=click.Path(), help="Write the plan to a file that can be edited.")
 @click.option("--plan-only", is_flag=True, help="Write no model.")
+@figure_option
 @glob_options
 @inexact_option
 @unchanged_option
@@ -156,6 +158,7 @@ def prune(
     plan_out: str | None,
     plan_only: bool,
     limits: str | None,
+    figure: Path | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     **options: Any,
 ) -> Facts:
@@ -172,6 +175,7 @@ def prune(
 
     inputs = [path for path in (model, analysis, plan, limits) if path]
     _check_outputs(output, plan_out, plan_only, inputs)
+    check_figure(figure)
     step = Prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
@@ -187,7 +191,9 @@ def prune(
     if output and not plan_only:
         shape_of = stored.input_shapes if stored else None
         written |= {"output": output} | _write(result.model, output, shape_of, inputs)
-    return {**written, **result.facts}
+    widths = [{"group": name, **width} for name, width in result.facts.get("groups", {}).items()]
+    draw(figure, "widths", {"widths": widths})
+    return {**written, "figure": str(figure) if figure else None, **result.facts}
 
 
 def _write(model: Any, output: str, shapes: Any, inputs: Sequence[str]) -> Facts:
