@@ -57,14 +57,13 @@ def operators() -> list[str]:
 
 def verdict(operator: str) -> tuple[str, str]:
     """Return how an operator is trained through, and as what; or nothing, and why not."""
-    bare = operator.removeprefix("com.microsoft.")
     if operator in CONVERTED:
         return SPELLED, f"As {CONVERTED[operator]}, in a newer operator set."
     if operator in NEWER:
         return SPELLED, "As the specification has it, in an older operator set."
     if operator in REWRITES:
         return SPELLED, (REWRITES[operator].__doc__ or "").strip()
-    if operator in DIFFERENTIABLE or (bare in DIFFERENTIABLE and operator not in REASONS):
+    if operator in DIFFERENTIABLE:
         return OWN, ""
     if operator in STOPS:
         return NONE, ""

@@ -17,7 +17,8 @@ DIFFERENTIABLE = frozenset(
     {
         *("Conv", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "LSTM", "GRU"),
         *("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Neg", "Abs"),
-        *("Sin", "Cos", "Reciprocal", "Gelu", "FastGelu", "QuickGelu", "BiasGelu", "Softmax", "LogSoftmax"),
+        *("Sin", "Cos", "Reciprocal", "Gelu", "Softmax", "LogSoftmax"),
+        *(f"com.microsoft.{name}" for name in ("Gelu", "FastGelu", "QuickGelu", "BiasGelu")),
         *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where", "Identity", "Dropout", "Cast"),
         *("MaxPool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceL2", "ReduceLogSumExp"),
         *("Concat", "Split", "Slice", "Pad", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
@@ -90,7 +91,9 @@ def _depending_on(graph: gs.Graph, trainables: Collection[str]) -> set[int]:
     """Return the ids of the tensors whose values change smoothly with what is trained."""
     carrying = {id(tensor) for name, tensor in graph.tensors().items() if name in trainables}
     for node in graph.nodes:
-        if node.op not in STOPS and any(id(operand) in carrying for operand in _operands(node)):
+        if qualified(node.op, node.domain) not in STOPS and any(
+            id(operand) in carrying for operand in _operands(node)
+        ):
             carrying |= {id(output) for output in node.outputs if _is_float(output)}
     return carrying
 
@@ -109,10 +112,11 @@ def _operands(node: gs.Node) -> list[gs.Tensor]:
 
 
 def _require_gradient(node: gs.Node) -> None:
-    if node.op.startswith("Scatter") and node.attrs.get("reduction", "none") != "none":
+    operator = qualified(node.op, node.domain)
+    if operator.startswith("Scatter") and node.attrs.get("reduction", "none") != "none":
         reason = "with a reduction its gradient is wrong"
-    elif node.op in DIFFERENTIABLE:
+    elif operator in DIFFERENTIABLE:
         return
     else:
-        reason = REASONS.get(qualified(node.op, node.domain), NO_GRADIENT)
+        reason = REASONS.get(operator, NO_GRADIENT)
     raise TrainingError(f"node {node.name!r} ({node.op}) cannot be trained through: {reason}")

@@ -35,6 +35,26 @@ def _split_sizes(node: gs.Node, x: gs.Tensor, axis: int) -> list[int]:
     return [min(chunk, size - index * chunk) for index in range(parts)]
 
 
+@rewrites("Slice")
+def slices(node: gs.Node, emit: Emitter) -> Any:
+    """The gradient of steps back along several axes, or to far beyond the end, fails: gather the elements."""
+    x, starts, ends = node.inputs[:3]
+    steps = optional_input(node, 4)
+    if steps is None or not isinstance(steps, gs.Constant) or (values_of(steps) > 0).all():
+        return None
+    axes = optional_input(node, 3)
+    along = range(len(values_of(steps))) if axes is None else values_of(axes).tolist()
+    sizes = x.shape
+    bounds = zip(*(values_of(each).tolist() for each in (starts, ends, steps)), strict=True)
+    for axis, (begin, end, step) in zip(along, bounds, strict=True):
+        size = sizes[axis] if sizes is not None else None
+        if not isinstance(size, int):
+            raise Untrainable("it goes back along an axis whose size is not known")
+        picked = emit.ints(list(range(size))[begin:end:step])
+        x = emit("Gather", x, picked, axis=axis)
+    return x
+
+
 @rewrites("Where")
 def where(node: gs.Node, emit: Emitter) -> Any:
     """The gradient of a broadcast branch is not summed back: broadcast it with Expand before."""

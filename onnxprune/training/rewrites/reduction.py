@@ -56,6 +56,14 @@ def reduce_keeping(node: gs.Node, emit: Emitter) -> Any:
     return _drop_axes(node, emit, emit(node.op, *node.inputs, keepdims=1, **attributes), axes)
 
 
+@rewrites("ReduceSum", "ReduceMean")
+def reduce_nothing(node: gs.Node, emit: Emitter) -> Any:
+    """Over no axes at all there is no gradient, and nothing to do."""
+    if not node.attrs.get("noop_with_empty_axes") or axes_of(node, rank_of(node.inputs[0])):
+        return None
+    return emit("Identity", node.inputs[0])
+
+
 @rewrites("Sum")
 def sum_of_many(node: gs.Node, emit: Emitter) -> Any:
     """A chain of Add."""
