@@ -132,6 +132,7 @@ class AnaSettings(Section):
         metric: What is measured; also what plans are tried by where ``prune.strategy`` is ``search``.
         ratios: Fractions of a group to remove.
         samples: Only the first so many samples of the calibration data; also for all that pruning measures.
+        method: ``measured``, or ``fast``: all curves at once, estimated from one pass through the samples.
         mode: ``exact``, or ``adaptive``: ratios and samples only where they tell something new.
         confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
         precision: ``adaptive``: how narrow it has to be, as a fraction of the drop.
@@ -142,6 +143,7 @@ class AnaSettings(Section):
     metric: str = "kl"
     ratios: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
     samples: Count | None = 512
+    method: Literal["measured", "fast"] = "measured"
     mode: Literal["exact", "adaptive"] = "exact"
     confidence: Fraction = 0.95
     precision: Annotated[float, Field(gt=0)] = 0.2

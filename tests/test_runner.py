@@ -393,6 +393,7 @@ def test_pruning_at_once_trains_as_long_as_all_iterations(tmp_path):
         ("prune.criterion=activation", "ana.samples=16"),
         ("prune.strategy=search", "prune.evaluations=4", "ana.enabled=false", "ana.samples=16"),
         ("ana.mode=adaptive", "ana.precision=0.5"),
+        pytest.param(("ana.method=fast", "ana.samples=32"), marks=pytest.mark.training),
     ],
 )
 def test_what_prune_and_ana_offer_is_to_be_had_in_a_recipe(tmp_path, overrides):

@@ -61,6 +61,7 @@ repeat = true                   # false: only once, before the first
 metric = $ana_metric
 ratios = [0.25, 0.5, 0.75]
 samples = 512
+method = "measured"             # fast: all curves at once, estimated from one pass through the samples
 mode = "exact"                  # adaptive: ratios and samples only where they tell something new
 # confidence = 0.95             # adaptive: how sure an interval has to be,
 # precision = 0.2               # and how narrow, as a fraction of the drop
