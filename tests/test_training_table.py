@@ -7,7 +7,7 @@ import re
 import numpy as np
 import onnx
 import pytest
-from test_training_rewrites import CASES
+from training_cases import CASES
 from training_networks import CLASSES, cnn, stripes, with_weights
 from training_table import OWN, SPELLED, TABLE, operators, table, verdict
 
