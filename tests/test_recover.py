@@ -17,7 +17,7 @@ from onnxprune.graph import Model, check
 from onnxprune.masks import keep_masks
 from onnxprune.passes import Prune, Recover, Transform
 from onnxprune.planned import planned_channels, removed_channels, stored_plan
-from onnxprune.recovery import Pair, Settings, sweep
+from onnxprune.recovery import METHODS, Pair, Settings, sweep
 from onnxprune.recovery.synthetic import Stand, noise
 from onnxprune.runtime import Session
 
@@ -461,3 +461,23 @@ def test_a_metric_needs_data():
     model = with_batchnorm()
     with pytest.raises(UsageError, match="cosine is measured on data"):
         Recover(model, metric="cosine")(pruned(model))
+
+
+def test_what_makes_a_layer_worse_is_taken_back(monkeypatch):
+    """Whatever a method that promises a smaller error has changed: weights, biases, what is added after."""
+
+    def spoil(stage):
+        stage.pair.replace(stage.linear.weight, stage.pair.sparse.array(stage.linear.weight) * 2)
+        stage.shift.add(stage.pair.sparse, np.full(len(stage.kept), 3.0))
+        return {}
+
+    monkeypatch.setitem(METHODS, "bias", (METHODS["bias"][0], spoil))
+    for model in (with_batchnorm(), folded()):
+        sparse = pruned(model)
+        result = Recover(model, {"x": images(40)}, ["bias"], samples=40)(sparse)
+        assert not result.modified
+        assert {s["node"] for s in result.facts["skipped"]} == {"d", "y"}
+        assert all(s["reason"].startswith("the error would rise from") for s in result.facts["skipped"])
+        for name in sparse.constants:
+            np.testing.assert_array_equal(result.model.array(name), sparse.array(name))
+        assert [list(n.input) for n in result.model.nodes] == [list(n.input) for n in sparse.nodes]
