@@ -189,6 +189,33 @@ def test_ana_goes_on_only_when_told_to(tmp_path, model, data):
     assert "other options" in disk.run(*words, "--criterion", "l1", "--resume").refused()
 
 
+def test_ana_draws_its_curves(tmp_path, model, data):
+    pytest.importorskip("matplotlib")
+    words = ("ana", model, "--data", data, "--ratios", "0.5", "--mode", "adaptive", "-o", tmp_path / "a.json")
+    for name, start in (("curves.svg", b"<?xml"), ("curves.png", b"\x89PNG"), ("curves.pdf", b"%PDF")):
+        facts = disk.run(*words, "--force", "--figure", tmp_path / name, "--json").facts
+        assert facts["figure"] == str(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    (tmp_path / "a.json").unlink()
+    assert "no form 'bmp'" in disk.run(*words, "--figure", tmp_path / "curves.bmp").refused(code=2)
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_prune_draws_its_plan(tmp_path, model):
+    pytest.importorskip("matplotlib")
+    words = ("prune", model, "--reduce-macs", 0.3, "-o", tmp_path / "sparse.onnx")
+    disk.run(*words, "--figure", tmp_path / "plan.png").out  # noqa: B018
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ana_names_the_most_fragile(tmp_path, model, data):
+    words = ("ana", model, "--data", data, "--ratios", "0.5", "-o", tmp_path / "analysis.json")
+    facts = disk.run(*words, "--json").facts
+    for curve in facts["groups"].values():
+        assert 0 < curve["macs_share"] <= 1
+    assert f"most fragile: {facts['most_fragile'][0]} (" in disk.run(*words, "--force").out
+
+
 # --- transform, verify
 
 

@@ -429,6 +429,31 @@ class TestRefusals:
             analyse(net(), data, metric=NoNumber(1 + 7 + 2), file=file)
         assert list(Analysis.from_json(file.read_text()).curves) == ["stem"]
 
+    def test_data_that_raises_midway(self, file: Path) -> None:
+        """What was finished is kept, and the run goes on when the data is there again."""
+        calls = iter(range(100))
+        sound = {"from": 1000}
+
+        def shaky() -> Iterator[tuple[Any, Any]]:
+            images, call = samples(net())["image"], next(calls)
+            yield images[:20], None
+            if call >= sound["from"]:
+                raise OSError("the disk is gone")
+            yield images[20:], None
+
+        options: dict[str, Any] = {"metric": "kl", "cache_bytes": 0, "resume": True}
+        whole = file.with_name("whole.json")
+        analyse(net(), shaky, **options, file=whole)
+        sound["from"] = (
+            2 * next(calls) - 1
+        )  # the data is gone through again for every group: now for the last
+        with pytest.raises(DataError, match="the disk is gone"):
+            analyse(net(), shaky, **options, file=file)
+        assert list(Analysis.from_json(file.read_text()).curves) == GROUPS[:2]
+        sound["from"] = 1000
+        analyse(net(), shaky, **options, file=file)
+        assert file.read_bytes() == whole.read_bytes()
+
     def test_data_that_changes(self) -> None:
         calls = iter(range(100))
 
