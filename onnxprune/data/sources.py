@@ -75,7 +75,7 @@ class ChosenSource(Source):
 
     def __init__(self, source: Source, chosen: BooleanArray) -> None:
         self.name = source.name
-        self.samples = int(chosen.sum())
+        self.samples = self._count = int(chosen.sum())
         self._source, self._chosen = source, chosen
 
     def parts(
@@ -83,7 +83,7 @@ class ChosenSource(Source):
     ) -> Iterator[tuple[str, dict[str, Array]]]:
         """Yield what is left of each part."""
         del rng
-        start, left = 0, self.samples if limit is None else limit
+        start, left = 0, self._count if limit is None else limit
         for name, part in self._source.parts(len(self._chosen), None):
             rows = len(next(iter(part.values())))
             chosen = np.flatnonzero(self._chosen[start : start + rows])[:left]
