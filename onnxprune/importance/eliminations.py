@@ -129,14 +129,15 @@ def _admitted(
     layer = reader.layer
     node = channels.model.nodes[reader.index]
     matrices = layer.matrices(channels.model.array(layer.weight).astype(np.float64))
-    axes = np.arange(matrices.shape[0]), np.arange(matrices.shape[1]), np.arange(matrices.shape[2])
+    axes = np.arange(matrices.shape[0]), np.arange(1), np.arange(matrices.shape[2])  # outputs do not matter
     names = [layer.flow, node.output[0]]
     arrivals = ((made[names[0]], made[names[1]]) for made in trace.tensors(reader.index + 1, names))
     seen, held = gather(layer, arrivals, axes, len(trace.batches), (seed, reader.index))
     moments = seen + held
+    sizes = {g.name: channels.apart(g).size for g in channels.groups}
     for name, members in reader.members.items():
         for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
-            columns = _columns(members[which], int(members.max()) + 1)
+            columns = _columns(members[which], sizes[name])
             if columns is not None:
                 power = float(((matrix @ gram) * matrix).sum()) * len(matrices)
                 yield name, Patient.admit(matrix, gram, columns), power or 1.0
