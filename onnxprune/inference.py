@@ -60,7 +60,10 @@ def inferred_types(
         answer = _inferred(_question(node, types, values, opsets))
     except (shape_inference.InferenceError, RuntimeError) as error:
         raise ModelError(str(error).strip().splitlines()[-1]) from error
-    return {name: answer[f"o{k}"] for k, name in enumerate(node.output) if name and f"o{k}" in answer}
+    found = {name: answer[f"o{k}"] for k, name in enumerate(node.output) if name and f"o{k}" in answer}
+    if all(_has_rank(types[name]) for name in node.input if name):
+        return found
+    return {name: _without_empty_shape(kind) for name, kind in found.items()}
 
 
 def sizes_of(kind: onnx.TypeProto) -> Shape | None:
@@ -149,6 +152,15 @@ def _inferred(question: _Question) -> dict[str, onnx.TypeProto]:
 
 def _has_rank(kind: onnx.TypeProto) -> bool:
     return not kind.HasField("tensor_type") or kind.tensor_type.HasField("shape")
+
+
+def _without_empty_shape(kind: onnx.TypeProto) -> onnx.TypeProto:
+    """Return a type whose shape is left open if it has no axes: so onnx passes on that it knows none."""
+    if not kind.HasField("tensor_type") or kind.tensor_type.shape.dim:
+        return kind
+    bare = onnx.TypeProto()
+    bare.tensor_type.elem_type = kind.tensor_type.elem_type
+    return bare
 
 
 def _asked(question: _Question) -> dict[str, onnx.TypeProto]:

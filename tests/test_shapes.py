@@ -157,3 +157,14 @@ def test_large_computed_constants_are_not_followed() -> None:
     canonical, _ = canonicalise(check(Model(net.proto(x))))
     assert [n.op_type for n in canonical.nodes] == ["MatMul"]
     assert canonical.array(filled).shape == (100, 100)
+
+
+def test_a_shape_that_is_not_known_is_not_taken_for_that_of_a_number() -> None:
+    """onnx passes an unknown shape through pointwise operators as one without axes."""
+    net = Net()
+    x = net.input("x", [2, 6])
+    target = net.op("Cast", net.input("target", [2]), to=onnx.TensorProto.INT64)
+    y = net.relu(net.sized(net.op("Reshape", x, target), ["a", "b"]))
+    model = net.model(net.op("Flatten", net.sized(y, ["a", "b"])))
+    shapes = infer(model)
+    assert y not in shapes.sizes
