@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.dims import Factor, channel_of, factors
+from onnxprune.dims import Dim, Factor, Sum, factors, resolve
 from onnxprune.graph import attributes
 from onnxprune.rules import Linear, Typing, lookup
 from onnxprune.rules.constants import Array, Numbers, aligned
@@ -132,10 +132,7 @@ class Constants:
         """Return at which channels something holds at all places along one axis."""
         lines = np.moveaxis(holds, axis, 0).reshape(holds.shape[axis], -1)
         fails = np.broadcast_to(~np.all(lines, axis=1), (self.typing.shapes.sizes[name][axis],))
-        channels = channel_of(self.typing.axes[name][axis], factor)[fails]
-        found = np.ones(factor.size, bool)
-        found[channels[channels >= 0]] = False
-        return found
+        return channels_where(~fails, channels_on(self.typing.axes[name][axis], factor), factor)
 
     def _find_matrices(self, index: int) -> Matrices | None:
         node = self.typing.nodes[index]
@@ -171,6 +168,39 @@ class Matrices:
         """Return ``weights · data`` for one vector of data, groups major."""
         made: Array = np.einsum("goi,gi->go", self.values, data.reshape(len(self.values), -1))
         return made.ravel()
+
+
+def channels_on(dim: Dim, factor: Factor) -> list[Array]:
+    """Return the channel of each element of an axis, −1 where it has none.
+
+    A factor that is nested with itself gives an element several channels: there is a list of them for each.
+    """
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        return [np.arange(dim.size)] if dim is factor else []
+    parts = [channels_on(part, factor) for part in dim.parts]
+    if isinstance(dim, Sum):
+        none = [np.full(part.size, -1) for part in dim.parts]
+        ways = range(max(map(len, parts)))
+        return [
+            np.concatenate([p[way] if way < len(p) else n for p, n in zip(parts, none, strict=True)])
+            for way in ways
+        ]
+    found: list[Array] = []
+    for k, part in enumerate(parts):
+        minor = math.prod(p.size for p in dim.parts[k + 1 :])
+        major = math.prod(p.size for p in dim.parts[:k])
+        found += [np.tile(np.repeat(channels, minor), major) for channels in part]
+    return found
+
+
+def channels_where(holds: Mask, ways: Sequence[Array], factor: Factor) -> Mask:
+    """Return the channels at all of whose places on an axis something holds."""
+    found = np.ones(factor.size, bool)
+    for channels in ways:
+        fails = channels[~holds]
+        found[fails[fails >= 0]] = False
+    return found
 
 
 def find_constants(typing: Typing) -> Constants:
@@ -283,9 +313,9 @@ def _set_zero(found: Constants, name: str, factor: Factor, zero: Mask) -> None:
     if shape is None or not zero.any():
         return
     axes = [k for k, dim in enumerate(found.typing.axes[name]) if factor in factors(dim)]
-    if len(axes) > 1:
+    channels, *others = channels_on(found.typing.axes[name][axes[0]], factor)
+    if len(axes) > 1 or others:
         return  # it may be zero along one of them alone
-    channels = channel_of(found.typing.axes[name][axes[0]], factor)
     gone = np.where(channels >= 0, zero[channels], False)
     known = found.known.get(name, np.full((1,) * len(shape), np.nan))
     found.known[name] = np.where(aligned(gone, axes[0], len(shape)), 0.0, known)

@@ -13,14 +13,21 @@ again when channels that read it have gone.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxprune.channels import Channels, Group
-from onnxprune.constants import Constants, Mask, Matrices, find_constants
-from onnxprune.dims import Factor, channel_of, factors, resolve
+from onnxprune.constants import (
+    Constants,
+    Mask,
+    Matrices,
+    channels_on,
+    channels_where,
+    find_constants,
+)
+from onnxprune.dims import Factor, factors, resolve
 from onnxprune.graph import label
 from onnxprune.rules import Contraction
 from onnxprune.rules.constants import Array
@@ -59,14 +66,14 @@ class Product:
         node: Its index.
         matrices: Its weights.
         data: What is known of its data at each place of the axis it sums over, ``NaN`` where nothing is.
-        columns: The channel of the factor at each of those places, −1 where it has none.
-        own: Whether its weights are a constant that nothing else reads.
+        ways: The channel of the factor at each of those places, −1 where it has none (see `channels_on`).
+        own: Whether its weights are a constant that nothing else reads, and a place has one channel.
     """
 
     node: int
     matrices: Matrices
     data: Array
-    columns: Array
+    ways: Sequence[Array]
     own: bool
 
     @property
@@ -87,10 +94,12 @@ class Product:
 
     def channels(self, holds: Mask, factor: Factor) -> Mask:
         """Return the channels at all of whose places something holds."""
-        fails = self.columns[~holds]
-        found = np.ones(factor.size, bool)
-        found[fails[fails >= 0]] = False
-        return found
+        return channels_where(holds, self.ways, factor)
+
+    @property
+    def columns(self) -> Array:
+        """The channel at each place, where it has but one."""
+        return self.ways[0]
 
 
 @dataclass
@@ -145,9 +154,10 @@ class _Search:
         typing, linear = self.channels.typing, matrices.linear
         node = typing.nodes[index]
         data, weights = node.input[linear.data], node.input[linear.weights]
-        own = weights in typing.model.constants and weights not in typing.quantised and readers[weights] == 1
-        columns = channel_of(typing.axes[data][linear.axis], factor)
-        return Product(index, matrices, self.constants.along(data, linear.axis), columns, own)
+        ways = channels_on(typing.axes[data][linear.axis], factor)
+        plain = weights in typing.model.constants and weights not in typing.quantised and len(ways) == 1
+        own = plain and readers[weights] == 1
+        return Product(index, matrices, self.constants.along(data, linear.axis), ways, own)
 
     def step(self) -> bool:
         """Judge every group once, the last ones first; say whether that found anything."""
@@ -202,8 +212,7 @@ class _Search:
         dim = self.channels.typing.axes[name][axis]
         remaining: Mask = np.ones(dim.size, bool)
         for factor in set(factors(dim)) & set(self.gone) - {besides}:
-            if self.gone[factor].any():
-                channels = channel_of(dim, factor)
+            for channels in channels_on(dim, factor) if self.gone[factor].any() else ():
                 remaining &= ~np.where(channels >= 0, self.gone[factor][channels], False)
         return remaining
 
@@ -226,7 +235,7 @@ class _Search:
 
     def _wanted(self, factor: Factor, dying: Mask) -> Iterator[tuple[tuple[int, int], tuple[Product, int]]]:
         """Yield the nodes and matrices in which channels need an heir that has not been found yet."""
-        for product in (p for p in self.products[factor] if not p.even):
+        for product in (p for p in self.products[factor] if p.own and not p.even):
             needed = (product.data != 0) & self._read(product) & (product.columns >= 0)
             for group in np.unique(product.groups[needed & dying[product.columns]]).tolist():
                 if (product.node, group) not in self.heirs:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
-from onnxprune.rules.context import CannotSayError, Context
+from onnxprune.rules.context import CannotSayError, Context, Linear
 from onnxprune.rules.convolution import finish
 from onnxprune.rules.table import Zeros, every, first, rule
+
+OUTSIDE = "it may read beside its input, where zeros are, so what is the same everywhere is not after it"
 
 
 @rule("GridSample", zero=first)
@@ -51,3 +53,4 @@ def deform_conv(c: Context) -> None:
     for name in ("*s", "*t"):
         c.block(axes[name], "it reads at offsets along this axis")
     finish(c, axes, "*t", weights=(1, 3))
+    c.multiplies(Linear(0, 1, 1, 1, groups=int(c.attributes.get("group", 1)), bias=3, uneven=OUTSIDE))

@@ -1,0 +1,61 @@
+"""Random networks some of whose filters, columns or shifts are zero: what is removed changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from branched_networks import branched
+from helpers import _noise, feeds_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from random_networks import networks
+from test_random_graphs import LARGEST, TOLERANCE
+
+from onnxprune.channels import Channels, find_channels
+from onnxprune.dims import channel_of
+from onnxprune.folding import folded
+from onnxprune.graph import Model
+from onnxprune.liveness import find_evidence
+from onnxprune.passes.base import check_valid
+from onnxprune.precomputed import precomputed
+from onnxprune.runtime import Session, compare
+from onnxprune.shrink import shrunk
+from onnxprune.slots import lined_up
+
+
+def damaged(channels: Channels, seed: int, share: float) -> Model:
+    """Set some channels of some weights to zero: a filter here, a column there."""
+    random, model = np.random.default_rng(seed), channels.model.copy()
+    for group in channels.groups:
+        chosen = random.uniform(size=group.size) < share
+        for place in (p for p in group.places if p.weight):
+            if random.uniform() < 0.6:
+                values = model.array(place.tensor).copy()
+                numbers = channel_of(channels.typing.axes[place.tensor][place.axis], group.factor)
+                np.moveaxis(values, place.axis, 0)[(numbers >= 0) & chosen[numbers]] = 0
+                model.set_array(place.tensor, values)
+    return model
+
+
+def check_dead(model: Model, seed: int, share: float) -> None:
+    sparse = damaged(find_channels(model), seed, share)
+    channels = find_channels(precomputed(sparse))
+    evidence = find_evidence(find_channels(lined_up(channels)) if channels.freedoms else channels)
+    dense = shrunk(find_channels(folded(evidence)), evidence.removed)
+    check_valid(dense, "shrink")
+    feeds = feeds_for(sparse, channels)
+    before, after = (Session(m.proto, optimize=False) for m in (sparse, dense))
+    found = compare(before, after, feeds)
+    if found.max_rel_error > TOLERANCE:
+        assert found.max_rel_error <= min(100 * _noise(before, feeds, seed), LARGEST), evidence.removed
+
+
+@given(networks(), st.integers(0, 99), st.floats(0.1, 0.9))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_networks(model: Model, seed: int, share: float) -> None:
+    check_dead(model, seed, share)
+
+
+@given(branched(), st.integers(0, 99), st.floats(0.1, 0.9))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+def test_random_networks_with_branches(model: Model, seed: int, share: float) -> None:
+    check_dead(model, seed, share)
