@@ -69,7 +69,11 @@ class TestCurves:
         """Ratios can be left out, samples cannot."""
         some = samples(net(), count=200)
         found = analyse(net(), some, metric=best_class, mode="adaptive")
-        assert {n for curve in found.curves.values() for n in curve.samples} == {200}
+        whole = analyse(net(), some, metric=best_class)
+        for name, curve in found.curves.items():
+            assert set(curve.samples) == {200}
+            known = dict(zip(whole.curves[name].ratios, whole.curves[name].values, strict=True))
+            assert all(known[r] == v for r, v in zip(curve.ratios, curve.values, strict=True))
 
     @pytest.mark.parametrize("cache", [0, 200_000])
     def test_the_memory_limit_changes_nothing(self, data: dict[str, Any], cache: int) -> None:

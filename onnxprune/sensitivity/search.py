@@ -158,10 +158,11 @@ class Search:
     def _estimate(self, examination: Examination, tally: Tally, stage: int) -> _Point:
         """Say what is known of a point after some stages; paired with what the network itself scores."""
         sign = 1.0 if examination.metric.higher_is_better else -1.0
-        if stage + 1 == len(examination.stages) or tally.scores is None:
+        if stage + 1 == len(examination.stages):
             value = tally.value()
             return _Point(value, 0.0, sign * (examination.value - value), examination.samples)
         before = np.concatenate([s.scores for s in examination.stages[: stage + 1] if s.scores is not None])
+        assert tally.scores is not None  # a metric that scores no samples has one stage
         drops: Scores = sign * (before - tally.scores)
         confidence = 1 - (1 - self.confidence) / (len(examination.stages) - 1)  # looked at more than once
         error = half_width(drops, examination.samples, confidence, span_of(before, tally.scores))

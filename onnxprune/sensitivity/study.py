@@ -117,7 +117,8 @@ class Study:
         """Return the study with the network's own value, and the samples in the order they are needed."""
         total = self.dataset.count()
         ranks = np.random.default_rng(self.question.seed).permutation(total)
-        ends = self.question.search.stages(total)
+        by_sample = isinstance(self.examination.metric, MeanMetric)
+        ends = self.question.search.stages(total) if by_sample else [total]
         starts = [0, *ends[:-1]]
         parts = [self.dataset.chosen((ranks >= a) & (ranks < b)) for a, b in zip(starts, ends, strict=True)]
         examination = replace(self.examination, samples=total)
