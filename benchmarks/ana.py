@@ -9,7 +9,7 @@ one run; what is compared is processor time, which other programs disturb least.
 multiply-accumulates behind the first weight of each group would take at the speed of the full forward pass,
 with nothing else around: `ana` can be faster, as it cuts removed channels off where the ideal masks them.
 Then plans are made of both analyses, and measured. With `--workers` the exact way is timed with one and with
-two single-threaded workers, by the clock.
+two single-threaded workers, by the clock, once they have been started.
 """
 
 from __future__ import annotations
@@ -209,9 +209,14 @@ def plan_scores(
 def compare_workers(
     channels: Channels, dataset: Dataset, groups: Sequence[Group], options: argparse.Namespace
 ) -> None:
-    """Time one and two workers of one thread each, the start of the processes included."""
+    """Time one and two workers of one thread each.
+
+    The processes have been started, and have imported everything, by a small run before; what each finds out
+    about the network for itself counts.
+    """
     times = {}
     for workers in (1, 2):
+        analyse(channels, dataset.take(options.batch_size), groups, options, workers=workers, threads=1)
         start = time.perf_counter()
         analyse(channels, dataset, groups, options, workers=workers, threads=1)
         times[workers] = time.perf_counter() - start
