@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,12 @@ def folded(evidence: Evidence) -> Model:
     The removed channels are still there, but add nothing that the biases and heirs do not add instead.
     """
     model = evidence.channels.model.copy()
-    nodes = model.all_nodes
+    nodes, readers = model.all_nodes, _readers(model)
     for index, matrices, gone in _products(evidence):
         if matrices.linear.uneven:
             _bequeath(evidence, model, index, matrices, gone)
         else:
-            _add(evidence, model, nodes[index], matrices, gone)
+            _add(evidence, model, nodes[index], matrices, gone, readers)
     model.edited()
     return model
 
@@ -55,7 +56,26 @@ def _kept_places(dim: Dim, kept: Kept) -> Mask:
     return places
 
 
-def _add(evidence: Evidence, model: Model, node: onnx.NodeProto, matrices: Matrices, gone: Array) -> None:
+def _readers(model: Model) -> dict[str, list[onnx.NodeProto | None]]:
+    """Return the nodes that read each tensor, ``None`` among them where a graph returns it."""
+    readers: dict[str, list[onnx.NodeProto | None]] = defaultdict(list)
+    for node in model.all_nodes:
+        for name in {*node.input, *captured(node)}:
+            readers[name].append(node)
+    for graph in model.graphs:
+        for value in graph.output:
+            readers[value.name].append(None)
+    return readers
+
+
+def _add(
+    evidence: Evidence,
+    model: Model,
+    node: onnx.NodeProto,
+    matrices: Matrices,
+    gone: Array,
+    readers: Mapping[str, list[onnx.NodeProto | None]],
+) -> None:
     """Add what constants contribute to the bias of a node, or to that of the next; else by a new node."""
     linear, typing = matrices.linear, evidence.channels.typing
     name, kind = node.output[0], helper.tensor_dtype_to_np_dtype(typing.shapes.types[node.output[0]])
@@ -64,7 +84,7 @@ def _add(evidence: Evidence, model: Model, node: onnx.NodeProto, matrices: Matri
     if has_bias and _into_operand(model, node, linear.bias or 0, shift / linear.beta, kind):
         return
     rank = len(typing.shapes.sizes[name])
-    reader = _next_sum(model, name) if linear.result_axis % rank == rank - 1 else None
+    reader = _next_sum(model, readers[name]) if linear.result_axis % rank == rank - 1 else None
     if reader is not None and _into_operand(model, reader, _constant_operand(model, reader), shift, kind):
         return
     node.output[0] = f"{name}__varying"
@@ -104,13 +124,12 @@ def holds_shift(model: Model, name: str, size: int) -> bool:
     return math.prod(dims) in (1, size) and dims[-1:] in ((), (1,), (size,))
 
 
-def _next_sum(model: Model, name: str) -> onnx.NodeProto | None:
-    """Return the node that adds a constant to a tensor, if nothing else reads that."""
-    readers = [n for n in model.all_nodes if name in n.input or name in captured(n)]
-    returned = {o.name for graph in model.graphs for o in graph.output}
-    if len(readers) != 1 or readers[0].op_type != "Add" or name in returned:
+def _next_sum(model: Model, readers: list[onnx.NodeProto | None]) -> onnx.NodeProto | None:
+    """Return the only reader of a tensor, if that adds a constant to it."""
+    reader = readers[0] if len(readers) == 1 else None
+    if reader is None or reader.op_type != "Add":
         return None
-    return readers[0] if any(i in model.constants for i in readers[0].input) else None
+    return reader if any(i in model.constants for i in reader.input) else None
 
 
 def _constant_operand(model: Model, node: onnx.NodeProto) -> int:

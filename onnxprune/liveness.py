@@ -141,6 +141,10 @@ class _Search:
         self.pinned = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
         self.products: dict[Factor, list[Product]] = defaultdict(list)
         self.sums: dict[Factor, list[Contraction]] = defaultdict(list)
+        self.makers: dict[Factor, list[int]] = defaultdict(list)
+        for index, node in enumerate(channels.typing.nodes):
+            for factor in constants.factors_of(node.output[0]) & set(self.gone) if node.output else ():
+                self.makers[factor].append(index)
         readers = Counter(i for node in channels.typing.nodes for i in node.input)
         for contraction in channels.typing.contractions:
             for factor in set(factors(contraction.dim)) & set(self.gone):
@@ -285,7 +289,8 @@ def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mas
 
 def _losses(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
     """Yield the nodes that are given constants, or zeros for weights, and whose result is not known."""
-    for index, node in enumerate(search.channels.typing.nodes):
+    for index in search.makers[factor]:
+        node = search.channels.typing.nodes[index]
         result = search.constants.constant_channels(node.output[0], factor)
         if result is None or node.output[0] in search.channels.model.constants:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.options import (
     data_option,
@@ -42,14 +42,24 @@ def render(facts: Facts) -> RenderableType:
 
 
 def _left(facts: Facts) -> list[RenderableType]:
-    """Say which channels are constant and stay all the same, and why."""
+    """Say how many channels are constant and stay all the same, and why; ``--json`` has every place."""
     from onnxprune.figures import table
 
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for found in facts.get("left", ()):
+        reasons.setdefault(found["reason"], []).append(found)
     rows = [
-        (r["group"], r["channels"], f"{r['operator']} '{r['node']}'", r["reason"])
-        for r in facts.get("left", ())
+        (
+            sum(f["channels"] for f in found),
+            f"{found[0]['operator']} '{found[0]['node']}'",
+            len(found),
+            reason,
+        )
+        for reason, found in reasons.items()
     ]
-    return [table(("constant channels that stay", ">", "", ""), rows), ""] if rows else []
+    return (
+        [table((">constant channels that stay", "first at", ">places", "because"), rows), ""] if rows else []
+    )
 
 
 @command("transform", render)
