@@ -293,6 +293,29 @@ def deformable_convolution() -> onnx.ModelProto:
     return net.proto(net.head(net.cbr(x, 32, 1)))
 
 
+@idea(0.35)
+def grouped_transposed_convolution() -> onnx.ModelProto:
+    """Up and up again, four groups of channels at a time."""
+    net = Net()
+    x = net.cbr(image(net), 32, stride=4)
+    for _ in range(2):
+        x = net.relu(net.bn(net.up(x, 32, group=4)))
+    return net.proto(net.head(net.cbr(x, 32, 1)))
+
+
+@idea(0.28)
+def group_normalization_of_whole_groups() -> onnx.ModelProto:
+    """Statistics are taken within groups of four, so a group goes as a whole or not at all."""
+    net = Net(opset=21)
+    x = net.cbr(image(net), 32)
+    for _ in range(2):
+        scale, shift = net.vector(32, 0.7, 1.3), net.vector(32)
+        x = net.conv(x, 32, bias=False)
+        y = net.op("GroupNormalization", x, scale, shift, num_groups=8)
+        x = net.relu(net.sized(y, ["N", 32, 16, 16]))
+    return net.proto(net.head(x))
+
+
 def shuffle(net: Net, x: str, groups: int) -> str:
     _, c, h, w = net.shape(x)
     y = net.transpose(net.reshape(x, -1, groups, c // groups, h, w), 0, 2, 1, 3, 4)

@@ -303,3 +303,14 @@ def recurrent(kind: str, directions: int = 1) -> onnx.ModelProto:
         y = net.op(kind, x, w, r, b, hidden_size=hidden, direction=direction)
         x = net.reshape(net.transpose(y, 0, 2, 1, 3), 8, -1, directions * hidden)
     return net.proto(net.linear(net.op("Gather", x, net.const(np.asarray(-1))), 10))
+
+
+@idea(0.31)
+def rms_normalization_op() -> onnx.ModelProto:
+    """Zeros add nothing to a sum of squares; its mean is made up for by the scale and epsilon."""
+    net = Net(opset=23)
+    x = net.linear(net.input("rows", ["N", LENGTH, 8]), 64, bias=False)
+    for _ in range(2):
+        y = net.op("RMSNormalization", x, net.vector(64, 0.7, 1.3), axis=-1)
+        x = net.relu(net.linear(net.sized(y, ["N", LENGTH, 64]), 64, bias=False))
+    return net.proto(pooled(net, x))
