@@ -86,7 +86,8 @@ class Cost:
     """The costs of a network.
 
     Attributes:
-        macs: Multiply-accumulates for one sample: convolutions and matrix products.
+        macs: Multiply-accumulates for one sample: convolutions and matrix products; of an If those of its
+            larger branch, of a Loop or Scan those of one turn.
         params: Elements of its floating-point and quantised constants.
         channels: Channels in all groups that are pruned by default.
     """

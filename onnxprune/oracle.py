@@ -177,8 +177,8 @@ def _judged_tensors(model: Model, channels: Channels) -> list[str]:
 def _before(node: onnx.NodeProto) -> str:
     """Return what a node passes on, saturated or moved about; of an If what all its branches pass on."""
     if node.op_type in SATURATING | TRANSPARENT:
-        return node.input[0]
-    passed = set()
+        return str(node.input[0])
+    passed: set[str] = set()
     for branch in bodies(node) if node.op_type == "If" else ():
         makers = {o: n for n in branch.node for o in n.output}
         source = branch.output[0].name

@@ -17,7 +17,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph import Model, check
 from onnxprune.importance import score
 from onnxprune.masks import dead_channels, keep_masks, masked
-from onnxprune.passes import Prune, Transform
+from onnxprune.passes import Finetune, Prune, Recover, Transform
 from onnxprune.passes.finetune import _put_back
 from onnxprune.plan import PLAN_KEY
 from onnxprune.planned import removed_channels, stored_plan
@@ -294,6 +294,38 @@ def test_a_plan_whose_rows_make_no_sense_is_refused() -> None:
         sparse.set_metadata(PLAN_KEY, text)
         with pytest.raises(PlanError):
             Transform()(sparse)
+
+
+def pictures() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {"x": random.normal(size=(48, 3, 6, 6)).astype(np.float32), "labels": random.integers(0, 5, 48)}
+
+
+def classifier() -> Model:
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 6, 6]), 12))
+    return net.model(net.head(net.relu(net.conv(x, 12, group=3)), 5))
+
+
+def test_recovery_knows_the_channels_of_each_group() -> None:
+    model = classifier()
+    sparse = Prune(reduce_channels=0.5, strategy="uniform", round_to=1)(model).model
+    repaired = Recover(original=model, data=pictures())(sparse)
+    (error,) = repaired.facts["outputs"].values()
+    assert error["mse_after"] < 0.5 * error["mse_before"]
+    assert Transform()(repaired.model).facts["equal"]
+
+
+@pytest.mark.training
+def test_finetuning_in_rounds() -> None:
+    sparse = classifier()
+    for reduction in (0.3, 0.6):
+        sparse = Prune(reduce_params=reduction, round_to=1)(sparse).model
+        sparse = Finetune(data=pictures(), epochs=1, batch_size=16)(sparse).model
+    plan = stored_plan(sparse)
+    assert plan is not None
+    assert plan.within
+    assert Transform()(sparse).facts["max_rel_error"] <= 1e-5
 
 
 # --- evidence ----------------------------------------------------------------------------------------------
