@@ -18,7 +18,7 @@ import numpy as np
 from onnxprune.channels import Channels
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.dims import kept_indices
-from onnxprune.errors import UsageError
+from onnxprune.errors import TrainingError, UsageError
 from onnxprune.graph import Model, load
 from onnxprune.masks import check_zero
 from onnxprune.passes.base import Pass, PassResult
@@ -127,6 +127,7 @@ class Finetune(Pass):
         channels, removed = removed_channels(given.model, stored_plan(given.model))
         dense = shrunk(channels, removed)
         session = Session(dense.proto, threads=self.threads)
+        _require_batches(session)
         data = open_data(self.data, session.inputs, session.outputs)
         unfolded = self._unfold(dense, data, channels, removed)
         val = open_data(self.val, session.inputs, session.outputs) if self.val is not None else None
@@ -244,6 +245,22 @@ class Finetune(Pass):
         identity |= {name: _digest(given) for name, given in models.items() if given is not None}
         identity["data"] = data.name if data.samples is None else data.digest()
         return Checkpoints(Path(self.checkpoint), self.checkpoint_every, identity, self.resume)
+
+
+def _require_batches(session: Session) -> None:
+    """Refuse a model with inputs that do not count samples along their first axis, such as a state.
+
+    Raises:
+        TrainingError: Naming the input.
+    """
+    counted = [spec for spec in session.inputs if spec.shape]
+    for spec in counted[1:]:
+        size = spec.shape[0]
+        if isinstance(size, int) and size != counted[0].shape[0]:
+            raise TrainingError(
+                f"input '{spec.name}' does not count samples along its first axis, which has the size {size}",
+                "models that are handed a state from call to call cannot be trained",
+            )
 
 
 def _loaded(model: Model | str | None) -> Model | None:

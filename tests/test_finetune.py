@@ -19,7 +19,7 @@ from training_networks import Arrays, cnn, parsed, stripes, weight
 
 from onnxprune.cli.finetune import LOSSES as OFFERED
 from onnxprune.data import open_data
-from onnxprune.errors import UsageError
+from onnxprune.errors import TrainingError, UsageError
 from onnxprune.graph import Model
 from onnxprune.passes import Finetune, Prune
 from onnxprune.runtime import Session
@@ -251,6 +251,18 @@ def test_options_that_do_not_go_together_are_refused(tmp_path):
         refused(loss="features", features=("nowhere",), teacher=original).value
     )
     assert "no checkpoint" in str(refused(resume=True).value)
+
+
+def test_models_that_are_handed_a_state_are_refused():
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    cell (float[N, 4] x, float[2, N, 4] state) => (float[2, N, 4] y) {
+        h = MatMul(x, w)
+        y = Add(h, state)
+    }"""
+    model = Model(parsed(text, w=np.ones((4, 4))))
+    with pytest.raises(TrainingError, match="'state' does not count samples"):
+        Finetune({"x": np.ones((2, 4), "f4"), "state": np.ones((2, 2, 4), "f4")}, loss="mse")(model)
 
 
 def test_the_command_offers_every_loss():

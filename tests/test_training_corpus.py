@@ -1,4 +1,4 @@
-"""Trained networks of other people learn without labels; what cannot is told with its node."""
+"""Trained networks of other people learn without labels; what cannot says why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.training]
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_the_loss_falls_or_the_node_in_the_way_is_named(name):
+def test_the_loss_falls_or_what_is_in_the_way_is_named(name):
     case = next((c for c in networks() if name in c.name), None)
     if case is None:
         pytest.skip(f"{name} is not installed")
@@ -20,7 +20,7 @@ def test_the_loss_falls_or_the_node_in_the_way_is_named(name):
         assert list(found.losses) == sorted(found.losses, reverse=True)
         assert found.losses[-1] < 0.95 * found.losses[0]
     else:
-        assert "node" in found.stopped
+        assert "'state'" in found.stopped
 
 
 def test_the_table_names_every_network():

@@ -41,9 +41,10 @@ a spelling needs them.
 NETWORKS = """\
 ## Networks of other people
 
-Each loses 30 % of its multiply-accumulates and learns for three short epochs what it said before
-(`--loss distill`), from four samples of noise: enough to see that gradients arrive and the loss falls, not to
-make up for anything. The light models come with onnx and have random weights; the others are trained.
+Each loses 30 % of its multiply-accumulates and learns for five epochs what it said before
+(`--loss distill`), from one batch of four samples of noise: enough to see that gradients arrive and the loss
+falls, not to make up for anything. The light models come with onnx and have random weights; the others are
+trained.
 `python tests/training_corpus.py` writes this table.
 
 """
