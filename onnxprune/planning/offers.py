@@ -15,7 +15,7 @@ from onnxprune.importance.shares import Scores
 from onnxprune.plan import Analysis, Curve
 from onnxprune.planning.limits import Limits, kept_counts
 
-_RESERVE = 0.02
+_RESERVE = 0.04
 """What every step costs beside the loss that was measured, in typical losses."""
 _TOGETHER = 0.8
 """The power to which losses are raised before they are added up."""
