@@ -34,12 +34,12 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
-    model = distinct(_without_dead_nodes(model))
+    original, model = model, distinct(_without_dead_nodes(model))
     shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or _shared_vectors(model) or _splits_by_number(model, shapes)):
         return model, shapes
-    model = model.copy()
+    model = model.copy() if model is original else model
     take_branches(model, branches)
     _fold(model, folds)
     for node, sizes in _splits_by_number(model, shapes):
