@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,22 @@ def test_overrides_count_and_are_checked(tmp_path):
     for text in ("epochs", "=3", "model.name=3"):
         with pytest.raises(UsageError):
             read_recipe(path, [text])
+
+
+KEYS = [
+    (*under, key)
+    for name, field in Recipe.model_fields.items()
+    for under, keys in [((name,), getattr(field.annotation, "model_fields", None))]
+    for key in (keys or [None])
+]
+
+
+@pytest.mark.parametrize("keys", [tuple(filter(None, keys)) for keys in KEYS], ids=".".join)
+def test_every_key_can_be_set_on_the_command_line(tmp_path, keys):
+    path, name = tmp_path / "recipe.toml", ".".join(keys)
+    path.write_text(RECIPE)
+    with pytest.raises(UsageError, match=rf"--set: {re.escape(name)} is "):
+        read_recipe(path, [f"{name}=[[]]"])  # known, and refused for its value
 
 
 def test_paths_count_from_the_recipe_and_references_stay(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from recipes import RECIPE, Told, recipe_in, write_recipe
 
-from onnxprune.errors import ModelError, NothingToDoError, OutputError, UsageError
+from onnxprune.errors import DataError, ModelError, NothingToDoError, OutputError, UsageError
 from onnxprune.graph import load
 from onnxprune.oracle import verify
 from onnxprune.passes import finetune
@@ -235,6 +235,18 @@ def test_a_model_that_cannot_be_read(tmp_path):
     (tmp_path / "net.onnx").unlink()
     with pytest.raises(ModelError):
         run(recipe)
+
+
+def test_data_that_cannot_be_read_stops_a_run_and_nothing_that_was_done_is_lost(tmp_path):
+    recipe, told = recipe_in(tmp_path), Told()
+    run(recipe)
+    good = (tmp_path / "train.npz").read_bytes()
+    (tmp_path / "train.npz").write_bytes(good[: len(good) // 2])
+    with pytest.raises(DataError, match=r"train\.npz"):
+        run(changed(recipe, ana={"samples": 8}))
+    (tmp_path / "train.npz").write_bytes(good)
+    run(recipe, told)
+    assert told.steps("start") == []
 
 
 def scripted(monkeypatch, *scores):
