@@ -35,6 +35,7 @@ from onnxprune.rules.constants import Array
 LAST = "nothing needs any channel of this axis, and one of them has to stay"
 HEIR = "a constant channel stays, to which others are added"
 SHARED = "its weights are not its own, so that no constant can be moved into them"
+NO_BIAS = "it sums over a constant, and has no bias of the kind that could hold it"
 PATTERN = "what it reads is known, but not the same everywhere"
 LOST = "what goes in is a constant, what comes out is not known to be one"
 
@@ -282,6 +283,11 @@ def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mas
         pattern = search.constants.constant_channels(node.input[product.matrices.linear.data], factor)
         if pattern is not None:
             yield product.node, PATTERN, pattern & ~uniform
+    for contraction in search.sums[factor]:
+        for name in (n for n in contraction.tensors if n in search.constants.known):
+            held = search.constants.constant_channels(name, factor)
+            if held is not None:
+                yield contraction.node, NO_BIAS, held & ~search.zero(contraction, factor)
     if outright.any() and search.products[factor]:
         yield search.products[factor][0].node, LAST, outright
     yield from _losses(search, factor)

@@ -20,7 +20,7 @@ from onnxprune.dims import channel_of, factors
 from onnxprune.errors import NothingToDoError
 from onnxprune.folding import folded
 from onnxprune.graph import Model, check
-from onnxprune.liveness import HEIR, LOST, PATTERN, SHARED, Evidence, find_evidence
+from onnxprune.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
 from onnxprune.masks import masked
 from onnxprune.passes import Transform
 from onnxprune.passes.base import check_valid
@@ -312,3 +312,19 @@ def test_channels_nested_with_themselves() -> None:
     evidence = find_evidence(find_channels(model))
     assert list(evidence.removed.values()) == [[2]]
     assert error_without(model, evidence) <= 1e-6
+
+
+def test_constants_that_an_operator_without_a_suitable_bias_reads() -> None:
+    """An LSTM that is fed a constant channel keeps it, and so the report says."""
+    net = Net()
+    weights = net.weight(4, 8)
+    x = net.relu(net.add(net.op("MatMul", net.input("x", [5, 2, 4]), weights), net.vector(8, 0.1, 0.5)))
+    w, r = net.weight(1, 12, 8, fan=8), net.weight(1, 12, 3, fan=3)
+    y = net.op("LSTM", x, w, r, net.const(np.zeros((1, 24))), hidden_size=3)
+    model = net.model(y)
+    values = model.array(weights).copy()
+    values[:, [1, 6]] = 0
+    model.set_array(weights, values)
+    evidence = find_evidence(find_channels(model))
+    assert not evidence.removed
+    assert [(r.channels, r.operator, r.reason) for r in evidence.left] == [(2, "LSTM", NO_BIAS)]
