@@ -12,9 +12,10 @@ from onnxprune.recipe import read_recipe
 from onnxprune.runner import read_state, run
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "orientation"
-SHORT = (
-    *("data.limit=96", "ana.samples=16", "ana.ratios=[0.5]", "budget.reduce_macs=0.3", "stop.max_drop=1.0"),
-    *("schedule.iterations=1", "finetune.last_epochs=1", "finetune.batch_size=16", "bench.runs=1"),
+SHORT = (  # too few steps to learn from: least squares first, and small steps
+    *("data.limit=96", "ana.samples=16", "ana.ratios=[0.5]", "budget.reduce_macs=0.2", "stop.max_drop=1.0"),
+    *("schedule.iterations=1", "finetune.last_epochs=1", "finetune.batch_size=16", "finetune.lr=1e-4"),
+    *("recover.enabled=true", "recover.samples=96", "bench.runs=1"),
 )
 
 
@@ -56,6 +57,6 @@ def test_the_recipe_in_short_keeps_pages_upright(shrink, tmp_path):
     places = (f"model={model}", f"folder={tmp_path / 'work'}")
     facts = run(read_recipe(EXAMPLE / "recipe.toml", [*SHORT, *places]))
     steps = read_state(tmp_path / "work")["steps"]
-    assert steps["transform"]["facts"]["macs_reduction"] == pytest.approx(0.3, abs=0.02)
+    assert steps["transform"]["facts"]["macs_reduction"] == pytest.approx(0.2, abs=0.02)
     right, _ = shrink.read_pages(tmp_path / "work" / facts["dense"], 40)
     assert right >= 38
