@@ -50,12 +50,12 @@ def check_dead(model: Model, seed: int, share: float) -> None:
 
 
 @given(networks(), st.integers(0, 99), st.floats(0.1, 0.9))
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings().max_examples // 2, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_networks(model: Model, seed: int, share: float) -> None:
     check_dead(model, seed, share)
 
 
 @given(branched(), st.integers(0, 99), st.floats(0.1, 0.9))
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings().max_examples // 2, deadline=None, suppress_health_check=list(HealthCheck))
 def test_random_networks_with_branches(model: Model, seed: int, share: float) -> None:
     check_dead(model, seed, share)
