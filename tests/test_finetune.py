@@ -284,7 +284,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("victim", ["parent", "worker"])
+@pytest.mark.parametrize("victim", ["parent", pytest.param("worker", marks=pytest.mark.slow)])
 def test_a_killed_command_goes_on_to_the_same_file(files, victim):
     whole = subprocess.run(command(files, "-o", "whole.onnx"), cwd=files, capture_output=True, check=True)
     process = subprocess.Popen(

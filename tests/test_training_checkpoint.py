@@ -56,7 +56,7 @@ def stop_at(step: int):
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("step", [4, 6, 7, 13, 20])
+@pytest.mark.parametrize("step", [4, 7, 13])
 def test_stopped_trainings_go_on_to_the_same_bits(tmp_path, step):
     expected, path = run(None), tmp_path / "c.npz"
     with pytest.raises(StoppedError):

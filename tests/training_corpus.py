@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from corpus import Case, cases, opened
+from training_table import START, TABLE
 
 from onnxprune.errors import OnnxpruneError
 from onnxprune.graph import Model
@@ -22,8 +22,7 @@ from onnxprune.passes import Finetune, Prune
 from onnxprune.runtime import Session
 from onnxprune.shapes import fitting_shapes
 
-TABLE = Path(__file__).parents[1] / "docs/trainability.md"
-START, END = "<!-- networks -->", "<!-- end of networks -->"
+END = "<!-- end of networks -->"
 SAMPLES, EPOCHS = 4, 5
 SMALL = 64
 """Size of picture axes that a file leaves open."""

@@ -38,6 +38,7 @@ MeanVarianceNormalization over the batch; Einsum with an ellipsis; sizes known a
 a spelling needs them.
 
 """
+START = "<!-- networks -->"
 NETWORKS = """\
 ## Networks of other people
 
@@ -81,4 +82,5 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(table() + TABLE.read_text("utf-8").partition(NETWORKS)[2], "utf-8")
+    kept = TABLE.read_text("utf-8").partition(START)
+    TABLE.write_text(table() + kept[1] + kept[2], "utf-8")
