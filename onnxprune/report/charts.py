@@ -79,7 +79,7 @@ def over_iterations(
     """
     every = [*values, *([floor] if floor is not None else [])]
     ticks = nice_ticks(min(every), max(every))
-    frame = Frame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]))
+    frame = Frame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]), left=_room(ticks, tick))
     marks = [_mark(frame, i, v, show, i == best, len(values)) for i, v in enumerate(values)]
     below = [_tick_below(frame, i, "original" if i == 0 else str(i)) for i in range(len(values))]
     limit = "" if floor is None else frame.line([(frame.x[0], floor), (frame.x[1], floor)], "floor")
@@ -106,7 +106,8 @@ def against_cost(
     every = [*points, *([rival] if rival else [])]
     costs, worths = [c for _, c, _ in every], [w for _, _, w in every]
     across, up = nice_ticks(0, max(costs)), nice_ticks(min(worths), max(worths))
-    frame = Frame(320, 190, (across[0], across[-1]), (up[0], up[-1]), right=24)
+    left = _room(up, ticks[1])
+    frame = Frame(320, 190, (across[0], across[-1]), (up[0], up[-1]), left=left, right=24)
     line = frame.line([(cost, worth) for _, cost, worth in points])
     marks = [_point(frame, "point", label, c, w, shows) for label, c, w in points]
     marks += [_point(frame, "rival", *rival, shows)] if rival else []
@@ -154,6 +155,11 @@ def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:
         if last - first < most:
             break
     return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _room(ticks: Sequence[float], show: Format) -> int:
+    """Return the pixels that the numbers on a vertical axis need."""
+    return max(52, 10 + 7 * max(len(show(tick)) for tick in ticks))
 
 
 def _mark(frame: Frame, index: int, value: float, show: Format, best: bool, count: int) -> str:
