@@ -36,8 +36,7 @@ def largest_reduction(
 ) -> Reached[T]:
     """Halve the interval between what is allowed and what is not.
 
-    The drop is taken to rise with the reduction; where measurements say otherwise, a plan that removes more
-    and loses less takes the place of one that was tried before.
+    The drop is taken to rise with the reduction. Whatever it does, what is returned was measured.
 
     Args:
         plan_at: From a reduction to a plan.
