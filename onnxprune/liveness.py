@@ -27,7 +27,7 @@ from onnxprune.constants import (
     channels_where,
     find_constants,
 )
-from onnxprune.dims import Factor, factors, resolve
+from onnxprune.dims import Dim, Factor, factors, resolve
 from onnxprune.graph import label
 from onnxprune.rules import Contraction
 from onnxprune.rules.constants import Array
@@ -83,9 +83,9 @@ class Product:
         numbers: Array = np.arange(len(self.data)) // self.matrices.reads.shape[2]
         return numbers
 
-    def place(self, channel: int, group: int) -> int:
+    def place(self, channel: int, group: int, there: Mask) -> int:
         """Return where one of the matrices reads a channel, the largest of several places."""
-        there = (self.columns == channel) & (self.groups == group) & ~np.isnan(self.data)
+        there = (self.columns == channel) & (self.groups == group) & there
         return int(np.argmax(np.where(there, np.abs(self.data), -1.0)))
 
     @property
@@ -232,25 +232,43 @@ class _Search:
             staying = (worth > 0) & ~(dying | self.gone[factor])
             worth = np.where(staying if staying.any() else dying, worth, 0.0)
             heir = int(np.lexsort((worth.max(axis=0), (worth > 0).sum(axis=0)))[-1])
-            self.pinned[factor][heir] = True
             for key, found in zip(list(wanted), worth[:, heir] > 0, strict=True):
                 if found:
                     product, group = wanted.pop(key)
-                    self.heirs[key] = product.place(heir, group)
+                    self._appoint(key, product, product.place(heir, group, self._there(product)))
+
+    def _appoint(self, key: tuple[int, int], product: Product, place: int) -> None:
+        """Let a place inherit, and keep whatever channels lie on it."""
+        self.heirs[key] = place
+        for factor in set(factors(self._axis(product))) & set(self.gone):
+            for channels in channels_on(self._axis(product), factor):
+                if channels[place] >= 0:
+                    self.pinned[factor][channels[place]] = True
+
+    def _axis(self, product: Product) -> Dim:
+        """Return the axis that a product sums over."""
+        typing, linear = self.channels.typing, product.matrices.linear
+        return typing.axes[typing.nodes[product.node].input[linear.data]][linear.axis]
+
+    def _there(self, product: Product) -> Mask:
+        """Return the places of that axis that are not gone, and known."""
+        linear = product.matrices.linear
+        data = self.channels.typing.nodes[product.node].input[linear.data]
+        there: Mask = self._remaining(data, linear.axis) & ~np.isnan(product.data)
+        return there
 
     def _wanted(self, factor: Factor, dying: Mask) -> Iterator[tuple[tuple[int, int], tuple[Product, int]]]:
         """Yield the nodes and matrices in which channels need an heir that has not been found yet."""
         for product in (p for p in self.products[factor] if p.own and not p.even):
-            needed = (product.data != 0) & self._read(product) & (product.columns >= 0)
+            needed = (product.data != 0) & self._read(product) & self._there(product) & (product.columns >= 0)
             for group in np.unique(product.groups[needed & dying[product.columns]]).tolist():
                 if (product.node, group) not in self.heirs:
                     yield (product.node, group), (product, group)
 
-    @staticmethod
-    def _worth(product: Product, factor: Factor, group: int) -> Array:
+    def _worth(self, product: Product, factor: Factor, group: int) -> Array:
         """Return how large each channel is where a matrix reads it; 0 where it cannot be an heir there."""
         worth = np.zeros(factor.size)
-        there = (product.groups == group) & (product.columns >= 0) & ~np.isnan(product.data)
+        there = (product.groups == group) & (product.columns >= 0) & self._there(product)
         np.maximum.at(worth, product.columns[there], np.abs(product.data[there]))
         return worth
 

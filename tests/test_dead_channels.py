@@ -328,3 +328,17 @@ def test_constants_that_an_operator_without_a_suitable_bias_reads() -> None:
     evidence = find_evidence(find_channels(model))
     assert not evidence.removed
     assert [(r.channels, r.operator, r.reason) for r in evidence.left] == [(2, "LSTM", NO_BIAS)]
+
+
+def test_an_heir_keeps_all_channels_it_lies_on() -> None:
+    """Groups of a convolution and the channels within them may both go, but not both of those of an heir."""
+    net = Net()
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)
+    filters = net.weight(12, 2, 1, 1)
+    x = net.op("Conv", x, filters, net.vector(12), group=4, kernel_shape=[1, 1])
+    x = net.op("Tile", net.bn(x), net.ints(1, 2, 1, 1))
+    model = net.model(net.up(x, 3))
+    model.set_array(filters, np.zeros((12, 2, 1, 1), np.float32))
+    evidence = find_evidence(find_channels(model))
+    assert len(evidence.removed) > 1
+    assert error_without(model, evidence) <= 1e-6
