@@ -35,6 +35,8 @@ from onnxprune.tuning.teacher import Indices, Teacher
 from onnxprune.tuning.unfold import Unfold, Unfolded, foldable, moments_of, unfold
 
 Removed = Mapping[str, Sequence[int]]
+_TOLD_BY = 256
+"""Samples that tell data apart from other data of the same size."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ class Finetune(Pass):
         identity = {o.name: getattr(self, o.name) for o in fields(self) if o.name not in aside}
         models = {"model": model, "teacher": _loaded(self.teacher), "original": _loaded(self.original)}
         identity |= {name: _digest(given) for name, given in models.items() if given is not None}
-        identity["data"] = data.name if data.samples is None else data.digest()
+        # All of it may take long to read, and what a callable yields may differ from call to call.
+        known = data.samples is not None
+        identity["data"] = [data.samples, data.take(_TOLD_BY).digest()] if known else data.name
         return Checkpoints(Path(self.checkpoint), self.checkpoint_every, identity, self.resume)
 
 
