@@ -176,7 +176,8 @@ def _unify(a: Dim, b: Dim, why: Block) -> bool:
         return _bind(b, a)
     if isinstance(a, Product) and isinstance(b, Product):
         return _unify_products(a.parts, b.parts, why)
-    return _unify_sums(*(d.parts if isinstance(d, Sum) else (d,) for d in (a, b)), why)
+    parts, others = (d.parts if isinstance(d, Sum) else (d,) for d in (a, b))
+    return _unify_sums(parts, others, why)
 
 
 def _bind(factor: Factor, dim: Dim) -> bool:
