@@ -14,12 +14,12 @@ from helpers import Net
 from onnxprune.channels import find_channels
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.graph import Model
+from onnxprune.layerwise.statistics import renewed
 from onnxprune.masks import masked
 from onnxprune.passes import Ana, Prune
 from onnxprune.planned import stored_plan
 from onnxprune.planning.frontier import largest_reduction
 from onnxprune.planning.judge import Judge
-from onnxprune.planning.statistics import renewed
 from onnxprune.runtime import Session
 
 

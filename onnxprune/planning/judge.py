@@ -9,9 +9,9 @@ from functools import cached_property
 from onnxprune.channels import Channels
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.graph import Model
+from onnxprune.layerwise.statistics import renewed
 from onnxprune.masks import masked
 from onnxprune.metrics import Baseline, Metric, MetricSpec, baseline_outputs, evaluate, get_metric
-from onnxprune.planning.statistics import renewed
 from onnxprune.runtime import Array, Session
 from onnxprune.shrink import shrunk
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.graph import Model
-from onnxprune.planning.statistics import renewed
+from onnxprune.layerwise.statistics import renewed
 from onnxprune.recovery.pair import Pair
 from onnxprune.runtime import Array, TensorSpec, sample_feeds
 
