@@ -176,11 +176,12 @@ def compare_plans(
     least = {g.factor: max(1, math.ceil(g.size * (1 - MAX_RATIO))) for g in groups}
     share = reduction * (1 - cost.value(least) / cost.value())
     exact, adaptive = (plan_scores(a, dataset, groups, share, options) for a in analyses.values())
-    apart = abs(float(exact.mean() - adaptive.mean()))
+    sign = 1 if get_metric(options.metric).higher_is_better else -1
+    worse = sign * float(exact.mean() - adaptive.mean())
     error = 1.96 * float(exact.std()) / math.sqrt(len(exact))
     print(
         f"plan at −{share:.0%} MACs: {options.metric} {exact.mean():.4g} ± {error:.2g} by the exact "
-        f"analysis, {adaptive.mean():.4g} by the adaptive: {'within' if apart <= error else 'OUTSIDE'}"
+        f"analysis, {adaptive.mean():.4g} by the adaptive: {'WORSE' if worse > error else 'better' if worse < -error else 'within'}"
     )
 
 
