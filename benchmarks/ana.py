@@ -179,9 +179,10 @@ def compare_plans(
     sign = 1 if get_metric(options.metric).higher_is_better else -1
     worse = sign * float(exact.mean() - adaptive.mean())
     error = 1.96 * float(exact.std()) / math.sqrt(len(exact))
+    verdict = "WORSE" if worse > error else "better" if worse < -error else "within"
     print(
         f"plan at −{share:.0%} MACs: {options.metric} {exact.mean():.4g} ± {error:.2g} by the exact "
-        f"analysis, {adaptive.mean():.4g} by the adaptive: {'WORSE' if worse > error else 'better' if worse < -error else 'within'}"
+        f"analysis, {adaptive.mean():.4g} by the adaptive: {verdict}"
     )
 
 
