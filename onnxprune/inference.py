@@ -63,7 +63,7 @@ def inferred_types(
     found = {name: answer[f"o{k}"] for k, name in enumerate(node.output) if name and f"o{k}" in answer}
     if all(_has_rank(types[name]) for name in node.input if name):
         return found
-    return {name: _without_empty_shape(kind) for name, kind in found.items()}
+    return {name: _without_shape(kind) for name, kind in found.items()}
 
 
 def sizes_of(kind: onnx.TypeProto) -> Shape | None:
@@ -154,9 +154,9 @@ def _has_rank(kind: onnx.TypeProto) -> bool:
     return not kind.HasField("tensor_type") or kind.tensor_type.HasField("shape")
 
 
-def _without_empty_shape(kind: onnx.TypeProto) -> onnx.TypeProto:
-    """Return a type whose shape is left open if it has no axes: so onnx passes on that it knows none."""
-    if not kind.HasField("tensor_type") or kind.tensor_type.shape.dim:
+def _without_shape(kind: onnx.TypeProto) -> onnx.TypeProto:
+    """Return a type with its shape left open: onnx takes an operand of unknown shape for a single number."""
+    if not kind.HasField("tensor_type"):
         return kind
     bare = onnx.TypeProto()
     bare.tensor_type.elem_type = kind.tensor_type.elem_type

@@ -168,3 +168,13 @@ def test_a_shape_that_is_not_known_is_not_taken_for_that_of_a_number() -> None:
     model = net.model(net.op("Flatten", net.sized(y, ["a", "b"])))
     shapes = infer(model)
     assert y not in shapes.sizes
+
+
+def test_an_operand_of_unknown_shape_leaves_that_of_the_sum_unknown() -> None:
+    net = Net()
+    x = net.input("x", [2, 6])
+    target = net.op("Cast", net.input("target", [2]), to=onnx.TensorProto.INT64)
+    y = net.sized(net.op("Reshape", x, target), ["a", "b"])
+    z = net.add(y, net.const(np.ones((1, 3))))
+    shapes = infer(net.model(net.sized(z, ["a", "b"])))
+    assert z not in shapes.sizes
