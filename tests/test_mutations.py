@@ -40,6 +40,7 @@ UNNOTICED = {
     "normalization | c.prefer_other(": UNSHOWN,
     "pointwise | c.weights(0)": ALONGSIDE,
     "pointwise | c.makes_no_zeros()": "what a power makes of zero is computed as well",
+    "pointwise | c.moves()": UNSHOWN,
     "pooling | c.block(": UNSHOWN,
     "quantization | c.weights(": ALONGSIDE,
     "quantization | c.works(": UNSHOWN,
