@@ -153,6 +153,21 @@ def test_a_sum_over_hidden_channels_needs_zeros() -> None:
             assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
 
 
+@pytest.mark.parametrize("kind", GATES)
+def test_a_sum_over_hidden_channels_that_do_not_start_at_zero(kind: str) -> None:
+    """What a state begins with is still there later on, in channels without weights too."""
+    for squashed, groups in ((False, [8]), (True, [])):
+        net = Net()
+        x, h = net.input("x", [5, 2, 6]), net.const(net.random.normal(size=(1, 2, 8)))
+        h = net.op("Sigmoid", h) if squashed else h
+        y = net.squeeze(cell(net, x, 8, kind, h=h)[0], 1)
+        model = net.model(net.op("MatMul", net.transpose(y, 1, 0, 2), net.transpose(y, 1, 2, 0)))
+        channels = find_channels(model)
+        assert [g.size for g in channels.groups] == groups, channels.blocked
+        if groups:
+            assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
+
+
 def test_recurrent_weights_that_are_computed_keep_the_channels() -> None:
     """They are not zero where a channel is removed, so the others would still hear of it."""
     net = Net()
