@@ -37,7 +37,7 @@ class Walk:
         types: Types of the tensors met, by name.
         values: Small tensors whose values do not depend on data, by name.
         traced: Those of them that were computed on the way.
-        undecided: Conditions whose value says nothing, because it follows the input: both branches are walked.
+        undecided: Conditions whose value says nothing, as it follows the input: both branches are walked.
     """
 
     model: Model
