@@ -36,9 +36,9 @@ import onnxprune
 from onnxprune import datasets
 from onnxprune.graph import Model
 from onnxprune.passes import Finetune, Prune
-from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.removal.planned import planned_channels, stored_plan
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
-from onnxprune.shrink import shrunk
 from onnxprune.training.engine import train
 from onnxprune.training.settings import StepReport, TrainSettings
 

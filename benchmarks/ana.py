@@ -23,18 +23,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.data import Dataset, open_data
 from onnxprune.graph import load
+from onnxprune.groups.channels import Channels, Group, find_channels
+from onnxprune.groups.cost import cost_of
+from onnxprune.groups.selection import select_groups
 from onnxprune.importance import score
-from onnxprune.masks import masked
 from onnxprune.metrics import Answer, Baseline, baseline_outputs, evaluate, get_metric
 from onnxprune.passes import Ana, Prune
 from onnxprune.plan import Analysis
 from onnxprune.progress import task
+from onnxprune.removal.masks import masked
 from onnxprune.runtime import Session, sample_feeds
-from onnxprune.selection import select_groups
 from onnxprune.sensitivity.cut import extract
 from onnxprune.sensitivity.samples import Examination, Scores, Tally, observe
 from onnxprune.sensitivity.suffix import Suffixes

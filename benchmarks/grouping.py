@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.canonical import canonicalise
-from onnxprune.channels import find_channels, group_channels
 from onnxprune.graph import Model, load
+from onnxprune.groups.channels import find_channels, group_channels
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("resnet50", "densenet121", "vit_base", "swin_tiny")

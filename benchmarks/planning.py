@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
 from onnxprune.plan import Analysis, Curve
 from onnxprune.planning import Balance, Budget, Limits, Offer, make_offer, sensitively
 from onnxprune.planning.greedy import cheapest

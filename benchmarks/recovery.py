@@ -27,9 +27,9 @@ import onnxprune
 from onnxprune.data import open_data
 from onnxprune.graph import Model
 from onnxprune.passes import Prune, Recover
-from onnxprune.planned import removed_channels, stored_plan
+from onnxprune.removal.planned import removed_channels, stored_plan
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
-from onnxprune.shrink import shrunk
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 REDUCTIONS = (0.3, 0.5)

@@ -18,8 +18,8 @@ from rich.table import Table
 
 import onnxprune
 from onnxprune.console import show_progress
-from onnxprune.cost import cost_of
 from onnxprune.data import open_data
+from onnxprune.groups.cost import cost_of
 from onnxprune.metrics import evaluate, get_metric
 from onnxprune.oracle import verify
 from onnxprune.passes import Ana, Finetune, PassResult, Prune, Transform

@@ -16,9 +16,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxprune.channels import find_channels
     from onnxprune.errors import OnnxpruneError
     from onnxprune.graph import Model, load
+    from onnxprune.groups.channels import find_channels
     from onnxprune.oracle import verify
     from onnxprune.output import write_model as save
     from onnxprune.pipeline import Pipeline
@@ -30,7 +30,7 @@ _HOMES = {
     "Model": ("graph", "Model"),
     "OnnxpruneError": ("errors", "OnnxpruneError"),
     "Pipeline": ("pipeline", "Pipeline"),
-    "find_channels": ("channels", "find_channels"),
+    "find_channels": ("groups.channels", "find_channels"),
     "load": ("graph", "load"),
     "save": ("output", "write_model"),
     "verify": ("oracle", "verify"),

@@ -19,13 +19,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.channels import Channels, cuts_inexactly
 from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph import Model, bodies
-from onnxprune.planned import planned_channels, stored_plan
-from onnxprune.probes import compared_numbers
+from onnxprune.groups.channels import Channels, cuts_inexactly
+from onnxprune.removal.planned import planned_channels, stored_plan
 from onnxprune.runtime import Agreement, Difference, Session, compare, sample_feeds
+from onnxprune.shapes.probes import compared_numbers
 
 TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-10}
 """Largest relative error by the size, in bytes, of the network's narrowest floating-point type."""

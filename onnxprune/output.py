@@ -19,9 +19,9 @@ from onnx import external_data_helper, helper, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Model, load
-from onnxprune.probes import compared_numbers
 from onnxprune.runtime import Session, sample_feeds
 from onnxprune.shapes import fitting_shapes
+from onnxprune.shapes.probes import compared_numbers
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights from which on they get a file of their own: a protobuf message ends at 2 GiB."""

@@ -15,17 +15,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.channels import Channels
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.dims import kept_indices
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.graph import Model, load
-from onnxprune.masks import check_zero
+from onnxprune.groups.channels import Channels
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.progress import Task, task
+from onnxprune.removal.masks import check_zero
+from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Array, Session
-from onnxprune.shrink import shrunk
 from onnxprune.training.checkpoint import Checkpoints
 from onnxprune.training.engine import train
 from onnxprune.training.losses import asks_teacher

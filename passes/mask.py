@@ -11,20 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from onnxprune.channels import Channels, Group, find_channels
 from onnxprune.data import DataSpec
 from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.groups.channels import Channels, Group, find_channels
+from onnxprune.groups.selection import select_groups
 from onnxprune.importance import check_criterion
-from onnxprune.masks import check_zero, masked
 from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover, check_methods
 from onnxprune.plan import PLAN_KEY, Analysis, Plan
-from onnxprune.planned import check_plan, plan_facts, planned_channels, stored_plan
 from onnxprune.planning import DEFAULT_ROUND_TO, STRATEGIES, Limits
 from onnxprune.planning.files import PlanFile
 from onnxprune.planning.wanted import KINDS, Request, Wanted
-from onnxprune.selection import select_groups
+from onnxprune.removal.masks import check_zero, masked
+from onnxprune.removal.planned import check_plan, plan_facts, planned_channels, stored_plan
 
 DEFAULT_EVALUATIONS = 100
 

@@ -15,12 +15,12 @@ from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.errors import DataError, NothingToDoError, UsageError
 from onnxprune.graph import Model, load
 from onnxprune.layerwise.solve import scipy_linalg
-from onnxprune.masks import check_zero
 from onnxprune.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.recovery import METHODS, Pair, Report, Settings, sweep
 from onnxprune.recovery.synthetic import Stand, noise
+from onnxprune.removal.masks import check_zero
+from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.runtime import Array, Session
 
 DEFAULT_SAMPLES = 512

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.channels import Channels
-from onnxprune.cost import cost_of
 from onnxprune.data import DataSpec
 from onnxprune.errors import UsageError
+from onnxprune.groups.channels import Channels
+from onnxprune.groups.cost import cost_of
 from onnxprune.importance import check_criterion
 from onnxprune.metrics import MetricSpec
 from onnxprune.passes.base import Pass, PassResult

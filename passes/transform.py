@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.data import DataSpec
 from onnxprune.errors import NothingToDoError
-from onnxprune.folding import folded
+from onnxprune.evidence.folding import folded
+from onnxprune.evidence.liveness import find_evidence
+from onnxprune.evidence.precomputed import precomputed
 from onnxprune.graph import Model
-from onnxprune.liveness import find_evidence
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
+from onnxprune.groups.selection import why_blocked
+from onnxprune.groups.slots import lined_up
 from onnxprune.oracle import Verdict, verify
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import PLAN_KEY
-from onnxprune.planned import removed_channels, stored_plan
-from onnxprune.precomputed import precomputed
-from onnxprune.selection import why_blocked
-from onnxprune.shrink import shrunk
-from onnxprune.slots import lined_up
+from onnxprune.removal.planned import removed_channels, stored_plan
+from onnxprune.removal.shrink import shrunk
 
 
 @dataclass(frozen=True)

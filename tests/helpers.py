@@ -11,13 +11,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
-from onnxprune.channels import Channels, find_channels
 from onnxprune.graph import Model, check
-from onnxprune.masks import masked
+from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.passes.base import check_valid
+from onnxprune.removal.masks import masked
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session, compare, sample_feeds
 from onnxprune.runtime.agreement import difference
-from onnxprune.shrink import shrunk
 
 Size = int | str
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -38,9 +38,9 @@ from _pytest.mark.structures import ParameterSet
 from helpers import half_of_each, prune_exactly
 from ideas import IDEAS
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
 from onnxprune.rules import RULES, notation
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import never

@@ -16,7 +16,7 @@ import pytest
 from onnxprune.cli import program
 from onnxprune.graph import load
 from onnxprune.plan import PLAN_KEY, Analysis
-from onnxprune.planned import stored_plan
+from onnxprune.removal.planned import stored_plan
 
 
 @pytest.fixture

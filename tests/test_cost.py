@@ -10,10 +10,10 @@ import pytest
 from helpers import Net, half_of_each, params
 from ideas import IDEAS
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model, check
-from onnxprune.shrink import shrunk
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
+from onnxprune.removal.shrink import shrunk
 
 COUNTED = ["residual", "resnext", "unet_transposed", "densenet", "pixel_shuffle", "vit_exact", "lstm"]
 

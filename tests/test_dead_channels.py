@@ -15,19 +15,19 @@ import pytest
 from helpers import Net, feeds_for
 from ideas import IDEAS
 
-from onnxprune.channels import Channels, Place, find_channels
 from onnxprune.dims import channel_of, factors
 from onnxprune.errors import NothingToDoError
-from onnxprune.folding import folded
+from onnxprune.evidence.folding import folded
+from onnxprune.evidence.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
+from onnxprune.evidence.precomputed import precomputed
 from onnxprune.graph import Model, check
-from onnxprune.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
-from onnxprune.masks import masked
+from onnxprune.groups.channels import Channels, Place, find_channels
+from onnxprune.groups.slots import lined_up
 from onnxprune.passes import Transform
 from onnxprune.passes.base import check_valid
-from onnxprune.precomputed import precomputed
+from onnxprune.removal.masks import masked
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session, compare
-from onnxprune.shrink import shrunk
-from onnxprune.slots import lined_up
 
 each_idea = pytest.mark.parametrize("name", sorted(IDEAS))
 STAYS = {

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from random_networks import networks
 from test_random_graphs import LARGEST, TOLERANCE
 
-from onnxprune.channels import Channels, find_channels
 from onnxprune.dims import channel_of
-from onnxprune.folding import folded
+from onnxprune.evidence.folding import folded
+from onnxprune.evidence.liveness import find_evidence
+from onnxprune.evidence.precomputed import precomputed
 from onnxprune.graph import Model
-from onnxprune.liveness import find_evidence
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.slots import lined_up
 from onnxprune.passes.base import check_valid
-from onnxprune.precomputed import precomputed
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session, compare
-from onnxprune.shrink import shrunk
-from onnxprune.slots import lined_up
 
 
 def damaged(channels: Channels, seed: int, share: float) -> Model:

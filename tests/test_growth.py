@@ -10,11 +10,11 @@ from deep_networks import DEEP
 from helpers import params
 
 from onnxprune.canonical import canonicalise
-from onnxprune.channels import Channels, find_channels, group_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model, check
-from onnxprune.masks import dead_channels, masked
-from onnxprune.shrink import shrunk
+from onnxprune.groups.channels import Channels, find_channels, group_channels
+from onnxprune.groups.cost import cost_of
+from onnxprune.removal.masks import dead_channels, masked
+from onnxprune.removal.shrink import shrunk
 
 SMALL, TIMES = 500, 8
 LARGEST_RATIO = 2 * TIMES

@@ -13,15 +13,15 @@ import pytest
 from helpers import FLOATS, feeds_for, params
 from ideas_control import CONTROL
 
-from onnxprune.channels import find_channels
 from onnxprune.dims import Dim, Factor, Sum, resolve
 from onnxprune.errors import NothingToDoError
 from onnxprune.graph import Model, check
-from onnxprune.masks import keep_masks
+from onnxprune.groups.channels import find_channels
 from onnxprune.passes import Prune, Transform
 from onnxprune.passes.base import PassResult
 from onnxprune.plan import PLAN_KEY
-from onnxprune.planned import planned_channels, stored_plan
+from onnxprune.removal.masks import keep_masks
+from onnxprune.removal.planned import planned_channels, stored_plan
 from onnxprune.runtime import Session, compare
 
 IDEAS = ideas.IDEAS | CONTROL

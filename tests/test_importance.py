@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import Net
 
-from onnxprune.channels import Channels, Group, find_channels
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
+from onnxprune.groups.channels import Channels, Group, find_channels
 from onnxprune.importance import CRITERIA, NEED_DATA, score
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from helpers import Net
 
-from onnxprune.channels import Channels, Group, find_channels
 from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Model
+from onnxprune.groups.channels import Channels, Group, find_channels
 from onnxprune.importance import CRITERIA, NEED_DATA, Evidence, comparable, observe, score
 from onnxprune.importance.gradients import slopes_of
 from onnxprune.importance.weights import lamp

@@ -12,8 +12,8 @@ import pytest
 
 from onnxprune.errors import PlanError
 from onnxprune.graph import load
-from onnxprune.planned import stored_plan
 from onnxprune.planning.files import PlanFile, Width
+from onnxprune.removal.planned import stored_plan
 
 
 @pytest.fixture

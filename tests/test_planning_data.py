@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from helpers import Net
 
-from onnxprune.channels import find_channels
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.graph import Model
+from onnxprune.groups.channels import find_channels
 from onnxprune.layerwise.statistics import renewed
-from onnxprune.masks import masked
 from onnxprune.passes import Ana, Prune
-from onnxprune.planned import stored_plan
 from onnxprune.planning.frontier import largest_reduction
 from onnxprune.planning.judge import Judge
+from onnxprune.removal.masks import masked
+from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
 
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from helpers import Net
 
-from onnxprune.channels import find_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model
+from onnxprune.groups.channels import find_channels
+from onnxprune.groups.cost import cost_of
 from onnxprune.passes import Prune
 from onnxprune.planning import latency
 from onnxprune.planning.latency import Stopwatch, costs_by_kind

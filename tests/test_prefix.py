@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_sensitivity import GROUPS, net, samples
 
-from onnxprune.channels import find_channels
 from onnxprune.data import open_data
+from onnxprune.groups.channels import find_channels
 from onnxprune.metrics import get_metric
 from onnxprune.runtime import Session
 from onnxprune.sensitivity.examine import Examiner

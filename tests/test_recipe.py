@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from recipes import RECIPE, write_recipe
 
-from onnxprune.channels import find_channels
 from onnxprune.errors import UsageError
 from onnxprune.graph import load
+from onnxprune.groups.channels import find_channels
 from onnxprune.recipe import Recipe, Schedule, line_of, read_recipe
 from onnxprune.runner.draft import Wish, draft
 

@@ -14,11 +14,11 @@ import onnxprune
 from onnxprune.cli import program
 from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
 from onnxprune.graph import Model, check
-from onnxprune.masks import keep_masks
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.recovery import METHODS, Pair, Settings, sweep
 from onnxprune.recovery.synthetic import Stand, noise
+from onnxprune.removal.masks import keep_masks
+from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.runtime import Session
 
 pytest.importorskip("scipy")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxprune.channels import find_channels
 from onnxprune.errors import DataError, UsageError
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import find_channels
 from onnxprune.importance import eliminations, score
 from onnxprune.importance.eliminations import operate
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.planned import stored_plan
+from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
 
 pytest.importorskip("scipy")

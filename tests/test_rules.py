@@ -11,10 +11,10 @@ import single_nodes
 from helpers import Net, prune_exactly
 from onnx import defs
 
-from onnxprune.channels import Channels, find_channels
 from onnxprune.dims import factors
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.rules import RULES, lookup
 from onnxprune.runtime import Session, sample_feeds
 

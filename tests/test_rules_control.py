@@ -8,11 +8,11 @@ from helpers import Net, half_of_each, params, prune_exactly
 from ideas_control import Body, choose, mlp
 from onnx import TensorProto, helper
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model
-from onnxprune.masks import keep_masks
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
 from onnxprune.passes import Prune, Recover, Transform
+from onnxprune.removal.masks import keep_masks
 from onnxprune.runtime import Session, compare
 
 

@@ -7,8 +7,8 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto, defs
 
-from onnxprune.channels import Channels, find_channels
 from onnxprune.graph import Model
+from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.rules import RULES
 from onnxprune.rules.blocking import REASONS
 

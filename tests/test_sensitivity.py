@@ -16,17 +16,17 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.channels import Channels, find_channels
 from onnxprune.data import open_data
 from onnxprune.errors import DataError, ModelError, OutputError, PlanError, UsageError, WorkerError
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.importance import score
-from onnxprune.masks import masked
 from onnxprune.metrics import baseline_outputs, evaluate, get_metric
 from onnxprune.passes import Ana, Prune
 from onnxprune.plan import PLAN_KEY, Analysis
-from onnxprune.planned import stored_plan
 from onnxprune.progress import reporting
+from onnxprune.removal.masks import masked
+from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
 from onnxprune.sensitivity.examine import Examiner
 from onnxprune.sensitivity.samples import Examination, observe

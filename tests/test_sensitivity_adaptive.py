@@ -14,8 +14,8 @@ from test_sensitivity import KilledError, Killer, analyse, best_class, naive, ne
 from onnxprune.errors import UsageError
 from onnxprune.passes import Ana, Prune
 from onnxprune.plan import Analysis, Curve
-from onnxprune.planned import stored_plan
 from onnxprune.progress import reporting
+from onnxprune.removal.planned import stored_plan
 from onnxprune.sensitivity.intervals import half_width, span_of
 from onnxprune.sensitivity.search import Search
 

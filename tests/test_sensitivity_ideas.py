@@ -11,16 +11,16 @@ import pytest
 from helpers import feeds_for
 from ideas_control import CONTROL
 
-from onnxprune.channels import Channels, Group, find_channels
 from onnxprune.data import open_data
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import Channels, Group, find_channels
+from onnxprune.groups.slots import ranked
 from onnxprune.importance import score
-from onnxprune.masks import masked
 from onnxprune.metrics import get_metric
+from onnxprune.removal.masks import masked
 from onnxprune.runtime import Session
 from onnxprune.sensitivity.examine import Examiner, Subject
 from onnxprune.sensitivity.samples import Examination, Tally, observe
-from onnxprune.slots import ranked
 
 IDEAS = ideas.IDEAS | CONTROL
 

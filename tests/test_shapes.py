@@ -8,9 +8,9 @@ import pytest
 from helpers import Net
 
 from onnxprune.canonical import canonicalise
-from onnxprune.channels import find_channels
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, check
+from onnxprune.groups.channels import find_channels
 from onnxprune.runtime import Session
 from onnxprune.shapes import infer
 

@@ -13,8 +13,8 @@ from onnxprune.cli.program import Facts, command
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxprune.channels import Channels
     from onnxprune.graph import Model
+    from onnxprune.groups.channels import Channels
     from onnxprune.runtime import Latency
 
 _COMPARED = {"latency_ms": "latency", "size_bytes": "size", "macs": "macs", "params": "params"}
@@ -65,9 +65,9 @@ def bench(
     """Measure models side by side: latency (in turn, so that ratios hold), size, MACs, parameters."""
     from dataclasses import asdict
 
-    from onnxprune.channels import find_channels
     from onnxprune.errors import UsageError
     from onnxprune.graph import load
+    from onnxprune.groups.channels import find_channels
     from onnxprune.progress import track
     from onnxprune.runtime import measure_latency, runtime_info
 
@@ -114,7 +114,7 @@ def _feed(
 
 
 def _costs(path: str, channels: Channels) -> dict[str, Any]:
-    from onnxprune.cost import cost_of
+    from onnxprune.groups.cost import cost_of
     from onnxprune.output import stored_bytes
 
     figures = cost_of(channels).figures()

@@ -109,8 +109,8 @@ def finetune(sparse: str, output: str, **options: Any) -> Facts:
     from onnxprune.graph import load
     from onnxprune.output import check_output, write_model
     from onnxprune.passes.finetune import Finetune
-    from onnxprune.planned import stored_plan
     from onnxprune.progress import task
+    from onnxprune.removal.planned import stored_plan
 
     files = (sparse, options["data"], options["teacher"], options["original"], options["val"])
     inputs = [f for f in files if f]

@@ -39,12 +39,12 @@ def init(
     output: str,
 ) -> Facts:
     """Write a recipe for `run` that fits a model, every key explained."""
-    from onnxprune.channels import find_channels
     from onnxprune.errors import NothingToDoError, UsageError
     from onnxprune.graph import load
+    from onnxprune.groups.channels import find_channels
+    from onnxprune.groups.selection import why_blocked
     from onnxprune.output import check_output, write_text
     from onnxprune.runner.draft import Wish, draft
-    from onnxprune.selection import why_blocked
 
     place = check_output(output, [model])
     if place.exists() and not force:

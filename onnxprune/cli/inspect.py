@@ -11,8 +11,8 @@ from onnxprune.cli.program import Facts, command
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxprune.channels import BlockedAxis, Channels, Group
-    from onnxprune.cost import Cost
+    from onnxprune.groups.channels import BlockedAxis, Channels, Group
+    from onnxprune.groups.cost import Cost
 
 
 def render(facts: Facts) -> RenderableType:
@@ -76,9 +76,9 @@ def inspect(
     shapes: Sequence[tuple[str, tuple[int, ...]]],
 ) -> Facts:
     """List the groups of channels that can be removed, and what is blocked and why."""
-    from onnxprune.channels import find_channels
-    from onnxprune.cost import cost_of
     from onnxprune.graph import load
+    from onnxprune.groups.channels import find_channels
+    from onnxprune.groups.cost import cost_of
     from onnxprune.output import stored_bytes
     from onnxprune.progress import task
 
@@ -99,7 +99,7 @@ def inspect(
 def _chosen(channels: Channels, exclude: Sequence[str], only: Sequence[str]) -> set[str]:
     """Return the names of the groups that would be pruned; none of them is an answer too."""
     from onnxprune.errors import NothingToDoError
-    from onnxprune.selection import select_groups
+    from onnxprune.groups.selection import select_groups
 
     try:
         return {g.name for g in select_groups(channels, exclude, only)}

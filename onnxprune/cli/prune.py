@@ -169,9 +169,9 @@ def prune(
     from onnxprune.graph import load
     from onnxprune.output import write_text
     from onnxprune.passes.mask import Prune
-    from onnxprune.planned import stored_plan
     from onnxprune.planning.files import PlanFile
     from onnxprune.progress import task
+    from onnxprune.removal.planned import stored_plan
 
     inputs = [path for path in (model, analysis, plan, limits) if path]
     _check_outputs(output, plan_out, plan_only, inputs)

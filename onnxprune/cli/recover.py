@@ -66,8 +66,8 @@ def recover(sparse: str, output: str, methods: Sequence[str], **options: Any) ->
     from onnxprune.graph import load
     from onnxprune.output import check_output, write_model
     from onnxprune.passes.recover import DEFAULT_METHODS, Recover
-    from onnxprune.planned import stored_plan
     from onnxprune.progress import task
+    from onnxprune.removal.planned import stored_plan
 
     inputs = [f for f in (sparse, options["original"], options["data"], options["val"]) if f]
     check_output(output, inputs)

@@ -76,8 +76,8 @@ def transform(
     from onnxprune.graph import load
     from onnxprune.output import check_output, stored_bytes, write_model
     from onnxprune.passes.transform import Transform
-    from onnxprune.planned import stored_plan
     from onnxprune.progress import task
+    from onnxprune.removal.planned import stored_plan
 
     inputs = [sparse, *([data] if data else [])]
     check_output(output, inputs)

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import DataError
 from onnxprune.graph import Model, attributes
+from onnxprune.groups.channels import Channels, Group
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.readers import reading_places
 from onnxprune.importance.shares import Scores, share

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.groups.channels import Channels, Group
 from onnxprune.importance import activations, eliminations, gradients, weights
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.shares import Scores, to_mean_one, together

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import DataError
+from onnxprune.groups.channels import Channels, Group
 from onnxprune.importance import weights
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.shares import Scores

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.channels import Channels
 from onnxprune.data import Dataset
+from onnxprune.groups.channels import Channels
 from onnxprune.importance.activations import observe
 from onnxprune.importance.criteria import CRITERIA
 from onnxprune.importance.eliminations import operate

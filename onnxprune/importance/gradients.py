@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import DataError
+from onnxprune.groups.channels import Channels, Group
+from onnxprune.groups.values import real_values
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.readers import reading_places
 from onnxprune.importance.shares import Scores, sums
 from onnxprune.runtime import Array
-from onnxprune.values import real_values
 
 
 def taylor(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import onnx
 
-from onnxprune.channels import Channels, Group, Place
 from onnxprune.graph import attributes
+from onnxprune.groups.channels import Channels, Group, Place
 from onnxprune.importance.shares import matrices
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group, Place
-from onnxprune.values import real_values
+from onnxprune.groups.channels import Channels, Group, Place
+from onnxprune.groups.values import real_values
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Members = np.ndarray[Any, np.dtype[np.intp]]

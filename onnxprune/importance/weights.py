@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group, Place
+from onnxprune.groups.channels import Channels, Group, Place
+from onnxprune.groups.values import real_values
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.shares import Scores, matrices, members, share
-from onnxprune.values import real_values
 
 
 def l1(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.cost import Counts, Polynomial
 from onnxprune.errors import PlanError
+from onnxprune.groups.cost import Counts, Polynomial
 from onnxprune.planning.monomials import Monomials, Widths
 from onnxprune.planning.offers import Offer
 

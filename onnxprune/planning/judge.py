@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from onnxprune.channels import Channels
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.graph import Model
+from onnxprune.groups.channels import Channels
 from onnxprune.layerwise.statistics import renewed
-from onnxprune.masks import masked
 from onnxprune.metrics import Baseline, Metric, MetricSpec, baseline_outputs, evaluate, get_metric
+from onnxprune.removal.masks import masked
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Array, Session
-from onnxprune.shrink import shrunk
 
 Removed = Mapping[str, Sequence[int]]
 

@@ -18,15 +18,15 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from onnxprune.channels import Channels
-from onnxprune.cost import Counts, Polynomial
 from onnxprune.dims import Dim
 from onnxprune.graph import attributes
+from onnxprune.groups.channels import Channels
+from onnxprune.groups.cost import Counts, Polynomial
 from onnxprune.planning.judge import Removed
 from onnxprune.planning.offers import Offer, removed_by
 from onnxprune.progress import task
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Array, Feeds, Session, measure_latency, sample_feeds
-from onnxprune.shrink import shrunk
 
 SAMPLES = 10
 """How many networks are timed before the first plan."""

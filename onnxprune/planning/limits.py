@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.dims import Factor, Product, factors, resolve
 from onnxprune.errors import PlanError
+from onnxprune.groups.channels import Channels, Group
 
 DEFAULT_ROUND_TO = 8
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.cost import Counts, Polynomial
 from onnxprune.dims import Dim, Factor, Sum, resolve
+from onnxprune.groups.cost import Counts, Polynomial
 
 Widths = np.ndarray[Any, np.dtype[np.float64]]
 Rows = np.ndarray[Any, np.dtype[np.intp]]

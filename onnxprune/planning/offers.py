@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import PlanError
+from onnxprune.groups.channels import Channels, Group
 from onnxprune.importance.shares import Scores
 from onnxprune.plan import Analysis, Curve
 from onnxprune.planning.limits import Limits, kept_counts

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import UsageError
+from onnxprune.groups.channels import Channels, Group
 from onnxprune.importance import Evidence, comparable
 from onnxprune.importance.shares import Scores
 from onnxprune.plan import Analysis

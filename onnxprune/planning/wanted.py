@@ -8,12 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from onnxprune.channels import Channels, Group
-from onnxprune.cost import Polynomial, bytes_of, cost_of
 from onnxprune.data import DataSpec
 from onnxprune.dims import Factor
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model, skeleton
+from onnxprune.groups.channels import Channels, Group
+from onnxprune.groups.cost import Polynomial, bytes_of, cost_of
+from onnxprune.groups.slots import Scores, ranked, removed_rows
 from onnxprune.importance import NEED_DATA, Evidence, gather, score
 from onnxprune.metrics import MetricSpec
 from onnxprune.plan import Analysis, Plan
@@ -25,7 +26,6 @@ from onnxprune.planning.latency import CLOSE, CORRECTIONS, Stopwatch
 from onnxprune.planning.limits import Limits
 from onnxprune.planning.planner import Planner
 from onnxprune.sensitivity.ledger import digest_of
-from onnxprune.slots import Scores, ranked, removed_rows
 
 KINDS = ("macs", "params", "size", "latency", "channels")
 """What there are budgets of."""

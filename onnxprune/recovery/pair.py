@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 
 from onnxprune.canonical import canonicalise
-from onnxprune.channels import Channels
 from onnxprune.errors import PlanError
 from onnxprune.graph import Model, label
-from onnxprune.masks import Mask, keep_masks
+from onnxprune.groups.channels import Channels
 from onnxprune.plan import Plan
+from onnxprune.removal.masks import Mask, keep_masks
 from onnxprune.runtime import Array
 
 _MAY_GAIN_BIAS = ("Conv", "ConvTranspose", "Gemm")

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.inference import evaluate
-from onnxprune.probes import Shape
 from onnxprune.runtime import Session
+from onnxprune.shapes.inference import evaluate
+from onnxprune.shapes.probes import Shape
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

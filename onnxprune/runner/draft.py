@@ -12,9 +12,9 @@ from string import Template
 from typing import Any
 
 from onnxprune.callables import is_reference
-from onnxprune.channels import Channels, Group
-from onnxprune.cost import Cost, cost_of
 from onnxprune.data import LABELS, open_data
+from onnxprune.groups.channels import Channels, Group
+from onnxprune.groups.cost import Cost, cost_of
 from onnxprune.importance import CRITERIA
 from onnxprune.runtime import Session, TensorSpec
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.graph import Model, load
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
+from onnxprune.groups.selection import select_groups
 from onnxprune.output import stored_bytes, write_model
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
@@ -19,14 +20,13 @@ from onnxprune.passes.recover import Recover
 from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.transform import Transform
 from onnxprune.plan import Analysis
-from onnxprune.planned import removed_channels, stored_plan
 from onnxprune.recipe import Recipe
+from onnxprune.removal.planned import removed_channels, stored_plan
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runner.data import Material
 from onnxprune.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.runtime import measure_latency, sample_feeds
-from onnxprune.selection import select_groups
 from onnxprune.shapes import fitting_shapes
-from onnxprune.shrink import shrunk
 from onnxprune.training.losses import asks_teacher
 
 DataName: TypeAlias = Literal["test", "val"]

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 
-from onnxprune.channels import Channels, Indices, find_channels
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
+from onnxprune.groups.channels import Channels, Indices, find_channels
 from onnxprune.plan import Curve
-from onnxprune.planned import stored_plan
+from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Array
 from onnxprune.sensitivity.examine import Examiner
 from onnxprune.sensitivity.samples import Examination

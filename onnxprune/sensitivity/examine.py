@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from onnxprune.channels import Channels
+from onnxprune.groups.channels import Channels
 from onnxprune.metrics import Answer, without_filling
 from onnxprune.runtime import Session
 from onnxprune.sensitivity.prefix import Held, Prefix, Route

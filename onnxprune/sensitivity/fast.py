@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.channels import Channels, Group, Place
 from onnxprune.data import Dataset
 from onnxprune.dims import factors
 from onnxprune.errors import DataError, TrainingError, UsageError
+from onnxprune.groups.channels import Channels, Group, Place
+from onnxprune.groups.values import real_values
 from onnxprune.importance import score
 from onnxprune.importance.gather import gather
 from onnxprune.plan import Analysis, Curve
@@ -32,7 +33,6 @@ from onnxprune.sensitivity.cut import extract
 from onnxprune.sensitivity.samples import Scores
 from onnxprune.sensitivity.search import Step
 from onnxprune.training.gradients import gradients_of
-from onnxprune.values import real_values
 
 GRADIENT_BATCH = 4
 """Most samples a gradient: the gradients of several are only their mean, from which less is learnt."""

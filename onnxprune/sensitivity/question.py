@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Group, Indices
 from onnxprune.data import DataSpec
+from onnxprune.groups.channels import Group, Indices
 from onnxprune.metrics import MetricSpec, get_metric
 from onnxprune.plan import Curve
 from onnxprune.sensitivity.samples import Scores

@@ -13,18 +13,19 @@ from uuid import uuid4
 
 import numpy as np
 
-from onnxprune.channels import Channels
 from onnxprune.data import Dataset, open_data
 from onnxprune.graph import Model
+from onnxprune.groups.channels import Channels
+from onnxprune.groups.selection import select_groups
+from onnxprune.groups.slots import ranked
 from onnxprune.importance import score
 from onnxprune.importance.gather import gather
-from onnxprune.masks import masked
 from onnxprune.metrics import MeanMetric, answers, get_metric
 from onnxprune.plan import Analysis, Curve
-from onnxprune.planned import stored_plan
 from onnxprune.progress import task
+from onnxprune.removal.masks import masked
+from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
-from onnxprune.selection import select_groups
 from onnxprune.sensitivity.errand import Errand, Todo, find, packed
 from onnxprune.sensitivity.examine import Examiner
 from onnxprune.sensitivity.fast import estimate
@@ -33,7 +34,6 @@ from onnxprune.sensitivity.question import Question, Schedule
 from onnxprune.sensitivity.samples import Examination, Tally, check_number, observe
 from onnxprune.sensitivity.search import Search
 from onnxprune.sensitivity.workers import Crew
-from onnxprune.slots import ranked
 
 
 @dataclass(frozen=True, eq=False)

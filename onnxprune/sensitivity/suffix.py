@@ -14,12 +14,12 @@ from functools import cached_property
 
 import onnx
 
-from onnxprune.channels import Channels, Group, cuts_inexactly
 from onnxprune.dims import Factor, Product, factors, resolve
 from onnxprune.graph import Model
-from onnxprune.masks import masked
+from onnxprune.groups.channels import Channels, Group, cuts_inexactly
+from onnxprune.removal.masks import masked
+from onnxprune.removal.shrink import shrunk
 from onnxprune.sensitivity.cut import Cut, cut, extract
-from onnxprune.shrink import shrunk
 
 Removed = Mapping[str, Sequence[int]]
 

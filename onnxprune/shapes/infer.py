@@ -20,9 +20,9 @@ from onnx import helper
 
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model
-from onnxprune.moving import moving_elements
-from onnxprune.probes import PROBES, Probe, Shape, other_shapes, probe_shapes
-from onnxprune.walk import SMALL, Walk
+from onnxprune.shapes.moving import moving_elements
+from onnxprune.shapes.probes import PROBES, Probe, Shape, other_shapes, probe_shapes
+from onnxprune.shapes.walk import SMALL, Walk
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Given = Mapping[str, Sequence[int]] | None

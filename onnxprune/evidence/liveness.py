@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
-from onnxprune.constants import (
+from onnxprune.dims import Dim, Factor, factors, resolve
+from onnxprune.evidence.constants import (
     Constants,
     Mask,
     Matrices,
@@ -27,8 +27,8 @@ from onnxprune.constants import (
     channels_where,
     find_constants,
 )
-from onnxprune.dims import Dim, Factor, factors, resolve
 from onnxprune.graph import label
+from onnxprune.groups.channels import Channels, Group
 from onnxprune.rules import Contraction
 from onnxprune.rules.constants import Array
 

@@ -17,8 +17,8 @@ from onnx import helper
 
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, attributes, bodies, label
-from onnxprune.inference import evaluate, inferred_types, sizes_of
-from onnxprune.probes import Shape
+from onnxprune.shapes.inference import evaluate, inferred_types, sizes_of
+from onnxprune.shapes.probes import Shape
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -11,12 +11,12 @@ import onnx
 from onnx import helper
 
 from onnxprune.canonical import drop_unused_constants
-from onnxprune.channels import Channels
 from onnxprune.dims import Factor, Kept, factors, kept_indices, kept_size
 from onnxprune.graph import Model
-from onnxprune.inference import evaluate
-from onnxprune.masks import Mask
+from onnxprune.groups.channels import Channels
+from onnxprune.removal.masks import Mask
 from onnxprune.rules import RESULT, SizeUse
+from onnxprune.shapes.inference import evaluate
 
 Sizes = np.ndarray[Any, np.dtype[Any]]
 Insertion = tuple[int, bool, onnx.NodeProto]

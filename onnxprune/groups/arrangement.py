@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.dims import Dim, Factor, Product, Sum, channel_of, factors, resolve
-from onnxprune.freedom import Outer
+from onnxprune.groups.freedom import Outer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Indices = np.ndarray[Any, np.dtype[np.intp]]

@@ -17,8 +17,8 @@ from onnx import defs, helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
-from onnxprune.probes import Shape
 from onnxprune.runtime import Session
+from onnxprune.shapes.probes import Shape
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -18,9 +18,9 @@ from onnx import helper
 
 from onnxprune.dims import Dim, Factor, Sum, factors, resolve
 from onnxprune.graph import attributes
+from onnxprune.groups.values import real_values
 from onnxprune.rules import Linear, Typing, lookup
 from onnxprune.rules.constants import Array, Numbers, aligned
-from onnxprune.values import real_values
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 _INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)

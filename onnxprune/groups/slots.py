@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group, Indices, Place
 from onnxprune.graph import Model
-from onnxprune.values import real_values
+from onnxprune.groups.channels import Channels, Group, Indices, Place
+from onnxprune.groups.values import real_values
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Rows = Sequence[Sequence[int]]

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.constants import Mask, Matrices
 from onnxprune.dims import Dim, Kept, kept_indices
+from onnxprune.evidence.constants import Mask, Matrices
+from onnxprune.evidence.liveness import Evidence
 from onnxprune.graph import Model, captured, label
-from onnxprune.liveness import Evidence
 from onnxprune.rules.constants import Array, aligned
 
 

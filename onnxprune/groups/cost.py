@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxprune.channels import Channels, Group
 from onnxprune.dims import Dim, Factor, factors, kept_size, resolve
+from onnxprune.groups.channels import Channels, Group
 
 _PARAMETERS = (
     onnx.TensorProto.FLOAT,

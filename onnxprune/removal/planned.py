@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from onnxprune.channels import Channels, find_channels
-from onnxprune.cost import cost_of
 from onnxprune.errors import PlanError
 from onnxprune.graph import Model
-from onnxprune.masks import check_zero, dead_channels
+from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.groups.cost import cost_of
 from onnxprune.plan import PLAN_KEY, Plan
+from onnxprune.removal.masks import check_zero, dead_channels
 
 
 def stored_plan(model: Model) -> Plan | None:

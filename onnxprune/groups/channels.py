@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.arrangement import Arrangement, members, order_of
 from onnxprune.canonical import canonicalise
 from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_indices, resolve
-from onnxprune.freedom import Outer, freedoms
 from onnxprune.graph import Model, label
+from onnxprune.groups.arrangement import Arrangement, members, order_of
+from onnxprune.groups.freedom import Outer, freedoms
+from onnxprune.groups.zeros import block_inexact_sums
 from onnxprune.rules import RESULT, Typing, infer_axes
 from onnxprune.shapes import Shapes
-from onnxprune.zeros import block_inexact_sums
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 Values = np.ndarray[Any, np.dtype[Any]]

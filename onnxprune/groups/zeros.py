@@ -15,8 +15,8 @@ import onnx
 
 from onnxprune.dims import Block, Dim, Factor, block, factors
 from onnxprune.graph import label
-from onnxprune.inference import evaluate
 from onnxprune.rules import Contraction, Divisor, Typing, lookup, pointwise
+from onnxprune.shapes.inference import evaluate
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
 TWICE = "it sums over this axis, which lies twice on one tensor"

@@ -9,8 +9,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from onnxprune.damage import EXPORT_AGAIN, graphs, tensors
 from onnxprune.errors import ModelError
+from onnxprune.graph.damage import EXPORT_AGAIN, graphs, tensors
 
 
 def read(path: Path) -> tuple[onnx.ModelProto, bool]:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph import Model, attributes, bodies
-from onnxprune.inference import evaluate
+from onnxprune.shapes.inference import evaluate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

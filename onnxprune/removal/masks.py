@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import PlanError
 from onnxprune.graph import Model
-from onnxprune.slots import dead_slots
-from onnxprune.values import real_values, zero_value
+from onnxprune.groups.channels import Channels, Group
+from onnxprune.groups.slots import dead_slots
+from onnxprune.groups.values import real_values, zero_value
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -18,9 +18,9 @@ import onnx
 import onnx.inliner
 from onnx import helper, numpy_helper
 
-from onnxprune.damage import EXPORT_AGAIN, refuse_damage
 from onnxprune.errors import ModelError
-from onnxprune.reading import read
+from onnxprune.graph.damage import EXPORT_AGAIN, refuse_damage
+from onnxprune.graph.reading import read
 
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from onnxprune.channels import Channels, Group
 from onnxprune.errors import NothingToDoError, PlanError
+from onnxprune.groups.channels import Channels, Group
 
 
 def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> list[Group]:
