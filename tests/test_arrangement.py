@@ -161,6 +161,17 @@ def test_one_channel_is_several_columns_after_flatten() -> None:
     assert prune_exactly(model, removed, chosen).error <= 1e-5
 
 
+@pytest.mark.parametrize("pruned", [4, 8])
+def test_groups_that_are_arranged_but_lose_nothing(pruned: int) -> None:
+    """They stay as they are: another tensor of theirs may not be cut at all."""
+    channels = find_channels(model_of(grouped()))
+    group = one(channels, pruned)
+    arranged, removed = chosen_apart(channels, half_of_each(channels))
+    outcome = prune_exactly(channels.model, {group.name: removed[group.name]}, arranged)
+    assert outcome.change > 1e-3
+    assert outcome.error <= 1e-5
+
+
 def test_transposed_convolutions_in_groups() -> None:
     net = Net()
     x = net.relu(net.conv(net.input("x", ["N", 3, 4, 4]), 12))

@@ -139,6 +139,11 @@ class Channels:
         sizes = {g.name: g.size for g in self.groups}
         return self.arranged({name: order_of(removed, sizes[name]) for name, removed in rows.items()})
 
+    def arranged_where(self, removed: Mapping[str, Sequence[int]]) -> Channels:
+        """Return the groups that lose channels arranged as they are, all others in their own order."""
+        arrangements = {n: a for n, a in self.arrangements.items() if len(removed.get(n, ()))}
+        return replace(self, arrangements=arrangements)
+
     def put_in_order(self, tensor: str, values: Values) -> Values:
         """Return a tensor shaped like a constant, its channels in the slots they are arranged in."""
         dims = self.typing.axes.get(tensor, ())

@@ -30,6 +30,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
         channels: The network's groups.
         removed: Removed channels by group name.
     """
+    channels = channels.arranged_where(removed)
     kept = channels.kept(removed)
     counts = {factor: len(indices) for factor, indices in kept.items()}
     model = channels.model.copy()

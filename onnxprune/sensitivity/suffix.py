@@ -53,17 +53,12 @@ class Suffixes:
             removed: The channels by group name.
         """
         shapes = self.channels.typing.shapes
-        channels = self._arranged(removed)
+        channels = self._light.arranged_where(removed)
         bare = masked(channels, removed)
         gone = self._in_blocks(removed)
         if gone and not cuts_inexactly(channels, gone):
             bare = shrunk(replace(channels, model=bare), gone)
         return extract(bare, shapes, at.reached, at.carried, self._heavy)
-
-    def _arranged(self, removed: Removed) -> Channels:
-        """Leave groups in their own order that lose nothing: what lies before the cut has them so."""
-        arrangements = {n: a for n, a in self._light.arrangements.items() if n in removed}
-        return replace(self._light, arrangements=arrangements)
 
     def _in_blocks(self, removed: Removed) -> dict[str, list[int]]:
         """Leave out so many channels of each group that whole blocks remain."""
