@@ -42,6 +42,7 @@ def cheapest(balance: Balance) -> list[int]:
                 heapq.heappush(queue, (offers[k].prices[basket.levels[k]], k))
     basket.fill()
     basket.finish()
+    basket.give_back()
     return basket.levels
 
 
@@ -67,10 +68,10 @@ class _Basket:
         """Return what is too much after the next step of offer ``k``."""
         return float((self._excess + self._change(k)).max())
 
-    def take(self, k: int) -> None:
-        """Take the next step of offer ``k``."""
-        self._excess = self._excess + self._change(k)
-        self.levels[k] += 1
+    def take(self, k: int, steps: int = 1) -> None:
+        """Take the next step of offer ``k``, or put back its last with −1."""
+        self._excess = self._excess + self._change(k, steps)
+        self.levels[k] += steps
         self.widths[k] = self.balance.offers[k].widths[self.levels[k]]
 
     def fill(self) -> None:
@@ -89,13 +90,24 @@ class _Basket:
                 return
             self.take(best)
 
+    def give_back(self) -> None:
+        """Put back the dearest steps that were not needed after all: the last may have been a large one."""
+        while self.excess < -REACHED:
+            after = {
+                k: float((self._excess + self._change(k, -1)).max()) for k, n in enumerate(self.levels) if n
+            }
+            spare = [k for k in after if after[k] <= REACHED]
+            if not spare:
+                return
+            self.take(max(spare, key=lambda k: self._price(k, -1)), -1)
+
     def _after(self) -> dict[int, float]:
         return {k: self.excess_after(k) for k in range(len(self.levels)) if self.has_next(k)}
 
-    def _price(self, k: int) -> float:
-        return self.balance.offers[k].prices[self.levels[k]]
+    def _price(self, k: int, steps: int = 1) -> float:
+        return self.balance.offers[k].prices[self.levels[k] + min(steps, 0)]
 
-    def _change(self, k: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _change(self, k: int, steps: int = 1) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         offer = self.balance.offers[k]
-        tried = np.asarray([offer.widths[self.levels[k] + 1]], np.float64)
+        tried = np.asarray([offer.widths[self.levels[k] + steps]], np.float64)
         return np.asarray(self.balance.change(k, self.widths, tried)[:, 0])

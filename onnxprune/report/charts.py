@@ -79,7 +79,8 @@ def over_iterations(
     """
     every = [*values, *([floor] if floor is not None else [])]
     ticks = nice_ticks(min(every), max(every))
-    frame = Frame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]), left=_room(ticks, tick))
+    sides = {"left": _room(ticks, tick), "right": max(84, 16 + 8 * len(show(values[-1])))}
+    frame = Frame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]), **sides)
     marks = [_mark(frame, i, v, show, i == best, len(values)) for i, v in enumerate(values)]
     below = [_tick_below(frame, i, "original" if i == 0 else str(i)) for i in range(len(values))]
     limit = "" if floor is None else frame.line([(frame.x[0], floor), (frame.x[1], floor)], "floor")
