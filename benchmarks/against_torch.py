@@ -278,16 +278,7 @@ def mobilenet_v2() -> onnx.ModelProto:
 
     net = architectures.Network("mobilenet_v2", 0)
     x, width = net.relu6("stem", net.convolution("stem", net.image, (1, 32), 3)), 32
-    stages = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-    for stage, (expansion, wide, blocks, stride) in enumerate(stages):
+    for stage, (expansion, wide, blocks, stride) in enumerate(MOBILENET_V2):
         for block in range(blocks):
             layer, hidden = f"stage{stage}.{block}", width * expansion
             y = net.relu6(f"{layer}.e", net.convolution(f"{layer}.e", x, (width, hidden), 1))
