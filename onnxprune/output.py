@@ -1,7 +1,7 @@
 """Results on disk: whole or not at all, and no model that onnxruntime has not run.
 
-A file is made in a scratch folder beside its place, tried there, flushed to the disk, and renamed. Whatever
-fails before that leaves no trace, and a file that was there before stays as it was.
+A model is made in a scratch folder beside its place and tried there before it is moved. Whatever fails before
+that leaves no trace, and a file that was there before stays as it was.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from onnxprune.graph import Model, load
 from onnxprune.runtime import Session, sample_feeds
 from onnxprune.shapes import fitting_shapes
 from onnxprune.shapes.probes import compared_numbers
+from onnxprune.staging import publish, scratch_folder
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights from which on they get a file of their own: a protobuf message ends at 2 GiB."""
@@ -90,10 +90,10 @@ def write_model(
         staged = scratch / place.name
         data = scratch / _free_data_file(place).name if external else None
         staged.write_bytes(_message(model.proto, data))
-        size = sum(f.stat().st_size for f in scratch.iterdir())
+        size = sum((scratch / name).stat().st_size for name in (place.name, data) if name)
         _try(staged, model, shapes)
         with _published_data(data, place.parent) if data else nullcontext():
-            _publish(staged, place.parent)
+            publish(staged, place.parent)
         for file in old:
             file.unlink(missing_ok=True)
     return size
@@ -119,7 +119,7 @@ def write_bytes(path: str | Path, content: bytes, *, inputs: Iterable[str | Path
     with _staging(place) as scratch:
         staged = scratch / place.name
         staged.write_bytes(content)
-        _publish(staged, place.parent)
+        publish(staged, place.parent)
 
 
 def stored_bytes(path: str | Path) -> int:
@@ -166,33 +166,20 @@ def _is_model(path: Path) -> bool:
 
 @contextmanager
 def _staging(place: Path) -> Iterator[Path]:
-    """Provide a folder beside the place, which is gone afterwards with all that is left in it."""
+    """Provide a scratch folder beside the place."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=place.parent) as scratch:
-            yield Path(scratch)
+        with scratch_folder(place.parent) as scratch:
+            yield scratch
     except OSError as error:
         hint = "is the disk full, or the folder not to be written to? Nothing was changed"
         raise OutputError(f"cannot write {place}: {error.strerror or error}", hint) from error
-
-
-def _publish(file: Path, folder: Path) -> None:
-    """Flush a file to the disk and rename it into a folder."""
-    with file.open("rb+") as opened:
-        os.fsync(opened.fileno())
-    file.replace(folder / file.name)
-    if os.name == "posix":  # a rename is on the disk only once the folder is
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager
 def _published_data(file: Path, folder: Path) -> Iterator[None]:
     """Put a data file into its place for the block; if that fails, take it away."""
     try:
-        _publish(file, folder)
+        publish(file, folder)
         yield
     except BaseException:
         (folder / file.name).unlink(missing_ok=True)

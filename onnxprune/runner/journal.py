@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,16 +15,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from filelock import FileLock, Timeout
+
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.output import write_text
 from onnxprune.progress import task
+from onnxprune.staging import sweep
 
 Facts: TypeAlias = dict[str, Any]
 Listener: TypeAlias = Callable[[Facts], None]
 
 STATE = "state.json"
 FORMAT = 1
-_LOCK, _SCRATCH = ".lock", ".onnxprune-"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,9 @@ def open_journal(folder: Path, listen: Listener) -> Iterator[Journal]:
     The lock is the operating system's, on an open file: it is gone with the process, however that ends.
 
     Raises:
-        UsageError: Another process works there, the folder holds something else, or a package is missing.
+        UsageError: Another process works there, or the folder holds something else.
         OutputError: The folder cannot be written to.
     """
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError as missing:
-        hint = 'install it with: pip install "onnxprune[run]"'
-        raise UsageError("`run` needs a package that is not installed: filelock", hint) from missing
     _make_folder(folder)
     try:
         with FileLock(folder / _LOCK).acquire(timeout=0):
@@ -198,8 +195,8 @@ def sha256(path: str | Path) -> str:
 
 def _earlier(folder: Path) -> tuple[dict[str, Entry], Facts]:
     """Return the steps and the header an earlier run has left; clean up what it left half done."""
-    for scratch in (*folder.glob(f"{_SCRATCH}*"), *folder.glob(f"*/{_SCRATCH}*")):
-        shutil.rmtree(scratch, ignore_errors=True)
+    for place in (folder, *(f for f in folder.iterdir() if f.is_dir())):
+        sweep(place)
     if not (folder / STATE).exists():
         if any(f.name != _LOCK for f in folder.iterdir()):
             raise UsageError(

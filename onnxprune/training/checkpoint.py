@@ -6,10 +6,7 @@ so that no other training goes on from it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OutputError, UsageError
+from onnxprune.staging import publish, scratch_folder
 from onnxprune.training.wire import Array
 
 FORMAT = 1
@@ -119,17 +117,10 @@ class Checkpoints:
 
 def _write(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write beside the place, flush to the disk, and rename."""
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+    with scratch_folder(path.parent) as scratch:
+        with (scratch / path.name).open("wb") as stream:
             np.savez(stream, **dict(arrays))  # type: ignore[arg-type]
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(scratch).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(scratch).unlink()
-        raise
+        publish(scratch / path.name, path.parent)
 
 
 def _under(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -12,10 +12,10 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from onnxprune.errors import TrainingError
+from onnxprune.staging import scratch_folder
 
 REQUIREMENT = "onnxruntime-training-cpu==1.19.2"
 FOLDER_VARIABLE = "ONNXPRUNE_ORT_TRAINING"
@@ -72,9 +72,9 @@ def setup_training(target: Path | None = None) -> Path:
         raise TrainingError(f"{folder} is not empty and holds no training runtime", "name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            _install(Path(scratch) / "build")
-            _move(Path(scratch) / "build", folder)
+        with scratch_folder(folder.parent) as scratch:
+            _install(scratch / "build")
+            _move(scratch / "build", folder)
     except OSError as error:
         raise TrainingError(
             f"the training runtime cannot be set up in {folder}: {error}",
