@@ -409,6 +409,19 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert "transform" in done.stdout
 
 
+def test_no_words_at_all_are_answered_with_the_help():
+    done = disk.run()
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Usage: ")
+    assert "error:" not in done.err
+
+
+def test_the_list_of_commands_has_whole_sentences():
+    listed = disk.run("--help").out.partition("Commands:")[2]
+    assert "..." not in listed
+    assert listed.count(".\n") == len(program.commands)
+
+
 @pytest.mark.parametrize("name", sorted(program.commands))
 def test_every_command_explains_itself_and_can_speak_json(name):
     done = disk.run(name, "--help")

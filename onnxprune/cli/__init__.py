@@ -34,13 +34,22 @@ from onnxprune.cli.transform import transform
 from onnxprune.cli.verify import verify
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Program,
+    subcommand_metavar="COMMAND [ARGS]...",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="onnxprune")
-def program() -> None:
+@click.pass_context
+def program(context: click.Context) -> None:
     """Make trained ONNX models smaller and faster by removing whole channels.
 
     The usual order: ana, prune, finetune (the last two again with a higher reduction), transform.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 for command in (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Facts: TypeAlias = dict[str, Any]
 Render: TypeAlias = "Callable[[Facts], RenderableType]"
 
+_SENTENCE = 200  # characters; longer than any
 _PAGE_COLUMNS = 160  # of tables that go to a file or another program
 _INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
@@ -31,6 +32,11 @@ class Program(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with all of their first sentence, over several lines if need be."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, c.get_short_help_str(_SENTENCE)) for n, c in self.commands.items()])
 
 
 def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoReturn:
