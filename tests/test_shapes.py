@@ -51,6 +51,22 @@ def test_values_computed_from_shapes() -> None:
     assert {shape, channels, half, target} <= shapes.traced
 
 
+@pytest.mark.parametrize(
+    ("node", "rank"), [("Reshape(x, target)", 3), ("com.microsoft.ExpandDims(x, place)", 4)]
+)
+def test_a_shape_that_is_told_while_the_network_runs_is_not_guessed(node: str, rank: int) -> None:
+    """Zeros are no answer: to Reshape they mean sizes that stay, to ExpandDims the first place."""
+    text = f"""<ir_version: 8, opset_import: ["": 11, "com.microsoft": 1]>
+    net (float[2, 3, 4] x, int64[3] target, int32 place) => (int64[{rank}] size) {{
+        y = {node}
+        size = Shape(y)
+    }}"""
+    model = onnx.parser.parse_model(text)
+    shapes = infer(check(Model(model)))
+    assert "y" not in shapes.sizes
+    assert "size" not in shapes.values
+
+
 def test_numbers_that_nobody_reads_may_be_infinite() -> None:
     """As in T5: places far off are counted by logarithms, near ones are not, both for all."""
     net = Net()

@@ -164,7 +164,7 @@ def _without_shape(kind: onnx.TypeProto) -> onnx.TypeProto:
 
 
 def _asked(question: _Question) -> dict[str, onnx.TypeProto]:
-    """Load a model of one node and read what onnxruntime says of its results, or what it makes of zeros."""
+    """Load a model of one node and read what onnxruntime says of its results, or what it makes of examples."""
     model = onnx.ModelProto(
         ir_version=8, opset_import=[helper.make_opsetid(d, v) for d, v in question.opsets]
     )
@@ -180,13 +180,25 @@ def _asked(question: _Question) -> dict[str, onnx.TypeProto]:
         session = Session(model, optimize=False, threads=1)
         shapes: dict[str, Any] = {o.name: o.shape for o in session.outputs}
         # an empty shape also stands for an unknown one
-        if not all(shape and all(isinstance(s, int) for s in shape) for shape in shapes.values()):
-            sizes = {i.name: [s for s in i.shape if isinstance(s, int)] for i in session.inputs}
-            zeros = {i.name: np.zeros(sizes[i.name], i.dtype) for i in session.inputs}
-            shapes = {name: value.shape for name, value in session.run(zeros).items()}
+        known = {n: s for n, s in shapes.items() if s and all(isinstance(k, int) for k in s)}
+        if len(known) < len(shapes) and question.named_node().domain in ("", "ai.onnx"):
+            shapes = known
+        elif len(known) < len(shapes):
+            shapes = _tried(session)
     except ModelError:  # no operator of onnxruntime, or not one for these types and sizes
         return {}
     return {
         o.name: helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(o.dtype), shapes[o.name])
         for o in session.outputs
+        if o.name in shapes
     }
+
+
+def _tried(session: Session) -> dict[str, Shape]:
+    """Run a node on zeros and on ones; a shape that is another then depends on numbers, and is left out."""
+    sizes = {i.name: [s for s in i.shape if isinstance(s, int)] for i in session.inputs}
+    zeros, ones = (
+        session.run({i.name: np.full(sizes[i.name], number, i.dtype) for i in session.inputs})
+        for number in (0, 1)
+    )
+    return {name: made.shape for name, made in zeros.items() if ones[name].shape == made.shape}
