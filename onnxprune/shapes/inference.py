@@ -164,7 +164,7 @@ def _without_shape(kind: onnx.TypeProto) -> onnx.TypeProto:
 
 
 def _asked(question: _Question) -> dict[str, onnx.TypeProto]:
-    """Load a model of one node and read what onnxruntime says of its results, or what it makes of examples."""
+    """Load a model of one node and read what onnxruntime says of its results, or makes of examples."""
     model = onnx.ModelProto(
         ir_version=8, opset_import=[helper.make_opsetid(d, v) for d, v in question.opsets]
     )
