@@ -8,6 +8,7 @@ Between ``<!-- options -->`` or ``<!-- keys -->`` and ``<!-- end -->`` stands wh
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import types
@@ -148,13 +149,13 @@ def toml(value: object) -> str:
 def attributes(docstring: str) -> dict[str, str]:
     """Return what a docstring says of each attribute."""
     _, _, listed = docstring.partition("Attributes:")
-    entries = re.findall(r"^ {8}(\w+): (.*?)(?=^ {8}\w+: |\Z)", listed, re.MULTILINE | re.DOTALL)
+    entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", listed, re.MULTILINE | re.DOTALL)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
 def said(section: type[BaseModel]) -> str:
     """Return a section's docstring."""
-    return section.__doc__ or ""
+    return inspect.cleandoc(section.__doc__ or "")
 
 
 def cell(text: str) -> str:

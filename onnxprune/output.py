@@ -49,9 +49,9 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
         for given in map(Path, inputs):
             if place.exists() and given.exists() and place.samefile(given):
                 raise OutputError(f"{path} is an input of this command", "write to another file")
-        if place.exists() and not place.is_file():
+        if place.is_symlink() or (place.exists() and not place.is_file()):  # a link that is left is a circle
             raise OutputError(f"{path} is not a regular file", "name a file to write")
-    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
+    except (OSError, RuntimeError) as error:  # links in a circle, before Python 3.13
         raise OutputError(f"cannot write {path}: {error}", "name another file") from error
     if not place.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {place.parent}", "create it first")

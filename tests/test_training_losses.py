@@ -242,6 +242,7 @@ def first_step(targets: Arrays, **settings) -> None:
     train(network(), lambda _: [(batch.inputs, batch.targets)], settings=how, total_steps=1)
 
 
+@pytest.mark.training
 def test_what_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "own.onnx"
     onnx.save(own_loss(), path)

@@ -48,8 +48,7 @@ def program(context: click.Context) -> None:
     The usual order: ana, prune, finetune (the last two again with a higher reduction), transform.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(2)
+        raise click.UsageError(f"say what to do: {', '.join(program.commands)}", context)
 
 
 for command in (
