@@ -180,11 +180,8 @@ def _asked(question: _Question) -> dict[str, onnx.TypeProto]:
         session = Session(model, optimize=False, threads=1)
         shapes: dict[str, Any] = {o.name: o.shape for o in session.outputs}
         # an empty shape also stands for an unknown one
-        known = {n: s for n, s in shapes.items() if s and all(isinstance(k, int) for k in s)}
-        if len(known) < len(shapes) and question.named_node().domain in ("", "ai.onnx"):
-            shapes = known
-        elif len(known) < len(shapes):
-            shapes = _tried(session)
+        if not all(shape and all(isinstance(s, int) for s in shape) for shape in shapes.values()):
+            shapes = _tried(session, question.named_node().domain in ("", "ai.onnx"))
     except ModelError:  # no operator of onnxruntime, or not one for these types and sizes
         return {}
     return {
@@ -194,8 +191,13 @@ def _asked(question: _Question) -> dict[str, onnx.TypeProto]:
     }
 
 
-def _tried(session: Session) -> dict[str, Shape]:
-    """Run a node on zeros and on ones; a shape that is another then depends on numbers, and is left out."""
+def _tried(session: Session, of_onnx: bool) -> dict[str, Shape]:
+    """Run a node on zeros and on ones; a shape that is another then depends on numbers, and is left out.
+
+    Integers that onnx's own operators are given often say what shape to make, and no two of them tell which.
+    """
+    if of_onnx and not all(np.issubdtype(i.dtype, np.inexact) for i in session.inputs):
+        return {}
     sizes = {i.name: [s for s in i.shape if isinstance(s, int)] for i in session.inputs}
     zeros, ones = (
         session.run({i.name: np.full(sizes[i.name], number, i.dtype) for i in session.inputs})
