@@ -91,3 +91,17 @@ def _slope(session, image, target, output: str, weight: str, values, direction) 
         result = session.run({"image": image, weight: moved}, [output])[output].astype(np.float64)
         losses.append(((result - target) ** 2).mean())
     return float(losses[0] - losses[1]) / (2 * step)
+
+
+@pytest.mark.parametrize(("size", "made", "products"), [(4, 4, 1), (8, 4, 1), (9, 4, 0), (4, 8, 0)])
+def test_depthwise_convolutions_over_small_maps_become_products(size, made, products):
+    """Not those over larger ones, nor those that make several channels of each."""
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    net (float[N, 4, {size}, {size}] x) => (float[N, {made}, {size}, {size}] y)
+        <float[{made}, 1, 3, 3] w = {{{", ".join(["1"] * 9 * made)}}}> {{
+        y = Conv<group = 4, pads = [1, 1, 1, 1]>(x, w)
+    }}"""
+    sample = np.ones((2, 4, size, size), np.float32)
+    copied = make_training_copy(onnx.parser.parse_model(text), {"x": sample}).model()
+    operators = [node.op_type for node in copied.graph.node]
+    assert (operators.count("MatMul"), operators.count("Conv")) == (2 * products, 1 - products)

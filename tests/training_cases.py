@@ -46,6 +46,7 @@ INTS = {
         "two_of": [2],
         "last": [4, 6],
         "repeats": [1, 2, 1, 1],
+        "batch_line": [0, 4, 36],
         "batch_shape": [1, 1, 6, 6],
         "points": [[0, 1, 2], [2, 3, 5]],
         "points_each": [[[1, 2], [3, 5]], [[0, 0], [3, 1]], [[2, 4], [1, 1]]],
@@ -331,6 +332,17 @@ CASES = {
         trained=("w", "b"),
     ),
     "conv_depthwise": Case(
+        "{y} = Conv<group=4, pads=[1, 0, 2, 1], strides=[2, 1], dilations=[1, 2]>({x}, {n}w, {n}b)",
+        constants={"w": _random(4, 1, 3, 3), "b": _random(4)},
+        trained=("w", "b"),
+    ),
+    "conv_depthwise_of_a_line": Case(
+        "{n}r = Reshape({x}, batch_line)\n"
+        "{n}c = Conv<group=4, pads=[1, 1], kernel_shape=[5]>({n}r, {n}w)\n{y} = Tanh({n}c)",
+        constants={"w": _random(4, 1, 5)},
+        trained=("w",),
+    ),
+    "conv_depthwise_twofold": Case(
         "{y} = Conv<group=4, pads=[1, 1, 1, 1]>({x}, {n}w)",
         constants={"w": _random(8, 1, 3, 3)},
         trained=("w",),

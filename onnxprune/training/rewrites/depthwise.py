@@ -1,0 +1,78 @@
+"""Depthwise convolutions over small maps as matrix products.
+
+The runtime's gradient of a convolution goes picture by picture and group by group, which is slow where each
+holds next to nothing. The kernel of a channel, laid out as a matrix from all positions of the input to all of
+the output, turns the whole batch of that channel into one product, and its gradient into two. These multiply
+by many zeros, so it pays where a map has not many more positions than the kernel has taps.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.training.emit import Emitter, optional_input, sizes_of
+from onnxprune.training.rewrites.windows import Window, windows_of
+from onnxprune.training.wire import Array
+
+LARGEST_GROWTH = 8
+"""Multiplications of the product for each one of the convolution, up to which the product is faster.
+
+Measured on kernels of 9 and 25 taps over 4×4 to 14×14 positions: 8 to 2 times as fast, and slower from 11 on.
+"""
+LARGEST_ELEMENTS = 1 << 24
+"""Of the matrices of all channels together."""
+
+
+def pays(node: gs.Node) -> bool:
+    """Whether a convolution is a depthwise one over a map small enough, its sizes being known."""
+    x, weight = node.inputs[:2]
+    known = [*(x.shape or [None])[1:], *(weight.shape or [None])]
+    if not all(isinstance(size, int) for size in known):
+        return False
+    channels, *sizes = sizes_of(x, 1)
+    if not weight.shape[0] == node.attrs.get("group", 1) == channels > 1:
+        return False
+    kernel = sizes_of(weight, 2)
+    outputs = math.prod(window.outputs for window in windows_of(node, kernel))
+    positions = math.prod(sizes)
+    small = channels * positions * outputs <= LARGEST_ELEMENTS
+    return small and positions <= LARGEST_GROWTH * math.prod(kernel)
+
+
+def as_products(node: gs.Node, emit: Emitter) -> gs.Tensor:
+    """Spell a convolution for which it pays as a product for each channel."""
+    x, weight = node.inputs[:2]
+    channels, _, *kernel = sizes_of(weight)
+    windows = windows_of(node, kernel)
+    layout = _layout(windows)
+    taps, positions, outputs = layout.shape
+    flat = emit("Reshape", weight, emit.ints([channels, taps]))
+    laid_out = emit("MatMul", flat, layout.reshape(taps, -1))
+    matrices = emit("Reshape", laid_out, emit.ints([channels, positions, outputs]))
+    rows = emit("Transpose", emit("Reshape", x, emit.ints([0, channels, positions])), perm=[1, 0, 2])
+    results = emit("Transpose", emit("MatMul", rows, matrices), perm=[1, 0, 2])
+    spread = emit("Reshape", results, emit.ints([0, channels, *(window.outputs for window in windows)]))
+    bias = optional_input(node, 2)
+    if bias is None:
+        return spread
+    return emit("Add", spread, emit("Reshape", bias, emit.ints([channels, *[1] * len(kernel)])))
+
+
+def _layout(windows: list[Window]) -> Array:
+    """Return which tap leads from which position to which output, ``[taps, positions, outputs]``."""
+    axes = len(windows)
+    apart = functools.reduce(np.multiply.outer, map(_along, windows))
+    order = [3 * axis + part for part in range(3) for axis in range(axes)]
+    sizes = [math.prod(apart.shape[part::3]) for part in range(3)]
+    return np.asarray(np.transpose(apart, order).reshape(sizes))
+
+
+def _along(window: Window) -> Array:
+    """Return the same along one axis."""
+    tap, position, output = np.ogrid[: window.kernel, : window.size, : window.outputs]
+    reached = output * window.stride - window.begin + tap * window.dilation == position
+    return np.asarray(reached, np.float32)
