@@ -17,6 +17,7 @@ from test_sensitivity import analyse, elsewhere, net, samples
 
 from onnxprune.errors import DataError, UsageError, WorkerError
 from onnxprune.plan import Analysis
+from onnxprune.sensitivity.clusters import Ray
 
 TESTS = Path(__file__).parent
 HERE = "127.0.0.1"
@@ -136,6 +137,31 @@ def test_nobody_answers(kind: str, tmp_path: Path) -> None:
         analyse(net(), samples(net()), backend=f"{kind}://{HERE}:{port}", file=file)
     assert time.monotonic() - begin < 60  # most of it to import the client, on a busy machine
     assert not file.exists()
+
+
+@pytest.mark.parametrize("failures", [1, 5])
+def test_a_ray_head_that_is_busy_is_asked_again(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Head:
+        asked = closed = 0
+
+        def init(self, address: str, **how: Any) -> None:
+            self.asked += 1
+            if self.asked <= failures:
+                raise ConnectionAbortedError("Initialization failure from server")
+
+        def shutdown(self) -> None:
+            self.closed += 1
+
+    head = Head()
+    monkeypatch.setitem(sys.modules, "ray", head)  # type: ignore[arg-type]
+    if failures == 1:
+        with Ray(HERE, 1).connected() as found:
+            assert found is head
+        assert (head.asked, head.closed) == (2, 2)
+    else:
+        with pytest.raises(WorkerError, match="no Ray cluster answers"), Ray(HERE, 1).connected():
+            pass
+        assert head.asked == 3
 
 
 @pytest.mark.parametrize(

@@ -83,11 +83,11 @@ def lined_up(channels: Channels) -> Model:
 
     It computes the same; what is zero in one tensor at least comes first.
     """
-    scores = {}
+    scores: dict[str, Scores] = {}
     for group in (g for g in channels.groups if g.name in channels.freedoms):
         least = np.min([_total(channels, channels.apart(group), p) for p in group.places if p.weight], axis=0)
         if not least.all():
-            scores[group.name] = least
+            scores[group.name] = np.asarray(least, np.float64)
     if not scores:
         return channels.model
     arranged, model = ranked(channels, scores)[0], channels.model.copy()

@@ -148,13 +148,23 @@ class Ray(Cluster):
         """Return the module, connected: there can be one connection only."""
         ray = _imported("ray", self.extra)
         try:
-            ray.init(f"ray://{self.host}:{self.port}", logging_level="ERROR", log_to_driver=False)
+            self._connect(ray)
         except Exception as error:  # as above
             raise self._silent(error) from error
         try:
             yield ray
         finally:
             ray.shutdown()
+
+    def _connect(self, ray: Any, attempts: int = 3) -> None:
+        """Connect; a busy head gives up on the server it starts for a client, and is asked again."""
+        try:
+            ray.init(f"ray://{self.host}:{self.port}", logging_level="ERROR", log_to_driver=False)
+        except ConnectionAbortedError:
+            ray.shutdown()
+            if attempts == 1:
+                raise
+            self._connect(ray, attempts - 1)
 
 
 def _fetched(call: Call, sent: Any, item: Any) -> Any:

@@ -134,7 +134,7 @@ def _root_mean_square(model: onnx.ModelProto, node: onnx.NodeProto, rank: int) -
     """RMSNormalization: x / sqrt(mean(x²) + epsilon) · scale over the last axes."""
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     result, axes = node.output[0], np.arange(given.get("axis", -1) % rank, rank)
-    epsilon = np.float32(given.get("epsilon", 1e-5))
+    epsilon = np.asarray(given.get("epsilon", 1e-5), np.float32)
     names = {
         name: f"{result}:{name}" for name in ("axes", "epsilon", "square", "mean", "sum", "root", "scaled")
     }
