@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -151,6 +152,7 @@ def ours(
             batch_size=options.batch_size,
             optimizer="sgd",
             lr=options.lr,
+            clip_norm=math.inf,  # as in the other
             seed=seed,
             threads=options.threads,
         )(sparse)

@@ -99,7 +99,11 @@ def trained(recipe: Recipe) -> onnx.ModelProto:
     images, labels = _arrays(recipe.training())
     held_back = _arrays(recipe.held_back())
     settings = TrainSettings(
-        epochs=recipe.epochs, learning_rate=recipe.learning_rate, weight_decay=0.02, warmup=0.1
+        optimizer="adamw",
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        weight_decay=0.02,
+        warmup=0.1,
     )
 
     def batches(epoch: int) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:

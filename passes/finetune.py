@@ -61,7 +61,7 @@ class Finetune(Pass):
         weight_decay: See ``TrainSettings``.
         schedule: How the step size falls: ``cosine``, ``linear``, ``step`` or ``constant``.
         warmup: Fraction of the steps over which it first rises.
-        clip_norm: Largest norm of the gradient.
+        clip_norm: Largest norm of the gradient, infinity for no limit; by default what suits the optimizer.
         ema: Decay of a running average of the weights, which is then the result.
         val: Held-back data; with it the weights of the best epoch are kept, otherwise those of the last.
         metric: What is measured on it; by default what suits the loss.
@@ -89,7 +89,7 @@ class Finetune(Pass):
     epochs: int = 1
     batch_size: int = 32
     accumulate: int = 1
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = "sgd"
     lr: float | None = None
     weight_decay: float = 0.0
     schedule: Schedule = "cosine"

@@ -161,7 +161,7 @@ def test_last_partial_batch_and_single_samples_are_fine():
 
 def test_distillation_learns_what_another_network_says():
     student, teacher = cnn(0), cnn(1)
-    settings = TrainSettings(loss="distill", epochs=4, learning_rate=0.02, threads=1)
+    settings = TrainSettings(loss="distill", optimizer="adamw", epochs=4, learning_rate=0.02, threads=1)
 
     def batches(epoch):
         for step in range(25):

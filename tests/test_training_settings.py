@@ -29,9 +29,11 @@ def test_values_out_of_range_are_refused(options):
         TrainSettings(**options)
 
 
-def test_learning_rate_defaults_by_optimizer():
-    assert TrainSettings(optimizer="sgd").peak == 0.05
-    assert TrainSettings(optimizer="adamw").peak == 0.001
+def test_defaults_suit_the_optimizer():
+    sgd, adamw = TrainSettings(), TrainSettings(optimizer="adamw")
+    assert (sgd.optimizer, sgd.peak, sgd.largest_norm) == ("sgd", 0.02, 1.0)
+    assert (adamw.peak, adamw.largest_norm) == (0.001, math.inf)
+    assert TrainSettings(clip_norm=math.inf).largest_norm == math.inf
 
 
 @pytest.mark.parametrize(

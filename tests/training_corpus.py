@@ -63,7 +63,6 @@ def learnt(case: Case) -> Learnt:
             teacher=model,
             epochs=EPOCHS,
             batch_size=SAMPLES,
-            lr=2e-4,
             threads=2,
         )
         return Learnt(tuple(step(sparse).facts["losses"]))

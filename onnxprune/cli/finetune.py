@@ -60,12 +60,12 @@ def render(facts: Facts) -> RenderableType:
 @click.option("--accumulate", type=int, default=1, show_default=True, help="Batches a step.")
 @click.option(
     "--optimizer",
-    type=click.Choice(["adamw", "sgd"]),
-    default="adamw",
+    type=click.Choice(["sgd", "adamw"]),
+    default="sgd",
     show_default=True,
     help="sgd has a momentum of 0.9.",
 )
-@click.option("--lr", type=float, help="Peak step size; by default one that suits the optimizer.")
+@click.option("--lr", type=float, help="Peak step size; by default 0.02 for sgd, 0.001 for adamw.")
 @click.option(
     "--weight-decay",
     type=float,
@@ -83,7 +83,9 @@ def render(facts: Facts) -> RenderableType:
 @click.option(
     "--warmup", type=float, default=0.0, show_default=True, help="Fraction of the steps over which it rises."
 )
-@click.option("--clip-norm", type=float, help="Largest norm of the gradient.")
+@click.option(
+    "--clip-norm", type=float, help="Largest norm of the gradient, inf for none; by default 1 for sgd."
+)
 @click.option("--ema", type=float, help="Decay of a running average of the weights, which is then kept.")
 @click.option("--val", metavar="DATA", help="Held-back data; the weights of the best epoch are kept.")
 @click.option("--metric", help="What is measured on it; by default what suits the loss.")

@@ -205,14 +205,14 @@ class FinetuneSettings(Section):
         last_epochs: As many in the iteration that reaches the target; ``epochs`` by default.
         batch_size: Samples a batch.
         accumulate: Batches a step.
-        optimizer: ``adamw``, or ``sgd`` with momentum.
-        lr: Peak step size; by default one that suits the optimizer.
+        optimizer: ``sgd`` with momentum, or ``adamw``.
+        lr: Peak step size; by default 0.02 for ``sgd``, 0.001 for ``adamw``.
         weight_decay: How fast weights shrink by themselves.
         schedule: How the step size falls within an iteration.
         early_schedule: The same for all iterations but the one that reaches the target; ``schedule`` by
             default. ``constant`` keeps it high until what is trained is what will be kept.
         warmup: Fraction of an iteration's steps over which the step size first rises.
-        clip_norm: Largest norm of the gradient.
+        clip_norm: Largest norm of the gradient, ``inf`` for none; by default 1 for ``sgd``.
         ema: Decay of a running average of the weights, which is then what is kept.
         keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
             validation data has no say in which weights are kept.
@@ -229,7 +229,7 @@ class FinetuneSettings(Section):
     last_epochs: Annotated[int, Field(ge=0)] | None = None
     batch_size: Count = 32
     accumulate: Count = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSe
         "average": settings.ema,
         "options": {
             "weight_decay": settings.weight_decay,
-            "clip_norm": settings.clip_norm,
+            "clip_norm": settings.largest_norm if math.isfinite(settings.largest_norm) else None,
             "momentum": settings.momentum,
         },
     }

@@ -16,7 +16,8 @@ Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "featu
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "step"]
 
-DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.05, "adamw": 0.001}
+DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.02, "adamw": 0.001}
+DEFAULT_CLIP_NORM: Mapping[str, float] = {"sgd": 1.0, "adamw": math.inf}
 
 _TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*\*\s*)?(?P<name>\S.*)")
 
@@ -75,14 +76,15 @@ class TrainSettings:
         features: Of the loss `features`: tensors that are to be like the teacher's.
         optimizer: `sgd` (momentum 0.9) or `adamw` (betas 0.9 and 0.999).
         epochs: Passes over the training data.
-        learning_rate: Peak step size; None takes 0.05 for sgd and 0.001 for adamw.
+        learning_rate: Peak step size; None takes 0.02 for sgd and 0.001 for adamw.
         weight_decay: Decoupled for adamw, added to the gradient for sgd; on tensors of two or more axes
             only, so biases and normalisation scales are free to stay.
         momentum: Of sgd.
         schedule: How the step size falls from its peak: not at all, in a line to zero, along a half cosine
             to zero, or by a tenth after one and after two thirds of the steps.
         warmup: The fraction of all steps over which the step size rises from zero to its peak.
-        clip_norm: Largest global norm of the gradient; None leaves it alone.
+        clip_norm: Largest global norm of the gradient, infinity for no limit; None takes 1 for sgd, whose
+            steps are as long as the gradient is, and no limit for adamw.
         accumulate: Batches whose gradients are averaged for one step.
         ema: Decay of a running average of the weights, which is then what training returns; None for none.
         temperature: Softens teacher and student in the `distill` loss.
@@ -96,7 +98,7 @@ class TrainSettings:
     class_weights: tuple[float, ...] | None = None
     ignore_index: int | None = None
     features: tuple[str, ...] = ()
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = "sgd"
     epochs: int = 1
     learning_rate: float | None = None
     weight_decay: float = 0.0
@@ -141,6 +143,11 @@ class TrainSettings:
     def peak(self) -> float:
         """The largest step size of the run."""
         return DEFAULT_LEARNING_RATE[self.optimizer] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def largest_norm(self) -> float:
+        """The largest global norm of a gradient; infinity for no limit."""
+        return DEFAULT_CLIP_NORM[self.optimizer] if self.clip_norm is None else self.clip_norm
 
     def learning_rate_at(self, step: int, total_steps: int) -> float:
         """Step size of one step, counted from 0.
