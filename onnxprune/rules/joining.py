@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -15,14 +16,19 @@ from onnxprune.rules.table import carriers, first, rule
 @rule("Concat", zero=carriers, constant=joined)
 def concat(c: Context) -> None:
     """A sum of axes."""
-    operands = [c.axes(k) for k in range(len(c.node.input))]
-    axis = int(c.attributes["axis"]) % len(operands[0])
-    result = list(operands[0])
-    for dims in operands[1:]:
+    join(c, range(len(c.node.input)))
+
+
+def join(c: Context, operands: Iterable[int]) -> None:
+    """Put operands, named by their numbers, side by side along an axis; all other axes are the same."""
+    first_dims, *others = (c.axes(k) for k in operands)
+    axis = int(c.attributes["axis"]) % len(first_dims)
+    result = list(first_dims)
+    for dims in others:
         for k, dim in enumerate(dims):
             if k != axis:
                 c.same(result[k], dim)
-    result[axis] = concatenated(dims[axis] for dims in operands)
+    result[axis] = concatenated(dims[axis] for dims in (first_dims, *others))
     c.define(0, result)
 
 

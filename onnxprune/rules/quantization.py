@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 
-from onnxprune.dims import Dim, Factor, concatenated, nested
+from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules import attention
 from onnxprune.rules.constants import same
 from onnxprune.rules.context import CannotSayError, Context, Quantised
 from onnxprune.rules.convolution import finish
+from onnxprune.rules.joining import join
 from onnxprune.rules.linear import matrix_product
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, carriers, first, rule, some
@@ -266,15 +267,7 @@ rule("QLinearMul", domain=MICROSOFT, zero=lambda zeros: some((zeros[0], zeros[3]
 @rule("QLinearConcat", domain=MICROSOFT, zero=lambda zeros: carriers(zeros[2::3]))
 def qlinear_concat(c: Context) -> None:
     """Each operand is followed by its scale and zero point."""
-    operands = [c.axes(k) for k in range(2, len(c.node.input), 3)]
-    axis = int(c.attributes["axis"]) % len(operands[0])
-    result = list(operands[0])
-    for dims in operands[1:]:
-        for k, dim in enumerate(dims):
-            if k != axis:
-                c.same(result[k], dim)
-    result[axis] = concatenated(dims[axis] for dims in operands)
-    c.define(0, result)
+    join(c, range(2, len(c.node.input), 3))
 
 
 @rule("QLinearLeakyRelu", domain=MICROSOFT, zero=first)
