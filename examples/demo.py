@@ -56,9 +56,9 @@ def recipe(short: bool) -> list[Any]:
     return [
         Ana(data=TRAIN, metric="kl", samples=samples, ratios=(0.25, 0.5, 0.75)),
         Prune(reduce_macs=0.35),
-        Finetune(data=TRAIN, epochs=first, batch_size=64),
+        Finetune(data=TRAIN, epochs=first, optimizer="adamw", lr=2e-3, batch_size=64),
         Prune(reduce_macs=0.62),
-        Finetune(data=TRAIN, epochs=second, batch_size=64),
+        Finetune(data=TRAIN, epochs=second, optimizer="adamw", lr=2e-3, batch_size=64),
         Transform(data=TRAIN),
     ]
 
