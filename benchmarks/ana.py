@@ -7,8 +7,8 @@
 All ways measure the same groups on the same samples with the same number of threads, one after the other in
 one run; what is compared is processor time, which other programs disturb least. The ideal is what the
 multiply-accumulates behind the first weight of each group would take at the speed of the full forward pass,
-with nothing else around (the pass is timed before, between and after); `ana` can be faster, as it cuts off
-removed channels where the ideal masks them.
+with nothing else around: `ana` can be faster, as it cuts removed channels off where the ideal masks them. The
+full pass is timed three times, before, between and after the ways of `ana`, and the median counts.
 Then plans are made of both analyses, and measured. With `--workers` the exact way is timed with one and with
 two single-threaded workers, by the clock, once they have been started.
 """
