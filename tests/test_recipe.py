@@ -122,7 +122,7 @@ def test_lines_are_found_in_their_sections():
     assert line_of(text, ("z",)) == 1
 
 
-@pytest.mark.parametrize(("name", "least"), [("mnist", 0.7), ("mnist_90", 0.9)])
+@pytest.mark.parametrize(("name", "least"), [("mnist", 0.7), ("mnist_90", 0.9), ("clothes", 0.7)])
 def test_the_bundled_recipes_are_recipes(name, least):
     recipe = read_recipe(Path(__file__).parents[1] / "examples" / f"{name}.toml")
     assert Path(recipe.model).is_file()
