@@ -283,6 +283,13 @@ class TestSampleFeeds:
         assert feed["x"].shape == (7, 7, 3)
         assert feed["z"].shape == (7, 64)
 
+    def test_a_question_mark_is_no_name(self) -> None:
+        proto = convnet()
+        dims = proto.graph.input[0].type.tensor_type.shape.dim
+        dims[0].dim_value, dims[2].dim_param, dims[3].dim_param = -1, "?", "?"  # as paddle2onnx writes
+        feeds = sample_feeds(Session(proto).inputs, shapes={"x": (1, 3, 48, 192)})
+        assert feeds[0]["x"].shape == (1, 3, 48, 192)
+
     @pytest.mark.parametrize(
         ("shapes", "words"),
         [

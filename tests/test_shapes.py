@@ -34,6 +34,13 @@ def test_symbols_of_one_name_have_one_size() -> None:
     assert shapes.sizes[a] == shapes.sizes[b]
 
 
+def test_question_marks_are_no_names() -> None:
+    net = Net()
+    x = net.input("x", ["N", 3, "?", "?"])  # as paddle2onnx writes
+    height, width = infer(net.model(net.op("Relu", x))).sizes[x][2:]
+    assert height != width
+
+
 def test_values_computed_from_shapes() -> None:
     net = Net()
     x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)

@@ -30,12 +30,16 @@ def trained() -> list[Path]:
 
 
 def check_smaller_and_equal(model: Model, reduction: float) -> None:
-    """Where a pruned network magnifies rounding, what passes is what it does to itself: its own noise."""
+    """Where a pruned network magnifies rounding, what passes is what it does to itself: its own noise.
+
+    Numbers that are all small may be off by two of the last places of 1.0, as the oracle has it.
+    """
     sparse = Prune(reduce_macs=reduction)(model)
     dense = Transform()(sparse)
     assert sparse.facts["macs_reduction"] == pytest.approx(reduction, abs=0.01)
     assert dense.facts["equal"]
-    assert dense.facts["max_rel_error"] <= max(1e-5, dense.facts.get("noise_rel_error", 0.0))
+    allowed = max(1e-5, dense.facts.get("noise_rel_error", 0.0))
+    assert dense.facts["max_rel_error"] <= allowed or dense.facts["max_abs_error"] <= 2 * 2**-23
     assert dense.facts["macs"] == sparse.facts["macs"]
     assert dense.model.proto.ByteSize() < model.proto.ByteSize()
 

@@ -231,8 +231,15 @@ def _spec(argument: Any) -> TensorSpec:
             f"tensor {argument.name!r} is of type {argument.type}, which is not supported",
             "inputs and outputs must be tensors of a type numpy knows",
         )
-    shape = tuple(s if isinstance(s, int) and s >= 0 else s or None for s in argument.shape)
+    shape = tuple(map(_known_size, argument.shape))
     return TensorSpec(argument.name, _ELEMENT_TYPES[argument.type], shape)
+
+
+def _known_size(size: int | str | None) -> int | str | None:
+    """Return a size or its name; ``None`` for what says nothing: paddle2onnx writes −1 and question marks."""
+    if isinstance(size, int):
+        return size if size >= 0 else None
+    return size if size and size.strip("?") else None
 
 
 _NODE_PATTERNS = (

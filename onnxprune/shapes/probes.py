@@ -75,7 +75,8 @@ def probe_shapes(
                 sizes.append(dim.dim_value)
                 continue
             size = _size(value.type.tensor_type, axis, probe)
-            sizes.append(named.setdefault(dim.dim_param, size) if dim.dim_param else size)
+            symbol = dim.dim_param.strip("?")  # paddle2onnx writes a question mark for what it does not know
+            sizes.append(named.setdefault(symbol, size) if symbol else size)
         shapes[value.name] = tuple(sizes)
     return shapes
 
