@@ -57,7 +57,7 @@ class Ana(Pass):
         check: ``fast``: measure the curves as well, and report how well the estimate ranks.
         against: ``fast``: curves that were measured, to report how well the estimate ranks.
         confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
-        precision: ``adaptive``: how narrow that has to be: half its width as a fraction of the drop.
+        precision: ``adaptive``: how narrow half the interval of a plan has to be, as a fraction of its drop.
         workers: Processes; more than one needs joblib. On a cluster all it has by default.
         backend: ``local``, or a cluster: ``dask://HOST:PORT``, ``ray://HOST:PORT``.
         threads: Threads of each worker; by default they share the processors of this machine.
@@ -85,7 +85,7 @@ class Ana(Pass):
     check: bool = False
     against: Analysis | None = None
     confidence: float = 0.95
-    precision: float = 0.2
+    precision: float = 0.1
     workers: int | None = None
     backend: str = "local"
     threads: int | None = None

@@ -143,9 +143,9 @@ def _most_fragile(facts: Facts) -> str:
 @click.option(
     "--precision",
     type=float,
-    default=0.2,
+    default=0.1,
     show_default=True,
-    help="adaptive: how wide half an interval may be, as a fraction of the drop.",
+    help="adaptive: how wide half the interval of a plan may be, as a fraction of its drop.",
 )
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
 @click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")

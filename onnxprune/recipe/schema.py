@@ -123,7 +123,7 @@ class AnaSettings(Section):
         method: ``measured``, or ``fast``: all curves at once, estimated from one pass through the samples.
         mode: ``exact``, or ``adaptive``: ratios and samples only where they tell something new.
         confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
-        precision: ``adaptive``: how narrow it has to be, as a fraction of the drop.
+        precision: ``adaptive``: how narrow that of a plan has to be, half of it as a fraction of its drop.
     """
 
     enabled: bool = True
@@ -134,7 +134,7 @@ class AnaSettings(Section):
     method: Literal["measured", "fast"] = "measured"
     mode: Literal["exact", "adaptive"] = "exact"
     confidence: Fraction = 0.95
-    precision: Annotated[float, Field(gt=0)] = 0.2
+    precision: Annotated[float, Field(gt=0)] = 0.1
 
 
 class PruneSettings(Section):

@@ -1,14 +1,17 @@
 """Which points of a curve are measured, and on how many samples.
 
-Exact: all of them, on all samples. Adaptive: where the curve bends, and each point on more and more samples
-until its interval is narrow enough to tell what removing costs. Both depend on nothing but the group itself,
-so that a run that was interrupted takes the same decisions again.
+Exact: all of them, on all samples. Adaptive: all points of a group on the first samples; then those at which
+the curve bends, on more and more samples, until their intervals are narrow enough to tell what a plan costs.
+All points are measured on the same samples: what is peculiar to these moves them alike, and the choice
+between them hardly. What is decided depends on nothing but the group itself, so that a run that was
+interrupted takes the same decisions again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,12 +28,12 @@ FIRST_SAMPLES = 64
 """The fewest samples a point is judged by."""
 _GROWTH = 1.5
 """From one look at a point to the next the samples become so many times as many."""
-_HOPELESS = 0.1
-"""Drops above this part of the scale are alike: no plan would choose them."""
 _FLOOR = 0.002
 """Drops below this part of the scale are alike: they need not be told apart."""
-_OWN_ERROR = 1.5
+_OWN_ERROR = 0.8
 """So many times the error that all samples leave may be added by looking at some of them only."""
+_STRAIGHT = 0.25
+"""A point is left out if a line between its neighbours is off by no more than this part of the precision."""
 
 
 class Step(NamedTuple):
@@ -52,15 +55,17 @@ class Search:
     Attributes:
         mode: ``exact`` or ``adaptive``.
         confidence: How sure an interval is to hold the value over all samples.
-        precision: How wide half an interval may be, as a fraction of the drop it belongs to.
+        precision: How wide half the interval of a plan's drop may be, as a fraction of that.
         scale: The drop of a network that has lost everything it may lose: what is no longer worth telling
             apart is a part of this.
+        groups: How many groups a plan chooses among.
     """
 
     mode: str = "exact"
     confidence: float = 0.95
-    precision: float = 0.2
+    precision: float = 0.1
     scale: float = 0.0
+    groups: int = 1
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -104,10 +109,7 @@ class Search:
         if self.mode == "exact":
             values = examiner.values(stop, [s.removed for s in steps])
             return Curve(0, tuple(s.ratio for s in steps), tuple(values))
-        subject = Subject(examiner, stop, [s.removed for s in steps])
-        found = self._explore(
-            [s.ratio for s in steps], lambda k: self._judge(examiner.examination, subject, k)
-        )
+        found = self._explore(examiner, Subject(examiner, stop, [s.removed for s in steps]), steps)
         points = [found[k] for k in sorted(found)]
         return Curve(
             size=0,
@@ -117,43 +119,46 @@ class Search:
             samples=tuple(p.samples for p in points),
         )
 
-    def _explore(self, ratios: Sequence[float], judge: Callable[[int], _Point]) -> dict[int, _Point]:
-        """Measure the last point, and then the middle of every stretch on which the curve may bend."""
-        last = len(ratios) - 1
-        found = {last: judge(last)}
-        drops, at = {-1: 0.0, last: found[last].drop}, [0.0, *ratios]
-        stretches = [(-1, last)]
-        while stretches:
-            a, b = stretches.pop()
-            if b - a < 2 or self._is_settled(drops[a], drops[b]):
-                continue
-            middle = (a + b) // 2
-            found[middle] = judge(middle)
-            drops[middle] = found[middle].drop
-            between = np.interp(at[middle + 1], [at[a + 1], at[b + 1]], [drops[a], drops[b]])
-            straight = abs(between - drops[middle]) <= self._tolerance(drops[middle])
-            if not straight or (a, b) == (-1, last):
-                stretches += [(middle, b), (a, middle)]
+    def _explore(self, examiner: Examiner, subject: Subject, steps: Sequence[Step]) -> dict[int, _Point]:
+        """Measure all points, and those where the curve bends on more and more samples, until it is clear."""
+        examination = examiner.examination
+        tallies = {k: Tally(examination.metric) for k in range(len(steps))}
+        for stage in range(len(examination.stages)):
+            subject.measure(stage, tallies)
+            found = {k: self._estimate(examination, t, stage) for k, t in tallies.items()}
+            if not stage:
+                kept = self._bends([s.ratio for s in steps], [p.drop for p in found.values()])
+                tallies, found = {k: tallies[k] for k in kept}, {k: found[k] for k in kept}
+            if np.mean([p.error / self._allowed(p) for p in found.values()]) <= 1:
+                break
         return found
 
-    def _is_settled(self, left: float, right: float) -> bool:
-        """Whether no plan would tell the points between two drops apart."""
-        return left >= _HOPELESS * self.scale or abs(right - left) <= self._tolerance(right)
+    def _bends(self, ratios: Sequence[float], drops: Sequence[float]) -> list[int]:
+        """Leave out, the least first, the points that lie on the straight line between their neighbours."""
+        at, known = np.asarray([0.0, *ratios]), np.asarray([0.0, *drops])
 
-    def _tolerance(self, drop: float) -> float:
-        return self.precision * max(abs(drop), _FLOOR * self.scale)
+        def bend(a: int, middle: int, b: int) -> float:
+            line = np.interp(at[middle], at[[a, b]], known[[a, b]])
+            return float(abs(line - known[middle]) / self._weight(known[middle]))
 
-    def _judge(self, examination: Examination, subject: Subject, number: int) -> _Point:
-        """Measure a point on more and more samples until it is clear."""
-        tally, stages = Tally(examination.metric), examination.stages
-        for stage in range(len(stages)):
-            subject.measure(stage, {number: tally})
-            point = self._estimate(examination, tally, stage)
-            if point.error <= max(self._tolerance(point.drop), _OWN_ERROR * point.own):
+        kept = list(range(len(at)))
+        while len(kept) > 2:
+            bends = [bend(*three) for three in zip(kept, kept[1:], kept[2:], strict=False)]
+            if min(bends) > self.precision * _STRAIGHT:
                 break
-            if point.drop - point.error >= _HOPELESS * self.scale:
-                break
-        return point
+            kept.pop(1 + int(np.argmin(bends)))
+        return [k - 1 for k in kept[1:]]
+
+    def _allowed(self, point: _Point) -> float:
+        """Return how wide half the interval of a point may be.
+
+        The drop of a plan is a sum over groups, whose errors add up by their squares.
+        """
+        alone = max(self.precision * self._weight(point.drop), _OWN_ERROR * point.own)
+        return alone * math.sqrt(self.groups)
+
+    def _weight(self, drop: float) -> float:
+        return max(abs(drop), _FLOOR * self.scale, sys.float_info.min)
 
     def _estimate(self, examination: Examination, tally: Tally, stage: int) -> _Point:
         """Say what is known of a point after some stages; paired with what the network itself scores."""

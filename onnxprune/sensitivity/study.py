@@ -131,7 +131,7 @@ class Study:
     def _scaled(self) -> Search:
         """Learn what the worst costs, on the first of the samples."""
         exam, stage = self.examination, self.examination.stages[0]
-        search, tally = self.question.search, Tally(exam.metric)
+        search, tally = replace(self.question.search, groups=len(self.schedules)), Tally(exam.metric)
         for index, answer in enumerate(answers(self._worst, stage.dataset, exam.batch_size)):
             remembered = exam.baseline.remembered(index) if exam.baseline else {}
             tally.add(replace(answer, remembered=remembered))
