@@ -2,13 +2,12 @@
 
     pip install --no-deps scikit-image scikit-learn
 
-A source for `--data`: ``photographs:for_nsfw`` gives 1,024 of them, 224 × 224, as open-nsfw wants to see them.
+A source for `--data`: ``photographs:for_nsfw`` gives 1,024 of 224 × 224, as open-nsfw wants to see them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -30,7 +29,7 @@ def photographs() -> list[Image.Image]:
 
 
 def crops(count: int, seed: int = 0) -> Array:
-    """Return parts of the photographs, of many sizes, some the other way round; ``uint8 [N, 224, 224, 3]``."""
+    """Return parts of photographs, of many sizes, some the other way round; ``uint8 [N, 224, 224, 3]``."""
     rng, whole = np.random.default_rng(seed), photographs()
     found = []
     for number in range(count):

@@ -29,7 +29,7 @@ LAYERS = (
     {"graph", "metrics"},
     {"data", "datasets", "training"},
     {"runtime", "plan", "callables", "console", "figures"},
-    {"dims", "progress", "staging"},
+    {"dims", "processors", "progress", "staging"},
     {"errors"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}

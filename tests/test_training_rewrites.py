@@ -109,3 +109,22 @@ def test_depthwise_convolutions_over_small_maps_become_products(size, made, prod
     copied = make_training_copy(onnx.parser.parse_model(text), {"x": sample}).model()
     operators = [node.op_type for node in copied.graph.node]
     assert (operators.count("MatMul"), operators.count("Conv")) == (2 * products, 1 - products)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides", "products"),
+    [(4, 3, [1, 1], 2), (8, 3, [1, 1], 2), (9, 3, [1, 1], 0), (4, 1, [1, 1], 1), (4, 1, [2, 2], 0)],
+)
+def test_convolutions_over_small_maps_become_products(size, kernel, strides, products):
+    """Of two: one lays out the windows, the other has the weights; single taps need no laying out."""
+    taps, pad = kernel**2, kernel // 2
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    net (float[N, 2, {size}, {size}] x) => (float[N, 64, H, W] y)
+        <float[64, 2, {kernel}, {kernel}] w = {{{", ".join(["1"] * 128 * taps)}}}> {{
+        y = Conv<pads = [{pad}, {pad}, {pad}, {pad}], strides = {strides}>(x, w)
+    }}"""
+    sample = np.ones((2, 2, size, size), np.float32)
+    copied = make_training_copy(onnx.parser.parse_model(text), {"x": sample}).model()
+    operators = [node.op_type for node in copied.graph.node]
+    assert operators.count("MatMul") + operators.count("Gemm") == products
+    assert operators.count("Conv") == (products == 0)

@@ -331,6 +331,16 @@ CASES = {
         constants={"w": _random(6, 2, 3, 2), "b": _random(6)},
         trained=("w", "b"),
     ),
+    "conv_dense": Case(
+        "{y} = Conv<pads=[1, 0, 2, 1], strides=[2, 1], dilations=[1, 2]>({x}, {n}w, {n}b)",
+        constants={"w": _random(24, 4, 3, 2), "b": _random(24)},
+        trained=("w", "b"),
+    ),
+    "conv_pointwise": Case(
+        "{y} = Conv({x}, {n}w)",
+        constants={"w": _random(24, 4, 1, 1)},
+        trained=("w",),
+    ),
     "conv_depthwise": Case(
         "{y} = Conv<group=4, pads=[1, 0, 2, 1], strides=[2, 1], dilations=[1, 2]>({x}, {n}w, {n}b)",
         constants={"w": _random(4, 1, 3, 3), "b": _random(4)},

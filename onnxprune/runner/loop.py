@@ -11,6 +11,7 @@ from pathlib import Path
 
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.graph import load
+from onnxprune.processors import usable_processors
 from onnxprune.progress import Task, task
 from onnxprune.recipe import Recipe
 from onnxprune.runner.data import Material
@@ -19,7 +20,6 @@ from onnxprune.runner.journal import Facts, Listener, open_journal
 from onnxprune.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
 from onnxprune.runner.tracking import tracking
 from onnxprune.runtime import runtime_info
-from onnxprune.sensitivity import usable_processors
 from onnxprune.training.sidecar import training_runtime
 
 

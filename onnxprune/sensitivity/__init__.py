@@ -21,6 +21,6 @@ from onnxprune.sensitivity.question import Question
 from onnxprune.sensitivity.samples import DEFAULT_CACHE_BYTES
 from onnxprune.sensitivity.search import Search
 from onnxprune.sensitivity.study import Study
-from onnxprune.sensitivity.workers import Crew, usable_processors
+from onnxprune.sensitivity.workers import Crew
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Crew", "Question", "Search", "Study", "usable_processors"]
+__all__ = ["DEFAULT_CACHE_BYTES", "Crew", "Question", "Search", "Study"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pickle import PicklingError
 from typing import TypeVar
 
 from onnxprune.errors import UsageError, WorkerError
+from onnxprune.processors import usable_processors
 from onnxprune.sensitivity.clusters import cluster_of, joblib
 
 T = TypeVar("T")
@@ -109,13 +109,6 @@ class Crew:
         cluster = cluster_of(self.backend)
         with cluster.watched(_GO_ON):
             yield from cluster.results(_paired, work, items, self.workers)
-
-
-def usable_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _paired(work: Callable[[T], R], item: T) -> tuple[T, R]:

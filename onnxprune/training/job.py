@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -13,6 +12,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import DataError, PlanError
+from onnxprune.processors import idle, usable_processors
 from onnxprune.training.forward import check_forward
 from onnxprune.training.losses import Head
 from onnxprune.training.objective import attach_loss, check_targets
@@ -102,8 +102,8 @@ def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSe
     return {
         "trainable": trainables,
         "frozen": [name for name in copied.statistics if name in kept],
-        "threads": settings.threads or _processors(),
-        "spin": _is_idle(),
+        "threads": settings.threads or usable_processors(),
+        "spin": idle(),  # threads that wait in busy loops: faster then, and half as fast otherwise
         "optimizer": settings.optimizer,
         "average": settings.ema,
         "options": {
@@ -158,17 +158,3 @@ def checked_inputs(
 
 def _batch_size(inputs: Mapping[str, Array]) -> int:
     return next((array.shape[0] for array in inputs.values() if array.ndim), 1)
-
-
-def _is_idle() -> bool:
-    """Whether nobody else is likely to want the processors.
-
-    Threads that wait in busy loops make a step 10 to 15 % faster then, and half as fast as soon as anything
-    else runs.
-    """
-    return hasattr(os, "getloadavg") and os.getloadavg()[0] < _processors() / 4
-
-
-def _processors() -> int:
-    """Return the number of processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,19 +8,21 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.training.emit import Emitter, Untrainable, optional_input, sizes_of
-from onnxprune.training.rewrites.depthwise import as_products, pays
+from onnxprune.training.rewrites import dense, depthwise
 from onnxprune.training.rewrites.registry import rewrites
 from onnxprune.training.rewrites.windows import windows_of
 
 
 @rewrites("Conv")
 def conv(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
-    """Turn `auto_pad` into explicit pads, and depthwise ones over small maps into matrix products."""
+    """Turn `auto_pad` into explicit pads, and convolutions over small maps into matrix products."""
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         windows = windows_of(node, sizes_of(node.inputs[1], 2))
         node.attrs["pads"] = [window.begin for window in windows] + [window.end for window in windows]
         del node.attrs["auto_pad"]
-    return as_products(node, emit) if pays(node) else None
+    if depthwise.pays(node):
+        return depthwise.as_products(node, emit)
+    return dense.as_product(node, emit) if dense.pays(node) else None
 
 
 @rewrites("ConvTranspose")

@@ -8,15 +8,12 @@ by many zeros, so it pays where a map has not many more positions than the kerne
 
 from __future__ import annotations
 
-import functools
 import math
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.training.emit import Emitter, optional_input, sizes_of
-from onnxprune.training.rewrites.windows import Window, windows_of
-from onnxprune.training.wire import Array
+from onnxprune.training.rewrites.windows import layout_of, windows_of
 
 LARGEST_GROWTH = 8
 """Multiplications of the product for each one of the convolution, up to which the product is faster.
@@ -48,7 +45,7 @@ def as_products(node: gs.Node, emit: Emitter) -> gs.Tensor:
     x, weight = node.inputs[:2]
     channels, _, *kernel = sizes_of(weight)
     windows = windows_of(node, kernel)
-    layout = _layout(windows)
+    layout = layout_of(windows)
     taps, positions, outputs = layout.shape
     flat = emit("Reshape", weight, emit.ints([channels, taps]))
     laid_out = emit("MatMul", flat, layout.reshape(taps, -1))
@@ -60,19 +57,3 @@ def as_products(node: gs.Node, emit: Emitter) -> gs.Tensor:
     if bias is None:
         return spread
     return emit("Add", spread, emit("Reshape", bias, emit.ints([channels, *[1] * len(kernel)])))
-
-
-def _layout(windows: list[Window]) -> Array:
-    """Return which tap leads from which position to which output, ``[taps, positions, outputs]``."""
-    axes = len(windows)
-    apart = functools.reduce(np.multiply.outer, map(_along, windows))
-    order = [3 * axis + part for part in range(3) for axis in range(axes)]
-    sizes = [math.prod(apart.shape[part::3]) for part in range(3)]
-    return np.asarray(np.transpose(apart, order).reshape(sizes))
-
-
-def _along(window: Window) -> Array:
-    """Return the same along one axis."""
-    tap, position, output = np.ogrid[: window.kernel, : window.size, : window.outputs]
-    reached = output * window.stride - window.begin + tap * window.dilation == position
-    return np.asarray(reached, np.float32)

@@ -5,12 +5,15 @@ Formulas: ONNX operator specification of Conv, ConvTranspose and AveragePool.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.training.emit import sizes_of
+from onnxprune.training.wire import Array
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,22 @@ def windows_of(node: gs.Node, kernel: list[int]) -> list[Window]:
             begin, end = (0, 0) if auto_pad == "VALID" else (pads[axis], pads[axis + axes])
             windows.append(_explicit(*geometry, begin, end, ceil_mode))
     return windows
+
+
+def layout_of(windows: list[Window]) -> Array:
+    """Return which tap leads from which position to which output, ``[taps, positions, outputs]``."""
+    axes = len(windows)
+    apart = functools.reduce(np.multiply.outer, map(_along, windows))
+    order = [3 * axis + part for part in range(3) for axis in range(axes)]
+    sizes = [math.prod(apart.shape[part::3]) for part in range(3)]
+    return np.asarray(np.transpose(apart, order).reshape(sizes))
+
+
+def _along(window: Window) -> Array:
+    """Return the same along one axis."""
+    tap, position, output = np.ogrid[: window.kernel, : window.size, : window.outputs]
+    reached = output * window.stride - window.begin + tap * window.dilation == position
+    return np.asarray(reached, np.float32)
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int, upper: bool) -> Window:

@@ -1,0 +1,36 @@
+"""The processors of this machine: how many there are to be used, and whether others use them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+_LOAD = Path("/proc/loadavg")
+_LOOKS = 10
+_BETWEEN_LOOKS_S = 0.01
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def idle() -> bool:
+    """Whether nobody else wants the processors just now; ``False`` where the system does not tell.
+
+    A tenth of a second is looked at: what the system says of the last minute may be this program's own work.
+    """
+    try:
+        others = [_runnable() - 1 for _ in range(_LOOKS)]
+    except (OSError, ValueError, IndexError):
+        return False
+    return sum(others) / _LOOKS < usable_processors() / 4
+
+
+def _runnable() -> int:
+    """Return how many threads of the whole machine run or could run, this one included (proc(5): loadavg)."""
+    time.sleep(_BETWEEN_LOOKS_S)
+    return int(_LOAD.read_text().split()[3].split("/")[0])
