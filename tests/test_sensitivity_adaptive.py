@@ -81,9 +81,23 @@ class TestCurves:
         few = {name: array[:300] for name, array in data.items()}
         assert analyse(net(), few, cache_bytes=cache, **options) == analyse(net(), few, **options)
 
-    def test_prune_reads_it(self, data: dict[str, Any], exact: Analysis) -> None:
-        """What is planned by it costs about what is planned by the exact analysis."""
+    def test_all_points_of_a_group_see_the_same_samples(self, data: dict[str, Any]) -> None:
+        """What is peculiar to some samples moves all points alike, and the choice between them hardly."""
         found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64)
+        assert all(len(set(curve.samples)) == 1 for curve in found.curves.values())
+
+    def test_a_stricter_precision_takes_more_samples(self, data: dict[str, Any]) -> None:
+        looked = []
+        for precision in (0.5, 0.1, 0.02):
+            found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64, precision=precision)
+            looked.append(sum(n for curve in found.curves.values() for n in curve.samples))
+        assert looked[0] < looked[2]
+        assert looked == sorted(looked)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_prune_reads_it(self, data: dict[str, Any], exact: Analysis, seed: int) -> None:
+        """What is planned by it costs about what is planned by the exact analysis."""
+        found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64, seed=seed)
         costs = []
         for analysis in (exact, found):
             pruned = Prune(reduce_macs=0.3, analysis=analysis, round_to=1)(net()).model
@@ -170,6 +184,19 @@ class TestIntervals:
         assert span_of(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 1
         assert span_of(np.array([0.0, 2.0]), np.array([0.5, 1.0])) == 1
         assert span_of(np.array([0.0, 0.2]), np.array([0.1, 0.2])) == pytest.approx(0.1)
+
+    @pytest.mark.parametrize(
+        ("drops", "kept"),
+        [
+            ([1, 2, 3, 4], [3]),  # straight
+            ([1, 2, 6, 10], [1, 3]),  # a kink
+            ([0, 0, 0, 0], [3]),
+            ([1, 4, 9, 16], [0, 1, 2, 3]),  # bent throughout
+            ([1, 2.0001, 3, 4], [3]),  # as good as straight
+        ],
+    )
+    def test_points_on_a_straight_line_are_left_out(self, drops: list[float], kept: list[int]) -> None:
+        assert Search("adaptive", scale=1)._bends([0.2, 0.4, 0.6, 0.8], drops) == kept
 
     @given(st.integers(1, 100_000))
     def test_stages_end_with_all_samples(self, total: int) -> None:
