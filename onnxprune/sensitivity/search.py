@@ -30,8 +30,8 @@ _GROWTH = 1.5
 """From one look at a point to the next the samples become so many times as many."""
 _FLOOR = 0.002
 """Drops below this part of the scale are alike: they need not be told apart."""
-_OWN_ERROR = 0.8
-"""So many times the error that all samples leave may be added by looking at some of them only."""
+_OWN_ERROR = 8.0
+"""So many times the precision may be added to the error that all samples leave, by looking at some only."""
 _STRAIGHT = 0.25
 """A point is left out if a line between its neighbours is off by no more than this part of the precision."""
 
@@ -154,8 +154,8 @@ class Search:
 
         The drop of a plan is a sum over groups, whose errors add up by their squares.
         """
-        alone = max(self.precision * self._weight(point.drop), _OWN_ERROR * point.own)
-        return alone * math.sqrt(self.groups)
+        alone = max(self._weight(point.drop), _OWN_ERROR * point.own)
+        return self.precision * alone * math.sqrt(self.groups)
 
     def _weight(self, drop: float) -> float:
         return max(abs(drop), _FLOOR * self.scale, sys.float_info.min)
