@@ -293,6 +293,16 @@ def test_a_fixed_batch_is_fed_whole():
         Recover(model, {"x": images(5)}, ["batchnorm"])(pruned(model))
 
 
+def test_what_lies_in_bodies_is_named():
+    body = """s = ReduceSum <keepdims = 0> (x)  c = Cast <to = 9> (s)  r = Relu (x)  y = If (c) <
+        then_branch = kept () => (float[N, 4] t) { h = MatMul (r, w1)  k = Relu (h)  t = MatMul (k, w2) },
+        else_branch = other () => (float[N, 4] e) { e = Identity (r) }>"""
+    model = network(body, "N, 4", "N, 4", w1=(4, 12), w2=(12, 4))
+    result = Recover(model, None, ["least-squares"])(pruned(model))
+    assert [s["node"] for s in result.facts["skipped"]] == ["h", "t"]
+    assert all("in the body of an If" in s["reason"] for s in result.facts["skipped"])
+
+
 def test_weights_that_others_share_stay():
     body = "a = MatMul (x, w)  r = Relu (a)  h = MatMul (r, w1)  b = MatMul (h, w2)  y = MatMul (b, w)"
     model = network(body, "N, 4", "N, 4", w=(4, 4), w1=(4, 12), w2=(12, 4))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune.graph import label
 from onnxprune.layerwise.moments import check_finite
@@ -64,16 +65,13 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
     Raises:
         DataError: The samples make values that are not finite.
     """
-    feeds, report = [dict(b) for b in batches], Report()
+    feeds, report = [dict(b) for b in batches], Report(skipped=_out_of_reach(pair, settings.methods))
     sparse, original = (
         Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes)
         for m in (pair.sparse, pair.original)
     )
     before = _output_errors(sparse, original)
-    places = [
-        (index, [m for m in METHODS if m in settings.methods and node.op_type in METHODS[m][0]])
-        for index, node in enumerate(pair.sparse.nodes)
-    ]
+    places = [(index, _methods_for(node, settings.methods)) for index, node in enumerate(pair.sparse.nodes)]
     places = [(index, methods) for index, methods in places if methods]
     with task("recover", total=len(places)) as progress, np.errstate(over="ignore", invalid="ignore"):
         for index, methods in places:
@@ -84,6 +82,23 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
     after = _output_errors(sparse, original)
     report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}
     return report
+
+
+def _methods_for(node: onnx.NodeProto, wanted: Sequence[str]) -> list[str]:
+    """Return which of some methods a node of this type may be repaired by, in their order."""
+    return [m for m in METHODS if m in wanted and node.op_type in METHODS[m][0]]
+
+
+def _out_of_reach(pair: Pair, methods: Sequence[str]) -> list[dict[str, str]]:
+    """Name the nodes that have lost channels within bodies, where what arrives is not to be seen."""
+    reason = "it lies in the body of an If, Loop or Scan; nodes of the main graph are repaired"
+    return [
+        {"node": label(node), "method": method, "reason": reason}
+        for body in pair.sparse.graphs[1:]
+        for node in body.node
+        if not pair.masks.keys().isdisjoint(node.input)
+        for method in _methods_for(node, methods)
+    ]
 
 
 def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
