@@ -8,6 +8,7 @@ A source for `--data`: ``photographs:for_nsfw`` gives 1,024 of 224 × 224, as op
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ def photographs() -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in sorted(found, key=lambda path: path.name)]
 
 
+@cache
 def crops(count: int, seed: int = 0) -> Array:
     """Return parts of photographs, of many sizes, some the other way round; ``uint8 [N, 224, 224, 3]``."""
     rng, whole = np.random.default_rng(seed), photographs()
