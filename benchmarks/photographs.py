@@ -47,10 +47,3 @@ def for_nsfw() -> Iterator[tuple[dict[str, Array], None]]:
     """Yield blue, green and red, less the mean of ImageNet, channels last."""
     for part in np.split(crops(COUNT), COUNT // BATCH):
         yield {"input:0": part[..., ::-1].astype(np.float32) - np.array([104, 117, 123], np.float32)}, None
-
-
-def for_orientation() -> Iterator[tuple[dict[str, Array], None]]:
-    """Yield red, green and blue, normalised with the mean and deviation of ImageNet, channels first."""
-    mean, deviation = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
-    for part in np.split(crops(COUNT), COUNT // BATCH):
-        yield {"x": np.moveaxis((part.astype(np.float32) / 255 - mean) / deviation, -1, 1)}, None

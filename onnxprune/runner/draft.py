@@ -64,7 +64,7 @@ samples = 512
 method = "measured"             # fast: all curves at once, estimated from one pass through the samples
 mode = "exact"                  # adaptive: ratios and samples only where they tell something new
 # confidence = 0.95             # adaptive: how sure an interval has to be,
-# precision = 0.1               # and how narrow, as a fraction of the drop
+# precision = 0.1               # and how narrow that of a plan, as a fraction of its drop
 
 [prune]
 # strategy = "global"           # uniform global sensitivity search; by default sensitivity with ana

@@ -20,9 +20,17 @@ def conv(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
         windows = windows_of(node, sizes_of(node.inputs[1], 2))
         node.attrs["pads"] = [window.begin for window in windows] + [window.end for window in windows]
         del node.attrs["auto_pad"]
+    if not _has_known_sizes(node):
+        return None
     if depthwise.pays(node):
         return depthwise.as_products(node, emit)
     return dense.as_product(node, emit) if dense.pays(node) else None
+
+
+def _has_known_sizes(node: gs.Node) -> bool:
+    """Whether everything is known of the input and the weight but the batch."""
+    x, weight = node.inputs[:2]
+    return all(isinstance(size, int) for size in [*(x.shape or [None])[1:], *(weight.shape or [None])])
 
 
 @rewrites("ConvTranspose")
