@@ -98,6 +98,15 @@ def test_global_takes_what_matters_least_wherever_it_is() -> None:
     assert max(plan.removed[group.name]) < group.size // 2
 
 
+def test_global_empties_no_layer_because_its_weights_are_small() -> None:
+    """Half the score buys a channel's place until half of the channels are left."""
+    group = groups("plain").groups[1]
+    offer = make_offer(groups("plain"), group, np.ones(group.size), Limits(round_to=1))
+    first, small = (np.asarray(globally(offer, np.full(group.size, s)).prices) for s in (1.0, 0.5))
+    assert (np.diff(first) > 0).all()
+    assert abs(int((small < first[0]).sum()) - group.size // 2) <= 1
+
+
 def curves(**drops: float) -> Analysis:
     """An analysis in which each group loses accuracy in proportion to what it loses."""
     ratios = (0.25, 0.5, 0.75)

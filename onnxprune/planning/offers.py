@@ -79,14 +79,20 @@ def uniformly(offer: Offer) -> Offer:
 
 
 def globally(offer: Offer, scores: Scores) -> Offer:
-    """Price each step by the mean score of what goes: the least important go first, wherever they are.
+    """Price each step by the mean score of what goes, over the part of the group that is left by then.
+
+    The least important go first, wherever they are, and the fewer of a group are left the dearer they
+    become. A ranking by scores alone empties whole layers whose weights are small for no better reason than
+    that their inputs are large; no sum of scores tells that their last channels carry all there is.
 
     Args:
         offer: The offer.
         scores: Of the group's channels, comparable with those of others.
     """
-    starts = [offer.gone, *offer.steps][: len(offer.steps)]
-    return _priced(offer, [float(scores[offer.order[a:b]].mean()) for a, b in _pairs(starts, offer.steps)])
+    steps = _pairs([offer.gone, *offer.steps][: len(offer.steps)], offer.steps)
+    left = [1 - (a + b) / 2 / offer.group.size for a, b in steps]
+    means = [float(scores[offer.order[a:b]].mean()) for a, b in steps]
+    return _priced(offer, [mean / part for mean, part in zip(means, left, strict=True)])
 
 
 def sensitively(offer: Offer, curve: Curve, analysis: Analysis, typical: float | None = None) -> Offer:
