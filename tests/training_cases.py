@@ -357,6 +357,35 @@ CASES = {
         constants={"w": _random(8, 1, 3, 3)},
         trained=("w",),
     ),
+    "inverted_residual": Case(
+        "{n}e = Conv({x}, {n}w, {n}b)\n{n}r = Clip({n}e, minus_half, one)\n"
+        "{n}d = Conv<group=8, pads=[1, 1, 1, 1]>({n}r, {n}k, {n}c)\n{n}h = HardSwish({n}d)\n"
+        "{n}p = Conv({n}h, {n}v)\n{n}a = Add({x}, {n}p)\n{y} = Relu({n}a)",
+        constants={
+            "w": _random(8, 4, 1, 1),
+            "b": _random(8),
+            "k": _random(8, 1, 3, 3),
+            "c": _random(8),
+            "v": _random(4, 8, 1, 1),
+        },
+        trained=("w", "b", "k", "c", "v"),
+    ),
+    "depthwise_branches": Case(
+        "{n}l = Conv<group=4, pads=[1, 1, 1, 1], strides=[2, 2]>({x}, {n}k)\n"
+        "{n}m = Conv<group=4, pads=[2, 2, 2, 2], strides=[2, 2]>({x}, {n}c)\n"
+        "{n}j = Concat<axis=1>({n}l, {n}m)\n{n}s = Mul({n}j, {n}f)\n"
+        "{n}g = GlobalAveragePool({n}s)\n{n}h = Conv({n}g, {n}w, {n}b)\n{n}q = Sigmoid({n}h)\n"
+        "{n}d = Mul({n}s, {n}q)\n{n}i = Conv<group=8, pads=[1, 1, 1, 1]>({n}d, {n}o)\n{y} = Tanh({n}i)",
+        constants={
+            "k": _random(4, 1, 3, 3),
+            "c": _random(4, 1, 5, 5),
+            "f": _random(8, 1, 1),
+            "w": _random(8, 8, 1, 1),
+            "b": _random(8),
+            "o": _random(8, 1, 3, 3),
+        },
+        trained=("k", "c", "f", "w", "b", "o"),
+    ),
     "rms_norm": Case(
         "{n}r = RMSNormalization<axis=-2>({x}, {n}s)\n{y} = MatMul({n}r, {n}v)",
         24,

@@ -12,6 +12,7 @@ from onnx import shape_inference
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import TrainingError
+from onnxprune.training.channel_major import lay_out_by_channel
 from onnxprune.training.dialect import IR_VERSION, constants_of, to_dialect
 from onnxprune.training.emit import Emitter, Untrainable
 from onnxprune.training.rewrites import REWRITES
@@ -64,6 +65,8 @@ def make_training_copy(
         trainables, statistics = tuple(trainables_of(graph)), running_statistics_of(graph)
     except Untrainable as verdict:
         raise TrainingError(f"this model cannot be trained: {verdict}") from verdict
+    lay_out_by_channel(graph)
+    graph.cleanup().toposort()
     for node in list(graph.nodes):
         if frozen_statistics and node.op == "BatchNormalization":
             emit = Emitter(graph, node.name)

@@ -71,7 +71,8 @@ def where(node: gs.Node, emit: Emitter) -> Any:
 @rewrites("Transpose")
 def transpose(node: gs.Node, emit: Emitter) -> None:
     """Spell out the default permutation, the axes in reverse."""
-    node.attrs.setdefault("perm", list(range(rank_of(node.inputs[0])))[::-1])
+    if "perm" not in node.attrs:
+        node.attrs["perm"] = list(range(rank_of(node.inputs[0])))[::-1]
 
 
 @rewrites("Pad")
