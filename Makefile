@@ -35,8 +35,8 @@ demo-short: $(READY) ## the same with one epoch and a part of the data
 test: $(READY) $(VENV)/.real ## all tests
 	$(BIN)/python -m pytest
 
-check: $(READY) ## the quick tests
-	$(BIN)/python -m pytest -m "not slow and not real"
+check: $(READY) ## the quick tests, on all processors
+	$(BIN)/python -m pytest -n auto -m "not slow and not real"
 
 lint: $(READY) ## style
 	$(BIN)/ruff check .

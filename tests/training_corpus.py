@@ -63,7 +63,7 @@ def learnt(case: Case) -> Learnt:
             teacher=model,
             epochs=EPOCHS,
             batch_size=SAMPLES,
-            lr=5e-3,
+            lr=1e-3,
             threads=2,
         )
         return Learnt(tuple(step(sparse).facts["losses"]))

@@ -8,6 +8,8 @@
     sidecar     where the training build of onnxruntime lives, and how it gets there
     training_copy, dialect, rewrites, support, trainables, losses, own_loss, objective
                 from the user's model to a graph that can be trained
+    channel_major, carriers
+                what lies around depthwise convolutions, as matrix products
     client, wire, worker, trainer, optimizers
                 the process that trains it
 
