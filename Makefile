@@ -36,7 +36,7 @@ test: $(READY) $(VENV)/.real ## all tests
 	$(BIN)/python -m pytest
 
 check: $(READY) ## the quick tests, on all processors
-	$(BIN)/python -m pytest -n auto -m "not slow and not real"
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile quick -m "not slow and not real"
 
 lint: $(READY) ## style
 	$(BIN)/ruff check .

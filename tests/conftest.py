@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("default", max_examples=200, derandomize=True)
+settings.register_profile("quick", max_examples=50, derandomize=True)
 settings.register_profile("thorough", max_examples=5000)
 settings.load_profile("default")
 
