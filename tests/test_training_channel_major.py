@@ -79,6 +79,17 @@ def test_what_would_not_pay_is_left_alone(body: str, turned: int) -> None:
     assert (found.count("Conv"), found.count("Transpose")) == (3, turned)
 
 
+@pytest.mark.parametrize(("pictures", "convolutions"), [(8, 5), (32, 2)])
+def test_of_larger_maps_many_pictures_pay(pictures: int, convolutions: int) -> None:
+    """All five convolutions stay for a few."""
+    sample = np.ones((pictures, 3, 14, 14), np.float32)
+    model = network()
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_value = 14
+    copied = make_training_copy(model, {"x": sample}).model()
+    assert sum(node.op_type == "Conv" for node in copied.graph.node) == convolutions
+
+
 BETWEEN: dict[str, str] = {
     "a number for each channel": "m = Mul(d, f)",
     "a single number": "m = Sub(d, half)",

@@ -34,11 +34,12 @@ class Carrier:
     emit: Callable[[gs.Node, Operands, Emitter], Any]
 
 
-def carrier_of(node: gs.Node) -> Carrier | None:
-    """Return how a node is carried, if it can be."""
-    found = None if node.domain else CARRIERS.get(node.op)
-    known = found is not None and len(node.outputs) == 1 and _has_known_sizes(node.outputs[0])
-    return found if found is not None and known and found.fits(node) else None
+def can_be_carried(node: gs.Node, pictures: int) -> bool:
+    """Whether a node can be computed so, and is not slower for so many pictures."""
+    carrier = None if node.domain else CARRIERS.get(node.op)
+    if carrier is None or len(node.outputs) != 1 or not _has_known_sizes(node.outputs[0]):
+        return False
+    return carrier.fits(node) and (node.op != "Conv" or _pays(node, pictures))
 
 
 def flows_of(node: gs.Node) -> list[gs.Tensor]:
@@ -67,10 +68,14 @@ def _same(node: gs.Node, operands: Operands, emit: Emitter) -> Any:
 
 
 def _convolves(node: gs.Node) -> bool:
+    return _first_flows(node) and node.attrs.get("auto_pad", "NOTSET") == "NOTSET"
+
+
+def _pays(node: gs.Node, pictures: int) -> bool:
     """Whether a convolution is of single positions, or depthwise over a small map."""
-    if not _first_flows(node) or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        return False
-    return _of_single_positions(node) or depthwise.pays(node, in_place=True)
+    many = pictures >= depthwise.MANY
+    growth = depthwise.LARGEST_GROWTH_OF_MANY if many else depthwise.LARGEST_GROWTH
+    return _of_single_positions(node) or depthwise.pays(node, growth)
 
 
 def _of_single_positions(node: gs.Node) -> bool:

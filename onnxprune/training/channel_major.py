@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.training.carriers import carrier_of, flows_of
+from onnxprune.training.carriers import CARRIERS, can_be_carried, flows_of
 from onnxprune.training.emit import Emitter
 
 LEAST_GAIN = 2
@@ -23,9 +23,14 @@ Those of single positions alone gain nothing: measured on bottlenecks with 3×3 
 """
 
 
-def lay_out_by_channel(graph: gs.Graph) -> None:
-    """Rewrite all stretches where it pays; the graph is sorted topologically, and is not any more after."""
-    for stretch in _stretches(graph):
+def lay_out_by_channel(graph: gs.Graph, pictures: int) -> None:
+    """Rewrite all stretches where it pays.
+
+    Args:
+        graph: Sorted topologically, and not any more after.
+        pictures: How many there are in a batch.
+    """
+    for stretch in _stretches(graph, pictures):
         ends = _Ends.of(stretch, graph)
         carried, turned = _carried(stretch), sum(map(_elements, (*ends.entries, *ends.exits)))
         if carried and carried >= LEAST_GAIN * turned:
@@ -53,9 +58,9 @@ class _Ends:
         return cls(list(entries.values()), [made[name] for name in made if name in read | results])
 
 
-def _stretches(graph: gs.Graph) -> Iterator[list[gs.Node]]:
+def _stretches(graph: gs.Graph, pictures: int) -> Iterator[list[gs.Node]]:
     """Yield the largest sets of nodes that can be carried and hang together, in order of execution."""
-    able = {id(node): node for node in graph.nodes if carrier_of(node)}
+    able = {id(node): node for node in graph.nodes if can_be_carried(node, pictures)}
     while able:
         found = _connected(next(iter(able)), able)
         yield [node for node in graph.nodes if id(node) in found]
@@ -90,9 +95,9 @@ def _rewrite(stretch: Sequence[gs.Node], ends: _Ends, graph: gs.Graph) -> None:
     carried = {x.name: _turned(x, Emitter(graph, f"{x.name}/by_channel")) for x in ends.entries}
     leaving = {x.name for x in ends.exits}
     for node in stretch:
-        carrier, emit, (output,) = carrier_of(node), Emitter(graph, node.name), node.outputs
-        assert carrier is not None
-        result = carrier.emit(node, [carried.get(x.name, x) for x in node.inputs], emit)
+        emit, (output,) = Emitter(graph, node.name), node.outputs
+        operands = [carried.get(x.name, x) for x in node.inputs]
+        result = CARRIERS[node.op].emit(node, operands, emit)
         carried[output.name] = _described(result, output)
         node.outputs.clear()
         if output.name in leaving:

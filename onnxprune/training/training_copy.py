@@ -65,7 +65,7 @@ def make_training_copy(
         trainables, statistics = tuple(trainables_of(graph)), running_statistics_of(graph)
     except Untrainable as verdict:
         raise TrainingError(f"this model cannot be trained: {verdict}") from verdict
-    lay_out_by_channel(graph)
+    lay_out_by_channel(graph, max((len(array) for array in sample.values() if array.ndim), default=1))
     graph.cleanup().toposort()
     for node in list(graph.nodes):
         if frozen_statistics and node.op == "BatchNormalization":

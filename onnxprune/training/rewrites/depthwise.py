@@ -20,18 +20,22 @@ LARGEST_GROWTH = 8
 
 Measured on kernels of 9 and 25 taps over 4×4 to 14×14 positions: 8 to 2 times as fast, and slower from 11 on.
 """
-LARGEST_GROWTH_IN_PLACE = 22
-"""The same where tensors are laid out by channel anyway."""
+LARGEST_GROWTH_OF_MANY = 22
+"""The same for at least `MANY` pictures where nothing is to be turned around: two threads gain, one does not.
+
+Of fewer the matrices themselves, which take as long for one picture as for all, cost more than they save.
+"""
+MANY = 32
 LARGEST_ELEMENTS = 1 << 24
 """Of the matrices of all channels together."""
 
 
-def pays(node: gs.Node, in_place: bool = False) -> bool:
+def pays(node: gs.Node, largest_growth: float = LARGEST_GROWTH) -> bool:
     """Whether a convolution of known sizes is a depthwise one over a map small enough.
 
     Args:
         node: The convolution.
-        in_place: Whether its tensors are laid out by channel, so that nothing has to be turned around.
+        largest_growth: Multiplications of the product for each one of the convolution.
     """
     x, weight = node.inputs[:2]
     channels, *sizes = sizes_of(x, 1)
@@ -41,8 +45,7 @@ def pays(node: gs.Node, in_place: bool = False) -> bool:
     outputs = math.prod(window.outputs for window in windows_of(node, kernel))
     positions = math.prod(sizes)
     small = channels * positions * outputs <= LARGEST_ELEMENTS
-    growth = LARGEST_GROWTH_IN_PLACE if in_place else LARGEST_GROWTH
-    return small and positions <= growth * math.prod(kernel)
+    return small and positions <= largest_growth * math.prod(kernel)
 
 
 def as_products(node: gs.Node, emit: Emitter) -> gs.Tensor:
