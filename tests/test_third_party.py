@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxprune.graph import Model, load
+from onnxprune.oracle import Verdict
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare
 
@@ -77,10 +78,12 @@ SILERO_SHAPES = {"input": (1, 576), "state": (2, 1, 128), "sr": ()}
 
 
 def check_both_rates(sparse: Model, dense: Model, low: bool) -> None:
+    """Sigmoids of next to nothing are good to the last place of 1.0, as the oracle has it."""
     sessions = [Session(m.proto, optimize=False) for m in (sparse, dense)]
     random = np.random.default_rng(0)
     for rate, length in ((16000, 576), (8000, 288))[: 1 + low]:
         sound = random.normal(size=(2, length)).astype(np.float32) / 10
         state = random.normal(size=(2, 2, 128)).astype(np.float32) / 10
         feed = {"input": sound, "state": state, "sr": np.asarray(rate)}
-        assert compare(*sessions, [feed]).max_rel_error <= 1e-5
+        verdict = Verdict.usual(compare(*sessions, [feed]), width=4, exact=True)
+        assert verdict.equal, verdict.facts()
