@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def globally(offer: Offer, scores: Scores) -> Offer:
         offer: The offer.
         scores: Of the group's channels, comparable with those of others.
     """
-    steps = _pairs([offer.gone, *offer.steps][: len(offer.steps)], offer.steps)
+    steps = list(pairwise((offer.gone, *offer.steps)))
     left = [1 - (a + b) / 2 / offer.group.size for a, b in steps]
     means = [float(scores[offer.order[a:b]].mean()) for a, b in steps]
     return _priced(offer, [mean / part for mean, part in zip(means, left, strict=True)])
@@ -161,7 +162,3 @@ def _priced(offer: Offer, prices: Sequence[float]) -> Offer:
     rising = np.maximum.accumulate(prices) if prices else np.zeros(0)
     sizes = np.diff([offer.gone, *offer.steps])
     return replace(offer, losses=tuple(np.cumsum(rising * sizes).tolist()), prices=tuple(rising.tolist()))
-
-
-def _pairs(a: Sequence[int], b: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(a, b, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.training.emit import Emitter, optional_input
+from onnxprune.training.emit import Emitter, has_known_sizes, optional_input
 from onnxprune.training.rewrites import depthwise
 
 Operands = Sequence[gs.Tensor]
@@ -37,27 +37,26 @@ class Carrier:
 def can_be_carried(node: gs.Node, pictures: int) -> bool:
     """Whether a node can be computed so, and is not slower for so many pictures."""
     carrier = None if node.domain else CARRIERS.get(node.op)
-    if carrier is None or len(node.outputs) != 1 or not _has_known_sizes(node.outputs[0]):
+    if carrier is None or len(node.outputs) != 1 or not _is_map(node.outputs[0]):
         return False
     return carrier.fits(node) and (node.op != "Conv" or _pays(node, pictures))
 
 
 def flows_of(node: gs.Node) -> list[gs.Tensor]:
     """Return the operands that are laid out by channel; the others are weights and settings."""
-    return [x for x in node.inputs if not isinstance(x, gs.Constant) and _has_known_sizes(x)]
+    return [x for x in node.inputs if not isinstance(x, gs.Constant) and _is_map(x)]
 
 
-def _has_known_sizes(x: gs.Tensor) -> bool:
+def _is_map(x: gs.Tensor) -> bool:
     """Whether a tensor has pictures, channels and positions, all known but how many pictures."""
-    shape = x.shape
-    return shape is not None and len(shape) > 2 and all(isinstance(size, int) for size in shape[1:])
+    return has_known_sizes(x, 1) and len(x.shape) > 2
 
 
 def _first_flows(node: gs.Node) -> bool:
     """Whether the first operand flows, and all others are fixed."""
     first, *others = node.inputs
     fixed = all(isinstance(x, gs.Constant) or x.is_empty() for x in others)
-    return fixed and not isinstance(first, gs.Constant) and _has_known_sizes(first)
+    return fixed and not isinstance(first, gs.Constant) and _is_map(first)
 
 
 def _same(node: gs.Node, operands: Operands, emit: Emitter) -> Any:

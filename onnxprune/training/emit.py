@@ -94,10 +94,14 @@ def sizes_of(tensor: gs.Tensor, first: int = 0) -> list[int]:
         Untrainable: One of them is not known before the model runs.
     """
     rank_of(tensor)
-    sizes = list(tensor.shape[first:])
-    if not all(isinstance(size, int) for size in sizes):
+    if not has_known_sizes(tensor, first):
         raise Untrainable(f"it needs the sizes of {tensor.name}, known is {list(tensor.shape)}")
-    return sizes
+    return list(tensor.shape[first:])
+
+
+def has_known_sizes(tensor: gs.Tensor, first: int = 0) -> bool:
+    """Whether the sizes of the axes from `first` on are known before the model runs."""
+    return tensor.shape is not None and all(isinstance(size, int) for size in tensor.shape[first:])
 
 
 def values_of(tensor: gs.Tensor) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.training.emit import Emitter, Untrainable, optional_input, sizes_of
+from onnxprune.training.emit import Emitter, Untrainable, has_known_sizes, optional_input, sizes_of
 from onnxprune.training.rewrites import dense, depthwise
 from onnxprune.training.rewrites.registry import rewrites
 from onnxprune.training.rewrites.windows import windows_of
@@ -20,17 +20,11 @@ def conv(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
         windows = windows_of(node, sizes_of(node.inputs[1], 2))
         node.attrs["pads"] = [window.begin for window in windows] + [window.end for window in windows]
         del node.attrs["auto_pad"]
-    if not _has_known_sizes(node):
+    if not (has_known_sizes(node.inputs[0], 1) and has_known_sizes(node.inputs[1])):
         return None
     if depthwise.pays(node):
         return depthwise.as_products(node, emit)
     return dense.as_product(node, emit) if dense.pays(node) else None
-
-
-def _has_known_sizes(node: gs.Node) -> bool:
-    """Whether everything is known of the input and the weight but the batch."""
-    x, weight = node.inputs[:2]
-    return all(isinstance(size, int) for size in [*(x.shape or [None])[1:], *(weight.shape or [None])])
 
 
 @rewrites("ConvTranspose")
