@@ -20,6 +20,13 @@ NORMALISED = "it normalises the scores over the keys"
 IN_ORDER = "it attends to places by their number"
 APART = "it treats each sample on its own, by masks and lengths of their own"
 TURNS = "it turns pairs of its elements"
+LAYOUTS = {
+    (3, 3, 3): "Q[n t (g k)] K[n s (g k)] V[n s (g v)] -> Y[n t (g v)]",
+    (3, 4, 4): "Q[n t (g k)] K[n g s k] V[n g s v] -> Y[n t (g v)]",
+    (3, 5, 0): "Q[n t (g k)] KV[n s g 2 k] -> Y[n t (g k)]",
+    (5, 0, 0): "QKV[n t g 3 k] -> Y[n t (g k)]",
+}
+"""What MultiHeadAttention reads, by the ranks of its first three operands, 0 for those left out."""
 
 
 @rule("Attention")
@@ -40,12 +47,17 @@ def attention(c: Context) -> None:
 
 @rule("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(c: Context) -> None:
-    """Separate queries, keys and values, with one bias for all three end to end."""
-    if not (c.has(1) and c.has(2)) or {len(c.axes(k)) for k in range(3)} != {3}:
-        raise CannotSayError("it reads queries, keys and values in a packed form")
-    heads = {"g": int(c.attributes["num_heads"]), "r": 1}
-    axes = c.match("Q[n t (g k)] K[n s (g k)] V[n s (g v)] -> Y[n t (g v)]", heads)
+    """Queries, keys and values, apart or side by side, with one bias for all three end to end.
+
+    Keys and values that were computed before, from another sequence, have heads as an axis of their own.
+    """
+    heads = {"g": int(c.attributes["num_heads"])}
+    axes = c.match(_layout(c), heads)
+    axes.setdefault("v", axes["k"])
+    axes.setdefault("s", axes["t"])
     g, k, v = axes["g"], axes["k"], axes["v"]
+    if k is v:
+        c.contract(k, *(operand for operand in (0, 1) if c.has(operand)))
     if c.has(3):
         c.same(c.axes(3)[0], concatenated((nested((g, k)), nested((g, k)), nested((g, v)))))
         c.weights(3)
@@ -53,14 +65,22 @@ def multi_head_attention(c: Context) -> None:
     finish(c, axes | {"r": c.fixed(1, "one query head for each key head")}, bias=5, past=6)
 
 
+def _layout(c: Context) -> str:
+    """Return the pattern of what MultiHeadAttention reads, by the ranks of its operands."""
+    ranks = tuple(len(c.axes(k)) if c.has(k) else 0 for k in range(3))
+    if ranks not in LAYOUTS:
+        raise CannotSayError(f"its queries, keys and values are of ranks {ranks}")
+    return LAYOUTS[ranks]
+
+
 @rule("Attention", domain=MICROSOFT)
 def fused_attention(c: Context) -> None:
     """The projections to queries, keys and values are part of the node, side by side in one weight."""
-    if c.has(4) or c.attributes.get("do_rotary"):
-        raise CannotSayError("it keeps or turns its queries and keys inside")
+    if c.attributes.get("do_rotary"):
+        raise CannotSayError("it turns its queries and keys inside")
     axes = projected(c, c.attributes.get("qkv_hidden_sizes") or [c.shape(1)[1] // 3] * 3)
     c.weights(1, 2)
-    finish(c, axes, bias=5)
+    finish_with_one_cache(c, axes, past=4, bias=5)
 
 
 def projected(c: Context, sizes: Sequence[int]) -> dict[str, Dim]:
@@ -152,8 +172,22 @@ def _head_width(c: Context, dims: tuple[Dim, ...]) -> int:
     return dims[-1].size // int(c.attributes["num_heads"]) if len(dims) == 3 else dims[-1].size
 
 
-def finish(c: Context, axes: dict[str, Dim], bias: int | None = None, past: int | None = None) -> None:
-    """Say what all forms have in common: scale, bias of the scores, what is kept from step to step, work."""
+def finish(
+    c: Context,
+    axes: dict[str, Dim],
+    bias: int | None = None,
+    past: int | None = None,
+    total: Dim | None = None,
+) -> None:
+    """Say what all forms have in common: scale, bias of the scores, what is kept from step to step, work.
+
+    Args:
+        c: The node.
+        axes: The dims of the letters.
+        bias: The operand that is added to the scores.
+        past: The operand that holds the keys of earlier steps; their values are in the next one.
+        total: The axis of all keys, where it is known already.
+    """
     n, t, s, g, r, k, v = (axes[name] for name in ("n", "t", "s", "g", "r", "k", "v"))
     c.block(n, APART)
     c.block(s, NORMALISED)
@@ -161,12 +195,31 @@ def finish(c: Context, axes: dict[str, Dim], bias: int | None = None, past: int 
     for dim in (k, v, r):
         c.prefer_other(dim)
     _keep_scale(c, k)
-    total = _kept(c, axes, past)
+    total = _kept(c, axes, past) if total is None else total
     if bias is not None and c.has(bias):
         _line_up_bias(c, bias, nested((g, r)))
     c.define(3, [n, nested((g, r)), t, total])
     for width in (k, v):
         c.works(n, g, r, t, total, width)
+
+
+def finish_with_one_cache(c: Context, axes: dict[str, Dim], past: int, bias: int | None = None) -> None:
+    """As `finish`, where keys and values of earlier steps are one tensor, ``[2, n, g, s, k]``."""
+    n, g, k, total = (axes[name] for name in ("n", "g", "k", "s"))
+    if c.has(past):
+        c.same(k, axes["v"])
+        two, *kept = c.axes(past)
+        c.block(two, "it is that of the keys, then that of the values")
+        for dim, axis in zip(kept, (n, g, None, k), strict=True):
+            if axis is not None:
+                c.same(dim, axis)
+        c.block(kept[2], NORMALISED)
+        total = concatenated((kept[2], total))
+    if c.makes(1) and c.node.output[1] in c.typing.shapes.sizes:
+        sizes = c.result_shape(1)
+        total = total if sizes[3] == total.size else c.fixed(sizes[3], NORMALISED)
+        c.define(1, [c.fixed(2, "keys, then values"), n, g, total, k])
+    finish(c, axes, bias=bias, total=total)
 
 
 def _keep_scale(c: Context, k: Dim) -> None:

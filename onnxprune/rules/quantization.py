@@ -92,14 +92,14 @@ rule("QLinearConv", domain=MICROSOFT, zero=_weights_and_bias)(qlinear_conv)
 @rule("QAttention", domain=MICROSOFT)
 def quantised_attention(c: Context) -> None:
     """Attention whose projections are products of integers."""
-    if c.has(8) or c.attributes.get("do_rotary"):
-        raise CannotSayError("it keeps or turns its queries and keys inside")
+    if c.attributes.get("do_rotary"):
+        raise CannotSayError("it turns its queries and keys inside")
     axes = attention.projected(c, [c.shape(1)[1] // 3] * 3)
     _columns(c, c.axes(1), 4, 7)
     if _is_weight(c, 1, scale=4, zero=7, axis=1):
         c.weights(1)
     c.weights(2)
-    attention.finish(c, axes)
+    attention.finish_with_one_cache(c, axes, past=8)
 
 
 @rule("ConvInteger", zero=lambda zeros: zeros[1] is True)

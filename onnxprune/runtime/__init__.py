@@ -1,6 +1,7 @@
 """Running models: the only package that touches onnxruntime.
 
 session     a model ready to run, its weights fixed or fed
+unpacked    operators this runtime has no form of, in another
 feeds       seeded random inputs
 agreement   do two models compute the same?
 latency     how long do several models take, measured side by side?

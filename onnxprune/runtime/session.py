@@ -14,6 +14,7 @@ import onnx
 
 from onnxprune.errors import ModelError
 from onnxprune.runtime.slim import slim_copy
+from onnxprune.runtime.unpacked import take_apart
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Feeds: TypeAlias = Mapping[str, Array]
@@ -139,6 +140,7 @@ class Session:
     ) -> tuple[bytes, dict[str, Array]]:
         """Serialise the graph and lend its large weights to the session: they must outlive it."""
         small, weights = slim_copy(model, fed)
+        take_apart(small)
         lent = [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
         if lent:
             options.add_external_initializers(list(weights), lent)
