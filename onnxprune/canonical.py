@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from onnxprune.bodies import distinct, known_branches, take_branches
+from onnxprune.computed_weights import with_computed_weights
 from onnxprune.graph import Model, attributes, bodies, captured
 from onnxprune.shapes import Shapes, infer
 
@@ -35,6 +36,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         given: Full input shapes to analyse with, by input name.
     """
     original, model = model, distinct(_without_dead_nodes(model))
+    model = _without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or _shared_vectors(model) or _splits_by_number(model, shapes)):

@@ -23,7 +23,7 @@ LAYERS = (
     {"evidence"},
     {"groups"},
     {"rules", "canonical", "output"},
-    {"bodies"},
+    {"bodies", "computed_weights"},
     {"shapes"},
     {"layerwise"},
     {"graph", "metrics"},

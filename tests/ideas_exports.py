@@ -1,0 +1,104 @@
+"""Patterns that exporters leave in files: computed weights, numbers behind Cast, norms spelled out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from helpers import Net
+from ideas import idea, image
+
+WIDTH = 32
+
+
+# --- what is made of constants alone -----------------------------------------------------------------------
+
+
+def normed(net: Net, w: str, axes: list[int]) -> str:
+    """Weight normalisation left in the graph: ``g · v / ‖v‖``."""
+    lengths = [1 if k in axes else size for k, size in enumerate(net.shape(w))]
+    g = net.const(net.random.uniform(0.5, 1.5, lengths))
+    return net.mul(net.op("Div", w, net.reduce("ReduceL2", w, axes)), g)
+
+
+@idea(0.27)
+@idea(0.27, name="weight_norm_opset_11", opset=11)
+@idea(0.27, name="weight_norm_constants_in_nodes", constants="node")
+@idea(0.27, name="weight_norm_half", dtype=np.float16, tolerance=1e-2)
+def weight_norm(**how: object) -> onnx.ModelProto:
+    net = Net(**how)  # type: ignore[arg-type]
+    x = net.relu(net.conv(image(net), 32, w=normed(net, net.weight(32, 3, 3, 3), [1, 2, 3])))
+    x = net.relu(net.conv(x, 64, w=normed(net, net.weight(64, 32, 3, 3), [1, 2, 3])))
+    return net.proto(net.head(net.relu(net.conv(x, 64, w=normed(net, net.weight(64, 64, 3, 3), [1, 2, 3])))))
+
+
+@idea(0.27)
+def spectral_norm() -> onnx.ModelProto:
+    """Weights divided by a number computed from them: ``W / (u · W · v)``."""
+    net = Net()
+    x = image(net)
+    for out in (32, 64, 64):
+        w = net.weight(out, net.shape(x)[1], 3, 3)
+        flat = net.reshape(w, out, -1)
+        u, v = net.vector(out, 0.1, 0.3), net.vector(net.shape(x)[1] * 9, 0.1, 0.3)
+        sigma = net.op("MatMul", u, net.op("MatMul", flat, v))
+        x = net.relu(
+            net.conv(x, out, w=net.op("Div", w, net.op("Add", net.op("Abs", sigma), net.const(1.0))))
+        )
+    return net.proto(net.head(x))
+
+
+# --- the root of a mean square, spelled out ----------------------------------------------------------------
+
+
+def squared(net: Net, x: str, form: str) -> str:
+    if form == "product":
+        return net.mul(x, x)
+    two = net.op("Cast", net.const(2), to=net.kind) if form == "cast" else net.const(2.0)
+    return net.op("Pow", x, two)
+
+
+def rms_norm(net: Net, x: str, square: str, root: str) -> str:
+    """``x / √(mean(x²) + ε) · scale`` in the ways that exporters write it."""
+    width = net.shape(x)[-1]
+    y = squared(net, x, square)
+    if root == "sum":
+        mean = net.op("Div", net.reduce("ReduceSum", y, [-1]), net.const(float(width)))
+    else:
+        mean = net.reduce("ReduceMean", y, [-1])
+    mean = net.add(mean, net.const(1e-5))
+    if root == "power":
+        y = net.mul(x, net.op("Pow", mean, net.op("Neg", net.const(0.5))))
+    elif root == "reciprocal":
+        y = net.mul(x, net.op("Reciprocal", net.op("Sqrt", mean)))
+    elif root == "one_over":
+        y = net.mul(x, net.op("Div", net.const(1.0), net.op("Sqrt", mean)))
+    else:
+        y = net.op("Div", x, net.op("Sqrt", mean))
+    return net.mul(y, net.vector(width, 0.7, 1.3))
+
+
+@idea(0.54, name="rms_exponent_behind_cast", square="cast")
+@idea(0.54, name="rms_by_power", root="power")
+@idea(0.54, name="rms_by_reciprocal", square="product", root="reciprocal")
+@idea(0.54, name="rms_by_one_over", square="cast", root="one_over")
+@idea(0.54, name="rms_by_sum", root="sum")
+def embedded_rms(square: str = "plain", root: str = "root") -> onnx.ModelProto:
+    net = Net()
+    x = net.op("Gather", net.weight(50, WIDTH, fan=1), net.input("ids", ["N", 8], onnx.TensorProto.INT64))
+    for _ in range(2):
+        y = net.linear(rms_norm(net, x, square, root), 2 * WIDTH)
+        x = net.add(x, net.linear(net.relu(y), WIDTH))
+    return net.proto(net.linear(rms_norm(net, x, square, root), 10))
+
+
+@idea(0.34)
+def scores_divided_by_a_root() -> onnx.ModelProto:
+    """The scale of attention is computed in the file: √(Cast(width))."""
+    net = Net()
+    x = net.op("Gather", net.weight(50, WIDTH, fan=1), net.input("ids", ["N", 8], onnx.TensorProto.INT64))
+    q, k, v = (net.transpose(net.reshape(net.linear(x, WIDTH), -1, 8, 4, 8), 0, 2, 1, 3) for _ in range(3))
+    root = net.op("Sqrt", net.op("Cast", net.const(8), to=net.kind))
+    scores = net.op("Div", net.op("MatMul", q, net.transpose(k, 0, 1, 3, 2)), root)
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    y = net.linear(net.reshape(net.transpose(y, 0, 2, 1, 3), -1, 8, WIDTH), WIDTH)
+    return net.proto(net.linear(net.add(x, y), 10))
