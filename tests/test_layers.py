@@ -25,6 +25,7 @@ LAYERS = (
     {"rules", "canonical", "output"},
     {"bodies", "computed_weights"},
     {"shapes"},
+    {"sizes"},
     {"layerwise"},
     {"graph", "metrics"},
     {"data", "datasets", "training"},
