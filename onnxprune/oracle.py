@@ -11,7 +11,7 @@ output is judged finer than the runtime computes: its exponentials and sigmoids 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph import Model, bodies
 from onnxprune.groups.channels import Channels, cuts_inexactly
+from onnxprune.removal.interface import Interface, NarrowedSession
 from onnxprune.removal.planned import planned_channels, stored_plan
 from onnxprune.runtime import Agreement, Difference, Session, compare, sample_feeds
 from onnxprune.shapes.probes import compared_numbers
@@ -109,6 +110,7 @@ def verify(
     dense: Model,
     *,
     channels: Channels | None = None,
+    removed: Mapping[str, Sequence[int]] | None = None,
     data: DataSpec | None = None,
     samples: int = 64,
     seed: int = 0,
@@ -119,6 +121,8 @@ def verify(
         sparse: The model that is right by definition.
         dense: The model to be judged.
         channels: The groups of the first, where they are known already.
+        removed: What the second has lost of them, by group name, where inputs or outputs have shrunk with it;
+            by default what the plan of the first says.
         data: Data to compare on, beside random inputs.
         samples: How many samples of the data.
         seed: Seed of the random inputs.
@@ -134,13 +138,17 @@ def verify(
     sources = [_with_outputs(m, judged, channels) for m in (sparse, dense)]
     reference, candidate = (Session(s, optimize=False) for s in sources)
     feeds = list(_feeds(reference, channels, data, samples, seed))
-    agreement = compare(reference, candidate, feeds)
+    gone = removed if removed is not None else plan.removed if plan is not None else {}
+    changed = Interface.of(channels, gone, (*judged, *(i.name for i in reference.inputs)))
+    whole = NarrowedSession(reference, changed, fed=False)
+    agreement = compare(whole, NarrowedSession(candidate, changed, fed=True), feeds)
     exact = plan is None or not cuts_inexactly(channels, plan.removed)
     verdict = Verdict.usual(agreement, float_width(sparse), exact)
     if any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in sparse.nodes):
         verdict = replace(verdict, allowed=ONE_STEP, largest=ONE_STEP)
     if not verdict.equal:
-        noise = compare(reference, Session(sources[0]), feeds).max_rel_error
+        optimised = NarrowedSession(Session(sources[0]), changed, fed=False)
+        noise = compare(whole, optimised, feeds).max_rel_error
         verdict = replace(verdict, allowed=verdict.allowed_at(noise), noise=noise)
     if not verdict.equal and (exact or agreement.reason):
         error = f"relative error {verdict.max_rel_error:.2e}, allowed {verdict.allowed:.0e}"

@@ -22,7 +22,8 @@ from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover, check_methods
 from onnxprune.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.planning import DEFAULT_ROUND_TO, STRATEGIES, Limits
 from onnxprune.planning.files import PlanFile
-from onnxprune.planning.wanted import KINDS, Request, Wanted
+from onnxprune.planning.ties import equal_counts, tied_groups
+from onnxprune.planning.wanted import KINDS, Found, Request, Wanted
 from onnxprune.removal.masks import check_zero, masked
 from onnxprune.removal.planned import check_plan, plan_facts, planned_channels, stored_plan
 
@@ -67,6 +68,8 @@ class Prune(Pass):
         threads: Threads to compute with.
         seed: Of all that is drawn.
         input_shapes: Full shapes to analyse with, by input name.
+        equal_layers: Keep as many channels in every layer along each axis of inputs and outputs that may
+            shrink (see `graph.opened`).
     """
 
     name: ClassVar[str] = "prune"
@@ -99,6 +102,7 @@ class Prune(Pass):
     threads: int | None = None
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    equal_layers: bool = False
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
@@ -131,7 +135,7 @@ class Prune(Pass):
                 raise
             return PassResult(given.model, False, {"unchanged": True}, given.analysis)
         wanted = self._want(given, channels, groups, earlier)
-        found = wanted.apply(self.plan) if self.plan else wanted.make()
+        found = wanted.apply(self.plan) if self.plan else self._made(wanted)
         plan = Plan(
             removed=found.removed,
             sizes={g.name: g.size for g in channels.groups if g.name in found.removed},
@@ -171,6 +175,19 @@ class Prune(Pass):
         )
         repaired = step(pruned)
         return replace(repaired, modified=True, facts=pruned.facts | {"recovery": repaired.facts})
+
+    def _made(self, wanted: Wanted) -> Found:
+        """Plan; where layers are to be equal and are not, plan again around one number for all of them."""
+        found = wanted.make()
+        ties = tied_groups(wanted.channels, wanted.groups) if self.equal_layers else []
+        gone = wanted.earlier.removed if wanted.earlier else {}
+        if counts := equal_counts(ties, found.removed, gone):
+            limits = wanted.request.limits
+            limits = replace(
+                limits, at_least={**limits.at_least, **counts}, at_most={**limits.at_most, **counts}
+            )
+            found = replace(wanted, request=replace(wanted.request, limits=limits)).make()
+        return found
 
     def _check_amounts(self) -> None:
         amounts = self.reductions()

@@ -11,7 +11,7 @@ from onnxprune.errors import NothingToDoError
 from onnxprune.evidence.folding import folded
 from onnxprune.evidence.liveness import find_evidence
 from onnxprune.evidence.precomputed import precomputed
-from onnxprune.graph import Model
+from onnxprune.graph import OPEN_KEY, Model
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.selection import why_blocked
@@ -75,9 +75,16 @@ class Transform(Pass):
         self, given: PassResult, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
     ) -> PassResult:
         """Run both models on the same inputs, and return the dense one if they agree."""
-        dense.set_metadata(PLAN_KEY, None)
+        for note in (PLAN_KEY, OPEN_KEY):
+            dense.set_metadata(note, None)
         verdict = verify(
-            given.model, dense, channels=channels, data=self.data, samples=self.samples, seed=self.seed
+            given.model,
+            dense,
+            channels=channels,
+            removed=removed,
+            data=self.data,
+            samples=self.samples,
+            seed=self.seed,
         )
         return PassResult(dense, True, self._facts(channels, removed, verdict), given.analysis)
 

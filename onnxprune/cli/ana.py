@@ -15,6 +15,7 @@ from onnxprune.cli.options import (
     inexact_option,
     model_argument,
     numbers,
+    open_option,
     output_option,
     seed_option,
     shape_option,
@@ -172,6 +173,7 @@ def _most_fragile(facts: Facts) -> str:
 @inexact_option
 @seed_option
 @shape_option
+@open_option
 @output_option("the analysis")
 def ana(
     model: str,
@@ -180,13 +182,14 @@ def ana(
     against: str | None,
     figure: Path | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    open_io: Sequence[str],
     **options: Any,
 ) -> Facts:
     """Measure how a metric falls as each group of channels shrinks.
 
     The output file is an analysis at any time: what was interrupted goes on with --resume.
     """
-    from onnxprune.graph import load
+    from onnxprune.graph import load, opened
     from onnxprune.output import check_output
     from onnxprune.passes.sensitivity import Ana
     from onnxprune.sensitivity.ledger import read_analysis
@@ -196,6 +199,6 @@ def ana(
     measured = read_analysis(against) if against else None
     step = Ana(data=data, file=Path(output), input_shapes=dict(shapes), against=measured, **options)
     facts = {"model": model, "output": output, "figure": str(figure) if figure else None}
-    facts |= step(load(model)).facts
+    facts |= step(opened(load(model), open_io)).facts
     draw(figure, "sensitivity", {"curves": facts, "widths": []})
     return facts

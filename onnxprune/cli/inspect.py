@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.cli.options import glob_options, inexact_option, model_argument, shape_option
+from onnxprune.cli.options import glob_options, inexact_option, model_argument, open_option, shape_option
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -68,22 +68,25 @@ def _blocked_rows(blocked: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]
 @glob_options
 @inexact_option
 @shape_option
+@open_option
 def inspect(
     model: str,
     exclude: Sequence[str],
     only: Sequence[str],
     allow_inexact: bool,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    open_io: Sequence[str],
 ) -> Facts:
     """List the groups of channels that can be removed, and what is blocked and why."""
-    from onnxprune.graph import load
+    from onnxprune.graph import load, opened
     from onnxprune.groups.channels import find_channels
     from onnxprune.groups.cost import cost_of
     from onnxprune.output import stored_bytes
     from onnxprune.progress import task
 
     with task("analyse"):
-        channels = find_channels(load(model), allow_inexact=allow_inexact, given=dict(shapes) or None)
+        read = opened(load(model), open_io)
+        channels = find_channels(read, allow_inexact=allow_inexact, given=dict(shapes) or None)
     chosen = _chosen(channels, exclude, only)
     cost = cost_of(channels, [g for g in channels.groups if g.name in chosen])
     return {

@@ -65,6 +65,13 @@ shape_option = click.option(
     metavar="NAME=SHAPE",
     help="Full shape of an input to analyse with, such as image=1x3x640x640 (repeatable).",
 )
+open_option = click.option(
+    "--open-io",
+    "open_io",
+    multiple=True,
+    metavar="GLOB",
+    help="Let the fixed axes of this input or output shrink, such as 'past*' of caches (repeatable).",
+)
 inexact_option = click.option(
     "--allow-inexact",
     is_flag=True,

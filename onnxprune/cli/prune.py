@@ -15,6 +15,7 @@ from onnxprune.cli.options import (
     glob_options,
     inexact_option,
     model_argument,
+    open_option,
     seed_option,
     shape_option,
     threads_option,
@@ -149,6 +150,12 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @threads_option
 @seed_option
 @shape_option
+@open_option
+@click.option(
+    "--equal-layers",
+    is_flag=True,
+    help="Keep as many in every layer along each axis that --open-io opens: some runtimes want one number.",
+)
 @click.option("-o", "--output", type=click.Path(), help="Where to write the sparse model.")
 def prune(
     model: str,
@@ -160,13 +167,14 @@ def prune(
     limits: str | None,
     figure: Path | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    open_io: Sequence[str],
     **options: Any,
 ) -> Facts:
     """Set the least useful channels to zero until all budgets are met.
 
     All reductions are fractions removed, of what the model cost before any pruning.
     """
-    from onnxprune.graph import load
+    from onnxprune.graph import load, opened
     from onnxprune.output import write_text
     from onnxprune.passes.mask import Prune
     from onnxprune.planning.files import PlanFile
@@ -183,7 +191,7 @@ def prune(
         **_with_limits(options, limits),
     )
     with task("prune"):
-        result = step(load(model))
+        result = step(opened(load(model), open_io))
     stored = stored_plan(result.model)
     if plan_out and stored:
         write_text(Path(plan_out), PlanFile.of(stored).to_json())

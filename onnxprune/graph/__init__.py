@@ -1,10 +1,12 @@
 """A model in memory.
 
 model    the file's own message, and quick ways through it
+interface  inputs and outputs whose axes may shrink
 reading  from a file, external data included
 damage   what is wrong with a file that cannot be read
 """
 
+from onnxprune.graph.interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.graph.model import (
     OLDEST_OPSET,
     Model,
@@ -22,15 +24,19 @@ from onnxprune.graph.model import (
 
 __all__ = [
     "OLDEST_OPSET",
+    "OPEN_KEY",
     "Model",
     "attributes",
     "bodies",
     "captured",
     "check",
     "check_weights",
+    "fixed_axes",
     "flat",
     "label",
     "load",
+    "open_values",
+    "opened",
     "skeleton",
     "subgraphs",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.canonical import canonicalise
 from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_indices, resolve
-from onnxprune.graph import Model, label
+from onnxprune.graph import Model, label, open_values
 from onnxprune.groups.arrangement import Arrangement, members, order_of
 from onnxprune.groups.freedom import Outer, freedoms
 from onnxprune.groups.zeros import block_inexact_sums
@@ -100,7 +100,10 @@ class Channels:
         Groups that are free within none are left out.
         """
         ordered = sorted(self.groups, key=lambda g: g.optional)
-        carriers = {g.factor: [p.tensor for p in g.places] for g in ordered}
+        fed = {
+            f for v in open_values(self.model) for d in self.typing.axes.get(v.name, ()) for f in factors(d)
+        }
+        carriers = {g.factor: [p.tensor for p in g.places] for g in ordered if g.factor not in fed}
         found = freedoms(self.typing, carriers)
         return {g.name: found[g.factor] for g in self.groups if g.factor in found}
 

@@ -14,6 +14,7 @@ from onnxprune.canonical import drop_unused_constants
 from onnxprune.dims import Factor, Kept, factors, kept_indices, kept_size
 from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels
+from onnxprune.removal.interface import declare
 from onnxprune.removal.masks import Mask
 from onnxprune.rules import RESULT, SizeUse
 from onnxprune.shapes.inference import evaluate
@@ -43,6 +44,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     _insert(model, [*_rewrite_sizes(channels, model, counts), *_rescale(channels, model, counts)])
     _renumber(channels, model, nodes, kept)
     _forget_declared_shapes(channels, model, set(kept))
+    declare(channels, model, kept)
     drop_unused_constants(model)
     return model
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import onnx
 
 from onnxprune.dims import Block, Factor, block
-from onnxprune.graph import Model, bodies, label
+from onnxprune.graph import Model, bodies, fixed_axes, label, open_values
 from onnxprune.rules.constants import Carry, nothing
 from onnxprune.rules.context import Axes, CannotSayError, Context, Typing
 from onnxprune.shapes import Shapes
@@ -106,12 +106,15 @@ def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> 
         allow_inexact: Open axes over which statistics are taken.
     """
     typing = Typing(model, shapes, allow_inexact)
+    open_names = {value.name for value in open_values(model)}
     for value in model.inputs:
-        for dim in typing.axes_of(value.name) if value.name in shapes.sizes else ():
-            block(dim, Block(value.name, "graph input", "the caller feeds it"))
+        free = fixed_axes(value) if value.name in open_names else set()
+        for axis, dim in enumerate(typing.axes_of(value.name) if value.name in shapes.sizes else ()):
+            if axis not in free:
+                block(dim, Block(value.name, "graph input", "the caller feeds it"))
     _infer(typing, model.proto.graph, itertools.count())
     for value in model.outputs:
-        for dim in typing.axes.get(value.name, ()):
+        for dim in typing.axes.get(value.name, ()) if value.name not in open_names else ():
             block(dim, Block(value.name, "graph output", "the caller reads it"))
     return typing
 

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.runtime.session import Array, Feeds, Session
+from onnxprune.runtime.session import Array, Feeds, TensorSpec
+
+
+class Runnable(Protocol):
+    """What can be compared: a session, or something that stands before one."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What comes back."""
+
+    def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
+        """Run it once."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Agreement:
         return next((f"output {n!r}: {d.reason}" for n, d in self.per_output.items() if d.reason), "")
 
 
-def compare(reference: Session, candidate: Session, feeds: Iterable[Feeds]) -> Agreement:
+def compare(reference: Runnable, candidate: Runnable, feeds: Iterable[Feeds]) -> Agreement:
     """Run two models on the same inputs and measure how far their outputs differ.
 
     Outputs are matched by name. The relative error of an output in one run is ``max|a − b| / max|a|`` over

@@ -106,7 +106,7 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise _refusal(f"onnxruntime cannot load {self.name}", error) from error
         self.inputs = tuple(_spec(a) for a in self._session.get_inputs())
-        self.outputs = tuple(_spec(a) for a in self._session.get_outputs())
+        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(a) for a in self._session.get_outputs())
 
     @property
     def fixed_batch(self) -> int | None:
