@@ -7,13 +7,12 @@ A pass states what it requires of the model it is given and ensures what it prom
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import onnx
-
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check_weights, skeleton
+from onnxprune.graph import Model, check_weights
+from onnxprune.graph.declarations import correct_declarations, refusal, wrong_declarations
 from onnxprune.plan import Analysis
 
 
@@ -44,6 +43,8 @@ class Pass(ABC):
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
         self.requires(before)
         after = self.run(before)
+        if after.modified:
+            after = with_right_declarations(before.model, after)
         self.ensures(before, after)
         return after
 
@@ -58,27 +59,39 @@ class Pass(ABC):
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """Raise an error if the result is not what the pass promises."""
         if result.modified:
-            check_valid(result.model, self.name)
+            check_valid(result.model, self.name, given.model)
 
 
-def check_valid(model: Model, made_by: str) -> None:
+def check_valid(model: Model, made_by: str, given: Model | None = None) -> None:
     """Refuse a model that breaks the ONNX specification or whose shapes do not fit.
+
+    Args:
+        model: The model.
+        made_by: The pass that made it.
+        given: The model it was made from: of what inference refuses in that already, nothing is shown.
 
     Raises:
         ModelError: A pass of ours made an invalid model: a defect to be reported.
     """
-    bare = skeleton(model.proto)
-    try:
-        onnx.checker.check_model(bare)
-        onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=False)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        if _only_misses_types(error):
-            return
-        raise ModelError(
-            f"`{made_by}` made an invalid model: {error}", "please report this: it is a defect of onnxprune"
-        ) from error
+    error = refusal(model)
+    if error is None or (given is not None and wrong_declarations(given) is None):
+        return
+    raise ModelError(
+        f"`{made_by}` made an invalid model: {error}", "please report this: it is a defect of onnxprune"
+    ) from error
 
 
-def _only_misses_types(error: Exception) -> bool:
-    """Whether inference only got no further behind operators that onnx has no inference for."""
-    return all("instead is null" in line for line in str(error).splitlines() if line.strip())
+def with_right_declarations(given: Model, result: PassResult) -> PassResult:
+    """Correct, in a model that a pass made, the shapes that the model it was given declares wrongly.
+
+    Returns:
+        The result, the corrections among its facts.
+    """
+    if refusal(result.model) is None:
+        return result
+    inherited = {found.name for found in wrong_declarations(given) or ()}
+    wrong = wrong_declarations(result.model) or []
+    if not wrong or not {found.name for found in wrong} <= inherited:
+        return result
+    correct_declarations(result.model)
+    return replace(result, facts=result.facts | {"corrected": [str(found) for found in wrong]})

@@ -30,7 +30,7 @@ LAYERS = (
     {"graph", "metrics"},
     {"data", "datasets", "training"},
     {"runtime", "plan", "callables", "console", "figures"},
-    {"dims", "processors", "progress", "staging"},
+    {"dims", "memory", "processors", "progress", "staging"},
     {"errors"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}

@@ -45,6 +45,7 @@ def render(facts: Facts) -> RenderableType:
         for name, key in (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
     ]
     parts: list[RenderableType] = [widths(facts["groups"]), "", before_and_after(costs), *_measured(facts)]
+    parts += [f"\n{said}" for said in facts.get("corrected", ())]
     if facts.get("plan_out"):
         parts.append(f"\nplan: {facts['plan_out']}")
     if facts["output"]:

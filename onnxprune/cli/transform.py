@@ -36,6 +36,7 @@ def render(facts: Facts) -> RenderableType:
         before_and_after(costs),
         "",
         *_left(facts),
+        *facts.get("corrected", ()),
         agreement(facts, "sparse and dense model"),
         f"dense model: {facts['output']}",
     )

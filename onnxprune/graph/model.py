@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.graph.damage import EXPORT_AGAIN, refuse_damage
+from onnxprune.graph.functions import inlined
+from onnxprune.graph.meaning import read_as_meant
 from onnxprune.graph.reading import read
 
 OLDEST_OPSET = 7
@@ -37,11 +38,13 @@ class Model:
         proto: The whole model, weights included.
         path: The file it was read from; ``None`` for a model made in memory.
         external: Whether its weights lay in a file of their own, and are to be written so again.
+        compact: Names of constants whose values the file made of much less, and is to again.
     """
 
     proto: onnx.ModelProto
     path: Path | None = None
     external: bool = False
+    compact: frozenset[str] = frozenset()
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
     _nested: bool | None = field(default=None, repr=False)
@@ -178,12 +181,7 @@ class Model:
         """Return a model that shares nothing with this one."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Model(proto, self.path, self.external)
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return a node's attributes as Python values, strings decoded."""
-    return {a.name: _decoded(helper.get_attribute_value(a)) for a in node.attribute}
+        return Model(proto, self.path, self.external, self.compact)
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -252,9 +250,10 @@ def check(model: Model) -> Model:
     if not graph.node:
         raise ModelError(f"{model.name} holds no nodes", "is it an exported network, and whole?")
     _check_opset(model)
-    refuse_damage(model.proto, model.name)
+    _read_as_meant(model)
     if model.proto.functions:
-        model.proto = onnx.inliner.inline_local_functions(model.proto)
+        model.proto = inlined(model.proto, model.name)
+        _read_as_meant(model)
     _sort_nodes(model)
     try:
         onnx.checker.check_model(skeleton(model.proto))
@@ -262,6 +261,11 @@ def check(model: Model) -> Model:
         said = f"{model.name} is not a valid ONNX model: {_first_line(error)}"
         raise ModelError(said, EXPORT_AGAIN) from error
     return model
+
+
+def _read_as_meant(model: Model) -> None:
+    refuse_damage(model.proto, model.name)
+    model.compact |= read_as_meant(model.proto, model.name)
 
 
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -337,7 +341,6 @@ def _sort_nodes(model: Model) -> None:
     nodes = model.nodes
     producer = {o: k for k, n in enumerate(nodes) for o in n.output if o}
     given = set(model.constants) | {i.name for i in model.proto.graph.input}
-    given |= {t.values.name for t in model.proto.graph.sparse_initializer}
     needs = [_needed(n, producer, given, model.name) for n in nodes]
     for output in model.outputs:
         if output.name not in producer and output.name not in given:
@@ -382,14 +385,6 @@ def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
 def _made_names(graph: onnx.GraphProto) -> set[str]:
     names = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer}
     return names.union(*(_made_names(g) for n in graph.node for g in subgraphs(n)))
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if isinstance(value, list) and value and isinstance(value[0], bytes):
-        return [v.decode("utf-8", "replace") for v in value]
-    return value
 
 
 def _first_line(error: Exception) -> str:

@@ -217,7 +217,7 @@ class Context:
     typing: Typing
     index: int
     node: onnx.NodeProto
-    attributes: dict[str, Any]
+    attributes: Mapping[str, Any]
 
     @classmethod
     def of(cls, typing: Typing, index: int, node: onnx.NodeProto) -> Context:

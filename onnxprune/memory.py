@@ -1,0 +1,95 @@
+"""The memory a command may take for what a file asks for: a stated budget, and sizes compared with it first.
+
+A small file can name sizes that no machine has. Whoever is about to allocate by a number of a file asks here
+before: `need` refuses what is beyond the budget with a sentence that says how much was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from onnxprune.errors import ModelError, OnnxpruneError, UsageError
+
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SHARE = 0.8
+"""Of the machine's memory, where no budget is given."""
+_UNKNOWN = 4 << 30
+"""Where the system does not tell how much there is."""
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+_limit: ContextVar[int | None] = ContextVar("memory budget", default=None)
+
+
+def budget() -> int:
+    """Return how many bytes one thing that a file asks for may take."""
+    return _limit.get() or int(_SHARE * _machine())
+
+
+@contextlib.contextmanager
+def limited(limit: int | None) -> Iterator[None]:
+    """Set the budget for the block.
+
+    Args:
+        limit: Bytes; ``None`` leaves it as it is.
+    """
+    token = _limit.set(limit or _limit.get())
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def need(size: int, what: str, error: type[OnnxpruneError] = ModelError) -> None:
+    """Refuse what would take more than the budget.
+
+    Args:
+        size: Bytes.
+        what: Whatever takes them; the sentence goes on with ``needs 3.2 GB of memory``.
+        error: The kind of error to raise.
+
+    Raises:
+        OnnxpruneError: Of that kind.
+    """
+    if size > budget():
+        raise error(
+            f"{what} needs {in_words(size)} of memory, and {in_words(budget())} are allowed",
+            "if that is meant, allow more with --memory, such as --memory 16G",
+        )
+
+
+def in_words(size: int) -> str:
+    """Return a size in the largest unit that it has one of."""
+    unit = next((u for u, s in reversed(UNITS.items()) if size >= s), "")
+    return f"{size / UNITS[unit]:.3g} {unit}B" if unit else f"{size} bytes"
+
+
+def parsed(text: str) -> int:
+    """Read a size such as ``512M`` or ``16G``.
+
+    Raises:
+        UsageError: It is none, or less than one byte.
+    """
+    number, unit = text.strip().upper().removesuffix("B"), 1
+    if number[-1:] in UNITS:
+        number, unit = number[:-1], UNITS[number[-1]]
+    try:
+        size = float(number) * unit
+        if 1 <= size < 1 << 62:
+            return int(size)
+    except ValueError:
+        pass
+    raise UsageError(f"'{text}' is no amount of memory", "give a number and a unit, such as 512M or 16G")
+
+
+def _machine() -> int:
+    """Return how much memory this process may use at most, in bytes."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        found.append(int(_CGROUP.read_text()))
+    return min(found, default=_UNKNOWN)
