@@ -18,6 +18,7 @@ import onnx
 from onnxprune.bodies import distinct, known_branches, take_branches
 from onnxprune.computed_weights import with_computed_weights
 from onnxprune.graph import Model, attributes, bodies, captured
+from onnxprune.routers import with_biases
 from onnxprune.shapes import Shapes, infer
 
 _FLOATS = (
@@ -35,7 +36,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
-    original, model = model, distinct(_without_dead_nodes(model))
+    original, model = model, with_biases(distinct(_without_dead_nodes(model)))
     model = _without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)

@@ -23,7 +23,7 @@ LAYERS = (
     {"evidence"},
     {"groups"},
     {"rules", "canonical", "output"},
-    {"bodies", "computed_weights"},
+    {"bodies", "computed_weights", "routers"},
     {"shapes"},
     {"sizes"},
     {"layerwise"},

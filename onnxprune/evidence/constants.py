@@ -18,7 +18,7 @@ from onnx import helper
 
 from onnxprune.dims import Dim, Factor, Sum, factors, resolve
 from onnxprune.graph import attributes
-from onnxprune.groups.values import real_values
+from onnxprune.groups.values import mask_values
 from onnxprune.rules import Linear, Typing, lookup
 from onnxprune.rules.constants import Array, Numbers, aligned
 
@@ -48,7 +48,7 @@ class Constants:
             return None
         if tensor.data_type in _INTEGERS and name not in self.typing.quantised:
             return None  # what such an integer stands for is not known
-        return real_values(self.typing, name).astype(np.float64)
+        return mask_values(self.typing, name).astype(np.float64)
 
     def along(self, name: str, axis: int) -> Array:
         """Return what is known everywhere at each place of an axis, as a vector with ``NaN``."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels, Group, Indices, Place
-from onnxprune.groups.values import real_values
+from onnxprune.groups.values import mask_values
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Rows = Sequence[Sequence[int]]
@@ -108,7 +108,7 @@ def removed_rows(channels: Channels, removed: Mapping[str, Sequence[int]]) -> di
 
 def _total(channels: Channels, group: Group, place: Place) -> Scores:
     """Return the sum of the magnitudes in one tensor for each channel of a group."""
-    values = np.abs(real_values(channels.typing, place.tensor)).astype(np.float64)
+    values = np.abs(mask_values(channels.typing, place.tensor)).astype(np.float64)
     member = np.broadcast_to(channels.members(group, place), values.shape)
     there = member >= 0
     return np.bincount(member[there], values[there], minlength=group.size).astype(np.float64)

@@ -17,6 +17,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def zero_value(typing: Typing, name: str) -> Array:
     """Return what stands for zero in a constant, of its type and broadcast against it."""
+    if name in typing.absent:
+        return np.asarray(typing.absent[name], typing.model.array(name).dtype)
     zero = _parameter(typing, name, "zero")
     return np.zeros((), typing.model.array(name).dtype) if zero is None else zero
 
@@ -24,11 +26,20 @@ def zero_value(typing: Typing, name: str) -> Array:
 def real_values(typing: Typing, name: str) -> Array:
     """Return what a constant stands for: zero exactly where the network sees zero."""
     values = typing.model.array(name)
+    if name in typing.absent:
+        return np.where(values == zero_value(typing, name), values.dtype.type(0), values)
     if name not in typing.quantised:
         return values
     scale = _parameter(typing, name, "scale")
     centred = values.astype(np.float64) - zero_value(typing, name).astype(np.float64)
     return np.asarray(centred if scale is None else centred * scale.astype(np.float64))
+
+
+def mask_values(typing: Typing, name: str) -> Array:
+    """Return numbers that are zero exactly where masking has written into a constant."""
+    if name in typing.absent:
+        return np.asarray(typing.model.array(name) != zero_value(typing, name), np.float64)
+    return real_values(typing, name)
 
 
 def _parameter(typing: Typing, name: str, which: str) -> Array | None:

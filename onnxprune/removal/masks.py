@@ -11,7 +11,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels, Group
 from onnxprune.groups.slots import dead_slots
-from onnxprune.groups.values import real_values, zero_value
+from onnxprune.groups.values import mask_values, zero_value
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -58,7 +58,7 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
         PlanError: A channel the plan calls removed has a weight that is not zero.
     """
     for name, mask in keep_masks(channels, removed).items():
-        if np.any(real_values(channels.typing, name)[~mask]):
+        if np.any(mask_values(channels.typing, name)[~mask]):
             raise PlanError(
                 f"the plan says that channels of '{name}' are removed, but they are not zero",
                 "the weights were changed without their masks; use `finetune`, or prune again",
@@ -79,6 +79,6 @@ def _dead(channels: Channels, group: Group) -> Mask:
     dead = np.ones(group.size, bool)
     for place in (p for p in group.places if p.weight):
         member = channels.members(group, place)
-        alive = real_values(channels.typing, place.tensor) != 0
+        alive = mask_values(channels.typing, place.tensor) != 0
         dead[np.broadcast_to(member, alive.shape)[alive & (member >= 0)]] = False
     return dead

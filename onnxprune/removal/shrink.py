@@ -41,6 +41,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
             values = np.take(values, indices, axis)
         model.set_array(name, values)
     nodes = model.all_nodes
+    _cap_attributes(channels, model, counts)
     _insert(model, [*_rewrite_sizes(channels, model, counts), *_rescale(channels, model, counts)])
     _renumber(channels, model, nodes, kept)
     _forget_declared_shapes(channels, model, set(kept))
@@ -206,6 +207,14 @@ def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto],
             nodes[use.node].input[use.operand] = model.add_constant(
                 name, after[after >= 0].astype(before.dtype)
             )
+
+
+def _cap_attributes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> None:
+    """Lower the attributes that ask for more elements of an axis than remain."""
+    for cap in channels.typing.caps:
+        for attribute in model.node(cap.node).attribute:
+            if attribute.name == cap.attribute:
+                attribute.i = min(attribute.i, kept_size(cap.dim, counts))
 
 
 def _rewrite_attribute(node: onnx.NodeProto, use: SizeUse, new: int) -> None:

@@ -39,9 +39,8 @@ MICROSOFT_REASONS = {
         "SkipGroupNorm"
     ),
     "its weights are packed in blocks that run across its rows": (
-        "GatherBlockQuantized MatMulBnb4 MatMulFpQ4 QMoE"
+        "GatherBlockQuantized MatMulBnb4 MatMulFpQ4"
     ),
-    "it chooses among networks of its own by number": "MoE",
     "it quantises its states while it runs": "DynamicQuantizeLSTM",
     "it attends to places by lists that are given at run time": (
         "DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention"

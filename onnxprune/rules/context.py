@@ -84,6 +84,15 @@ class Rescale:
 
 
 @dataclass(frozen=True)
+class Cap:
+    """An attribute that may not be larger than the size of a dim."""
+
+    node: int
+    attribute: str
+    dim: Dim
+
+
+@dataclass(frozen=True)
 class IndexUse:
     """A constant operand that lists elements of a dim by their number."""
 
@@ -188,6 +197,9 @@ class Typing:
     rescales: list[Rescale] = field(default_factory=list)
     quantised: dict[str, Quantised] = field(default_factory=dict)
     index_uses: list[IndexUse] = field(default_factory=list)
+    caps: list[Cap] = field(default_factory=list)
+    absent: dict[str, float] = field(default_factory=dict)
+    """Constants in which masking writes another number than zero, and that number."""
     mixes: list[tuple[int, Dim]] = field(default_factory=list)
     """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
     linear: dict[int, list[Linear]] = field(default_factory=dict)
@@ -386,6 +398,15 @@ class Context:
     def follow_attribute(self, attribute: str, dim: Dim, element: int | None = None) -> None:
         """Say that an attribute, or one element of it, is the size of a dim."""
         self.typing.size_uses.append(SizeUse(self.index, attribute, -1, element, dim))
+
+    def caps_attribute(self, attribute: str, dim: Dim) -> None:
+        """Say that an attribute is a number of elements of a dim, all of them where fewer remain."""
+        self.typing.caps.append(Cap(self.index, attribute, dim))
+
+    def switches_off(self, dim: Dim, constant: str, number: float) -> None:
+        """Say that the node does without elements of a dim where a constant holds a number."""
+        self.typing.absent[constant] = number
+        self.typing.contractions.append(Contraction(self.index, dim, (constant,)))
 
     def follow_operand(self, operand: int, element: int, dim: Dim) -> None:
         """Say that an element of an operand is the size of a dim."""
