@@ -122,7 +122,7 @@ def test_channels_that_nobody_reads(name: str) -> None:
     removed = quarter(channels)
     sparse = killed(channels, removed, readers=True)
     evidence = find_evidence(find_channels(sparse))
-    if name == "tied_embedding":  # its table makes channels and reads them: neither was touched
+    if name in ("tied_embedding", "rms_by_sum"):  # its table is read in another way too: by itself, by a sum
         del removed["Gather_3"]
     for group in channels.groups:  # a norm reads what it is taken over, columns or not
         sums = [c for c in channels.typing.contractions if group.factor in factors(c.dim)]

@@ -23,7 +23,6 @@ from onnxprune.rules import Linear, Typing, lookup
 from onnxprune.rules.constants import Array, Numbers, aligned
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
-_INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Constants:
         tensor = self.typing.model.constants.get(name)
         if tensor is None or tensor.data_type == onnx.TensorProto.STRING:
             return None
-        if tensor.data_type in _INTEGERS and name not in self.typing.quantised:
+        if name in self.typing.unread:
             return None  # what such an integer stands for is not known
         return mask_values(self.typing, name).astype(np.float64)
 

@@ -17,6 +17,7 @@ from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_ind
 from onnxprune.graph import Model, label, open_values
 from onnxprune.groups.arrangement import Arrangement, members, order_of
 from onnxprune.groups.freedom import Outer, freedoms
+from onnxprune.groups.integers import settle_integers
 from onnxprune.groups.zeros import block_inexact_sums
 from onnxprune.rules import RESULT, Typing, infer_axes
 from onnxprune.shapes import Shapes
@@ -213,6 +214,7 @@ def find_channels(
 def group_channels(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Channels:
     """Find all groups of a network in canonical form whose shapes are known."""
     typing = infer_axes(model, shapes, allow_inexact=allow_inexact)
+    settle_integers(typing)
     _block_moving_sizes(typing)
     block_inexact_sums(typing)
     groups = _groups(typing)

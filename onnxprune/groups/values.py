@@ -1,7 +1,8 @@
 """The numbers a weight stands for: those in the file, or, where it is quantised, what they mean.
 
 A quantised weight ``q`` stands for ``(q − zero point) · scale``: what is zero in the network is the zero
-point in the file. Zero point and scale are one number, or one for each place on an axis.
+point in the file. Zero point and scale are one number, one for each place on an axis, or one for each block
+of neighbours there.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def _parameter(typing: Typing, name: str, which: str) -> Array | None:
     if source is None:
         return None
     values = typing.model.array(source)
+    if how.block:
+        return np.repeat(values, how.block, how.axis)
     shape = [1] * len(typing.model.constants[name].dims)
     if values.size > 1:
         shape[how.axis] = values.size

@@ -103,17 +103,20 @@ class IndexUse:
 
 @dataclass(frozen=True)
 class Quantised:
-    """How the integers of a constant are read: ``(q − zero) · scale``.
+    """How the integers of a tensor are read: ``(q − zero) · scale``.
 
     Attributes:
         scale: Name of the constant that holds the scale, ``None`` for 1.
-        zero: Name of the constant that holds the zero point, ``None`` for 0.
+        zero: Name of the tensor that holds the zero point, ``None`` for 0.
         axis: The axis those lie on, where they are more than one number.
+        block: How many neighbours on that axis share a scale and a zero point, where those have as many axes
+            as the tensor; otherwise 0.
     """
 
     scale: str | None = None
     zero: str | None = None
     axis: int = 0
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,12 @@ class Typing:
     inexact: list[tuple[Dim, Block]] = field(default_factory=list)
     never_zero: set[int] = field(default_factory=set)
     rescales: list[Rescale] = field(default_factory=list)
+    readings: list[tuple[str, int, Quantised]] = field(default_factory=list)
+    """Tensors of integers, the nodes that make or read them, and how those take them."""
     quantised: dict[str, Quantised] = field(default_factory=dict)
+    """Constants of integers that masking knows the zero of (see `groups.integers`)."""
+    unread: set[str] = field(default_factory=set)
+    """Constants of integers of which it is not known what they stand for."""
     index_uses: list[IndexUse] = field(default_factory=list)
     caps: list[Cap] = field(default_factory=list)
     absent: dict[str, float] = field(default_factory=dict)
@@ -365,6 +373,16 @@ class Context:
                 while (mover := self.typing.movers.get(name)) is not None:
                     name, place = self.typing.nodes[mover].input[0], (mover, 0)
                 self.typing.weight_uses.setdefault(name, set()).add(place)
+
+    def reads(self, operand: int, how: Quantised) -> None:
+        """Say what the integers of an operand stand for."""
+        if self.has(operand):
+            self.typing.readings.append((self.node.input[operand], self.index, how))
+
+    def writes(self, result: int, how: Quantised) -> None:
+        """Say what the integers of a result stand for."""
+        if self.makes(result):
+            self.typing.readings.append((self.node.output[result], self.index, how))
 
     def moves(self) -> None:
         """Say that the result is the first operand, its elements moved or retyped."""

@@ -7,11 +7,12 @@ its zero point, and padding and sums treat that as zero. Scales and zero points 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules import attention
 from onnxprune.rules.constants import same
-from onnxprune.rules.context import CannotSayError, Context, Quantised
+from onnxprune.rules.context import Axes, CannotSayError, Context, Quantised
 from onnxprune.rules.convolution import finish
 from onnxprune.rules.joining import join
 from onnxprune.rules.linear import matrix_product
@@ -19,20 +20,22 @@ from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, carriers, first, rule, some
 
 MICROSOFT = "com.microsoft"
+IN_BLOCKS = "its elements share a scale"
 
 
 @rule("QuantizeLinear", zero=first)
 def quantize(c: Context) -> None:
-    """Scale and zero point are single numbers, or one for each place on an axis."""
-    _scaled(c)
+    """Scale and zero point are single numbers, one for each place on an axis, or one for each block there."""
+    c.writes(0, replace(_scaled(c), scale=None))
     c.moves()
 
 
 @rule("DequantizeLinear", zero=first, constant=same)
 def dequantize(c: Context) -> None:
     """The other way round; a constant operand is a quantised weight."""
-    axis = _scaled(c)
-    if _is_weight(c, 0, scale=1, zero=2, axis=axis):
+    how = _scaled(c)
+    c.reads(0, how)
+    if _is_known(c, how):
         c.moves()
 
 
@@ -40,20 +43,31 @@ rule("QuantizeLinear", domain=MICROSOFT, zero=first)(quantize)
 rule("DequantizeLinear", domain=MICROSOFT, zero=first, constant=same)(dequantize)
 
 
-def _scaled(c: Context) -> int:
-    """Line scale and zero point up with the data, and return the axis they lie on."""
+def _scaled(c: Context) -> Quantised:
+    """Line scale and zero point up with the data, and return how they are to be read."""
     dims = c.axes(0)
-    axis = int(c.attributes.get("axis", 1))
+    axis = int(c.attributes.get("axis", 1)) % max(len(dims), 1)
+    size = int(c.attributes.get("block_size", 0))
     for operand in (1, 2):
         if c.has(operand):
             parameter = c.axes(operand)
-            if len(parameter) == 1 and parameter[0].size > 1:
+            if len(parameter) == 1 and parameter[0].size != 1 and not size:
                 c.same(dims[axis], parameter[0])
-            elif len(parameter) > 1:
-                for dim in (*dims, *parameter):
-                    c.block(dim, "it is quantised in blocks")
+            elif len(parameter) > 1 or size:
+                _in_blocks(c, dims, parameter, axis, size)
     c.define(0, dims)
-    return axis % max(len(dims), 1)
+    return _how(c, 1, 2, axis, size)
+
+
+def _in_blocks(c: Context, dims: Axes, parameter: Axes, axis: int, size: int) -> None:
+    """Neighbours on one axis share a scale, so that whole blocks of them can go; the other axes are free."""
+    full = len(parameter) == len(dims) and size > 0 and dims[axis].size == parameter[axis].size * size
+    if not full:
+        for dim in (*dims, *parameter):
+            c.block(dim, "it is quantised in blocks, the last of which is not full")
+        return
+    for k, (dim, other) in enumerate(zip(dims, parameter, strict=True)):
+        c.same(dim, nested((other, c.fixed(size, IN_BLOCKS))) if k == axis else other)
 
 
 @rule("DynamicQuantizeLinear", zero=first)
@@ -63,6 +77,7 @@ def dynamic_quantize(c: Context) -> None:
     for dim in dims:
         c.contract(dim, 0)
     c.define(0, dims)
+    c.writes(0, Quantised(zero=c.node.output[2]))
     for result in (1, 2):
         c.define(result, [])
 
@@ -81,8 +96,10 @@ def qlinear_conv(c: Context) -> None:
     pattern = f"X[n {x}] {scale} {weight} ys[*d] yz[*e] B[{co}] -> Y[n {y}]"
     axes = c.match(pattern, {"g": int(c.attributes.get("group", 1))})
     finish(c, axes, "*t", weights=())
-    if _is_weight(c, 3, scale=4, zero=5, axis=0):
-        c.weights(3)
+    c.reads(0, _how(c, 1, 2))
+    c.writes(0, _how(c, None, 7))
+    _weights(c, 3, scale=4, zero=5, axis=0)
+    c.reads(8, Quantised())
     c.weights(8)
 
 
@@ -96,8 +113,8 @@ def quantised_attention(c: Context) -> None:
         raise CannotSayError("it turns its queries and keys inside")
     axes = attention.projected(c, [c.shape(1)[1] // 3] * 3)
     _columns(c, c.axes(1), 4, 7)
-    if _is_weight(c, 1, scale=4, zero=7, axis=1):
-        c.weights(1)
+    c.reads(0, _how(c, 3, 6))
+    _weights(c, 1, scale=4, zero=7, axis=1)
     c.weights(2)
     attention.finish_with_one_cache(c, axes, past=8)
 
@@ -109,8 +126,8 @@ def conv_integer(c: Context) -> None:
     pattern = f"X[n (g ci) *s] W[{co} ci *k] xz[*a] wz[{_each(c, 3, co)}] -> Y[n {co} *t]"
     axes = c.match(pattern, {"g": int(c.attributes.get("group", 1))})
     finish(c, axes, "*t", weights=())
-    if _is_weight(c, 1, zero=3, axis=0):
-        c.weights(1)
+    c.reads(0, _how(c, None, 2))
+    _weights(c, 1, zero=3, axis=0)
 
 
 def _each(c: Context, operand: int, axis: str) -> str:
@@ -125,8 +142,9 @@ def qlinear_matmul(c: Context) -> None:
     matrix_product(c, a, b, (0, 3))
     _columns(c, b, 4, 5)
     _rows_stay(c, a, 1, 2)
-    if _is_weight(c, 3, scale=4, zero=5, axis=-1):
-        c.weights(3)
+    c.reads(0, _how(c, 1, 2, len(a) - 2))
+    c.writes(0, _how(c, None, 7))
+    _weights(c, 3, scale=4, zero=5, axis=-1)
 
 
 @rule("MatMulInteger", zero=lambda zeros: some(zeros[:2]))
@@ -136,8 +154,8 @@ def matmul_integer(c: Context) -> None:
     matrix_product(c, a, b)
     _columns(c, b, 3)
     _rows_stay(c, a, 2)
-    if _is_weight(c, 1, zero=3, axis=-1):
-        c.weights(1)
+    c.reads(0, _how(c, None, 2, len(a) - 2))
+    _weights(c, 1, zero=3, axis=-1)
 
 
 @rule("MatMulIntegerToFloat", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[6:]))
@@ -147,8 +165,8 @@ def matmul_integer_to_float(c: Context) -> None:
     matrix_product(c, a, b)
     _columns(c, b, 3, 5, 6)
     _rows_stay(c, a, 2, 4)
-    if _is_weight(c, 1, scale=3, zero=5, axis=-1):
-        c.weights(1)
+    c.reads(0, _how(c, 2, 4, len(a) - 2))
+    _weights(c, 1, scale=3, zero=5, axis=-1)
     c.weights(6)
 
 
@@ -171,8 +189,11 @@ def qgemm(c: Context) -> None:
     if c.has(6):
         broadcast(c, [[a[0], b[1]], c.axes(6)])
     c.define(0, [a[0], b[1]])
-    if _is_weight(c, 3, scale=4, zero=5, axis=0 if c.attributes.get("transB") else 1):
-        c.weights(3)
+    c.reads(0, _how(c, 1, 2))
+    if c.has(8):
+        c.writes(0, _how(c, None, 8))
+    _weights(c, 3, scale=4, zero=5, axis=0 if c.attributes.get("transB") else 1)
+    c.reads(6, Quantised())
     c.weights(6)
     c.works(a[0], b[1], k)
 
@@ -194,7 +215,7 @@ def matmul_n_bits(c: Context) -> None:
     n, b = Factor(int(c.attributes["N"])), Factor(blocks)
     lead, k = c.axes(0)[:-1], c.axes(0)[-1]
     if k.size == blocks * size:
-        c.same(k, nested((b, c.fixed(size, "its elements share a scale"))))
+        c.same(k, nested((b, c.fixed(size, IN_BLOCKS))))
     else:
         for dim in (k, b):
             c.block(dim, "its last block is not full")
@@ -234,8 +255,7 @@ def dynamic_quantize_matmul(c: Context) -> None:
     c.contract(a[-1], 0)
     matrix_product(c, a, b)
     _columns(c, b, 2, 3, 4)
-    if _is_weight(c, 1, scale=2, zero=3, axis=-1):
-        c.weights(1)
+    _weights(c, 1, scale=2, zero=3, axis=-1)
     c.weights(4)
 
 
@@ -243,12 +263,18 @@ def dynamic_quantize_matmul(c: Context) -> None:
 def qlinear_add(c: Context) -> None:
     """Elementwise; scales and zero points are single numbers."""
     c.define(0, broadcast(c, [c.axes(0), c.axes(3)]))
+    c.reads(0, _how(c, 1, 2))
+    c.reads(3, _how(c, 4, 5))
+    c.writes(0, _how(c, None, 7))
 
 
 @rule("QLinearWhere", domain=MICROSOFT, zero=lambda zeros: zeros[1] is True and zeros[4] is True)
 def qlinear_where(c: Context) -> None:
     """Choose between two operands, each with its scale and zero point."""
     c.define(0, broadcast(c, [c.axes(k) for k in (0, 1, 4)]))
+    c.reads(1, _how(c, 2, 3))
+    c.reads(4, _how(c, 5, 6))
+    c.writes(0, _how(c, None, 8))
 
 
 @rule("QLinearSoftmax", domain=MICROSOFT)
@@ -259,6 +285,7 @@ def qlinear_softmax(c: Context) -> None:
     for dim in dims[axis:] if c.attributes["opset"] < 13 else dims[axis : axis + 1]:
         c.block(dim, "it normalises over this axis")
     c.define(0, dims)
+    _of_one_operand(c)
 
 
 rule("QLinearMul", domain=MICROSOFT, zero=lambda zeros: some((zeros[0], zeros[3])))(qlinear_add)
@@ -267,13 +294,18 @@ rule("QLinearMul", domain=MICROSOFT, zero=lambda zeros: some((zeros[0], zeros[3]
 @rule("QLinearConcat", domain=MICROSOFT, zero=lambda zeros: carriers(zeros[2::3]))
 def qlinear_concat(c: Context) -> None:
     """Each operand is followed by its scale and zero point."""
-    join(c, range(2, len(c.node.input), 3))
+    data = range(2, len(c.node.input), 3)
+    join(c, data)
+    for operand in data:
+        c.reads(operand, _how(c, operand + 1, operand + 2))
+    c.writes(0, _how(c, None, 1))
 
 
 @rule("QLinearLeakyRelu", domain=MICROSOFT, zero=first)
 def qlinear_activation(c: Context) -> None:
     """Elementwise, of one operand."""
     c.define(0, c.axes(0))
+    _of_one_operand(c)
 
 
 rule("QLinearSigmoid", domain=MICROSOFT)(qlinear_activation)
@@ -283,6 +315,13 @@ rule("QLinearSigmoid", domain=MICROSOFT)(qlinear_activation)
 def qlinear_pool(c: Context) -> None:
     """Channels do not see each other."""
     c.match("X[n *s c] -> Y[n *t c]" if c.attributes.get("channels_last") else "X[n c *s] -> Y[n c *t]")
+    _of_one_operand(c)
+
+
+def _of_one_operand(c: Context) -> None:
+    """Say how nodes read and write that take a tensor, its scale and zero point, and those of the result."""
+    c.reads(0, _how(c, 1, 2))
+    c.writes(0, _how(c, None, 4))
 
 
 def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
@@ -303,17 +342,23 @@ def _rows_stay(c: Context, a: tuple[Dim, ...], *operands: int) -> None:
                 c.block(dim, "its rows are quantised one by one")
 
 
-def _is_weight(c: Context, operand: int, *, scale: int | None = None, zero: int, axis: int) -> bool:
-    """Register a constant as a quantised weight, and say whether masking knows what stands for zero in it."""
-    constants = c.typing.model.constants
+def _how(c: Context, scale: int | None, zero: int, axis: int = 0, block: int = 0) -> Quantised:
+    """Return how integers are read, given the operands that hold their scale and zero point."""
     names = [c.node.input[k] if k is not None and c.has(k) else None for k in (scale, zero)]
-    if any(n is not None and n not in constants for n in names):
-        return False
-    name = c.node.input[operand]
-    if name not in constants:  # moved about before: then only one number, 0, can be written anywhere
-        return names[1] is None or not c.typing.model.array(names[1]).any()
-    how = Quantised(names[0], names[1], axis % max(len(c.axes(operand)), 1))
-    if c.typing.quantised.setdefault(name, how) != how:
-        for dim in c.axes(operand):
-            c.block(dim, "other nodes read its numbers in another way")
-    return True
+    return Quantised(names[0], names[1], axis, block)
+
+
+def _is_known(c: Context, how: Quantised) -> bool:
+    """Whether what stands for zero is known before the run."""
+    names = [n for n in (how.scale, how.zero) if n is not None]
+    return all(name in c.typing.model.constants for name in names)
+
+
+def _weights(c: Context, operand: int, *, scale: int | None = None, zero: int, axis: int) -> None:
+    """Say that an operand is a quantised weight, if masking knows what stands for zero in it."""
+    if not c.has(operand):
+        return
+    how = _how(c, scale, zero, axis % max(len(c.axes(operand)), 1))
+    c.reads(operand, how)
+    if _is_known(c, how):
+        c.weights(operand)
