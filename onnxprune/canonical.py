@@ -19,6 +19,7 @@ from onnxprune.bodies import distinct, known_branches, take_branches
 from onnxprune.computed_weights import with_computed_weights
 from onnxprune.graph import Model, attributes, bodies, captured
 from onnxprune.routers import with_biases
+from onnxprune.sequences import without_sequences
 from onnxprune.shapes import Shapes, infer
 
 _FLOATS = (
@@ -39,6 +40,10 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     original, model = model, with_biases(distinct(_without_dead_nodes(model)))
     model = _without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
+    plain = without_sequences(model, shapes)
+    if plain is not model:
+        model = _without_dead_nodes(plain)
+        shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or _shared_vectors(model) or _splits_by_number(model, shapes)):
         return model, shapes

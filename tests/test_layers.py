@@ -23,7 +23,7 @@ LAYERS = (
     {"evidence"},
     {"groups"},
     {"rules", "canonical", "output"},
-    {"bodies", "computed_weights", "routers"},
+    {"bodies", "computed_weights", "routers", "sequences"},
     {"shapes"},
     {"sizes"},
     {"layerwise"},
