@@ -8,7 +8,6 @@ decision of whoever made the model.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, MutableSequence, Sequence
 from typing import Any
 
@@ -17,17 +16,11 @@ import onnx
 
 from onnxprune.bodies import distinct, known_branches, take_branches
 from onnxprune.computed_weights import with_computed_weights
-from onnxprune.graph import Model, attributes, bodies, captured
+from onnxprune.graph import Model, attributes, captured
 from onnxprune.routers import with_biases
 from onnxprune.sequences import without_sequences
 from onnxprune.shapes import Shapes, infer
-
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
+from onnxprune.sharing import shared_places, unshare
 
 
 def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> tuple[Model, Shapes]:
@@ -45,15 +38,14 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model = _without_dead_nodes(plain)
         shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
-    if not (folds or branches or _shared_vectors(model) or _splits_by_number(model, shapes)):
+    if not (folds or branches or shared_places(model) or _splits_by_number(model, shapes)):
         return model, shapes
     model = model.copy() if model is original else model
     take_branches(model, branches)
     _fold(model, folds)
     for node, sizes in _splits_by_number(model, shapes):
         _write_out_sizes(model, node, sizes)
-    for name in sorted(_shared_vectors(model)):
-        _unshare(model, name)
+    unshare(model)
     shapes.note_constants(model)
     return model, shapes
 
@@ -156,29 +148,3 @@ def _write_out_sizes(model: Model, node: onnx.NodeProto, sizes: Sequence[int]) -
         node.input.append(model.add_constant(f"{node.output[0]}__split", np.asarray(sizes, np.int64)))
     del node.attribute[:]
     node.attribute.extend(kept)
-
-
-def _shared_vectors(model: Model) -> set[str]:
-    """Find float constants of one long axis that more than one place reads."""
-    readers: dict[str, int] = defaultdict(int)
-    inside = {o.name for graph in model.graphs for o in graph.output}
-    for node in model.all_nodes:
-        inside |= captured(node) if not any(bodies(node)) else set()
-        for name in node.input:
-            readers[name] += 1
-    return {
-        name
-        for name, tensor in model.constants.items()
-        if readers[name] > 1
-        and name not in inside
-        and tensor.data_type in _FLOATS
-        and sum(1 for d in tensor.dims if d > 1) == 1
-    }
-
-
-def _unshare(model: Model, name: str) -> None:
-    """Give every reader but the first a copy of its own."""
-    places = [(n, k) for n in model.all_nodes for k, i in enumerate(n.input) if i == name]
-    values = model.array(name)
-    for node, operand in places[1:]:
-        node.input[operand] = model.add_constant(name, values)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from helpers import Net
 
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model
+from onnxprune.graph import Model, load
 from onnxprune.groups.channels import Channels, Group, find_channels
 from onnxprune.importance import CRITERIA, NEED_DATA, score
+from onnxprune.passes import Prune, Transform
 
 
 def network(normalised: bool = True) -> Model:
@@ -113,3 +116,11 @@ def test_an_unknown_criterion() -> None:
     with pytest.raises(UsageError, match="unknown criterion 'best'") as caught:
         score(channels, group, "best")
     assert "l1" in caught.value.hint
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "bn", "geometric-median", "lamp"])
+def test_places_that_are_forbidden_do_not_stop_the_ranking(criterion: str) -> None:
+    """A table of attention biases has −∞ where nobody may look: it is ranked by its other entries."""
+    path = Path(__file__).parent / "cases" / "inf_bias.onnx"
+    sparse = Prune(reduce_channels=0.5, round_to=1, criterion=criterion)(load(path))
+    assert Transform()(sparse).facts["params_reduction"] >= 0.45

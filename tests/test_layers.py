@@ -23,7 +23,7 @@ LAYERS = (
     {"evidence"},
     {"groups"},
     {"rules", "canonical", "output"},
-    {"bodies", "computed_weights", "routers", "sequences"},
+    {"bodies", "computed_weights", "routers", "sequences", "sharing"},
     {"shapes"},
     {"sizes"},
     {"layerwise"},

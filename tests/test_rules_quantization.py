@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ml_dtypes
 import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
@@ -387,3 +388,68 @@ def test_a_quantised_softmax_keeps_what_it_normalises_over() -> None:
     channels = find_channels(net.model(net.linear(net.op("DequantizeLinear", y, *how), 3)))
     assert not channels.groups
     assert "it normalises over this axis" in {b.reason for a in channels.blocked for b in a.reasons}
+
+
+@pytest.mark.parametrize("packing", ["uint4", "int4", "packed", "bytes"])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_tables_in_blocks(packing: str, zeros: bool) -> None:
+    """Rows are picked and dequantised; along them whole blocks can go, unless zero points share bytes."""
+    net = Net(opset=21, ir=10)
+    rows, width, size = 20, 128, 16
+    dtype = {"uint4": ml_dtypes.uint4, "int4": ml_dtypes.int4}.get(packing, np.uint8)
+    each, high = {"packed": (2, 256), "bytes": (1, 256)}.get(packing, (1, 8))
+    table = net.const(net.random.integers(0, high, (rows, width // each)).astype(dtype))
+    blocks = width // size
+    operands = [table, net.input("ids", ["n", 5], TensorProto.INT64)]
+    operands.append(net.const(net.random.uniform(0.01, 0.02, (rows, blocks))))
+    if zeros:
+        operands.append(net.const(net.random.integers(0, high, (rows, blocks // each)).astype(dtype)))
+    how = {"block_size": size, "bits": 8 if packing == "bytes" else 4, "gather_axis": 0, "quantize_axis": 1}
+    x = runtime_op(net, "GatherBlockQuantized", *operands, shape=[0, 5, width], **how)
+    model = net.model(net.linear(net.relu(x), 6))
+    if packing == "packed" and zeros:
+        assert not find_channels(model).groups
+    else:
+        assert_halves(model, blocks, tolerance=1e-5)
+
+
+def test_tables_in_blocks_along_the_other_axis() -> None:
+    net = Net(opset=21, ir=10)
+    table = net.const(net.random.integers(0, 8, (64, 20)).astype(ml_dtypes.uint4))
+    operands = [
+        table,
+        net.input("ids", ["n"], TensorProto.INT64),
+        net.const(net.random.uniform(0.1, 0.2, (4, 20))),
+    ]
+    how = {"block_size": 16, "gather_axis": 1, "quantize_axis": 0}
+    x = net.transpose(runtime_op(net, "GatherBlockQuantized", *operands, shape=[64, 0], **how), 1, 0)
+    net.types[x] = helper.make_tensor_type_proto(net.kind, [None, 64])
+    assert_halves(net.model(net.linear(x, 6)), 4, tolerance=1e-5)
+
+
+def test_zero_points_that_are_equal_are_shared_by_accident() -> None:
+    """An exporter writes equal zero points once, those of vectors and those of blocks."""
+    net = Net(opset=21, ir=10)
+    x = net.input("x", ["n", 32])
+    vector, blocks = net.const(np.full(32, 3, np.uint8)), net.const(np.full((4, 32), 5, np.uint8))
+    for _ in range(2):
+        q = net.const(net.random.integers(0, 255, (32, 32), dtype=np.uint8))
+        w = net.op("DequantizeLinear", q, net.const(net.random.uniform(0.002, 0.004, 32)), vector, axis=1)
+        x = net.op("MatMul", x, w)
+        q = net.const(net.random.integers(0, 255, (32, 32), dtype=np.uint8))
+        scale = net.const(net.random.uniform(0.002, 0.004, (4, 32)))
+        x = net.op("MatMul", x, net.op("DequantizeLinear", q, scale, blocks, axis=0, block_size=8))
+    assert_halves(net.model(net.linear(x, 6)), 4, 4, 32, 32, tolerance=1e-5)
+
+
+def test_biases_of_integers_that_are_equal() -> None:
+    net = Net()
+    x = quantise(net, net.input("x", [2, 3, 8, 8]))
+    bias = net.const(np.arange(16).astype(np.int32))
+    for _ in range(2):
+        weight = quantised(net, (16, net.shape(x[0])[1], 3, 3), "int8", 0)
+        how = parameters(net)
+        x = [net.op("QLinearConv", *x, *weight, *how, bias, kernel_shape=[3, 3], pads=[1] * 4), *how]
+    weight = quantised(net, (4, 16, 3, 3), "int8", 0)
+    y = net.op("QLinearConv", *x, *weight, *parameters(net), kernel_shape=[3, 3])
+    assert_halves(net.model(y), 16, 16, tolerance=0.0)

@@ -43,6 +43,13 @@ def mask_values(typing: Typing, name: str) -> Array:
     return real_values(typing, name)
 
 
+def finite_values(typing: Typing, name: str) -> Array:
+    """Return what a constant stands for, in float64; −∞, which forbids places in masks, as 0."""
+    values = real_values(typing, name).astype(np.float64)
+    forbidden = np.isneginf(values)
+    return np.where(forbidden, 0.0, values) if forbidden.any() else values
+
+
 def _parameter(typing: Typing, name: str, which: str) -> Array | None:
     """Return a scale or zero point, shaped to broadcast against the constant."""
     how = typing.quantised.get(name, Quantised())

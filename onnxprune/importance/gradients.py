@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.groups.channels import Channels, Group
-from onnxprune.groups.values import real_values
+from onnxprune.groups.values import finite_values
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.readers import reading_places
 from onnxprune.importance.shares import Scores, sums
@@ -46,7 +46,7 @@ def slopes_of(channels: Channels, batches: Iterable[Mapping[str, Array]]) -> Evi
     groups = [channels.apart(g) for g in channels.groups]
     places = {g.name: reading_places(channels, g) for g in groups}
     names = {p.tensor for listed in places.values() for p in listed}
-    weights = {name: real_values(channels.typing, name).astype(np.float64) for name in names}
+    weights = {name: finite_values(channels.typing, name) for name in names}
     slopes = {g.name: np.zeros(g.size) for g in groups}
     curvatures = {g.name: np.zeros(g.size) for g in groups}
     seen, count = set[str](), 0

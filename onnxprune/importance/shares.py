@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.groups.channels import Channels, Group, Place
-from onnxprune.groups.values import real_values
+from onnxprune.groups.values import finite_values
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Members = np.ndarray[Any, np.dtype[np.intp]]
@@ -47,7 +47,7 @@ def share(
         place: One of its places.
         magnitude: From a tensor's name and its values to a non-negative array of the same shape.
     """
-    values = magnitude(place.tensor, real_values(channels.typing, place.tensor).astype(np.float64))
+    values = magnitude(place.tensor, finite_values(channels.typing, place.tensor))
     return sums(channels, group, place, values) * group.size / values.size
 
 

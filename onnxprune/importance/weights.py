@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.groups.channels import Channels, Group, Place
-from onnxprune.groups.values import real_values
+from onnxprune.groups.values import finite_values
 from onnxprune.importance.evidence import Evidence
 from onnxprune.importance.shares import Scores, matrices, members, share
 
@@ -64,7 +64,7 @@ def lamp(scores: Scores) -> Scores:
 
 def _distances(channels: Channels, group: Group, place: Place) -> Scores:
     """Return the sum of each channel's distances to the others, by their elements in one tensor."""
-    values = real_values(channels.typing, place.tensor).astype(np.float64)
+    values = finite_values(channels.typing, place.tensor)
     lines = np.moveaxis(values, place.axis, 0).reshape(values.shape[place.axis], -1)
     member = members(channels, group, place)
     if member is None:

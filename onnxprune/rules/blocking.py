@@ -38,9 +38,7 @@ MICROSOFT_REASONS = {
         "BiasAdd BiasSplitGelu GroupNorm NhwcConv NhwcFusedConv PackedAttention PackedMultiHeadAttention "
         "SkipGroupNorm"
     ),
-    "its weights are packed in blocks that run across its rows": (
-        "GatherBlockQuantized MatMulBnb4 MatMulFpQ4"
-    ),
+    "its weights are packed in blocks that run across its rows": ("MatMulBnb4 MatMulFpQ4"),
     "it quantises its states while it runs": "DynamicQuantizeLSTM",
     "it attends to places by lists that are given at run time": (
         "DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention"

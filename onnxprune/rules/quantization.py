@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from onnx import TensorProto
+
 from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules import attention
 from onnxprune.rules.constants import same
@@ -244,6 +246,39 @@ def _along_columns(c: Context, operand: int, columns: Dim, blocks: Dim) -> None:
         inner = c.fixed(each, "several zero points share a byte")
         c.block(blocks, "several zero points share a byte")
     c.same(nested(dims), nested((columns, inner)))
+
+
+@rule("GatherBlockQuantized", domain=MICROSOFT, zero=lambda zeros: zeros[2] is True)
+def gather_block_quantized(c: Context) -> None:
+    """Gather from a table in blocks that share a scale, which masking sets to zero: whole blocks can go."""
+    data, scales = list(c.axes(0)), c.axes(2)
+    rank, last = len(data), len(data) - 1
+    axis, along = (int(c.attributes.get(n, d)) % rank for n, d in (("gather_axis", 0), ("quantize_axis", 1)))
+    size, each = int(c.attributes.get("block_size", 128)), _elements_of_a_byte(c)
+    if axis == along or (each > 1 and along != last):
+        raise CannotSayError("it picks from an axis that is quantised in blocks")
+    if data[along].size * each != scales[along].size * size:
+        raise CannotSayError("the last block of its table is not full")
+    parameters = [(scales, 1), *([(c.axes(3), each)] if c.has(3) else [])]
+    for k in range(rank):
+        for dims, packed in parameters:
+            if k != along:
+                c.same(data[k], dims[k])
+            elif packed > 1:
+                c.block(scales[k], "several zero points share a byte")
+            else:
+                c.same(scales[k], dims[k])
+    c.same(data[along], nested((scales[along], c.fixed(size // each, IN_BLOCKS))))
+    c.block(data[axis], "it picks elements of this axis by number")
+    data[along] = nested((scales[along], c.fixed(size, IN_BLOCKS)))
+    c.define(0, [*data[:axis], *c.axes(1), *data[axis + 1 :]])
+    c.weights(2)
+
+
+def _elements_of_a_byte(c: Context) -> int:
+    """Return how many elements of the first operand lie in one of its bytes."""
+    is_packed = c.typing.shapes.types[c.node.input[0]] == TensorProto.UINT8
+    return 8 // int(c.attributes.get("bits", 4)) if is_packed else 1
 
 
 @rule("DynamicQuantizeMatMul", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[4:]))

@@ -29,6 +29,8 @@ _ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
             "float16 bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 complex64 complex128".split()
         )
     },
+    "tensor(int4)": onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.INT4),
+    "tensor(uint4)": onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.UINT4),
 }
 
 

@@ -24,7 +24,7 @@ from onnxprune.data import Dataset
 from onnxprune.dims import factors
 from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.groups.channels import Channels, Group, Place
-from onnxprune.groups.values import real_values
+from onnxprune.groups.values import finite_values
 from onnxprune.importance import score
 from onnxprune.importance.gather import gather
 from onnxprune.plan import Analysis, Curve
@@ -108,7 +108,7 @@ def _by_gradients(
     """Return how the loss changes, to first order, when each channel goes; a row a batch."""
     places = {g.name: _readers(channels, g) for g in groups}
     names = {p.tensor for found in places.values() for p in found}
-    weights = {name: real_values(channels.typing, name).astype(np.float64) for name in names}
+    weights = {name: finite_values(channels.typing, name) for name in names}
     rows: dict[str, list[Scores]] = defaultdict(list)
     size = max(1, min(GRADIENT_BATCH, dataset.count() // _LOOKS))
     for model in _heads(channels):
