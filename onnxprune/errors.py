@@ -44,7 +44,17 @@ class UsageError(OnnxpruneError):
 
 
 class ModelError(OnnxpruneError):
-    """An ONNX file that cannot be read, is not valid, or cannot be run."""
+    """An ONNX file that cannot be read, is not valid, or cannot be run.
+
+    Args:
+        message: As for every error.
+        hint: As for every error.
+        node: The name of the node at which a run failed; empty where it is not known.
+    """
+
+    def __init__(self, message: str, hint: str = "", node: str = "") -> None:
+        super().__init__(message, hint)
+        self.node = node
 
 
 class DataError(OnnxpruneError):

@@ -23,10 +23,10 @@ from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, VerificationError
 from onnxprune.graph import Model, bodies
 from onnxprune.groups.channels import Channels, cuts_inexactly
+from onnxprune.inputs import feeds_that_run
 from onnxprune.removal.interface import Interface, NarrowedSession
 from onnxprune.removal.planned import planned_channels, stored_plan
-from onnxprune.runtime import Agreement, Difference, Session, compare, sample_feeds
-from onnxprune.shapes.probes import compared_numbers
+from onnxprune.runtime import Agreement, Difference, Session, compare
 
 TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-10}
 """Largest relative error by the size, in bytes, of the network's narrowest floating-point type."""
@@ -209,26 +209,16 @@ def _with_outputs(model: Model, names: list[str], channels: Channels) -> onnx.Mo
     return proto
 
 
-def _drawn(
-    session: Session, shapes: Mapping[str, tuple[int, ...]], choices: Mapping[str, tuple[int, ...]], seed: int
-) -> Iterator[dict[str, Any]]:
-    """Draw random inputs; where numbers choose between branches, those, and others if the model takes any."""
-    count = max(2, *map(len, choices.values())) if choices else 2
-    yield from sample_feeds(session.inputs, shapes=shapes, choices=choices, samples=count, seed=seed)
-    for feed in sample_feeds(session.inputs, shapes=shapes, seed=seed) if choices else ():
-        try:
-            session.run(feed)
-        except ModelError:
-            continue
-        yield feed
-
-
 def _feeds(
     session: Session, channels: Channels, data: DataSpec | None, samples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    sizes = channels.typing.shapes.sizes
-    shapes = {i.name: sizes[i.name] for i in session.inputs if i.name in sizes}
-    yield from _drawn(session, shapes, compared_numbers(channels.model), seed)
+    """Yield what both models are run on; where there is data, drawn inputs that do not run are left out."""
+    try:
+        shapes = channels.typing.shapes.probed
+        yield from feeds_that_run(channels.model, session, shapes, samples=2, seed=seed)
+    except ModelError:
+        if data is None:
+            raise
     if data is not None:
         dataset = open_data(data, session.inputs, session.outputs)
         for batch in dataset.take(samples).batches(session.fixed_batch or 16):

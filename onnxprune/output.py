@@ -16,11 +16,12 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper, helper, numpy_helper
 
+from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.graph import Model, load
-from onnxprune.runtime import Session, sample_feeds
+from onnxprune.inputs import feeds_that_run
+from onnxprune.runtime import Feeds, Session
 from onnxprune.shapes import fitting_shapes
-from onnxprune.shapes.probes import compared_numbers
 from onnxprune.staging import publish, scratch_folder
 
 EXTERNAL_ABOVE = 1_900_000_000
@@ -61,9 +62,14 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
 
 
 def write_model(
-    model: Model, path: str | Path, *, shapes: Shapes | None = None, inputs: Iterable[str | Path] = ()
+    model: Model,
+    path: str | Path,
+    *,
+    shapes: Shapes | None = None,
+    inputs: Iterable[str | Path] = (),
+    data: DataSpec | None = None,
 ) -> int:
-    """Write a model, once onnxruntime has loaded the very file and run it on random inputs.
+    """Write a model, once onnxruntime has loaded the very file and run it: on a sample, or on drawn inputs.
 
     A model whose weights lay in a file of their own, or that is too large for one message, keeps them in
     ``<name>.data`` beside it, or in ``<name>.2.data`` where that is taken. The data come first, under a name
@@ -75,6 +81,7 @@ def write_model(
         path: Where it is to go.
         shapes: Full shapes of inputs to run it with, by name; sensible ones by default.
         inputs: Files it must not overwrite.
+        data: Samples for the model; it is run on the first of them.
 
     Returns:
         Its size in bytes, external data included.
@@ -88,11 +95,11 @@ def write_model(
     old = _left_behind(place, inputs)
     with _staging(place) as scratch:
         staged = scratch / place.name
-        data = scratch / _free_data_file(place).name if external else None
-        staged.write_bytes(_message(model.proto, data))
-        size = sum((scratch / name).stat().st_size for name in (place.name, data) if name)
-        _try(staged, model, shapes)
-        with _published_data(data, place.parent) if data else nullcontext():
+        weights = scratch / _free_data_file(place).name if external else None
+        staged.write_bytes(_message(model.proto, weights))
+        size = sum((scratch / name).stat().st_size for name in (place.name, weights) if name)
+        _try(staged, model, shapes, data)
+        with _published_data(weights, place.parent) if weights else nullcontext():
             publish(staged, place.parent)
         for file in old:
             file.unlink(missing_ok=True)
@@ -186,28 +193,36 @@ def _published_data(file: Path, folder: Path) -> Iterator[None]:
         raise
 
 
-def _try(staged: Path, model: Model, shapes: Shapes | None) -> None:
+def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | None) -> None:
     """Read the file back as it lies there, and run it once."""
     try:
         proto = load(staged).proto
-        known = {n: s for n, s in fitting_shapes(model, shapes).items() if s}
-        choices = compared_numbers(model)
+        session = Session(proto)
+        sample = _sample(session, data)
         try:
-            _run_once(proto, known, choices)
-        except ModelError:
-            _run_once(proto, known, choices, optimize=False)  # says which node, before any were rewritten
+            _run_once(session, model, shapes, sample)
+        except ModelError:  # say which node, before any were rewritten
+            _run_once(Session(proto, optimize=False), model, shapes, sample)
             raise
     except ModelError as error:
         said = error.message.replace(str(staged), "it")
         raise ModelError(f"the result was not written, because {said}", error.hint) from error
 
 
-def _run_once(
-    proto: onnx.ModelProto, shapes: Shapes, choices: Mapping[str, tuple[int, ...]], optimize: bool = True
-) -> None:
-    session = Session(proto, optimize=optimize)
-    known = {i.name: shapes[i.name] for i in session.inputs if i.name in shapes}
-    session.run(sample_feeds(session.inputs, shapes=known, choices=choices)[0])
+def _sample(session: Session, data: DataSpec | None) -> Feeds | None:
+    """Return the first sample of the data, or as many as the file's batch has."""
+    if data is None:
+        return None
+    rows = session.fixed_batch or 1
+    batch = next(open_data(data, session.inputs, session.outputs).batches(rows))
+    return batch.filled(rows)
+
+
+def _run_once(session: Session, model: Model, shapes: Shapes | None, sample: Feeds | None) -> None:
+    if sample is not None:
+        session.run(sample)
+    else:
+        feeds_that_run(model, session, fitting_shapes(model, shapes), given=shapes)
 
 
 def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:

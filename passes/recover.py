@@ -82,7 +82,7 @@ class Recover(Pass):
         start = perf_counter()
         if data is None:
             shapes = plan.input_shapes if plan else {}
-            feeds = noise(session.inputs, shapes, self.samples, self.batch_size, self.seed)
+            feeds = noise(pair.original, session, shapes, self.samples, self.batch_size, self.seed)
             stand = Stand.on(pair, feeds, self.threads)
             report = self._sweep(stand.pair, feeds)
             repaired = stand.leave()

@@ -24,6 +24,7 @@ LAYERS = (
     {"groups"},
     {"rules", "canonical", "output"},
     {"bodies", "computed_weights", "routers", "sequences", "sharing"},
+    {"inputs"},
     {"shapes"},
     {"sizes"},
     {"layerwise"},

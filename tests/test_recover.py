@@ -425,7 +425,7 @@ def trained_like(seed: int = 0) -> tuple[Model, np.ndarray]:
 
 def test_drawn_inputs_put_the_stored_statistics_behind_every_normalisation():
     model, _ = trained_like()
-    feeds = noise(Session(model.proto).inputs, {}, 300, 100, 0)
+    feeds = noise(model, Session(model.proto), {}, 300, 100, 0)
     sparse = pruned(model)
     plan = stored_plan(sparse)
     channels, removed = removed_channels(sparse, plan)
@@ -456,7 +456,7 @@ def test_without_data_less_comes_back_but_some(methods):
 
 def test_drawn_inputs_look_like_pictures():
     model = network("y = Conv (x, w)", "N, 3, 16, 16", "N, 4, 16, 16", w=(4, 3, 1, 1))
-    first, second, other = (noise(Session(model.proto).inputs, {}, 64, 32, seed) for seed in (1, 1, 2))
+    first, second, other = (noise(model, Session(model.proto), {}, 64, 32, seed) for seed in (1, 1, 2))
     x = np.concatenate([feed["x"] for feed in first])
     assert x.shape == (64, 3, 16, 16)
     np.testing.assert_array_equal(x[:32], second[0]["x"])

@@ -304,9 +304,14 @@ class TestSampleFeeds:
         with pytest.raises(UsageError, match=words):
             sample_feeds(self.SPECS, shapes=shapes)
 
-    def test_strings_are_not_made_up(self) -> None:
-        with pytest.raises(ModelError, match="text object"):
-            sample_feeds([TensorSpec("text", np.dtype(object), ("N",))])
+    def test_strings_are_short_words(self) -> None:
+        (feed,) = sample_feeds([TensorSpec("text", np.dtype(object), ("N",))], batch=5)
+        assert feed["text"].shape == (5,)
+        assert all(isinstance(word, str) for word in feed["text"])
+
+    def test_complex_numbers_are_not_made_up(self) -> None:
+        with pytest.raises(ModelError, match="wave complex64"):
+            sample_feeds([TensorSpec("wave", np.dtype(np.complex64), ("N",))])
 
 
 FLOATS = hnp.arrays(

@@ -95,11 +95,12 @@ def _feed(
 ) -> Mapping[str, Any]:
     """Draw one random input of the shapes that were analysed; an open batch axis gets the batch size."""
     from onnxprune.errors import UsageError
-    from onnxprune.runtime import Session, sample_feeds
+    from onnxprune.inputs import feeds_that_run
+    from onnxprune.runtime import Session
 
-    specs = Session(channels.model.proto).inputs
+    session = Session(channels.model.proto)
     shapes = {}
-    for spec in specs:
+    for spec in session.inputs:
         sizes = channels.typing.shapes.probed.get(spec.name)
         if not sizes:
             continue
@@ -110,7 +111,8 @@ def _feed(
                 "leave --batch-size out, or export the model with an open batch axis",
             )
         shapes[spec.name] = sizes if fixed or spec.name in given else (batch_size or 1, *sizes[1:])
-    return sample_feeds(specs, shapes=shapes, batch=batch_size or 1)[0]
+    held = shapes if batch_size else given
+    return feeds_that_run(channels.model, session, shapes, given=held, batch=batch_size or 1)[0]
 
 
 def _costs(path: str, channels: Channels) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def finetune(sparse: str, output: str, **options: Any) -> Facts:
     plan = stored_plan(given)
     result = Finetune(**options)(given)
     with task("write and try"):
-        size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
+        shapes = plan.input_shapes if plan else None
+        size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=options["data"])
     Path(options["checkpoint"]).unlink(missing_ok=True)
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

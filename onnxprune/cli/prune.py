@@ -199,18 +199,18 @@ def prune(
     written: Facts = {"model": model, "output": None, "plan_out": plan_out, "unchanged": not result.modified}
     if output and not plan_only:
         shape_of = stored.input_shapes if stored else None
-        written |= {"output": output} | _write(result.model, output, shape_of, inputs)
+        written |= {"output": output} | _write(result.model, output, shape_of, inputs, options["data"])
     widths = [{"group": name, **width} for name, width in result.facts.get("groups", {}).items()]
     draw(figure, "widths", {"widths": widths})
     return {**written, "figure": str(figure) if figure else None, **result.facts}
 
 
-def _write(model: Any, output: str, shapes: Any, inputs: Sequence[str]) -> Facts:
+def _write(model: Any, output: str, shapes: Any, inputs: Sequence[str], data: str | None) -> Facts:
     from onnxprune.output import write_model
     from onnxprune.progress import task
 
     with task("write and try"):
-        return {"size_bytes": write_model(model, output, shapes=shapes, inputs=inputs)}
+        return {"size_bytes": write_model(model, output, shapes=shapes, inputs=inputs, data=data)}
 
 
 def _check_outputs(output: str | None, plan_out: str | None, plan_only: bool, inputs: Iterable[str]) -> None:

@@ -75,5 +75,6 @@ def recover(sparse: str, output: str, methods: Sequence[str], **options: Any) ->
     plan = stored_plan(given)
     result = Recover(methods=methods or DEFAULT_METHODS, **options)(given)
     with task("write and try"):
-        size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
+        shapes = plan.input_shapes if plan else None
+        size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=options["data"])
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

@@ -88,6 +88,7 @@ def transform(
     with task("transform and compare"):
         result = step(given)
     with task("write and try"):
-        size = write_model(result.model, output, shapes=plan.input_shapes if plan else None, inputs=inputs)
+        shapes = plan.input_shapes if plan else None
+        size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=data)
     written = {"model": sparse, "output": output, "unchanged": not result.modified}
     return {**written, "size_bytes_before": stored_bytes(sparse), "size_bytes": size, **result.facts}

@@ -22,11 +22,12 @@ from onnxprune.dims import Dim
 from onnxprune.graph import attributes
 from onnxprune.groups.channels import Channels
 from onnxprune.groups.cost import Counts, Polynomial
+from onnxprune.inputs import feeds_that_run
 from onnxprune.planning.judge import Removed
 from onnxprune.planning.offers import Offer, removed_by
 from onnxprune.progress import task
 from onnxprune.removal.shrink import shrunk
-from onnxprune.runtime import Array, Feeds, Session, measure_latency, sample_feeds
+from onnxprune.runtime import Array, Feeds, Session, measure_latency
 
 SAMPLES = 10
 """How many networks are timed before the first plan."""
@@ -110,10 +111,8 @@ class Stopwatch:
 
     @cached_property
     def _feeds(self) -> Feeds:
-        specs = Session(self.channels.model.proto).inputs
-        sizes = self.channels.typing.shapes.probed
-        shapes = {s.name: tuple(sizes[s.name]) for s in specs if sizes.get(s.name)}
-        return sample_feeds(specs, shapes=shapes, seed=self.seed)[0]
+        model, sizes = self.channels.model, self.channels.typing.shapes.probed
+        return feeds_that_run(model, Session(model.proto, threads=self.threads), sizes, seed=self.seed)[0]
 
 
 def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxprune.graph import Model
+from onnxprune.inputs import feeds_that_run
 from onnxprune.layerwise.statistics import renewed
 from onnxprune.recovery.pair import Pair
-from onnxprune.runtime import Array, TensorSpec, sample_feeds
+from onnxprune.runtime import Array, Session
 
 _SMALLEST = 4
 """Axes shorter than this are taken for channels, not for places."""
@@ -26,25 +27,28 @@ _ROUGHEST, _SMOOTHEST = 0.0, 2.0
 
 
 def noise(
-    specs: Sequence[TensorSpec],
+    model: Model,
+    session: Session,
     shapes: Mapping[str, tuple[int, ...]],
     samples: int,
     batch: int,
     seed: int,
 ) -> list[dict[str, Array]]:
-    """Draw inputs: noise with spectra like those of pictures where there are places, else as `sample_feeds`.
+    """Draw inputs: noise with spectra like those of pictures where there are places, else valid values.
 
     D. J. Field, "Relations between the statistics of natural images and the response properties of cortical
     cells", 1987: amplitudes fall with a power of the frequency. Every sample has mean 0 and deviation 1.
 
     Args:
-        specs: The inputs of the model.
+        model: The model.
+        session: The same, ready to run.
         shapes: Whole shapes by input name, where the file leaves them open.
         samples: How many samples, at least.
         batch: Samples a run, where the file leaves it open.
         seed: The same seed gives the same inputs.
     """
-    feeds = sample_feeds(specs, shapes=shapes, batch=batch, samples=-(-samples // batch), seed=seed)
+    runs = -(-samples // batch)
+    feeds = feeds_that_run(model, session, shapes, given=shapes, batch=batch, samples=runs, seed=seed)
     random = np.random.default_rng([seed, 1])
     return [{name: _coloured(values, random) for name, values in feed.items()} for feed in feeds]
 
@@ -52,7 +56,7 @@ def noise(
 def _coloured(values: Array, random: np.random.Generator) -> Array:
     """Give noise a spectrum that falls, another one for every sample."""
     axes = tuple(a for a in range(2, values.ndim) if values.shape[a] >= _SMALLEST)
-    if values.dtype.kind != "f" or not axes:
+    if values.dtype.kind != "f" or not axes or not values.std():
         return values
     frequency = np.zeros([1] * values.ndim)
     for axis in axes:

@@ -12,6 +12,7 @@ from onnxprune.graph import Model, load
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.selection import select_groups
+from onnxprune.inputs import feeds_that_run
 from onnxprune.output import stored_bytes, write_model
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
@@ -25,7 +26,7 @@ from onnxprune.removal.planned import removed_channels, stored_plan
 from onnxprune.removal.shrink import shrunk
 from onnxprune.runner.data import Material
 from onnxprune.runner.journal import Entry, Facts, Journal, sha256
-from onnxprune.runtime import measure_latency, sample_feeds
+from onnxprune.runtime import measure_latency
 from onnxprune.shapes import fitting_shapes
 from onnxprune.training.losses import asks_teacher
 
@@ -294,10 +295,10 @@ def _latencies(models: Mapping[str, Model], runs: int, batch_size: int, threads:
     from onnxprune.runtime import Session
 
     original = next(iter(models.values()))
-    inputs = Session(original.proto).inputs
+    session = Session(original.proto)
     known = {n: s for n, s in fitting_shapes(original, None).items() if s}
-    shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in inputs if i.name in known}
-    feeds = sample_feeds(inputs, shapes=shapes, batch=batch_size)[0]
+    shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in session.inputs if i.name in known}
+    feeds = feeds_that_run(original, session, shapes, given=shapes, batch=batch_size)[0]
     protos = [m.proto for m in models.values()]
     times = measure_latency(protos, feeds, rounds=runs, threads=threads)
     found = {

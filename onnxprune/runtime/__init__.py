@@ -8,7 +8,7 @@ latency     how long do several models take, measured side by side?
 """
 
 from onnxprune.runtime.agreement import Agreement, Difference, compare
-from onnxprune.runtime.feeds import sample_feeds
+from onnxprune.runtime.feeds import Values, sample_feeds
 from onnxprune.runtime.latency import Latency, measure_latency
 from onnxprune.runtime.session import (
     Array,
@@ -29,6 +29,7 @@ __all__ = [
     "RuntimeInfo",
     "Session",
     "TensorSpec",
+    "Values",
     "WeightSession",
     "compare",
     "measure_latency",

@@ -267,4 +267,5 @@ def _refusal(what: str, error: Exception) -> ModelError:
     for noise in _NOISE:
         text = re.sub(noise, "", text)
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
-    return ModelError(f"{what}{where}: {text}", "another export, or a newer onnxruntime, may do better")
+    hint = "another export, or a newer onnxruntime, may do better"
+    return ModelError(f"{what}{where}: {text}", hint, found["name"] if found else "")

@@ -9,6 +9,7 @@ import onnx
 
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
+from onnxprune.runtime.feeds import add_sums
 
 Shape = tuple[int, ...]
 
@@ -41,9 +42,13 @@ class Probe:
 
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 _COPIES = ("Cast", "Flatten", "Gather", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-PROBES = tuple(
-    Probe(spatial=spatial)
-    for spatial in ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
+PROBES = (
+    *(
+        Probe(spatial=s)
+        for s in ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
+    ),
+    *(Probe(spatial=(n, n, n)) for n in (224, 384, 256, 336, 448, 512, 518, 128, 32)),
+    *(Probe(1, n, 8 * n, (4 * n, 4 * n, 4 * n)) for n in (11, 16, 8, 32, 64, 512)),
 )
 """What is tried, in this order."""
 
@@ -56,29 +61,44 @@ def probe_shapes(
     Args:
         model: The model.
         probe: The sizes.
-        given: Shapes that are fixed by the caller.
+        given: Shapes that are fixed by the caller; -1 for an axis that is not.
 
     Raises:
         UsageError: One of those is of no input, or contradicts the file.
     """
     for name, shape in (given or {}).items():
         _check_given(model, name, shape)
-    named: dict[str, int] = {}
-    shapes: dict[str, Shape] = {}
+    named = {
+        symbol: size
+        for value in model.inputs
+        for dim, size in zip(
+            value.type.tensor_type.shape.dim, (given or {}).get(value.name, ()), strict=False
+        )
+        if (symbol := _symbol(dim)) and size > 0
+    }
+    bound = dict(named)
     for value in model.inputs:
-        if given and value.name in given:
-            shapes[value.name] = tuple(given[value.name])
-            continue
-        sizes = []
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
-                sizes.append(dim.dim_value)
-                continue
-            size = _size(value.type.tensor_type, axis, probe)
-            symbol = dim.dim_param.strip("?")  # paddle2onnx writes a question mark for what it does not know
-            sizes.append(named.setdefault(symbol, size) if symbol else size)
-        shapes[value.name] = tuple(sizes)
-    return shapes
+            if symbol := _symbol(dim):
+                named.setdefault(symbol, _size(value.type.tensor_type, axis, probe))
+    add_sums(named)
+    return {v.name: _shape(v, probe, named | bound, (given or {}).get(v.name)) for v in model.inputs}
+
+
+def _shape(
+    value: onnx.ValueInfoProto, probe: Probe, named: Mapping[str, int], given: Sequence[int] | None
+) -> Shape:
+    kind = value.type.tensor_type
+    sizes = []
+    for axis, dim in enumerate(kind.shape.dim):
+        known = dim.dim_value if dim.dim_value > 0 else named.get(_symbol(dim)) or _size(kind, axis, probe)
+        sizes.append(given[axis] if given and given[axis] > 0 else known)
+    return tuple(sizes) if kind.HasField("shape") else tuple(given or ())
+
+
+def _symbol(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """Return the name of an open size; paddle2onnx writes a question mark for what it does not know."""
+    return "" if dim.dim_value > 0 else str(dim.dim_param).strip("?")
 
 
 def compared_numbers(model: Model) -> dict[str, tuple[int, ...]]:
@@ -122,7 +142,7 @@ def other_shapes(
     for batch, other in ((2, 512), (2, 32), (2, 64), (2, 1), (2, 0)):
         yield {
             name: tuple(
-                size + (0 if dim.dim_value > 0 else batch if axis == 0 else other)
+                size + (0 if dim.dim_value > 0 or size < 0 else batch if axis == 0 else other)
                 for axis, (size, dim) in enumerate(zip(shape, declared[name], strict=True))
             )
             for name, shape in given.items()
@@ -137,7 +157,7 @@ def _check_given(model: Model, name: str, shape: Sequence[int]) -> None:
     sizes = [d.dim_value for d in declared[name].shape.dim]
     known = declared[name].HasField("shape")
     if known and (
-        len(sizes) != len(shape) or any(s > 0 and s != g for s, g in zip(sizes, shape, strict=True))
+        len(sizes) != len(shape) or any(s > 0 and g not in (s, -1) for s, g in zip(sizes, shape, strict=True))
     ):
         has = "×".join(str(s) if s > 0 else "?" for s in sizes)
         raise UsageError(
@@ -152,8 +172,9 @@ def _size(kind: onnx.TypeProto.Tensor, axis: int, probe: Probe) -> int:
         return probe.batch
     if len(declared) == 2 and kind.elem_type == onnx.TensorProto.FLOAT:
         return probe.signal
-    if len(declared) < 4:
-        return probe.sequence
     channels_last = declared[-1] in (1, 3, 4) and declared[1] not in (1, 3, 4)
+    cache = len(declared) == 4 and declared[-1] > 0 and not channels_last  # heads × steps × width
+    if len(declared) < 4 or (cache and axis == 2 and declared[1] not in (1, 3, 4)):
+        return probe.sequence
     spatial = axis - (1 if channels_last else 2)
     return probe.spatial[spatial] if 0 <= spatial < 3 else 3
