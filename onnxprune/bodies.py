@@ -30,7 +30,7 @@ def distinct(model: Model) -> Model:
             taken.add(fresh)
             if fresh != name:
                 names[name] = fresh
-        _rename(graph, names)
+        rename(graph, names)
     model.edited()
     return model
 
@@ -72,7 +72,7 @@ def _taken(graph: onnx.GraphProto, node: onnx.NodeProto, known: Mapping[str, boo
         for inner, outer in zip(returned, node.output, strict=True)
         if inner in made and outer and returned.count(inner) == 1
     }
-    _rename(branch, names)
+    rename(branch, names)
     copies = [
         helper.make_node("Identity", [inner], [outer], name=f"{node.name or outer}__{k}")
         for k, (inner, outer) in enumerate(zip(returned, node.output, strict=True))
@@ -104,7 +104,7 @@ def _defined(graph: onnx.GraphProto) -> Iterator[str]:
     yield from dict.fromkeys([*(i.name for i in graph.input), *_made(graph)])
 
 
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     """Give tensors of a graph other names, there and in the bodies inside that read them."""
     if not names:
         return
@@ -117,4 +117,4 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         node.input[:] = [names.get(i, i) for i in node.input]
         node.output[:] = [names.get(o, o) for o in node.output]
         for body in subgraphs(node):
-            _rename(body, {old: new for old, new in names.items() if old in read})
+            rename(body, {old: new for old, new in names.items() if old in read})

@@ -21,6 +21,7 @@ from onnxprune.routers import with_biases
 from onnxprune.sequences import without_sequences
 from onnxprune.shapes import Shapes, infer
 from onnxprune.sharing import shared_places, unshare
+from onnxprune.states import without_fixed_states
 
 
 def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> tuple[Model, Shapes]:
@@ -30,7 +31,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
-    original, model = model, with_biases(distinct(_without_dead_nodes(model)))
+    original, model = model, with_biases(without_fixed_states(distinct(_without_dead_nodes(model))))
     model = _without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     plain = without_sequences(model, shapes)

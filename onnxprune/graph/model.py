@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import graphlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,27 @@ def flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for body in bodies(node):
             yield from flat(body)
         yield node
+
+
+def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
+    """Whether a Loop takes as many turns as its first operand says: nothing else ends it.
+
+    Args:
+        node: The loop.
+        known: Tensors outside it that are known before the run, by name.
+    """
+    (body,) = bodies(node)
+    if not node.input[0] or (node.input[1] and not np.all(known.get(node.input[1], False))):
+        return False
+    made, name = {o: n for n in body.node for o in n.output}, body.output[0].name
+    fixed = {t.name: t for t in body.initializer}
+    while name in made and made[name].op_type == "Identity":
+        name = made[name].input[0]
+    if name in made and made[name].op_type == "Constant":
+        return bool(numpy_helper.to_array(made[name].attribute[0].t).all())
+    if name in fixed:
+        return bool(numpy_helper.to_array(fixed[name]).all())
+    return name == body.input[1].name or bool(np.all(known.get(name, False)))
 
 
 def captured(node: onnx.NodeProto) -> set[str]:

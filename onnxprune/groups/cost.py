@@ -87,7 +87,7 @@ class Cost:
 
     Attributes:
         macs: Multiply-accumulates for one sample: convolutions and matrix products; of an If those of its
-            larger branch, of a Loop or Scan those of one turn.
+            larger branch, of a Loop or Scan those of all turns, where it is known how many there are.
         params: Elements of its floating-point and quantised constants.
         channels: Channels in all groups that are pruned by default.
     """

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 
 from onnxprune.dims import Dim
-from onnxprune.graph import attributes, bodies, captured, flat
+from onnxprune.graph import attributes, bodies, captured, flat, goes_on
 from onnxprune.rules.context import Axes, Context, Typing
 from onnxprune.rules.table import rule
 
@@ -44,6 +45,8 @@ def loop(c: Context) -> None:
         _unite(c, state, [before, after])
     for result in range(len(given), len(c.node.output)):
         _lay_out(c, result, made[result], 0)
+    if turns := _turns(c, len(given)):
+        _repeat_cost(c, turns)
 
 
 def _scan_given(typing: Typing, node: onnx.NodeProto) -> Sequence[Axes | None]:
@@ -66,6 +69,8 @@ def scan(c: Context) -> None:
     made = [_axes(c.typing, value.name) for value in body.output]
     for state in range(states):
         _unite(c, state, [_axes(c.typing, c.node.input[state]), made[state]])
+    if dims := _axes(c.typing, c.node.input[states]):
+        _repeat_cost(c, dims[axes[0]])
     along = c.attributes.get("scan_output_axes") or [0] * (len(made) - states)
     for result, axis in enumerate(along, states):
         _lay_out(c, result, made[result], axis)
@@ -129,6 +134,24 @@ def _fits(c: Context, result: int, dims: Axes) -> bool:
 def _keep(c: Context, result: int) -> None:
     if c.makes(result) and c.node.output[result] in c.typing.shapes.sizes:
         c.define(result, [c.fixed(size, UNKNOWN) for size in c.result_shape(result)])
+
+
+def _turns(c: Context, states: int) -> Dim | None:
+    """Return how many turns a loop takes, where that is known or can be read off what it lays end to end."""
+    count = c.value(0) if c.has(0) and goes_on(c.node, c.typing.shapes.values) else None
+    if count is not None:
+        return c.fixed(int(count.item()), TURNS)
+    laid = [name for name in c.node.output[states:] if c.typing.axes.get(name)]
+    return c.typing.axes[laid[0]][0] if laid else None
+
+
+def _repeat_cost(c: Context, turns: Dim) -> None:
+    """Count the work of a body once for each turn."""
+    first = c.index - sum(1 for body in bodies(c.node) for _ in flat(body))
+    c.typing.work[:] = [
+        replace(work, dims=(*work.dims, turns)) if first <= work.node < c.index else work
+        for work in c.typing.work
+    ]
 
 
 def _keep_one_cost(c: Context) -> None:

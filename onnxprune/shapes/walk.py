@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, attributes, bodies, label
+from onnxprune.graph import Model, attributes, bodies, goes_on, label
 from onnxprune.shapes.inference import evaluate, inferred_types, sizes_of
 from onnxprune.shapes.probes import Shape
 
@@ -204,7 +204,28 @@ def _handed_out(
     if node.op_type == "Scan":
         states = len(given) - int(attributes(node)["num_scan_inputs"])
     same = [k if _alike(k, run.types.get(i)) else None for k, i in zip(made[:states], given, strict=False)]
-    return [*same, *[None] * (len(made) - states)]
+    turns = _turns(run, node, states)
+    axes = attributes(node).get("scan_output_axes") or [0] * (len(made) - states)
+    return [*same, *(_laid_out(k, axis, turns) for k, axis in zip(made[states:], axes, strict=True))]
+
+
+def _turns(run: Walk, node: onnx.NodeProto, states: int) -> int | None:
+    """Return how many turns a loop takes, ``None`` where it may end at any time."""
+    if node.op_type == "Scan":
+        sizes = sizes_of(run.types.get(node.input[states], onnx.TypeProto()))
+        axis = (attributes(node).get("scan_input_axes") or [0])[0]
+        return sizes[axis] if sizes is not None else None
+    count = run.values.get(node.input[0])
+    return int(count.item()) if count is not None and goes_on(node, run.values) else None
+
+
+def _laid_out(kind: onnx.TypeProto | None, axis: int, turns: int | None) -> onnx.TypeProto | None:
+    """Return the type of what a body makes in all turns, laid out along a new axis."""
+    sizes = sizes_of(kind) if kind is not None else None
+    if kind is None or sizes is None or turns is None:
+        return None
+    axis %= len(sizes) + 1
+    return helper.make_tensor_type_proto(kind.tensor_type.elem_type, [*sizes[:axis], turns, *sizes[axis:]])
 
 
 def _alike(a: onnx.TypeProto | None, b: onnx.TypeProto | None) -> bool:
