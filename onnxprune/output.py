@@ -7,58 +7,38 @@ that leaves no trace, and a file that was there before stays as it was.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import onnx
-from onnx import external_data_helper, helper, numpy_helper
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper
 
 from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, OutputError
+from onnxprune.external import data_files
 from onnxprune.graph import Model, load
 from onnxprune.inputs import feeds_that_run
+from onnxprune.places import check_output, files_of
 from onnxprune.runtime import Feeds, Session
 from onnxprune.shapes import fitting_shapes
-from onnxprune.staging import publish, scratch_folder
+from onnxprune.staging import in_use, is_own_file, publish, scratch_folder, take_after
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights from which on they get a file of their own: a protobuf message ends at 2 GiB."""
 _INLINE_BELOW = 1024  # bytes; shape inference wants to see the small constants
 _PAGE = 4096  # where a tensor begins in the data file, so that a runtime can map it
+_MARK = b"external data written by onnxprune, version 1\n"
+"""What data files begin with: it tells those that may be deleted from others."""
+_LARGEST = 1 << 31  # bytes of a model file; larger files hold something else
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-
-def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
-    """Say whether a result can be written, before anything is spent on it.
-
-    Args:
-        path: Where it is to go. A link is followed, not replaced.
-        inputs: Files the command reads, which it must not overwrite.
-
-    Returns:
-        The path with all links resolved.
-
-    Raises:
-        OutputError: It is one of the inputs, is no regular file, or its folder is missing or not writable.
-    """
-    try:
-        place = Path(path).resolve()
-        for given in map(Path, inputs):
-            if place.exists() and given.exists() and place.samefile(given):
-                raise OutputError(f"{path} is an input of this command", "write to another file")
-        if place.is_symlink() or (place.exists() and not place.is_file()):  # a link that is left is a circle
-            raise OutputError(f"{path} is not a regular file", "name a file to write")
-    except (OSError, RuntimeError) as error:  # links in a circle, before Python 3.13
-        raise OutputError(f"cannot write {path}: {error}", "name another file") from error
-    if not place.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {place.parent}", "create it first")
-    if not os.access(place.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: the folder may not be written to", "name another folder")
-    return place
+__all__ = ["check_output", "data_files", "stored_bytes", "write_bytes", "write_model", "write_text"]
 
 
 def write_model(
@@ -73,8 +53,8 @@ def write_model(
 
     A model whose weights lay in a file of their own, or that is too large for one message, keeps them in
     ``<name>.data`` beside it, or in ``<name>.2.data`` where that is taken. The data come first, under a name
-    not in use, then the model, and last the data of a model that was there before is deleted: at any moment
-    the model that lies there has its own data.
+    not in use, then the model, and last the data that this program wrote for a model that was there before is
+    deleted, unless another model uses it: at any moment the model that lies there has its own data.
 
     Args:
         model: The model.
@@ -90,19 +70,20 @@ def write_model(
         OutputError: It cannot be written there.
         ModelError: onnxruntime cannot load or run it.
     """
+    inputs = list(inputs)
     place = check_output(path, inputs)
     external = model.external or _weight_bytes(model) > EXTERNAL_ABOVE
-    old = _left_behind(place, inputs)
     with _staging(place) as scratch:
         staged = scratch / place.name
         weights = scratch / _free_data_file(place).name if external else None
         staged.write_bytes(_message(model.proto, weights))
         size = sum((scratch / name).stat().st_size for name in (place.name, weights) if name)
         _try(staged, model, shapes, data)
+        if weights and place.exists():
+            take_after(weights, place.stat())  # they are as secret as the model was
         with _published_data(weights, place.parent) if weights else nullcontext():
             publish(staged, place.parent)
-        for file in old:
-            file.unlink(missing_ok=True)
+        _remove_unused_data(place, scratch, {f for i in inputs for f, _ in files_of(i)})
     return size
 
 
@@ -141,14 +122,6 @@ def stored_bytes(path: str | Path) -> int:
         raise ModelError(f"cannot read {path}: {error.strerror}", "was it moved meanwhile?") from error
 
 
-def data_files(path: str | Path) -> set[Path]:
-    """Return the external data files a model file refers to, whether they are there or not."""
-    proto = onnx.load(str(path), load_external_data=False)
-    tensors = [t for t in proto.graph.initializer if external_data_helper.uses_external_data(t)]
-    names = {e.value for t in tensors for e in t.external_data if e.key == "location"}
-    return {(Path(path).resolve().parent / n).resolve() for n in names}
-
-
 def _free_data_file(place: Path) -> Path:
     """Return where the data of a model can go without touching any file there is."""
     path, count = place.with_name(f"{place.name}.data"), 2
@@ -157,18 +130,57 @@ def _free_data_file(place: Path) -> Path:
     return path
 
 
-def _left_behind(place: Path, inputs: Iterable[str | Path]) -> set[Path]:
-    """Return the data files of the model that is to be replaced: those we gave it, and no input reads."""
+def _remove_unused_data(place: Path, scratch: Path, keep: set[Path]) -> None:
+    """Delete the data of models that lay at a place before.
+
+    That is what bears our mark, is this user's, and is named like data of the model at the place, but no
+    model refers to any more: not the one there, nor one beside it or in a folder above, from where data may
+    be read.
+
+    Args:
+        place: The model.
+        scratch: What this process makes files in. Where another one does too, everything is left to it.
+        keep: Files that are somebody else's.
+    """
     ours = re.compile(re.escape(place.name) + r"(\.\d+)?\.data")
-    found = {f for f in data_files(place) if ours.fullmatch(f.name)} if _is_model(place) else set()
-    return found.difference(*(data_files(i) for i in inputs if _is_model(Path(i))))
+    found = {f for f in place.parent.iterdir() if ours.fullmatch(f.name) and f not in keep and _is_marked(f)}
+    if not found or in_use(place.parent, except_for=scratch):
+        return
+    for file in found - _referred_to(found):
+        file.unlink(missing_ok=True)
 
 
-def _is_model(path: Path) -> bool:
-    try:
-        return path.is_file() and bool(data_files(path))
-    except Exception:  # whatever parsing says of a file that is no model
+def _is_marked(file: Path) -> bool:
+    """Say whether this program has written a data file, and for this user."""
+    if not is_own_file(file):
         return False
+    with file.open("rb") as stream:
+        return stream.read(len(_MARK)) == _MARK
+
+
+def _referred_to(data: set[Path]) -> set[Path]:
+    """Return those data files that a model beside them, or in a folder above, refers to or may refer to."""
+    folder = next(iter(data)).parent
+    names, used = [os.fsencode(f.name) for f in data], set[Path]()
+    try:
+        beside = [Path(e.path) for e in os.scandir(folder)]
+        above = [model for parent in folder.parents for model in parent.glob("*.onnx")]
+        for path in (*beside, *above):
+            if path.is_file() and _mentions(path, names):
+                with suppress(DecodeError):
+                    used |= data_files(path)
+    except (OSError, ValueError):  # of a file that may not be read nobody knows what it refers to
+        return data
+    return data & used
+
+
+def _mentions(path: Path, names: Iterable[bytes]) -> bool:
+    """Say whether one of some names stands in a file that is small enough for a model."""
+    with path.open("rb") as stream:
+        if not 0 < os.fstat(stream.fileno()).st_size <= _LARGEST:
+            return False
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content[: len(_MARK)] != _MARK and any(content.find(name) >= 0 for name in names)
 
 
 @contextmanager
@@ -232,6 +244,7 @@ def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     with data.open("wb") as stream:
+        stream.write(_MARK)
         for tensor in bare.graph.initializer:
             if _tensor_bytes(tensor) >= _INLINE_BELOW:
                 values = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()

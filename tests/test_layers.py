@@ -31,9 +31,10 @@ LAYERS = (
     {"layerwise"},
     {"graph", "metrics"},
     {"data", "datasets", "training"},
+    {"places"},
     {"runtime", "plan", "callables", "console", "figures"},
     {"dims", "memory", "processors", "progress", "staging"},
-    {"errors"},
+    {"errors", "external", "locks"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")])

@@ -21,6 +21,7 @@ from onnxprune.passes import finetune
 from onnxprune.recipe import Recipe, read_recipe
 from onnxprune.runner import STATE, read_state, run
 from onnxprune.runner.data import Material
+from onnxprune.staging import MARK
 
 STEPS = ["baseline", "1-ana", "1-prune", "1-score", "2-ana", "2-prune", "2-score", "transform", "bench"]
 
@@ -182,9 +183,10 @@ def started(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
 
 def test_what_a_killed_run_leaves_half_written_is_cleaned_up(tmp_path):
     recipe = recipe_in(tmp_path)
-    scratch = tmp_path / "work" / "iteration-1" / ".onnxprune-abc"
+    scratch = tmp_path / "work" / "iteration-1" / ".onnxprune-abcd_123"
     run(recipe)
     scratch.mkdir()
+    (scratch / ".lock").write_bytes(MARK)
     (scratch / "sparse.onnx").write_bytes(b"half")
     run(recipe)
     assert not scratch.exists()

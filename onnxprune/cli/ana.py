@@ -10,6 +10,7 @@ import click
 
 from onnxprune.cli.figure import check_figure, draw, figure_option
 from onnxprune.cli.options import (
+    Reads,
     data_option,
     glob_options,
     inexact_option,
@@ -106,6 +107,8 @@ def _most_fragile(facts: Facts) -> str:
 @data_option("Data to measure on", required=True)
 @click.option(
     "--metric",
+    type=Reads(),
+    metavar="TEXT",
     default="top1",
     show_default=True,
     help="top1, top5, mse, mae with labels or targets; kl, agreement, cosine without; or module:callable.",
@@ -133,7 +136,7 @@ def _most_fragile(facts: Facts) -> str:
     help="fast: estimate all curves at once, from one pass through the samples.",
 )
 @click.option("--check", is_flag=True, help="fast: measure too, and report how well the estimate ranks.")
-@click.option("--against", type=click.Path(), help="fast: an analysis that was measured, to report the same.")
+@click.option("--against", type=Reads(), help="fast: an analysis that was measured, to report the same.")
 @click.option(
     "--confidence",
     type=float,
@@ -190,11 +193,9 @@ def ana(
     The output file is an analysis at any time: what was interrupted goes on with --resume.
     """
     from onnxprune.graph import load, opened
-    from onnxprune.output import check_output
     from onnxprune.passes.sensitivity import Ana
     from onnxprune.sensitivity.ledger import read_analysis
 
-    check_output(output, [model, data, *([against] if against else [])])
     check_figure(figure)
     measured = read_analysis(against) if against else None
     step = Ana(data=data, file=Path(output), input_shapes=dict(shapes), against=measured, **options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.options import data_option, shape_option, threads_option
+from onnxprune.cli.options import Reads, data_option, shape_option, threads_option
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -46,12 +46,17 @@ def render(facts: Facts) -> RenderableType:
 
 
 @command("bench", render)
-@click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL [MODEL…]")
+@click.argument("models", nargs=-1, required=True, type=Reads(), metavar="MODEL [MODEL…]")
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
 @threads_option
 @data_option("Data to measure quality on")
-@click.option("--metric", help="The quality to measure: top1, top5, mse, kl, … or module:callable.")
+@click.option(
+    "--metric",
+    type=Reads(),
+    metavar="TEXT",
+    help="The quality to measure: top1, top5, mse, kl, … or module:callable.",
+)
 @shape_option
 def bench(
     models: Sequence[str],

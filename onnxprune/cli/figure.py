@@ -8,25 +8,24 @@ from typing import Any
 
 import click
 
+from onnxprune.cli.options import Writes
+
 figure_option = click.option(
     "--figure",
-    type=click.Path(path_type=Path),
+    type=Writes(path_type=Path),
     help="Draw it to this file: .svg, .png or .pdf (needs matplotlib).",
 )
 
 
 def check_figure(path: Path | None) -> None:
-    """See that a figure can be drawn and written, before the work begins.
+    """See that a figure can be drawn, before the work begins.
 
     Raises:
         UsageError: matplotlib is not installed, or the name has no ending of a known form.
-        OutputError: The place cannot be written to.
     """
     if path is not None:
-        from onnxprune.output import check_output
         from onnxprune.report.plots import plot
 
-        check_output(path)
         plot("widths", {"widths": []}, _form(path))
 
 

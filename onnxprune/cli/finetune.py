@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.options import data_option, model_argument, output_option, seed_option, threads_option
+from onnxprune.cli.options import (
+    Reads,
+    ReadsSum,
+    Writes,
+    data_option,
+    model_argument,
+    output_option,
+    reads_of,
+    seed_option,
+    threads_option,
+)
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -46,12 +56,14 @@ def render(facts: Facts) -> RenderableType:
 @data_option("Training data", required=True)
 @click.option(
     "--loss",
+    type=ReadsSum(),
+    metavar="TEXT",
     default="cross-entropy",
     show_default=True,
     help=f"One of {', '.join(LOSSES)}; an .onnx file or module:callable; or a sum such as "
     '"0.3*cross-entropy + 0.7*distill".',
 )
-@click.option("--teacher", type=click.Path(), help="Who `distill` and `features` learn from: an ONNX file.")
+@click.option("--teacher", type=Reads(), help="Who `distill` and `features` learn from: an ONNX file.")
 @click.option("--features", multiple=True, metavar="TENSOR", help="Made like the teacher's; repeatable.")
 @click.option("--class-weights", metavar="W,W,…", callback=_numbers, help="A factor for each class.")
 @click.option("--ignore-index", type=int, help="The label that cross-entropy does not count.")
@@ -87,10 +99,17 @@ def render(facts: Facts) -> RenderableType:
     "--clip-norm", type=float, help="Largest norm of the gradient, inf for none; by default 1 for sgd."
 )
 @click.option("--ema", type=float, help="Decay of a running average of the weights, which is then kept.")
-@click.option("--val", metavar="DATA", help="Held-back data; the weights of the best epoch are kept.")
-@click.option("--metric", help="What is measured on it; by default what suits the loss.")
+@click.option(
+    "--val", type=Reads(), metavar="DATA", help="Held-back data; the weights of the best epoch are kept."
+)
+@click.option(
+    "--metric",
+    type=Reads(),
+    metavar="TEXT",
+    help="What is measured on it; by default what suits the loss.",
+)
 @click.option("--patience", type=int, help="Epochs without a better score after which training ends.")
-@click.option("--original", type=click.Path(), help="The model before pruning, for its statistics.")
+@click.option("--original", type=Reads(), help="The model before pruning, for its statistics.")
 @click.option(
     "--unfold",
     type=click.Choice(["auto", "always", "never"]),
@@ -98,7 +117,7 @@ def render(facts: Facts) -> RenderableType:
     show_default=True,
     help="Put folded BatchNormalization back while training.",
 )
-@click.option("--checkpoint", type=click.Path(), help="Where to go on from; by default OUTPUT.checkpoint.")
+@click.option("--checkpoint", type=Writes(), help="Where to go on from; by default OUTPUT.checkpoint.")
 @click.option("--checkpoint-every", type=int, default=200, show_default=True, help="Steps between them.")
 @click.option(
     "--resume", is_flag=True, help="Go on from the checkpoint of a killed training, if there is one."
@@ -109,21 +128,24 @@ def render(facts: Facts) -> RenderableType:
 def finetune(sparse: str, output: str, **options: Any) -> Facts:
     """Train a sparse model on data; its zero channels stay zero."""
     from onnxprune.graph import load
-    from onnxprune.output import check_output, write_model
+    from onnxprune.output import write_model
     from onnxprune.passes.finetune import Finetune
+    from onnxprune.places import check_places
     from onnxprune.progress import task
     from onnxprune.removal.planned import stored_plan
+    from onnxprune.training.checkpoint import check_place, remove
 
     files = (sparse, options["data"], options["teacher"], options["original"], options["val"])
     inputs = [f for f in files if f]
     options["checkpoint"] = options["checkpoint"] or f"{output}.checkpoint"
-    check_output(options["checkpoint"], [*inputs, output])
-    check_output(output, inputs)
+    check_places({"-o": output, "--checkpoint": options["checkpoint"]}, reads_of(click.get_current_context()))
+    if not options["resume"]:
+        check_place(Path(options["checkpoint"]))
     given = load(sparse)
     plan = stored_plan(given)
     result = Finetune(**options)(given)
     with task("write and try"):
         shapes = plan.input_shapes if plan else None
         size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=options["data"])
-    Path(options["checkpoint"]).unlink(missing_ok=True)
+    remove(Path(options["checkpoint"]))
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.cli.options import model_argument, output_option, shape_option
+from onnxprune.cli.options import Reads, model_argument, output_option, shape_option
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ def render(facts: Facts) -> RenderableType:
 
 @command("init", render)
 @model_argument()
-@click.option("--data", metavar="DATA", help="Training data: an .npz file, a folder, or module:callable.")
-@click.option("--val", metavar="DATA", help="Held-back data.")
+@click.option(
+    "--data", type=Reads(), metavar="DATA", help="Training data: an .npz file, a folder, or module:callable."
+)
+@click.option("--val", type=Reads(), metavar="DATA", help="Held-back data.")
 @click.option("--force", is_flag=True, help="Replace the output file.")
 @shape_option
 @output_option("the recipe")
@@ -43,10 +45,10 @@ def init(
     from onnxprune.graph import load
     from onnxprune.groups.channels import find_channels
     from onnxprune.groups.selection import why_blocked
-    from onnxprune.output import check_output, write_text
+    from onnxprune.output import write_text
     from onnxprune.runner.draft import Wish, draft
 
-    place = check_output(output, [model])
+    place = Path(output)
     if place.exists() and not force:
         raise UsageError(f"{output} is there already", "--force replaces it")
     channels = find_channels(load(model), given=dict(shapes) or None)

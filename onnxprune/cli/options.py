@@ -2,12 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Reads(click.Path):
+    """The type of an option whose value a command reads: a file, a folder, or ``module:callable``.
+
+    No command overwrites what such an option names, nor what belongs to it.
+    """
+
+    def names(self, value: Any) -> list[str]:
+        """Return what a value names."""
+        return [str(value)]
+
+
+class ReadsSum(Reads):
+    """The same for a weighted sum of them, and of words that name no file."""
+
+    def names(self, value: Any) -> list[str]:
+        """Return the terms of the sum."""
+        return [part.strip() for part in re.split(r"[+*]", str(value))]
+
+
+class Writes(click.Path):
+    """The type of an option that names a file a command writes."""
+
+
+def reads_of(context: click.Context) -> list[str]:
+    """Return everything the options of a command line read."""
+    found = ((p.type, v) for p, v in _given(context) if isinstance(p.type, Reads))
+    return [name for kind, value in found for name in kind.names(value)]
+
+
+def writes_of(context: click.Context) -> dict[str, str]:
+    """Return the files the options of a command line write, by option."""
+    found = ((p, v) for p, v in _given(context) if isinstance(p.type, Writes))
+    return {min(parameter.opts, key=len): str(value) for parameter, value in found}
+
+
+def _given(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
+    """Yield the parameters that have a value, one that may be repeated with each of its values."""
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if one is not None:
+                yield parameter, one
 
 
 def shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -32,12 +77,12 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def model_argument(name: str = "model") -> Decorator:
     """Return an argument that names an ONNX file; that it can be read is for the loader to say."""
-    return click.argument(name, type=click.Path())
+    return click.argument(name, type=Reads())
 
 
 def output_option(what: str) -> Decorator:
     """Return the option that says where the result goes."""
-    return click.option("-o", "--output", required=True, type=click.Path(), help=f"Where to write {what}.")
+    return click.option("-o", "--output", required=True, type=Writes(), help=f"Where to write {what}.")
 
 
 def glob_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,4 +137,4 @@ samples_option = click.option(
 def data_option(use: str, required: bool = False) -> Decorator:
     """Return the option that names data."""
     text = f"{use}: an .npz file, a folder of them, or module:callable."
-    return click.option("--data", required=required, metavar="DATA", help=text)
+    return click.option("--data", required=required, type=Reads(), metavar="DATA", help=text)

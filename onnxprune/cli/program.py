@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 
+from onnxprune.cli.options import reads_of, writes_of
 from onnxprune.errors import OnnxpruneError, VerificationError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def command(
         def run(as_json: bool, **options: Any) -> None:
             try:
                 with _work(shows_progress):
+                    _check_places(click.get_current_context())
                     facts = function(**options)
             except VerificationError as error:
                 if as_json:
@@ -76,6 +78,15 @@ def command(
         return click.command(name)(described)
 
     return decorate
+
+
+def _check_places(context: click.Context) -> None:
+    """Refuse a command line that would overwrite what it reads, or that reads what never ends."""
+    from onnxprune.places import check_places, check_readable
+
+    reads = reads_of(context)
+    check_readable(reads)
+    check_places(writes_of(context), reads)
 
 
 @contextlib.contextmanager

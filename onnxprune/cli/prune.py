@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +11,8 @@ import click
 
 from onnxprune.cli.figure import check_figure, draw, figure_option
 from onnxprune.cli.options import (
+    Reads,
+    Writes,
     data_option,
     glob_options,
     inexact_option,
@@ -106,7 +108,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @click.option(
     "--max-drop", type=float, metavar="D", help="Remove as much as costs no more than this of the metric."
 )
-@click.option("--analysis", type=click.Path(), help="What `ana` found.")
+@click.option("--analysis", type=Reads(), help="What `ana` found.")
 @click.option(
     "--strategy",
     metavar="NAME",
@@ -119,13 +121,18 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     " default that of the analysis, else l2.",
 )
 @data_option("Samples, for criteria that look at them and to measure plans on")
-@click.option("--metric", help="What plans are measured by; by default that of the analysis, else kl.")
+@click.option(
+    "--metric",
+    type=Reads(),
+    metavar="TEXT",
+    help="What plans are measured by; by default that of the analysis, else kl.",
+)
 @click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
 @click.option(
     "--evaluations", type=int, default=100, show_default=True, help="How many plans are measured on the data."
 )
-@click.option("--trials", type=click.Path(path_type=Path), help="File that lets a search go on later.")
+@click.option("--trials", type=Writes(path_type=Path), help="File that lets a search go on later.")
 @click.option(
     "--recover",
     multiple=True,
@@ -138,11 +145,9 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 )
 @_limit_option("least", "Fewest")
 @_limit_option("most", "Most")
-@click.option(
-    "--limits", type=click.Path(), help="JSON file with keep_at_least, keep_at_most, exclude, only."
-)
-@click.option("--plan", type=click.Path(), help="Apply this plan instead of making one.")
-@click.option("--plan-out", type=click.Path(), help="Write the plan to a file that can be edited.")
+@click.option("--limits", type=Reads(), help="JSON file with keep_at_least, keep_at_most, exclude, only.")
+@click.option("--plan", type=Reads(), help="Apply this plan instead of making one.")
+@click.option("--plan-out", type=Writes(), help="Write the plan to a file that can be edited.")
 @click.option("--plan-only", is_flag=True, help="Write no model.")
 @figure_option
 @glob_options
@@ -157,7 +162,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     is_flag=True,
     help="Keep as many in every layer along each axis that --open-io opens: some runtimes want one number.",
 )
-@click.option("-o", "--output", type=click.Path(), help="Where to write the sparse model.")
+@click.option("-o", "--output", type=Writes(), help="Where to write the sparse model.")
 def prune(
     model: str,
     output: str | None,
@@ -183,7 +188,7 @@ def prune(
     from onnxprune.removal.planned import stored_plan
 
     inputs = [path for path in (model, analysis, plan, limits) if path]
-    _check_outputs(output, plan_out, plan_only, inputs)
+    _check_options(output, plan_out, plan_only)
     check_figure(figure)
     step = Prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
@@ -213,18 +218,14 @@ def _write(model: Any, output: str, shapes: Any, inputs: Sequence[str], data: st
         return {"size_bytes": write_model(model, output, shapes=shapes, inputs=inputs, data=data)}
 
 
-def _check_outputs(output: str | None, plan_out: str | None, plan_only: bool, inputs: Iterable[str]) -> None:
-    """Refuse to start where nothing could be written in the end."""
+def _check_options(output: str | None, plan_out: str | None, plan_only: bool) -> None:
+    """Refuse to start where nothing would be written in the end."""
     from onnxprune.errors import UsageError
-    from onnxprune.output import check_output
 
     if plan_only and not plan_out:
         raise UsageError("--plan-only writes no model and no plan", "say where the plan goes: --plan-out")
     if not plan_only and not output:
         raise UsageError("there is nowhere to write the sparse model", "say where: -o sparse.onnx")
-    for path in (None if plan_only else output, plan_out):
-        if path:
-            check_output(path, list(inputs))
 
 
 def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:

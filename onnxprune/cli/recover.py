@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.options import data_option, model_argument, output_option, seed_option, threads_option
+from onnxprune.cli.options import (
+    Reads,
+    data_option,
+    model_argument,
+    output_option,
+    seed_option,
+    threads_option,
+)
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -43,7 +50,7 @@ def summary(facts: Facts) -> str:
 
 @command("recover", render)
 @model_argument("sparse")
-@click.option("--original", required=True, type=click.Path(), help="The model before pruning.")
+@click.option("--original", required=True, type=Reads(), help="The model before pruning.")
 @data_option("Samples, labels not needed; without any, inputs are drawn at random, which helps less")
 @click.option(
     "--method",
@@ -56,21 +63,20 @@ def summary(facts: Facts) -> str:
     "--samples", type=int, default=512, show_default=True, help="How many samples, drawn at random."
 )
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Samples a run.")
-@click.option("--metric", help="What to measure before and after.")
-@click.option("--val", metavar="DATA", help="Data to measure on; by default --data.")
+@click.option("--metric", type=Reads(), metavar="TEXT", help="What to measure before and after.")
+@click.option("--val", type=Reads(), metavar="DATA", help="Data to measure on; by default --data.")
 @seed_option
 @threads_option
 @output_option("the repaired model")
 def recover(sparse: str, output: str, methods: Sequence[str], **options: Any) -> Facts:
     """Repair a sparse model without training, layer by layer; its zero channels stay zero."""
     from onnxprune.graph import load
-    from onnxprune.output import check_output, write_model
+    from onnxprune.output import write_model
     from onnxprune.passes.recover import DEFAULT_METHODS, Recover
     from onnxprune.progress import task
     from onnxprune.removal.planned import stored_plan
 
     inputs = [f for f in (sparse, options["original"], options["data"], options["val"]) if f]
-    check_output(output, inputs)
     given = load(sparse)
     plan = stored_plan(given)
     result = Recover(methods=methods or DEFAULT_METHODS, **options)(given)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.cli.options import output_option
+from onnxprune.cli.options import Reads, output_option, reads_of
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ def render(facts: Facts) -> RenderableType:
 
 
 @command("report", render)
-@click.argument("folder", metavar="WORKDIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="WORKDIR", type=Reads(path_type=Path))
 @click.option("--format", "form", type=click.Choice(["html", "md"]), help="By default what the name ends in.")
-@click.option("--against", type=click.Path(path_type=Path), help="Another run, to be set beside this one.")
+@click.option("--against", type=Reads(path_type=Path), help="Another run, to be set beside this one.")
 @click.option(
     "--figures", "place", type=click.Path(path_type=Path), help="A folder for the figures as files."
 )
@@ -39,18 +39,23 @@ def report(
     folder: Path, form: str | None, against: Path | None, place: Path | None, image: str, output: str
 ) -> Facts:
     """Make a page of what a run has done: one file, without a network."""
-    from onnxprune.output import check_output, write_text
+    from onnxprune.output import write_bytes, write_text
+    from onnxprune.places import check_places
     from onnxprune.report import collect
     from onnxprune.report import render as make_page
 
-    check_output(output)
     facts = collect(folder)
     other = collect(against) if against is not None else None
     form = form or ("md" if Path(output).suffix.lower() in (".md", ".markdown") else "html")
     drawn = _drawn(facts, image) if place is not None else {}
-    write_text(output, make_page(facts, form, other))
+    page = make_page(facts, form, other)
+    if place is not None:
+        _make_folder(place)
+        figures = {f"figure {name}": str(place / name) for name in drawn}
+        check_places({"-o": output, **figures}, reads_of(click.get_current_context()))
+    write_text(output, page)
     for name, content in drawn.items():
-        _write_figure(Path(str(place)), name, content)
+        write_bytes(Path(str(place)) / name, content)
     return {"output": output, "format": form, "figures": sorted(drawn), **facts}
 
 
@@ -62,12 +67,10 @@ def _drawn(facts: Facts, image: str) -> dict[str, bytes]:
     return plots(facts, image)
 
 
-def _write_figure(folder: Path, name: str, content: bytes) -> None:
+def _make_folder(folder: Path) -> None:
     from onnxprune.errors import OutputError
-    from onnxprune.output import write_bytes
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror}", "name another") from error
-    write_bytes(folder / name, content)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxprune.cli.options import Reads
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _remark(iteration: Facts, best: int) -> str:
 
 
 @command("run", render, shows_progress=False)
-@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("recipe", type=Reads(path_type=Path))
 @click.option(
     "--set",
     "overrides",
@@ -68,6 +69,7 @@ def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
 
     With --json every step, and how far it is, is a JSON object on a line of standard error.
     """
+    from onnxprune.places import check_folder
     from onnxprune.recipe import read_recipe
     from onnxprune.runner import run as run_recipe
 
@@ -77,6 +79,7 @@ def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
     beside = str(recipe.resolve().parent)  # where paths count from, modules are looked for too
     if beside not in sys.path:
         sys.path.append(beside)
+    check_folder(Path(str(read.folder)), [recipe])
     with watching(read, bool(click.get_current_context().params["as_json"])) as listen:
         facts = run_recipe(read, listen)
     return {**facts, "report": _report(Path(facts["folder"]), facts["unchanged"])}

@@ -16,6 +16,7 @@ import numpy as np
 from onnxprune.callables import load_callable, user_code
 from onnxprune.data.schema import LABELS, Schema
 from onnxprune.errors import DataError
+from onnxprune.places import shards
 from onnxprune.runtime import Array
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
@@ -193,7 +194,7 @@ def open_shards(path: Path, schema: Schema) -> ShardSource:
         DataError: There is no such file or no shard in the folder, or an array does not fit the model.
     """
     if path.is_dir():
-        paths = sorted(path.glob("*.npz"))
+        paths = shards(path)
         if not paths:
             raise DataError(f"there are no .npz files in the folder {path}", _WRITE)
         return ShardSource(str(path), paths, schema)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import external_data_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.damage import EXPORT_AGAIN, holders, stored_bytes, tensors
+from onnxprune.external import external_tensors
+from onnxprune.graph.damage import EXPORT_AGAIN, stored_bytes
 from onnxprune.memory import need
 
 LARGEST_MESSAGE = (1 << 31) - 1
@@ -87,7 +87,7 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> bool:
 
     Where they lie and how long they are is compared with their shapes before the first byte is read.
     """
-    outside = [t for t in _held(proto) if external_data_helper.uses_external_data(t)]
+    outside = external_tensors(proto)
     pieces = [_piece(tensor, path) for tensor in outside]
     need(sum(piece.length for piece in pieces), f"{path}: the external data of {len(pieces)} tensors")
     for piece in pieces:
@@ -101,13 +101,6 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> bool:
         piece.tensor.data_location = onnx.TensorProto.DEFAULT
         del piece.tensor.external_data[:]
     return bool(outside)
-
-
-def _held(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of all graphs, those in local functions included."""
-    for holder in (proto.graph, *proto.functions):
-        for part in holders(holder):
-            yield from tensors(part)
 
 
 def _piece(tensor: onnx.TensorProto, path: Path) -> _Piece:

@@ -13,7 +13,8 @@ whose files are still there, is not done again. Resuming, doing nothing and redo
 touches are all the same thing.
 """
 
-from onnxprune.runner.journal import STATE, Journal, read_state
+from onnxprune.places import STATE
+from onnxprune.runner.journal import Journal, read_state
 from onnxprune.runner.loop import run
 from onnxprune.runner.stages import ONE_SHOT
 

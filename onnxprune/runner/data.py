@@ -13,6 +13,7 @@ from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError
 from onnxprune.graph import Model
 from onnxprune.metrics import Baseline, Metric, baseline_outputs, evaluate, get_metric
+from onnxprune.places import shards
 from onnxprune.recipe import Recipe
 from onnxprune.runner.journal import sha256
 from onnxprune.runtime import Session
@@ -29,7 +30,7 @@ def identity(spec: str) -> dict[str, str]:
     """
     path = Path(spec)
     if path.is_dir():
-        return {file.name: sha256(file) for file in sorted(path.glob("*.npz"))}
+        return {file.name: sha256(file) for file in shards(path)}
     if path.is_file():
         return {"content": sha256(path)}
     if not is_reference(spec):

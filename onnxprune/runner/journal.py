@@ -10,24 +10,24 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from filelock import FileLock, Timeout
-
 from onnxprune.errors import ModelError, OutputError, UsageError
+from onnxprune.locks import holding
 from onnxprune.output import write_text
+from onnxprune.places import LOCK, PAGE, ROUNDS, STATE, is_run_file
 from onnxprune.progress import task
-from onnxprune.staging import sweep
+from onnxprune.staging import SCRATCH, is_own_file, sweep
 
 Facts: TypeAlias = dict[str, Any]
 Listener: TypeAlias = Callable[[Facts], None]
 
-STATE = "state.json"
 FORMAT = 1
-_LOCK = ".lock"
+_MOST_THREADS = 4096
+_START_OVER = "delete the folder and start over"
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,19 @@ class Journal:
         write_text(self.folder / STATE, json.dumps(state, indent=1) + "\n")
 
     def forget_others(self) -> list[str]:
-        """Drop the steps of earlier recipes, and their files; return their names."""
+        """Drop the steps of earlier recipes, and their files as far as they are as they were left.
+
+        Returns:
+            The names of the steps.
+        """
         others = [name for name in self.entries if name not in self.visited]
         kept = {file for name in self.visited for file in self.entries[name].files}
-        gone = {file for name in others for file in self.entries[name].files} - kept
+        gone = {f: d for name in others for f, d in self.entries[name].files.items() if f not in kept}
         self.entries = {name: self.entries[name] for name in self.visited}
         self.save()
-        for file in gone:
-            self.path(file).unlink(missing_ok=True)
+        for file, digest in gone.items():
+            if is_own_file(self.path(file)) and _digest(self.path(file)) == digest:
+                self.path(file).unlink(missing_ok=True)
         return others
 
     def _stale(self, earlier: Entry | None, wanted: Facts) -> list[str]:
@@ -149,14 +154,16 @@ def open_journal(folder: Path, listen: Listener) -> Iterator[Journal]:
         OutputError: The folder cannot be written to.
     """
     _make_folder(folder)
-    try:
-        with FileLock(folder / _LOCK).acquire(timeout=0):
-            yield Journal(folder, listen, *_earlier(folder))
-    except Timeout as error:
-        hint = "wait until it has ended, or name another folder with --folder"
-        raise UsageError(f"another run is at work in {folder}", hint) from error
-    except PermissionError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}", "name another folder") from error
+    _check_content(folder)
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(holding(folder / LOCK))
+        except OSError as error:
+            raise OutputError(f"cannot write to {folder}: {error.strerror}", "name another folder") from error
+        if not held:
+            hint = "wait until it has ended, or name another folder with --folder"
+            raise UsageError(f"another run is at work in {folder}", hint)
+        yield Journal(folder, listen, *_earlier(folder))
 
 
 def read_state(folder: Path) -> Facts:
@@ -171,9 +178,10 @@ def read_state(folder: Path) -> Facts:
     except FileNotFoundError as error:
         raise UsageError(f"there is no run in {folder}: no {STATE}", "give the folder of a `run`") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}", "delete the folder and start over") from error
+        raise UsageError(f"cannot read {path}: {error}", _START_OVER) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UsageError(f"{path} is not of a format this version reads", "name another folder")
+    _check_steps(path, state)
     return state
 
 
@@ -198,15 +206,52 @@ def _earlier(folder: Path) -> tuple[dict[str, Entry], Facts]:
     for place in (folder, *(f for f in folder.iterdir() if f.is_dir())):
         sweep(place)
     if not (folder / STATE).exists():
-        if any(f.name != _LOCK for f in folder.iterdir()):
-            raise UsageError(
-                f"{folder} holds something else than a run", "name a new folder, or an empty one"
-            )
         return {}, {}
     state = read_state(folder)
     state.pop("format")
     steps = state.pop("steps")
     return {name: Entry(**entry) for name, entry in steps.items()}, state
+
+
+def _check_content(folder: Path) -> None:
+    """Refuse a folder that is no work folder, or in which a link would lead what is written elsewhere.
+
+    Raises:
+        UsageError: As said.
+    """
+    found = list(folder.iterdir())
+    others = [f for f in found if f.name != LOCK and not f.name.startswith(SCRATCH)]  # a kill leaves those
+    if others and not (folder / STATE).exists():
+        raise UsageError(f"{folder} holds something else than a run", "name a new folder, or an empty one")
+    rounds = [f for name in ROUNDS for f in folder.glob(name)]
+    for path in (*found, *(f for place in rounds for f in place.iterdir())):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() and (path in rounds or name == PAGE or is_run_file(name)):
+            raise UsageError(f"{path} is a link", "a run keeps its files in its own folder: name another one")
+
+
+def _check_steps(path: Path, state: Facts) -> None:
+    """Refuse a state that no run has written, above all one that names files a run does not write.
+
+    Raises:
+        UsageError: Naming what is wrong.
+    """
+    steps, threads, result = (state.get(name) for name in ("steps", "threads", "result"))
+    kinds = (isinstance(steps, dict), isinstance(threads, int | None), isinstance(result, dict | None))
+    if not all(kinds) or not 0 < (1 if threads is None else threads) <= _MOST_THREADS:
+        raise UsageError(f"{path} is damaged", _START_OVER)
+    for name, step in (steps or {}).items():
+        try:
+            entry = Entry(**step)
+            float(entry.duration_s)
+            whole = all(isinstance(part, dict) for part in (entry.inputs, entry.files, entry.facts))
+        except (TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise UsageError(f"{path} is damaged at the step '{name}'", _START_OVER)
+        for file in entry.files:
+            if not is_run_file(file):
+                raise UsageError(f"{path} names a file that no run writes: '{file}'", _START_OVER)
 
 
 def _make_folder(folder: Path) -> None:

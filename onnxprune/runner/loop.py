@@ -11,6 +11,7 @@ from pathlib import Path
 
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.graph import load
+from onnxprune.places import check_folder, check_readable
 from onnxprune.processors import usable_processors
 from onnxprune.progress import Task, task
 from onnxprune.recipe import Recipe
@@ -20,6 +21,7 @@ from onnxprune.runner.journal import Facts, Listener, open_journal
 from onnxprune.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
 from onnxprune.runner.tracking import tracking
 from onnxprune.runtime import runtime_info
+from onnxprune.training.settings import parse_loss
 from onnxprune.training.sidecar import training_runtime
 
 
@@ -205,6 +207,8 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     Raises:
         OnnxpruneError: A step failed. What was done before stays, and is not done again.
     """
+    check_readable(_reads(recipe))
+    check_folder(Path(str(recipe.folder)), _reads(recipe))
     original = load(recipe.model)
     with task("run", total=len(planned_steps(recipe))) as progress, contextlib.ExitStack() as stack:
         crier = _Crier(listen, progress, Forecast(planned_steps(recipe)))
@@ -228,6 +232,21 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         journal.save()
     worked = {"steps_done": journal.worked, "steps_kept": len(journal.visited) - journal.worked}
     return {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
+
+
+def _reads(recipe: Recipe) -> list[str]:
+    """Return everything a recipe names that is read."""
+    data = recipe.data
+    found = [
+        recipe.model,
+        data.train,
+        data.val,
+        data.calibration,
+        data.test,
+        recipe.metric,
+        recipe.ana.metric,
+    ]
+    return [name for name in (*found, *(term.name for term in parse_loss(recipe.finetune.loss))) if name]
 
 
 @dataclass

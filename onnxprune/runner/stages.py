@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from onnxprune.graph import Model, load
@@ -28,6 +29,7 @@ from onnxprune.runner.data import Material
 from onnxprune.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.runtime import measure_latency
 from onnxprune.shapes import fitting_shapes
+from onnxprune.training.checkpoint import remove
 from onnxprune.training.losses import asks_teacher
 
 DataName: TypeAlias = Literal["test", "val"]
@@ -166,8 +168,8 @@ class Stages:
                 **how,
             )
             facts = self._apply(step, model, file)
-            for finished in checkpoint.parent.glob("*.checkpoint"):
-                finished.unlink()
+            for finished in checkpoint.parent.glob(f"{Path(file).name}.*.checkpoint"):
+                remove(finished)
             return facts
 
         self.journal.step(f"{at.name}-finetune", inputs, (file,), work)

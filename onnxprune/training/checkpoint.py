@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OutputError, UsageError
-from onnxprune.staging import publish, scratch_folder
+from onnxprune.staging import is_own_file, publish, scratch_folder
 from onnxprune.training.wire import Array
 
 FORMAT = 1
@@ -63,6 +63,8 @@ class Checkpoints:
         """Refuse what cannot be meant."""
         if self.every < 1:
             raise UsageError(f"a checkpoint every {self.every} steps is none", "give 1 or more")
+        if not self.resume:
+            check_place(self.path)
 
     def load(self) -> State | None:
         """Return the state to go on from; None to begin at the beginning.
@@ -78,7 +80,8 @@ class Checkpoints:
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(arrays.pop(_HEADER).tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UsageError(f"{self.path} is no checkpoint that can be read: {error}", begin_anew) from error
+            said = f"{self.path} is no checkpoint that can be read: {error}"
+            raise UsageError(said, "name another file with --checkpoint") from error
         others = _differences(header.get("identity", {}), json.loads(json.dumps(dict(self.identity))))
         if header.get("format") != FORMAT or others:
             what = f"its {', '.join(others) or 'format'} differ{'' if len(others) > 1 else 's'}"
@@ -112,7 +115,34 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Delete the file: the training has come to its end."""
-        self.path.unlink(missing_ok=True)
+        remove(self.path)
+
+
+def check_place(path: Path) -> None:
+    """Refuse to replace a file that is no checkpoint.
+
+    Raises:
+        UsageError: There is such a file.
+    """
+    if path.exists() and not _is_checkpoint(path):
+        raise UsageError(
+            f"{path} is there already, and is no checkpoint", "name another file with --checkpoint"
+        )
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint of this user; what else lies there stays."""
+    if is_own_file(path) and _is_checkpoint(path):
+        path.unlink(missing_ok=True)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            header = json.loads(file[_HEADER].tobytes())
+        return {"format", "identity", "progress"} <= set(header)
+    except Exception:  # whatever numpy and zipfile say of a file that is none
+        return False
 
 
 def _write(path: Path, arrays: Mapping[str, Array]) -> None:
