@@ -39,7 +39,6 @@ MICROSOFT_REASONS = {
         "SkipGroupNorm"
     ),
     "its weights are packed in blocks that run across its rows": ("MatMulBnb4 MatMulFpQ4"),
-    "it quantises its states while it runs": "DynamicQuantizeLSTM",
     "it attends to places by lists that are given at run time": (
         "DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention SparseAttention"
     ),

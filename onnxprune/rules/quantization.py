@@ -19,6 +19,7 @@ from onnxprune.rules.convolution import finish
 from onnxprune.rules.joining import join
 from onnxprune.rules.linear import matrix_product
 from onnxprune.rules.pointwise import broadcast
+from onnxprune.rules.recurrent import candidates_are_zero
 from onnxprune.rules.table import Zeros, carriers, first, rule, some
 
 MICROSOFT = "com.microsoft"
@@ -292,6 +293,40 @@ def dynamic_quantize_matmul(c: Context) -> None:
     _columns(c, b, 2, 3, 4)
     _weights(c, 1, scale=2, zero=3, axis=-1)
     c.weights(4)
+
+
+@rule("DynamicQuantizeLSTM", domain=MICROSOFT)
+def dynamic_quantize_lstm(c: Context) -> None:
+    """LSTM whose weights are integers, and whose data and states become integers by their range.
+
+    That range includes zero, so a channel that is zero does not show; another one would.
+    """
+    one, each = "d", "d (4 h)"
+    parameters = " ".join(
+        f"{name}[{each if c.has(k) and len(c.axes(k)) > 1 else one}]"
+        for k, name in enumerate(("ws", "wz", "rs", "rz"), 8)
+    )
+    states = "lengths[n] initial_h[d n h] initial_c[d n h] P[d (3 h)]"
+    weights = "W[d i (4 h)] R[d h (4 h)] B[d (8 h)]"
+    axes = c.match(f"X[t n i] {weights} {states} {parameters} -> Y[t d n h] Y_h[d n h] Y_c[d n h]")
+    t, n, d, h, i = (axes[name] for name in "tndhi")
+    c.block(d, "directions are part of what the operator is")
+    c.block(t, "it moves along this axis")
+    for state in (5, 6):
+        if c.has(state):
+            c.contract(h, state)
+    c.contract(h, 2, results=(0, 1), axis=1)
+    if not candidates_are_zero(c):
+        c.block(h, "what it makes of zeros is not zero, and widens the range of its integers")
+    if d.size != 1 and any(c.has(k) and len(c.axes(k)) > 1 for k in (8, 9, 10, 11)):
+        c.block(h, "each of its directions has scales for each column")
+    for weight, scale in ((1, 8), (2, 10)):
+        _weights(c, weight, scale=scale, zero=scale + 1, axis=2 if len(c.axes(scale)) > 1 else 0)
+    c.weights(3, 5, 6, 7)
+    c.follow_attribute("hidden_size", h)
+    rows = (t, n, d, c.fixed(4, "gates"), h)
+    c.works(*rows, i)
+    c.works(*rows, h)
 
 
 @rule("QLinearAdd", domain=MICROSOFT, zero=lambda zeros: zeros[0] is True and zeros[3] is True)

@@ -37,11 +37,11 @@ def recurrent(c: Context) -> None:
     rows = (axes["t"], axes["n"], axes["d"], c.fixed(gates, "gates"), axes["h"])
     c.works(*rows, axes["i"])
     c.works(*rows, axes["h"])
-    if not _candidates_are_zero(c):
+    if not candidates_are_zero(c):
         c.makes_no_zeros()
 
 
-def _candidates_are_zero(c: Context) -> bool:
+def candidates_are_zero(c: Context) -> bool:
     """Whether the activations of what a cell may remember, and of the cell itself, are zero at zero.
 
     In the order of the specification LSTM lists ``f g h`` for each direction, GRU ``f g``, RNN ``f``.
@@ -49,6 +49,6 @@ def _candidates_are_zero(c: Context) -> bool:
     listed = c.attributes.get("activations")
     if not listed:
         return True
-    count = {"LSTM": 3, "GRU": 2, "RNN": 1}[c.node.op_type]
+    count = {"GRU": 2, "RNN": 1}.get(c.node.op_type, 3)
     gate = 0 if c.node.op_type != "RNN" else None
     return all(name in ZERO_AT_ZERO for k, name in enumerate(listed) if k % count != gate)
