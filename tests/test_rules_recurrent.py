@@ -159,7 +159,7 @@ def test_a_sum_over_hidden_channels_that_do_not_start_at_zero(kind: str) -> None
     for squashed, groups in ((False, [8]), (True, [])):
         net = Net()
         x, h = net.input("x", [5, 2, 6]), net.const(net.random.normal(size=(1, 2, 8)))
-        h = net.op("Sigmoid", h) if squashed else h
+        h = net.op("Sigmoid", net.add(h, net.reduce("ReduceMean", x, [0, 2]))) if squashed else h
         y = net.squeeze(cell(net, x, 8, kind, h=h)[0], 1)
         model = net.model(net.op("MatMul", net.transpose(y, 1, 0, 2), net.transpose(y, 1, 2, 0)))
         channels = find_channels(model)

@@ -21,6 +21,7 @@ from onnxprune.graph import attributes
 from onnxprune.groups.values import mask_values
 from onnxprune.rules import Linear, Typing, lookup
 from onnxprune.rules.constants import Array, Numbers, aligned
+from onnxprune.rules.variables import View, Views
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -204,7 +205,7 @@ def channels_where(holds: Mask, ways: Sequence[Array], factor: Factor) -> Mask:
 
 def find_constants(typing: Typing) -> Constants:
     """Walk a network and find what is the same in it whatever it is fed."""
-    found = Constants(typing)
+    found, views = Constants(typing), Views(typing)
     for index, node in enumerate(typing.nodes):
         if node.op_type == "Constant" or any(o in typing.model.constants for o in node.output):
             continue
@@ -213,7 +214,7 @@ def find_constants(typing: Typing) -> Constants:
             if fitting is not None:
                 found.known[name] = fitting
         if not _is_plain_product(found, index):
-            _add_zeros(found, index, node)
+            _add_zeros(found, index, node, views)
     return found
 
 
@@ -283,22 +284,38 @@ def _bias(found: Constants, node: onnx.NodeProto, linear: Linear) -> Array | flo
     return linear.beta * known.ravel()
 
 
-def _add_zeros(found: Constants, index: int, node: onnx.NodeProto) -> None:
+def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views) -> None:
     """Add what the rule of zeros says: each channel of a result is zero if certain operands are."""
     rule, typing = lookup(node.domain, node.op_type), found.typing
     if rule is None or index in typing.never_zero:
         return
-    for name in node.output:
+    for number, name in enumerate(node.output):
         for factor in {f for d in typing.axes.get(name, ()) for f in factors(d) if f.free}:
-            left_out = np.ones(factor.size, bool)
-            operands = [found.zero_channels(i, factor) if i else left_out for i in node.input]
-            if any(i and z is not None and z.any() for i, z in zip(node.input, operands, strict=True)):
-                _set_zero(found, name, factor, _flags(rule.zero, operands, factor.size))
+            if any(found.factors_of(i) >= {factor} and found.of(i) is not None for i in node.input if i):
+                seen: dict[int | None, Mask] = {}
+                for view in views.of(index, number, factor):
+                    operands = _zeros(found, node, factor, view)
+                    zero = _flags(rule.zero, operands, factor.size)
+                    seen[view.axis] = seen.get(view.axis, True) & zero
+                for axis, zero in seen.items():
+                    _set_zero(found, name, factor, zero, axis)
+
+
+def _zeros(found: Constants, node: onnx.NodeProto, factor: Factor, view: View) -> list[Mask | None]:
+    """Return at which channels each operand is zero along one index; ``None`` where it does not have that."""
+    nowhere, everywhere = np.zeros(factor.size, bool), np.ones(factor.size, bool)
+    zeros: list[Mask | None] = []
+    for name, axes in zip(node.input, view.operands, strict=True):
+        if not name:
+            zeros.append(everywhere)
+        else:
+            zeros.append(nowhere if axes is None else found.zero_channels(name, factor, axes=axes))
+    return zeros
 
 
 def _flags(zero: Any, operands: Sequence[Mask | None], size: int) -> Mask:
     """Ask the rule once for each combination of operands that are zero."""
-    given = [z for z in operands if z is not None]
+    given = [z for z in operands if z is not None] or [np.zeros(size, bool)]
     combinations, which = np.unique(np.stack(given), axis=1, return_inverse=True)
     answers = []
     for column in combinations.T:
@@ -307,14 +324,15 @@ def _flags(zero: Any, operands: Sequence[Mask | None], size: int) -> Mask:
     return np.asarray(answers, bool)[which.reshape(-1)[:size]]
 
 
-def _set_zero(found: Constants, name: str, factor: Factor, zero: Mask) -> None:
+def _set_zero(found: Constants, name: str, factor: Factor, zero: Mask, axis: int | None) -> None:
+    """Note that a tensor is zero at channels of one axis, or of all that have the factor."""
     shape = found.typing.shapes.sizes.get(name)
     if shape is None or not zero.any():
         return
-    axes = [k for k, dim in enumerate(found.typing.axes[name]) if factor in factors(dim)]
-    channels, *others = channels_on(found.typing.axes[name][axes[0]], factor)
-    if len(axes) > 1 or others:
-        return  # it may be zero along one of them alone
-    gone = np.where(channels >= 0, zero[channels], False)
-    known = found.known.get(name, np.full((1,) * len(shape), np.nan))
-    found.known[name] = np.where(aligned(gone, axes[0], len(shape)), 0.0, known)
+    dims = found.typing.axes[name]
+    for place in [k for k, dim in enumerate(dims) if factor in factors(dim)] if axis is None else [axis]:
+        channels, *others = channels_on(dims[place], factor)
+        if not others:  # it may be zero along one of them alone
+            gone = np.where(channels >= 0, zero[channels], False)
+            known = found.known.get(name, np.full((1,) * len(shape), np.nan))
+            found.known[name] = np.where(aligned(gone, place, len(shape)), 0.0, known)

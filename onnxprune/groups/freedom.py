@@ -6,7 +6,8 @@ alike, changes nothing but the order of sums. So each ``g`` may keep other chann
 many. The same goes for the width of heads whose queries, keys and values are projected head by head.
 
 A factor is *free within* others if every tensor that carries it carries those too, for every one of its
-elements and once only, and no node mixes elements along those others while its tensors carry the factor.
+elements and once only, so do the terms of every sum over it, and no node mixes elements along those others
+while its tensors carry the factor. (A term of ``x·xᵀ`` has two indices of the heads, each tensor but one.)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from onnxprune.dims import Dim, Factor, Sum, factors, resolve
 from onnxprune.rules import Typing
+from onnxprune.rules.variables import summed_space
 
 Outer = tuple[Factor, ...]
 
@@ -34,7 +36,11 @@ def freedoms(typing: Typing, carriers: dict[Factor, list[str]]) -> dict[Factor, 
     if not candidates:
         return {}
     everywhere = _everywhere(typing, candidates)
-    candidates = {f: o & _shared(f, (typing.axes[t] for t in everywhere[f])) for f, o in candidates.items()}
+    spaces = _summed_over(typing, candidates)
+    candidates = {
+        f: o & _shared(f, [*(typing.axes[t] for t in everywhere[f]), *spaces[f]])
+        for f, o in candidates.items()
+    }
     for factor, mixed in _mixed(typing, {f: everywhere[f] for f, o in candidates.items() if o}):
         candidates[factor] -= mixed
     ordered = _ordered({f: o for f, o in candidates.items() if o})
@@ -92,6 +98,15 @@ def _everywhere(typing: Typing, wanted: Iterable[Factor]) -> dict[Factor, set[st
     for name, dims in typing.axes.items():
         for factor in {f for dim in dims for f in factors(dim)}.intersection(found):
             found[factor].add(name)
+    return found
+
+
+def _summed_over(typing: Typing, wanted: Iterable[Factor]) -> dict[Factor, list[Sequence[Dim]]]:
+    """Return the indices of the terms of every sum over each of some factors."""
+    found: dict[Factor, list[Sequence[Dim]]] = {f: [] for f in wanted}
+    for contraction in typing.contractions:
+        for factor in set(factors(contraction.dim)).intersection(found):
+            found[factor].append(summed_space(typing, contraction))
     return found
 
 

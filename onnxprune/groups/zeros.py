@@ -8,7 +8,7 @@ becomes zero in the same way must not be one whose logarithm or reciprocal the n
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,10 +16,10 @@ import onnx
 from onnxprune.dims import Block, Dim, Factor, block, factors
 from onnxprune.graph import label
 from onnxprune.rules import Contraction, Divisor, Typing, lookup, pointwise
+from onnxprune.rules.variables import Views
 from onnxprune.shapes.inference import evaluate
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
-TWICE = "it sums over this axis, which lies twice on one tensor"
 INFINITE = "it has no finite value where a channel is removed"
 
 
@@ -28,17 +28,17 @@ def block_inexact_sums(typing: Typing) -> None:
     sums, divisions = _open_sums(typing), _open_divisions(typing)
     carriers = _carriers(typing, {*sums, *divisions})
     makers = {o: k for k, node in enumerate(typing.nodes) for o in node.output}
-    for factor in (*sums, *(f for f in divisions if f not in sums)):
-        values = _values(typing, carriers[factor], makers)
-        zero = {t for t, v in values.items() if v == 0}
-        for contraction in sums[factor]:
-            if not zero.intersection(contraction.tensors):
+    views = Views(typing)
+    for factor, contractions in sums.items():
+        values = _values(typing, factor, carriers[factor], makers, views)
+        for contraction in contractions:
+            if not any(values.get(t) == 0 for t in contraction.tensors):
                 _refuse(typing, factor, contraction)
-            elif _lies_twice(typing, factor, carriers[factor]):
-                _block(typing, factor, contraction.node, TWICE)
-        for divisor in divisions[factor]:
+    for factor, divisors in divisions.items():
+        values = _values(typing, factor, carriers[factor], makers, None)
+        for divisor in divisors:
             results = typing.nodes[divisor.node].output
-            if divisor.tensor in zero or not all(np.isfinite(values.get(r, 0)) for r in results):
+            if values.get(divisor.tensor) == 0 or not all(np.isfinite(values.get(r, 0)) for r in results):
                 _block(typing, factor, divisor.node, INFINITE)
 
 
@@ -100,11 +100,21 @@ def _carriers(typing: Typing, wanted: set[Factor]) -> dict[Factor, set[str]]:
     return carriers
 
 
-def _values(typing: Typing, carriers: Iterable[str], makers: Mapping[str, int]) -> dict[str, float]:
+def _values(
+    typing: Typing, factor: Factor, carriers: Iterable[str], makers: Mapping[str, int], views: Views | None
+) -> dict[str, float]:
     """Walk the tensors that carry a factor in order of execution, and tell what they are at its channels.
 
+    Args:
+        typing: The network.
+        factor: The factor.
+        carriers: The tensors that carry it.
+        makers: The node that makes each tensor.
+        views: What each index sees: then a number holds wherever one of a tensor's indices is that of a
+            removed channel. Without it only where all of them are.
+
     Returns:
-        The number each of them holds at every removed channel, where that does not depend on the input.
+        The number each tensor holds there, where that does not depend on the input.
     """
     carrying = set(carriers)
     values = {t: 0.0 for t in carrying if is_masked(typing, t)}
@@ -114,36 +124,60 @@ def _values(typing: Typing, carriers: Iterable[str], makers: Mapping[str, int]) 
         found = lookup(node.domain, node.op_type)
         if found is None:
             continue
-        flags = [True if not i else (values.get(i) == 0 if i in carrying else None) for i in node.input]
-        value: float | None = None
-        if found.zero(flags) and index not in typing.never_zero:
-            value = 0.0
-        elif found.apply.__module__ == pointwise.__name__:
-            value = _evaluated(typing, node, values)
-        if value is not None:
-            types = typing.shapes.types  # results of another type are indices or masks
-            values |= {o: value for o in made if types.get(o) == types.get(node.output[0])}
+        types = typing.shapes.types  # results of another type are indices or masks
+        for number, name in enumerate(node.output):
+            if name in made and types.get(name) == types.get(node.output[0]):
+                seen = _seen(node, carrying, index, number, factor, views)
+                zero = all(found.zero(_flags(node, values, operands)) for operands in seen)
+                if zero and index not in typing.never_zero:
+                    values[name] = 0.0
+                elif found.apply.__module__ == pointwise.__name__ and all(seen[0] == o for o in seen):
+                    value = _evaluated(typing, node, values, seen[0])
+                    values |= {name: value} if value is not None else {}
     return values
 
 
-def _evaluated(typing: Typing, node: onnx.NodeProto, values: Mapping[str, float]) -> float | None:
+def _seen(
+    node: onnx.NodeProto, carrying: set[str], index: int, result: int, factor: Factor, views: Views | None
+) -> list[list[bool | None]]:
+    """Return, for each index of a result, whether each operand runs along it; ``None`` where not known."""
+    if views is None:
+        return [[name in carrying for name in node.input]]
+    return [
+        [axes if axes is None else bool(axes) for axes in view.operands]
+        for view in views.of(index, result, factor)
+    ]
+
+
+def _flags(
+    node: onnx.NodeProto, values: Mapping[str, float], along: Sequence[bool | None]
+) -> list[bool | None]:
+    """Return whether each operand is zero at a removed channel; ``None`` where it does not have that axis."""
+    flags: list[bool | None] = []
+    for name, here in zip(node.input, along, strict=True):
+        known = values.get(name) == 0 if here else None
+        flags.append(True if not name else (False if here is None else known))
+    return flags
+
+
+def _evaluated(
+    typing: Typing, node: onnx.NodeProto, values: Mapping[str, float], along: Sequence[bool | None]
+) -> float | None:
     """Compute one element, if all operands are known numbers there."""
     numbers = []
-    for name in filter(None, node.input):
+    for name, here in zip(node.input, along, strict=True):
+        if not name:
+            continue
         constant = typing.shapes.values.get(name)
-        if name not in values and (constant is None or constant.size != 1):
+        number = values.get(name) if here else None
+        if number is None and constant is not None and constant.size == 1:
+            number = constant.item()
+        if number is None:
             return None
         kind = onnx.helper.tensor_dtype_to_np_dtype(typing.shapes.types[name])
-        number = values[name] if name in values else constant.item()  # type: ignore[union-attr]
         numbers.append(np.full(1, number, kind))
     try:
         with np.errstate(all="ignore"):
             return float(evaluate(node, numbers, typing.model.opset()).item())
     except Exception:  # any failure only means that the number is not known
         return None
-
-
-def _lies_twice(typing: Typing, factor: Factor, carriers: Iterable[str]) -> bool:
-    """Whether some activation has a factor on two axes: it may be zero along one of them alone."""
-    activations = (typing.axes[t] for t in carriers if t not in typing.model.constants)
-    return any(sum(factor in factors(dim) for dim in dims) > 1 for dims in activations)

@@ -17,6 +17,7 @@ import onnx
 from onnxprune.dims import Block, Dim, Factor, block, factors, unify
 from onnxprune.graph import Model, attributes, captured, label
 from onnxprune.rules import notation
+from onnxprune.rules.variables import Indexing
 from onnxprune.shapes import Shapes
 
 Axes = tuple[Dim, ...]
@@ -210,6 +211,8 @@ class Typing:
     """Constants in which masking writes another number than zero, and that number."""
     mixes: list[tuple[int, Dim]] = field(default_factory=list)
     """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
+    indexing: dict[int, Indexing] = field(default_factory=dict)
+    """Nodes, and which axes of their operands and results run along the same index."""
     linear: dict[int, list[Linear]] = field(default_factory=dict)
     """Nodes that are linear in an operand, in one way or several: the first of known weights counts."""
     means: set[str] = field(default_factory=set)
@@ -323,6 +326,11 @@ class Context:
     def fixed(self, size: int, reason: str) -> Factor:
         """Return a new axis that must stay as it is."""
         return Factor(size, [self.why(reason)])
+
+    def runs_along(self, indexing: Indexing) -> None:
+        """Say which axes of operands and results run along the same index, beside what was said before."""
+        known = self.typing.indexing.get(self.index, Indexing())
+        self.typing.indexing[self.index] = known.with_(indexing)
 
     def contract(
         self,

@@ -6,6 +6,7 @@ from onnxprune.dims import Dim
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import rule, some
+from onnxprune.rules.variables import Indexing, Key, Keys, from_the_right
 
 
 @rule("Einsum", zero=some)
@@ -15,24 +16,47 @@ def einsum(c: Context) -> None:
     if any(len(set(t)) != len(t) for t in terms):
         raise CannotSayError("it takes a diagonal")
     letters: dict[str, Dim] = {}
-    spread: list[list[Dim]] = []
+    spread: dict[int, list[Dim]] = {}
     for operand, term in enumerate(terms):
         dims = list(c.axes(operand))
         at, count = term.find("."), len(dims) - len(term.replace(".", ""))
         if at >= 0:
-            spread.append(dims[at : at + count])
+            spread[operand] = dims[at : at + count]
             del dims[at : at + count]
         for letter, dim in zip(term.replace(".", ""), dims, strict=True):
             _meet(c, letters, letter, dim)
-    ellipsis = broadcast(c, spread)
+    ellipsis = broadcast(c, list(spread.values()))
+    indexing = _indexing(c, terms, result, letters, from_the_right(ellipsis, spread))
     activations = not any(name in c.typing.model.constants for name in c.node.input)
     for letter in sorted(set(letters) - set(result)):
-        c.contract(letters[letter], *(k for k, term in enumerate(terms) if letter in term))
+        c.contract(letters[letter], *(k for k in range(len(terms)) if indexing.axes(k, letter)))
         if activations:
             c.prefer_other(letters[letter])
     c.define(0, [d for letter in result for d in (ellipsis if letter == "." else [letters[letter]])])
     c.weights(*range(len(terms)))
     c.works(*ellipsis, *letters.values())
+
+
+def _indexing(
+    c: Context, terms: list[str], result: str, letters: dict[str, Dim], ellipsis: Indexing
+) -> Indexing:
+    """Say that a letter is an index, and so is each axis of the ellipsis."""
+    variables: dict[Key, Dim] = {**letters, **ellipsis.variables}
+    operands = {}
+    for operand, term in enumerate(terms):
+        keys = _keys(term, ellipsis.operands.get(operand, ()))
+        operands[operand] = tuple(
+            key if not key or dim.size == variables[key[0]].size else ()
+            for key, dim in zip(keys, c.axes(operand), strict=True)
+        )
+    indexing = Indexing(variables, operands, {0: _keys(result, ellipsis.results[0])})
+    c.runs_along(indexing)
+    return indexing
+
+
+def _keys(term: str, ellipsis: tuple[Keys, ...]) -> tuple[Keys, ...]:
+    left, dots, right = term.partition(".")
+    return (*((s,) for s in left), *(ellipsis if dots else ()), *((s,) for s in right))
 
 
 def _meet(c: Context, letters: dict[str, Dim], letter: str, dim: Dim) -> None:

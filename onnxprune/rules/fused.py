@@ -11,6 +11,7 @@ from onnxprune.rules.linear import gemm, matrix_product, product_and_bias
 from onnxprune.rules.pointwise import elementwise
 from onnxprune.rules.sampling import grid_sample
 from onnxprune.rules.table import Zeros, every, first, rule, some, weights_and_bias
+from onnxprune.rules.variables import Indexing
 
 MICROSOFT = "com.microsoft"
 ZERO_AT_ZERO = {"", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Elu", "Selu", "Softsign", "ThresholdedRelu"}
@@ -41,6 +42,7 @@ def fused_conv(c: Context) -> None:
     if c.has(3):
         for dim, other in zip(c.typing.axes[c.node.output[0]], c.axes(3), strict=True):
             c.same(dim, other)
+        c.runs_along(Indexing(operands={3: c.typing.indexing[c.index].results[0]}))
         c.changes_product()
     _activate(c)
 
@@ -58,11 +60,8 @@ def fused_matmul(c: Context) -> None:
     if c.attributes.get("transBatchA") or c.attributes.get("transBatchB"):
         raise CannotSayError("it moves batch axes")
     a, b = c.axes(0), c.axes(1)
-    if c.attributes.get("transA") and len(a) > 1:
-        a = (*a[:-2], a[-1], a[-2])
-    if c.attributes.get("transB") and len(b) > 1:
-        b = (*b[:-2], b[-1], b[-2])
-    matrix_product(c, a, b)
+    turned = bool(c.attributes.get("transA")), bool(c.attributes.get("transB"))
+    matrix_product(c, a, b, turned=turned)
     c.weights(0, 1)
     if len(b) == 2 and not c.attributes.get("transA"):
         first, alpha = not c.attributes.get("transB"), float(c.attributes.get("alpha", 1.0))

@@ -9,8 +9,9 @@ import numpy as np
 
 from onnxprune.dims import Dim, Factor, concatenated, factors, nested, split
 from onnxprune.rules.constants import moved
-from onnxprune.rules.context import CannotSayError, Context
+from onnxprune.rules.context import Axes, CannotSayError, Context
 from onnxprune.rules.table import first, rule
+from onnxprune.rules.variables import Indexing, Keys
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -33,8 +34,22 @@ def gather(c: Context) -> None:
         c.define(0, [*dims[:axis], chosen, *dims[axis + 1 :]])
     else:
         c.block(dims[axis], BY_NUMBER)
+        c.runs_along(_picked(dims, c.axes(1), axis))
         c.define(0, [*dims[:axis], *c.axes(1), *dims[axis + 1 :]])
     c.weights(0)
+
+
+def _picked(dims: Axes, places: Axes, axis: int) -> Indexing:
+    """Return the indices of a Gather: those of its places stand where the axis was."""
+    names = [f"place {k}" for k in range(len(places))]
+    before: list[Keys] = [(k,) for k in range(axis)]
+    after: list[Keys] = [(k,) for k in range(axis + 1, len(dims))]
+    inside: list[Keys] = [(name,) for name in names]
+    return Indexing(
+        {**dict(enumerate(dims)), **dict(zip(names, places, strict=True))},
+        {0: (*before, (), *after), 1: tuple(inside)},
+        {0: (*before, *inside, *after)},
+    )
 
 
 def _chosen(c: Context, dim: Dim) -> Dim | None:

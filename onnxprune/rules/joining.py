@@ -11,6 +11,7 @@ from onnxprune.dims import Block, Dim, Factor, concatenated, factors, nested, sp
 from onnxprune.rules.constants import joined, moved, parts, windows
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import carriers, first, rule
+from onnxprune.rules.variables import Indexing, Keys
 
 
 @rule("Concat", zero=carriers, constant=joined)
@@ -21,6 +22,7 @@ def concat(c: Context) -> None:
 
 def join(c: Context, operands: Iterable[int]) -> None:
     """Put operands, named by their numbers, side by side along an axis; all other axes are the same."""
+    operands = list(operands)
     first_dims, *others = (c.axes(k) for k in operands)
     axis = int(c.attributes["axis"]) % len(first_dims)
     result = list(first_dims)
@@ -29,6 +31,8 @@ def join(c: Context, operands: Iterable[int]) -> None:
             if k != axis:
                 c.same(result[k], dim)
     result[axis] = concatenated(dims[axis] for dims in (first_dims, *others))
+    keys: tuple[Keys, ...] = tuple((k,) for k in range(len(result)))
+    c.runs_along(Indexing(dict(enumerate(result)), dict.fromkeys(operands, keys), {0: keys}))
     c.define(0, result)
 
 

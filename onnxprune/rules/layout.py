@@ -9,6 +9,7 @@ from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules.constants import Array, Numbers, in_order, moved, same
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import first, rule
+from onnxprune.rules.variables import from_the_right
 
 
 def _turned(v: Numbers) -> list[Array | None]:
@@ -84,6 +85,7 @@ def expand(c: Context) -> None:
     for dim, result in zip(padded, results, strict=True):
         if dim.size != result.size:
             c.prefer_other(result)
+    c.runs_along(from_the_right(results, {0: dims}))
     c.define(0, results)
     _follow_target(c, 1, results)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from onnxprune.dims import Factor
+from collections.abc import Mapping, Sequence
+
+from onnxprune.dims import Dim, Factor
 from onnxprune.rules.constants import averages
 from onnxprune.rules.context import Axes, Context, Linear
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, rule, some
+from onnxprune.rules.variables import Indexing, Keys, from_the_right
 
 
 def product_and_bias(zeros: Zeros) -> bool:
@@ -25,6 +28,7 @@ def gemm(c: Context) -> None:
         for dim, size, name in zip(reversed(c.axes(2)), reversed(c.shape(2)), ("n", "m"), strict=False):
             if size > 1:
                 c.same(dim, axes[name])
+        c.runs_along(added(2, c.axes(2), "m", "n"))
     c.weights(0, 1, 2)
     c.works(axes["m"], axes["n"], axes["k"])
     axis, first = (0 if c.attributes.get("transA") else 1), not c.attributes.get("transB")
@@ -43,20 +47,65 @@ def matmul(c: Context) -> None:
         c.multiplies(Linear(1, -2, weights=0, result_axis=-2))
 
 
-def matrix_product(c: Context, a: Axes, b: Axes, operands: tuple[int, int] = (0, 1)) -> None:
-    """Multiply two operands, whose axes are given in the order of MatMul.
+def added(operand: int, dims: Axes, rows: str, columns: str) -> Indexing:
+    """Return the indices of what is added to the rows and columns of a product."""
+    keys = (rows, columns)[2 - len(dims) :]
+    along: tuple[Keys, ...] = tuple((k,) if d.size != 1 else () for k, d in zip(keys, dims, strict=True))
+    return Indexing(operands={operand: along})
+
+
+def matrix_product(
+    c: Context,
+    a: Axes,
+    b: Axes,
+    operands: tuple[int, int] = (0, 1),
+    turned: tuple[bool, bool] = (False, False),
+) -> None:
+    """Multiply two operands as MatMul does.
 
     Attention multiplies two activations, head by head: of the two factors, heads and their width, the heads
     are the ones to prune first.
+
+    Args:
+        c: The node.
+        a: The axes of the first operand.
+        b: Those of the second.
+        operands: Their numbers.
+        turned: Whether the last two axes of each are exchanged before.
     """
-    k = Factor(a[-1].size)
-    c.same(a[-1], k)
-    c.same(b[-2] if len(b) > 1 else b[0], k)
+    left, right = _described(a, "rows", "sum", turned[0]), _described(b, "sum", "columns", turned[1])
+    where = {key: dim for keys, dims in ((left, a), (right, b)) for key, dim in zip(keys, dims, strict=True)}
+    k = Factor(a[left.index("sum")].size)
+    c.same(a[left.index("sum")], k)
+    c.same(b[right.index("sum")], k)
     c.contract(k, *operands)
-    batch = broadcast(c, [a[:-2], b[:-2]])
-    rows, columns = a[-2:-1] if len(a) > 1 else (), b[-1:] if len(b) > 1 else ()
+    leading = {o: dims[:-2] for o, dims in zip(operands, (a, b), strict=True)}
+    batch = broadcast(c, list(leading.values()))
+    outside = [key for key in ("rows", "columns") if key in where]
     if not any(c.node.input[o] in c.typing.model.constants for o in operands):
-        for dim in (k, *rows, *columns):
+        for dim in (k, *(where[key] for key in outside)):
             c.prefer_other(dim)
-    c.define(0, [*batch, *rows, *columns])
-    c.works(*batch, *rows, k, *columns)
+    c.runs_along(
+        _apart(from_the_right(batch, leading), where, dict(zip(operands, (left, right), strict=True)))
+    )
+    c.define(0, [*batch, *(where[key] for key in outside)])
+    c.works(*batch, *(where[key] for key in outside), k)
+
+
+def _apart(batch: Indexing, where: Mapping[str, Dim], names: Mapping[int, Sequence[str]]) -> Indexing:
+    """Return the indices of a product: batch, rows, columns, and what is summed over."""
+    inner = {key: dim for key, dim in where.items() if not key.startswith("batch")}
+    made = [key for key in ("rows", "columns") if key in inner]
+    return Indexing(
+        {**batch.variables, **inner},
+        {k: (*keys, *((key,) for key in names[k][-2:])) for k, keys in batch.operands.items()},
+        {0: (*batch.results[0], *((key,) for key in made))},
+    )
+
+
+def _described(dims: Axes, first: str, second: str, turned: bool) -> list[str]:
+    """Name the axes of an operand, those of the batch by numbers; a vector has only what is summed over."""
+    if len(dims) == 1:
+        return ["sum"]
+    last = [second, first] if turned else [first, second]
+    return [*(f"batch {k}" for k in range(len(dims) - 2)), *last]

@@ -11,6 +11,7 @@ from onnxprune.rules.constants import Array, Numbers, aligned, scaled
 from onnxprune.rules.context import Context
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, every, first, rule, some, weights_and_bias
+from onnxprune.rules.variables import from_the_right
 
 MICROSOFT = "com.microsoft"
 STATISTICS = "it takes statistics over this axis"
@@ -85,7 +86,7 @@ def layer_normalization(c: Context) -> None:
     dims = c.axes(0)
     over = dims[_axis(c, dims) :]
     _centre(c, over, 1)
-    broadcast(c, [dims, *(c.axes(k) for k in (1, 2) if c.has(k))])
+    _line_up(c, (0, 1, 2))
     c.weights(1, 2)
     _define(c, dims, over)
 
@@ -100,7 +101,7 @@ def rms_normalization(c: Context) -> None:
     dims = c.axes(0)
     over = dims[_axis(c, dims) :]
     _root_mean_square(c, over, [0], 1)
-    broadcast(c, [dims, c.axes(1)])
+    _line_up(c, (0, 1))
     c.weights(1)
     _define(c, dims, over)
 
@@ -116,7 +117,7 @@ def _skipped(zeros: Zeros) -> bool:
 @rule("SkipSimplifiedLayerNormalization", domain=MICROSOFT, zero=_skipped)
 def skip_rms_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as RMSNormalization over the last axis."""
-    dims = broadcast(c, [c.axes(k) for k in (0, 1, 3, 2) if c.has(k)])
+    dims = _line_up(c, (0, 1, 3, 2), (0, 3))
     _root_mean_square(c, dims[-1:], [k for k in (0, 1, 3) if c.has(k)], 2)
     c.weights(2, 3)
     _define(c, dims, dims[-1:])
@@ -131,7 +132,7 @@ def _skipped_and_bias(zeros: Zeros) -> bool:
 @rule("SkipLayerNormalization", domain=MICROSOFT, zero=_skipped_and_bias, constant=scaled(3, scale=2))
 def skip_layer_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as LayerNormalization over the last axis."""
-    dims = broadcast(c, [c.axes(k) for k in range(5) if c.has(k)])
+    dims = _line_up(c, range(5), (0, 3))
     _centre(c, dims[-1:], 2)
     c.weights(2, 3, 4)
     _define(c, dims, dims[-1:])
@@ -168,6 +169,14 @@ def mean_variance_normalization(c: Context) -> None:
             dim, STATISTICS if axis in over else "it divides by the deviation, 0 where a channel is removed"
         )
     c.define(0, dims)
+
+
+def _line_up(c: Context, operands: Sequence[int], results: Sequence[int] = (0,)) -> list[Dim]:
+    """Line operands up from the right, and return the axes of the results."""
+    dims = {k: c.axes(k) for k in operands if c.has(k)}
+    axes = broadcast(c, list(dims.values()))
+    c.runs_along(from_the_right(axes, dims, results))
+    return axes
 
 
 def _axis(c: Context, dims: Sequence[Dim]) -> int:

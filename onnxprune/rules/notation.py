@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from onnxprune.dims import Dim, Factor, nested
+from onnxprune.rules.variables import Indexing
 
 if TYPE_CHECKING:
     from onnxprune.rules.context import Context
@@ -134,6 +135,7 @@ def match(context: Context, pattern: str, given: Mapping[str, int]) -> dict[str,
     shapes = [(axes, context.shape(k)) for k, axes in layout.operands]
     sizes = _solve([*shapes, *((axes, context.result_shape(k)) for k, axes in layout.results)], dict(given))
     names: dict[str, Dim] = {n: _factor(context, n, s) for n, s in sizes.items()}
+    context.runs_along(Indexing(dict(names), dict(layout.operands), dict(layout.results)))
     for name in layout.lone:
         context.block(names[name], MOVES_ALONG)
     for k, axes in layout.operands:

@@ -10,6 +10,7 @@ from onnxprune.dims import Dim, Factor
 from onnxprune.rules.constants import by_itself, same
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import every, first, never, rule, some
+from onnxprune.rules.variables import from_the_right
 
 ZERO_AT_ZERO = (
     "Abs Asin Asinh Atan Atanh Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
@@ -41,8 +42,9 @@ def broadcast(c: Context, operands: Sequence[Sequence[Dim]]) -> list[Dim]:
 
 def elementwise(c: Context) -> None:
     """Give the result the axes of the operands, broadcast."""
-    operands = [c.axes(k) for k in range(len(c.node.input)) if c.has(k)]
-    axes = broadcast(c, operands)
+    operands = {k: c.axes(k) for k in range(len(c.node.input)) if c.has(k)}
+    axes = broadcast(c, list(operands.values()))
+    c.runs_along(from_the_right(axes, operands, range(len(c.node.output))))
     for result in range(len(c.node.output)):
         c.define(result, axes)
 

@@ -7,6 +7,7 @@ its zero point, and padding and sums treat that as zero. Scales and zero points 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx import TensorProto
@@ -17,10 +18,11 @@ from onnxprune.rules.constants import same
 from onnxprune.rules.context import Axes, CannotSayError, Context, Quantised
 from onnxprune.rules.convolution import finish
 from onnxprune.rules.joining import join
-from onnxprune.rules.linear import matrix_product
+from onnxprune.rules.linear import added, matrix_product
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.recurrent import candidates_are_zero
 from onnxprune.rules.table import Zeros, carriers, first, rule, some
+from onnxprune.rules.variables import Indexing, from_the_right
 
 MICROSOFT = "com.microsoft"
 IN_BLOCKS = "its elements share a scale"
@@ -182,23 +184,19 @@ def _product_and_bias(zeros: Zeros) -> bool:
 def qgemm(c: Context) -> None:
     """Gemm of integers; scale and zero point of the second operand may be one for each column."""
     a, b = c.axes(0), c.axes(3)
-    a = a[::-1] if c.attributes.get("transA") else a
-    b = b[::-1] if c.attributes.get("transB") else b
-    k = Factor(a[1].size)
-    c.same(a[1], k)
-    c.same(b[0], k)
-    c.contract(k, 0, 3)
+    turned = bool(c.attributes.get("transA")), bool(c.attributes.get("transB"))
+    matrix_product(c, a, b, (0, 3), turned)
+    b = b[::-1] if turned[1] else b
     _columns(c, b, 4, 5)
     if c.has(6):
-        broadcast(c, [[a[0], b[1]], c.axes(6)])
-    c.define(0, [a[0], b[1]])
+        broadcast(c, [c.typing.axes[c.node.output[0]], c.axes(6)])
+        c.runs_along(added(6, c.axes(6), "rows", "columns"))
     c.reads(0, _how(c, 1, 2))
     if c.has(8):
         c.writes(0, _how(c, None, 8))
     _weights(c, 3, scale=4, zero=5, axis=0 if c.attributes.get("transB") else 1)
     c.reads(6, Quantised())
     c.weights(6)
-    c.works(a[0], b[1], k)
 
 
 def _scales_and_bias(zeros: Zeros) -> bool:
@@ -332,7 +330,7 @@ def dynamic_quantize_lstm(c: Context) -> None:
 @rule("QLinearAdd", domain=MICROSOFT, zero=lambda zeros: zeros[0] is True and zeros[3] is True)
 def qlinear_add(c: Context) -> None:
     """Elementwise; scales and zero points are single numbers."""
-    c.define(0, broadcast(c, [c.axes(0), c.axes(3)]))
+    _line_up(c, (0, 3))
     c.reads(0, _how(c, 1, 2))
     c.reads(3, _how(c, 4, 5))
     c.writes(0, _how(c, None, 7))
@@ -341,7 +339,7 @@ def qlinear_add(c: Context) -> None:
 @rule("QLinearWhere", domain=MICROSOFT, zero=lambda zeros: zeros[1] is True and zeros[4] is True)
 def qlinear_where(c: Context) -> None:
     """Choose between two operands, each with its scale and zero point."""
-    c.define(0, broadcast(c, [c.axes(k) for k in (0, 1, 4)]))
+    _line_up(c, (0, 1, 4))
     c.reads(1, _how(c, 2, 3))
     c.reads(4, _how(c, 5, 6))
     c.writes(0, _how(c, None, 8))
@@ -394,6 +392,14 @@ def _of_one_operand(c: Context) -> None:
     c.writes(0, _how(c, None, 4))
 
 
+def _line_up(c: Context, operands: Sequence[int]) -> None:
+    """Line operands up from the right, as elementwise operators do."""
+    dims = {k: c.axes(k) for k in operands}
+    axes = broadcast(c, list(dims.values()))
+    c.runs_along(from_the_right(axes, dims))
+    c.define(0, axes)
+
+
 def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
     """Parameters for each column are cut with the columns; those of more axes are left alone."""
     for operand in operands:
@@ -401,6 +407,7 @@ def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
             parameter = c.axes(operand)
             if len(parameter) == 1 and parameter[0].size > 1:
                 c.same(b[-1], parameter[0])
+                c.runs_along(Indexing(operands={operand: (("columns",),)}))
             elif len(parameter) > 1:
                 c.block(b[-1], "its columns are quantised in blocks")
 
