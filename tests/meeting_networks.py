@@ -1,8 +1,8 @@
 """Random networks in which parts of a tensor meet again: one factor, several independent indices.
 
-A tensor is multiplied with itself, with its transposed, reshaped, permuted or sliced self (Gram matrices, cosine
-similarity, scores within and across heads), by MatMul, Einsum or broadcasting (outer products). Rows and columns of
-what comes out are the same factor, but not the same index.
+A tensor is multiplied with itself, with its transposed, reshaped, permuted or sliced self (Gram matrices,
+cosine similarity, scores within and across heads), by MatMul, Einsum or broadcasting (outer products). Rows
+and columns of what comes out are the same factor, but not the same index.
 
     python tests/meeting_networks.py 3000 [first seed]    prints what is wrong, and how much was removed
 """
@@ -13,7 +13,7 @@ import itertools
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ import onnx
 from helpers import Net, chosen_apart
 
 from onnxprune.dims import channel_of
-from onnxprune.errors import NothingToDoError
 from onnxprune.evidence.folding import folded
 from onnxprune.evidence.liveness import find_evidence
 from onnxprune.evidence.precomputed import precomputed
@@ -42,7 +41,7 @@ LARGEST = 0.05
 
 
 class Meeting:
-    """A network that grows by random steps; a step that does not fit does nothing. Axis 0 is an open batch."""
+    """A network that grows by random steps; one that does not fit does nothing. Axis 0 is an open batch."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)
@@ -373,6 +372,9 @@ def grown(seed: int) -> Model:
     for value in (*proto.graph.input, *proto.graph.output):
         if value.type.tensor_type.HasField("shape") and value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_param = "N"
+    if build.chance(0.3):
+        for node in proto.graph.node:
+            node.ClearField("name")
     return check(Model(proto))
 
 
@@ -387,7 +389,7 @@ def feeds_of(model: Model, batch: int, seed: int) -> dict[str, Array]:
 
 
 def with_zeros_of(original: Model, sparse: Model) -> onnx.ModelProto:
-    """Return the network as it was given, its weights those of a sparse one; that one where it holds others."""
+    """Return the given network with the weights of a sparse one; that one where it has others."""
     names = {t.name for t in original.proto.graph.initializer}
     changed = original.copy()
     for name, tensor in sparse.constants.items():

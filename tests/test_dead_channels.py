@@ -342,3 +342,18 @@ def test_an_heir_keeps_all_channels_it_lies_on() -> None:
     evidence = find_evidence(find_channels(model))
     assert len(evidence.removed) > 1
     assert error_without(model, evidence) <= 1e-6
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_constants_of_nodes_that_have_no_name(channel: int) -> None:
+    """A group is named after what a node makes; the constant that is added there gets that name."""
+    net = Net()
+    x = net.linear(net.input("x", [2, 3]), 3)
+    picked = net.op("Gather", x, net.ints(1, 2, 0, 2), axis=1)
+    model = net.model(net.op("MatMul", picked, net.weight(4, 5)))
+    for node in model.nodes:
+        node.ClearField("name")
+    values = model.array(model.nodes[0].input[1]).copy()
+    values[:, channel] = 0
+    model.set_array(model.nodes[0].input[1], values)
+    assert Transform()(model).facts["equal"]

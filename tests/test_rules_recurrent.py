@@ -172,7 +172,8 @@ def test_recurrent_weights_that_are_computed_keep_the_channels() -> None:
     """They are not zero where a channel is removed, so the others would still hear of it."""
     net = Net()
     x = net.input("x", [5, 2, 6])
-    w, r = net.weight(1, 8, 6), net.op("Sigmoid", net.weight(1, 8, 8))
+    mean = net.reduce("ReduceMean", net.reduce("ReduceMean", x, [1, 2]), [0])
+    w, r = net.weight(1, 8, 6), net.op("Sigmoid", net.add(net.weight(1, 8, 8), mean))
     y = net.ops("RNN", x, w, r, outputs=1, hidden_size=8)[0]
     channels = find_channels(net.model(net.linear(flat(net, y), 3)))
     assert not channels.groups

@@ -87,6 +87,7 @@ def _add(
     reader = _next_sum(model, readers[name]) if linear.result_axis % rank == rank - 1 else None
     if reader is not None and _into_operand(model, reader, _constant_operand(model, reader), shift, kind):
         return
+    node.name = label(node)  # which is that of its result, where it has none: groups are named after it
     node.output[0] = f"{name}__varying"
     added = model.add_constant(f"{name}__constant", aligned(shift, linear.result_axis, rank).astype(kind))
     _insert_after(

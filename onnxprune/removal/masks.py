@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import PlanError
+from onnxprune.evidence.constants import channels_on
 from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, Group
+from onnxprune.groups.channels import Channels, Group, Indices, Place
 from onnxprune.groups.slots import dead_slots
 from onnxprune.groups.values import mask_values, zero_value
+from onnxprune.rules.constants import aligned
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -78,7 +80,15 @@ def dead_channels(channels: Channels) -> tuple[Channels, dict[str, list[int]]]:
 def _dead(channels: Channels, group: Group) -> Mask:
     dead = np.ones(group.size, bool)
     for place in (p for p in group.places if p.weight):
-        member = channels.members(group, place)
         alive = mask_values(channels.typing, place.tensor) != 0
-        dead[np.broadcast_to(member, alive.shape)[alive & (member >= 0)]] = False
+        for member in _members(channels, group, place):
+            dead[np.broadcast_to(member, alive.shape)[alive & (member >= 0)]] = False
     return dead
+
+
+def _members(channels: Channels, group: Group, place: Place) -> list[Indices]:
+    """Return the channels of each element of a tensor; several where the factor is nested with itself."""
+    if group.outer:
+        return [channels.members(group, place)]
+    dims = channels.typing.axes[place.tensor]
+    return [aligned(ways, place.axis, len(dims)) for ways in channels_on(dims[place.axis], group.factor)]

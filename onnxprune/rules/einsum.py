@@ -6,7 +6,7 @@ from onnxprune.dims import Dim
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import rule, some
-from onnxprune.rules.variables import Indexing, Key, Keys, from_the_right
+from onnxprune.rules.variables import Indexing, Keys, from_the_right
 
 
 @rule("Einsum", zero=some)
@@ -41,7 +41,7 @@ def _indexing(
     c: Context, terms: list[str], result: str, letters: dict[str, Dim], ellipsis: Indexing
 ) -> Indexing:
     """Say that a letter is an index, and so is each axis of the ellipsis."""
-    variables: dict[Key, Dim] = {**letters, **ellipsis.variables}
+    variables = {**letters, **ellipsis.variables}
     operands = {}
     for operand, term in enumerate(terms):
         keys = _keys(term, ellipsis.operands.get(operand, ()))

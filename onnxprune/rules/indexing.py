@@ -42,11 +42,11 @@ def gather(c: Context) -> None:
 def _picked(dims: Axes, places: Axes, axis: int) -> Indexing:
     """Return the indices of a Gather: those of its places stand where the axis was."""
     names = [f"place {k}" for k in range(len(places))]
-    before: list[Keys] = [(k,) for k in range(axis)]
-    after: list[Keys] = [(k,) for k in range(axis + 1, len(dims))]
+    before: list[Keys] = [(str(k),) for k in range(axis)]
+    after: list[Keys] = [(str(k),) for k in range(axis + 1, len(dims))]
     inside: list[Keys] = [(name,) for name in names]
     return Indexing(
-        {**dict(enumerate(dims)), **dict(zip(names, places, strict=True))},
+        {**{str(k): d for k, d in enumerate(dims)}, **dict(zip(names, places, strict=True))},
         {0: (*before, (), *after), 1: tuple(inside)},
         {0: (*before, *inside, *after)},
     )

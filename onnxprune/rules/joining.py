@@ -31,8 +31,10 @@ def join(c: Context, operands: Iterable[int]) -> None:
             if k != axis:
                 c.same(result[k], dim)
     result[axis] = concatenated(dims[axis] for dims in (first_dims, *others))
-    keys: tuple[Keys, ...] = tuple((k,) for k in range(len(result)))
-    c.runs_along(Indexing(dict(enumerate(result)), dict.fromkeys(operands, keys), {0: keys}))
+    keys: tuple[Keys, ...] = tuple((str(k),) for k in range(len(result)))
+    c.runs_along(
+        Indexing({str(k): d for k, d in enumerate(result)}, dict.fromkeys(operands, keys), {0: keys})
+    )
     c.define(0, result)
 
 

@@ -94,7 +94,7 @@ def matrix_product(
 
 def _apart(batch: Indexing, where: Mapping[str, Dim], names: Mapping[int, Sequence[str]]) -> Indexing:
     """Return the indices of a product: batch, rows, columns, and what is summed over."""
-    inner = {key: dim for key, dim in where.items() if not key.startswith("batch")}
+    inner: dict[str, Dim] = {key: dim for key, dim in where.items() if not key.startswith("batch")}
     made = [key for key in ("rows", "columns") if key in inner]
     return Indexing(
         {**batch.variables, **inner},

@@ -1,9 +1,9 @@
 """Index variables: which axes of a node run along the same index.
 
-A factor says what an axis is, not which of its elements is meant. In ``x·xᵀ`` the rows and the columns of the
-result are one factor, and two indices. What is true of an element at one index (that it is zero, that it may
-be renumbered) says nothing about the other. A rule that combines operands therefore says which of their axes run
-together; where it says nothing, two axes of one factor are taken for two indices.
+A factor says what an axis is, not which of its elements is meant. In ``x·xᵀ`` the rows and the columns of
+the result are one factor, and two indices. What is true of an element at one index (that it is zero, that it
+may be renumbered) says nothing about the other. A rule that combines operands therefore says which of their
+axes run together; where it says nothing, two axes of one factor are taken for two indices.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from onnxprune.dims import Dim, Factor, factors
 if TYPE_CHECKING:
     from onnxprune.rules.context import Contraction, Typing
 
-Key: TypeAlias = "str | int"
-"""The name of an index, of one node: a letter of its equation or pattern, or the number of an axis."""
-Keys: TypeAlias = "tuple[Key, ...]"
+Keys: TypeAlias = "tuple[str, ...]"
 """The indices that one axis runs along, major to minor; none where its only element is stretched."""
 
 
@@ -34,7 +32,7 @@ class Indexing:
         results: The indices of each axis of a result, likewise.
     """
 
-    variables: Mapping[Key, Dim] = field(default_factory=dict)
+    variables: Mapping[str, Dim] = field(default_factory=dict)
     operands: Mapping[int, tuple[Keys, ...]] = field(default_factory=dict)
     results: Mapping[int, tuple[Keys, ...]] = field(default_factory=dict)
 
@@ -46,7 +44,7 @@ class Indexing:
             {**self.results, **other.results},
         )
 
-    def axes(self, operand: int, key: Key) -> tuple[int, ...]:
+    def axes(self, operand: int, key: str) -> tuple[int, ...]:
         """Return the axes of a described operand that run along an index."""
         return tuple(axis for axis, keys in enumerate(self.operands[operand]) if key in keys)
 
@@ -94,7 +92,7 @@ class Views:
         return [View(None, unknown)]
 
     def _lies_once(self, index: int, result: int, factor: Factor) -> bool:
-        """Whether all axes that carry a factor run along one index: nothing has it twice, nor sums over it."""
+        """Whether all axes with a factor run along one index: nothing has it twice, nor sums over it."""
         node = self.typing.nodes[index]
         counts = [self._count(name, factor) for name in node.input]
         summed = factor in self._summed[index] and sum(map(bool, counts)) > 1
@@ -130,7 +128,7 @@ def _described(
 def summed_space(typing: Typing, contraction: Contraction) -> list[Dim]:
     """Return what each index counts that the terms of a sum have; of axes not described, each has its own."""
     node, indexing = typing.nodes[contraction.node], typing.indexing.get(contraction.node)
-    keys: dict[Key, Dim] = {}
+    keys: dict[str, Dim] = {}
     apart: list[Dim] = []
     for operand, name in enumerate(node.input):
         if name not in contraction.tensors:
@@ -156,11 +154,11 @@ def from_the_right(
         results: The numbers of the results.
     """
     rank = len(axes)
-    keys: tuple[Keys, ...] = tuple((k,) for k in range(-rank, 0))
+    keys: tuple[Keys, ...] = tuple((str(k),) for k in range(-rank, 0))
     return Indexing(
-        {k: axes[k] for k in range(-rank, 0)},
+        {str(k): axes[k] for k in range(-rank, 0)},
         {
-            operand: tuple((k,) if dims[k].size == axes[k].size else () for k in range(-len(dims), 0))
+            operand: tuple((str(k),) if dims[k].size == axes[k].size else () for k in range(-len(dims), 0))
             for operand, dims in operands.items()
         },
         dict.fromkeys(results, keys),
