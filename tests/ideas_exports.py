@@ -102,3 +102,50 @@ def scores_divided_by_a_root() -> onnx.ModelProto:
     y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
     y = net.linear(net.reshape(net.transpose(y, 0, 2, 1, 3), -1, 8, WIDTH), WIDTH)
     return net.proto(net.linear(net.add(x, y), 10))
+
+
+# --- maxima over channels ----------------------------------------------------------------------------------
+
+
+def spatial_gate(net: Net, x: str, activate: str, floor: str) -> str:
+    """CBAM: the largest and the mean of all channels say where to look."""
+    largest = net.reduce("ReduceMax", x, [1])
+    if floor == "relu":
+        largest = net.relu(largest)
+    elif floor == "max":
+        largest = net.op("Max", net.op("Identity", largest), net.const(0.0))
+    both = net.concat(largest, net.reduce("ReduceMean", x, [1]))
+    return net.mul(x, net.op("Sigmoid", net.conv(both, 1, 7)))
+
+
+@idea(0.3)
+@idea(0.3, name="cbam_relu6", activate="Clip")
+@idea(0.3, name="cbam_magnitudes", activate="Abs")
+@idea(0.3, name="cbam_squares", activate="square")
+@idea(0.3, name="cbam_relu_after", activate="Tanh", floor="relu")
+@idea(0.3, name="cbam_maximum_with_zero_after", activate="Tanh", floor="max")
+@idea(0.3, name="cbam_opset_20", opset=20)
+def cbam(activate: str = "Relu", floor: str = "", opset: int = 17) -> onnx.ModelProto:
+    net = Net(opset=opset)
+
+    def act(y: str) -> str:
+        if activate == "square":
+            return net.mul(y, y)
+        return net.op(activate, y, *([net.const(0.0), net.const(6.0)] if activate == "Clip" else []))
+
+    x = spatial_gate(net, act(net.conv(image(net), 32)), activate, floor)
+    x = spatial_gate(net, act(net.conv(x, 64)), activate, floor)
+    x = net.pool(net.relu(net.conv(x, 64)), "AveragePool", 4, 4)
+    return net.proto(net.gemm(net.op("Flatten", x), 10))
+
+
+@idea(0.29)
+@idea(0.29, name="pooled_widths_mean", kind="GlobalAveragePool")
+@idea(0.29, name="pooled_widths_power", kind="GlobalLpPool")
+def pooled_widths(kind: str = "GlobalMaxPool") -> onnx.ModelProto:
+    """Tokens pooled over their width, with a pool that is meant for pictures."""
+    net = Net()
+    x = net.relu(net.linear(net.input("tokens", ["N", 16, 8]), WIDTH))
+    x = net.relu(net.linear(x, 2 * WIDTH))
+    gate = net.op("Sigmoid", net.op(kind, x))
+    return net.proto(net.linear(net.relu(net.linear(net.mul(x, gate), WIDTH)), 10))

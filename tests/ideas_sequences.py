@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ideas_exports  # noqa: F401  (enters its ideas)
 import numpy as np
 import onnx
 from helpers import Net

@@ -30,7 +30,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import ideas_exports  # noqa: F401  (enters its ideas)
 import ideas_sequences  # noqa: F401  (enters its ideas)
 import onnx
 import single_nodes

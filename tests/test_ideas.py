@@ -7,7 +7,6 @@ from functools import cache
 from typing import NamedTuple
 
 import ideas
-import ideas_exports  # noqa: F401  (enters its ideas)
 import ideas_sequences  # noqa: F401  (enters its ideas)
 import numpy as np
 import pytest

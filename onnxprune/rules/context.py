@@ -7,8 +7,10 @@ and operands hold sizes that must follow (``follow_attribute``, ``follow_operand
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -223,6 +225,20 @@ class Typing:
 
     def __post_init__(self) -> None:
         self.nodes = self.model.all_nodes
+
+    @cached_property
+    def makers(self) -> dict[str, onnx.NodeProto]:
+        """The node that makes each tensor, constants aside."""
+        return {o: node for node in self.nodes for o in node.output if o and o not in self.model.constants}
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in {*node.input, *captured(node)} - {""}:
+                found[name].append(node)
+        return found
 
     def axes_of(self, name: str) -> Axes:
         """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""

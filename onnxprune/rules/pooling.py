@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from onnxprune.dims import Factor
 from onnxprune.rules.constants import Numbers, windows
 from onnxprune.rules.context import Context
+from onnxprune.rules.reduction import take_maximum
 from onnxprune.rules.table import first, rule
 
 
-@rule("LpPool", "GlobalLpPool", zero=first)
+@rule("LpPool", zero=first)
 def pool(c: Context) -> None:
     """Channels do not see each other."""
     c.match("X[n c *s] -> Y[n c *t]")
@@ -21,7 +23,23 @@ def _sees_no_padding(v: Numbers) -> bool:
 
 
 rule("AveragePool", zero=first, constant=windows(_sees_no_padding))(pool)
-rule("GlobalAveragePool", "GlobalMaxPool", zero=first, constant=windows())(pool)
+
+
+@rule("GlobalAveragePool", "GlobalMaxPool", zero=first, constant=windows())
+def global_pool(c: Context) -> None:
+    """Over all axes from the third on, as the reductions of their names."""
+    dims = c.axes(0)
+    for dim in dims[2:]:
+        if c.node.op_type == "GlobalMaxPool":
+            take_maximum(c, dim)
+        else:
+            c.contract(dim, 0, statistic=c.node.op_type == "GlobalAveragePool")
+        if c.node.op_type == "GlobalAveragePool":
+            c.rescale_result(dim, -1)
+    c.define(0, [*dims[:2], *[Factor(1) for _ in dims[2:]]])
+
+
+rule("GlobalLpPool", zero=first)(global_pool)
 
 
 @rule("MaxPool", zero=first, constant=windows())

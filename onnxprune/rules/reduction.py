@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from onnxprune.dims import Factor
+from onnxprune.dims import Dim, Factor, factors
 from onnxprune.rules.constants import Array, Numbers, uniform_along
 from onnxprune.rules.context import Context
+from onnxprune.rules.signs import is_never_negative, loses_its_sign
 from onnxprune.rules.table import first, rule
 
 SUMS = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 WHY_NOT = {
-    "ReduceMax": "it takes the maximum over this axis",
     "ReduceMin": "it takes the minimum over this axis",
     "ReduceProd": "it multiplies along this axis",
     "ReduceLogSum": "it takes a logarithm of the sum over this axis",
@@ -48,6 +48,8 @@ def reduce(c: Context) -> None:
         elif c.node.op_type == "ReduceMean":
             c.contract(dims[axis], 0, statistic=True)
             c.rescale_result(dims[axis], -1)
+        elif c.node.op_type == "ReduceMax":
+            take_maximum(c, dims[axis])
         else:
             c.block(dims[axis], WHY_NOT[c.node.op_type])
     if c.node.op_type == "ReduceLogSum":
@@ -60,6 +62,14 @@ def reduce(c: Context) -> None:
 
 rule(*SUMS, "ReduceProd", zero=first)(reduce)
 rule("ReduceMean", "ReduceMax", "ReduceMin", zero=first, constant=_chosen_or_averaged)(reduce)
+
+
+def take_maximum(c: Context, dim: Dim) -> None:
+    """Choose the largest element of an axis: zeros do not count where no element is negative."""
+    if not any(f.free for f in factors(dim)) or is_never_negative(c, 0) or loses_its_sign(c, 0):
+        c.contract(dim, 0)
+    else:
+        c.block(dim, "it takes the maximum over this axis, and of numbers that may be negative")
 
 
 def _reduced_axes(c: Context, rank: int) -> set[int]:
