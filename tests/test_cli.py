@@ -12,6 +12,7 @@ import networks_on_disk as disk
 import numpy as np
 import onnx
 import pytest
+from helpers import Net
 
 from onnxprune.cli import program
 from onnxprune.graph import load
@@ -82,9 +83,23 @@ def test_inspect_lists_groups_and_blocked_axes(model):
 
 
 def test_inspect_says_the_same_to_people(model):
-    said = disk.run("inspect", model).out
+    said = disk.run("inspect", model, "--all").out
     for word in ("conv1", "conv2", "w2[1]", "w3[0]", "the caller reads it", "40 channels"):
         assert word in said
+    assert "of the parameters and 100 % of the MACs can be reached" in " ".join(said.split())
+
+
+def test_inspect_needs_one_line_for_all_that_is_alike(tmp_path):
+    net = Net()
+    x = net.conv(net.input("image", ["N", 3, 8, 8]), 16)
+    for _ in range(6):
+        x = net.add(x, net.conv(net.relu(net.conv(x, 24)), 16))
+    place = disk.save(net.proto(net.head(x)), tmp_path / "deep.onnx")
+    short, long = (disk.run("inspect", place, *more).out.splitlines() for more in ((), ("--all",)))
+    assert len(short) < 15
+    assert len(long) > 30
+    assert any("and 5 like it" in line for line in short)
+    assert len(disk.run("inspect", place, "--json").facts["groups"]) == 7
 
 
 def test_inspect_tells_what_would_be_pruned(model):

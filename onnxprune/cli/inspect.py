@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from onnxprune.cli.options import glob_options, inexact_option, model_argument, open_option, shape_option
 from onnxprune.cli.program import Facts, command
@@ -16,51 +20,40 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show the groups, what is blocked, and the totals."""
+    """Show the totals and how much of them can be reached, the groups, and what is blocked."""
     from rich.console import Group as Lines
 
+    from onnxprune.cli.listing import BLOCKED_COLUMNS, GROUP_COLUMNS, blocked_rows, group_rows
     from onnxprune.figures import count, file_size, table
 
-    groups = [
-        (
-            g["name"],
-            f"{g['parts']} × {g['size']}" if g["parts"] > 1 else g["size"],
-            count(g["macs"]),
-            count(g["params"]),
-            "" if g["selected"] else ("optional" if g["optional"] else "excluded"),
-            ", ".join(g["nodes"]),
-            ", ".join(f"{t['tensor']}[{t['axis']}]" for t in g["tensors"]),
-        )
-        for g in facts["groups"]
-    ]
-    columns = ("group", ">channels", ">MACs", ">parameters", "", "nodes", "tensors[axis]")
+    every = facts["all"]
     total = f"{count(facts['macs'])} MACs, {count(facts['params'])} parameters"
+    reach = " and ".join(
+        f"{_percent(facts[f'{kind}_reachable'])} of the {name}"
+        for kind, name in (("params", "parameters"), ("macs", "MACs"))
+    )
     chosen = sum(g["selected"] for g in facts["groups"])
     return Lines(
-        f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}",
-        f"{len(groups)} groups, {chosen} of them to be pruned, {facts['channels']} channels\n",
-        table(columns, groups),
+        f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}; {reach} can be reached",
+        f"{len(facts['groups'])} groups, {chosen} of them to be pruned, {facts['channels']} channels\n",
+        table((*GROUP_COLUMNS, *(("tensors[axis]",) if every else ())), group_rows(facts["groups"], every)),
         "",
-        table(("blocked axes", ">size", "by", "because"), _blocked_rows(facts["blocked"])),
+        table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every)),
+        *_uncounted(facts),
     )
 
 
-def _blocked_rows(blocked: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a row a reason, with all axes of a tensor that it blocks."""
-    found: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for axis in blocked:
-        for reason in axis["reasons"]:
-            by = f"{reason['operator']} '{reason['node']}'"
-            found.setdefault((axis["tensor"], by, reason["reason"]), []).append(axis)
-    return [
-        (
-            f"{tensor}[{', '.join(str(a['axis']) for a in axes)}]",
-            "×".join(str(a["size"]) for a in axes),
-            by,
-            why,
-        )
-        for (tensor, by, why), axes in found.items()
-    ]
+def _percent(share: float) -> str:
+    """Return a share in percent; all of it only where it is all."""
+    return f"{min(share * 100, 100 if share >= 1 else 99.9):.3g} %"
+
+
+def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
+    """List the nodes whose multiply-accumulates are not in the total."""
+    from onnxprune.figures import table
+
+    rows = [(f"{n['operator']} '{n['node']}'", n["reason"]) for n in facts["uncounted"]]
+    return ("", table(("multiply-accumulates not known", "because"), rows)) if rows else ()
 
 
 @command("inspect", render)
@@ -69,6 +62,7 @@ def _blocked_rows(blocked: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]
 @inexact_option
 @shape_option
 @open_option
+@click.option("--all", "every", is_flag=True, help="A line for every group and every tensor, with all names.")
 def inspect(
     model: str,
     exclude: Sequence[str],
@@ -76,11 +70,13 @@ def inspect(
     allow_inexact: bool,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     open_io: Sequence[str],
+    every: bool,
 ) -> Facts:
     """List the groups of channels that can be removed, and what is blocked and why."""
     from onnxprune.graph import load, opened
     from onnxprune.groups.channels import find_channels
     from onnxprune.groups.cost import cost_of
+    from onnxprune.groups.reach import reach_of, unfollowed_weights
     from onnxprune.output import stored_bytes
     from onnxprune.progress import task
 
@@ -88,14 +84,19 @@ def inspect(
         read = opened(load(model), open_io)
         channels = find_channels(read, allow_inexact=allow_inexact, given=dict(shapes) or None)
     chosen = _chosen(channels, exclude, only)
+    reach = reach_of(channels)
     cost = cost_of(channels, [g for g in channels.groups if g.name in chosen])
     return {
         "model": model,
         "size_bytes": stored_bytes(model),
         **cost.figures(),
+        "params_reachable": reach.params,
+        "macs_reachable": reach.macs,
         "input_shapes": {n: list(s) for n, s in channels.typing.shapes.probed.items()},
         "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
-        "blocked": [_blocked(b) for b in channels.blocked],
+        "blocked": [_blocked(channels, b) for b in (*channels.blocked, *unfollowed_weights(channels))],
+        "uncounted": [asdict(block) for block in reach.uncounted],
+        "all": every,
     }
 
 
@@ -125,6 +126,14 @@ def _group(channels: Channels, group: Group, cost: Cost, selected: bool) -> dict
     }
 
 
-def _blocked(axis: BlockedAxis) -> Mapping[str, Any]:
+def _blocked(channels: Channels, axis: BlockedAxis) -> dict[str, Any]:
+    """Describe an axis that stays; ``params`` is how many parameters its tensor has."""
     reasons = [{"operator": b.operator, "node": b.node, "reason": b.reason} for b in axis.reasons]
-    return {"tensor": axis.tensor, "axis": axis.axis, "size": axis.size, "reasons": reasons}
+    params = math.prod(channels.model.constants[axis.tensor].dims)
+    return {
+        "tensor": axis.tensor,
+        "axis": axis.axis,
+        "size": axis.size,
+        "params": params,
+        "reasons": reasons,
+    }

@@ -272,7 +272,8 @@ def _places(typing: Typing) -> tuple[dict[Factor, list[Place]], dict[Factor, lis
             for axis, dim in enumerate(typing.axes[name]):
                 for factor in dict.fromkeys(f for f in factors(dim) if f.free):
                     if (index, operand) in uses:
-                        makers[factor].append(label(node))
+                        user = typing.users.get((index, operand), index)
+                        makers[factor] += [label(typing.nodes[user]), label(node)]
                     if (name, axis, factor) not in seen:
                         places[factor].append(Place(name, axis, bool(uses)))
                         seen.add((name, axis, factor))

@@ -17,7 +17,7 @@ from onnx import helper
 from onnxprune.dims import Dim, Factor, factors, kept_size, resolve
 from onnxprune.groups.channels import Channels, Group
 
-_PARAMETERS = (
+PARAMETERS = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
@@ -117,7 +117,7 @@ def cost_of(channels: Channels, groups: Iterable[Group] | None = None) -> Cost:
     sized = [
         (1.0, typing.axes[n]) if n in typing.axes else (float(math.prod(t.dims)), ())
         for n, t in constants.items()
-        if t.data_type in _PARAMETERS
+        if t.data_type in PARAMETERS
     ]
     batch = _batch(channels)
     return Cost(

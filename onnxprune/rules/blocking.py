@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxprune.rules.context import Context
+from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import rule
 
 REASONS = {
@@ -50,7 +50,7 @@ MICROSOFT_REASONS = {
 def _blocked(reason: str) -> Callable[[Context], None]:
     def refuse(c: Context) -> None:
         """Nothing this node touches may change."""
-        c.refuse(reason)
+        raise CannotSayError(reason)
 
     return refuse
 

@@ -220,6 +220,11 @@ class Typing:
     means: set[str] = field(default_factory=set)
     """Tensors that sum to one along their last axis."""
 
+    refused: dict[int, str] = field(default_factory=dict)
+    """Nodes that no rule describes, and why."""
+    users: dict[tuple[int, int], int] = field(default_factory=dict)
+    """The node that takes a constant for a weight, by the operand of the node that moves it about first."""
+
     nodes: list[onnx.NodeProto] = field(init=False, repr=False)
     """All nodes, those of bodies included, by the numbers that are given here."""
 
@@ -397,6 +402,7 @@ class Context:
                 while (mover := self.typing.movers.get(name)) is not None:
                     name, place = self.typing.nodes[mover].input[0], (mover, 0)
                 self.typing.weight_uses.setdefault(name, set()).add(place)
+                self.typing.users.setdefault(place, self.index)
 
     def reads(self, operand: int, how: Quantised) -> None:
         """Say what the integers of an operand stand for."""
@@ -478,6 +484,7 @@ class Context:
 
     def refuse(self, reason: str) -> None:
         """Block every axis this node touches."""
+        self.typing.refused[self.index] = reason
         for name in [i for i in self.node.input if i] + sorted(captured(self.node)):
             if name in self.typing.shapes.sizes or name in self.typing.axes:
                 for dim in self.typing.axes_of(name):

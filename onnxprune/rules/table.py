@@ -13,6 +13,7 @@ from onnxprune.dims import Block, Factor, block
 from onnxprune.graph import Model, bodies, fixed_axes, label, open_values
 from onnxprune.rules.constants import Carry, nothing
 from onnxprune.rules.context import Axes, CannotSayError, Context, Typing
+from onnxprune.rules.estimates import estimate
 from onnxprune.shapes import Shapes
 
 Zeros: TypeAlias = "Sequence[bool | None]"
@@ -72,6 +73,8 @@ class Rule:
     opens: Opens = _nothing
 
 
+MOST_TERMS = 8
+"""More terms than any rule says of the work of one node."""
 RULES: dict[tuple[str, str], Rule] = {}
 
 
@@ -148,9 +151,16 @@ def _apply(context: Context) -> None:
         return
     if found is None:
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        context.refuse(f"no rule for operator {operator}: what it does to its axes is not known")
+        _refuse(context, f"no rule for operator {operator}: what it does to its axes is not known")
         return
     try:
         found.apply(context)
     except CannotSayError as reason:
-        context.refuse(str(reason))
+        _refuse(context, str(reason))
+
+
+def _refuse(context: Context, reason: str) -> None:
+    """Block all axes of a node, and count its work by its sizes, if its rule has not counted it."""
+    context.refuse(reason)
+    if not any(work.node == context.index for work in context.typing.work[-MOST_TERMS:]):
+        estimate(context)
