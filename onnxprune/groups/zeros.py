@@ -15,6 +15,7 @@ import onnx
 
 from onnxprune.dims import Block, Dim, Factor, block, factors
 from onnxprune.graph import label
+from onnxprune.groups.ghosts import find_ghost
 from onnxprune.rules import Contraction, Divisor, Typing, lookup, pointwise
 from onnxprune.rules.variables import Views
 from onnxprune.shapes.inference import evaluate
@@ -33,7 +34,11 @@ def block_inexact_sums(typing: Typing) -> None:
         values = _values(typing, factor, carriers[factor], makers, views)
         for contraction in contractions:
             if not any(values.get(t) == 0 for t in contraction.tensors):
-                _refuse(typing, factor, contraction)
+                ghost = (
+                    find_ghost(typing, factor, contraction, values, makers) if typing.allow_inexact else None
+                )
+                if ghost is None or typing.ghosts.setdefault(contraction.node, ghost) != ghost:
+                    _refuse(typing, factor, contraction)
     for factor, divisors in divisions.items():
         values = _values(typing, factor, carriers[factor], makers, None)
         for divisor in divisors:

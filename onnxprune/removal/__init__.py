@@ -2,6 +2,7 @@
 
 planned  the plan in a sparse model
 masks    its zeros
+ghosts   sums corrected by what is gone
 interface  inputs and outputs that shrink with it
 shrink   the dense model
 """

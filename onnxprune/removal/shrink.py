@@ -14,6 +14,7 @@ from onnxprune.canonical import drop_unused_constants
 from onnxprune.dims import Factor, Kept, factors, kept_indices, kept_size
 from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels
+from onnxprune.removal.ghosts import corrected
 from onnxprune.removal.interface import declare
 from onnxprune.removal.masks import Mask
 from onnxprune.rules import RESULT, SizeUse
@@ -172,6 +173,23 @@ def _rescale(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> 
             node.input[use.operand] = model.add_constant(node.input[use.operand], scaled)
         else:
             results[use.node] = results.get(use.node, 1.0) * factor
+    return [*_corrected(channels, model, counts, results), *_multiply(channels, model, results)]
+
+
+def _corrected(
+    channels: Channels, model: Model, counts: Mapping[Factor, int], results: dict[int, float]
+) -> list[Insertion]:
+    """Return the nodes that correct sums by what is gone; their results need no other factor."""
+    inserted = []
+    for index, ghost in channels.typing.ghosts.items():
+        new = kept_size(ghost.dim, counts)
+        if new != ghost.dim.size:
+            nodes = corrected(channels, model, ghost, results.pop(index, 1.0), new)
+            inserted += [(index, True, node) for node in nodes]
+    return inserted
+
+
+def _multiply(channels: Channels, model: Model, results: Mapping[int, float]) -> list[Insertion]:
     return [(index, True, _multiplied(channels, model, index, factor)) for index, factor in results.items()]
 
 

@@ -20,7 +20,17 @@ from onnxprune.rules import (
     reduction,
     sampling,
 )
-from onnxprune.rules.context import RESULT, Contraction, Divisor, Linear, Quantised, SizeUse, Typing, Work
+from onnxprune.rules.context import (
+    RESULT,
+    Contraction,
+    Divisor,
+    Ghost,
+    Linear,
+    Quantised,
+    SizeUse,
+    Typing,
+    Work,
+)
 from onnxprune.rules.table import RULES, Rule, infer_axes, lookup
 
 __all__ = [
@@ -28,6 +38,7 @@ __all__ = [
     "RULES",
     "Contraction",
     "Divisor",
+    "Ghost",
     "Linear",
     "Quantised",
     "Rule",

@@ -87,6 +87,22 @@ class Rescale:
 
 
 @dataclass(frozen=True)
+class Ghost:
+    """What a removed channel would have held where a node sums over it: not zero, but known.
+
+    Attributes:
+        node: Index of the node that sums.
+        dim: What it sums over.
+        steps: Nodes to be run again, the last of which makes the operand of the sum, each with its operands:
+            a tensor by name, a number, or the result of an earlier step by its number.
+    """
+
+    node: int
+    dim: Dim
+    steps: tuple[tuple[int, tuple[str | float | int, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Cap:
     """An attribute that may not be larger than the size of a dim."""
 
@@ -209,6 +225,8 @@ class Typing:
     """Constants of integers of which it is not known what they stand for."""
     index_uses: list[IndexUse] = field(default_factory=list)
     caps: list[Cap] = field(default_factory=list)
+    ghosts: dict[int, Ghost] = field(default_factory=dict)
+    """By the node that sums."""
     absent: dict[str, float] = field(default_factory=dict)
     """Constants in which masking writes another number than zero, and that number."""
     mixes: list[tuple[int, Dim]] = field(default_factory=list)

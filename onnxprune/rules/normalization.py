@@ -42,9 +42,13 @@ def batch_normalization(c: Context) -> None:
 
 @rule("InstanceNormalization", zero=weights_and_bias, constant=scaled(2, axis=1))
 def instance_normalization(c: Context) -> None:
-    """Statistics over the spatial axes of one channel."""
+    """Statistics over the spatial axes of one channel, which other channels may lie on (GroupNorm)."""
     axes = c.match("X[n c *s] scale[c] B[c] -> Y[n c *s]")
-    c.block(axes["*s"], STATISTICS)
+    c.normalises(axes["*s"], STATISTICS)
+    c.prefer_other(axes["*s"])
+    if c.typing.allow_inexact:
+        c.rescale_operand(1, axes["*s"], 0.5)
+        c.rescale_attribute("epsilon", 1e-5, axes["*s"], 1)
     c.weights(1, 2)
 
 
@@ -165,9 +169,12 @@ def mean_variance_normalization(c: Context) -> None:
     dims = c.axes(0)
     over = {axis % len(dims) for axis in c.attributes.get("axes", [0, 2, 3])}
     for axis, dim in enumerate(dims):
-        c.block(
-            dim, STATISTICS if axis in over else "it divides by the deviation, 0 where a channel is removed"
-        )
+        if axis not in over:
+            c.block(dim, "it divides by the deviation, 0 where a channel is removed")
+            continue
+        c.normalises(dim, STATISTICS)
+        if c.typing.allow_inexact:
+            c.rescale_result(dim, 0.5)
     c.define(0, dims)
 
 
