@@ -70,7 +70,7 @@ def user_code(what: str) -> Iterator[None]:
         yield
     except OnnxpruneError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
             f"{what} raised {type(error).__name__}: {error}", f"see {place.filename}, line {place.lineno}"

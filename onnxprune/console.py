@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from onnxprune.progress import reporting
+from onnxprune.wording import shown
 
 _PATIENCE_S = 5.0
 """How long a step may be silent where there are no bars."""
@@ -62,12 +63,12 @@ class Bars:
 
     def start(self, name: str, total: int | None) -> TaskID:
         """Draw a bar; one that only moves to and fro if nobody knows the total."""
-        return self._progress.add_task(escape(name), total=total, note="")
+        return self._progress.add_task(escape(shown(name)), total=total, note="")
 
     def advance(self, key: TaskID, steps: int, note: str) -> None:
         """Move the bar on."""
         if note:
-            self._progress.update(key, advance=steps, note=escape(note))
+            self._progress.update(key, advance=steps, note=escape(shown(note)))
         else:
             self._progress.advance(key, steps)
 
@@ -103,7 +104,7 @@ class Lines:
     def speak(self, key: _Step) -> None:
         """Write the line."""
         count = f"{key.done}/{key.total}" if key.total else str(key.done)
-        print(f"{key.name}: {count} {key.note}".rstrip(), file=sys.stderr, flush=True)
+        _say(shown(f"{key.name}: {count} {key.note}".rstrip()))
 
     def finish(self, key: _Step) -> None:
         """Say nothing: what came of it is told by the command."""
@@ -115,4 +116,10 @@ class JsonLines(Lines):
     def speak(self, key: _Step) -> None:
         """Write the line."""
         facts = {"event": "progress", "task": key.name, "done": key.done, "total": key.total}
-        print(json.dumps(facts | {"note": key.note}), file=sys.stderr, flush=True)
+        _say(json.dumps(facts | {"note": key.note}))
+
+
+def _say(line: str) -> None:
+    """Write a line, if it can be written: a step does not fail because nobody can be told of it."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

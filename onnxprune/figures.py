@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from onnxprune.wording import escaped, shown
+
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
     """Return a table.
@@ -17,12 +19,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
         rows: Their cells; text is taken as it is, markup and all.
         title: What to write above.
     """
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for name in columns:
         right = name.startswith(">")
-        made.add_column(name.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+        made.add_column(
+            Text(shown(name.removeprefix(">"))), justify="right" if right else "left", overflow="fold"
+        )
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
+        made.add_row(*(Text(escaped(str(cell))) for cell in row))
     return made
 
 

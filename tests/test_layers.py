@@ -34,7 +34,7 @@ LAYERS = (
     {"places"},
     {"runtime", "plan", "callables", "console", "figures"},
     {"dims", "memory", "processors", "progress", "staging"},
-    {"errors", "external", "locks"},
+    {"errors", "external", "locks", "wording"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")])

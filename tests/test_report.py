@@ -186,7 +186,8 @@ def test_names_cannot_break_the_page(facts):
     evil["widths"] = [{"group": "a|b<i>", "before": 8, "after": 4}]
     assert "<script" not in render(evil)
     assert "a|b&lt;i&gt;" in render(evil)
-    assert "a\\|b<i>" in render(evil, "md")
+    assert "a\\|b&lt;i>" in render(evil, "md")
+    assert "<script" not in render(evil, "md")
 
 
 def test_what_the_page_says_of_a_dropped_iteration(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from rich.text import Text
 from onnxprune.console import Bars, progress_bars
 from onnxprune.figures import duration, table
 from onnxprune.progress import reporting
+from onnxprune.wording import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,7 +90,7 @@ class Board:
         return {kind: enabled.get(kind, training if kind == "finetune" else True) for kind in _KINDS}
 
     def _warnings(self) -> list[Text]:
-        return [Text(self.warning, style="yellow")] if self.warning else []
+        return [Text(shown(self.warning), style="yellow")] if self.warning else []
 
     def _outlook(self) -> str:
         wanted = f"{self.recipe.budget.target:.0%} to be removed"

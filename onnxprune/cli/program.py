@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 
 from onnxprune.cli.options import reads_of, writes_of
-from onnxprune.errors import OnnxpruneError, VerificationError
+from onnxprune.cli.streams import prepare, put, tell
+from onnxprune.errors import OnnxpruneError, OutputError, VerificationError
+from onnxprune.wording import clean, sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,6 +28,7 @@ Render: TypeAlias = "Callable[[Facts], RenderableType]"
 
 _SENTENCE = 200  # characters; longer than any
 _PAGE_COLUMNS = 160  # of tables that go to a file or another program
+_ENVIRONMENT = "is the disk full, or has a file or a folder been taken away meanwhile?"
 _INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
 
@@ -47,6 +52,7 @@ def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoRe
         program: The commands.
         args: The words after the program's name; those it was started with by default.
     """
+    prepare()
     sys.exit(_exit_code(lambda: program.main(args, standalone_mode=False)))
 
 
@@ -65,19 +71,29 @@ def command(
         @functools.wraps(function)
         def run(as_json: bool, **options: Any) -> None:
             try:
+                _check_folder()
                 with _work(shows_progress):
                     _check_places(click.get_current_context())
                     facts = function(**options)
             except VerificationError as error:
                 if as_json:
-                    _print(_json(error.facts))
+                    put(_json(error.facts))
                 raise
-            _print(_json(facts) if as_json else _for_people(render(facts)))
+            put(_json(facts) if as_json else _for_people(render(clean(facts))))
 
         described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
         return click.command(name)(described)
 
     return decorate
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that has been deleted."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        what = f"the current folder cannot be used: {error.strerror}"
+        raise OutputError(what, "change into one that is there") from error
 
 
 def _check_places(context: click.Context) -> None:
@@ -117,18 +133,11 @@ def _json(facts: Facts) -> str:
 def _for_people(renderable: RenderableType) -> str:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else _PAGE_COLUMNS, highlight=False)
-    with console.capture() as captured:
-        console.print(renderable)
-    return captured.get()
-
-
-def _print(text: str) -> None:
-    """Print the result; a reader who has seen enough and left is no fault."""
-    try:
-        click.echo(text, nl=False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter tries once more as it ends
+    terminal, page = sys.stdout.isatty(), io.StringIO()
+    width = None if terminal else _PAGE_COLUMNS
+    console = Console(file=page, width=width, force_terminal=terminal, markup=False, emoji=False)
+    console.print(renderable, highlight=False)
+    return page.getvalue()
 
 
 def _plain(value: Any) -> Any:
@@ -158,6 +167,12 @@ def _exit_code(run: Callable[[], Any]) -> int:
     except MemoryError:
         _complain("out of memory", "give a smaller --batch-size or fewer --workers, or a smaller model")
         return 1
+    except OSError as error:
+        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", _ENVIRONMENT)
+        return 1
+    except SystemExit as stop:
+        _complain(f"a module or a callable has ended the program: sys.exit({stop.code!r})", "let it return")
+        return 1
     return outcome if isinstance(outcome, int) else 0
 
 
@@ -167,8 +182,8 @@ def _usage_hint(error: click.ClickException) -> str:
 
 
 def _complain(message: str, hint: str) -> None:
-    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(message, err=True)
+    tell("error: ", end="", color="red")
+    tell(sentence(message))
     if hint:
-        click.secho("hint: ", fg="cyan", bold=True, nl=False, err=True)
-        click.echo(hint, err=True)
+        tell("hint: ", end="", color="cyan")
+        tell(sentence(hint))

@@ -13,6 +13,8 @@ import click
 
 from onnxprune.cli.options import Reads
 from onnxprune.cli.program import Facts, command
+from onnxprune.cli.streams import tell
+from onnxprune.wording import sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -130,17 +132,17 @@ def say(event: Facts) -> None:
     step, facts = event["step"], event.get("facts", {})
     if event["event"] == "start":
         for why in event.get("because", ()):
-            click.echo(f"{step}: again, because {why}", err=True)
+            tell(sentence(f"{step}: again, because {why}"))
         return
     if event["event"] == "untracked":
-        click.echo(f"nothing more goes to {step}: {event['because'][0]}", err=True)
+        tell(sentence(f"nothing more goes to {step}: {event['because'][0]}"))
         return
     figures = [form.format(facts[name]) for name, form in _FIGURES.items() if name in facts]
     took = "as before" if event["event"] == "kept" else duration(event["duration_s"])
     left = event.get("remaining_s")
     end = f"; about {duration(left)} to go" if left else ""
-    click.echo(f"{step}: {', '.join((took, *figures))}{end}", err=True)
+    tell(sentence(f"{step}: {', '.join((took, *figures))}{end}"))
 
 
 def _say_json(event: Facts) -> None:
-    click.echo(json.dumps(event), err=True)
+    tell(json.dumps(event))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
 from onnxprune.figures import count, duration, file_size, reduction
+from onnxprune.wording import clean, in_markdown
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,7 +33,8 @@ def render(facts: Mapping[str, Any], form: str = "html", against: Mapping[str, A
     """
     if form not in FORMATS:
         raise UsageError(f"there is no format '{form}'", f"choose from: {', '.join(FORMATS)}")
-    environment, score = _environment(), score_format(facts["metric"])
+    facts, against = clean(facts), clean(against)
+    environment, score = _environment(form), score_format(facts["metric"])
     drawn = _figures(facts, score) if form == "html" else {}
     template = environment.get_template(f"report.{form}")
     tables = {"rows": comparison(facts, score), "rivals": rivals(facts, against), "blocked": blocked(facts)}
@@ -46,6 +48,7 @@ def figures(facts: Mapping[str, Any]) -> dict[str, str]:
     Args:
         facts: What `onnxprune.report.collect` found.
     """
+    facts = clean(facts)
     style = _environment().get_template("figures.css").render()
     drawn = _figures(facts, score_format(facts["metric"]))
     named = {f"{kind}-{title}": svg for kind, found in drawn.items() for title, svg in found}
@@ -192,7 +195,7 @@ def _sensitivities(facts: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     ]
 
 
-def _environment() -> Environment:
+def _environment(form: str = "html") -> Environment:
     try:
         from jinja2 import Environment, PackageLoader
     except ImportError as missing:
@@ -202,11 +205,12 @@ def _environment() -> Environment:
         ) from missing
     made = Environment(
         loader=PackageLoader("onnxprune.report", "."),
-        autoescape=lambda name: bool(name and name.endswith(".html")),
+        autoescape=form == "html",
+        finalize=_in_markdown if form == "md" else None,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(count=count, ms=milliseconds, duration=duration, cell=_cell)
+    made.filters.update(count=count, ms=milliseconds, duration=duration)
     return made
 
 
@@ -214,6 +218,8 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
-def _cell(value: object) -> str:
-    """Return text that fits into a cell of a Markdown table."""
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _in_markdown(value: object) -> object:
+    """Escape every text that a template writes, except for what is JSON."""
+    from markupsafe import Markup
+
+    return in_markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value

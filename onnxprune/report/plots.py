@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
 from onnxprune.figures import count
 from onnxprune.report.page import score_format
+from onnxprune.wording import clean, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 IMAGES = ("png", "pdf")
 _DPI = 160
 _ACROSS = 4  # groups in a row
+_LABEL = 60  # characters of a name
 _BLUE, _ORANGE = "#1f6fd0", "#b4470f"
 
 
@@ -34,6 +37,7 @@ def plots(facts: Mapping[str, Any], form: str = "png") -> dict[str, bytes]:
     if form not in IMAGES:
         raise UsageError(f"there is no form '{form}' of figures", f"choose from: {', '.join(IMAGES)}")
     made = {"iterations": _iterations, "widths": _widths, "sensitivity": _sensitivity}
+    facts = _plain(facts)
     drawn = {name: draw(facts) for name, draw in made.items()}
     return {f"{name}.{form}": _stored(figure, form) for name, figure in drawn.items() if figure}
 
@@ -51,8 +55,23 @@ def plot(name: str, facts: Mapping[str, Any], form: str) -> bytes:
     """
     if form not in ("svg", *IMAGES):
         raise UsageError(f"there is no form '{form}' of figures", f"choose from: svg, {', '.join(IMAGES)}")
-    figure = {"widths": _widths, "sensitivity": _sensitivity}[name](facts)
+    figure = {"widths": _widths, "sensitivity": _sensitivity}[name](_plain(facts))
     return _stored(figure or _figure(1, 1, empty=True)[0], form)
+
+
+def _plain(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return facts without names that act, and without metrics and groups that are taken for formulas."""
+    found = clean(facts)
+    for width in found["widths"]:
+        width["group"] = _no_formula(width["group"])
+    if curves := found.get("curves"):
+        curves["metric"] = _no_formula(curves["metric"])
+        curves["groups"] = {_no_formula(name): curve for name, curve in curves["groups"].items()}
+    return {**found, "metric": _no_formula(found["metric"])} if "metric" in found else found
+
+
+def _no_formula(text: str) -> str:
+    return shortened(text, _LABEL).replace("$", r"\$")
 
 
 def _iterations(facts: Mapping[str, Any]) -> Figure | None:
@@ -141,5 +160,7 @@ def _written(show: Callable[[float], str]) -> Any:
 
 def _stored(figure: Figure, form: str) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format=form)
+    with warnings.catch_warnings():  # of characters that a font has not
+        warnings.simplefilter("ignore")
+        figure.savefig(stream, format=form)
     return stream.getvalue()

@@ -17,6 +17,7 @@ from onnxprune.groups.channels import Channels, Group
 from onnxprune.groups.cost import Cost, cost_of
 from onnxprune.importance import CRITERIA
 from onnxprune.runtime import Session, TensorSpec
+from onnxprune.wording import in_toml, shown
 
 _TINY = 16
 """Groups of so few channels are suggested to be left alone: there is little to gain, and all that follows
@@ -177,11 +178,11 @@ def draft(
         "model_path": _from(place, str(model)),
         "folder": f"{place.stem}-run",
     }
-    words = {"model": model.name, "groups": _listed(channels)}
+    words = {"model": shown(model.name), "groups": _listed(channels)}
     words |= {"criteria": " ".join(CRITERIA)}
     words |= {"shapes": _shapes(channels, shapes)}
     words |= {"inputs": _specs(session.inputs), "outputs": _specs(session.outputs)}
-    values = {k: json.dumps(v, ensure_ascii=False) for k, v in chosen.items()}
+    values = {k: _toml(v) for k, v in chosen.items()}
     return _aligned(_TEMPLATE.substitute(values | words)), chosen | {"groups": len(channels.groups)}
 
 
@@ -214,27 +215,35 @@ def _aligned(text: str) -> str:
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:
-    return "; ".join(str(s).replace("\n", " ") for s in specs)
+    return "; ".join(shown(s) for s in specs)
+
+
+def _toml(value: Any) -> str:
+    """Write text, a list of texts, or a number as TOML does."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_toml, value))}]"
+    return in_toml(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _shapes(channels: Channels, given: Mapping[str, Sequence[int]]) -> str:
     """List the input shapes given, or as comments those the analysis has tried."""
     shapes, mark = (given, "") if given else (channels.typing.shapes.probed, "# ")
-    return "\n".join(f"{mark}{json.dumps(n)} = {json.dumps(list(s))}" for n, s in shapes.items())
+    return "\n".join(f"{mark}{in_toml(n)} = {json.dumps(list(s))}" for n, s in shapes.items())
 
 
 def _listed(channels: Channels) -> str:
     """List the groups as comments: size, share of the multiply-accumulates."""
     cost = cost_of(channels)
-    width = max((len(g.name) for g in channels.groups), default=0)
-    lines = [_line(g, cost, width) for g in channels.groups]
-    return "\n".join(line.replace("\n", " ") for line in lines) or "# none"
+    width = max((len(shown(g.name)) for g in channels.groups), default=0)
+    return "\n".join(_line(g, cost, width) for g in channels.groups) or "# none"
 
 
 def _line(group: Group, cost: Cost, width: int) -> str:
     share = sum(t.value({}) for t in cost.macs.of(group.factor)) / max(cost.macs.value(), 1)
     note = "  optional: name it in prune.only" if group.optional else ""
-    return f"#   {group.name:{width}}  {group.size:5} channels  {share:4.0%} of the MACs touch it{note}"
+    return (
+        f"#   {shown(group.name):{width}}  {group.size:5} channels  {share:4.0%} of the MACs touch it{note}"
+    )
 
 
 def explained(facts: Mapping[str, Any]) -> list[str]:
