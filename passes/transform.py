@@ -11,7 +11,7 @@ from onnxprune.errors import NothingToDoError
 from onnxprune.evidence.folding import folded
 from onnxprune.evidence.liveness import find_evidence
 from onnxprune.evidence.precomputed import precomputed
-from onnxprune.graph import OPEN_KEY, Model
+from onnxprune.graph import OPEN_KEY, VOCABULARY_KEY, Model
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.selection import why_blocked
@@ -21,6 +21,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import PLAN_KEY
 from onnxprune.removal.planned import removed_channels, stored_plan
 from onnxprune.removal.shrink import shrunk
+from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Transform(Pass):
         """Find what is to go, by plan or by evidence, cut it out, compare."""
         plan = stored_plan(given.model)
         if plan is None:
+            given = replace(given, model=_without_vocabulary(given.model))
             return self._by_evidence(given)
         channels, removed = removed_channels(given.model, plan)
         if not any(len(gone) for gone in removed.values()):
@@ -75,18 +77,23 @@ class Transform(Pass):
         self, given: PassResult, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
     ) -> PassResult:
         """Run both models on the same inputs, and return the dense one if they agree."""
-        for note in (PLAN_KEY, OPEN_KEY):
+        for note in (PLAN_KEY, OPEN_KEY, VOCABULARY_KEY):
             dense.set_metadata(note, None)
+        rows = kept_rows(channels, removed)
+        first, second = (
+            (given.model, dense) if rows is None else with_common_numbers(given.model, dense, rows)
+        )
         verdict = verify(
-            given.model,
-            dense,
+            first,
+            second,
             channels=channels,
             removed=removed,
             data=self.data,
             samples=self.samples,
             seed=self.seed,
         )
-        return PassResult(dense, True, self._facts(channels, removed, verdict), given.analysis)
+        facts = self._facts(channels, removed, verdict) | ({} if rows is None else {"rows": rows.tolist()})
+        return PassResult(dense, True, facts, given.analysis)
 
     def _facts(
         self, channels: Channels, removed: Mapping[str, Sequence[int]], verdict: Verdict
@@ -101,3 +108,12 @@ class Transform(Pass):
         groups = {g.name: g for g in channels.groups}
         widths = {n: {"before": groups[n].size, "after": groups[n].size - len(r)} for n, r in removed.items()}
         return facts | {"groups": widths, **verdict.facts()}
+
+
+def _without_vocabulary(model: Model) -> Model:
+    """Return a model in which no rows may go: zeros alone do not tell that the caller agrees."""
+    if VOCABULARY_KEY not in model.metadata():
+        return model
+    model = model.copy()
+    model.set_metadata(VOCABULARY_KEY, None)
+    return model

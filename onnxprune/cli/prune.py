@@ -162,10 +162,17 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     is_flag=True,
     help="Keep as many in every layer along each axis that --open-io opens: some runtimes want one number.",
 )
+@click.option(
+    "--keep-rows",
+    type=Reads(),
+    metavar="FILE",
+    help="Of the vocabulary, keep only the rows whose numbers this text file lists; alone or with a budget.",
+)
 @click.option("-o", "--output", type=Writes(), help="Where to write the sparse model.")
 def prune(
     model: str,
     output: str | None,
+    keep_rows: str | None,
     analysis: str | None,
     plan: str | None,
     plan_out: str | None,
@@ -182,22 +189,26 @@ def prune(
     """
     from onnxprune.graph import load, opened
     from onnxprune.output import write_text
-    from onnxprune.passes.mask import Prune
+    from onnxprune.passes import KeepRows, PassResult, Prune
     from onnxprune.planning.files import PlanFile
     from onnxprune.progress import task
     from onnxprune.removal.planned import stored_plan
 
-    inputs = [path for path in (model, analysis, plan, limits) if path]
+    inputs = [path for path in (model, analysis, plan, limits, keep_rows) if path]
     _check_options(output, plan_out, plan_only)
     check_figure(figure)
+    rows = _read(keep_rows, _rows, "give a text file with a number a line")
     step = Prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
         input_shapes=dict(shapes),
         **_with_limits(options, limits),
     )
+    only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None
     with task("prune"):
-        result = step(opened(load(model), open_io))
+        given = opened(load(model), open_io)
+        result = KeepRows(rows)(given) if rows is not None else PassResult(given, False)
+        result = result if only_rows else step(result)
     stored = stored_plan(result.model)
     if plan_out and stored:
         write_text(Path(plan_out), PlanFile.of(stored).to_json())
@@ -258,6 +269,10 @@ def _read(path: str | None, parse: Callable[[str, str], T], hint: str) -> T | No
         return parse(Path(path).read_text("utf-8"), path)
     except (OSError, ValueError) as error:
         raise PlanError(f"cannot read {path}: {error}", hint) from error
+
+
+def _rows(text: str, _: str) -> list[int]:
+    return sorted({int(word) for word in text.replace(",", " ").split()})
 
 
 def _analysis(text: str, path: str) -> Analysis:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.cli.options import (
@@ -16,6 +19,8 @@ from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from onnxprune.graph import Model
 
 
 def render(facts: Facts) -> RenderableType:
@@ -38,6 +43,7 @@ def render(facts: Facts) -> RenderableType:
         *_left(facts),
         *facts.get("corrected", ()),
         agreement(facts, "sparse and dense model"),
+        *([f"old number of each row: {facts['id_map']}"] if "id_map" in facts else []),
         f"dense model: {facts['output']}",
     )
 
@@ -89,5 +95,25 @@ def transform(
     with task("write and try"):
         shapes = plan.input_shapes if plan else None
         size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=data)
-    written = {"model": sparse, "output": output, "unchanged": not result.modified}
-    return {**written, "size_bytes_before": stored_bytes(sparse), "size_bytes": size, **result.facts}
+    facts = dict(result.facts)
+    written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}
+    rows = facts.pop("rows", None)
+    if rows is not None:
+        written |= {"id_map": _write_rows(given, output, rows, inputs)}
+    return {**written, "size_bytes_before": stored_bytes(sparse), "size_bytes": size, **facts}
+
+
+def _write_rows(sparse: Model, output: str, rows: Sequence[int], inputs: Sequence[str]) -> str:
+    """Write down which row of the whole vocabulary each row of the dense model is; return where."""
+    from onnxprune.graph import noted_vocabulary
+    from onnxprune.output import write_text
+
+    vocabulary = noted_vocabulary(sparse)
+    place = Path(output).with_suffix(".ids.json")
+    found = {
+        "inputs": list(vocabulary.inputs) if vocabulary else [],
+        "rows_before": vocabulary.rows if vocabulary else 0,
+        "ids": list(rows),
+    }
+    write_text(place, json.dumps(found) + "\n", inputs=inputs)
+    return str(place)

@@ -29,8 +29,15 @@ def verify(sparse: str, dense: str, data: str | None, samples: int, seed: int) -
     from onnxprune import oracle
     from onnxprune.graph import load
     from onnxprune.progress import task
+    from onnxprune.removal.planned import planned_channels, stored_plan
+    from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
 
     first, second = load(sparse), load(dense)
     with task("compare"):
-        verdict = oracle.verify(first, second, data=data, samples=samples, seed=seed)
+        plan = stored_plan(first)
+        channels = planned_channels(first, plan)
+        rows = kept_rows(channels, plan.removed) if plan is not None else None
+        if rows is not None:
+            first, second = with_common_numbers(first, second, rows)
+        verdict = oracle.verify(first, second, channels=channels, data=data, samples=samples, seed=seed)
     return verdict.facts()

@@ -6,6 +6,7 @@ interface   inputs and outputs whose axes may shrink
 reading     from a file, external data included
 meaning     forms that some writers use, brought into the usual one
 functions   local functions put in the places of their calls
+vocabulary  tables whose rows the caller picks by number
 damage      what is wrong with a file that cannot be read
 """
 
@@ -25,24 +26,38 @@ from onnxprune.graph.model import (
     skeleton,
     subgraphs,
 )
+from onnxprune.graph.vocabulary import (
+    VOCABULARY_KEY,
+    Vocabulary,
+    find_vocabulary,
+    note_vocabulary,
+    noted_vocabulary,
+    renumbered,
+)
 
 __all__ = [
     "OLDEST_OPSET",
     "OPEN_KEY",
+    "VOCABULARY_KEY",
     "Attributes",
     "Model",
+    "Vocabulary",
     "attributes",
     "bodies",
     "captured",
     "check",
     "check_weights",
+    "find_vocabulary",
     "fixed_axes",
     "flat",
     "goes_on",
     "label",
     "load",
+    "note_vocabulary",
+    "noted_vocabulary",
     "open_values",
     "opened",
+    "renumbered",
     "skeleton",
     "subgraphs",
 ]

@@ -287,7 +287,7 @@ def _optional_factors(typing: Typing, free: Sequence[Factor]) -> set[Factor]:
     """
     back = {f for dim in typing.secondary for f in factors(dim)}
     prunable = set(free)
-    found: set[Factor] = set()
+    found: set[Factor] = set(factors(typing.rows)) if typing.rows is not None else set()
     for dims in typing.axes.values():
         for dim in map(resolve, dims):
             for product in _products(dim):

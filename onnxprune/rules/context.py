@@ -206,6 +206,10 @@ class Typing:
     model: Model
     shapes: Shapes
     allow_inexact: bool = False
+    lookups: frozenset[str] = frozenset()
+    """What picks rows of a vocabulary, some of which may go."""
+    rows: Factor | None = None
+    """The rows of that vocabulary."""
     axes: dict[str, Axes] = field(default_factory=dict)
     size_uses: list[SizeUse] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)

@@ -33,7 +33,10 @@ def gather(c: Context) -> None:
         c.follow_indices(1, dims[axis])
         c.define(0, [*dims[:axis], chosen, *dims[axis + 1 :]])
     else:
-        c.block(dims[axis], BY_NUMBER)
+        if c.typing.rows is not None and c.node.output[0] in c.typing.lookups:
+            c.same(dims[axis], c.typing.rows)
+        else:
+            c.block(dims[axis], BY_NUMBER)
         c.runs_along(_picked(dims, c.axes(1), axis))
         c.define(0, [*dims[:axis], *c.axes(1), *dims[axis + 1 :]])
     c.weights(0)

@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 import onnx
 
-from onnxprune.dims import Block, Factor, block
-from onnxprune.graph import Model, bodies, fixed_axes, label, open_values
+from onnxprune.dims import Block, Factor, block, unify
+from onnxprune.graph import Model, bodies, fixed_axes, label, noted_vocabulary, open_values
 from onnxprune.rules.constants import Carry, nothing
 from onnxprune.rules.context import Axes, CannotSayError, Context, Typing
 from onnxprune.rules.estimates import estimate
@@ -109,6 +109,9 @@ def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> 
         allow_inexact: Open axes over which statistics are taken.
     """
     typing = Typing(model, shapes, allow_inexact)
+    vocabulary = noted_vocabulary(model)
+    if vocabulary is not None:
+        typing.lookups, typing.rows = vocabulary.lookups, Factor(vocabulary.rows)
     open_names = {value.name for value in open_values(model)}
     for value in model.inputs:
         free = fixed_axes(value) if value.name in open_names else set()
@@ -117,8 +120,13 @@ def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> 
                 block(dim, Block(value.name, "graph input", "the caller feeds it"))
     _infer(typing, model.proto.graph, itertools.count())
     for value in model.outputs:
-        for dim in typing.axes.get(value.name, ()) if value.name not in open_names else ():
-            block(dim, Block(value.name, "graph output", "the caller reads it"))
+        why = Block(value.name, "graph output", "the caller reads it")
+        dims = typing.axes.get(value.name, ()) if value.name not in open_names else ()
+        for axis, dim in enumerate(dims, 1):
+            if typing.rows is not None and axis == len(dims) and dim.size == typing.rows.size:
+                unify(dim, typing.rows, why)
+            else:
+                block(dim, why)
     return typing
 
 
