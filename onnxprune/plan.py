@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxprune.errors import PlanError
+from onnxprune.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, check_form, read_form
 
 PLAN_KEY = "onnxprune.plan"
 FORMAT = 1
+_PLAN = {
+    "removed": Each([COUNT]),
+    "sizes": Each(COUNT),
+    "baseline": Each(NUMBER),
+    "settings": Each(ANYTHING),
+    "allow_inexact": FLAG,
+    "input_shapes": Each([COUNT]),
+    "within?": Each([[COUNT]]),
+}
+_CURVE = {"size": COUNT, "ratios": [NUMBER], "values": [REAL], "uncertainties?": [REAL], "samples?": [COUNT]}
+_ANALYSIS = {
+    "digest": TEXT,
+    "metric": TEXT,
+    "higher_is_better": FLAG,
+    "baseline": REAL,
+    "curves": Each(_CURVE),
+    "settings": Each(ANYTHING),
+}
 _MADE_BY = "`prune` writes plans into models, `ana` writes analyses: run it again with this version"
 
 
@@ -50,6 +70,7 @@ class Plan:
         """
         content = _read(text, "the plan")
         try:
+            check_form(content, _PLAN)
             plan = cls(
                 removed={str(n): tuple(int(i) for i in r) for n, r in content["removed"].items()},
                 sizes={str(n): int(s) for n, s in content["sizes"].items()},
@@ -63,7 +84,7 @@ class Plan:
                 },
             )
             plan.check()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise PlanError(f"the plan is damaged: {error}", "prune the original model again") from error
         return plan
 
@@ -75,6 +96,10 @@ class Plan:
         """
         if missing := {"macs", "params", "channels"} - set(self.baseline):
             raise ValueError(f"the baseline lacks {', '.join(sorted(missing))}")
+        if negative := [name for name, value in self.baseline.items() if value < 0]:
+            raise ValueError(f"{negative[0]} of the baseline is below zero")
+        if empty := [name for name, shape in self.input_shapes.items() if not all(shape)]:
+            raise ValueError(f"the shape of input '{empty[0]}' has an empty axis")
         for name, gone in self.removed.items():
             size = self.sizes.get(name, 0)
             if any(not 0 <= channel < size for channel in gone):
@@ -156,6 +181,9 @@ class Analysis:
         """
         content = _read(text, name)
         try:
+            check_form(content, _ANALYSIS)
+            for group, curve in content["curves"].items():
+                _check_curve(group, curve)
             curves = {str(n): Curve.of(c) for n, c in content["curves"].items()}
             return cls(
                 digest=str(content["digest"]),
@@ -165,14 +193,26 @@ class Analysis:
                 curves=curves,
                 settings=dict(content["settings"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise PlanError(f"{name} is damaged: {error}", "run `ana` again") from error
+
+
+def _check_curve(group: str, curve: Mapping[str, Any]) -> None:
+    """Refuse a curve of another number of values than ratios, or whose ratios do not rise from 0 to 1."""
+    ratios = curve["ratios"]
+    if len(curve["values"]) != len(ratios):
+        raise ValueError(f"group '{group}' has {len(curve['values'])} values at {len(ratios)} ratios")
+    if any(a >= b for a, b in itertools.pairwise(ratios)) or any(not 0 <= r <= 1 for r in ratios):
+        raise ValueError(f"the ratios of group '{group}' do not rise from 0 to 1")
+    for name in ("uncertainties", "samples"):
+        if curve.get(name) and len(curve[name]) != len(ratios):
+            raise ValueError(f"group '{group}' has {len(curve[name])} {name} at {len(ratios)} ratios")
 
 
 def _read(text: str, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
+        content = read_form(text, ANYTHING)
+    except ValueError as error:
         raise PlanError(f"{name} is not JSON: {error}", _MADE_BY) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise PlanError(f"{name} is not of a format this version reads", _MADE_BY)

@@ -89,7 +89,8 @@ def _sparkline(curve: Facts, worst: float) -> str:
     import numpy as np
 
     drops = np.interp([k / 10 for k in range(1, 10)], [0.0, *curve["ratios"]], [0.0, *curve["drops"]])
-    return "".join(_BARS[round(float(d) / worst * (len(_BARS) - 1))] if worst else _BARS[0] for d in drops)
+    shares = [min(float(d) / worst, 1.0) if d > 0 and np.isfinite(d) else float(d > 0) for d in drops]
+    return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
 
 
 def _most_fragile(facts: Facts) -> str:

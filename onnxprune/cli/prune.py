@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -242,11 +241,13 @@ def _check_options(output: str | None, plan_out: str | None, plan_only: bool) ->
 def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
     """Put the limits of a file beside those of the command; the command's count where both name a group."""
     from onnxprune.errors import PlanError
+    from onnxprune.forms import COUNT, TEXT, Each, read_form
 
-    found = _read(path, lambda text, _: json.loads(text), "give a JSON file") or {}
-    known = {"keep_at_least": dict, "keep_at_most": dict, "exclude": list, "only": list}
-    if not isinstance(found, dict) or any(not isinstance(v, known.get(k, ())) for k, v in found.items()):
-        raise PlanError(f"{path} does not hold limits", f"it may have: {', '.join(known)}")
+    known = {"keep_at_least?": Each(COUNT), "keep_at_most?": Each(COUNT), "exclude?": [TEXT], "only?": [TEXT]}
+    hint = f"limits may have: {', '.join(key.removesuffix('?') for key in known)}"
+    found = _read(path, lambda text, _: read_form(text, known), hint) or {}
+    if unknown := [key for key in found if f"{key}?" not in known]:
+        raise PlanError(f"{path} holds '{unknown[0]}', which is no limit", hint)
     merged = dict(options)
     for name in ("keep_at_least", "keep_at_most"):
         merged[name] = {str(k): int(v) for k, v in found.get(name, {}).items()} | dict(options[name])

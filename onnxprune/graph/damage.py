@@ -129,6 +129,8 @@ def _check_tensor(tensor: onnx.TensorProto, model: str) -> None:
     """Refuse values of no known type, of impossible shape, or of another number than the shape says."""
     what = f"{model}: tensor '{tensor.name}'"
     _check_form(tensor, model)
+    if tensor.HasField("segment"):
+        raise ModelError(f"{what} is in pieces, which no runtime puts together", EXPORT_AGAIN)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return  # a model made in memory, whose weights are not loaded
     if tensor.HasField("raw_data"):

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.forms import TEXT, read_form
 from onnxprune.graph.model import Model
 
 OPEN_KEY = "onnxprune.open_io"
@@ -65,11 +66,10 @@ def _globs(model: Model) -> list[str]:
     if text is None:
         return []
     try:
-        globs = json.loads(text)
-        if isinstance(globs, list) and all(isinstance(g, str) for g in globs):
-            return globs
-    except ValueError:
-        pass
-    raise ModelError(
-        f"{model.name}: its note '{OPEN_KEY}' is damaged", "prune the original again, with --open-io"
-    )
+        globs: list[str] = read_form(text, [TEXT])
+    except ValueError as error:
+        raise ModelError(
+            f"{model.name}: its note '{OPEN_KEY}' is damaged: {error}",
+            "prune the original again, with --open-io",
+        ) from error
+    return globs

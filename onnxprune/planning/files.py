@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.errors import PlanError
+from onnxprune.forms import ANYTHING, COUNT, TEXT, Each, Either, check_form, read_form
 from onnxprune.plan import Plan
 from onnxprune.planning.planner import Planner
 
 FORMAT = 1
 _KIND = "onnxprune plan"
+_WIDTH = {"size": COUNT, "keep": COUNT, "removed?": Either([COUNT], [[COUNT]])}
+_PLAN_FILE = {"groups": Each(_WIDTH), "settings?": Each(ANYTHING)}
 _MADE_BY = "`prune --plan-out` writes such files"
 
 
@@ -71,11 +74,12 @@ class PlanFile:
             PlanError: The text is no plan, or impossible.
         """
         try:
-            content = json.loads(text)
+            content = read_form(text, {"kind": TEXT, "format": COUNT})
             if content["kind"] != _KIND or content["format"] != FORMAT:
                 raise PlanError(f"{name} is not a plan of a format this version reads", _MADE_BY)
+            check_form(content, _PLAN_FILE)
             widths = {str(group): _width(group, entry) for group, entry in content["groups"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise PlanError(f"{name} is no plan: {error}", _MADE_BY) from error
         return cls(widths, dict(content.get("settings", {})))
 
@@ -91,7 +95,7 @@ def _width(name: str, entry: Mapping[str, Any]) -> Width:
     removed = tuple(tuple(sorted(int(i) for i in row)) for row in rows)
     if not 1 <= keep <= size:
         raise ValueError(f"group '{name}' of {size} channels cannot keep {keep}")
-    if any(len(set(row)) != len(row) or not set(row) <= set(range(size)) for row in removed):
+    if any(len(set(row)) != len(row) or not max(row, default=0) < size for row in removed):
         raise ValueError(
             f"group '{name}' of {size} channels cannot lose {_listed(Width(size, keep, removed))}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -86,7 +87,7 @@ def rounding(channels: Channels, group: Group, round_to: int) -> int:
     for place in group.places:
         dim = resolve(channels.typing.axes[place.tensor][place.axis])
         multiple = dim.size // group.size if isinstance(dim, Product) and _once(dim, group.factor) else 1
-        needed = max(needed, round_to // int(np.gcd(round_to, multiple)))
+        needed = max(needed, round_to // math.gcd(round_to, multiple))
     while needed > 1 and group.size < 4 * needed:
         needed //= 2
     return needed

@@ -50,7 +50,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UsageError(f"cannot read {path}: {error}", "`init MODEL` writes a recipe") from error
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits is no TOMLDecodeError
         raise UsageError(f"{path} is not TOML: {error}", "text is written in quotes: key = 'text'") from error
     given = [_override(o) for o in overrides]
     for keys, value in given:
@@ -70,7 +70,7 @@ def _override(text: str) -> tuple[tuple[str, ...], Any]:
         raise UsageError(f"'{text}' is not of the form section.key=value", "such as finetune.epochs=3")
     try:
         return keys, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return keys, value.strip()
 
 

@@ -21,7 +21,7 @@ except ImportError as missing:
     ) from missing
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 
 class Section(BaseModel):

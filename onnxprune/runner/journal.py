@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxprune.errors import ModelError, OutputError, UsageError
+from onnxprune.forms import ANYTHING, read_form
 from onnxprune.locks import holding
 from onnxprune.output import write_text
 from onnxprune.places import LOCK, PAGE, ROUNDS, STATE, is_run_file
 from onnxprune.progress import task
+from onnxprune.runner.record import check_state
 from onnxprune.staging import SCRATCH, is_own_file, sweep
 
 Facts: TypeAlias = dict[str, Any]
@@ -174,13 +176,17 @@ def read_state(folder: Path) -> Facts:
     """
     path = folder / STATE
     try:
-        state = json.loads(path.read_text("utf-8"))
+        state = read_form(path.read_text("utf-8"), ANYTHING)
     except FileNotFoundError as error:
         raise UsageError(f"there is no run in {folder}: no {STATE}", "give the folder of a `run`") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}", _START_OVER) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UsageError(f"{path} is not of a format this version reads", "name another folder")
+    try:
+        check_state(state)
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}", _START_OVER) from error
     _check_steps(path, state)
     return state
 

@@ -58,7 +58,7 @@ def inferred_types(
     """
     try:
         answer = _inferred(_question(node, types, values, opsets))
-    except (shape_inference.InferenceError, RuntimeError) as error:
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ModelError(str(error).strip().splitlines()[-1]) from error
     found = {name: answer[f"o{k}"] for k, name in enumerate(node.output) if name and f"o{k}" in answer}
     if all(_has_rank(types[name]) for name in node.input if name):

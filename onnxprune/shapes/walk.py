@@ -160,7 +160,7 @@ def _follow_types(run: Walk, node: onnx.NodeProto, inside: Sequence[Sequence[onn
 def _taken(run: Walk, node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return the bodies that are run: of an If whose condition is known, the branch it chooses."""
     condition = run.values.get(node.input[0]) if node.op_type == "If" else None
-    if condition is None or node.input[0] in run.undecided:
+    if condition is None or condition.size != 1 or node.input[0] in run.undecided:
         return list(bodies(node))
     return [attributes(node)["then_branch" if condition.item() else "else_branch"]]
 

@@ -1,0 +1,221 @@
+"""Cases run one after the other in child processes that have limits, and what is wrong with their ends.
+
+Only success, or ``error:`` and exit code 1 or 2, is an end. A traceback, a dead or hanging process, too much
+memory, and a program that calls its own work a defect are findings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from fuzz_cases import Case, write_case
+
+SECONDS = 20.0
+"""Of a processor; an idle machine takes no longer by the clock."""
+_CLOCK_SECONDS = 4 * SECONDS
+BYTES = 2 << 30
+_CASES_A_CHILD = 400
+_OWN_BLAME = ("defect of onnxprune", "please report", "Traceback", "bad_alloc", "bad allocation")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An end that must not be.
+
+    Attributes:
+        number: Of the case.
+        what: One line that is the same for the same defect.
+        command: The command line.
+        details: The traceback, or what was said.
+    """
+
+    number: int
+    what: str
+    command: str
+    details: str
+
+
+def run_cases(
+    numbers: Sequence[int], corpus: Path, children: int = 2, seconds: float = float("inf")
+) -> Iterator[object]:
+    """Run cases in child processes; yield a `Finding` for each defect and an `int` for each case done.
+
+    Args:
+        numbers: What the cases are drawn from.
+        corpus: What `write_corpus` wrote.
+        children: How many processes at a time.
+        seconds: How long to go on.
+    """
+    until = time.monotonic() + seconds
+    pending = iter(numbers)
+    queues = [list(part) for _ in range(children) if (part := _some(pending))]
+    running = [_Child(queue, corpus) for queue in queues]
+    while running:
+        wait([child.ends for child in running], timeout=0.5)
+        for child in list(running):
+            yield from child.hear()
+            if child.is_over(until):
+                running.remove(child)
+                rest = child.stop()
+                if isinstance(rest, Finding):
+                    yield rest
+                left = child.left or _some(pending)
+                if left and time.monotonic() < until:
+                    running.append(_Child(left, corpus))
+
+
+def _some(pending: Iterator[int]) -> list[int]:
+    return [n for _, n in zip(range(_CASES_A_CHILD), pending, strict=False)]
+
+
+class _Child:
+    """A process and the cases it still has to do."""
+
+    def __init__(self, numbers: list[int], corpus: Path) -> None:
+        self.left, self.current, self.since = list(numbers), -1, time.monotonic()
+        self.ends, theirs = multiprocessing.Pipe(duplex=False)
+        context = multiprocessing.get_context("spawn")  # threads of this process would not live on in a fork
+        self.scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
+        self.process = context.Process(
+            target=_work, args=(numbers, corpus, self.scratch, theirs), daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def hear(self) -> Iterator[object]:
+        with contextlib.suppress(EOFError, OSError):
+            while self.ends.poll():
+                kind, content = json.loads(self.ends.recv_bytes())
+                self.since = time.monotonic()
+                if kind == "begin":
+                    self.current = content
+                    self.left.remove(content)
+                elif kind == "finding":
+                    yield Finding(**content)
+                else:
+                    self.current = -1
+                    yield int(content)
+
+    def is_over(self, until: float) -> bool:
+        late = time.monotonic() - self.since > _CLOCK_SECONDS + 5
+        return late or not self.process.is_alive() or time.monotonic() > until
+
+    def stop(self) -> Finding | None:
+        alive = self.process.is_alive()
+        late = alive and time.monotonic() - self.since > _CLOCK_SECONDS
+        if alive:
+            self.process.kill()
+        self.process.join()
+        stderr = self.scratch / "stderr"
+        said = stderr.read_text("utf-8", "replace")[-4000:] if stderr.exists() else ""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.current < 0 or (alive and not late):
+            return None
+        what = f"hangs for {_CLOCK_SECONDS:.0f} s" if late else f"dies with exit code {self.process.exitcode}"
+        return Finding(self.current, what, "", said)
+
+
+def _work(numbers: Sequence[int], corpus: Path, scratch: Path, ends: Connection) -> None:
+    """Do cases, and tell of their begin, findings and end."""
+    tell = lambda kind, content: ends.send_bytes(json.dumps([kind, content]).encode())  # noqa: E731
+    stderr = (scratch / "stderr").open("ab", buffering=0)
+    os.dup2(stderr.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    faulthandler.enable(stderr)
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + 3 * BYTES,) * 2)
+    warnings.simplefilter("default")  # tests make errors of them, the program's users do not
+    for number in numbers:
+        stderr.truncate(0)
+        faulthandler.dump_traceback_later(_CLOCK_SECONDS, file=stderr)
+        tell("begin", number)
+        folder = scratch / "case"
+        folder.mkdir()
+        try:
+            case = write_case(number, corpus, folder)
+        except Exception:
+            faulthandler.cancel_dump_traceback_later()
+            tell("finding", asdict(Finding(number, "the fuzzer fails", "", traceback.format_exc())))
+        else:
+            for finding in judged(case):
+                tell("finding", asdict(finding))
+        faulthandler.cancel_dump_traceback_later()
+        shutil.rmtree(folder)
+        tell("end", number)
+
+
+def judged(case: Case) -> Iterator[Finding]:
+    """Run the commands of a case in this process, as long as they succeed, and judge their ends."""
+    for words in case.commands:
+        before, start = _lowest_peak(), time.process_time()
+        code, said, failure = _run(words)
+        seconds, grown = time.process_time() - start, _status("VmHWM") - before
+        shown = " ".join(words)
+        if failure:
+            yield Finding(case.number, _place(failure), shown, f"[{case.kind} {case.seed}] {failure}")
+        elif code not in (0, 1, 2):
+            yield Finding(case.number, f"exit code {code}", shown, said)
+        elif code and not any(line.startswith("error: ") for line in said.splitlines()):
+            yield Finding(case.number, "no error: line", shown, said)
+        elif blame := next((b for b in _OWN_BLAME if b in said), ""):
+            line = next((x for x in said.splitlines() if x.startswith("error: ")), "")
+            yield Finding(
+                case.number, f"says {blame!r}", shown, f"[{case.kind} {case.seed}] {line}\n{said[-1500:]}"
+            )
+        if seconds > SECONDS:
+            yield Finding(case.number, f"takes {seconds:.0f} s", shown, said)
+        if grown > BYTES:
+            yield Finding(case.number, f"takes {grown / 2**30:.1f} GB", shown, said)
+        if code:
+            return
+
+
+def _run(words: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command line; return its exit code, what it said, and the traceback of what it let through."""
+    import networks_on_disk as disk
+
+    try:
+        done = disk.run(*words)
+    except BaseException:
+        return 1, "", traceback.format_exc()
+    return done.code, done.err, ""
+
+
+def _place(text: str) -> str:
+    """Return the last line of a traceback, and the last place in it that is ours."""
+    frames = [line.strip() for line in text.splitlines() if line.strip().startswith("File ")]
+    ours = [f for f in frames if "/onnxprune/" in f or "/passes/" in f]
+    place = ours[-1] if ours else (frames[-1] if frames else "")
+    parts = place.replace('"', "").split(", ")
+    where = (
+        f"{'/'.join(Path(parts[0].removeprefix('File ')).parts[-2:])}:{parts[-1].removeprefix('in ')}"
+        if place
+        else "?"
+    )
+    last = text.strip().splitlines()[-1].split(":")[0]
+    return f"{last} in {where}"
+
+
+def _lowest_peak() -> int:
+    """Start the measurement of the peak anew; return the memory in use."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
