@@ -13,15 +13,22 @@ from onnxprune.importance import CRITERIA, NEED_DATA
 from onnxprune.training.settings import parse_loss
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 except ImportError as missing:
     raise UsageError(
         f"`run` needs a package that is not installed: {missing.name}",
         'install it with: pip install "onnxprune[run]"',
     ) from missing
 
+
+def _in_32_bits(count: int) -> int:
+    if count >= 1 << 31:
+        raise ValueError("it should be less than 2147483648")
+    return count
+
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+Count = Annotated[int, Field(ge=1), AfterValidator(_in_32_bits)]
 
 
 class Section(BaseModel):
