@@ -47,13 +47,13 @@ _RESULT = {
     "iterations": [{"number": COUNT, "good": FLAG}],
 }
 _STEP = {"inputs": Each(ANYTHING), "files": Each(TEXT), "facts": Each(ANYTHING), "duration_s": NUMBER}
-_STATE = {
-    "recipe?": {"model": TEXT, "budget": Each(Maybe(NUMBER))},
-    "threads?": Maybe(COUNT),
-    "made_with?": Each(TEXT),
-    "result?": Maybe(_RESULT),
-    "steps": Each(_STEP),
+_STATE = {"result?": Maybe(_RESULT), "steps": Each(_STEP)}
+_BEGUN = {
+    "recipe": {"model": TEXT, "budget": Each(Maybe(NUMBER))},
+    "threads": Maybe(COUNT),
+    "made_with": Each(TEXT),
 }
+"""What the first step, and all that follow it, are done with."""
 
 
 def check_state(state: Any) -> None:
@@ -70,6 +70,7 @@ def check_state(state: Any) -> None:
     for name, facts in ((n, s["facts"]) for n, s in state["steps"].items() if n.endswith("-prune")):
         if any(w["before"] < 1 for w in facts["groups"].values()):
             raise ValueError(f"steps.{name}.facts.groups has a group without channels")
-    budget = state.get("recipe", {}).get("budget", {"": 1})
-    if all(target is None for target in budget.values()):
-        raise ValueError("recipe.budget has no target")
+    if "baseline" in state["steps"]:
+        check_form(state, _BEGUN)
+        if all(target is None for target in state["recipe"]["budget"].values()):
+            raise ValueError("recipe.budget has no target")
