@@ -1,4 +1,4 @@
-"""Real runs beside derived sizes: every axis and every integer computed from shapes, at four sets of sizes."""
+"""Real runs beside derived sizes: all axes, and all integers computed from shapes, at four sets of sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnxprune.sizes import SizeAnalysis
 from onnxprune.sizes.algebra import Extent, Size, Value, number_of
 
 Feeds = dict[str, np.ndarray]
-KINDS = ("tiny", "small", "window", "image", "large", "power", "long")
+KINDS = ("tiny", "small", "window", "image", "large", "power", "long", "eights")
 BASE = ((3, 5, 7, 11, 13, 9, 15, 17), (1,) * 8, (2, 6, 11, 4, 9, 3, 8, 12), (5, 13, 9, 16, 6, 8, 10, 3))
 BATCH = (3, 1, 2, 5)
 LARGE = {
@@ -68,7 +68,9 @@ def candidates(analysis: SizeAnalysis, which: int) -> Iterator[dict[str, int]]:
             place = min(k for _, k in axis.places)
             rank = max(len(analysis.shapes[i]) for i, _ in axis.places)
             if place == 0:
-                numbers[name] = BATCH[which] if kind not in ("long", "power") else 1
+                numbers[name] = (
+                    1 if kind in ("long", "power") else BATCH[which] * (8 if kind == "eights" else 1)
+                )
             elif kind in LARGE and (rank <= 3 if kind == "long" else rank >= 3):
                 numbers[name] = LARGE[kind][which][next(count) % 2]
             else:
@@ -246,7 +248,11 @@ def _allowed(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> bool:
 
 
 def _judge(
-    verdict: Verdict, what: str, kind: str, size: Value, seen: list[tuple[dict[str, int], dict[str, int], Any]]
+    verdict: Verdict,
+    what: str,
+    kind: str,
+    size: Value,
+    seen: list[tuple[dict[str, int], dict[str, int], Any]],
 ) -> None:
     """Compare one expression with what it was in each run."""
     state = "known"
@@ -294,5 +300,3 @@ def _judge_values(
 
 def _texts(shape: tuple[Extent, ...]) -> list[str]:
     return [str(size) for size in shape]
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -44,7 +44,7 @@ class Node:
         self.outputs: list[str] = list(proto.output)
         self.operator: str = proto.op_type
         self.opset = walk.opset(proto.domain)
-        self._attributes: dict[str, Any] | None = None
+        self._attributes: Mapping[str, Any] | None = None
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute, strings decoded."""
