@@ -19,6 +19,7 @@ from onnxprune.groups.slots import lined_up
 from onnxprune.oracle import Verdict, verify
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import PLAN_KEY
+from onnxprune.removal.configuration import CONFIG_KEY, configurations, rewritten, widths
 from onnxprune.removal.planned import removed_channels, stored_plan
 from onnxprune.removal.shrink import shrunk
 from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
@@ -77,7 +78,8 @@ class Transform(Pass):
         self, given: PassResult, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
     ) -> PassResult:
         """Run both models on the same inputs, and return the dense one if they agree."""
-        for note in (PLAN_KEY, OPEN_KEY, VOCABULARY_KEY):
+        found = widths(channels, removed)
+        for note in (PLAN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
         rows = kept_rows(channels, removed)
         first, second = (
@@ -93,6 +95,10 @@ class Transform(Pass):
             seed=self.seed,
         )
         facts = self._facts(channels, removed, verdict) | ({} if rows is None else {"rows": rows.tolist()})
+        files = configurations(given.model)
+        facts |= (
+            {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
+        )
         return PassResult(dense, True, facts, given.analysis)
 
     def _facts(

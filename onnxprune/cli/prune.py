@@ -191,6 +191,7 @@ def prune(
     from onnxprune.passes import KeepRows, PassResult, Prune
     from onnxprune.planning.files import PlanFile
     from onnxprune.progress import task
+    from onnxprune.removal.configuration import configurations, note_configurations
     from onnxprune.removal.planned import stored_plan
 
     inputs = [path for path in (model, analysis, plan, limits, keep_rows) if path]
@@ -206,6 +207,7 @@ def prune(
     only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None
     with task("prune"):
         given = opened(load(model), open_io)
+        note_configurations(given, configurations(given))
         result = KeepRows(rows)(given) if rows is not None else PassResult(given, False)
         result = result if only_rows else step(result)
     stored = stored_plan(result.model)

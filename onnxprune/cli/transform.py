@@ -43,6 +43,7 @@ def render(facts: Facts) -> RenderableType:
         *_left(facts),
         *facts.get("corrected", ()),
         agreement(facts, "sparse and dense model"),
+        *_configured(facts),
         *([f"old number of each row: {facts['id_map']}"] if "id_map" in facts else []),
         f"dense model: {facts['output']}",
     )
@@ -97,10 +98,40 @@ def transform(
         size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=data)
     facts = dict(result.facts)
     written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}
+    found = facts.pop("configurations", {})
+    if found:
+        written |= {"configurations": [_write_configuration(n, c, output, inputs) for n, c in found.items()]}
     rows = facts.pop("rows", None)
     if rows is not None:
         written |= {"id_map": _write_rows(given, output, rows, inputs)}
     return {**written, "size_bytes_before": stored_bytes(sparse), "size_bytes": size, **facts}
+
+
+def _write_configuration(name: str, made: Facts, output: str, inputs: Sequence[str]) -> Facts:
+    """Write a configuration beside the dense model, unless one lies there; return what has changed."""
+    from onnxprune.output import write_text
+
+    place = Path(output).parent / name
+    free = not place.exists()
+    if free:
+        write_text(place, json.dumps(made["content"], indent=2) + "\n", inputs=inputs)
+    changes = {entry: {"before": b, "after": a} for entry, (b, a) in made["changes"].items()}
+    unclear = {entry: {"before": b, "after": a} for entry, (b, a) in made["unclear"].items()}
+    return {"file": str(place), "written": free, "changes": changes, "unclear": unclear}
+
+
+def _configured(facts: Facts) -> list[str]:
+    """Say what other numbers the configurations have, or are to be given by hand."""
+    lines = []
+    for entry in facts.get("configurations", ()):
+        numbers = [f"{name} {c['before']} → {c['after']}" for name, c in entry["changes"].items()]
+        verb = "written" if entry["written"] else "is there already, and has to say"
+        lines.append(f"{entry['file']} {verb}: {', '.join(numbers) or 'as before'}")
+        lines += [
+            f"  {name}: layers keep {', '.join(map(str, c['after']))}, which one number cannot say"
+            for name, c in entry["unclear"].items()
+        ]
+    return lines
 
 
 def _write_rows(sparse: Model, output: str, rows: Sequence[int], inputs: Sequence[str]) -> str:

@@ -194,6 +194,8 @@ def finish(
     c.block(t, IN_ORDER)
     for dim in (k, v, r):
         c.prefer_other(dim)
+    for role, dim in (("heads", nested((g, r))), ("kv_heads", g), ("head_width", k)):
+        c.plays(role, dim)
     _keep_scale(c, k)
     total = _kept(c, axes, past) if total is None else total
     if bias is not None and c.has(bias):

@@ -242,6 +242,8 @@ class Typing:
     means: set[str] = field(default_factory=set)
     """Tensors that sum to one along their last axis."""
 
+    roles: list[tuple[str, Dim]] = field(default_factory=list)
+    """Axes by what they mean: ``heads``, ``kv_heads``, ``head_width``."""
     refused: dict[int, str] = field(default_factory=dict)
     """Nodes that no rule describes, and why."""
     users: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -443,6 +445,10 @@ class Context:
     def makes_no_zeros(self) -> None:
         """Say that, its attributes being what they are, the result is not zero where the operands are."""
         self.typing.never_zero.add(self.index)
+
+    def plays(self, role: str, dim: Dim) -> None:
+        """Say what an axis means to people."""
+        self.typing.roles.append((role, dim))
 
     def works(self, *dims: Dim) -> None:
         """Say how many multiply-accumulates the node takes: the product of the sizes."""

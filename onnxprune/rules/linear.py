@@ -85,6 +85,10 @@ def matrix_product(
     if not any(c.node.input[o] in c.typing.model.constants for o in operands):
         for dim in (k, *(where[key] for key in outside)):
             c.prefer_other(dim)
+        if len(batch) > 1:
+            c.plays("heads", batch[-1])
+            c.plays("kv_heads", b[-3] if len(b) > 2 else batch[-1])
+            c.plays("head_width", k)
     c.runs_along(
         _apart(from_the_right(batch, leading), where, dict(zip(operands, (left, right), strict=True)))
     )
