@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxprune.errors import PlanError
-from onnxprune.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, check_form, read_form
+from onnxprune.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, Maybe, check_form, read_form
 
 PLAN_KEY = "onnxprune.plan"
 FORMAT = 1
@@ -19,7 +19,7 @@ _PLAN = {
     "baseline": Each(NUMBER),
     "settings": Each(ANYTHING),
     "allow_inexact": FLAG,
-    "input_shapes": Each([COUNT]),
+    "input_shapes": Each([Maybe(COUNT)]),
     "within?": Each([[COUNT]]),
 }
 _CURVE = {"size": COUNT, "ratios": [NUMBER], "values": [REAL], "uncertainties?": [REAL], "samples?": [COUNT]}
@@ -44,7 +44,7 @@ class Plan:
         baseline: Figures of the model before any pruning: ``macs``, ``params``, ``channels``.
         settings: How the decision was made, for the record.
         allow_inexact: Whether axes that are normalised over were open.
-        input_shapes: Input shapes the analysis was given, by input name.
+        input_shapes: Input shapes the analysis was given, by input name, -1 for an axis that was left open.
         within: Groups that lose other channels in each element of what they are free within (in each group of
             a grouped convolution, in each head): the removed channels row by row, by group name.
     """
@@ -59,7 +59,9 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, separators=(",", ":"))
+        shapes = {n: [s if s > 0 else None for s in shape] for n, shape in self.input_shapes.items()}
+        content = {"format": FORMAT, **asdict(self), "input_shapes": shapes}
+        return json.dumps(content, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -77,7 +79,10 @@ class Plan:
                 baseline={str(n): float(v) for n, v in content["baseline"].items()},
                 settings=dict(content["settings"]),
                 allow_inexact=bool(content["allow_inexact"]),
-                input_shapes={str(n): tuple(s) for n, s in content["input_shapes"].items()},
+                input_shapes={
+                    str(n): tuple(-1 if s is None else s for s in shape)
+                    for n, shape in content["input_shapes"].items()
+                },
                 within={
                     str(n): tuple(tuple(int(i) for i in row) for row in rows)
                     for n, rows in content.get("within", {}).items()

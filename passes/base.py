@@ -7,11 +7,13 @@ A pass states what it requires of the model it is given and ensures what it prom
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check_weights
+from onnxprune.graph import Model, check_weights, sized
 from onnxprune.graph.declarations import correct_declarations, refusal, wrong_declarations
 from onnxprune.plan import Analysis
 
@@ -34,13 +36,22 @@ class PassResult:
 
 
 class Pass(ABC):
-    """One step from a model to a model."""
+    """One step from a model to a model.
+
+    Attributes:
+        name: What the pass is called.
+        input_shapes: Full shapes to analyse and run with, by input name; a field of most passes.
+        dims: Sizes by the name of an open axis of the inputs, likewise.
+    """
 
     name: ClassVar[str]
+    input_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    dims: Mapping[str, int] = MappingProxyType({})
 
     def __call__(self, given: Model | PassResult) -> PassResult:
         """Run the pass on a model, or on what another pass handed on."""
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
+        before = replace(before, model=sized(before.model, self.input_shapes, self.dims))
         self.requires(before)
         after = self.run(before)
         if after.modified:

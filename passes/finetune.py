@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,6 +76,8 @@ class Finetune(Pass):
         checkpoint_every: Steps from one checkpoint to the next.
         resume: Whether to go on from the checkpoint, if there is one.
         threads: Threads of the training process.
+        input_shapes: Full shapes to analyse and run with, by input name.
+        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
     """
 
     name: ClassVar[str] = "finetune"
@@ -106,6 +108,8 @@ class Finetune(Pass):
     checkpoint_every: int = 200
     resume: bool = False
     threads: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from onnxprune.data import DataSpec
 from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.graph import merged
 from onnxprune.groups.channels import Channels, Group, find_channels
 from onnxprune.groups.selection import select_groups
 from onnxprune.importance import check_criterion
@@ -67,7 +68,8 @@ class Prune(Pass):
         allow_unchanged: Return the model as it is where nothing can be pruned, instead of an error.
         threads: Threads to compute with.
         seed: Of all that is drawn.
-        input_shapes: Full shapes to analyse with, by input name.
+        input_shapes: Full shapes to analyse and run with, by input name.
+        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
         equal_layers: Keep as many channels in every layer along each axis of inputs and outputs that may
             shrink (see `graph.opened`).
     """
@@ -102,6 +104,7 @@ class Prune(Pass):
     threads: int | None = None
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
     equal_layers: bool = False
 
     def requires(self, given: PassResult) -> None:
@@ -142,7 +145,7 @@ class Prune(Pass):
             baseline=found.baseline,
             settings=self._settings(self.analysis or given.analysis),
             allow_inexact=self.allow_inexact or (earlier is not None and earlier.allow_inexact),
-            input_shapes=self.input_shapes or (earlier.input_shapes if earlier else {}),
+            input_shapes=merged(earlier.input_shapes if earlier else {}, given.model.sizes),
             within=found.within,
         )
         sparse = masked(channels.without(plan.within), plan.removed)
@@ -213,7 +216,7 @@ class Prune(Pass):
         channels = find_channels(
             given.model,
             allow_inexact=self.allow_inexact or (earlier is not None and earlier.allow_inexact),
-            given=self.input_shapes or (earlier.input_shapes if earlier else None),
+            given=earlier.input_shapes if earlier else None,
         )
         if earlier is not None:
             check_plan(channels, earlier)

@@ -7,13 +7,13 @@ repair sees, and makes up for, what the ones before it could not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, ClassVar
 
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.errors import DataError, NothingToDoError, UsageError
-from onnxprune.graph import Model, load
+from onnxprune.graph import Model, load, merged
 from onnxprune.layerwise.solve import scipy_linalg
 from onnxprune.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.passes.base import Pass, PassResult
@@ -43,6 +43,8 @@ class Recover(Pass):
         val: Data to measure on; by default `data`, all of it.
         seed: Of what is drawn.
         threads: Threads to compute with.
+        input_shapes: Full shapes to analyse and run with, by input name.
+        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
     """
 
     name: ClassVar[str] = "recover"
@@ -56,6 +58,8 @@ class Recover(Pass):
     val: DataSpec | None = None
     seed: int = 0
     threads: int | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
@@ -73,6 +77,7 @@ class Recover(Pass):
         if not any(len(gone) for gone in removed.values()):
             raise NothingToDoError("nothing is removed from this model", "run `prune` first")
         original = load(self.original) if isinstance(self.original, str) else self.original
+        original = replace(original, sizes=merged(original.sizes, given.model.sizes))
         pair = Pair.of(channels, removed, original, plan)
         session = Session(pair.original.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None
@@ -81,7 +86,7 @@ class Recover(Pass):
         facts |= exam.mark(pair.sparse, "score_before") if exam else {}
         start = perf_counter()
         if data is None:
-            shapes = plan.input_shapes if plan else {}
+            shapes = merged(plan.input_shapes if plan else {}, given.model.sizes)
             feeds = noise(pair.original, session, shapes, self.samples, self.batch_size, self.seed)
             stand = Stand.on(pair, feeds, self.threads)
             report = self._sweep(stand.pair, feeds)

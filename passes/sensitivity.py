@@ -65,7 +65,8 @@ class Ana(Pass):
         resume: Go on with what is in the file.
         force: Replace what is in the file if it cannot be gone on with.
         seed: For the criteria that draw numbers.
-        input_shapes: Full shapes to analyse with, by input name.
+        input_shapes: Full shapes to analyse and run with, by input name.
+        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
         allow_inexact: Open axes that the network normalises over.
         cache_bytes: Most that all workers together keep of tensors computed once.
     """
@@ -94,6 +95,7 @@ class Ana(Pass):
     force: bool = False
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
     allow_inexact: bool = False
     cache_bytes: int = DEFAULT_CACHE_BYTES
 
@@ -125,7 +127,8 @@ class Ana(Pass):
     def run(self, given: PassResult) -> PassResult:
         """Rehearse, measure the baseline, then group by group."""
         start = time.perf_counter()
-        study = Study.open(self._question, given.model, self._crew, self.cache_bytes)
+        question = replace(self._question, input_shapes=dict(given.model.sizes))
+        study = Study.open(question, given.model, self._crew, self.cache_bytes)
         study.rehearse()
         ledger = study.begin(self.file, resume=self.resume, force=self.force)
         if self.method == "fast":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from onnxprune.data import DataSpec
@@ -34,6 +34,8 @@ class Transform(Pass):
         samples: How many samples of it.
         allow_unchanged: Return the model as it is where nothing is to be removed, instead of an error.
         seed: Seed of the random inputs.
+        input_shapes: Full shapes to analyse and run with, by input name.
+        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
     """
 
     name: ClassVar[str] = "transform"
@@ -42,6 +44,8 @@ class Transform(Pass):
     samples: int = 64
     allow_unchanged: bool = False
     seed: int = 0
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
 
     def run(self, given: PassResult) -> PassResult:
         """Find what is to go, by plan or by evidence, cut it out, compare."""

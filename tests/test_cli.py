@@ -328,8 +328,13 @@ def test_bench_refuses_a_batch_that_the_file_does_not_allow(tmp_path):
     assert "fixes its batch at 2" in disk.run("bench", fixed, "--batch-size", 3).refused(code=2)
 
 
-def test_bench_needs_data_and_metric_together(model):
-    assert "go together" in disk.run("bench", model, "--metric", "top1").refused(code=2)
+def test_bench_needs_data_for_a_metric(model):
+    assert "--data" in disk.run("bench", model, "--metric", "top1").refused(code=2)
+
+
+def test_bench_runs_on_samples(model, data):
+    facts = disk.run("bench", model, "--data", data, "--batch-size", 5, "--runs", 1, "--json").facts
+    assert facts["models"][0]["input_shapes"] == {"image": [5, 3, 8, 8]}
 
 
 # --- finetune

@@ -19,7 +19,7 @@ from onnxprune.cli.options import (
     open_option,
     output_option,
     seed_option,
-    shape_option,
+    size_options,
     threads_option,
 )
 from onnxprune.cli.program import Facts, command
@@ -176,7 +176,7 @@ def _most_fragile(facts: Facts) -> str:
 @glob_options
 @inexact_option
 @seed_option
-@shape_option
+@size_options
 @open_option
 @output_option("the analysis")
 def ana(
@@ -186,6 +186,7 @@ def ana(
     against: str | None,
     figure: Path | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
     open_io: Sequence[str],
     **options: Any,
 ) -> Facts:
@@ -199,7 +200,9 @@ def ana(
 
     check_figure(figure)
     measured = read_analysis(against) if against else None
-    step = Ana(data=data, file=Path(output), input_shapes=dict(shapes), against=measured, **options)
+    step = Ana(
+        data=data, file=Path(output), input_shapes=dict(shapes), dims=dict(dims), against=measured, **options
+    )
     facts = {"model": model, "output": output, "figure": str(figure) if figure else None}
     facts |= step(opened(load(model), open_io)).facts
     draw(figure, "sensitivity", {"curves": facts, "widths": []})

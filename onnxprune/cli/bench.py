@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.options import Reads, data_option, shape_option, threads_option
+from onnxprune.cli.options import Reads, data_option, size_options, threads_option
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def render(facts: Facts) -> RenderableType:
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
 @threads_option
-@data_option("Data to measure quality on")
+@data_option("Data to run on, and to measure quality on")
 @click.option(
     "--metric",
     type=Reads(),
     metavar="TEXT",
     help="The quality to measure: top1, top5, mse, kl, … or module:callable.",
 )
-@shape_option
+@size_options
 def bench(
     models: Sequence[str],
     runs: int,
@@ -66,21 +66,22 @@ def bench(
     data: str | None,
     metric: str | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
 ) -> Facts:
     """Measure models side by side: latency (in turn, so that ratios hold), size, MACs, parameters."""
     from dataclasses import asdict
 
     from onnxprune.errors import UsageError
-    from onnxprune.graph import load
+    from onnxprune.graph import load, sized
     from onnxprune.groups.channels import find_channels
     from onnxprune.progress import track
     from onnxprune.runtime import measure_latency, runtime_info
 
-    if (data is None) != (metric is None):
-        raise UsageError("--data and --metric go together", "give both, or neither")
-    loaded = [load(path) for path in models]
-    analysed = [find_channels(m, given=dict(shapes) or None) for m in track(loaded, "analyse")]
-    feeds = [_feed(channels, dict(shapes), batch_size) for channels in analysed]
+    if data is None and metric is not None:
+        raise UsageError("a metric is measured on data", "give samples with --data")
+    loaded = [sized(load(path), dict(shapes), dict(dims)) for path in models]
+    analysed = [find_channels(m) for m in track(loaded, "analyse")]
+    feeds = [_feed(channels, batch_size, data) for channels in analysed]
     rows = [_costs(path, channels) for path, channels in zip(models, analysed, strict=True)]
     if data is not None and metric is not None:
         for row, score in zip(rows, _scores(loaded, data, metric, threads), strict=True):
@@ -95,16 +96,18 @@ def bench(
     return {"models": rows, **quality, "rounds": runs, "threads": threads, "runtime": asdict(runtime_info())}
 
 
-def _feed(
-    channels: Channels, given: Mapping[str, tuple[int, ...]], batch_size: int | None
-) -> Mapping[str, Any]:
-    """Draw one random input of the shapes that were analysed; an open batch axis gets the batch size."""
+def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mapping[str, Any]:
+    """Return the first samples of the data, or else one drawn input of the shapes that were analysed.
+
+    An open batch axis gets the batch size.
+    """
+    from onnxprune.data import open_data
     from onnxprune.errors import UsageError
     from onnxprune.inputs import feeds_that_run
     from onnxprune.runtime import Session
 
     session = Session(channels.model.proto)
-    shapes = {}
+    given, shapes = channels.model.sizes, {}
     for spec in session.inputs:
         sizes = channels.typing.shapes.probed.get(spec.name)
         if not sizes:
@@ -115,9 +118,13 @@ def _feed(
                 f"{channels.model.name} fixes its batch at {fixed}, and cannot take {batch_size} samples",
                 "leave --batch-size out, or export the model with an open batch axis",
             )
-        shapes[spec.name] = sizes if fixed or spec.name in given else (batch_size or 1, *sizes[1:])
-    held = shapes if batch_size else given
-    return feeds_that_run(channels.model, session, shapes, given=held, batch=batch_size or 1)[0]
+        held = fixed or given.get(spec.name, (-1,))[0] > 0
+        shapes[spec.name] = sizes if held else (batch_size or 1, *sizes[1:])
+    if data is not None:
+        rows = session.fixed_batch or batch_size or 1
+        return next(open_data(data, session.inputs, session.outputs).batches(rows)).filled(rows)
+    keep = shapes if batch_size else given
+    return feeds_that_run(channels.model, session, shapes, given=keep, batch=batch_size or 1)[0]
 
 
 def _costs(path: str, channels: Channels) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from onnxprune.cli.options import (
     output_option,
     reads_of,
     seed_option,
+    size_options,
     threads_option,
 )
 from onnxprune.cli.program import Facts, command
@@ -124,8 +126,15 @@ def render(facts: Facts) -> RenderableType:
 )
 @seed_option
 @threads_option
+@size_options
 @output_option("the tuned model")
-def finetune(sparse: str, output: str, **options: Any) -> Facts:
+def finetune(
+    sparse: str,
+    output: str,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    **options: Any,
+) -> Facts:
     """Train a sparse model on data; its zero channels stay zero."""
     from onnxprune.graph import load
     from onnxprune.output import write_model
@@ -143,9 +152,9 @@ def finetune(sparse: str, output: str, **options: Any) -> Facts:
         check_place(Path(options["checkpoint"]))
     given = load(sparse)
     plan = stored_plan(given)
-    result = Finetune(**options)(given)
+    result = Finetune(input_shapes=dict(shapes), dims=dict(dims), **options)(given)
     with task("write and try"):
-        shapes = plan.input_shapes if plan else None
-        size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=options["data"])
+        planned = plan.input_shapes if plan else None
+        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=options["data"])
     remove(Path(options["checkpoint"]))
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

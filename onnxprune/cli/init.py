@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.cli.options import Reads, model_argument, output_option, shape_option
+from onnxprune.cli.options import Reads, model_argument, output_option, size_options
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def render(facts: Facts) -> RenderableType:
 )
 @click.option("--val", type=Reads(), metavar="DATA", help="Held-back data.")
 @click.option("--force", is_flag=True, help="Replace the output file.")
-@shape_option
+@size_options
 @output_option("the recipe")
 def init(
     model: str,
@@ -38,11 +38,12 @@ def init(
     val: str | None,
     force: bool,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
     output: str,
 ) -> Facts:
     """Write a recipe for `run` that fits a model, every key explained."""
     from onnxprune.errors import NothingToDoError, UsageError
-    from onnxprune.graph import load
+    from onnxprune.graph import load, sized
     from onnxprune.groups.channels import find_channels
     from onnxprune.groups.selection import why_blocked
     from onnxprune.output import write_text
@@ -51,9 +52,11 @@ def init(
     place = Path(output)
     if place.exists() and not force:
         raise UsageError(f"{output} is there already", "--force replaces it")
-    channels = find_channels(load(model), given=dict(shapes) or None)
+    read = sized(load(model), dict(shapes), dict(dims))
+    channels = find_channels(read)
     if not channels.groups:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
-    text, facts = draft(channels, Path(model), place, Wish(data, val), dict(shapes))
+    given = {n: s for n, s in channels.typing.shapes.probed.items() if n in read.sizes}
+    text, facts = draft(channels, Path(model), place, Wish(data, val), given)
     write_text(output, text)
     return {"model": model, "output": output, **facts}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.cli.options import glob_options, inexact_option, model_argument, open_option, shape_option
+from onnxprune.cli.options import glob_options, inexact_option, model_argument, open_option, size_options
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
 @model_argument()
 @glob_options
 @inexact_option
-@shape_option
+@size_options
 @open_option
 @click.option("--all", "every", is_flag=True, help="A line for every group and every tensor, with all names.")
 def inspect(
@@ -69,11 +69,12 @@ def inspect(
     only: Sequence[str],
     allow_inexact: bool,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
     open_io: Sequence[str],
     every: bool,
 ) -> Facts:
     """List the groups of channels that can be removed, and what is blocked and why."""
-    from onnxprune.graph import load, opened
+    from onnxprune.graph import load, opened, sized
     from onnxprune.groups.channels import find_channels
     from onnxprune.groups.cost import cost_of
     from onnxprune.groups.reach import reach_of, unfollowed_weights
@@ -81,8 +82,8 @@ def inspect(
     from onnxprune.progress import task
 
     with task("analyse"):
-        read = opened(load(model), open_io)
-        channels = find_channels(read, allow_inexact=allow_inexact, given=dict(shapes) or None)
+        read = sized(opened(load(model), open_io), dict(shapes), dict(dims))
+        channels = find_channels(read, allow_inexact=allow_inexact)
     chosen = _chosen(channels, exclude, only)
     reach = reach_of(channels)
     cost = cost_of(channels, [g for g in channels.groups if g.name in chosen])

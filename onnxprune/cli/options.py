@@ -67,6 +67,14 @@ def shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, found
 
 
+def dim(text: str) -> tuple[str, int]:
+    """Read the size of a named axis: ``sequence_length=128``."""
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdecimal() or int(size) < 1:
+        raise click.BadParameter(f"'{text}' is not of the form sequence_length=128")
+    return name, int(size)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Read numbers with commas between them: ``0.1,0.2,0.5``."""
     try:
@@ -102,14 +110,28 @@ def glob_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return exclude(only(function))
 
 
-shape_option = click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    type=shape,
-    metavar="NAME=SHAPE",
-    help="Full shape of an input to analyse with, such as image=1x3x640x640 (repeatable).",
-)
+def size_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--shape`` and ``--dim``: the sizes that a model is analysed and run with."""
+    shapes = click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        type=shape,
+        metavar="NAME=SHAPE",
+        help="Full shape of an input to analyse and run with, such as image=1x3x640x640; other inputs follow"
+        " where their axes have the same names (repeatable).",
+    )
+    dims = click.option(
+        "--dim",
+        "dims",
+        multiple=True,
+        type=dim,
+        metavar="NAME=N",
+        help="Size of an open axis to analyse and run with, such as sequence_length=128 (repeatable).",
+    )
+    return dims(shapes(function))
+
+
 open_option = click.option(
     "--open-io",
     "open_io",

@@ -18,7 +18,7 @@ from onnxprune.cli.options import (
     model_argument,
     open_option,
     seed_option,
-    shape_option,
+    size_options,
     threads_option,
     unchanged_option,
 )
@@ -154,7 +154,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @unchanged_option
 @threads_option
 @seed_option
-@shape_option
+@size_options
 @open_option
 @click.option(
     "--equal-layers",
@@ -179,6 +179,7 @@ def prune(
     limits: str | None,
     figure: Path | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
     open_io: Sequence[str],
     **options: Any,
 ) -> Facts:
@@ -202,6 +203,7 @@ def prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
         input_shapes=dict(shapes),
+        dims=dict(dims),
         **_with_limits(options, limits),
     )
     only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None

@@ -13,6 +13,7 @@ from onnxprune.cli.options import (
     model_argument,
     output_option,
     seed_option,
+    size_options,
     threads_option,
 )
 from onnxprune.cli.program import Facts, command
@@ -67,8 +68,16 @@ def summary(facts: Facts) -> str:
 @click.option("--val", type=Reads(), metavar="DATA", help="Data to measure on; by default --data.")
 @seed_option
 @threads_option
+@size_options
 @output_option("the repaired model")
-def recover(sparse: str, output: str, methods: Sequence[str], **options: Any) -> Facts:
+def recover(
+    sparse: str,
+    output: str,
+    methods: Sequence[str],
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    **options: Any,
+) -> Facts:
     """Repair a sparse model without training, layer by layer; its zero channels stay zero."""
     from onnxprune.graph import load
     from onnxprune.output import write_model
@@ -79,8 +88,10 @@ def recover(sparse: str, output: str, methods: Sequence[str], **options: Any) ->
     inputs = [f for f in (sparse, options["original"], options["data"], options["val"]) if f]
     given = load(sparse)
     plan = stored_plan(given)
-    result = Recover(methods=methods or DEFAULT_METHODS, **options)(given)
+    result = Recover(
+        methods=methods or DEFAULT_METHODS, input_shapes=dict(shapes), dims=dict(dims), **options
+    )(given)
     with task("write and try"):
-        shapes = plan.input_shapes if plan else None
-        size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=options["data"])
+        planned = plan.input_shapes if plan else None
+        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=options["data"])
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

@@ -13,6 +13,7 @@ from onnxprune.cli.options import (
     output_option,
     samples_option,
     seed_option,
+    size_options,
     unchanged_option,
 )
 from onnxprune.cli.program import Facts, command
@@ -76,9 +77,15 @@ def _left(facts: Facts) -> list[RenderableType]:
 @samples_option
 @unchanged_option
 @seed_option
+@size_options
 @output_option("the dense model")
 def transform(
-    sparse: str, data: str | None, samples: int, allow_unchanged: bool, seed: int, output: str
+    sparse: str,
+    data: str | None,
+    output: str,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    **options: Any,
 ) -> Facts:
     """Remove the channels that are zero, and prove that the result computes the same."""
     from onnxprune.graph import load
@@ -88,14 +95,14 @@ def transform(
     from onnxprune.removal.planned import stored_plan
 
     inputs = [sparse, *([data] if data else [])]
-    step = Transform(data=data, samples=samples, allow_unchanged=allow_unchanged, seed=seed)
+    step = Transform(data=data, input_shapes=dict(shapes), dims=dict(dims), **options)
     given = load(sparse)
     plan = stored_plan(given)
     with task("transform and compare"):
         result = step(given)
     with task("write and try"):
-        shapes = plan.input_shapes if plan else None
-        size = write_model(result.model, output, shapes=shapes, inputs=inputs, data=data)
+        planned = plan.input_shapes if plan else None
+        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=data)
     facts = dict(result.facts)
     written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}
     found = facts.pop("configurations", {})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.cli.options import data_option, model_argument, samples_option, seed_option
+from onnxprune.cli.options import data_option, model_argument, samples_option, seed_option, size_options
 from onnxprune.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -24,15 +25,24 @@ def render(facts: Facts) -> RenderableType:
 @data_option("What to compare on, beside random inputs")
 @samples_option
 @seed_option
-def verify(sparse: str, dense: str, data: str | None, samples: int, seed: int) -> Facts:
+@size_options
+def verify(
+    sparse: str,
+    dense: str,
+    data: str | None,
+    samples: int,
+    seed: int,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+) -> Facts:
     """Compare two models on the same inputs; exit with 1 if they differ."""
     from onnxprune import oracle
-    from onnxprune.graph import load
+    from onnxprune.graph import load, sized
     from onnxprune.progress import task
     from onnxprune.removal.planned import planned_channels, stored_plan
     from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
 
-    first, second = load(sparse), load(dense)
+    first, second = (sized(load(path), dict(shapes), dict(dims)) for path in (sparse, dense))
     with task("compare"):
         plan = stored_plan(first)
         channels = planned_channels(first, plan)

@@ -2,6 +2,7 @@
 
 model       the file's own message, and quick ways through it
 attributes  what a node holds, made when it is asked for
+given       sizes of inputs that the user gives
 interface   inputs and outputs whose axes may shrink
 reading     from a file, external data included
 meaning     forms that some writers use, brought into the usual one
@@ -11,6 +12,7 @@ damage      what is wrong with a file that cannot be read
 """
 
 from onnxprune.graph.attributes import Attributes, attributes
+from onnxprune.graph.given import merged, sized, symbol
 from onnxprune.graph.interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.graph.model import (
     OLDEST_OPSET,
@@ -53,11 +55,14 @@ __all__ = [
     "goes_on",
     "label",
     "load",
+    "merged",
     "note_vocabulary",
     "noted_vocabulary",
     "open_values",
     "opened",
     "renumbered",
+    "sized",
     "skeleton",
     "subgraphs",
+    "symbol",
 ]

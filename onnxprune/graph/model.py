@@ -39,12 +39,14 @@ class Model:
         path: The file it was read from; ``None`` for a model made in memory.
         external: Whether its weights lay in a file of their own, and are to be written so again.
         compact: Names of constants whose values the file made of much less, and is to again.
+        sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
     """
 
     proto: onnx.ModelProto
     path: Path | None = None
     external: bool = False
     compact: frozenset[str] = frozenset()
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
     _nested: bool | None = field(default=None, repr=False)
@@ -181,7 +183,7 @@ class Model:
         """Return a model that shares nothing with this one."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Model(proto, self.path, self.external, self.compact)
+        return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

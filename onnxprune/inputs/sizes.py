@@ -21,11 +21,23 @@ def full_shapes(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...
 
     Args:
         specs: The inputs.
-        shapes: Full shapes by name; those of other tensors, and those that do not fit, are left out.
+        shapes: Shapes by name, -1 for an axis that is left open; those of other tensors, and those that do
+            not fit, are left out.
         batch: The size of a first axis that nothing else decides about.
     """
     known = {s.name: tuple(shapes[s.name]) for s in specs if s.shape and _fits(s, shapes.get(s.name))}
-    return resolve_shapes(specs, known, batch)
+    whole = {name: shape for name, shape in known.items() if min(shape) > 0}
+    named = {
+        axis: size
+        for s in specs
+        for axis, size in zip(s.shape, known.get(s.name, ()), strict=False)
+        if isinstance(axis, str) and size > 0
+    }
+    found = resolve_shapes(specs, whole, batch, named)
+    return {
+        name: tuple(n if n > 0 else f for n, f in zip(known.get(name, shape), shape, strict=True))
+        for name, shape in found.items()
+    }
 
 
 def other_shapes(
@@ -103,6 +115,6 @@ def _fits(spec: TensorSpec, shape: Sequence[int] | None) -> bool:
     return (
         shape is not None
         and len(shape) == len(spec.shape)
-        and all(n > 0 for n in shape)
-        and all(not isinstance(k, int) or k == n for k, n in zip(spec.shape, shape, strict=True))
+        and all(n != 0 for n in shape)
+        and all(not isinstance(k, int) or n in (k, -1) for k, n in zip(spec.shape, shape, strict=True))
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, label
+from onnxprune.graph import Model, label, merged
 from onnxprune.inputs.sizes import Shapes, full_shapes, other_shapes
 from onnxprune.inputs.values import input_values
 from onnxprune.runtime import Array, Session, TensorSpec, Values, sample_feeds
@@ -52,10 +52,11 @@ def feeds_that_run(
         ModelError: The model runs on none of them. It names the node and the inputs that this reads, and the
             options that help.
     """
-    first = full_shapes(session.inputs, shapes or {}, batch)
+    given = merged(given, model.sizes)
+    first = full_shapes(session.inputs, merged(shapes, given), batch)
     failure: ModelError | None = None
     ran: list[Feed] = []
-    for sizes, values in _kinds(model, session.inputs, first, given or {}):
+    for sizes, values in _kinds(model, session.inputs, first, given):
         count = max(samples, *(len(v.turns) for v in values.values())) if values else samples
         feeds = sample_feeds(session.inputs, shapes=sizes, values=values, samples=count, seed=seed)
         varied = any(v.turns for v in values.values())

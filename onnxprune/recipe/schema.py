@@ -327,6 +327,7 @@ class Recipe(Section):
         threads: How many to compute with. Part of the result: another number of threads rounds otherwise. By
             default the processors of the machine that first starts the run.
         shapes: Full shapes of inputs to analyse with, where the file leaves axes open.
+        dims: Sizes to analyse with, by the name of an open axis of the inputs.
     """
 
     model: str
@@ -335,6 +336,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Count | None = None
     shapes: dict[str, tuple[Count, ...]] = {}
+    dims: dict[str, Count] = {}
     data: Data
     budget: Budget
     schedule: Schedule = Schedule()

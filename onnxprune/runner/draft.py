@@ -128,6 +128,9 @@ experiment = "onnxprune"        # of MLflow
 [shapes]                        # full input shapes to analyse with, where the file leaves axes open
 $shapes
 
+[dims]                          # sizes to analyse with, by the name of an open axis
+# sequence_length = 128
+
 # Groups of channels that can be removed:
 #
 $groups

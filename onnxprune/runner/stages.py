@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from onnxprune.graph import Model, load
+from onnxprune.graph import Model, load, sized
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.selection import select_groups
@@ -221,13 +221,16 @@ class Stages:
         """Run a pass from one file of the folder to another."""
         result: PassResult = step(self._load(model))
         plan = stored_plan(result.model)
-        shapes = plan.input_shapes if plan else self.recipe.shapes
+        shapes = plan.input_shapes if plan else self._sized(result.model).sizes
         place = self.journal.path(file)
-        return result.facts | {"size_bytes": write_model(result.model, place, shapes=shapes or None)}
+        data = self.material.dataset("calibration")
+        return result.facts | {
+            "size_bytes": write_model(result.model, place, shapes=shapes or None, data=data)
+        }
 
     def _baseline(self) -> Facts:
         model, options = self.material.original, self.recipe.prune
-        channels = find_channels(model, allow_inexact=options.allow_inexact, given=self.recipe.shapes or None)
+        channels = find_channels(self._sized(model), allow_inexact=options.allow_inexact)
         chosen = select_groups(channels, options.exclude, options.only)
         return {
             "metric": self.recipe.metric,
@@ -239,6 +242,9 @@ class Stages:
             "spared": {g.name: g.size for g in channels.groups if g not in chosen and not g.optional},
             "blocked": _blocked(channels),
         }
+
+    def _sized(self, model: Model) -> Model:
+        return sized(model, self.recipe.shapes, self.recipe.dims)
 
     def _threads(self, of: str) -> int:
         """Return what a plan is made with: for a latency, what latency is measured with."""
@@ -270,7 +276,7 @@ class Stages:
         """Return what decides which groups there are, as options of the passes."""
         options = self.recipe.prune
         chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
-        return chosen | {"input_shapes": self.recipe.shapes}
+        return chosen | {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
 
 
 def _blocked(channels: Channels) -> list[dict[str, Any]]:

@@ -89,7 +89,10 @@ def sample_feeds(
 
 
 def resolve_shapes(
-    specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]], batch: int
+    specs: Sequence[TensorSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    batch: int,
+    named: Mapping[str, int] | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Give every input a shape of numbers, the same number wherever a symbolic size has the same name.
 
@@ -97,6 +100,7 @@ def resolve_shapes(
         specs: The inputs of the model.
         shapes: Whole shapes by input name; they decide over the defaults.
         batch: The size of an open first axis.
+        named: Sizes of axes by their names.
 
     Returns:
         Shapes by input name.
@@ -109,7 +113,7 @@ def resolve_shapes(
         raise UsageError(
             f"a shape is given for {unknown[0]!r}, which is not an input", f"the inputs are: {names}"
         )
-    sizes: dict[str, int] = {}
+    sizes = dict(named or {})
     for spec in specs:
         if spec.name in shapes:
             _bind(spec, shapes[spec.name], sizes)

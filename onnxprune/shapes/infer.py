@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model
+from onnxprune.graph import Model, merged
 from onnxprune.shapes.moving import moving_elements
 from onnxprune.shapes.probes import PROBES, Probe, Shape, other_shapes, probe_shapes
 from onnxprune.shapes.walk import SMALL, Walk
@@ -68,11 +68,13 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
 
     Args:
         model: A checked model.
-        given: Full shapes of inputs whose axes should not be probed, by input name.
+        given: Shapes of inputs whose axes should not be probed, by input name, -1 for an axis that is left
+            open. Those that the model was given decide over them.
 
     Raises:
         ModelError: No shape of the inputs that was tried fits the graph.
     """
+    given = merged(given, model.sizes)
     undecided: set[str] = set()
     while True:
         first, probe = _first_that_fits(model, [(probe, given) for probe in PROBES], undecided)
@@ -115,7 +117,9 @@ def _first_that_fits(
             return _walk(model, probe, given, undecided), probe
         except ModelError as error:
             failure = failure or error
-            if all(_is_static(i) or i.name in (given or {}) for i in model.inputs):
+            if all(
+                _is_static(i) or min((given or {}).get(i.name, (-1,)), default=1) > 0 for i in model.inputs
+            ):
                 break
     assert failure is not None
     failure.hint = failure.hint or "give the input shapes: --shape NAME=1x3x224x224"

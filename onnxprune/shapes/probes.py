@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model
+from onnxprune.graph import Model, symbol
 from onnxprune.runtime.feeds import add_sums
 
 Shape = tuple[int, ...]
@@ -69,18 +69,18 @@ def probe_shapes(
     for name, shape in (given or {}).items():
         _check_given(model, name, shape)
     named = {
-        symbol: size
+        named_by: size
         for value in model.inputs
         for dim, size in zip(
             value.type.tensor_type.shape.dim, (given or {}).get(value.name, ()), strict=False
         )
-        if (symbol := _symbol(dim)) and size > 0
+        if (named_by := symbol(dim)) and size > 0
     }
     bound = dict(named)
     for value in model.inputs:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if symbol := _symbol(dim):
-                named.setdefault(symbol, _size(value.type.tensor_type, axis, probe))
+            if name := symbol(dim):
+                named.setdefault(name, _size(value.type.tensor_type, axis, probe))
     add_sums(named)
     return {v.name: _shape(v, probe, named | bound, (given or {}).get(v.name)) for v in model.inputs}
 
@@ -91,14 +91,9 @@ def _shape(
     kind = value.type.tensor_type
     sizes = []
     for axis, dim in enumerate(kind.shape.dim):
-        known = dim.dim_value if dim.dim_value > 0 else named.get(_symbol(dim)) or _size(kind, axis, probe)
+        known = dim.dim_value if dim.dim_value > 0 else named.get(symbol(dim)) or _size(kind, axis, probe)
         sizes.append(given[axis] if given and given[axis] > 0 else known)
     return tuple(sizes) if kind.HasField("shape") else tuple(given or ())
-
-
-def _symbol(dim: onnx.TensorShapeProto.Dimension) -> str:
-    """Return the name of an open size; paddle2onnx writes a question mark for what it does not know."""
-    return "" if dim.dim_value > 0 else str(dim.dim_param).strip("?")
 
 
 def compared_numbers(model: Model) -> dict[str, tuple[int, ...]]:
