@@ -212,19 +212,21 @@ def _multiplied(channels: Channels, model: Model, index: int, factor: float) -> 
 
 
 def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto], kept: Kept) -> None:
-    """Let lists of elements name those that remain by their new numbers."""
+    """Let lists of elements name those that remain by their new numbers; lists may be cut already."""
+    lists: dict[tuple[int, int], Sizes] = {}
     for use in channels.typing.index_uses:
         remaining = kept_indices(use.dim, kept)
         if len(remaining) < use.dim.size:
-            name = nodes[use.node].input[use.operand]
+            key, name = (use.node, use.operand), nodes[use.node].input[use.operand]
             numbers = np.full(use.dim.size, -1)
             numbers[remaining] = np.arange(len(remaining))
-            listed = channels.typing.nodes[use.node].input[use.operand]
-            before = channels.typing.shapes.values[listed]
-            after = numbers[before]
-            nodes[use.node].input[use.operand] = model.add_constant(
-                name, after[after >= 0].astype(before.dtype)
-            )
+            listed = lists.get(key, model.array(name)).copy()
+            column = ... if use.column is None else (..., use.column)
+            listed[column] = numbers[listed[column]]
+            lines = np.moveaxis(listed[column], use.axis, 0).reshape(listed.shape[use.axis], -1)
+            lists[key] = np.compress((lines >= 0).all(axis=1), listed, use.axis)
+    for (node, operand), listed in lists.items():
+        nodes[node].input[operand] = model.add_constant(nodes[node].input[operand], listed)
 
 
 def _cap_attributes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> None:

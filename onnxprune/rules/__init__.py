@@ -19,6 +19,7 @@ from onnxprune.rules import (
     recurrent,
     reduction,
     sampling,
+    scattering,
 )
 from onnxprune.rules.context import (
     RESULT,
@@ -68,5 +69,6 @@ FAMILIES = (
     recurrent,
     reduction,
     sampling,
+    scattering,
 )
 """The modules whose import fills the table."""

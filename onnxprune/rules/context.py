@@ -113,11 +113,21 @@ class Cap:
 
 @dataclass(frozen=True)
 class IndexUse:
-    """A constant operand that lists elements of a dim by their number."""
+    """A constant operand that lists elements of a dim by their number.
+
+    Attributes:
+        node: Index of the node.
+        operand: The operand.
+        dim: The dim.
+        axis: The axis of the list along which the elements follow each other.
+        column: Which entry along the last axis of the list is the number; ``None`` where all are.
+    """
 
     node: int
     operand: int
     dim: Dim
+    axis: int = 0
+    column: int | None = None
 
 
 @dataclass(frozen=True)
@@ -500,9 +510,16 @@ class Context:
         """Say that an element of the result is the size of a dim, read off while the network runs."""
         self.typing.size_uses.append(SizeUse(self.index, None, RESULT, element, dim))
 
-    def follow_indices(self, operand: int, dim: Dim) -> None:
-        """Say that an operand lists elements of a dim by their number."""
-        self.typing.index_uses.append(IndexUse(self.index, operand, dim))
+    def follow_indices(self, operand: int, dim: Dim, *, axis: int = 0, column: int | None = None) -> None:
+        """Say that an operand lists elements of a dim by their number.
+
+        Args:
+            operand: A constant.
+            dim: The dim.
+            axis: The axis of the list along which the elements follow each other.
+            column: Which entry along the last axis of the list is the number; ``None`` where all are.
+        """
+        self.typing.index_uses.append(IndexUse(self.index, operand, dim, axis, column))
 
     def match(self, pattern: str, given: Mapping[str, int] | None = None) -> dict[str, Dim]:
         """Apply an axis pattern such as ``A[m k] B[k n] C[n] -> Y[m n]`` (see ``rules.notation``)."""

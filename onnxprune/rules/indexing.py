@@ -129,35 +129,6 @@ def gather_nd(c: Context) -> None:
     c.define(0, [*indices[:-1], *data[batch + depth :]])
 
 
-@rule("ScatterND")
-def scatter_nd(c: Context) -> None:
-    """Slices are put at places of the leading axes; within the slices, the trailing axes pass through."""
-    data, indices, updates = c.axes(0), c.axes(1), c.axes(2)
-    depth = indices[-1].size
-    for dim in (*data[:depth], *indices):
-        c.block(dim, "it puts elements on this axis by number")
-    for dim, other in zip(data[depth:], updates[len(indices) - 1 :], strict=True):
-        c.same(dim, other)
-    for dim in updates[: len(indices) - 1]:
-        c.block(dim, "it puts elements on this axis by number")
-    c.define(0, data)
-
-
-@rule("ScatterElements", "Scatter")
-def scatter_elements(c: Context) -> None:
-    """Elements are put along one axis; the others pass through where the updates cover them whole."""
-    data, indices, updates = c.axes(0), c.axes(1), c.axes(2)
-    axis = int(c.attributes.get("axis", 0)) % len(data)
-    for k, (dim, index, update) in enumerate(zip(data, indices, updates, strict=True)):
-        c.same(index, update)
-        if k == axis:
-            c.block(dim, "it puts elements on this axis by number")
-            c.block(index, "it puts elements on this axis by number")
-        else:
-            c.same(dim, index)
-    c.define(0, data)
-
-
 @rule("TensorScatter")
 def tensor_scatter(c: Context) -> None:
     """Rows are written into a cache along one axis."""

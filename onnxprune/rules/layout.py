@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules.constants import Array, Numbers, in_order, moved, same
-from onnxprune.rules.context import Context
+from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import first, rule
 from onnxprune.rules.variables import from_the_right
 
@@ -103,12 +103,20 @@ def constant_of_shape(c: Context) -> None:
 
 @rule("Tile", zero=first, constant=moved)
 def tile(c: Context) -> None:
-    """Repeat whole axes: the repeats are the major part."""
-    repeats = c.numbers("repeats", 1) or []
-    results = [
-        nested((c.fixed(r, "Tile repeats it"), d)) if r != 1 else d
-        for r, d in zip(repeats, c.axes(0), strict=True)
-    ]
+    """Repeat whole axes: the repeats are the major part; of an axis of one element they are all of it."""
+    repeats = c.value(1)
+    results: list[Dim] = []
+    for element, (dim, size) in enumerate(zip(c.axes(0), c.result_shape(), strict=True)):
+        if dim.size == size:
+            results.append(dim)
+        elif dim.size == 1:
+            results.append(Factor(size))
+            c.prefer_other(results[-1])
+            c.follow_operand(1, element, results[-1])
+        elif repeats is None:
+            raise CannotSayError("how often it repeats an axis is known at run time only")
+        else:
+            results.append(nested((c.fixed(int(repeats[element]), "Tile repeats it"), dim)))
     c.define(0, results)
 
 
