@@ -58,7 +58,8 @@ class Prune(Pass):
         recover: Methods of ``recover`` to repair with afterwards, from the data or, without any, from drawn
             inputs; the model given is the original.
         trials: File that keeps what plans were measured, so that a search can go on.
-        round_to: What remains of a group is a multiple of this; 1 for no rounding.
+        round_to: What remains of a group is a multiple of this; 1 for no rounding. By default 8, and less in
+            groups that are small.
         max_ratio: Largest fraction of a group that may go.
         keep_at_least: Fewest channels that stay, by glob over group names.
         keep_at_most: Most channels that stay, likewise.
@@ -93,7 +94,7 @@ class Prune(Pass):
     evaluations: int = DEFAULT_EVALUATIONS
     trials: Path | None = None
     recover: Sequence[str] = ()
-    round_to: int = DEFAULT_ROUND_TO
+    round_to: int | None = None
     max_ratio: float = 0.9
     keep_at_least: Mapping[str, int] = field(default_factory=dict)
     keep_at_most: Mapping[str, int] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class Prune(Pass):
             raise UsageError(
                 f"a largest ratio of {self.max_ratio:g} makes no sense", "give a fraction between 0 and 1"
             )
-        if self.round_to < 1:
+        if self.round_to is not None and self.round_to < 1:
             raise UsageError(
                 f"cannot round to {self.round_to}", "give 1 for no rounding, or a multiple such as 8"
             )
@@ -238,7 +239,7 @@ class Prune(Pass):
                 max_drop=self.max_drop,
                 strategy=self._strategy(analysis),
                 criterion=self._criterion(analysis),
-                limits=Limits(self.round_to, self.max_ratio, self.keep_at_least, self.keep_at_most),
+                limits=self._limits(),
                 data=self.data,
                 metric=self.metric or (analysis.metric if analysis else "kl"),
                 samples=self.samples,
@@ -249,6 +250,11 @@ class Prune(Pass):
                 seed=self.seed,
             ),
         )
+
+    def _limits(self) -> Limits:
+        step = DEFAULT_ROUND_TO if self.round_to is None else self.round_to
+        least, most = self.keep_at_least, self.keep_at_most
+        return Limits(step, self.max_ratio, least, most, exact=self.round_to is not None)
 
     def _strategy(self, analysis: Analysis | None) -> str:
         strategy = self.strategy or ("sensitivity" if analysis else "global")
@@ -273,7 +279,7 @@ class Prune(Pass):
             **({"max_drop": self.max_drop} if self.max_drop is not None else {}),
             "strategy": "plan" if self.plan else self._strategy(analysis),
             "criterion": self._criterion(analysis),
-            "round_to": self.round_to,
+            "round_to": self._limits().round_to,
             "max_ratio": self.max_ratio,
             **({"keep_at_least": dict(self.keep_at_least)} if self.keep_at_least else {}),
             **({"keep_at_most": dict(self.keep_at_most)} if self.keep_at_most else {}),

@@ -33,7 +33,7 @@ LAYERS = (
     {"data", "datasets", "training"},
     {"places"},
     {"runtime", "plan", "callables", "console", "figures"},
-    {"dims", "forms", "memory", "processors", "progress", "staging"},
+    {"dims", "forms", "globs", "memory", "processors", "progress", "staging"},
     {"errors", "external", "locks", "wording"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}

@@ -138,7 +138,11 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     metavar="METHOD",
     help="Repair afterwards, without training: least-squares, bias, scale or batchnorm (repeatable).",
 )
-@click.option("--round-to", type=int, default=8, show_default=True, help="Keep multiples of this.")
+@click.option(
+    "--round-to",
+    type=int,
+    help="Keep multiples of this, and groups that are no larger; by default of 8, of less in small groups.",
+)
 @click.option(
     "--max-ratio", type=float, default=0.9, show_default=True, help="Largest fraction of a group that may go."
 )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 
 import onnx
 
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.forms import TEXT, read_form
+from onnxprune.globs import matching
 from onnxprune.graph.model import Model
 
 OPEN_KEY = "onnxprune.open_io"
@@ -34,7 +34,7 @@ def opened(model: Model, globs: Iterable[str]) -> Model:
     """
     names = [value.name for value in (*model.inputs, *model.outputs)]
     for pattern in globs:
-        if not any(_fits(name, pattern) for name in names):
+        if not matching(pattern, names):
             raise UsageError(
                 f"'{pattern}' names no input or output of {model.name}", f"there are: {', '.join(names)}"
             )
@@ -46,19 +46,15 @@ def opened(model: Model, globs: Iterable[str]) -> Model:
 
 def open_values(model: Model) -> Iterator[onnx.ValueInfoProto]:
     """Yield the inputs and outputs whose axes may shrink."""
-    globs = _globs(model)
-    for value in (*model.inputs, *model.outputs) if globs else ():
-        if any(_fits(value.name, pattern) for pattern in globs):
-            yield value
+    values = (*model.inputs, *model.outputs)
+    names = [value.name for value in values]
+    found: set[str] = set().union(*(matching(pattern, names) for pattern in _globs(model)))
+    yield from (value for value in values if value.name in found)
 
 
 def fixed_axes(value: onnx.ValueInfoProto) -> set[int]:
     """Return the axes of an input or output that the file gives a number."""
     return {k for k, dim in enumerate(value.type.tensor_type.shape.dim) if dim.dim_value > 0}
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _globs(model: Model) -> list[str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from onnxprune.errors import NothingToDoError, PlanError
+from onnxprune.globs import matching
 from onnxprune.groups.channels import Channels, Group
 
 
@@ -14,7 +14,8 @@ def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequenc
 
     Args:
         channels: The network.
-        exclude: Globs over names of groups, nodes and tensors; a group that any of them touches stays whole.
+        exclude: Names of groups, nodes and tensors, or globs over them; a group that any of them touches
+            stays whole.
         only: Likewise; only groups that one of them touches are pruned. An optional group (the number of
             groups of a convolution, the width of attention heads) is pruned when one of them names it.
 
@@ -23,15 +24,18 @@ def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequenc
         NothingToDoError: No group is left.
     """
     names = {g.name: _names(g) for g in channels.groups}
-    for pattern in (*exclude, *only):
-        if not any(_touches(pattern, names[g.name]) for g in channels.groups):
+    everything = set().union(*names.values())
+    meant = {pattern: matching(pattern, everything) for pattern in (*exclude, *only)}
+    for pattern, found in meant.items():
+        if not found:
             raise PlanError(f"'{pattern}' matches no group, node or tensor", "`inspect` lists the names")
+    excluded, named = (set().union(*(meant[p] for p in patterns)) for patterns in (exclude, only))
     chosen = [
         g
         for g in channels.groups
-        if not any(_touches(p, names[g.name]) for p in exclude)
-        and (any(_touches(p, names[g.name]) for p in only) if only else not g.optional)
-        and (not g.optional or any(fnmatchcase(g.name, p) for p in only))
+        if not names[g.name] & excluded
+        and (names[g.name] & named if only else not g.optional)
+        and (not g.optional or g.name in named)
     ]
     if not chosen:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
@@ -47,7 +51,3 @@ def why_blocked(channels: Channels, most: int = 3) -> str:
 
 def _names(group: Group) -> set[str]:
     return {group.name, *group.nodes, *(p.tensor for p in group.places)}
-
-
-def _touches(pattern: str, names: set[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import numpy as np
 
 from onnxprune.dims import Factor, Product, factors, resolve
 from onnxprune.errors import PlanError
+from onnxprune.globs import matching
 from onnxprune.groups.channels import Channels, Group
 
 DEFAULT_ROUND_TO = 8
@@ -21,16 +21,19 @@ class Limits:
     """What no plan may go beyond.
 
     Attributes:
-        round_to: What remains of a group is a multiple of this, where the group is large enough.
+        round_to: What remains of a group is a multiple of this.
         max_ratio: Largest fraction of a group that may go; one channel always stays.
         at_least: Fewest channels that stay, by glob over group names; of several that match the largest.
         at_most: Most channels that stay, likewise, of several that match the smallest.
+        exact: Whether the rounding holds for small groups too, which are otherwise rounded more finely: a
+            group that is no larger than the step then keeps all its channels.
     """
 
     round_to: int = DEFAULT_ROUND_TO
     max_ratio: float = 0.9
     at_least: Mapping[str, int] = field(default_factory=dict)
     at_most: Mapping[str, int] = field(default_factory=dict)
+    exact: bool = False
 
     def check(self, groups: Sequence[Group]) -> None:
         """Refuse limits that name nothing, or contradict each other.
@@ -39,7 +42,7 @@ class Limits:
             PlanError: Naming the glob or the group.
         """
         for pattern in (*self.at_least, *self.at_most):
-            if not any(fnmatchcase(g.name, pattern) for g in groups):
+            if not any(matching(pattern, [g.name]) for g in groups):
                 raise PlanError(f"a limit for '{pattern}' names no group that is pruned", _NAMES)
         for group in groups:
             if self.fewest(group) > self.most(group):
@@ -51,13 +54,13 @@ class Limits:
 
     def fewest(self, group: Group) -> int:
         """Return how many channels a group keeps in any case."""
-        asked = [n for pattern, n in self.at_least.items() if fnmatchcase(group.name, pattern)]
+        asked = [n for pattern, n in self.at_least.items() if matching(pattern, [group.name])]
         least = int(np.ceil(group.size * (1 - self.max_ratio) - 1e-9))
         return min(group.size, max([1, least, *asked]))
 
     def most(self, group: Group) -> int:
         """Return how many channels a group keeps at most."""
-        asked = [n for pattern, n in self.at_most.items() if fnmatchcase(group.name, pattern)]
+        asked = [n for pattern, n in self.at_most.items() if matching(pattern, [group.name])]
         return max(1, min([group.size, *asked]))
 
 
@@ -69,26 +72,26 @@ def kept_counts(channels: Channels, group: Group, limits: Limits, start: int) ->
 
     All are multiples of the rounding but for those that a limit asks for by number.
     """
-    block = rounding(channels, group, limits.round_to)
+    block = rounding(channels, group, limits)
     fewest, most = limits.fewest(group), limits.most(group)
     counts = set(range(block, group.size, block)) | ({most} if most < group.size else set())
-    if any(fnmatchcase(group.name, pattern) for pattern in limits.at_least):
+    if any(matching(pattern, [group.name]) for pattern in limits.at_least):
         counts.add(fewest)
     return sorted((n for n in counts if fewest <= n <= most and n < start), reverse=True)
 
 
-def rounding(channels: Channels, group: Group, round_to: int) -> int:
+def rounding(channels: Channels, group: Group, limits: Limits) -> int:
     """Return the rounding for one group.
 
     An axis that nests the group with others is already a multiple of those; a small group is rounded more
-    finely, or there would be nothing to choose from.
+    finely, or there would be nothing to choose from, unless the step is to hold exactly.
     """
-    needed = 1
+    needed, round_to = 1, limits.round_to
     for place in group.places:
         dim = resolve(channels.typing.axes[place.tensor][place.axis])
         multiple = dim.size // group.size if isinstance(dim, Product) and _once(dim, group.factor) else 1
         needed = max(needed, round_to // math.gcd(round_to, multiple))
-    while needed > 1 and group.size < 4 * needed:
+    while not limits.exact and needed > 1 and group.size < 4 * needed:
         needed //= 2
     return needed
 

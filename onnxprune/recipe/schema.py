@@ -153,7 +153,7 @@ class PruneSettings(Section):
         criterion: What ranks the channels within a group. Those that look at samples are given the
             calibration data.
         evaluations: With ``search``: how many plans are tried.
-        round_to: What is kept of a group is a multiple of this.
+        round_to: What is kept of a group is a multiple of this; by default of 8, and of less in small groups.
         max_ratio: The most that may go of a group.
         keep_at_least: Fewest channels that stay, by glob over group names.
         keep_at_most: Most channels that stay, likewise.
@@ -165,7 +165,7 @@ class PruneSettings(Section):
     strategy: Literal["uniform", "global", "sensitivity", "search"] | None = None
     criterion: str = "l2"
     evaluations: Count = 100
-    round_to: Count = 8
+    round_to: Count | None = None
     max_ratio: Fraction = 0.9
     keep_at_least: dict[str, Count] = {}
     keep_at_most: dict[str, Count] = {}
