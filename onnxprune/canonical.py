@@ -16,7 +16,9 @@ import onnx
 
 from onnxprune.bodies import distinct, known_branches, take_branches
 from onnxprune.computed_weights import with_computed_weights
-from onnxprune.graph import Model, attributes, captured
+from onnxprune.graph import Model, attributes, captured, label
+from onnxprune.graph.compact import SMALLEST, fill_bytes
+from onnxprune.memory import need
 from onnxprune.routers import with_biases
 from onnxprune.sequences import without_sequences
 from onnxprune.shapes import Shapes, infer
@@ -75,9 +77,24 @@ def _known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]
             if target in shapes.values and not shapes.moving[target].any():
                 fill = attributes(node).get("value")
                 value = onnx.numpy_helper.to_array(fill) if fill is not None else np.zeros(1, np.float32)
-                known[node.output[0]] = np.full(shapes.values[target], value.ravel()[0], value.dtype)
+                filled = _filled(shapes.values[target], value, label(node))
+                if filled is not None:
+                    known[node.output[0]] = filled
     outputs = {o.name for graph in model.graphs for o in graph.output}
     return {n: v for n, v in known.items() if n not in outputs and n not in model.constants}
+
+
+def _filled(sizes: np.ndarray, value: np.ndarray, node: str) -> np.ndarray | None:
+    """Return what a ConstantOfShape makes; ``None`` where its operands are none that a runtime takes.
+
+    Raises:
+        ModelError: It is larger than the memory allowed.
+    """
+    if sizes.ndim != 1 or value.size != 1 or any(int(size) < 0 for size in sizes):
+        return None
+    shape = tuple(int(size) for size in sizes)
+    need(fill_bytes(shape, value.dtype), f"node '{node}' (ConstantOfShape)")
+    return np.full(shape, value.ravel()[0], value.dtype)
 
 
 def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
@@ -87,7 +104,9 @@ def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
         _delete(graph.node, _dead(graph))
     model.edited()
     for name in sorted(_read(model) & set(known)):
-        model.add_constant(name, known[name])
+        added = model.add_constant(name, known[name])
+        if known[name].nbytes >= SMALLEST:
+            model.compact |= {added}
     drop_unused_constants(model)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,6 +20,7 @@ _SHARE = 0.8
 """Of the machine's memory, where no budget is given."""
 _UNKNOWN = 4 << 30
 """Where the system does not tell how much there is."""
+_DATA = Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 _limit: ContextVar[int | None] = ContextVar("memory budget", default=None)
@@ -43,6 +45,38 @@ def limited(limit: int | None) -> Iterator[None]:
         _limit.reset(token)
 
 
+@contextlib.contextmanager
+def confined(limit: int | None) -> Iterator[None]:
+    """Set the budget for the block, and have the system keep this process to it where it can.
+
+    What the process has at the beginning comes on top. Threads and libraries below Python are kept to it too:
+    an allocation beyond it fails, as on a machine without more memory.
+
+    Args:
+        limit: Bytes; ``None`` leaves everything as it is.
+    """
+    with limited(limit):
+        if limit is None or sys.platform != "linux":
+            yield
+            return
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = _private_memory() + limit
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _private_memory() -> int:
+    """Return how many bytes this process has that `RLIMIT_DATA` counts."""
+    lines = _DATA.read_text().splitlines()
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
+
+
 def need(size: int, what: str, error: type[OnnxpruneError] = ModelError) -> None:
     """Refuse what would take more than the budget.
 
@@ -57,7 +91,7 @@ def need(size: int, what: str, error: type[OnnxpruneError] = ModelError) -> None
     if size > budget():
         raise error(
             f"{what} needs {in_words(size)} of memory, and {in_words(budget())} are allowed",
-            "if that is meant, allow more with --memory, such as --memory 16G",
+            f"if that is meant, allow more: --memory {-(-size // UNITS['G'])}G",
         )
 
 

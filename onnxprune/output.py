@@ -22,6 +22,7 @@ from onnxprune.data import DataSpec, open_data
 from onnxprune.errors import ModelError, OutputError
 from onnxprune.external import data_files
 from onnxprune.graph import Model, load
+from onnxprune.graph.compact import compacted
 from onnxprune.inputs import feeds_that_run
 from onnxprune.places import check_output, files_of
 from onnxprune.runtime import Feeds, Session
@@ -76,7 +77,7 @@ def write_model(
     with _staging(place) as scratch:
         staged = scratch / place.name
         weights = scratch / _free_data_file(place).name if external else None
-        staged.write_bytes(_message(model.proto, weights))
+        staged.write_bytes(_message(compacted(model), weights))
         size = sum((scratch / name).stat().st_size for name in (place.name, weights) if name)
         _try(staged, model, shapes, data)
         if weights and place.exists():

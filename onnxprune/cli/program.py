@@ -69,10 +69,10 @@ def command(
 
     def decorate(function: Callable[..., Facts]) -> click.Command:
         @functools.wraps(function)
-        def run(as_json: bool, **options: Any) -> None:
+        def run(as_json: bool, memory: int | None, **options: Any) -> None:
             try:
                 _check_folder()
-                with _work(shows_progress):
+                with _within(memory), _work(shows_progress):
                     _check_places(click.get_current_context())
                     facts = function(**options)
             except VerificationError as error:
@@ -82,9 +82,34 @@ def command(
             put(_json(facts) if as_json else _for_people(render(clean(facts))))
 
         described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
-        return click.command(name)(described)
+        return click.command(name)(_memory_option(described))
 
     return decorate
+
+
+def _memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--memory",
+        metavar="SIZE",
+        callback=_amount,
+        help="How much memory may be used, such as 2G; by default files may ask for 80 % of the machine's.",
+    )(function)
+
+
+def _amount(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Read what ``--memory`` says."""
+    from onnxprune.memory import parsed
+
+    return None if text is None else parsed(text)
+
+
+@contextlib.contextmanager
+def _within(memory: int | None) -> Iterator[None]:
+    """Work with no more memory than is allowed."""
+    from onnxprune.memory import confined
+
+    with confined(memory):
+        yield
 
 
 def _check_folder() -> None:
@@ -165,7 +190,8 @@ def _exit_code(run: Callable[[], Any]) -> int:
         _complain("interrupted", "nothing was left half written")
         return _INTERRUPTED
     except MemoryError:
-        _complain("out of memory", "give a smaller --batch-size or fewer --workers, or a smaller model")
+        hint = "give a smaller --batch-size, fewer --workers or a smaller model, or more --memory"
+        _complain("out of memory", hint)
         return 1
     except OSError as error:
         _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", _ENVIRONMENT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import struct
 import zipfile
 from abc import ABC, abstractmethod
@@ -16,11 +18,14 @@ import numpy as np
 from onnxprune.callables import load_callable, user_code
 from onnxprune.data.schema import LABELS, Schema
 from onnxprune.errors import DataError
+from onnxprune.memory import need
 from onnxprune.places import shards
 from onnxprune.runtime import Array
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
+_PIECE = 64 << 20
+"""Bytes that compressed arrays are unpacked to at a time."""
 _WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
 
 
@@ -97,7 +102,8 @@ class ShardSource(Source):
     """One or more ``.npz`` files, read one after the other.
 
     Headers are read and checked at once. Arrays stored without compression (``np.savez``) are mapped into
-    memory, not read; a compressed shard is unpacked as a whole when its turn comes.
+    memory, not read; compressed ones are unpacked piece by piece, and no further than they are asked for.
+    Only to be shuffled must a compressed shard be unpacked as a whole.
 
     Args:
         name: The path the user gave.
@@ -128,7 +134,8 @@ class ShardSource(Source):
         order = range(len(wanted)) if rng is None else rng.permutation(len(wanted))
         for index in order:
             path, rows = wanted[index]
-            yield path.name, _first({m.name: m.load() for m in _members(path)}, rows)
+            for part in _unpacked(path, rows, rows if rng is not None else None):
+                yield path.name, part
 
     def _within(self, limit: int | None) -> list[tuple[Path, int]]:
         """Return the shards, and of each the rows, that hold the first samples."""
@@ -216,15 +223,64 @@ class _Member:
     fortran: bool
     offset: int | None  # of the values in the file, if they are stored as they are
 
-    def load(self) -> Array:
-        """Map or read the values."""
-        if self.offset is None or 0 in self.shape:
-            with _reading(self.path), np.load(self.path, allow_pickle=False) as archive:
-                return np.asarray(archive[self.name])
+    @property
+    def sample_bytes(self) -> int:
+        """How many bytes one sample takes."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def mapped(self) -> Array:
+        """Map the values of an array that is stored as it is."""
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
         order: Literal["F", "C"] = "F" if self.fortran else "C"
         with _reading(self.path):
-            values: Array = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
+            values: Array = np.memmap(self.path, self.dtype, "r", self.offset or 0, self.shape, order)
         return values
+
+    def unpacked(self, stream: IO[bytes], rows: int) -> Array:
+        """Unpack the next samples of an array that is compressed, all of them where they lie crosswise.
+
+        Args:
+            stream: The member of the archive, at the first of them.
+            rows: How many.
+        """
+        shape = self.shape if self.fortran else (rows, *self.shape[1:])
+        content = stream.read(math.prod(shape) * self.dtype.itemsize)
+        values = np.frombuffer(content, self.dtype, math.prod(shape)) if content else np.empty(0, self.dtype)
+        return values.reshape(shape, order="F" if self.fortran else "C")[:rows]
+
+
+def _unpacked(path: Path, rows: int, at_once: int | None) -> Iterator[dict[str, Array]]:
+    """Yield the first samples of a shard in pieces.
+
+    Args:
+        path: The shard.
+        rows: How many samples.
+        at_once: How many to a piece; as many as are no large piece by default.
+
+    Raises:
+        DataError: The file is broken, or a piece needs more memory than is allowed.
+    """
+    members = _members(path)
+    packed = [m for m in members if m.offset is None]
+    if at_once is None:
+        crosswise = any(m.fortran for m in packed)
+        sample = sum(m.sample_bytes for m in packed)
+        at_once = rows if crosswise or not packed else max(1, min(rows, _PIECE // max(1, sample)))
+    sizes = (m.sample_bytes * (m.shape[0] if m.fortran else at_once) for m in packed)
+    need(sum(sizes), f"{path}: unpacking {at_once} samples", DataError)
+    mapped = {m.name: m.mapped() for m in members if m.offset is not None}
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            streams = {m.name: stack.enter_context(archive.open(f"{m.name}.npy")) for m in packed}
+            for stream in streams.values():
+                _header(stream)
+        for start in range(0, rows, max(1, at_once)):
+            stop = min(start + at_once, rows)
+            with _reading(path):
+                found = {m.name: m.unpacked(streams[m.name], stop - start) for m in packed}
+            yield {m.name: found[m.name] if m in packed else mapped[m.name][start:stop] for m in members}
 
 
 def _members(path: Path) -> list[_Member]:

@@ -267,6 +267,8 @@ def _multiplied(found: Constants, node: onnx.NodeProto, matrices: Matrices) -> A
     """Return the channels to which nothing adds but constants."""
     linear, rank = matrices.linear, len(found.typing.shapes.sizes.get(node.output[0], ()))
     data = found.along(node.input[linear.data], linear.axis)
+    if data.size != matrices.reads.shape[0] * matrices.reads.shape[-1]:
+        return None  # no runtime takes it
     unknown = np.isnan(data) | ((data != 0) & bool(linear.uneven))
     varies = np.any(matrices.reads & unknown.reshape(len(matrices.reads), 1, -1), axis=2).ravel()
     result = matrices.product(np.where(unknown, 0, data)) + _bias(found, node, linear)

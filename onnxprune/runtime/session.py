@@ -260,6 +260,9 @@ _NOISE = (
 )
 
 
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
+
+
 def _refusal(what: str, error: Exception) -> ModelError:
     """Turn onnxruntime's message into one for people, the failing node named first."""
     text = " ".join(str(error).split())
@@ -268,4 +271,6 @@ def _refusal(what: str, error: Exception) -> ModelError:
         text = re.sub(noise, "", text)
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
     hint = "another export, or a newer onnxruntime, may do better"
+    if any(said in text for said in _OUT_OF_MEMORY):
+        hint = "allow more memory with --memory, or give smaller sizes with --shape or --dim"
     return ModelError(f"{what}{where}: {text}", hint, found["name"] if found else "")

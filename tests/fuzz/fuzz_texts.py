@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from typing import Any
@@ -31,7 +32,7 @@ def _changed(content: Any, draw: random.Random) -> Any:
     """Change one thing somewhere inside."""
     places = list(_places(content))
     if not places or draw.random() < 0.03:
-        return draw.choice(VALUES)
+        return copy.deepcopy(draw.choice(VALUES))
     holder, key = draw.choice(places)
     how = draw.randrange(6)
     if how == 0:
@@ -39,14 +40,14 @@ def _changed(content: Any, draw: random.Random) -> Any:
     elif how == 1 and isinstance(holder, dict):
         holder[draw.choice((f"{key}x", "", "a" * 300, "__class__", "\x1b[31m"))] = holder.pop(key)
     elif how == 2 and isinstance(holder, list):
-        holder.extend([holder[key]] * draw.choice((1, 2, 100)))
+        holder.extend(copy.deepcopy([holder[key]] * draw.choice((1, 2, 100))))
     elif how == 3:
         other, place = draw.choice(places)
         holder[key] = json.loads(json.dumps(other[place]))
     elif how == 4 and isinstance(holder[key], int | float):
         holder[key] = draw.choice((holder[key] + 1, -holder[key], holder[key] * 1000, str(holder[key])))
     else:
-        holder[key] = draw.choice(VALUES)
+        holder[key] = copy.deepcopy(draw.choice(VALUES))
     return content
 
 

@@ -1,0 +1,172 @@
+"""A small file is no large bill: sizes are known before they are allocated, and compared with a budget."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import networks_on_disk as disk
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from onnxprune.data import open_data
+from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.graph import load
+from onnxprune.memory import budget, in_words, limited, need, parsed
+from onnxprune.runtime import TensorSpec
+
+PRUNE = ("--reduce-channels", 0.5, "--criterion", "l2", "--round-to", 1)
+G = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2G", 2 * G), ("512m", 512 << 20), ("1.5GB", 3 * G // 2), ("7", 7), ("1K", 1024)]
+)
+def test_amounts(text, size):
+    assert parsed(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "x", "-1G", "0", "nan", "inf", "1e400", "99999999T"])
+def test_amounts_that_are_none(text):
+    with pytest.raises(UsageError, match="no amount of memory"):
+        parsed(text)
+
+
+def test_a_budget_is_for_a_block():
+    before = budget()
+    assert before > 0
+    with limited(G):
+        assert budget() == G
+        need(G, "this")
+        with pytest.raises(ModelError, match=r"this needs 1\.5 GB of memory, and 1 GB are allowed"):
+            need(3 * G // 2, "this")
+        with limited(None):
+            assert budget() == G
+    assert budget() == before
+    assert in_words(3) == "3 bytes"
+
+
+def test_a_wrong_amount_is_wrong_usage(tmp_path):
+    disk.run("inspect", tmp_path / "model.onnx", "--memory", "much").refused(2)
+
+
+# --- what is made of little
+
+
+def grown(tmp_path, size, name="model.onnx"):
+    """A network with a matrix of ones that takes a few bytes in the file."""
+    proto = disk.network()
+    lines = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] before) => (float[N, 4] logits)
+        <int64[2] shape = {{{size}, {size}}}> {{
+            ones = ConstantOfShape (shape)
+            low = Trilu (ones, before)
+            most = ReduceMax <keepdims = 0> (ones)
+            logits = Add (before, most)
+        }}""")
+    del lines.graph.node[1]
+    proto.graph.node[-1].output[0] = "before"
+    proto.graph.node.extend(lines.graph.node)
+    proto.graph.initializer.extend(lines.graph.initializer)
+    return disk.save(proto, tmp_path / name)
+
+
+def test_a_matrix_that_the_file_only_describes_is_not_written_out(tmp_path):
+    path, sparse, dense = grown(tmp_path, 2048), tmp_path / "s.onnx", tmp_path / "d.onnx"
+    assert disk.run("prune", path, *PRUNE, "-o", sparse).code == 0
+    assert disk.run("transform", sparse, "-o", dense).code == 0
+    small = Path(path).stat().st_size
+    assert Path(sparse).stat().st_size < small + 2000
+    assert Path(dense).stat().st_size < small
+
+
+def test_a_sparse_initializer_is_written_sparsely_again(tmp_path):
+    proto = disk.network()
+    place = next(k for k, t in enumerate(proto.graph.initializer) if t.name == "w2")
+    values = numpy_helper.to_array(proto.graph.initializer[place]).ravel()
+    chosen = np.arange(0, values.size, 50)
+    del proto.graph.initializer[place]
+    proto.graph.sparse_initializer.add(
+        dims=[24, 16, 3, 3],
+        values=numpy_helper.from_array(values[chosen], "w2"),
+        indices=numpy_helper.from_array(chosen, ""),
+    )
+    path, sparse = disk.save(proto, tmp_path / "model.onnx"), tmp_path / "s.onnx"
+    assert disk.run("prune", path, *PRUNE, "-o", sparse).code == 0
+    written = onnx.load(sparse)
+    assert [t.values.name for t in written.graph.sparse_initializer] == ["w2"]
+    kept = load(sparse).array("w2").ravel()
+    assert set(np.flatnonzero(kept)) <= set(chosen.tolist())
+    assert disk.run("transform", sparse, "-o", tmp_path / "d.onnx").code == 0
+
+
+def test_what_is_larger_than_memory_is_not_made(tmp_path):
+    said = disk.run("inspect", grown(tmp_path, 500_000)).refused(1)
+    assert "needs 931 GB" in said
+    assert "--memory 932G" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there processes can be kept to it")
+def test_a_run_is_kept_to_the_memory_allowed(tmp_path):
+    """A padding of thousands of pixels: the activations need 14 GB."""
+    proto = disk.network()
+    pads = next(a for a in proto.graph.node[0].attribute if a.name == "pads")
+    pads.ints[:] = [6000] * 4
+    path = disk.save(proto, tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "onnxprune", "prune", path, "--memory", "1G"]
+    command += [*map(str, PRUNE), "-o", str(tmp_path / "out.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "memory" in disk.Outcome(done.returncode, done.stdout, done.stderr).refused(1)
+
+
+# --- samples
+
+
+SPECS = ((TensorSpec("x", np.dtype(np.float32), ("N", 1024)),), ())
+
+
+def bomb(path, rows):
+    """An archive whose zeros take a thousandth of their size."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, 1024)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        piece = bytes(1 << 22)
+        for _ in range(rows * 4096 >> 22):
+            stream.write(piece)
+    return path
+
+
+def test_compressed_samples_are_unpacked_no_further_than_asked_for(tmp_path):
+    import resource
+
+    path = bomb(tmp_path / "data.npz", 1 << 17)  # half a GB
+    assert path.stat().st_size < 1 << 20
+    data = open_data(str(path), *SPECS)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(b.size for b in data.take(16).batches(8)) == 16
+    assert data.count() == 1 << 17
+    assert next(data.batches(64)).size == 64
+    grown_by = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
+    assert grown_by < 300 << 10  # kilobytes
+    with limited(G >> 2), pytest.raises(DataError, match="needs 512 MB"):
+        next(data.batches(64, shuffle=True))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_compressed_samples_come_out_as_they_went_in(tmp_path, order, monkeypatch):
+    monkeypatch.setattr("onnxprune.data.sources._PIECE", 10 * 4096)
+    values = np.random.default_rng(0).normal(size=(37, 1024)).astype(np.float32)
+    np.savez_compressed(tmp_path / "data.npz", x=np.asarray(values, order=order))
+    data = open_data(str(tmp_path / "data.npz"), *SPECS)
+    for size in (1, 8, 100):
+        assert np.array_equal(np.concatenate([b.inputs["x"] for b in data.batches(size)]), values)
+    mixed = np.concatenate([b.inputs["x"] for b in data.batches(8, shuffle=True)])
+    assert not np.array_equal(mixed, values)
+    assert np.array_equal(np.sort(mixed, axis=0), np.sort(values, axis=0))
+    assert np.array_equal(np.concatenate([b.inputs["x"] for b in data.take(13).batches(5)]), values[:13])
