@@ -149,3 +149,24 @@ def pooled_widths(kind: str = "GlobalMaxPool") -> onnx.ModelProto:
     x = net.relu(net.linear(x, 2 * WIDTH))
     gate = net.op("Sigmoid", net.op(kind, x))
     return net.proto(net.linear(net.relu(net.linear(net.mul(x, gate), WIDTH)), 10))
+
+
+# --- places of maxima --------------------------------------------------------------------------------------
+
+
+@idea(0.28)
+def segnet(shapes: bool = False) -> onnx.ModelProto:
+    """What a pool took the maximum of is put back where it was: SegNet, DeconvNet."""
+    net = Net()
+    x, places = net.input("image", [2 if shapes else "N", 3, 16, 16]), []
+    how = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    for out in (32, 64):
+        before = net.cbr(x, out)
+        x, indices = net.ops("MaxPool", before, outputs=2, **how)
+        places.append((net.op("Identity", indices), net.shape(before)[1:]))
+    for out in (32, 16):
+        indices, sizes = places.pop()
+        size = [net.ints(2, *sizes)] if shapes else []
+        x = net.op("MaxUnpool", net.cbr(x, sizes[0]), indices, *size, **how)
+        x = net.cbr(net.sized(x, [2 if shapes else "N", *sizes]), out)
+    return net.proto(net.conv(x, 3, 1))

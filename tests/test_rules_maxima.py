@@ -140,3 +140,28 @@ def test_a_deep_network() -> None:
     for _ in range(1500):
         x = net.op("Identity", x)
     assert [g.size for g in find_channels(gated(net, x, net.reduce("ReduceMax", x, [1]))).groups] == [16]
+
+
+def unpooled(net: Net, *, size: list[int] | None = None, gone: bool = False, read: bool = False) -> Model:
+    """A pool and its reverse; perhaps into another size, or with indices that somebody else reads too."""
+    how = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    x, indices = net.ops("MaxPool", net.relu(net.conv(image(net), 16)), outputs=2, **how)
+    operands = [net.relu(net.conv(x, 16)), indices, *([net.ints(*size)] if size else [])]
+    y = net.conv(net.sized(net.op("MaxUnpool", *operands, **how), size or ["N", 16, 8, 8]), 4)
+    return net.model(y, indices) if gone else net.model(y, net.op("Abs", indices)) if read else net.model(y)
+
+
+def test_places_of_maxima_are_put_back() -> None:
+    model = unpooled(Net())
+    channels = find_channels(model)
+    assert [g.size for g in channels.groups] == [16]
+    for seed in range(3):
+        assert prune_exactly(model, half_of_each(channels, seed), channels, seed).error <= 1e-5
+
+
+@pytest.mark.parametrize("how", [{"size": [1, 16, 10, 8]}, {"gone": True}, {"read": True}])
+def test_places_that_mean_something_else_stay(how: dict[str, object]) -> None:
+    """Into a larger picture an element of one channel may come into another one."""
+    channels = find_channels(unpooled(Net(), **how))  # type: ignore[arg-type]
+    assert not channels.groups
+    assert any("through all channels" in r.reason for b in channels.blocked for r in b.reasons)

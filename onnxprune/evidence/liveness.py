@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 
 from onnxprune.dims import Dim, Factor, factors, resolve
 from onnxprune.evidence.constants import (
@@ -318,10 +319,16 @@ def _losses(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
         result = search.constants.constant_channels(node.output[0], factor)
         if result is None or node.output[0] in search.channels.model.constants:
             continue
-        operands = [search.constants.constant_channels(i, factor) for i in node.input if i]
+        data = [i for i in node.input if i and not _is_list(search, i)]
+        operands = [search.constants.constant_channels(i, factor) for i in data]
         given = [o for o in operands if o is not None]
-        varying = [i for i in node.input if i and not search.constants.is_fixed(i)]
+        varying = [i for i in data if not search.constants.is_fixed(i)]
         carried = any(factor in search.constants.factors_of(i) for i in varying)
         lost: Mask = np.all(given, axis=0) if carried else search.constants.dead_filters(node, factor)
         matrices = search.constants.matrices(index)
         yield index, (matrices.linear.uneven if matrices else "") or LOST, lost & ~result
+
+
+def _is_list(search: _Search, name: str) -> bool:
+    """Whether a tensor says where to put or take what another one holds."""
+    return search.channels.typing.shapes.types.get(name) == onnx.TensorProto.INT64

@@ -23,7 +23,6 @@ REASONS = {
     ),
     "it transforms this axis as a whole": "DFT STFT Det",
     "it makes coordinates": "AffineGrid",
-    "it puts elements at places that count through all channels": "MaxUnpool",
     "its value is no dense tensor": "Constant",
     "it crops or pads to a size that is given at run time": "CenterCropPad",
     "it computes a training loss": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
