@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ideas_control  # noqa: F401 - it enters more networks
+import ideas_sequences  # noqa: F401
 import onnx
 import pytest
 from ideas import IDEAS

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.sizes.algebra import Extent, Value, as_extent, ceil_div, is_nonnegative, less, maximum, minimum
+from onnxprune.sizes.algebra import (
+    Extent,
+    Size,
+    Value,
+    as_extent,
+    ceil_div,
+    is_nonnegative,
+    less,
+    maximum,
+    minimum,
+)
 from onnxprune.sizes.node import Node
 from onnxprune.sizes.table import size_rule
 from onnxprune.sizes.tensors import INT64, Shape, Values, filled, plain
@@ -154,9 +164,16 @@ def top_k(node: Node) -> None:
     axis = node.axis(node.attribute("axis", -1), len(shape))
     listed = [node.attribute("k")] if node.attribute("k") is not None else node.elements(1)
     count: Extent = node.fresh(0, axis) if not listed else node.nonnegative(listed[0], 0, axis)
+    if not is_unknown(count):
+        node.need_nonnegative(shape[axis] - count, f"as many elements along axis {axis} as are taken")
     sizes = [*shape[:axis], count, *shape[axis + 1 :]]
     node.put(0, sizes)
     node.put(1, sizes, INT64)
+
+
+def is_unknown(size: Extent) -> bool:
+    """Say whether a size has parts that are not known before the run."""
+    return isinstance(size, Size) and any(size.algebra.atoms[k].fresh for k in size.inside)
 
 
 @size_rule("OneHot")

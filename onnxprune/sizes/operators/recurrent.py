@@ -35,7 +35,19 @@ def _results(
         steps, batch = batch, steps
     if weight is not None and shape is not None and last == 1:
         node.same(shape[2], weight[2], "features of a step")
+    _same_batch(node, batch, first=first)
     node.put(0, [batch, steps, directions, hidden] if first else [steps, directions, batch, hidden], kind)
     final = [batch, directions, hidden] if first else [directions, batch, hidden]
     node.put(1, final, kind)
     node.put(2, final, kind)
+
+
+def _same_batch(node: Node, batch: Extent, *, first: bool) -> None:
+    """Take the batch of lengths and of initial states for that of the operand."""
+    lengths = node.shape(4)
+    if lengths:
+        node.same(lengths[0], batch, "batch of the lengths")
+    for place in (5, 6) if node.operator in ("LSTM", "DynamicQuantizeLSTM") else (5,):
+        state = node.shape(place)
+        if state is not None and len(state) == 3:
+            node.same(state[0 if first else 1], batch, "batch of the initial state")
