@@ -72,6 +72,10 @@ class Bars:
         else:
             self._progress.advance(key, steps)
 
+    def tell(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._progress.console.print(shown(text), markup=False, highlight=False)
+
     def finish(self, key: TaskID) -> None:
         """Take the bar away."""
         self._progress.remove_task(key)
@@ -106,6 +110,10 @@ class Lines:
         count = f"{key.done}/{key.total}" if key.total else str(key.done)
         _say(shown(f"{key.name}: {count} {key.note}".rstrip()))
 
+    def tell(self, text: str) -> None:
+        """Write a line."""
+        _say(shown(text))
+
     def finish(self, key: _Step) -> None:
         """Say nothing: what came of it is told by the command."""
 
@@ -117,6 +125,10 @@ class JsonLines(Lines):
         """Write the line."""
         facts = {"event": "progress", "task": key.name, "done": key.done, "total": key.total}
         _say(json.dumps(facts | {"note": key.note}))
+
+    def tell(self, text: str) -> None:
+        """Write an object with the text."""
+        _say(json.dumps({"event": "note", "text": text}))
 
 
 def _say(line: str) -> None:

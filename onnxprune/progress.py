@@ -44,6 +44,13 @@ class Reporter(Protocol):
         """A step has ended, done or not."""
 
 
+def tell(text: str) -> None:
+    """Say something to people that is no error and no result."""
+    teller = getattr(_reporter.get(), "tell", None)
+    if teller is not None:
+        teller(text)
+
+
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 

@@ -34,7 +34,7 @@ LAYERS = (
     {"places"},
     {"runtime", "plan", "callables", "console", "figures"},
     {"dims", "forms", "globs", "memory", "processors", "progress", "staging"},
-    {"errors", "external", "locks", "wording"},
+    {"errors", "external", "lifeline", "locks", "wording"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def _fake_pip(monkeypatch, code: int = 0, complete: bool = True) -> list[list[st
     calls: list[list[str]] = []
 
     def run(command, **options):
-        calls.append(command)
+        calls.append([*command, *Path(command[command.index("-r") + 1]).read_text().split()])
         folder = Path(command[command.index("--target") + 1])
         module = folder / "onnxruntime" / "training" / "api" / "module.py"
         module.parent.mkdir(parents=True)
@@ -50,7 +52,8 @@ def test_set_up_installs_once_without_dependencies(monkeypatch, tmp_path):
     calls = _fake_pip(monkeypatch)
     assert sidecar.setup_training() == sidecar.setup_training() == sidecar.training_runtime()
     assert len(calls) == 1
-    assert {"--no-deps", sidecar.REQUIREMENT} <= set(calls[0])
+    assert {"--no-deps", "--require-hashes", sidecar.REQUIREMENT} <= set(calls[0])
+    assert {f"--hash=sha256:{digest}" for digest in sidecar.SHA256} <= set(calls[0])
     assert calls[0][:4] == [sys.executable, "-m", "pip", "install"]
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
@@ -104,3 +107,33 @@ def test_default_folder_is_the_user_s_and_per_python(monkeypatch, tmp_path):
     folder = sidecar.training_folder()
     assert folder.parent == tmp_path / "onnxprune"
     assert folder.name.endswith("-cp311")
+
+
+def test_a_wheel_that_is_another_is_refused(monkeypatch, tmp_path):
+    """Whatever an index offers under the name and the version."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    name = sidecar.REQUIREMENT.replace("-", "_").replace("==", "-")
+    info = f"{name}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: onnxruntime-training-cpu\nVersion: {name.rpartition('-')[2]}\n"
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("onnxruntime/training/api/module.py", "")
+        wheel.writestr(f"{info}/METADATA", metadata)
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    for variable, value in {"NO_INDEX": "1", "FIND_LINKS": str(folder), "CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(f"PIP_{variable}", value)
+    with pytest.raises(TrainingError, match="could not install") as caught:
+        sidecar.setup_training(tmp_path / "there")
+    assert "HASHES" in caught.value.message or "No matching" in caught.value.message
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_pip_is_not_taken_from_the_current_folder(monkeypatch, tmp_path):
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__main__.py").write_text("open('victim', 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(TrainingError):
+        sidecar.setup_training(tmp_path / "there" / "it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pip", "there"]

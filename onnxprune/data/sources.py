@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+import time
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,12 +21,19 @@ from onnxprune.data.schema import LABELS, Schema
 from onnxprune.errors import DataError
 from onnxprune.memory import need
 from onnxprune.places import shards
+from onnxprune.progress import tell
 from onnxprune.runtime import Array
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 _PIECE = 64 << 20
 """Bytes that compressed arrays are unpacked to at a time."""
+_MOST = 10_000_000
+"""Samples of a callable in one pass: one that gives more has no end."""
+_MOST_EMPTY = 10_000
+_LONG_S = 20.0
+"""Seconds of a pass through a callable after which people are told that it goes on."""
+_BOUND = "if it has no end, bound it: --samples, data.limit in a recipe, or in the callable itself"
 _WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
 
 
@@ -162,19 +170,28 @@ class CallableSource(Source):
         self.samples = None
         self._function = function
         self._schema = schema
+        self._told = False
 
     def parts(
         self, limit: int | None, rng: np.random.Generator | None
     ) -> Iterator[tuple[str, dict[str, Array]]]:
         """Yield one part a batch, in the callable's own order."""
         del rng
+        count, empty, begin = 0, 0, time.monotonic()
         for number, batch in enumerate(self._batches()):
             where = f"batch {number} of {self.name}"
             arrays = _named_arrays(batch, self._schema, where)
             rows = self._schema.check(arrays, where)
-            yield where, _first(arrays, limit)
-            if limit is not None and (limit := limit - rows) <= 0:
+            yield where, _first(arrays, None if limit is None else limit - count)
+            count, empty = count + rows, 0 if rows else empty + 1
+            if limit is not None and count >= limit:
                 return
+            if empty == _MOST_EMPTY or count > _MOST:
+                what = f"{empty} batches without a sample" if empty else f"more than {_MOST} samples"
+                raise DataError(f"{self.name} gives {what}, one after the other", _BOUND)
+            if limit is None and not self._told and time.monotonic() - begin > _LONG_S:
+                self._told = True
+                tell(f"{self.name} has given {count} samples, and goes on; {_BOUND}")
 
     def _batches(self) -> Iterator[object]:
         function = load_callable(self._function) if isinstance(self._function, str) else self._function

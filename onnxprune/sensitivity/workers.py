@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pickle import PicklingError
 from typing import TypeVar
 
-from onnxprune.errors import UsageError, WorkerError
+from onnxprune.errors import UsageError
 from onnxprune.processors import usable_processors
 from onnxprune.sensitivity.clusters import cluster_of, joblib
+from onnxprune.sensitivity.pool import Pool
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LOCAL = "local"
 _GO_ON = "what was finished is kept, and --resume goes on from there"
+_FEWER = f"out of memory? Try fewer workers; {_GO_ON}"
 
 
 @dataclass(frozen=True)
@@ -84,31 +87,33 @@ class Crew:
         if self.alone:
             yield from ((item, work(item)) for item in items)
             return
+        if self.backend == LOCAL:
+            yield from self._local(work, items)
+            return
         try:
-            yield from self._local(work, items) if self.backend == LOCAL else self._far(work, items)
+            yield from self._far(work, items)
         except PicklingError as error:
-            raise UsageError(
-                f"the data or the metric cannot be sent to other processes: {error}",
-                "name them as module:callable, or use one worker",
-            ) from error
+            raise _not_to_be_sent(error) from error
 
     def _local(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
-        pool = joblib().Parallel(
-            n_jobs=self.workers, return_as="generator_unordered", pre_dispatch="all", batch_size=1
-        )
-        broken = joblib().externals.loky.process_executor.BrokenProcessPool
         try:
-            yield from pool(joblib().delayed(_paired)(work, item) for item in items)
-        except broken as error:
-            raise WorkerError(
-                f"a worker process died: {str(error).splitlines()[0]}",
-                f"out of memory? Try fewer workers; {_GO_ON}",
-            ) from error
+            pool = Pool(work, min(self.workers or 1, len(items)), self.threads_each, _FEWER)
+        except Exception as error:  # whatever an object says that cannot be pickled
+            raise _not_to_be_sent(error) from error
+        with closing(pool):
+            yield from pool.results(items)
 
     def _far(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
         cluster = cluster_of(self.backend)
         with cluster.watched(_GO_ON):
             yield from cluster.results(_paired, work, items, self.workers)
+
+
+def _not_to_be_sent(error: Exception) -> UsageError:
+    return UsageError(
+        f"the data or the metric cannot be sent to other processes: {error}",
+        "name them as module:callable, or use one worker",
+    )
 
 
 def _paired(work: Callable[[T], R], item: T) -> tuple[T, R]:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from onnxprune.errors import TrainingError
+from onnxprune.lifeline import Watch, kill_group, vital_signs
 from onnxprune.training.sidecar import training_runtime
 from onnxprune.training.wire import Array, Frame, read_frame, write_frame
 
@@ -30,17 +31,17 @@ class Worker:
     def __init__(self) -> None:
         runtime = training_runtime()
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-training-", ignore_cleanup_errors=True)
-        self._log = Path(self._folder.name) / "worker.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, self._folder.name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self._folder.name,
-                env=_environment(runtime),
-                start_new_session=True,  # Ctrl-C is for the trainer, which then ends the worker in good order
-            )
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, self._folder.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=self._folder.name,
+            env=_environment(runtime),
+            start_new_session=True,  # Ctrl-C is for the trainer, which then ends the worker in good order
+        )
+        self._watch = Watch(self._process)
 
     @property
     def pid(self) -> int:
@@ -61,7 +62,8 @@ class Worker:
         """Send a request without waiting for its answer."""
         assert self._process.stdin is not None
         try:
-            write_frame(self._process.stdin, Frame(kind, fields or {}, arrays or {}))
+            with self._watch.waiting():
+                write_frame(self._process.stdin, Frame(kind, fields or {}, arrays or {}))
         except OSError as error:
             raise self._obituary() from error
 
@@ -72,7 +74,8 @@ class Worker:
             TrainingError: The answer is a refusal, or the worker is dead.
         """
         assert self._process.stdout is not None
-        frame = read_frame(self._process.stdout)
+        with self._watch.waiting():
+            frame = read_frame(self._process.stdout)
         if frame is None:
             raise self._obituary()
         if frame.kind != kind:
@@ -80,7 +83,10 @@ class Worker:
         return frame
 
     def close(self) -> None:
-        """End the worker, gently if it listens, and remove its folder."""
+        """End the worker and all it has started, gently if it listens, and remove its folder."""
+        self._watch.close()
+        if vital_signs(self._process.pid)[0]:
+            kill_group(self._process)
         for stream in (self._process.stdin, self._process.stdout):
             try:
                 if stream is not None:
@@ -90,12 +96,16 @@ class Worker:
         try:
             self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            kill_group(self._process)
             self._process.wait()
+        self._log.close()
         self._folder.cleanup()
 
     def _obituary(self) -> TrainingError:
         """Say how the worker died."""
+        if self._watch.verdict:
+            hint = "what it had reached is in the checkpoint, if there is one: go on with --resume"
+            return TrainingError(f"the training worker {self._watch.verdict}", hint)
         try:
             code = self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -103,7 +113,8 @@ class Worker:
         if code < 0:
             name = _signal_name(-code)
             return TrainingError(f"the training worker was killed by {name}", _hint_for(name))
-        lines = self._log.read_text(errors="replace").strip().splitlines()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
         last = f": {lines[-1]}" if lines else ""
         return TrainingError(f"the training worker ended with exit code {code}{last}")
 

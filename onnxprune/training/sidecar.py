@@ -18,6 +18,18 @@ from onnxprune.errors import TrainingError
 from onnxprune.staging import scratch_folder
 
 REQUIREMENT = "onnxruntime-training-cpu==1.19.2"
+SHA256 = (
+    "3c62273370c6d4a459b30144353f8893f0cc8dfd02575b97deb38d2582aec21f",  # cp310, Linux
+    "9b3cde497eb76af75ecae2eb2a4e3a8b2477da0b833315a3d5e2c63f0dc8d5d6",  # cp311, Linux
+    "4c8d4806c5070dc6c175e1a968e45d948588edbfe590b5ef9d42d3511d80e220",  # cp312, Linux
+    "e1268cecc39af7437cd48bebed37864c4d8b6aa760ff2ef6627d1dc283822698",  # cp310, Windows
+    "e84887e098f4dff9a39926f8fe9d44bd59d0804c77b08a072d686264fea10889",  # cp311, Windows
+    "b13775b3e4820f47ef24ee36b5b820cb04890a59c07d884eed0f3e4008d5c66f",  # cp312, Windows
+    "71264887c9e17e353abc7c246552baf435cf3528958220525b17594c12177001",  # cp310, macOS
+    "ca021bfb7d087ec2f9b689825d4c24cd75082c0c8eb61c7fb5b178ed1977cbdc",  # cp311, macOS
+    "29ce7b60bd9d20efc054cf6cf02608360e074ad437945985050d667874903840",  # cp312, macOS
+)
+"""Of the wheels this version was tested with: pip refuses any other, wherever it finds it."""
 FOLDER_VARIABLE = "ONNXPRUNE_ORT_TRAINING"
 SETUP_COMMAND = "python -m onnxprune setup-training"
 
@@ -84,15 +96,24 @@ def setup_training(target: Path | None = None) -> Path:
 
 
 def _install(folder: Path) -> None:
-    """Let pip of this interpreter put the wheel, and nothing it depends on, into a folder."""
+    """Let pip of this interpreter put the wheel, and nothing it depends on, into a folder.
+
+    It runs beside that folder: pip would be imported from the current one.
+    """
+    pinned = folder.with_name("requirements.txt")
+    hashes = " ".join(f"--hash=sha256:{digest}" for digest in SHA256)
+    pinned.write_text(f"{REQUIREMENT} {hashes}\n", "utf-8")
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "--target", str(folder), REQUIREMENT]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--only-binary", ":all:", "--target", str(folder)]
+    checked = [*command, "--require-hashes", "-r", str(pinned)]
+    outcome = subprocess.run(checked, capture_output=True, text=True, check=False, cwd=folder.parent)
     if outcome.returncode or not _holds_training_build(folder):
         complaint = (outcome.stderr or outcome.stdout).strip().splitlines() or ["pip said nothing"]
+        said = next((line for line in complaint if line.startswith("ERROR")), complaint[-1])
+        by_hand = " ".join([*command, REQUIREMENT])
         raise TrainingError(
-            f"pip could not install {REQUIREMENT}: {complaint[-1]}",
-            f"install it by hand: {' '.join(command)}, and name the folder with {FOLDER_VARIABLE}",
+            f"pip could not install {REQUIREMENT}: {said}",
+            f"install it by hand: {by_hand}, and name the folder with {FOLDER_VARIABLE}",
         )
 
 

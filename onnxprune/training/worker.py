@@ -1,8 +1,9 @@
 """The training worker: a process of its own that holds onnxruntime.training and does as it is told.
 
-Started as `python -m onnxprune.training.worker FOLDER` with the training build first on its path and a folder
-made for it to work in, which it removes in the end: the trainer may be gone by then. It reads frames (see
-`onnxprune.training.wire`) from standard input and answers on standard output until the input ends:
+Started as `python -m onnxprune.training.worker FOLDER` with the training build first on its path and a
+folder made for it to load the model in, which it removes then. It reads frames (see
+`onnxprune.training.wire`) from standard input and answers on standard output. When the input ends, it ends
+itself, whatever it is computing: the trainer is gone.
 
     load     the training copy, what to train, how      -> ready
     step     one batch, and a step size or none yet      -> stepped: loss, and what came of the step
@@ -24,12 +25,15 @@ import sys
 import tempfile
 import threading
 import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import onnx
 
+from onnxprune.lifeline import end_group, follow_parent
 from onnxprune.training.optimizers import Trainable
 from onnxprune.training.trainer import Trainer
 from onnxprune.training.wire import MASK_PREFIX, Frame, read_frame, write_frame
@@ -106,15 +110,28 @@ _ANSWERS = {
 }
 
 
-def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
-    """Answer requests until they end."""
+def serve(
+    requests: IO[bytes],
+    replies: IO[bytes],
+    loading: Callable[[], AbstractContextManager[None]] = nullcontext,
+    at_end: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer requests until they end.
+
+    Args:
+        requests: Where they come from.
+        replies: Where the answers go.
+        loading: What a model is loaded in.
+        at_end: Called when the requests have ended, whatever is being computed.
+    """
     session: Session | None = None
     incoming: queue.Queue[Frame | None] = queue.Queue(maxsize=1)
-    threading.Thread(target=_read_ahead, args=(requests, incoming), daemon=True).start()
+    threading.Thread(target=_read_ahead, args=(requests, incoming, at_end), daemon=True).start()
     while (request := incoming.get()) is not None:
         try:
             if request.kind == "load":
-                session, reply = Session(request), Frame("ready")
+                with loading():
+                    session, reply = Session(request), Frame("ready")
             elif session is None:
                 reply = Frame("failed", {"reason": "nothing is loaded"})
             else:
@@ -124,11 +141,13 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         write_frame(replies, reply)
 
 
-def _read_ahead(requests: IO[bytes], incoming: queue.Queue[Frame | None]) -> None:
+def _read_ahead(requests: IO[bytes], incoming: queue.Queue[Frame | None], at_end: Callable[[], None]) -> None:
     """Fetch the next batch while the current one is being computed."""
     frame: Frame | None = Frame("")
     while frame is not None:
         frame = read_frame(requests)
+        if frame is None:
+            at_end()
         incoming.put(frame)
 
 
@@ -180,10 +199,28 @@ def main() -> None:
     sys.modules.setdefault("onnxruntime.training.optim", types.ModuleType("onnxruntime.training.optim"))
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the native code prints must not land between the frames
+    folder = Path(sys.argv[1])
+
+    def at_end() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        end_group()
+
+    follow_parent(at_end)
     with contextlib.suppress(BrokenPipeError):  # the trainer is gone
-        serve(sys.stdin.buffer, replies)
-    shutil.rmtree(sys.argv[1], ignore_errors=True)
-    os._exit(0)  # closing `replies` in good order would fail once more
+        serve(sys.stdin.buffer, replies, lambda: _in_folder(folder), at_end)
+    at_end()
+
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Work in a folder and remove it."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(folder.anchor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
