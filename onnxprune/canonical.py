@@ -33,12 +33,12 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
-    original, model = model, with_biases(without_fixed_states(distinct(_without_dead_nodes(model))))
-    model = _without_dead_nodes(with_computed_weights(model))
+    original, model = model, with_biases(without_fixed_states(distinct(without_dead_nodes(model))))
+    model = without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     plain = without_sequences(model, shapes)
     if plain is not model:
-        model = _without_dead_nodes(plain)
+        model = without_dead_nodes(plain)
         shapes = infer(model, given)
     folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or shared_places(model) or _splits_by_number(model, shapes)):
@@ -53,7 +53,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     return model, shapes
 
 
-def _without_dead_nodes(model: Model) -> Model:
+def without_dead_nodes(model: Model) -> Model:
     """Return the model without nodes that make nothing that is read; itself where there are none.
 
     They would block axes, or form groups, for nothing.

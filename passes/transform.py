@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from onnxprune.data import DataSpec
 from onnxprune.errors import NothingToDoError
+from onnxprune.evidence.branches import without_dead_branches
 from onnxprune.evidence.folding import folded
 from onnxprune.evidence.liveness import find_evidence
 from onnxprune.evidence.precomputed import precomputed
@@ -65,6 +66,9 @@ class Transform(Pass):
             channels = find_channels(lined_up(channels))
         evidence = find_evidence(channels)
         left = [asdict(remainder) for remainder in evidence.left]
+        if not evidence.removed and (dense := without_dead_branches(channels.model)) is not channels.model:
+            result = self._proven(given, channels, {}, dense)
+            return replace(result, facts=result.facts | {"left": left})
         if not evidence.removed:
             why = "; ".join(f"{r['operator']} '{r['node']}' keeps channels: {r['reason']}" for r in left[:3])
             why = why or "no channel is zero, constant or unread; run `prune` first"
@@ -83,6 +87,7 @@ class Transform(Pass):
     ) -> PassResult:
         """Run both models on the same inputs, and return the dense one if they agree."""
         found = widths(channels, removed)
+        whole, dense = dense, without_dead_branches(dense)
         for note in (PLAN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
         rows = kept_rows(channels, removed)
@@ -98,7 +103,10 @@ class Transform(Pass):
             samples=self.samples,
             seed=self.seed,
         )
-        facts = self._facts(channels, removed, verdict) | ({} if rows is None else {"rows": rows.tolist()})
+        left = None if dense is whole else cost_of(find_channels(dense)).figures()
+        facts = self._facts(channels, removed, verdict, left) | (
+            {} if rows is None else {"rows": rows.tolist()}
+        )
         files = configurations(given.model)
         facts |= (
             {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
@@ -106,11 +114,15 @@ class Transform(Pass):
         return PassResult(dense, True, facts, given.analysis)
 
     def _facts(
-        self, channels: Channels, removed: Mapping[str, Sequence[int]], verdict: Verdict
+        self,
+        channels: Channels,
+        removed: Mapping[str, Sequence[int]],
+        verdict: Verdict,
+        left: Mapping[str, float] | None,
     ) -> dict[str, Any]:
         counts = {f: len(k) for f, k in channels.kept(removed).items()}
         cost = cost_of(channels)
-        before, after = cost.figures(), cost.figures(counts)
+        before, after = cost.figures(), left or cost.figures(counts)
         facts: dict[str, Any] = {}
         for name in before:
             reduction = 1 - after[name] / max(before[name], 1)
