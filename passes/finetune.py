@@ -22,9 +22,9 @@ from onnxprune.graph import Model, load
 from onnxprune.groups.channels import Channels
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.progress import Task, task
+from onnxprune.removal.fed import fed_as_before
 from onnxprune.removal.masks import check_zero
 from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Array, Session
 from onnxprune.training.checkpoint import Checkpoints
 from onnxprune.training.engine import train
@@ -131,7 +131,7 @@ class Finetune(Pass):
     def run(self, given: PassResult) -> PassResult:
         """Shrink, train, put the weights back."""
         channels, removed = removed_channels(given.model, stored_plan(given.model))
-        dense = shrunk(channels, removed)
+        dense = fed_as_before(channels, removed)
         session = Session(dense.proto, threads=self.threads)
         _require_batches(session)
         data = open_data(self.data, session.inputs, session.outputs)

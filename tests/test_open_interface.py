@@ -18,13 +18,13 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import OPEN_KEY, Model, opened
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.oracle import verify
+from onnxprune.passes import Ana, Finetune, Prune, Transform
 from onnxprune.passes.base import check_valid
-from onnxprune.passes.mask import Prune
-from onnxprune.passes.transform import Transform
 from onnxprune.planning.ties import equal_counts, tied_groups
+from onnxprune.removal.fed import fed_as_before
 from onnxprune.removal.interface import Interface, NarrowedSession
 from onnxprune.removal.masks import masked
-from onnxprune.removal.shrink import shrunk
+from onnxprune.removal.shrink import shrunk, shrunk_inside
 from onnxprune.runtime import Session, compare
 
 MICROSOFT = "com.microsoft"
@@ -260,3 +260,61 @@ def test_commands_take_patterns(tmp_path: Path) -> None:
     facts("prune", str(place), *caches, "--reduce-macs", "0.4", "--equal-layers", "-o", sparse)
     assert facts("transform", sparse, "-o", dense)["equal"]
     assert facts("verify", sparse, dense)["equal"]
+
+
+def attention_with_caches() -> Model:
+    """Written out, samples first in every input, as transformers are exported."""
+    net = Net()
+    x = net.input("x", ["N", 5, 12])
+    q, k, v = (net.transpose(net.reshape(a, 0, 0, 6, 8), 0, 2, 1, 3) for a in projections(net, x, 48, 48, 48))
+    made = []
+    for name, new in (("key", k), ("value", v)):
+        net.sized(new, ["N", 6, 5, 8])
+        made.append(
+            net.sized(net.concat(net.input(f"past_{name}", ["N", 6, 3, 8]), new, axis=2), ["N", 6, 8, 8])
+        )
+    scores = net.op("Softmax", net.op("MatMul", q, net.transpose(made[0], 0, 1, 3, 2)), axis=-1)
+    y = net.reshape(net.transpose(net.op("MatMul", scores, made[1]), 0, 2, 1, 3), 0, 0, 48)
+    y = net.linear(net.relu(net.linear(net.sized(y, ["N", 5, 48]), 20)), 12)
+    names = {y: "logits", made[0]: "present_key", made[1]: "present_value"}
+    return opened(renamed(net, names), CACHES)
+
+
+def samples(count: int = 32) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    shapes = {"x": (5, 12), "past_key": (6, 3, 8), "past_value": (6, 3, 8), "logits": (5, 12)}
+    return {name: random.normal(size=(count, *s)).astype(np.float32) for name, s in shapes.items()}
+
+
+def test_data_of_the_whole_model_serve_to_the_end() -> None:
+    """Samples have all heads: analysis, judged plans, timed plans and training take them as they are."""
+    model, data = attention_with_caches(), samples()
+    analysis = Ana(data=data, metric="mse", ratios=(0.5,))(model).analysis
+    assert {c.size for c in analysis.curves.values()} >= {6, 20}
+    judged = Prune(reduce_macs=0.4, analysis=analysis, data=data, evaluations=3, round_to=1)(model)
+    timed = Prune(reduce_latency=0.1, round_to=1)(model)
+    for sparse in (judged, timed):
+        dense = Transform(data=data)(sparse)
+        assert dense.facts["equal"]
+    heads = next(n for n, w in judged.facts["groups"].items() if w["before"] == 6)
+    assert judged.facts["groups"][heads]["after"] < 6
+
+
+def test_what_is_only_masked_computes_the_same() -> None:
+    channels = find_channels(attention_with_caches())
+    removed = half_of_each(channels)
+    feeds = feeds_for(channels.model, channels)
+    sparse = Session(masked(channels, removed).proto, optimize=False)
+    for made in (shrunk_inside(channels, removed), fed_as_before(channels, removed)):
+        check_valid(made, "shrink")
+        assert [i.type for i in made.inputs] == [i.type for i in channels.model.inputs]
+        found = Session(made.proto, optimize=False).run(feeds[0], ["logits"])["logits"]
+        assert np.abs(found - sparse.run(feeds[0])["logits"]).max() < 1e-5
+    assert len(channels.shared) == 3
+
+
+def test_training_takes_whole_samples() -> None:
+    sparse = Prune(reduce_channels=0.5, strategy="uniform", round_to=1)(attention_with_caches())
+    tuned = Finetune(data=samples(), loss="mse", epochs=1, batch_size=16)(sparse)
+    dense = Transform()(tuned)
+    assert dense.facts["equal"]

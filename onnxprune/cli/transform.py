@@ -102,7 +102,9 @@ def transform(
         result = step(given)
     with task("write and try"):
         planned = plan.input_shapes if plan else None
-        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=data)
+        fits = [i.type for i in given.inputs] == [i.type for i in result.model.inputs]
+        fitting = data if fits and "rows" not in result.facts else None  # samples are of the whole model
+        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=fitting)
     facts = dict(result.facts)
     written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}
     found = facts.pop("configurations", {})

@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.canonical import canonicalise
 from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_indices, resolve
-from onnxprune.graph import Model, label, open_values
+from onnxprune.graph import Model, label
 from onnxprune.groups.arrangement import Arrangement, members, order_of
 from onnxprune.groups.freedom import Outer, freedoms
 from onnxprune.groups.integers import settle_integers
@@ -101,12 +101,17 @@ class Channels:
         Groups that are free within none are left out.
         """
         ordered = sorted(self.groups, key=lambda g: g.optional)
-        fed = {
-            f for v in open_values(self.model) for d in self.typing.axes.get(v.name, ()) for f in factors(d)
-        }
-        carriers = {g.factor: [p.tensor for p in g.places] for g in ordered if g.factor not in fed}
+        carriers = {g.factor: [p.tensor for p in g.places] for g in ordered if g.name not in self.shared}
         found = freedoms(self.typing, carriers)
         return {g.name: found[g.factor] for g in self.groups if g.factor in found}
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """The groups that inputs or outputs lie on, by name: who feeds the network has to cut them too."""
+        values = (*self.model.inputs, *self.model.outputs)
+        outside = {f for v in values for d in self.typing.axes.get(v.name, ()) for f in factors(d)}
+        outside |= set(factors(self.typing.rows)) if self.typing.rows is not None else set()
+        return frozenset(g.name for g in self.groups if g.factor in outside)
 
     def apart(self, group: Group) -> Group:
         """Return a group with its channels counted apart in each element of what it is free within.

@@ -12,7 +12,7 @@ from onnxprune.groups.channels import Channels
 from onnxprune.layerwise.statistics import renewed
 from onnxprune.metrics import Baseline, Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.removal.masks import masked
-from onnxprune.removal.shrink import shrunk
+from onnxprune.removal.shrink import shrunk_inside
 from onnxprune.runtime import Array, Session
 
 Removed = Mapping[str, Sequence[int]]
@@ -73,7 +73,7 @@ class Judge:
         Raises:
             DataError: The data or the metric does not fit.
         """
-        model = shrunk(self.channels, removed)
+        model = shrunk_inside(self.channels, removed)
         if renew:
             model = renewed(masked(self.channels, removed), self._inputs(), self.threads)
         value = self._value(model)

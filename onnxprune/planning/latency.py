@@ -26,7 +26,7 @@ from onnxprune.inputs import feeds_that_run
 from onnxprune.planning.judge import Removed
 from onnxprune.planning.offers import Offer, removed_by
 from onnxprune.progress import task
-from onnxprune.removal.shrink import shrunk
+from onnxprune.removal.fed import fed_as_before
 from onnxprune.runtime import Array, Feeds, Session, measure_latency
 
 SAMPLES = 10
@@ -79,7 +79,7 @@ class Stopwatch:
 
     def time(self, plans: Sequence[Removed]) -> list[float]:
         """Return how long networks take, in parts of the original's time, all timed side by side."""
-        models = [self.channels.model, *(shrunk(self.channels, removed) for removed in plans)]
+        models = [self.channels.model, *(fed_as_before(self.channels, removed) for removed in plans)]
         times = measure_latency([m.proto for m in models], self._feeds, rounds=_ROUNDS, threads=self.threads)
         self.baseline_ms = times[0].median_ms
         return [t.median_ms / times[0].median_ms for t in times[1:]]

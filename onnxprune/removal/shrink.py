@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels
 from onnxprune.removal.ghosts import corrected
 from onnxprune.removal.interface import declare
-from onnxprune.removal.masks import Mask
+from onnxprune.removal.masks import Mask, masked
 from onnxprune.rules import RESULT, SizeUse
 from onnxprune.shapes.inference import evaluate
 
@@ -49,6 +50,14 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     declare(channels, model, kept)
     drop_unused_constants(model)
     return model
+
+
+def shrunk_inside(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
+    """Return the network with the shapes of its inputs and outputs: what lies on those is only masked."""
+    inside = {name: gone for name, gone in removed.items() if name not in channels.shared}
+    if len(inside) == len(removed):
+        return shrunk(channels, removed)
+    return shrunk(replace(channels, model=masked(channels, removed)), inside)
 
 
 def _insert(model: Model, inserted: Iterable[Insertion]) -> None:

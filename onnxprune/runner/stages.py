@@ -24,7 +24,7 @@ from onnxprune.passes.transform import Transform
 from onnxprune.plan import Analysis
 from onnxprune.recipe import Recipe
 from onnxprune.removal.planned import removed_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
+from onnxprune.removal.shrink import shrunk_inside
 from onnxprune.runner.data import Material
 from onnxprune.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.runtime import measure_latency
@@ -296,7 +296,7 @@ def _short(inputs: Mapping[str, Any]) -> str:
 def _dense(model: Model) -> Model:
     """Return a sparse model without its zeros; another one as it is."""
     channels, removed = removed_channels(model, stored_plan(model))
-    return shrunk(channels, removed) if any(map(len, removed.values())) else model
+    return shrunk_inside(channels, removed) if any(map(len, removed.values())) else model
 
 
 def _latencies(models: Mapping[str, Model], runs: int, batch_size: int, threads: int | None) -> Facts:

@@ -65,6 +65,8 @@ class Suffixes:
         groups = {g.name: g for g in self.channels.groups}
         found = {}
         for name, gone in removed.items():
+            if name in self.channels.shared:
+                continue
             block = self._block(groups[name])
             left = groups[name].size - len(gone)
             count = groups[name].size - math.ceil(left / block) * block
