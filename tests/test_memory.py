@@ -16,7 +16,8 @@ from onnx import numpy_helper
 
 from onnxprune.data import open_data
 from onnxprune.errors import DataError, ModelError, UsageError
-from onnxprune.graph import load
+from onnxprune.graph import attributes, load, skeleton
+from onnxprune.graph.declarations import refusal
 from onnxprune.memory import budget, in_words, limited, need, parsed
 from onnxprune.runtime import TensorSpec
 
@@ -170,3 +171,60 @@ def test_compressed_samples_come_out_as_they_went_in(tmp_path, order, monkeypatc
     assert not np.array_equal(mixed, values)
     assert np.array_equal(np.sort(mixed, axis=0), np.sort(values, axis=0))
     assert np.array_equal(np.concatenate([b.inputs["x"] for b in data.take(13).batches(5)]), values[:13])
+
+
+# --- nodes that hold much
+
+
+def with_large_nodes():
+    """A constant of 2 MB in a node, and a table of as much in another."""
+    table = list(range(300_000))
+    constant = numpy_helper.from_array(np.zeros((512, 1024), np.float32), "values")
+    encode = onnx.helper.make_node(
+        "LabelEncoder", ["x"], ["e"], domain="ai.onnx.ml", keys_int64s=table, values_floats=[0.5] * len(table)
+    )
+    nodes = [
+        encode,
+        onnx.helper.make_node("Constant", [], ["w"], value=constant),
+        onnx.helper.make_node("MatMul", ["e", "w"], ["h"]),
+        onnx.helper.make_node("Relu", ["h"], ["r"]),
+        onnx.helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "large",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["N", 512])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4])],
+        [numpy_helper.from_array(np.ones((1024, 4), np.float32), "v")],
+    )
+    imports = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 2)]
+    return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def test_large_nodes_are_not_copied_to_be_checked(tmp_path):
+    model = load(disk.save(with_large_nodes(), tmp_path / "model.onnx"))
+    assert model.proto.ByteSize() > 4 << 20
+    assert skeleton(model.proto).ByteSize() < 2000
+    assert refusal(model) is None
+
+
+def test_networks_behind_large_nodes_are_pruned(tmp_path):
+    path = disk.save(with_large_nodes(), tmp_path / "model.onnx")
+    assert disk.run("prune", path, *PRUNE, "-o", tmp_path / "s.onnx").code == 0
+    done = disk.run("transform", tmp_path / "s.onnx", "-o", tmp_path / "d.onnx", "--json")
+    assert done.code == 0, done.err
+    assert done.facts["params"] < 0.6 * done.facts["params_before"]
+
+
+def test_only_the_attribute_that_is_asked_for_is_read(monkeypatch):
+    node = with_large_nodes().graph.node[0]
+    read = []
+    real = onnx.helper.get_attribute_value
+    monkeypatch.setattr("onnx.helper.get_attribute_value", lambda a: (read.append(a.name), real(a))[1])
+    found = attributes(node)
+    assert found.get("default_float", 0.0) == 0.0
+    assert "keys_int64s" in found
+    assert set(found) == {"keys_int64s", "values_floats"}
+    assert read == []
+    assert len(found["keys_int64s"]) == 300_000
+    assert read == ["keys_int64s"]

@@ -26,6 +26,9 @@ from onnxprune.graph.reading import read
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _WITH_BODIES = ("If", "Loop", "Scan")
+_LARGE = 1 << 20
+"""Bytes from which a node is not copied into a skeleton."""
+_UNREAD = "onnxprune.unread"
 _RUNTIME_OPERATORS = ("LayerNormalization", "SimplifiedLayerNormalization")
 """onnxruntime's optimiser puts these into the standard domain of opsets that do not have them."""
 
@@ -301,8 +304,10 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
         setattr(bare, name, getattr(proto, name))
     bare.opset_import.extend(proto.opset_import)
     bare.graph.name = proto.graph.name or "graph"
-    bare.graph.node.extend(proto.graph.node)
+    large = [_without_content(bare, node) for node in proto.graph.node]
     _name_runtime_operators(bare)
+    if any(large):
+        bare.opset_import.append(helper.make_opsetid(_UNREAD, 1))
     bare.graph.output.extend(proto.graph.output)
     listed = {i.name for i in proto.graph.input}
     bare.graph.input.extend(proto.graph.input)
@@ -311,6 +316,30 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             bare.graph.input.append(info)
     return bare
+
+
+def _without_content(bare: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Add a node to a skeleton, a large constant as an input, another large one without its attributes.
+
+    Returns:
+        Whether it was the latter: it is then of a domain that onnx does not look into.
+    """
+    if node.ByteSize() < _LARGE:
+        bare.graph.node.append(node)
+        return False
+    if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS and node.attribute[0].name == "value":
+        tensor = node.attribute[0].t
+        bare.graph.input.append(
+            helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims))
+        )
+        return False
+    if any(subgraphs(node)):
+        bare.graph.node.append(node)
+        return False
+    bare.graph.node.add(
+        op_type=node.op_type, name=node.name, domain=_UNREAD, input=node.input, output=node.output
+    )
+    return True
 
 
 def _name_runtime_operators(bare: onnx.ModelProto) -> None:

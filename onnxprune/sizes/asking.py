@@ -29,6 +29,8 @@ NUMBERS = (64, 96, 160, 224, 352, 416, 544, 608, 736, 928, 992, 1184, 1312, 1376
 FEW_NUMBERS = ((5, 7, 11, 13, 17, 19, 23, 29), (31, 37, 41, 43, 47, 53, 59, 61))
 """What names stand for where a node has to be run."""
 _IR_VERSION = 8
+LARGEST_ASKED = 4 << 20
+"""Bytes of attributes up to which onnxruntime is asked about a node: it takes many times as many."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _of_onnx(question: Question) -> Answer:
         found = shape_inference.infer_node_outputs(
             schema, node, question.types(), question.tensors(), None, imports, _IR_VERSION
         )
-    except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()
         return _nothing(question, f"onnx: {said[-1] if said else type(error).__name__}")
     whole = all(o is None or o.dims is not None for o in question.operands)
@@ -245,6 +247,8 @@ def _of_runtime(question: Question) -> Answer:
     from onnxprune.runtime import Session
 
     node = question.proto()
+    if node.ByteSize() > LARGEST_ASKED:
+        return _nothing(question, "it holds too much to be run by itself")
     try:
         session = Session(_model(question, node), optimize=False, threads=1)
     except ModelError as error:
