@@ -40,8 +40,8 @@ def known_branches(model: Model, shapes: Shapes) -> dict[str, bool]:
     known = {}
     for node in model.all_nodes if len(model.graphs) > 1 else ():
         name = node.input[0] if node.op_type == "If" and list(bodies(node)) else ""
-        if name in shapes.values and shapes.values[name].size == 1 and not shapes.moving[name].any():
-            known[name] = bool(shapes.values[name].item())
+        if name in shapes.branches:
+            known[name] = shapes.branches[name]
     return known
 
 

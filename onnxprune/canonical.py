@@ -70,11 +70,11 @@ def without_dead_nodes(model: Model) -> Model:
 
 def _known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]:
     """Find node results that never change: static shape arithmetic, and ConstantOfShape of static shape."""
-    known = {n: shapes.values[n] for n in shapes.traced if not shapes.moving[n].any()}
+    known = {n: shapes.values[n] for n in shapes.derived if n in shapes.values}
     for node in model.all_nodes:
         if node.op_type == "ConstantOfShape" and node.output[0] not in shapes.values:
             target = node.input[0]
-            if target in shapes.values and not shapes.moving[target].any():
+            if target in shapes.values:
                 fill = attributes(node).get("value")
                 value = onnx.numpy_helper.to_array(fill) if fill is not None else np.zeros(1, np.float32)
                 filled = _filled(shapes.values[target], value, label(node))
@@ -155,8 +155,9 @@ def _splits_by_number(model: Model, shapes: Shapes) -> list[tuple[onnx.NodeProto
             continue
         if all(o in shapes.sizes for o in (node.input[0], *node.output)):
             axis = attributes(node).get("axis", 0)
-            if not shapes.dynamic[node.input[0]][axis]:
-                found.append((node, [shapes.sizes[o][axis] for o in node.output]))
+            sizes = [s for o in node.output if isinstance(s := shapes.sizes[o][axis], int)]
+            if len(sizes) == len(node.output):
+                found.append((node, sizes))
     return found
 
 

@@ -11,19 +11,24 @@ An axis of a tensor is described by a *dim*:
 alike: a sum meets a sum at their common cut points, a product meets a product at the common divisors of their
 minor ends. What cannot be reconciled is *blocked*: its factors stay as they are, and remember why.
 
-All sizes are known numbers, and a factor is only ever bound to parts smaller than itself, so no factor can
-come to contain itself: what a type checker must test for (the occurs check) holds by construction.
+Sizes are numbers, or expressions in the sizes of the input (`onnxprune.sizes`). Two sizes are equal only if
+their expressions are, one divides another only if the quotient is exact for all inputs, and an axis is cut
+only where the order of the cut points is proved. A factor is only ever bound to parts smaller than itself, so
+no factor can contain itself: the occurs check of a type checker holds by construction.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from onnxprune.sizes.algebra import Extent, common_divisor, exact_quotient
 
 MAX_REASONS = 4
 
@@ -37,49 +42,68 @@ class Block:
     reason: str
 
 
+class Sized:
+    """A description of an axis, which has a size."""
+
+    __slots__ = ()
+    size: Extent
+
+    @property
+    def count(self) -> int:
+        """The size of an axis of constants.
+
+        Raises:
+            ValueError: The size follows the input.
+        """
+        if not isinstance(self.size, int):
+            raise ValueError(f"the size {self.size} follows the input")
+        return self.size
+
+
 @dataclass(eq=False, slots=True)
-class Factor:
+class Factor(Sized):
     """A variable axis: ``link`` is what it turned out to be, ``blocks`` why it stays as it is."""
 
-    size: int
+    size: Extent
     blocks: list[Block] = field(default_factory=list)
     link: Dim | None = None
 
     @property
     def free(self) -> bool:
-        """Whether single elements may be removed: unbound, unblocked, and more than one of them."""
-        return self.link is None and not self.blocks and self.size > 1
+        """Whether single elements may be removed: unbound, unblocked, and a known number greater than 1."""
+        return self.link is None and not self.blocks and isinstance(self.size, int) and self.size > 1
 
 
 @dataclass(frozen=True)
-class Sum:
+class Sum(Sized):
     """Axes laid end to end."""
 
     parts: tuple[Dim, ...]
-    size: int = field(init=False, compare=False)
+    size: Extent = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", sum(p.size for p in self.parts))
+        object.__setattr__(self, "size", sum((p.size for p in self.parts), 0))
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Sized):
     """Axes nested, the slowest first."""
 
     parts: tuple[Dim, ...]
-    size: int = field(init=False, compare=False)
+    size: Extent = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", math.prod(p.size for p in self.parts))
+        object.__setattr__(self, "size", math.prod((p.size for p in self.parts), start=1))
 
 
 Dim: TypeAlias = "Factor | Sum | Product"
+Equation: TypeAlias = "tuple[Dim, Dim]"
 Kept: TypeAlias = Mapping[Factor, "np.ndarray[Any, np.dtype[np.intp]]"]
 
 
 def concatenated(parts: Iterable[Dim]) -> Dim:
     """Return the dims laid end to end, empty ones left out."""
-    present = tuple(p for p in parts if p.size)
+    present = tuple(p for p in parts if p.size != 0)
     return present[0] if len(present) == 1 else Sum(present)
 
 
@@ -151,6 +175,8 @@ def block(dim: Dim, why: Block) -> None:
 def unify(a: Dim, b: Dim, why: Block) -> bool:
     """Make two dims the same axis.
 
+    Equations that follow from others wait in a list, so the depth of a network or of an axis is no limit.
+
     Args:
         a: One description of the axis.
         b: The other.
@@ -159,25 +185,31 @@ def unify(a: Dim, b: Dim, why: Block) -> bool:
     Returns:
         Whether they could be reconciled.
     """
-    a, b = resolve(a), resolve(b)
-    if a == b:
-        return True
-    done = a.size == b.size and _unify(a, b, why)
-    if not done:
-        block(a, why)
-        block(b, why)
+    waiting: list[Equation] = [(a, b)]
+    done = True
+    while waiting:
+        x, y = map(resolve, waiting.pop())
+        if x == y:
+            continue
+        if x.size == y.size:
+            parts, whole = _compared(x, y, why)
+            waiting.extend(reversed(parts))
+        else:
+            whole = _blocked((x, y), why)
+        done &= whole
     return done
 
 
-def _unify(a: Dim, b: Dim, why: Block) -> bool:
+def _compared(a: Dim, b: Dim, why: Block) -> tuple[list[Equation], bool]:
+    """Return the equations between parts of two dims of one size, and whether they are complete."""
     if isinstance(a, Factor):
-        return _bind(a, b)
+        return [], _bind(a, b)
     if isinstance(b, Factor):
-        return _bind(b, a)
+        return [], _bind(b, a)
     if isinstance(a, Product) and isinstance(b, Product):
-        return _unify_products(a.parts, b.parts, why)
+        return _compared_products(a.parts, b.parts, why)
     parts, others = (d.parts if isinstance(d, Sum) else (d,) for d in (a, b))
-    return _unify_sums(parts, others, why)
+    return _compared_sums(parts, others, why)
 
 
 def _bind(factor: Factor, dim: Dim) -> bool:
@@ -187,73 +219,98 @@ def _bind(factor: Factor, dim: Dim) -> bool:
     return True
 
 
-def _unify_sums(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> bool:
+def _compared_sums(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> tuple[list[Equation], bool]:
     """Walk both sums, cutting the longer piece wherever the shorter one ends."""
     left, right = list(reversed(a)), list(reversed(b))
-    done = True
+    found: list[Equation] = []
     while left and right:
         x, y = resolve(left.pop()), resolve(right.pop())
-        if x.size > y.size:
+        longer = x.size - y.size
+        if not isinstance(longer, int):
+            return found, _blocked([*left, x, *right, y], why)
+        if longer > 0:
             x, rest = split(x, y.size, why)
             left.append(rest)
-        elif y.size > x.size:
+        elif longer < 0:
             y, rest = split(y, x.size, why)
             right.append(rest)
-        done &= unify(x, y, why)
-    return done
+        found.append((x, y))
+    return found, True
 
 
-def split(dim: Dim, at: int, why: Block) -> tuple[Dim, Dim]:
-    """Cut a dim after its first ``at`` elements, ``0 < at < size``."""
+def split(dim: Dim, at: Extent, why: Block) -> tuple[Dim, Dim]:
+    """Cut a dim after its first ``at`` elements, ``0 < at < size``.
+
+    A cut whose place among the parts is not known for all inputs blocks the dim.
+    """
     dim = resolve(dim)
-    if isinstance(dim, Factor):
+    if isinstance(dim, Factor) and isinstance(dim.size, int) == isinstance(at, int):
         first, second = Factor(at), Factor(dim.size - at)
         _bind(dim, Sum((first, second)))
         return first, second
-    if isinstance(dim, Product):
+    if isinstance(dim, Product) and isinstance(dim.size, int) and isinstance(at, int):
         return _split_product(dim, at, why)
+    if isinstance(dim, Sum):
+        return _split_sum(dim, at, why)
+    block(dim, why)
+    return Factor(at, [why]), Factor(dim.size - at, [why])
+
+
+def _split_sum(dim: Sum, at: Extent, why: Block) -> tuple[Dim, Dim]:
+    """Pass over the parts that end before the cut; cut the part it falls into."""
     before: list[Dim] = []
     rest = list(dim.parts)
-    while at >= rest[0].size:
-        at -= rest[0].size
+    left = at
+    while not isinstance(over := left - rest[0].size, int) or over >= 0:
+        if not isinstance(over, int):
+            block(dim, why)
+            return Factor(at, [why]), Factor(dim.size - at, [why])
+        left = over
         before.append(rest.pop(0))
-        if not at:
+        if not left:
             return concatenated(before), concatenated(rest)
-    first_part, rest[0] = split(rest[0], at, why)
+    first_part, rest[0] = split(rest[0], left, why)
     return concatenated([*before, first_part]), concatenated(rest)
 
 
 def _split_product(dim: Product, at: int, why: Block) -> tuple[Dim, Dim]:
     """Cut between two blocks, or within one: that block stays, those before and after it are still free."""
     major, minor = dim.parts[0], nested(dim.parts[1:])
-    whole, inside = divmod(at, minor.size)
+    whole, inside = divmod(at, minor.count)
     before, rest = split(major, whole, why) if whole else (None, major)
     if not inside:
         assert before is not None
         return nested((before, minor)), nested((rest, minor))
-    after = split(rest, 1, why)[1] if rest.size > 1 else None
+    after = split(rest, 1, why)[1] if rest.size != 1 else None
     first, second = split(minor, inside, why)
     left = [first] if before is None else [nested((before, minor)), first]
     right = [second] if after is None else [second, nested((after, minor))]
     return concatenated(left), concatenated(right)
 
 
-def _unify_products(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> bool:
+def _compared_products(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> tuple[list[Equation], bool]:
     """Walk both products from their minor ends, factoring the common divisor out of unequal parts."""
-    left, right = list(a), list(b)
+    left, right = _spread(a), _spread(b)
+    found: list[Equation] = []
     while left and right:
         x, y = left.pop(), right.pop()
-        common = math.gcd(x.size, y.size)
+        common = common_divisor(x.size, y.size)
         if common == 1:
-            return _blocked([*left, x, *right, y], why)
-        x_pieces, y_pieces = factor_out(x, common, why), factor_out(y, common, why)
-        if x_pieces is None or y_pieces is None:
-            return _blocked([*left, x, *right, y], why)
-        (x_major, x_minor), (y_major, y_minor) = x_pieces, y_pieces
-        if not unify(x_minor, y_minor, why):
-            return _blocked([*left, x_major, *right, y_major], why)
-        left, right = _spread([*left, x_major]), _spread([*right, y_major])
-    return True
+            return found, _blocked([*left, x, *right, y], why)
+        minors = []
+        for part, rest in ((x, left), (y, right)):
+            if part.size == common:
+                minors.append(part)
+                continue
+            quotient = exact_quotient(part.size, common)
+            if quotient is None:
+                return found, _blocked([*left, x, *right, y], why)
+            major, minor = Factor(quotient), Factor(common)
+            found.append((part, Product((major, minor))))
+            minors.append(minor)
+            rest.append(major)
+        found.append((minors[0], minors[1]))
+    return found, True
 
 
 def _spread(parts: Iterable[Dim]) -> list[Dim]:
@@ -264,12 +321,15 @@ def _spread(parts: Iterable[Dim]) -> list[Dim]:
     return [p for p in flat if p.size != 1]
 
 
-def factor_out(dim: Dim, size: int, why: Block) -> tuple[Dim, Dim] | None:
+def factor_out(dim: Dim, size: Extent, why: Block) -> tuple[Dim, Dim] | None:
     """Describe a dim as a product whose minor part has ``size`` elements; ``None`` where that fails."""
     dim = resolve(dim)
     if size == dim.size:
         return Factor(1), dim
-    major, minor = Factor(dim.size // size), Factor(size)
+    quotient = exact_quotient(dim.size, size)
+    if quotient is None:
+        return None
+    major, minor = Factor(quotient), Factor(size)
     return (major, minor) if unify(dim, Product((major, minor)), why) else None
 
 
@@ -282,27 +342,73 @@ def _blocked(dims: Iterable[Dim], why: Block) -> bool:
 def kept_indices(dim: Dim, kept: Kept) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Return which elements of an axis remain, ascending, given those that remain of each factor.
 
-    Factors that ``kept`` does not name remain whole.
+    Factors that ``kept`` does not name remain whole. The axis is one of a constant.
     """
     dim = resolve(dim)
     if isinstance(dim, Factor):
-        return kept[dim] if dim in kept else np.arange(dim.size)
+        return kept[dim] if dim in kept else np.arange(dim.count)
     if isinstance(dim, Sum):
-        starts = np.cumsum([0, *(p.size for p in dim.parts[:-1])])
+        starts = np.cumsum([0, *(p.count for p in dim.parts[:-1])])
         return np.concatenate([s + kept_indices(p, kept) for s, p in zip(starts, dim.parts, strict=True)])
     remain = np.zeros(1, np.intp)
     for part in dim.parts:
-        remain = (remain[:, None] * part.size + kept_indices(part, kept)[None, :]).ravel()
+        remain = (remain[:, None] * part.count + kept_indices(part, kept)[None, :]).ravel()
     return remain
 
 
-def kept_size(dim: Dim, counts: Mapping[Factor, int]) -> int:
+def kept_size(dim: Dim, counts: Mapping[Factor, int]) -> Extent:
     """Return how many elements of an axis remain, given how many remain of each factor."""
     dim = resolve(dim)
     if isinstance(dim, Factor):
         return counts.get(dim, dim.size)
     sizes = [kept_size(p, counts) for p in dim.parts]
-    return sum(sizes) if isinstance(dim, Sum) else math.prod(sizes)
+    return sum(sizes, 0) if isinstance(dim, Sum) else math.prod(sizes, start=1)
+
+
+def kept_count(dim: Dim, counts: Mapping[Factor, int]) -> int:
+    """Return the same of a dim all sizes of which are numbers.
+
+    Raises:
+        ValueError: The size follows the input.
+    """
+    size = kept_size(dim, counts)
+    if not isinstance(size, int):
+        raise ValueError(f"the size {size} follows the input")
+    return size
+
+
+def kept_fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction | None:
+    """Return the fraction of an axis that remains; ``None`` where it depends on the input."""
+    dim = resolve(dim)
+    new = kept_size(dim, counts)
+    if new == dim.size:
+        return Fraction(1)
+    if isinstance(new, int) and isinstance(dim.size, int):
+        return Fraction(new, dim.size)
+    if not isinstance(dim, Product):
+        return None
+    fractions = [kept_fraction(part, counts) for part in dim.parts]
+    known = [f for f in fractions if f is not None]
+    return math.prod(known, start=Fraction(1)) if len(known) == len(fractions) else None
+
+
+def shrinks_evenly(dim: Dim) -> bool:
+    """Whether the fraction of an axis that remains never depends on the input."""
+    dim = resolve(dim)
+    if isinstance(dim.size, int) or not any(f.free for f in factors(dim)):
+        return True
+    return isinstance(dim, Product) and all(shrinks_evenly(part) for part in dim.parts)
+
+
+def at_numbers(dim: Dim, number: Callable[[Extent], int]) -> Dim:
+    """Return a dim whose open sizes are numbers; free factors stay the same objects."""
+    dim = resolve(dim)
+    if isinstance(dim, Factor):
+        return dim if isinstance(dim.size, int) else Factor(number(dim.size))
+    parts = tuple(at_numbers(part, number) for part in dim.parts)
+    if all(map(operator.is_, parts, dim.parts)):
+        return dim
+    return type(dim)(parts)
 
 
 def channel_of(dim: Dim, factor: Factor) -> np.ndarray[Any, np.dtype[np.intp]]:
@@ -312,7 +418,7 @@ def channel_of(dim: Dim, factor: Factor) -> np.ndarray[Any, np.dtype[np.intp]]:
     """
     dim = resolve(dim)
     if isinstance(dim, Factor):
-        return np.arange(dim.size) if dim is factor else np.full(dim.size, -1)
+        return np.arange(dim.count) if dim is factor else np.full(dim.count, -1)
     if isinstance(dim, Sum):
         return np.concatenate([channel_of(p, factor) for p in dim.parts])
     channels = np.full(1, -1)

@@ -214,7 +214,7 @@ def _feeds(
 ) -> Iterator[dict[str, Any]]:
     """Yield what both models are run on; where there is data, drawn inputs that do not run are left out."""
     try:
-        shapes = channels.typing.shapes.probed
+        shapes = channels.typing.shapes.inputs
         yield from feeds_that_run(channels.model, session, shapes, samples=2, seed=seed)
     except ModelError:
         if data is None:

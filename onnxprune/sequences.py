@@ -131,7 +131,7 @@ class _Unrolled:
         if split.ndim:
             return [int(length) for length in split]
         whole, step = self.shapes.sizes[node.input[0]][axis], int(split)
-        if self.shapes.dynamic[node.input[0]][axis] or step < 1:
+        if not isinstance(whole, int) or step < 1:
             return None
         return [min(step, whole - start) for start in range(0, whole, step)]
 
@@ -200,5 +200,4 @@ class _Unrolled:
         """Return integers that are the same in every run."""
         if name in self.model.constants:
             return self.model.array(name)
-        value = self.shapes.values.get(name)
-        return None if value is None or self.shapes.moving[name].any() else value
+        return self.shapes.values.get(name)

@@ -333,7 +333,7 @@ def _noise(session: Session, feeds: list[dict[str, Array]], seed: int) -> float:
 def feeds_for(model: Model, channels: Channels, seed: int = 0) -> list[dict[str, Array]]:
     """Draw random inputs of the probed shapes."""
     session = Session(model.proto, optimize=False)
-    shapes = {i.name: channels.typing.shapes.sizes[i.name] for i in session.inputs}
+    shapes = {i.name: channels.typing.shapes.inputs[i.name] for i in session.inputs}
     return sample_feeds(session.inputs, shapes=shapes, samples=1, seed=seed)
 
 

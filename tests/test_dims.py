@@ -16,11 +16,13 @@ from onnxprune.dims import (
     Kept,
     Product,
     Sum,
+    at_numbers,
     block,
     channel_of,
     concatenated,
     factor_out,
     factors,
+    kept_fraction,
     kept_indices,
     kept_size,
     nested,
@@ -28,6 +30,7 @@ from onnxprune.dims import (
     split,
     unify,
 )
+from onnxprune.sizes.algebra import Algebra, Extent, evaluate, floor_div
 
 WHY = Block("node", "Operator", "because")
 Draw = Callable[..., object]
@@ -226,3 +229,77 @@ def test_axes_without_elements() -> None:
     unify(Factor(0), empty, WHY)
     unify(empty, Product((Factor(2), Factor(0))), WHY)
     assert resolve(empty).size == 0
+
+
+# --- sizes that follow the input ---------------------------------------------------------------------------
+
+
+@st.composite
+def open_axes(draw: Draw) -> tuple[list[Extent], list[Extent]]:
+    """Two ways to read the same elements: axes merged and split where that is exact for all inputs."""
+    algebra = Algebra()
+    n, h = algebra.symbol("n"), algebra.symbol("h")
+    pool = [n, h, floor_div(h, 2) + 1, h * 2 - 1, 2, 3, 4, 6, 8, 12]
+    base: list[Extent] = [draw(st.sampled_from(pool)) for _ in range(draw(st.integers(2, 4)))]  # type: ignore[call-overload, misc]
+    return _read(draw, base), _read(draw, base)
+
+
+def _read(draw: Draw, sizes: list[Extent]) -> list[Extent]:
+    pieces: list[Extent] = []
+    for size in sizes:
+        whole = isinstance(size, int) and draw(st.booleans())
+        divisors = [d for d in range(2, size) if size % d == 0] if whole and isinstance(size, int) else []
+        major = draw(st.sampled_from(divisors)) if divisors else None
+        pieces += [major, size // major] if isinstance(major, int) and isinstance(size, int) else [size]
+    merged: list[Extent] = []
+    for piece in pieces:
+        if merged and draw(st.booleans()):
+            merged[-1] = merged[-1] * piece
+        else:
+            merged.append(piece)
+    return merged
+
+
+@given(open_axes(), st.integers(0, 99))
+@settings(max_examples=400, deadline=None)
+def test_unified_dims_lose_the_same_elements_whatever_the_input(
+    axes: tuple[list[Extent], list[Extent]], seed: int
+) -> None:
+    a, b = (nested(map(Factor, sizes)) for sizes in axes)
+    unify(a, b, WHY)
+    kept = some_kept([a, b], seed)
+    for numbers in ({"n": 1, "h": 1}, {"n": 2, "h": 3}, {"n": 3, "h": 8}, {"n": 4, "h": 5}, {"n": 5, "h": 2}):
+        first, second = (at_numbers(d, lambda e, n=numbers: evaluate(e, n)) for d in (a, b))  # type: ignore[misc]
+        assert first.size == second.size
+        assert same(first, second, kept)
+        counts = {factor: len(indices) for factor, indices in kept.items()}
+        for dim in (a, b):
+            fraction = kept_fraction(dim, counts)
+            if fraction is not None:
+                assert evaluate(kept_size(dim, counts), numbers) == fraction * evaluate(dim.size, numbers)
+
+
+def test_channels_merged_with_an_open_axis_stay_free() -> None:
+    algebra = Algebra()
+    n, h = algebra.symbol("n"), algebra.symbol("h")
+    channels = Factor(64)
+    merged = nested((Factor(n), channels, Factor(h)))
+    assert unify(merged, nested((Factor(n), Factor(4), Factor(16 * h))), WHY)
+    assert [f.size for f in factors(channels)] == [4, 16]
+    assert all(f.free for f in factors(channels))
+
+
+def test_sizes_that_only_happen_to_agree_are_not_one() -> None:
+    h = Algebra().symbol("h")
+    channels = Factor(49)
+    assert not unify(nested((channels, Factor(h))), nested((Factor(7 * h), Factor(7))), WHY)
+    assert not channels.free
+
+
+def test_depth_is_no_limit() -> None:
+    """Frames that overlap by one piece bind each piece of a long axis to the next."""
+    count, width = 3000, 4
+    pieces = Sum((Factor(width), Factor((count - 1) * width), Factor(width)))
+    frames, piece = Factor(count), Factor(width)
+    assert unify(concatenated(pieces.parts[:2]), nested((frames, piece)), WHY)
+    assert unify(concatenated(pieces.parts[1:]), nested((frames, Factor(width))), WHY)

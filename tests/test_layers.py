@@ -27,13 +27,14 @@ LAYERS = (
     {"bodies"},
     {"inputs"},
     {"shapes"},
-    {"sizes"},
     {"layerwise"},
+    {"dims"},
+    {"sizes"},
     {"graph", "metrics"},
     {"data", "datasets", "training"},
     {"places"},
     {"runtime", "plan", "callables", "console", "figures"},
-    {"dims", "forms", "globs", "memory", "processors", "progress", "staging"},
+    {"forms", "globs", "memory", "processors", "progress", "staging"},
     {"errors", "external", "lifeline", "locks", "wording"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}

@@ -83,7 +83,7 @@ def test_shares_are_found_and_never_negative() -> None:
 def test_all_work_is_of_one_kind_or_another() -> None:
     channels = find_channels(network())
     kinds = costs_by_kind(channels)
-    batch = channels.typing.shapes.sizes["x"][0]
+    batch = channels.typing.shapes.inputs["x"][0]
     work = sum(p.value() for kind, p in kinds.items() if kind not in ("one", "elements"))
     assert work == pytest.approx(cost_of(channels).macs.value() * batch)
     assert {"Conv 1×1", "Conv k×k", "Conv in groups", "Gemm"} <= set(kinds)

@@ -168,7 +168,8 @@ def test_older_names_of_standard_operators() -> None:
 def test_operators_that_are_refused_say_why(kind: str) -> None:
     net = Net()
     x = net.conv(net.input("x", [2, 3, 6, 6]), 8)
-    y = contrib(net, kind, x, net.weight(8, 8), shape=[2, 8, 6, 6])
+    weight = net.weight(6, 1, 1, 6) if kind == "NhwcConv" else net.weight(8, 8)
+    y = contrib(net, kind, x, weight, shape=[2, 8, 6, 6])
     reasons = {b.reason for a in find_channels(net.model(net.conv(y, 4))).blocked for b in a.reasons}
     assert not any("no rule" in reason for reason in reasons)
     assert reasons & set(MICROSOFT_REASONS)

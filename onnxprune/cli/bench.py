@@ -109,7 +109,7 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
     session = Session(channels.model.proto)
     given, shapes = channels.model.sizes, {}
     for spec in session.inputs:
-        sizes = channels.typing.shapes.probed.get(spec.name)
+        sizes = channels.typing.shapes.inputs.get(spec.name)
         if not sizes:
             continue
         fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None

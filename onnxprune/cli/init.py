@@ -56,7 +56,7 @@ def init(
     channels = find_channels(read)
     if not channels.groups:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
-    given = {n: s for n, s in channels.typing.shapes.probed.items() if n in read.sizes}
+    given = {n: s for n, s in channels.typing.shapes.inputs.items() if n in read.sizes}
     text, facts = draft(channels, Path(model), place, Wish(data, val), given)
     write_text(output, text)
     return {"model": model, "output": output, **facts}

@@ -93,7 +93,7 @@ def inspect(
         **cost.figures(),
         "params_reachable": reach.params,
         "macs_reachable": reach.macs,
-        "input_shapes": {n: list(s) for n, s in channels.typing.shapes.probed.items()},
+        "input_shapes": {n: list(s) for n, s in channels.typing.shapes.inputs.items()},
         "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
         "blocked": [_blocked(channels, b) for b in (*channels.blocked, *unfollowed_weights(channels))],
         "uncounted": [asdict(block) for block in reach.uncounted],

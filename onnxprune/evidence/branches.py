@@ -79,7 +79,7 @@ def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int
         for operand in (1, 0):
             name, other = node.input[operand], node.input[1 - operand]
             known = constants.known.get(name)
-            if known is None or np.isnan(known).any() or known.size > max(sizes[name], default=1):
+            if known is None or np.isnan(known).any() or known.size > max(known.shape, default=1):
                 continue
             if sizes.get(other) == sizes.get(node.output[0]) and types.get(name) in _FLOATS:
                 yield number, operand, known.astype(helper.tensor_dtype_to_np_dtype(types[name]))

@@ -52,7 +52,7 @@ class Constants:
 
     def along(self, name: str, axis: int) -> Array:
         """Return what is known everywhere at each place of an axis, as a vector with ``NaN``."""
-        known, size = self.of(name), self.typing.shapes.sizes[name][axis]
+        known, size = self.of(name), self.typing.axes[name][axis].count
         if known is None:
             return np.full(size, np.nan)
         lines = np.moveaxis(known, axis, 0).reshape(known.shape[axis], -1)
@@ -94,13 +94,13 @@ class Constants:
     def constant_channels(self, name: str, factor: Factor) -> Mask | None:
         """Return at which channels of a factor a tensor is known; ``None`` where it does not have it."""
         if name in self.typing.model.constants:
-            return np.ones(factor.size, bool) if self._axes_of(name, factor) else None
+            return np.ones(factor.count, bool) if self._axes_of(name, factor) else None
         known = self.known.get(name)
         return self._channels(name, factor, None if known is None else ~np.isnan(known))
 
     def dead_filters(self, node: onnx.NodeProto, factor: Factor) -> Mask:
         """Return the channels at which all weights of a node are zero along some axis, vectors aside."""
-        dead, found = np.ones(factor.size, bool), False
+        dead, found = np.ones(factor.count, bool), False
         weights = [i for i in node.input if i in self.typing.weight_uses and i in self.typing.model.constants]
         for name in weights:
             known, axes = self.of(name), self._axes_of(name, factor)
@@ -124,22 +124,25 @@ class Constants:
         if not found:
             return None
         if holds is None:
-            return np.zeros(factor.size, bool)
+            return np.zeros(factor.count, bool)
         everywhere: Mask = np.all([self._along(name, factor, holds, axis) for axis in found], axis=0)
         return everywhere
 
     def _along(self, name: str, factor: Factor, holds: Mask, axis: int) -> Mask:
         """Return at which channels something holds at all places along one axis."""
+        dim = self.typing.axes[name][axis]
         lines = np.moveaxis(holds, axis, 0).reshape(holds.shape[axis], -1)
-        fails = np.broadcast_to(~np.all(lines, axis=1), (self.typing.shapes.sizes[name][axis],))
-        return channels_where(~fails, channels_on(self.typing.axes[name][axis], factor), factor)
+        if not isinstance(dim.size, int):  # channels merged with an open axis: known only where all are alike
+            return np.full(factor.count, len(lines) == 1 and bool(lines.all()))
+        fails = np.broadcast_to(~np.all(lines, axis=1), (dim.count,))
+        return channels_where(~fails, channels_on(dim, factor), factor)
 
     def _find_matrices(self, index: int) -> Matrices | None:
         node = self.typing.nodes[index]
         for linear in self.typing.linear.get(index, ()):
             weights = self.of(node.input[linear.weights])
             if weights is not None and not np.isnan(weights).any():
-                shape = self.typing.shapes.sizes[node.input[linear.weights]]
+                shape = [dim.count for dim in self.typing.axes_of(node.input[linear.weights])]
                 return Matrices.of(linear, np.broadcast_to(weights, shape))
         return None
 
@@ -177,10 +180,10 @@ def channels_on(dim: Dim, factor: Factor) -> list[Array]:
     """
     dim = resolve(dim)
     if isinstance(dim, Factor):
-        return [np.arange(dim.size)] if dim is factor else []
+        return [np.arange(dim.count)] if dim is factor else []
     parts = [channels_on(part, factor) for part in dim.parts]
     if isinstance(dim, Sum):
-        none = [np.full(part.size, -1) for part in dim.parts]
+        none = [np.full(part.count, -1) for part in dim.parts]
         ways = range(max(map(len, parts)))
         return [
             np.concatenate([p[way] if way < len(p) else n for p, n in zip(parts, none, strict=True)])
@@ -188,15 +191,15 @@ def channels_on(dim: Dim, factor: Factor) -> list[Array]:
         ]
     found: list[Array] = []
     for k, part in enumerate(parts):
-        minor = math.prod(p.size for p in dim.parts[k + 1 :])
-        major = math.prod(p.size for p in dim.parts[:k])
+        minor = math.prod(p.count for p in dim.parts[k + 1 :])
+        major = math.prod(p.count for p in dim.parts[:k])
         found += [np.tile(np.repeat(channels, minor), major) for channels in part]
     return found
 
 
 def channels_where(holds: Mask, ways: Sequence[Array], factor: Factor) -> Mask:
     """Return the channels at all of whose places on an axis something holds."""
-    found = np.ones(factor.size, bool)
+    found = np.ones(factor.count, bool)
     for channels in ways:
         fails = channels[~holds]
         found[fails[fails >= 0]] = False
@@ -297,7 +300,7 @@ def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views)
                 seen: dict[int | None, Mask] = {}
                 for view in views.of(index, number, factor):
                     operands = _zeros(found, node, factor, view)
-                    zero = _flags(rule.zero, operands, factor.size)
+                    zero = _flags(rule.zero, operands, factor.count)
                     seen[view.axis] = seen.get(view.axis, True) & zero
                 for axis, zero in seen.items():
                     _set_zero(found, name, factor, zero, axis)
@@ -305,7 +308,7 @@ def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views)
 
 def _zeros(found: Constants, node: onnx.NodeProto, factor: Factor, view: View) -> list[Mask | None]:
     """Return at which channels each operand is zero along one index; ``None`` where it does not have that."""
-    nowhere, everywhere = np.zeros(factor.size, bool), np.ones(factor.size, bool)
+    nowhere, everywhere = np.zeros(factor.count, bool), np.ones(factor.count, bool)
     zeros: list[Mask | None] = []
     for name, axes in zip(node.input, view.operands, strict=True):
         if not name:
@@ -333,6 +336,8 @@ def _set_zero(found: Constants, name: str, factor: Factor, zero: Mask, axis: int
         return
     dims = found.typing.axes[name]
     for place in [k for k, dim in enumerate(dims) if factor in factors(dim)] if axis is None else [axis]:
+        if not isinstance(shape[place], int):  # merged with an open axis: the places cannot be listed
+            continue
         channels, *others = channels_on(dims[place], factor)
         if not others:  # it may be zero along one of them alone
             gone = np.where(channels >= 0, zero[channels], False)

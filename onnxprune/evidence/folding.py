@@ -51,7 +51,7 @@ def _products(evidence: Evidence) -> Iterable[tuple[int, Matrices, Array]]:
 
 
 def _kept_places(dim: Dim, kept: Kept) -> Mask:
-    places = np.zeros(dim.size, bool)
+    places = np.zeros(dim.count, bool)
     places[kept_indices(dim, kept)] = True
     return places
 

@@ -182,7 +182,7 @@ class _Search:
 
     def judge(self, factor: Factor) -> tuple[Mask, Mask]:
         """Return which channels can go by themselves, and which if another one inherits their columns."""
-        outright = np.ones(factor.size, bool)
+        outright = np.ones(factor.count, bool)
         for contraction in self.sums[factor]:
             outright &= self.zero(contraction, factor)
         inherited = outright.copy()
@@ -195,9 +195,10 @@ class _Search:
 
     def zero(self, contraction: Contraction, factor: Factor) -> Mask:
         """Return at which channels one of the operands of a sum is zero, in what remains of it."""
-        zero, axes = np.zeros(factor.size, bool), self.channels.typing.axes
+        zero, axes = np.zeros(factor.count, bool), self.channels.typing.axes
         for name in contraction.tensors:
-            remaining = {k: self._remaining(name, k, factor) for k in range(len(axes[name]))}
+            fixed = [k for k, dim in enumerate(axes[name]) if isinstance(dim.size, int)]
+            remaining = {k: self._remaining(name, k, factor) for k in fixed}
             summed = [k for k, d in enumerate(axes[name]) if resolve(d) == resolve(contraction.dim)]
             if contraction.axis is not None and name == contraction.tensors[0]:
                 summed = [contraction.axis]
@@ -216,7 +217,7 @@ class _Search:
     def _remaining(self, name: str, axis: int, besides: Factor | None = None) -> Mask:
         """Return which places of an axis remain after what is gone already, channels of one factor aside."""
         dim = self.channels.typing.axes[name][axis]
-        remaining: Mask = np.ones(dim.size, bool)
+        remaining: Mask = np.ones(dim.count, bool)
         for factor in set(factors(dim)) & set(self.gone) - {besides}:
             for channels in channels_on(dim, factor) if self.gone[factor].any() else ():
                 remaining &= ~np.where(channels >= 0, self.gone[factor][channels], False)
@@ -268,7 +269,7 @@ class _Search:
 
     def _worth(self, product: Product, factor: Factor, group: int) -> Array:
         """Return how large each channel is where a matrix reads it; 0 where it cannot be an heir there."""
-        worth = np.zeros(factor.size)
+        worth = np.zeros(factor.count)
         there = (product.groups == group) & (product.columns >= 0) & self._there(product)
         np.maximum.at(worth, product.columns[there], np.abs(product.data[there]))
         return worth
@@ -291,9 +292,9 @@ def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mas
     outright, inherited = search.judge(factor)
     for product in search.products[factor]:
         heirs = [place for (node, _), place in search.heirs.items() if node == product.node]
-        yield product.node, HEIR, inherited & np.isin(np.arange(factor.size), product.columns[heirs])
+        yield product.node, HEIR, inherited & np.isin(np.arange(factor.count), product.columns[heirs])
     known = [p.channels(~np.isnan(p.data), factor) for p in search.products[factor]]
-    constant: Mask = np.all(known, axis=0) if known else np.zeros(factor.size, bool)
+    constant: Mask = np.all(known, axis=0) if known else np.zeros(factor.count, bool)
     for product in search.products[factor]:
         if not product.even and not product.own:
             yield product.node, SHARED, constant & ~outright

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from onnxprune.graph import Model, captured
-from onnxprune.shapes.inference import evaluate
+from onnxprune.shapes.evaluation import evaluate
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _MADE_ANEW = {"ConstantOfShape", "Dropout", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}

@@ -63,8 +63,8 @@ def members(dims: Sequence[Dim], axis: int, factor: Factor, outer: Outer) -> Ind
         for other, dim in enumerate(dims):
             if other != axis and beside in factors(dim):
                 index = np.where(index >= 0, index, _along(dims, other, channel_of(dim, beside)))
-        place = place * beside.size + index
-    return np.where(channel >= 0, place * factor.size + channel, -1)
+        place = place * beside.count + index
+    return np.where(channel >= 0, place * factor.count + channel, -1)
 
 
 def order_of(rows: Sequence[Sequence[int]], size: int) -> Indices:
@@ -87,10 +87,10 @@ def _taken(dims: Sequence[Dim], values: Array, factor: Factor, outer: Outer, ord
     """Take each element of a tensor from where its slot's channel lies."""
     axis = next(k for k, dim in enumerate(dims) if factor in factors(dim))
     member = members(dims, axis, factor, outer)
-    channel = member % factor.size
+    channel = member % factor.count
     moved = order.ravel()[np.maximum(member, 0)] - channel
     stride = _along(dims, axis, _strides(dims[axis], factor))
-    source = _along(dims, axis, np.arange(dims[axis].size)) + np.where(member >= 0, moved * stride, 0)
+    source = _along(dims, axis, np.arange(dims[axis].count)) + np.where(member >= 0, moved * stride, 0)
     if source.size == values.shape[axis]:
         return np.take(values, source.ravel(), axis)
     return np.take_along_axis(values, np.broadcast_to(source, values.shape), axis)
@@ -105,12 +105,12 @@ def _strides(dim: Dim, factor: Factor) -> Indices:
     """Return, for each element of an axis, how far its neighbouring channel is, 0 where it has none."""
     dim = resolve(dim)
     if isinstance(dim, Factor):
-        return np.full(dim.size, int(dim is factor))
+        return np.full(dim.count, int(dim is factor))
     if isinstance(dim, Sum):
         return np.concatenate([_strides(part, factor) for part in dim.parts])
     assert isinstance(dim, Product)
     strides = np.zeros(1, np.intp)
     for part in dim.parts:
         inner = _strides(part, factor)[None, :]
-        strides = np.where(inner > 0, inner, strides[:, None] * part.size).ravel()
+        strides = np.where(inner > 0, inner, strides[:, None] * part.count).ravel()
     return strides

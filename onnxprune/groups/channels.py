@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from onnxprune.canonical import canonicalise
-from onnxprune.dims import Block, Dim, Factor, Product, block, factors, kept_indices, resolve
+from onnxprune.dims import (
+    Block,
+    Dim,
+    Factor,
+    Product,
+    block,
+    factors,
+    kept_indices,
+    resolve,
+    shrinks_evenly,
+)
 from onnxprune.graph import Model, label
 from onnxprune.groups.arrangement import Arrangement, members, order_of
 from onnxprune.groups.freedom import Outer, freedoms
@@ -234,20 +244,27 @@ def cuts_inexactly(channels: Channels, removed: Mapping[str, Sequence[int]]) -> 
 
 def _block_moving_sizes(typing: Typing) -> None:
     """Block factors whose count is mixed, at run time, with sizes that follow the input."""
+    counted = [(u.node, u.dim) for u in typing.size_uses] + [(u.node, u.dim) for u in typing.rescales]
+    for index, dim in counted:
+        if not shrinks_evenly(dim):
+            _block_free(typing, index, dim, "its size is a sum that follows the input")
     for use in typing.size_uses:
         if use.attribute is not None or use.operand == RESULT or use.element is None:
             continue
         node = typing.nodes[use.node]
         name = node.input[use.operand]
-        value = typing.shapes.values.get(name)
-        if value is None or (
-            typing.shapes.moving[name].ravel()[use.element]
-            and not (node.op_type == "Reshape" and value.ravel()[use.element] <= 0)
-        ):
-            reason = "it computes this size from the input's while it runs"
-            for factor in factors(use.dim):
-                if factor.free:
-                    block(factor, Block(label(node), node.op_type, reason))
+        listed = typing.shapes.integers(name)
+        element = listed[use.element] if listed is not None else None
+        if isinstance(element, int) or (element == use.dim.size and shrinks_evenly(use.dim)):
+            continue
+        _block_free(typing, use.node, use.dim, "it computes this size from the input's while it runs")
+
+
+def _block_free(typing: Typing, index: int, dim: Dim, reason: str) -> None:
+    node = typing.nodes[index]
+    for factor in factors(dim):
+        if factor.free:
+            block(factor, Block(label(node), node.op_type, reason))
 
 
 def _groups(typing: Typing) -> tuple[Group, ...]:
@@ -260,7 +277,7 @@ def _groups(typing: Typing) -> tuple[Group, ...]:
             continue
         name = _unique(makers[factor][0], names)
         nodes = tuple(dict.fromkeys(makers[factor]))
-        groups.append(Group(name, factor.size, tuple(found), nodes, factor in optional, factor))
+        groups.append(Group(name, factor.count, tuple(found), nodes, factor in optional, factor))
     return tuple(groups)
 
 
@@ -315,11 +332,11 @@ def _blocked_axes(typing: Typing) -> tuple[BlockedAxis, ...]:
         if name in typing.model.constants and name in typing.axes:
             for axis, dim in enumerate(typing.axes[name]):
                 parts = factors(dim)
-                reasons = [b for f in parts if f.size > 1 for b in f.blocks]
-                if not reasons and dim.size > 1 and all(f.size == 1 for f in parts):
+                reasons = [b for f in parts if f.size != 1 for b in f.blocks]
+                if not reasons and dim.count > 1 and all(f.size == 1 for f in parts):
                     reasons = [_each_alone(typing, min(uses)[0])]
                 if reasons:
-                    found.append(BlockedAxis(name, axis, dim.size, tuple(dict.fromkeys(reasons))))
+                    found.append(BlockedAxis(name, axis, dim.count, tuple(dict.fromkeys(reasons))))
     return tuple(found)
 
 

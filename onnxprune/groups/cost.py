@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxprune.dims import Dim, Factor, factors, kept_size, resolve
+from onnxprune.dims import Dim, Factor, at_numbers, factors, kept_count, resolve
 from onnxprune.groups.channels import Channels, Group
 
 PARAMETERS = (
@@ -37,7 +37,7 @@ class Term:
 
     def value(self, counts: Counts) -> float:
         """Return the term's value with some factors cut to ``counts``."""
-        return self.constant * math.prod(kept_size(d, counts) for d in self.dims)
+        return self.constant * math.prod(kept_count(d, counts) for d in self.dims)
 
 
 class Polynomial:
@@ -52,7 +52,7 @@ class Polynomial:
 
     def _add(self, constant: float, dims: list[Dim], free: set[Factor]) -> None:
         moving = tuple(d for d in dims if free.intersection(factors(d)))
-        constant *= math.prod(d.size for d in dims if d not in moving)
+        constant *= math.prod(d.count for d in dims if d not in moving)
         if not moving:
             self.constant += constant
             return
@@ -119,9 +119,10 @@ def cost_of(channels: Channels, groups: Iterable[Group] | None = None) -> Cost:
         for n, t in constants.items()
         if t.data_type in PARAMETERS
     ]
-    batch = _batch(channels)
+    batch, number = _batch(channels), typing.shapes.number
+    work = [(1.0 / batch, [at_numbers(d, number) for d in w.dims]) for w in typing.work]
     return Cost(
-        macs=Polynomial([(1.0 / batch, w.dims) for w in typing.work], free),
+        macs=Polynomial(work, free),
         params=Polynomial(sized, free),
         channels=Polynomial([(1.0, (g.factor,)) for g in chosen], free),
     )
@@ -133,7 +134,7 @@ def _batch(channels: Channels) -> int:
     for value in channels.model.inputs:
         dims = value.type.tensor_type.shape.dim
         if dims and dims[0].dim_value <= 0 and value.name in sizes:
-            return sizes[value.name][0]
+            return max(channels.typing.shapes.number(sizes[value.name][0]), 1)
     return 1
 
 

@@ -18,7 +18,7 @@ from onnxprune.graph import label
 from onnxprune.groups.ghosts import find_ghost
 from onnxprune.rules import Contraction, Divisor, Typing, lookup, pointwise
 from onnxprune.rules.variables import Views
-from onnxprune.shapes.inference import evaluate
+from onnxprune.shapes.evaluation import evaluate
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
 INFINITE = "it has no finite value where a channel is removed"

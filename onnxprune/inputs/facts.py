@@ -116,7 +116,7 @@ class Facts:
             known = infer(self.model, {n: s for n, s in self.shapes.items() if s})
         except OnnxpruneError:  # told by what runs the model
             return {}
-        return {n: s for n, s in known.sizes.items() if all(isinstance(k, int) for k in s)}
+        return {name: known.numbers(name) for name in known.sizes}
 
     def _span(self, name: str) -> tuple[float, float] | None:
         values = self.constant(name)

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
-from onnxprune.dims import Dim
+from onnxprune.dims import Dim, at_numbers
 from onnxprune.graph import attributes
 from onnxprune.groups.channels import Channels
 from onnxprune.groups.cost import Counts, Polynomial
@@ -27,6 +27,7 @@ from onnxprune.planning.judge import Removed
 from onnxprune.planning.offers import Offer, removed_by
 from onnxprune.progress import task
 from onnxprune.removal.fed import fed_as_before
+from onnxprune.rules import Typing
 from onnxprune.runtime import Array, Feeds, Session, measure_latency
 
 SAMPLES = 10
@@ -111,7 +112,7 @@ class Stopwatch:
 
     @cached_property
     def _feeds(self) -> Feeds:
-        model, sizes = self.channels.model, self.channels.typing.shapes.probed
+        model, sizes = self.channels.model, self.channels.typing.shapes.inputs
         return feeds_that_run(model, Session(model.proto, threads=self.threads), sizes, seed=self.seed)[0]
 
 
@@ -121,14 +122,18 @@ def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:
     nodes = typing.nodes
     products: dict[str, list[tuple[float, Sequence[Dim]]]] = defaultdict(list)
     for work in typing.work:
-        products[_kind(channels, nodes[work.node])].append((1.0, work.dims))
+        products[_kind(channels, nodes[work.node])].append((1.0, _at_reference(typing, work.dims)))
     for node in nodes:
         for name in node.output:
             if name in typing.axes and name not in channels.model.constants:
-                products["elements"].append((1.0, typing.axes[name]))
+                products["elements"].append((1.0, _at_reference(typing, typing.axes[name])))
     found = {kind: Polynomial(products[kind], free) for kind in sorted(products)}
     moving = {kind: polynomial for kind, polynomial in found.items() if polynomial.terms}
     return {"one": Polynomial([(1.0, ())], free)} | moving
+
+
+def _at_reference(typing: Typing, dims: Sequence[Dim]) -> list[Dim]:
+    return [at_numbers(dim, typing.shapes.number) for dim in dims]
 
 
 def _kind(channels: Channels, node: onnx.NodeProto) -> str:

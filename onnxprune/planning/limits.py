@@ -89,7 +89,7 @@ def rounding(channels: Channels, group: Group, limits: Limits) -> int:
     needed, round_to = 1, limits.round_to
     for place in group.places:
         dim = resolve(channels.typing.axes[place.tensor][place.axis])
-        multiple = dim.size // group.size if isinstance(dim, Product) and _once(dim, group.factor) else 1
+        multiple = dim.count // group.size if isinstance(dim, Product) and _once(dim, group.factor) else 1
         needed = max(needed, round_to // math.gcd(round_to, multiple))
     while not limits.exact and needed > 1 and group.size < 4 * needed:
         needed //= 2

@@ -86,7 +86,7 @@ def _expanded(dim: Dim, number: Mapping[Factor, int], elsewhere: Counts) -> _Exp
     """Return a dim's size as monomials in the counts of its factors."""
     dim = resolve(dim)
     if isinstance(dim, Factor):
-        return {(number[dim],): 1.0} if dim in number else {(): float(elsewhere.get(dim, dim.size))}
+        return {(number[dim],): 1.0} if dim in number else {(): float(elsewhere.get(dim, dim.count))}
     parts = [_expanded(part, number, elsewhere) for part in dim.parts]
     if isinstance(dim, Sum):
         total: dict[tuple[int, ...], float] = defaultdict(float)

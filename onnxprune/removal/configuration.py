@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxprune.dims import Dim, kept_size
+from onnxprune.dims import Dim, kept_count
 from onnxprune.errors import ModelError
 from onnxprune.graph import Model, find_vocabulary
 from onnxprune.groups.channels import Channels
@@ -72,7 +72,7 @@ def widths(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Widths:
     found: dict[str, dict[int, set[int]]] = {meaning: defaultdict(set) for meaning in MEANINGS}
     for meaning, dim in (*channels.typing.roles, *_tables(channels)):
         if isinstance(dim.size, int):
-            found[meaning][dim.size].add(kept_size(dim, counts))
+            found[meaning][dim.count].add(kept_count(dim, counts))
     for group in channels.groups:
         if not group.optional:
             found["inner"][group.size].add(counts.get(group.factor, group.size))

@@ -26,7 +26,7 @@ def corrected(
         kept: How many channels remain.
     """
     node = model.node(ghost.node)
-    name, gone = node.output[0], ghost.dim.size - kept
+    name, gone = node.output[0], ghost.dim.count - kept
     writer = _Writer(model, name, helper.tensor_dtype_to_np_dtype(channels.typing.shapes.types[name]))
     last = ""
     for k, step in enumerate(ghost.steps):
@@ -36,7 +36,7 @@ def corrected(
     reduced.input[0] = last
     of_ghost = writer.add(reduced)
     node.output[0] = f"{name}__kept"
-    share = gone / ghost.dim.size if node.op_type == "ReduceMean" else float(gone)
+    share = gone / ghost.dim.count if node.op_type == "ReduceMean" else float(gone)
     remaining = writer.multiplied(node.output[0], factor) if factor != 1 else node.output[0]
     writer.add(helper.make_node("Add", [remaining, writer.multiplied(of_ghost, share)], [""]), name)
     return writer.nodes

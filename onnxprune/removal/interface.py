@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.dims import Kept, factors, kept_indices, kept_size
+from onnxprune.dims import Kept, factors, kept_count, kept_indices
 from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels, Indices
 from onnxprune.runtime import Array, Feeds, Session, TensorSpec
@@ -73,7 +73,7 @@ def declare(channels: Channels, model: Model, kept: Kept) -> None:
         dims = channels.typing.axes.get(value.name, ())
         for dim, declared in zip(dims, _declared(value), strict=False):
             if declared.dim_value > 0 and any(f in counts for f in factors(dim)):
-                declared.dim_value = kept_size(dim, counts)
+                declared.dim_value = kept_count(dim, counts)
 
 
 def _declared(value: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:

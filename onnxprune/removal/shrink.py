@@ -5,23 +5,36 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from onnxprune.canonical import drop_unused_constants
-from onnxprune.dims import Factor, Kept, factors, kept_indices, kept_size
+from onnxprune.dims import (
+    Dim,
+    Factor,
+    Kept,
+    factors,
+    kept_count,
+    kept_fraction,
+    kept_indices,
+    kept_size,
+)
 from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels
 from onnxprune.removal.ghosts import corrected
 from onnxprune.removal.interface import declare
 from onnxprune.removal.masks import Mask, masked
 from onnxprune.rules import RESULT, SizeUse
-from onnxprune.shapes.inference import evaluate
+from onnxprune.shapes.evaluation import evaluate
+from onnxprune.sizes.algebra import Extent
 
 Sizes = np.ndarray[Any, np.dtype[Any]]
+Change: TypeAlias = "int | Fraction"
+"""A new number, or the fraction of a computed one that takes its place."""
 Insertion = tuple[int, bool, onnx.NodeProto]
 """A new node, the number of the one it goes beside, and whether after that."""
 
@@ -69,16 +82,18 @@ def _insert(model: Model, inserted: Iterable[Insertion]) -> None:
 
 def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> list[Insertion]:
     """Rewrite attributes at once; operands are collected first, for one may hold several sizes."""
-    operands: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
-    results: dict[int, dict[int, int]] = defaultdict(dict)
+    operands: dict[tuple[int, int], dict[int, Change]] = defaultdict(dict)
+    results: dict[int, dict[int, Change]] = defaultdict(dict)
     for use in channels.typing.size_uses:
         new = kept_size(use.dim, counts)
         if use.attribute is not None and new != use.dim.size:
-            _rewrite_attribute(model.node(use.node), use, new)
+            _rewrite_attribute(model.node(use.node), use, kept_count(use.dim, counts))
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
-            results[use.node][use.element] = use.dim.size
+            old = use.dim.size
+            results[use.node][use.element] = old if isinstance(old, int) else 1 / _fraction(use.dim, counts)
         elif use.element is not None and _must_be_written(channels, use, new, counts):
-            operands[use.node, use.operand][use.element] = -new if use.backwards else new
+            change = new if isinstance(new, int) else _fraction(use.dim, counts)
+            operands[use.node, use.operand][use.element] = -change if use.backwards else change
     readers = _readers(model) if results else {}
     read = [
         (k, True, n)
@@ -93,13 +108,14 @@ def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int
     return [*read, *chosen]
 
 
-def _must_be_written(channels: Channels, use: SizeUse, new: int, counts: Mapping[Factor, int]) -> bool:
+def _must_be_written(channels: Channels, use: SizeUse, new: Extent, counts: Mapping[Factor, int]) -> bool:
     """Whether an operand's number changes; 0 and -1 in a Reshape target mostly follow by themselves."""
     node = channels.typing.nodes[use.node]
-    value = channels.typing.shapes.values.get(node.input[use.operand])
-    if value is None or node.op_type != "Reshape" or value.ravel()[use.element] > 0:
+    listed = channels.typing.shapes.integers(node.input[use.operand])
+    written = listed[use.element or 0] if listed is not None else None
+    if not isinstance(written, int) or node.op_type != "Reshape" or written > 0:
         return new != use.dim.size
-    if value.ravel()[use.element] < 0:
+    if written < 0:
         return False
     copied = channels.typing.axes[node.input[0]][use.element or 0]
     return kept_size(copied, counts) != new
@@ -119,7 +135,7 @@ def _read_as_before(
     channels: Channels,
     model: Model,
     index: int,
-    sizes: Mapping[int, int],
+    changes: Mapping[int, Change],
     readers: Mapping[str, Sequence[onnx.NodeProto]],
 ) -> list[onnx.NodeProto]:
     """Let a node that reads sizes off a tensor return the old ones: what is computed from them stays.
@@ -129,14 +145,57 @@ def _read_as_before(
     """
     node = model.node(index)
     name = node.output[0]
-    before = channels.typing.shapes.values[name].copy()
-    changed = np.zeros(before.shape, bool)
-    for element, size in sizes.items():
-        before[element], changed[element] = size, True
+    count = channels.typing.shapes.numbers(name)[0]
+    changed = np.isin(np.arange(count), list(changes))
     if not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
         return []
     node.output[0] = f"{name}__dense"
-    return _choice(model, changed, before, node.output[0], name)
+    return _patch(model, changes, np.zeros(count, np.int64), node.output[0], name)
+
+
+def _fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction:
+    """Return the fraction of an axis that remains; axes of which it follows the input are never cut."""
+    fraction = kept_fraction(dim, counts)
+    assert fraction is not None
+    return fraction
+
+
+def _patch(
+    model: Model, changes: Mapping[int, Change], like: Sizes, computed: str, result: str
+) -> list[onnx.NodeProto]:
+    """Return the nodes that change some elements of a list of sizes and leave the others as computed.
+
+    Args:
+        model: The model, which receives the constants.
+        changes: The new number, or the fraction of the computed one, by element.
+        like: An array of the shape and type of the list.
+        computed: Name of the list.
+        result: Name of the changed list.
+    """
+    fractions = {k: c for k, c in changes.items() if isinstance(c, Fraction)}
+    literals = {k: c for k, c in changes.items() if not isinstance(c, Fraction)}
+    nodes = []
+    if fractions:
+        up, down = np.ones_like(like), np.ones_like(like)
+        for element, fraction in fractions.items():
+            up.ravel()[element], down.ravel()[element] = fraction.numerator, fraction.denominator
+        scaled = f"{result}__scaled" if literals else result
+        factors_, divisors = (
+            model.add_constant(f"{result}__{n}", v) for n, v in (("up", up), ("down", down))
+        )
+        nodes += [
+            helper.make_node(
+                "Mul", [computed, factors_], [f"{result}__multiple"], name=f"{result}__multiple"
+            ),
+            helper.make_node("Div", [f"{result}__multiple", divisors], [scaled], name=scaled),
+        ]
+        computed = scaled
+    if literals:
+        changed, numbers = np.zeros(like.shape, bool), np.zeros_like(like)
+        for element, number in literals.items():
+            changed.ravel()[element], numbers.ravel()[element] = True, number
+        nodes += _choice(model, changed, numbers, computed, result)
+    return nodes
 
 
 def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: str) -> list[onnx.NodeProto]:
@@ -169,10 +228,9 @@ def _rescale(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> 
     """Multiply the numbers that depend on how long an axis was."""
     results: dict[int, float] = {}
     for use in channels.typing.rescales:
-        new = kept_size(use.dim, counts)
-        if new == use.dim.size:
+        if kept_size(use.dim, counts) == use.dim.size:
             continue
-        factor = (use.dim.size / new) ** use.power
+        factor = float(1 / _fraction(use.dim, counts)) ** use.power
         node = model.node(use.node)
         if use.attribute is not None:
             _multiply_attribute(node, *use.attribute, factor)
@@ -191,8 +249,8 @@ def _corrected(
     """Return the nodes that correct sums by what is gone; their results need no other factor."""
     inserted = []
     for index, ghost in channels.typing.ghosts.items():
-        new = kept_size(ghost.dim, counts)
-        if new != ghost.dim.size:
+        new = kept_count(ghost.dim, counts)
+        if new != ghost.dim.count:
             nodes = corrected(channels, model, ghost, results.pop(index, 1.0), new)
             inserted += [(index, True, node) for node in nodes]
     return inserted
@@ -225,9 +283,9 @@ def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto],
     lists: dict[tuple[int, int], Sizes] = {}
     for use in channels.typing.index_uses:
         remaining = kept_indices(use.dim, kept)
-        if len(remaining) < use.dim.size:
+        if len(remaining) < use.dim.count:
             key, name = (use.node, use.operand), nodes[use.node].input[use.operand]
-            numbers = np.full(use.dim.size, -1)
+            numbers = np.full(use.dim.count, -1)
             numbers[remaining] = np.arange(len(remaining))
             listed = lists.get(key, model.array(name)).copy()
             column = ... if use.column is None else (..., use.column)
@@ -257,7 +315,7 @@ def _rewrite_attribute(node: onnx.NodeProto, use: SizeUse, new: int) -> None:
 
 
 def _rewrite_operand(
-    channels: Channels, model: Model, index: int, operand: int, sizes: Mapping[int, int]
+    channels: Channels, model: Model, index: int, operand: int, changes: Mapping[int, Change]
 ) -> list[onnx.NodeProto]:
     """Give a node its new sizes: a constant of its own, or a choice between those and the computed ones.
 
@@ -266,17 +324,16 @@ def _rewrite_operand(
     """
     node = model.node(index)
     name = node.input[operand]
-    before = channels.typing.shapes.values[name]
-    changed = np.zeros(before.shape, bool)
-    after = before.copy()
-    for element, size in sizes.items():
-        changed.ravel()[element] = True
-        after.ravel()[element] = size
-    if name in model.constants or not channels.typing.shapes.moving[name].any():
-        node.input[operand] = model.add_constant(name, np.where(changed, after, before))
+    shapes = channels.typing.shapes
+    if (before := shapes.values.get(name)) is not None:
+        after = before.copy()
+        for element, size in changes.items():
+            after.ravel()[element] = size
+        node.input[operand] = model.add_constant(name, after)
         return []
     node.input[operand] = f"{name}__patched{index}_{operand}"
-    return _choice(model, changed, after, name, node.input[operand])
+    like = np.zeros(shapes.numbers(name), helper.tensor_dtype_to_np_dtype(shapes.types[name]))
+    return _patch(model, changes, like, name, node.input[operand])
 
 
 def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) -> None:

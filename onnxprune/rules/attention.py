@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from onnxprune.dims import Dim, Factor, concatenated, nested
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import first, rule
+from onnxprune.sizes.algebra import Extent
 
 MICROSOFT = "com.microsoft"
 NORMALISED = "it normalises the scores over the keys"
@@ -34,7 +35,7 @@ def attention(c: Context) -> None:
     """The standard operator: heads are an axis of their own, or the major part of the last one."""
     if len(c.axes(0)) == 4:
         pattern = "Q[n (g r) t k] K[n g s k] V[n g s v] -> Y[n (g r) t v]"
-        heads = {"g": c.shape(1)[1], "r": c.shape(0)[1] // c.shape(1)[1]}
+        heads = {"g": c.shape(1)[1], "r": c.parts_of(c.shape(0)[1], c.shape(1)[1])}
     else:
         pattern = "Q[n t (g r k)] K[n s (g k)] V[n s (g v)] -> Y[n t (g r v)]"
         groups = int(c.attributes["kv_num_heads"])
@@ -78,7 +79,7 @@ def fused_attention(c: Context) -> None:
     """The projections to queries, keys and values are part of the node, side by side in one weight."""
     if c.attributes.get("do_rotary"):
         raise CannotSayError("it turns its queries and keys inside")
-    axes = projected(c, c.attributes.get("qkv_hidden_sizes") or [c.shape(1)[1] // 3] * 3)
+    axes = projected(c, c.attributes.get("qkv_hidden_sizes") or [c.count(c.shape(1)[1]) // 3] * 3)
     c.weights(1, 2)
     finish_with_one_cache(c, axes, past=4, bias=5)
 
@@ -129,7 +130,7 @@ def _side_by_side(c: Context, g: int, r: int) -> dict[str, Dim]:
     """All heads of queries, then those of keys, then those of values, on one axis."""
     n, t, packed = c.axes(0)
     axes: dict[str, Dim] = {"n": n, "t": t, "s": t, "g": Factor(g), "r": Factor(r)}
-    axes["k"] = Factor(packed.size // (g * (r + 2)))
+    axes["k"] = Factor(c.parts_of(packed.size, g * (r + 2)))
     keys = nested((axes["g"], axes["k"]))
     queries = nested((axes["g"], axes["r"], axes["k"]))
     c.same(packed, concatenated((queries, keys, keys)))
@@ -162,14 +163,15 @@ def _turn(c: Context, *angles: int) -> None:
     if c.attributes.get("rotary_embedding_dim"):
         pairs = c.fixed(_head_width(c, dims), "only a part of it is turned")
         c.block(half, "only a part of it is turned")
-    heads = Factor(dims[-1].size // pairs.size)
+    heads = Factor(c.parts_of(dims[-1].size, pairs.size))
     c.same(dims[-1], nested((heads, pairs)))
     c.follow_attribute("num_heads", heads)
     c.define(0, dims)
 
 
-def _head_width(c: Context, dims: tuple[Dim, ...]) -> int:
-    return dims[-1].size // int(c.attributes["num_heads"]) if len(dims) == 3 else dims[-1].size
+def _head_width(c: Context, dims: tuple[Dim, ...]) -> Extent:
+    width = dims[-1].size
+    return c.parts_of(width, int(c.attributes["num_heads"])) if len(dims) == 3 else width
 
 
 def finish(
@@ -227,7 +229,7 @@ def finish_with_one_cache(c: Context, axes: dict[str, Dim], past: int, bias: int
 def _keep_scale(c: Context, k: Dim) -> None:
     if c.attributes.get("scale", 1.0) == 0:
         c.block(k, "its scale is 1/√(this size)")
-    c.rescale_attribute("scale", 1 / math.sqrt(k.size), k, 0)
+    c.rescale_attribute("scale", 1 / math.sqrt(c.count(k.size)), k, 0)
 
 
 def _kept(c: Context, axes: dict[str, Dim], past: int | None) -> Dim:

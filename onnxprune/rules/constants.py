@@ -17,11 +17,12 @@ import onnx
 from onnx import helper
 
 from onnxprune.runtime import Session
-from onnxprune.shapes.inference import evaluate
-from onnxprune.shapes.probes import Shape
+from onnxprune.shapes.evaluation import evaluate
+from onnxprune.sizes.algebra import Extent, exact_quotient
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
+Shape: TypeAlias = "tuple[Extent, ...]"
 LARGEST = 1 << 23
 """Elements up to which an array is written out."""
 
@@ -35,8 +36,8 @@ class Numbers:
         attributes: Its attributes as Python values.
         opsets: Versions of the operator domains.
         operands: What is known of each operand, in float64; ``None`` where nothing is, or it is left out.
-        settled: The whole value of each operand that was followed through shape arithmetic, at the probe.
-        shapes: The shape of each operand, likewise; ``None`` where it is left out or not known.
+        settled: The whole value of each operand that is the same whatever the input.
+        shapes: The shape of each operand; ``None`` where it is left out or not known.
         results: The shape of each result, likewise.
         kinds: The element type of each operand.
         passing: For each axis of the first operand, whether the first result has the same axis there.
@@ -139,7 +140,11 @@ def joined(v: Numbers) -> list[Array | None]:
 
 
 def _moved(v: Numbers, data: Iterable[int]) -> Array | None:
-    """Run the operator on known elements; axes that it does not touch need not be written out."""
+    """Run the operator on known elements.
+
+    Axes that it does not touch need not be written out, and open axes cannot be: one element stands for all
+    as long as it remains one.
+    """
     chosen = set(data)
     if all(v.known(k) is None for k in chosen) or any(v.shapes[k] is None for k in chosen):
         return None
@@ -152,16 +157,22 @@ def _moved(v: Numbers, data: Iterable[int]) -> Array | None:
     kept = [p and all(a.shape[k] == 1 for a in arrays if a.ndim > k) for k, p in enumerate(v.passing)]
     for short in dict.fromkeys((tuple(kept), (False,) * len(kept))):
         targets = [
-            tuple(1 if k < len(short) and short[k] else n for k, n in enumerate(shape)) for shape in shapes
+            tuple(
+                1 if (k < len(short) and short[k]) or (a.shape[k] == 1 and not isinstance(n, int)) else n
+                for k, n in enumerate(shape)
+            )
+            for a, shape in zip(arrays, shapes, strict=True)
         ]
-        if sum(math.prod(t) for t in targets) > LARGEST:
+        written = [numbers for t in targets if (numbers := as_numbers(t)) is not None]
+        if len(written) < len(targets) or sum(math.prod(t) for t in written) > LARGEST:
             continue
-        full = [np.broadcast_to(a, t) for a, t in zip(arrays, targets, strict=True)]
+        full = [np.broadcast_to(a, t) for a, t in zip(arrays, written, strict=True)]
         made = run(v, [*full, *(value for value in rest if value is not None)])
         wanted = v.results[0]
         if made is not None and wanted is not None and made.ndim == len(wanted):
             sizes = zip(made.shape, wanted, strict=True)
-            if all(m == w or (k < len(short) and short[k] and m == 1) for k, (m, w) in enumerate(sizes)):
+            one = [not isinstance(w, int) or (k < len(short) and short[k]) for k, w in enumerate(wanted)]
+            if all(m == w or (m == 1 and one[k]) for k, (m, w) in enumerate(sizes)):
                 return narrowed(made)
     return None
 
@@ -174,7 +185,10 @@ def parts(v: Numbers) -> list[Array | None]:
     axis = int(v.attributes.get("axis", 0)) % len(shape)
     if known.shape[axis] == 1:
         return [known] * len(v.results)
-    ends = np.cumsum([r[axis] for r in v.results if r is not None])
+    sizes = as_numbers([r[axis] for r in v.results if r is not None])
+    if sizes is None:
+        return []
+    ends = np.cumsum(sizes)
     return [narrowed(piece) for piece in np.split(known, ends[:-1], axis)]
 
 
@@ -192,7 +206,7 @@ def in_order(v: Numbers) -> list[Array | None]:
     Axes are matched in blocks of the same number of elements; a block all of which is alike stays short.
     """
     known, old, new = v.known(0), v.shapes[0], v.results[0]
-    if known is None or old is None or new is None or not math.prod(old):
+    if known is None or old is None or new is None or 0 in old:
         return []
     spread: list[int] = []
     target: list[int] = []
@@ -200,24 +214,30 @@ def in_order(v: Numbers) -> list[Array | None]:
         if all(known.shape[k] == 1 for k in first):
             spread += [1] * len(first)
             target += [1] * len(second)
-        else:
-            spread += [old[k] for k in first]
-            target += [new[k] for k in second]
+            continue
+        before, after = as_numbers([old[k] for k in first]), as_numbers([new[k] for k in second])
+        if before is None or after is None:
+            return []
+        spread += before
+        target += after
     if math.prod(spread) > LARGEST:
         return []
     return [narrowed(np.broadcast_to(known, spread).reshape(target))]
 
 
 def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """Cut two lists of axes into the shortest runs that hold equally many elements."""
+    """Cut two lists of axes into the shortest runs that hold equally many elements, whatever the input."""
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
         first: list[int] = []
         second: list[int] = []
-        left = right = 1
+        left: Extent = 1
+        right: Extent = 1
         while (not first and not second) or left != right:
-            if j >= len(new) or (left <= right and i < len(old)):
+            if i == len(old) and j == len(new):
+                break
+            if j == len(new) or (i < len(old) and exact_quotient(right, left) is not None):
                 left, i = left * old[i], i + 1
                 first.append(i - 1)
             else:
@@ -225,6 +245,13 @@ def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
                 second.append(j - 1)
         blocks.append((first, second))
     return blocks
+
+
+def as_numbers(shape: Iterable[Extent]) -> list[int] | None:
+    """Return a shape as numbers, ``None`` where a size follows the input."""
+    sizes = list(shape)
+    numbers = [s for s in sizes if isinstance(s, int)]
+    return numbers if len(numbers) == len(sizes) else None
 
 
 def windows(fits: Callable[[Numbers], bool] = lambda _: True) -> Carry:

@@ -21,6 +21,7 @@ from onnxprune.graph import Model, attributes, captured, label
 from onnxprune.rules import notation
 from onnxprune.rules.variables import Indexing
 from onnxprune.shapes import Shapes
+from onnxprune.sizes.algebra import Extent, exact_quotient
 
 Axes = tuple[Dim, ...]
 RESULT = -1
@@ -323,12 +324,33 @@ class Context:
         """Return the dims of an operand."""
         return self.typing.axes_of(self.node.input[operand])
 
-    def shape(self, operand: int) -> tuple[int, ...]:
+    def shape(self, operand: int) -> tuple[Extent, ...]:
         """Return the sizes of an operand."""
         return tuple(d.size for d in self.axes(operand))
 
-    def result_shape(self, result: int = 0) -> tuple[int, ...]:
-        """Return the sizes of a result, as shape inference has them."""
+    def count(self, size: Extent) -> int:
+        """Return a size that has to be a number.
+
+        Raises:
+            CannotSayError: It follows the input.
+        """
+        if not isinstance(size, int):
+            raise CannotSayError(f"the size {size} follows the input")
+        return size
+
+    def parts_of(self, size: Extent, divisor: Extent) -> Extent:
+        """Return how many parts of one size an axis has.
+
+        Raises:
+            CannotSayError: The parts do not fill it for all inputs.
+        """
+        quotient = exact_quotient(size, divisor) if divisor != 0 else None
+        if quotient is None:
+            raise CannotSayError(f"the size {size} is no multiple of {divisor}")
+        return quotient
+
+    def result_shape(self, result: int = 0) -> tuple[Extent, ...]:
+        """Return the sizes of a result, as the size analysis has them."""
         name = self.node.output[result]
         if name not in self.typing.shapes.sizes:
             raise CannotSayError(f"the shape of its result '{name}' is not known")
@@ -339,16 +361,34 @@ class Context:
         return self.typing.shapes.values.get(self.node.input[operand]) if self.has(operand) else None
 
     def numbers(self, attribute: str, operand: int) -> list[int] | None:
-        """Return integers that older opsets keep in an attribute and newer ones in an operand."""
+        """Return integers that older opsets keep in an attribute and newer ones in an operand.
+
+        Raises:
+            CannotSayError: They are computed at run time, or follow the input.
+        """
+        listed = self.listed(attribute, operand)
+        if listed is None:
+            return None
+        if not all(isinstance(v, int) for v in listed):
+            raise CannotSayError(f"its '{attribute}' are computed at run time")
+        return [v for v in listed if isinstance(v, int)]
+
+    def listed(self, attribute: str, operand: int) -> list[Extent | None] | None:
+        """Return the same integers as expressions in the input's sizes, ``None`` for each unknown one.
+
+        Raises:
+            CannotSayError: Not even their number is known.
+        """
         if attribute in self.attributes:
             found = self.attributes[attribute]
             return [int(v) for v in (found if isinstance(found, list) else [found])]
         if not self.has(operand):
             return None
-        value = self.value(operand)
-        if value is None:
+        self.keep_list(operand)
+        listed = self.typing.shapes.integers(self.node.input[operand])
+        if listed is None:
             raise CannotSayError(f"its '{attribute}' are computed at run time")
-        return [int(v) for v in value.ravel()]
+        return listed
 
     def define(self, result: int, axes: Sequence[Dim]) -> None:
         """Say what the axes of a result are; where shape inference knows, it has to agree."""
@@ -378,7 +418,7 @@ class Context:
         else:
             self.block(dim, reason + " (--allow-inexact opens it)")
 
-    def fixed(self, size: int, reason: str) -> Factor:
+    def fixed(self, size: Extent, reason: str) -> Factor:
         """Return a new axis that must stay as it is."""
         return Factor(size, [self.why(reason)])
 
@@ -494,8 +534,15 @@ class Context:
         self.typing.absent[constant] = number
         self.typing.contractions.append(Contraction(self.index, dim, (constant,)))
 
+    def keep_list(self, operand: int) -> None:
+        """Say that an operand is a list with an element for each axis or bound, which all stay."""
+        name = self.node.input[operand]
+        for dim in self.axes(operand) if name in self.typing.shapes.sizes or name in self.typing.axes else ():
+            block(dim, self.why("its elements are sizes, or places on other axes"))
+
     def follow_operand(self, operand: int, element: int, dim: Dim) -> None:
         """Say that an element of an operand is the size of a dim."""
+        self.keep_list(operand)
         self.typing.size_uses.append(SizeUse(self.index, None, operand, element, dim))
 
     def follow(
@@ -504,6 +551,8 @@ class Context:
         """Say that a number is the size of a dim, be it in an attribute (older opsets) or in an operand."""
         held = attribute if attribute in self.attributes else None
         place = -1 if held else operand
+        if not held and self.has(operand):
+            self.keep_list(operand)
         self.typing.size_uses.append(SizeUse(self.index, held, place, element, dim, backwards))
 
     def reads_size(self, element: int, dim: Dim) -> None:
@@ -521,7 +570,7 @@ class Context:
         """
         self.typing.index_uses.append(IndexUse(self.index, operand, dim, axis, column))
 
-    def match(self, pattern: str, given: Mapping[str, int] | None = None) -> dict[str, Dim]:
+    def match(self, pattern: str, given: Mapping[str, Extent] | None = None) -> dict[str, Dim]:
         """Apply an axis pattern such as ``A[m k] B[k n] C[n] -> Y[m n]`` (see ``rules.notation``)."""
         if not notation.fits(self, pattern):
             raise CannotSayError("its operands have other ranks than its rule expects")

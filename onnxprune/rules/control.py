@@ -17,6 +17,7 @@ from onnxprune.dims import Dim
 from onnxprune.graph import attributes, bodies, captured, flat, goes_on
 from onnxprune.rules.context import Axes, Context, Typing
 from onnxprune.rules.table import rule
+from onnxprune.sizes.algebra import Extent
 
 TURNS = "it goes through this axis turn by turn"
 UNKNOWN = "what its body makes there is not known"
@@ -96,18 +97,29 @@ def _axes(typing: Typing, name: str) -> Axes | None:
 
 
 def _unite(c: Context, result: int, same: Sequence[Axes | None]) -> None:
-    """Say that a result and tensors of bodies are one; where a shape is missing or differs, all stay."""
+    """Say that a result and tensors of bodies are one; axes of other sizes stay, and all of other ranks."""
     known = [dims for dims in same if dims is not None]
-    shapes = {tuple(d.size for d in dims) for dims in known}
-    if len(known) == len(same) and len(shapes) == 1 and _fits(c, result, known[0]):
-        for dims in known[1:]:
-            for a, b in zip(known[0], dims, strict=True):
-                c.same(a, b)
-        c.define(result, known[0])
+    sizes = c.typing.shapes.sizes.get(c.node.output[result]) if c.makes(result) else None
+    ranks = {len(dims) for dims in known} | ({len(sizes)} if sizes is not None else set())
+    if len(known) < len(same) or len(ranks) > 1:
+        for dim in (d for dims in known for d in dims):
+            c.block(dim, UNKNOWN)
+        _keep(c, result)
         return
-    for dim in (d for dims in known for d in dims):
+    axes = list(zip(*known, strict=True))
+    wanted = sizes or [dims[0].size for dims in axes]
+    c.define(result, [_one_axis(c, dims, size) for dims, size in zip(axes, wanted, strict=True)])
+
+
+def _one_axis(c: Context, dims: Sequence[Dim], size: Extent) -> Dim:
+    """Unite an axis of several tensors, which stays where its size is not one and the same."""
+    if all(dim.size == size for dim in dims):
+        for dim in dims[1:]:
+            c.same(dims[0], dim)
+        return dims[0]
+    for dim in dims:
         c.block(dim, UNKNOWN)
-    _keep(c, result)
+    return c.fixed(size, UNKNOWN)
 
 
 def _lay_out(c: Context, result: int, made: Axes | None, axis: int) -> None:
@@ -124,11 +136,6 @@ def _lay_out(c: Context, result: int, made: Axes | None, axis: int) -> None:
     dims: list[Dim] = list(made)
     dims.insert(axis, c.fixed(sizes[axis], TURNS))
     c.define(result, dims)
-
-
-def _fits(c: Context, result: int, dims: Axes) -> bool:
-    sizes = c.typing.shapes.sizes.get(c.node.output[result]) if c.makes(result) else None
-    return sizes is None or sizes == tuple(d.size for d in dims)
 
 
 def _keep(c: Context, result: int) -> None:
@@ -166,6 +173,6 @@ def _keep_one_cost(c: Context) -> None:
     totals = [0.0] * len(counts)
     for work in c.typing.work:
         if work.node in owners:
-            totals[owners[work.node]] += math.prod(dim.size for dim in work.dims)
+            totals[owners[work.node]] += math.prod(c.typing.shapes.number(dim.size) for dim in work.dims)
     most = totals.index(max(totals))
     c.typing.work[:] = [w for w in c.typing.work if owners.get(w.node, most) == most]

@@ -30,7 +30,7 @@ def conv_transpose(c: Context) -> None:
 
 def _padded(c: Context) -> bool:
     same = str(c.attributes.get("auto_pad", "NOTSET")).startswith("SAME")
-    return any(c.attributes.get("pads", ())) or (same and any(k > 1 for k in c.shape(1)[2:]))
+    return any(c.attributes.get("pads", ())) or (same and any(k != 1 for k in c.shape(1)[2:]))
 
 
 def _groups(c: Context) -> int:
@@ -42,8 +42,8 @@ def finish(c: Context, axes: dict[str, Dim], moved: str, weights: Sequence[int] 
     g, co, ci = axes["g"], axes["co"], axes["ci"]
     c.weights(*weights)
     c.follow_attribute("group", g)
-    if ci.size > 1:
+    if ci.size != 1:
         c.prefer_other(g)
-    elif g.size > 1:  # depthwise: the filters of one channel are few
+    elif g.size != 1:  # depthwise: the filters of one channel are few
         c.prefer_other(co)
     c.works(axes["n"], g, co, ci, axes["*k"], axes[moved])

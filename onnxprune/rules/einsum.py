@@ -64,7 +64,7 @@ def _meet(c: Context, letters: dict[str, Dim], letter: str, dim: Dim) -> None:
     known = letters.get(letter)
     if known is None or known.size == 1:
         letters[letter] = dim
-    elif dim.size > 1:
+    elif dim.size != 1:
         c.same(known, dim)
 
 

@@ -90,10 +90,13 @@ def _attention(c: Context) -> Sequence[Sequence[int]]:
 
 
 def _sizes(c: Context, operand: int) -> tuple[int, ...] | None:
-    name = c.node.input[operand] if c.has(operand) else ""
-    return c.typing.shapes.sizes.get(name)
+    return _numbers(c, c.node.input[operand] if c.has(operand) else "")
 
 
 def _result(c: Context, result: int = 0) -> tuple[int, ...] | None:
-    name = c.node.output[result] if c.makes(result) else ""
-    return c.typing.shapes.sizes.get(name)
+    return _numbers(c, c.node.output[result] if c.makes(result) else "")
+
+
+def _numbers(c: Context, name: str) -> tuple[int, ...] | None:
+    """Return the shape of a tensor at the reference numbers."""
+    return c.typing.shapes.numbers(name) if name in c.typing.shapes.sizes else None

@@ -17,6 +17,7 @@ from onnxprune.dims import Dim, Factor, nested
 from onnxprune.routers import ROUTER, bias_of
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import Zeros, rule
+from onnxprune.sizes.algebra import exact_quotient
 
 MICROSOFT = "com.microsoft"
 NO_BIAS = "its router has no bias of its own that could switch an expert off"
@@ -74,7 +75,7 @@ def quantised_mixture(c: Context) -> None:
 
 def _hidden(c: Context, first: int, second: int, third: int) -> tuple[Factor, Factor, Dim]:
     """Return experts, hidden channels, and the axis that goes in."""
-    rows, experts = c.axes(first)[1].size, c.axes(first)[0].size
+    rows, experts = c.count(c.axes(first)[1].size), c.axes(first)[0].size
     gated = c.attributes.get("activation_type", "relu") in GATED and not c.has(third)
     if gated and c.attributes.get("swiglu_fusion", 0) not in (1, 2):
         raise CannotSayError("where its gates lie is not said")
@@ -131,11 +132,11 @@ def _in_packs(c: Context, dim: Dim, packs: Dim, reason: str) -> None:
     """Say that several elements of one axis lie in each element of another."""
     if dim.size == packs.size:
         c.same(dim, packs)
-    elif dim.size % packs.size == 0:
-        c.same(dim, nested((packs, c.fixed(dim.size // packs.size, reason))))
+    elif (each := exact_quotient(dim.size, packs.size)) is not None:
+        c.same(dim, nested((packs, c.fixed(each, reason))))
     else:
-        for each in (dim, packs):
-            c.block(each, reason)
+        for other in (dim, packs):
+            c.block(other, reason)
 
 
 def _route(c: Context, e: Dim) -> None:

@@ -60,6 +60,8 @@ def _chosen(c: Context, dim: Dim) -> Dim | None:
     indices = c.value(1)
     if indices is None or indices.ndim != 1 or not any(f.free for f in factors(dim)):
         return None
+    if not isinstance(dim.size, int):
+        return None
     if c.node.input[1] not in c.typing.model.constants:
         return None
     indices = indices % dim.size
@@ -68,22 +70,24 @@ def _chosen(c: Context, dim: Dim) -> Dim | None:
 
 def _transposed(c: Context, dim: Dim, indices: Indices) -> Dim | None:
     """Blocks become strides: a channel shuffle by list."""
-    if len(indices) != dim.size or dim.size < 4 or indices[1] < 2 or dim.size % indices[1]:
+    size = dim.count
+    if len(indices) != size or size < 4 or indices[1] < 2 or size % indices[1]:
         return None
     width = int(indices[1])
-    if not np.array_equal(indices, np.arange(dim.size).reshape(-1, width).T.ravel()):
+    if not np.array_equal(indices, np.arange(size).reshape(-1, width).T.ravel()):
         return None
-    major, minor = Factor(dim.size // width), Factor(width)
+    major, minor = Factor(size // width), Factor(width)
     c.same(dim, nested((major, minor)))
     return nested((minor, major))
 
 
 def _equidistant(c: Context, dim: Dim, indices: Indices) -> Dim | None:
     """The same place of every block."""
-    step = dim.size // max(len(indices), 1)
-    if step < 2 or len(indices) < 2 or dim.size % step or indices[0] >= step:
+    size = dim.count
+    step = size // max(len(indices), 1)
+    if step < 2 or len(indices) < 2 or size % step or indices[0] >= step:
         return None
-    if not np.array_equal(indices, np.arange(indices[0], dim.size, step)):
+    if not np.array_equal(indices, np.arange(indices[0], size, step)):
         return None
     blocks = Factor(len(indices))
     c.same(dim, nested((blocks, c.fixed(step, "it picks elements at equal distances"))))
@@ -95,7 +99,7 @@ def _cut_up(c: Context, dim: Dim, indices: Indices) -> Dim | None:
     runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
     if not len(indices) or len(runs) > min(MAX_RUNS, (len(indices) + 1) // 2):
         return None
-    bounds = sorted({0, dim.size, *(int(r[0]) for r in runs), *(int(r[-1]) + 1 for r in runs)})
+    bounds = sorted({0, dim.count, *(int(r[0]) for r in runs), *(int(r[-1]) + 1 for r in runs)})
     pieces: dict[int, Dim] = {}
     rest = dim
     for start, end in pairwise(bounds[:-1]):
@@ -121,7 +125,7 @@ def gather_nd(c: Context) -> None:
     """Leading axes are picked from, the trailing ones pass through whole."""
     data, indices = c.axes(0), c.axes(1)
     batch = int(c.attributes.get("batch_dims", 0))
-    depth = indices[-1].size
+    depth = c.count(indices[-1].size)
     for dim, other in zip(data[:batch], indices[:batch], strict=True):
         c.same(dim, other)
     for dim in (*data[batch : batch + depth], indices[-1]):

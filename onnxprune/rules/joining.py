@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +12,9 @@ from onnxprune.rules.constants import joined, moved, parts, windows
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import carriers, first, rule
 from onnxprune.rules.variables import Indexing, Keys
+from onnxprune.sizes.algebra import Extent
+
+OPEN_BOUNDS = "it cuts this axis at bounds that follow the input"
 
 
 @rule("Concat", zero=carriers, constant=joined)
@@ -55,10 +58,13 @@ def split_(c: Context) -> None:
             c.same(parts[0], part)
 
 
-def _cut(dim: Dim, sizes: list[int], why: Block) -> list[Dim]:
+def _cut(dim: Dim, sizes: Sequence[Extent], why: Block) -> list[Dim]:
     parts: list[Dim] = []
     for size in sizes[:-1]:
-        part, dim = split(dim, size, why)
+        if size in (0, dim.size):
+            part, dim = (Factor(0), dim) if size == 0 else (dim, Factor(0))
+        else:
+            part, dim = split(dim, size, why)
         parts.append(part)
     return [*parts, dim]
 
@@ -66,20 +72,31 @@ def _cut(dim: Dim, sizes: list[int], why: Block) -> list[Dim]:
 @rule("Slice", zero=first, constant=moved)
 def slice_(c: Context) -> None:
     """Cut a piece out of axes; steps other than 1 pick single elements, which must stay."""
-    result = list(c.axes(0))
-    starts, ends = c.numbers("starts", 1), c.numbers("ends", 2)
+    dims, result = c.axes(0), list(c.axes(0))
+    starts, ends, steps = c.listed("starts", 1), c.listed("ends", 2), c.listed("steps", 4)
     if starts is None or ends is None:
         raise CannotSayError("it has no bounds")
     axes = c.numbers("axes", 3) or list(range(len(starts)))
-    steps = c.numbers("steps", 4) or [1] * len(starts)
-    for element, (axis, start, end, step) in enumerate(zip(axes, starts, ends, steps, strict=True)):
+    cuts = zip(axes, starts, ends, steps or [1] * len(starts), strict=True)
+    for element, (axis, start, end, step) in enumerate(cuts):
         axis %= len(result)
-        bounds = slice(start, end, step).indices(result[axis].size)
-        if bounds[2] != 1 or bounds[1] <= bounds[0]:
-            result[axis] = _picked(c, result[axis], range(*bounds), start)
-        else:
-            result[axis] = _piece(c, result[axis], element, (start, end), bounds[:2])
+        size = dims[axis].size
+        known = [v for v in (size, start, end, step) if isinstance(v, int)]
+        if len(known) == 4:
+            result[axis] = _known_piece(c, dims[axis], element, known[1:])
+        elif step != 1 or c.result_shape()[axis] != size:
+            c.block(dims[axis], OPEN_BOUNDS)
+            result[axis] = c.fixed(c.result_shape()[axis], OPEN_BOUNDS)
     c.define(0, result)
+
+
+def _known_piece(c: Context, dim: Dim, element: int, numbers: Sequence[int]) -> Dim:
+    """Cut an axis of known size at known bounds."""
+    start, end, step = numbers
+    bounds = slice(start, end, step).indices(dim.count)
+    if bounds[2] == 1 and bounds[1] > bounds[0]:
+        return _piece(c, dim, element, (start, end), bounds[:2])
+    return _picked(c, dim, range(*bounds), start)
 
 
 def _picked(c: Context, dim: Dim, places: range, written: int) -> Dim:
@@ -87,8 +104,8 @@ def _picked(c: Context, dim: Dim, places: range, written: int) -> Dim:
 
     A start that is counted from the end would name another place on a shorter axis.
     """
-    step = places.step
-    in_each_block = 1 < step < dim.size and dim.size % step == 0 and len(places) == dim.size // step
+    step, size = places.step, dim.count
+    in_each_block = 1 < step < size and size % step == 0 and len(places) == size // step
     if in_each_block and 0 <= written < step:
         blocks = Factor(len(places))
         c.same(dim, nested((blocks, c.fixed(step, "it picks elements at equal distances"))))
@@ -102,16 +119,16 @@ def _piece(c: Context, dim: Dim, element: int, written: tuple[int, int], bounds:
 
     Bounds at the ends of the axis, or beyond them, hold whatever its size.
     """
-    start, end = bounds
+    (start, end), size = bounds, dim.count
     why = c.why("it cuts within a block")
-    cuts = [0, *([start] if start else []), *([end] if end < dim.size else []), dim.size]
+    cuts = [0, *([start] if start else []), *([end] if end < size else []), size]
     parts = _cut(dim, [b - a for a, b in pairwise(cuts)], why)
     k = 1 if start else 0
     if start:
         backwards = written[0] < 0
         counted = parts[k:] if backwards else parts[:k]
         c.follow("starts", 1, element, concatenated(counted), backwards=backwards)
-    if end < dim.size:
+    if end < size:
         backwards = written[1] < 0
         counted = parts[k + 1 :] if backwards else parts[: k + 1]
         c.follow("ends", 2, element, concatenated(counted), backwards=backwards)
@@ -125,28 +142,30 @@ def pad(c: Context) -> None:
     New channels are all alike, so they may go like any others.
     """
     dims = c.axes(0)
-    pads = c.numbers("pads", 1) or []
+    pads = c.listed("pads", 1) or []
     axes = c.numbers("axes", 3) or list(range(len(dims)))
     constant = c.attributes.get("mode", "constant") == "constant"
     result = list(dims)
     for k, axis in enumerate(axes):
         before, after = pads[k], pads[k + len(axes)]
         axis %= len(dims)
-        if constant and before >= 0 and after >= 0:
-            edges = [_edge(c, dims[axis], k + side * len(axes), pads) for side in (0, 1)]
+        if before == 0 and after == 0:
+            continue
+        if constant and isinstance(before, int) and isinstance(after, int) and min(before, after) >= 0:
+            edges = [_edge(c, dims[axis], k + side * len(axes), n) for side, n in enumerate((before, after))]
             result[axis] = concatenated([edges[0], dims[axis], edges[1]])
-        elif before or after:
+        else:
             c.block(dims[axis], "it copies or drops elements at the ends of this axis")
-            result[axis] = c.fixed(dims[axis].size + before + after, "padding")
+            result[axis] = c.fixed(c.result_shape()[axis], "padding")
     c.define(0, result)
     value = c.value(2) if c.has(2) else c.attributes.get("value", 0)
     if constant and (value is None or np.any(value != 0)):
         c.makes_no_zeros()
 
 
-def _edge(c: Context, beside: Dim, element: int, pads: list[int]) -> Factor:
+def _edge(c: Context, beside: Dim, element: int, size: int) -> Factor:
     """Padding of an axis none of which may go stays as well."""
-    edge = Factor(pads[element])
+    edge = Factor(size)
     if any(f.free for f in factors(beside)):
         c.follow("pads", 1, element, edge)
     else:
@@ -158,6 +177,9 @@ def _edge(c: Context, beside: Dim, element: int, pads: list[int]) -> Factor:
 def resize(c: Context) -> None:
     """Axes that keep their size pass through; the others are interpolated along."""
     dims, sizes = c.axes(0), c.result_shape()
+    for operand in (1, 2, 3):
+        if c.has(operand):
+            c.keep_list(operand)
     if c.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise CannotSayError("it crops as well")
     if c.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":

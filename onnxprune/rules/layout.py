@@ -8,8 +8,10 @@ from onnx import numpy_helper
 from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules.constants import Array, Numbers, in_order, moved, same
 from onnxprune.rules.context import CannotSayError, Context
+from onnxprune.rules.pointwise import UNDECIDED
 from onnxprune.rules.table import first, rule
 from onnxprune.rules.variables import from_the_right
+from onnxprune.sizes.algebra import Extent
 
 
 def _turned(v: Numbers) -> list[Array | None]:
@@ -81,13 +83,22 @@ def expand(c: Context) -> None:
     sizes = c.result_shape()
     dims = c.axes(0)
     padded: list[Dim] = [Factor(1)] * (len(sizes) - len(dims)) + list(dims)
-    results = [d if d.size == s else Factor(s) for d, s in zip(padded, sizes, strict=True)]
-    for dim, result in zip(padded, results, strict=True):
-        if dim.size != result.size:
-            c.prefer_other(result)
+    results = [_expanded(c, dim, size) for dim, size in zip(padded, sizes, strict=True)]
     c.runs_along(from_the_right(results, {0: dims}))
     c.define(0, results)
     _follow_target(c, 1, results)
+
+
+def _expanded(c: Context, dim: Dim, size: Extent) -> Dim:
+    """Repeat an axis of one element; one that may have more for some inputs must stay."""
+    if dim.size == size:
+        return dim
+    if dim.size != 1:
+        c.block(dim, UNDECIDED)
+        return c.fixed(size, UNDECIDED)
+    result = Factor(size)
+    c.prefer_other(result)
+    return result
 
 
 @rule("ConstantOfShape", zero=lambda _: True)
@@ -151,19 +162,19 @@ def space_to_depth(c: Context) -> None:
     """Blocks of pixels become channels."""
     size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}
     channels = "c b d" if c.attributes.get("mode", "DCR") == "CRD" else "b d c"
-    axes = c.match(f"X[n c (h b) (w d)] -> Y[n ({channels}) h w]", size)
+    axes = c.match(f"X[n c *s] -> Y[n ({channels}) *t]", size)
     _keep_pixels(c, axes)
 
 
 def _keep_pixels(c: Context, axes: dict[str, Dim]) -> None:
-    for name in "bdhw":
+    for name in set("bdhw").intersection(axes):
         c.block(axes[name], "pixels are moved in blocks of fixed size")
 
 
 def _follow_target(c: Context, operand: int, results: list[Dim]) -> None:
     """The target of Expand may be shorter than the result: it counts from the right."""
-    target = c.value(operand)
+    target = c.typing.shapes.integers(c.node.input[operand])
     length = len(target) if target is not None else len(results)
     for element, dim in enumerate(results[len(results) - length :]):
-        if dim.size > 1 and (target is None or target[element] != 1):
+        if dim.size != 1 and (target is None or target[element] != 1):
             c.follow_operand(operand, element, dim)

@@ -26,7 +26,7 @@ def gemm(c: Context) -> None:
     axes = c.match(f"A[{a}] B[{b}] -> Y[m n]")
     if c.has(2):
         for dim, size, name in zip(reversed(c.axes(2)), reversed(c.shape(2)), ("n", "m"), strict=False):
-            if size > 1:
+            if size != 1:
                 c.same(dim, axes[name])
         c.runs_along(added(2, c.axes(2), "m", "n"))
     c.weights(0, 1, 2)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from onnxprune.dims import Dim, Factor, nested
 from onnxprune.rules.variables import Indexing
+from onnxprune.sizes.algebra import Extent
 
 if TYPE_CHECKING:
     from onnxprune.rules.context import Context
@@ -119,7 +120,7 @@ def _star(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def match(context: Context, pattern: str, given: Mapping[str, int]) -> dict[str, Dim]:
+def match(context: Context, pattern: str, given: Mapping[str, Extent]) -> dict[str, Dim]:
     """Say what a pattern says about a node, and return the dim of each name.
 
     Args:
@@ -133,7 +134,8 @@ def match(context: Context, pattern: str, given: Mapping[str, int]) -> dict[str,
     layout = _layout(context, pattern)
     assert layout is not None
     shapes = [(axes, context.shape(k)) for k, axes in layout.operands]
-    sizes = _solve([*shapes, *((axes, context.result_shape(k)) for k, axes in layout.results)], dict(given))
+    results = ((axes, context.result_shape(k)) for k, axes in layout.results)
+    sizes = _solve(context, [*shapes, *results], dict(given))
     names: dict[str, Dim] = {n: _factor(context, n, s) for n, s in sizes.items()}
     context.runs_along(Indexing(dict(names), dict(layout.operands), dict(layout.results)))
     for name in layout.lone:
@@ -153,8 +155,8 @@ def _product(names: Mapping[str, Dim], axis: Axis) -> Dim:
 
 
 def _solve(
-    known: Iterable[tuple[tuple[Axis, ...], tuple[int, ...]]], sizes: dict[str, int]
-) -> dict[str, int]:
+    context: Context, known: Iterable[tuple[tuple[Axis, ...], tuple[Extent, ...]]], sizes: dict[str, Extent]
+) -> dict[str, Extent]:
     """Find the size of each name from the sizes of the axes it stands in."""
     open_ = [(axis, size) for axes, shape in known for axis, size in zip(axes, shape, strict=True)]
     sizes |= {n: int(n) for axis, _ in open_ for n in axis if n.isdigit()}
@@ -164,7 +166,8 @@ def _solve(
         for axis, size in open_:
             unknown = [n for n in axis if n not in sizes]
             if len(unknown) == 1:
-                sizes[unknown[0]] = size // math.prod(sizes[n] for n in axis if n in sizes)
+                divisor = math.prod((sizes[n] for n in axis if n in sizes), start=1)
+                sizes[unknown[0]] = context.parts_of(size, divisor)
                 solved = True
             elif unknown:
                 left.append((axis, size))
@@ -172,5 +175,5 @@ def _solve(
     return sizes
 
 
-def _factor(context: Context, name: str, size: int) -> Factor:
+def _factor(context: Context, name: str, size: Extent) -> Factor:
     return context.fixed(size, "it is part of what the operator is") if name.isdigit() else Factor(size)

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.dims import Dim, Factor
+from onnxprune.dims import Dim
 from onnxprune.rules.constants import by_itself, same
 from onnxprune.rules.context import Context
 from onnxprune.rules.table import every, first, never, rule, some
 from onnxprune.rules.variables import from_the_right
+from onnxprune.sizes.algebra import Extent, stretched
 
 ZERO_AT_ZERO = (
     "Abs Asin Asinh Atan Atanh Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
     "Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 ).split()
 NOT_ZERO_AT_ZERO = "Acos BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Not Sigmoid Softplus".split()
+UNDECIDED = "it depends on the input which of its operands is stretched along this axis"
 COMPARISONS = (
     "And BitwiseAnd BitwiseOr BitwiseXor BitShift Equal Greater GreaterOrEqual Less LessOrEqual Or Xor"
 )
@@ -26,18 +28,29 @@ def broadcast(c: Context, operands: Sequence[Sequence[Dim]]) -> list[Dim]:
     """Line axes up from the right; those that are not stretched are the same.
 
     Returns:
-        The dims of the result. An axis of one element that others stretch says nothing.
+        The dims of the result. An axis of one element that others stretch says nothing. Axes of which the
+        sizes do not tell for all inputs which is stretched must stay.
     """
     rank = max((len(o) for o in operands), default=0)
     result: list[Dim] = []
     for axis in range(-rank, 0):
         present = [o[axis] for o in operands if len(o) >= -axis]
-        size = 0 if any(d.size == 0 for d in present) else max(d.size for d in present)
-        whole = [d for d in present if d.size == size]
+        whole = [d for d in present if d.size != 1] or present
+        sizes = dict.fromkeys(d.size for d in whole)
+        if len(sizes) > 1:
+            result.append(_stretched(c, whole, list(sizes)))
+            continue
         for other in whole[1:]:
             c.same(whole[0], other)
-        result.append(whole[0] if whole else Factor(size))
+        result.append(whole[0])
     return result
+
+
+def _stretched(c: Context, dims: Sequence[Dim], sizes: Sequence[Extent]) -> Dim:
+    """Keep axes of different sizes, which fit where one of them happens to be 1."""
+    for dim in dims:
+        c.block(dim, UNDECIDED)
+    return c.fixed(stretched(*sizes), UNDECIDED)
 
 
 def elementwise(c: Context) -> None:
@@ -116,8 +129,12 @@ def div(c: Context) -> None:
 
 @rule("PRelu", zero=first, constant=by_itself)
 def prelu(c: Context) -> None:
-    """Zero at zero, whatever the slopes."""
-    elementwise(c)
+    """Zero at zero, whatever the slopes, which are stretched to the data and never the other way round."""
+    dims = c.axes(0)
+    for dim, slope in zip(reversed(dims), reversed(c.axes(1)), strict=False):
+        if slope.size != 1:
+            c.same(dim, slope)
+    c.define(0, dims)
 
 
 @rule("Clip", zero=first, constant=by_itself)

@@ -116,7 +116,7 @@ def quantised_attention(c: Context) -> None:
     """Attention whose projections are products of integers."""
     if c.attributes.get("do_rotary"):
         raise CannotSayError("it turns its queries and keys inside")
-    axes = attention.projected(c, [c.shape(1)[1] // 3] * 3)
+    axes = attention.projected(c, [c.count(c.shape(1)[1]) // 3] * 3)
     _columns(c, c.axes(1), 4, 7)
     c.reads(0, _how(c, 3, 6))
     _weights(c, 1, scale=4, zero=7, axis=1)
@@ -137,7 +137,7 @@ def conv_integer(c: Context) -> None:
 
 def _each(c: Context, operand: int, axis: str) -> str:
     """Return the axes of a parameter that is one number, or one for each place on an axis."""
-    return axis if c.has(operand) and c.shape(operand) and c.shape(operand)[0] > 1 else f"*p{operand}_"
+    return axis if c.has(operand) and c.shape(operand) and c.shape(operand)[0] != 1 else f"*p{operand}_"
 
 
 @rule("QLinearMatMul", zero=lambda zeros: some((zeros[0], zeros[3])))
@@ -239,7 +239,7 @@ def matmul_n_bits(c: Context) -> None:
 def _along_columns(c: Context, operand: int, columns: Dim, blocks: Dim) -> None:
     """Scales and zero points are written down column by column; zero points may share bytes."""
     dims = c.axes(operand)
-    each = math.prod(d.size for d in dims) // columns.size
+    each = c.parts_of(math.prod((d.size for d in dims), start=1), columns.size)
     inner: Dim = blocks
     if each != blocks.size:
         inner = c.fixed(each, "several zero points share a byte")
@@ -405,7 +405,7 @@ def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
     for operand in operands:
         if c.has(operand):
             parameter = c.axes(operand)
-            if len(parameter) == 1 and parameter[0].size > 1:
+            if len(parameter) == 1 and parameter[0].size != 1:
                 c.same(b[-1], parameter[0])
                 c.runs_along(Indexing(operands={operand: (("columns",),)}))
             elif len(parameter) > 1:
@@ -414,7 +414,7 @@ def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
 
 def _rows_stay(c: Context, a: tuple[Dim, ...], *operands: int) -> None:
     for operand in operands:
-        if c.has(operand) and any(d.size > 1 for d in c.axes(operand)):
+        if c.has(operand) and any(d.size != 1 for d in c.axes(operand)):
             for dim in (*a[:-1], *c.axes(operand)):
                 c.block(dim, "its rows are quantised one by one")
 

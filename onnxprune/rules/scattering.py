@@ -112,9 +112,10 @@ def _replaced(c: Context, dim: Dim, update: Dim, places: Indices) -> bool:
 
     Regular is what lies side by side, or at the same place of every block.
     """
-    if not len(places):
+    size = dim.size
+    if not len(places) or not isinstance(size, int):
         return False
-    places = np.where(places < 0, places + dim.size, places)
+    places = np.where(places < 0, places + size, places)
     step = int(places[1] - places[0]) if len(places) > 1 else 1
     start, end = int(places[0]), int(places[-1]) + 1
     if step < 1 or not np.array_equal(places, np.arange(start, end, step)):
@@ -122,7 +123,7 @@ def _replaced(c: Context, dim: Dim, update: Dim, places: Indices) -> bool:
     if step == 1:
         c.same(_piece(c, dim, start, end), update)
         return True
-    if dim.size % step or len(places) != dim.size // step or start >= step:
+    if size % step or len(places) != size // step or start >= step:
         return False
     blocks = Factor(len(places))
     c.same(dim, nested((blocks, c.fixed(step, "it puts elements at equal distances"))))
@@ -132,6 +133,6 @@ def _replaced(c: Context, dim: Dim, update: Dim, places: Indices) -> bool:
 
 def _piece(c: Context, dim: Dim, start: int, end: int) -> Dim:
     why = c.why("it cuts within a block")
-    if end < dim.size:
+    if end < dim.count:
         dim, _ = split(dim, end, why)
     return split(dim, start, why)[1] if start else dim

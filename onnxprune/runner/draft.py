@@ -230,7 +230,7 @@ def _toml(value: Any) -> str:
 
 def _shapes(channels: Channels, given: Mapping[str, Sequence[int]]) -> str:
     """List the input shapes given, or as comments those the analysis has tried."""
-    shapes, mark = (given, "") if given else (channels.typing.shapes.probed, "# ")
+    shapes, mark = (given, "") if given else (channels.typing.shapes.inputs, "# ")
     return "\n".join(f"{mark}{in_toml(n)} = {json.dumps(list(s))}" for n, s in shapes.items())
 
 

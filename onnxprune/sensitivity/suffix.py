@@ -77,7 +77,7 @@ class Suffixes:
     def _block(self, group: Group) -> int:
         """Return of how many channels a block consists; an axis may have several places for each channel."""
         axes = (resolve(self.channels.typing.axes[p.tensor][p.axis]) for p in group.places)
-        places = math.gcd(*(d.size // group.size if isinstance(d, Product) else 1 for d in axes))
+        places = math.gcd(*(d.count // group.size if isinstance(d, Product) else 1 for d in axes))
         return BLOCK // math.gcd(BLOCK, places)
 
     @cached_property

@@ -1,12 +1,10 @@
-"""The size of every axis of every tensor, and the small tensors that are known before the model runs.
+"""The shapes of a network as the other rooms read them: sizes, known values, types, reference numbers.
 
-infer      two walks with different probes: what differs follows the input
-walk       node by node, bodies included
-inference  what one node makes
-moving     which elements of known tensors follow the input
-probes     sizes to stand for symbols
+shapes      one object for all tensors of a model
+reference   a number for each open size, for costs and for runs
+evaluation  one node, run on known operands by onnx's reference implementation
 """
 
-from onnxprune.shapes.infer import Shapes, fitting_shapes, infer
+from onnxprune.shapes.shapes import Shapes, fitting_shapes, infer
 
 __all__ = ["Shapes", "fitting_shapes", "infer"]

@@ -20,10 +20,10 @@ FOLLOWED = {"Identity", "Neg", "Abs", "Sign", "Floor", "Ceil", "Round", "Relu", 
 """Those whose values are."""
 SAME_SHAPE = (
     "Clip CumSum InstanceNormalization GroupNormalization LpNormalization LRN MeanVarianceNormalization "
-    "RMSNormalization ReverseSequence RotaryEmbedding TensorScatter Trilu CumProd"
+    "PRelu RMSNormalization ReverseSequence RotaryEmbedding TensorScatter Trilu CumProd"
 ).split()
 VARIADIC = (
-    "Add Sub Mul Div Mod Pow PRelu Max Min Mean Sum BitShift BitwiseAnd BitwiseOr BitwiseXor And Or Xor "
+    "Add Sub Mul Div Mod Pow Max Min Mean Sum BitShift BitwiseAnd BitwiseOr BitwiseXor And Or Xor "
     "Equal Greater GreaterOrEqual Less LessOrEqual"
 ).split()
 TRUTHS = {*COMPARISONS, "IsNaN", "IsInf"}
