@@ -116,6 +116,19 @@ def test_one_that_is_switched_off_goes_without_a_plan() -> None:
     assert list(dense.model.constants[node.input[2]].dims) == [EXPERTS // 2, HIDDEN // 2, WIDTH // 2]
 
 
+def test_a_stream_that_is_normalised() -> None:
+    """What comes out of a mixture is added to what goes in, and its root mean square is taken."""
+    net = Net(opset=23)
+    x = net.linear(net.input("x", [7, 8]), WIDTH, bias=False)
+    for _ in range(2):
+        y = net.op("RMSNormalization", x, net.vector(WIDTH, 0.7, 1.3), axis=-1)
+        y = mixture(net, net.sized(y, [7, WIDTH]), net.linear(y, EXPERTS, bias=False))
+        x = net.add(x, y)
+    y = net.op("RMSNormalization", x, net.vector(WIDTH, 0.7, 1.3), axis=-1)
+    model = net.model(net.linear(net.sized(y, [7, WIDTH]), 5))
+    assert_halves(model, WIDTH, EXPERTS, EXPERTS, HIDDEN, HIDDEN)
+
+
 def test_logits_that_the_caller_feeds_keep_the_experts() -> None:
     net = Net()
     x = net.linear(net.input("x", [7, 8]), WIDTH)

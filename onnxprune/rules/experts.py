@@ -9,7 +9,7 @@ zero (see `Context.switches_off`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
@@ -17,6 +17,7 @@ from onnxprune.dims import Dim, Factor, nested
 from onnxprune.routers import ROUTER, bias_of
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import Zeros, rule
+from onnxprune.rules.variables import Indexing, Keys
 from onnxprune.sizes.algebra import exact_quotient
 
 MICROSOFT = "com.microsoft"
@@ -43,6 +44,7 @@ def mixture(c: Context) -> None:
     c.contract(h, 0, *(k for k in (2, 6) if c.has(k)))
     c.weights(2, 3, 4, 5, 6, 7)
     _route(c, e)
+    _run_along(c, e, i, h, {2: "inner", 3: "inner", 4: "outer", 5: "outer", 6: "gates", 7: "gates"})
     _finish(c, h, (_rows(c, 2, i), i, *((i,) if c.has(6) else ())))
 
 
@@ -70,6 +72,8 @@ def quantised_mixture(c: Context) -> None:
         c.same(c.axes(14)[-1], e)
     c.weights(3, 4, 6, 7, 9, 10)
     _route(c, e)
+    layers = [layer for layer in ("inner", "outer", "gates") for _ in range(3)]
+    _run_along(c, e, i, h, dict(enumerate(layers, 2)))
     _finish(c, h, (rows, i, *((i,) if c.has(8) else ())))
 
 
@@ -152,6 +156,32 @@ def _route(c: Context, e: Dim) -> None:
     half = c.typing.model.constants[bias].data_type == TensorProto.FLOAT16
     c.switches_off(e, bias, -1e4 if half else -1e30)
     c.caps_attribute("k", e)
+
+
+def _run_along(c: Context, e: Dim, i: Dim, h: Dim, layers: Mapping[int, str]) -> None:
+    """Say which axes are one index: what goes in and what comes out are two, of one kind.
+
+    Args:
+        c: The node.
+        e: Experts.
+        i: Hidden channels.
+        h: What goes in and comes out.
+        layers: Which layer each operand belongs to: ``inner`` and ``gates`` make hidden channels of what goes
+            in, ``outer`` makes of them what comes out.
+    """
+    lead = c.axes(0)[:-1]
+    rows = [f"row {k}" for k in range(len(lead))]
+    variables = {"expert": e, "hidden": i, "in": h, "out": h, **dict(zip(rows, lead, strict=True))}
+    beside = (("hidden",), ("in",)), (("out",), ("hidden",))
+    operands: dict[int, tuple[Keys, ...]] = {
+        0: (*((row,) for row in rows), ("in",)),
+        ROUTER: (tuple(rows), ("expert",)),
+    }
+    for operand, layer in layers.items():
+        if c.has(operand):
+            axes = (("expert",), *beside[layer == "outer"])
+            operands[operand] = axes[: len(c.axes(operand))]
+    c.runs_along(Indexing(variables, operands, {0: (*((row,) for row in rows), ("out",))}))
 
 
 def _finish(c: Context, h: Dim, widths: Sequence[Dim]) -> None:
