@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, ClassVar
 
+import numpy as np
+
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.errors import DataError, NothingToDoError, UsageError
 from onnxprune.graph import Model, load, merged
@@ -117,7 +119,7 @@ class Recover(Pass):
         missing = self.samples
         for batch in data.batches(fixed or min(self.batch_size, self.samples), shuffle=True, seed=self.seed):
             if fixed is None:
-                feeds.append({n: a[:missing] for n, a in batch.inputs.items()})
+                feeds.append(batch.chosen(np.arange(min(missing, batch.size))))
             elif batch.size == fixed:
                 feeds.append(batch.inputs)
             missing -= batch.size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,11 +17,14 @@ from onnxprune.data.sources import (
     CallableSource,
     ChosenSource,
     MemorySource,
+    Part,
     Source,
     open_shards,
+    samples_first,
 )
 from onnxprune.errors import DataError, UsageError
 from onnxprune.runtime import Array, TensorSpec
+from onnxprune.runtime.batch_axes import Axes
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,37 @@ class Batch:
     """A few samples.
 
     Attributes:
-        inputs: An array for every input of the model; the first axis counts the samples.
+        inputs: An array for every input of the model, those with the samples on the first axis first.
         targets: What the model should say: ``labels`` (``int64``), arrays named like outputs, or nothing.
+        axes: The axis of an array that counts the samples, by name, ``None`` where the array is the same for
+            all; the first axis of those that are not named.
     """
 
     inputs: dict[str, Array]
     targets: dict[str, Array]
+    axes: Axes = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """The number of samples."""
-        return len(next(iter(self.inputs.values())))
+        axes = ((name, self.axes.get(name, 0)) for name in self.inputs)
+        return next(int(self.inputs[name].shape[axis]) for name, axis in axes if axis is not None)
 
     def filled(self, rows: int) -> dict[str, Array]:
         """Return the inputs with copies of the last sample behind, so that there are so many rows."""
-        if rows == self.size:
-            return self.inputs
-        chosen = np.minimum(np.arange(rows), self.size - 1)
-        return {name: array[chosen] for name, array in self.inputs.items()}
+        return self.chosen(np.minimum(np.arange(rows), self.size - 1)) if rows != self.size else self.inputs
+
+    def chosen(self, rows: Array) -> dict[str, Array]:
+        """Return the inputs of some samples, by their numbers."""
+        return {
+            name: array if (axis := self.axes.get(name, 0)) is None else np.take(array, rows, axis)
+            for name, array in self.inputs.items()
+        }
+
+    def by_sample(self, name: str) -> Array:
+        """Return an input or target with the samples on its first axis."""
+        array = self.inputs[name] if name in self.inputs else self.targets[name]
+        return samples_first(array, self.axes.get(name, 0), self.size)
 
 
 class Dataset:
@@ -133,9 +149,9 @@ class Dataset:
             raise UsageError(f"a batch of {batch_size} samples is none", "give a batch size of at least one")
         rng = np.random.default_rng([seed, epoch]) if shuffle else None
         empty = True
-        for where, arrays in _regrouped(self._source.parts(self._limit, rng), batch_size, rng):
+        for part in _regrouped(self._source.parts(self._limit, rng), batch_size, rng):
             empty = False
-            yield self._batch(self._schema.convert(arrays, where))
+            yield self._batch(self._schema.convert(part.arrays, part.where), part.axes)
         if empty:
             raise DataError(f"there are no samples in {self.name}", "give data of one sample or more")
 
@@ -148,15 +164,19 @@ class Dataset:
         if not self._digest:
             hashes: dict[str, _RowHash] = {}
             for batch in self.batches(256):
-                for name, array in {**batch.inputs, **batch.targets}.items():
-                    hashes.setdefault(name, _RowHash()).update(array)
+                for name in (*batch.inputs, *batch.targets):
+                    hashes.setdefault(name, _RowHash()).update(batch.by_sample(name))
             lines = [f"{name} {h.hexdigest()}\n" for name, h in sorted(hashes.items())]
             self._digest = hashlib.sha256("".join(lines).encode()).hexdigest()
         return self._digest
 
-    def _batch(self, arrays: Mapping[str, Array]) -> Batch:
-        inputs = {spec.name: arrays[spec.name] for spec in self._schema.inputs}
-        return Batch(inputs, {name: a for name, a in arrays.items() if name not in inputs})
+    def _batch(self, arrays: Mapping[str, Array], axes: Axes) -> Batch:
+        """Return samples in the model's own layout."""
+        own = {name: _as_the_model(array, axes[name]) for name, array in arrays.items()}
+        names = sorted((spec.name for spec in self._schema.inputs), key=lambda name: axes[name] != 0)
+        inputs = {name: own[name] for name in names}
+        other = {name: axis for name, axis in axes.items() if axis != 0}
+        return Batch(inputs, {name: a for name, a in own.items() if name not in inputs}, other)
 
 
 DataSpec: TypeAlias = str | Path | Dataset | Mapping[str, Array] | Callable[[], Iterable[Any]]
@@ -197,40 +217,49 @@ def _source(spec: str | Path | Mapping[str, Array] | Callable[[], Iterable[Any]]
     return open_shards(Path(spec), schema)
 
 
-def _regrouped(
-    parts: Iterable[tuple[str, dict[str, Array]]], size: int, rng: np.random.Generator | None
-) -> Iterator[tuple[str, dict[str, Array]]]:
+def _regrouped(parts: Iterable[Part], size: int, rng: np.random.Generator | None) -> Iterator[Part]:
     """Cut and join parts into groups of `size` samples, together with where (the last of) them came from."""
-    pieces: list[dict[str, Array]] = []
-    missing, where = size, ""
-    for name, part in parts:
-        rows = len(next(iter(part.values())))
+    pieces: list[Part] = []
+    missing = size
+    for part in parts:
+        rows = len(next(iter(part.arrays.values())))
         order = None if rng is None else rng.permutation(rows)
         if pieces and rows and not _same_form(pieces[0], part):
-            yield where, _joined(pieces)
+            yield _joined(pieces)
             pieces, missing = [], size
         start = 0
         while start < rows:
             stop = min(start + missing, rows)
             chosen = slice(start, stop) if order is None else order[start:stop]
-            pieces.append({n: a[chosen] for n, a in part.items()})
-            missing, start, where = missing - (stop - start), stop, name
+            pieces.append(part.chosen(chosen))
+            missing, start = missing - (stop - start), stop
             if not missing:
-                yield where, _joined(pieces)
+                yield _joined(pieces)
                 pieces, missing = [], size
     if pieces:
-        yield where, _joined(pieces)
+        yield _joined(pieces)
 
 
-def _same_form(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
-    """Whether two groups of samples can be joined."""
-    return set(a) == set(b) and all(a[n].shape[1:] == b[n].shape[1:] for n in a)
+def _same_form(one: Part, other: Part) -> bool:
+    """Whether two groups of samples can be joined: of one form, and what is the same for all is the same."""
+    a, b = one.arrays, other.arrays
+    if set(a) != set(b) or one.axes != other.axes:
+        return False
+    constant = [n for n, axis in one.axes.items() if axis is None]
+    same = all(np.array_equal(a[n][0], b[n][0]) for n in constant)
+    return same and all(a[n].shape[1:] == b[n].shape[1:] for n in a)
 
 
-def _joined(pieces: list[dict[str, Array]]) -> dict[str, Array]:
+def _joined(pieces: list[Part]) -> Part:
     if len(pieces) == 1:
-        return {n: np.asarray(a) for n, a in pieces[0].items()}
-    return {n: np.concatenate([p[n] for p in pieces]) for n in pieces[0]}
+        return pieces[0]._replace(arrays={n: np.asarray(a) for n, a in pieces[0].arrays.items()})
+    joined = {n: np.concatenate([p.arrays[n] for p in pieces]) for n in pieces[0].arrays}
+    return pieces[-1]._replace(arrays=joined)
+
+
+def _as_the_model(array: Array, axis: int | None) -> Array:
+    """Return an array in the model's own layout; its samples lie on the first axis."""
+    return array[0] if axis is None else np.ascontiguousarray(np.moveaxis(array, 0, axis)) if axis else array
 
 
 class _RowHash:

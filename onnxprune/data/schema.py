@@ -10,9 +10,11 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array, TensorSpec
+from onnxprune.runtime.batch_axes import Axes, sample_axes
 
 LABELS = "labels"
 _FIRST_AXIS = "the first axis of every array counts the samples"
+_COUNTS = "the first axis counts the samples, the others must be the model's"
 
 
 class Layout(Protocol):
@@ -33,7 +35,8 @@ class Schema:
 
     An array is named like an input (all inputs must be there), like an output (the wanted value of that
     output), or ``labels`` (class indices). The first axis of every array counts the samples, whatever batch
-    the file fixes.
+    the file fixes, unless the model has its batch on another axis; and arrays of inputs that have none, such
+    as settings, are the same for all samples.
 
     Types must be the model's own but for conversions that cannot change a meaning: between floating types
     (values must stay finite), and from an integer type to one that holds all its values. Integers are not
@@ -67,6 +70,7 @@ class Schema:
         """
         self._check_names(arrays, where)
         specs = {s.name: s for s in (*self.outputs, *self.inputs)}
+        axes = self.axes(arrays)
         for name, array in arrays.items():
             if array.dtype.hasobject:
                 raise DataError(
@@ -76,12 +80,18 @@ class Schema:
             if name == LABELS and name not in specs:
                 _check_labels_layout(array, where)
             else:
-                self._check_layout(specs[name], array, where)
-        lengths = {name: array.shape[0] for name, array in arrays.items()}
+                self._check_layout(specs[name], array, axes[name], where)
+        lengths = {name: array.shape[a] for name, array in arrays.items() if (a := axes[name]) is not None}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{n}: {length}" for n, length in lengths.items())
             raise DataError(f"the arrays in {where} differ in their number of samples ({found})", _FIRST_AXIS)
+        if not lengths:
+            raise DataError(f"no array in {where} has an axis of samples", _FIRST_AXIS)
         return next(iter(lengths.values()))
+
+    def axes(self, arrays: Mapping[str, Layout]) -> Axes:
+        """Return the axis of each array that counts the samples, ``None`` where all samples have the same."""
+        return sample_axes(self.inputs, self.outputs, {name: a.shape for name, a in arrays.items()})
 
     def convert(self, arrays: Mapping[str, Array], where: str) -> dict[str, Array]:
         """Bring checked arrays to the model's types and look at their values.
@@ -125,13 +135,16 @@ class Schema:
         if not self.inputs:
             raise DataError("the model has no inputs that data could be fed to", "leave the data out")
 
-    def _check_layout(self, spec: TensorSpec, array: Layout, where: str) -> None:
-        if spec.shape and not _matches(array.shape[1:], spec.shape[1:], len(array.shape) == len(spec.shape)):
-            raise DataError(
-                f"array {spec.name!r} in {where} has shape {list(array.shape)}, the model has {spec}",
-                "the first axis counts the samples, the others must be the model's",
+    def _check_layout(self, spec: TensorSpec, array: Layout, axis: int | None, where: str) -> None:
+        wanted = [None if a == axis else size for a, size in enumerate(spec.shape)]
+        if spec.shape and not _matches(array.shape, wanted, len(array.shape) == len(spec.shape)):
+            counts = (
+                _COUNTS if not axis else f"axis {axis} counts the samples, the others must be the model's"
             )
-        if not array.shape:
+            raise DataError(
+                f"array {spec.name!r} in {where} has shape {list(array.shape)}, the model has {spec}", counts
+            )
+        if not array.shape and spec not in self.inputs:
             raise DataError(
                 f"array {spec.name!r} in {where} is a single value, without an axis of samples", _FIRST_AXIS
             )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from onnxprune.memory import need
 from onnxprune.places import shards
 from onnxprune.progress import tell
 from onnxprune.runtime import Array
+from onnxprune.runtime.batch_axes import Axes
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -37,6 +38,37 @@ _BOUND = "if it has no end, bound it: --samples, data.limit in a recipe, or in t
 _WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
 
 
+class Part(NamedTuple):
+    """Some samples.
+
+    Attributes:
+        where: What to call them in a message.
+        arrays: Arrays by name, the samples on the first axis of all of them.
+        axes: The axis that counts the samples in the model's own layout, by name; ``None`` where it has none,
+            and all samples are alike.
+    """
+
+    where: str
+    arrays: dict[str, Array]
+    axes: Axes
+
+    @classmethod
+    def of(cls, where: str, arrays: Mapping[str, Array], axes: Axes, rows: int) -> Part:
+        """Put the samples on the first axis of arrays in the model's own layout."""
+        return cls(where, {n: samples_first(a, axes[n], rows) for n, a in arrays.items()}, axes)
+
+    def chosen(self, rows: Any) -> Part:
+        """Return some of the samples, by their indices or as a slice."""
+        return self._replace(arrays={n: a[rows] for n, a in self.arrays.items()})
+
+
+def samples_first(array: Array, axis: int | None, rows: int) -> Array:
+    """Return an array with the samples on its first axis; what is the same for all is repeated."""
+    if axis is None:
+        return np.broadcast_to(array, (rows, *array.shape))
+    return np.moveaxis(array, axis, 0)
+
+
 class Source(ABC):
     """Something that gives the same samples each time it is asked.
 
@@ -49,9 +81,7 @@ class Source(ABC):
     samples: int | None
 
     @abstractmethod
-    def parts(
-        self, limit: int | None, rng: np.random.Generator | None
-    ) -> Iterator[tuple[str, dict[str, Array]]]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
         """Yield the samples in parts, one part in memory at a time.
 
         Args:
@@ -59,7 +89,7 @@ class Source(ABC):
             rng: Shuffle the order of the parts with this, where there is a choice.
 
         Yields:
-            The name of a part, and its arrays, checked for everything but their values.
+            Parts, their arrays checked for everything but their values.
         """
 
 
@@ -70,13 +100,13 @@ class MemorySource(Source):
         self.name = "the arrays"
         self._arrays = {name: np.asarray(a) for name, a in arrays.items()}
         self.samples = schema.check(self._arrays, self.name)
+        self._axes = schema.axes(self._arrays)
 
-    def parts(
-        self, limit: int | None, rng: np.random.Generator | None
-    ) -> Iterator[tuple[str, dict[str, Array]]]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
         """Yield the arrays as one part."""
         del rng
-        yield self.name, _first(self._arrays, limit)
+        assert self.samples is not None
+        yield Part.of(self.name, self._arrays, self._axes, self.samples).chosen(slice(limit))
 
 
 class ChosenSource(Source):
@@ -92,18 +122,16 @@ class ChosenSource(Source):
         self.samples = self._count = int(chosen.sum())
         self._source, self._chosen = source, chosen
 
-    def parts(
-        self, limit: int | None, rng: np.random.Generator | None
-    ) -> Iterator[tuple[str, dict[str, Array]]]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
         """Yield what is left of each part."""
         del rng
         start, left = 0, self._count if limit is None else limit
-        for name, part in self._source.parts(len(self._chosen), None):
-            rows = len(next(iter(part.values())))
+        for part in self._source.parts(len(self._chosen), None):
+            rows = len(next(iter(part.arrays.values())))
             chosen = np.flatnonzero(self._chosen[start : start + rows])[:left]
             start, left = start + rows, left - len(chosen)
             if len(chosen):
-                yield name, {n: a[chosen] for n, a in part.items()}
+                yield part.chosen(chosen)
 
 
 class ShardSource(Source):
@@ -122,10 +150,12 @@ class ShardSource(Source):
     def __init__(self, name: str, paths: list[Path], schema: Schema) -> None:
         self.name = name
         self._shards: list[tuple[Path, int]] = []
+        self._axes: dict[Path, Axes] = {}
         names: set[str] = set()
         for path in paths:
             headers = {m.name: m for m in _members(path)}
             self._shards.append((path, schema.check(headers, path.name)))
+            self._axes[path] = schema.axes(headers)
             names = names or set(headers)
             if set(headers) != names:
                 raise DataError(
@@ -134,16 +164,15 @@ class ShardSource(Source):
                 )
         self.samples = sum(rows for _, rows in self._shards)
 
-    def parts(
-        self, limit: int | None, rng: np.random.Generator | None
-    ) -> Iterator[tuple[str, dict[str, Array]]]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
         """Yield one part a shard."""
         wanted = self._within(limit)
         order = range(len(wanted)) if rng is None else rng.permutation(len(wanted))
         for index in order:
             path, rows = wanted[index]
-            for part in _unpacked(path, rows, rows if rng is not None else None):
-                yield path.name, part
+            axes, whole = self._axes[path], dict(self._shards)[path]
+            for arrays in _unpacked(path, axes, whole, rows, rows if rng is not None else None):
+                yield Part(path.name, arrays, axes)
 
     def _within(self, limit: int | None) -> list[tuple[Path, int]]:
         """Return the shards, and of each the rows, that hold the first samples."""
@@ -172,9 +201,7 @@ class CallableSource(Source):
         self._schema = schema
         self._told = False
 
-    def parts(
-        self, limit: int | None, rng: np.random.Generator | None
-    ) -> Iterator[tuple[str, dict[str, Array]]]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
         """Yield one part a batch, in the callable's own order."""
         del rng
         count, empty, begin = 0, 0, time.monotonic()
@@ -182,7 +209,8 @@ class CallableSource(Source):
             where = f"batch {number} of {self.name}"
             arrays = _named_arrays(batch, self._schema, where)
             rows = self._schema.check(arrays, where)
-            yield where, _first(arrays, None if limit is None else limit - count)
+            part = Part.of(where, arrays, self._schema.axes(arrays), rows)
+            yield part.chosen(slice(None if limit is None else limit - count))
             count, empty = count + rows, 0 if rows else empty + 1
             if limit is not None and count >= limit:
                 return
@@ -241,6 +269,11 @@ class _Member:
     offset: int | None  # of the values in the file, if they are stored as they are
 
     @property
+    def all_bytes(self) -> int:
+        """How many bytes all values take."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
     def sample_bytes(self) -> int:
         """How many bytes one sample takes."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
@@ -253,6 +286,13 @@ class _Member:
         with _reading(self.path):
             values: Array = np.memmap(self.path, self.dtype, "r", self.offset or 0, self.shape, order)
         return values
+
+    def whole(self) -> Array:
+        """Return all values, mapped where they are stored as they are."""
+        if self.shape and self.offset is not None:
+            return self.mapped()
+        with _reading(self.path), np.load(self.path, allow_pickle=False) as archive:
+            return np.asarray(archive[self.name])
 
     def unpacked(self, stream: IO[bytes], rows: int) -> Array:
         """Unpack the next samples of an array that is compressed, all of them where they lie crosswise.
@@ -267,26 +307,32 @@ class _Member:
         return values.reshape(shape, order="F" if self.fortran else "C")[:rows]
 
 
-def _unpacked(path: Path, rows: int, at_once: int | None) -> Iterator[dict[str, Array]]:
-    """Yield the first samples of a shard in pieces.
+def _unpacked(
+    path: Path, axes: Axes, whole: int, rows: int, at_once: int | None
+) -> Iterator[dict[str, Array]]:
+    """Yield the first samples of a shard in pieces, the samples on the first axis.
 
     Args:
         path: The shard.
-        rows: How many samples.
+        axes: The axis of each array that counts the samples.
+        whole: How many samples the shard has.
+        rows: How many samples are to come.
         at_once: How many to a piece; as many as are no large piece by default.
 
     Raises:
         DataError: The file is broken, or a piece needs more memory than is allowed.
     """
     members = _members(path)
-    packed = [m for m in members if m.offset is None]
+    packed = [m for m in members if m.offset is None and axes[m.name] == 0]
     if at_once is None:
         crosswise = any(m.fortran for m in packed)
         sample = sum(m.sample_bytes for m in packed)
         at_once = rows if crosswise or not packed else max(1, min(rows, _PIECE // max(1, sample)))
     sizes = (m.sample_bytes * (m.shape[0] if m.fortran else at_once) for m in packed)
     need(sum(sizes), f"{path}: unpacking {at_once} samples", DataError)
-    mapped = {m.name: m.mapped() for m in members if m.offset is not None}
+    aside = [m for m in members if m not in packed]
+    need(sum(m.all_bytes for m in aside if m.offset is None), f"{path}: unpacking", DataError)
+    mapped = {m.name: samples_first(m.whole(), axes[m.name], whole) for m in aside}
     with contextlib.ExitStack() as stack:
         with _reading(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -364,10 +410,6 @@ def _target_name(targets: object, schema: Schema, where: str) -> str:
 def _array(value: object, name: str, where: str) -> Array:
     with user_code(f"array {name!r} in {where}"):
         return np.asarray(value)
-
-
-def _first(arrays: Mapping[str, Array], rows: int | None) -> dict[str, Array]:
-    return {name: a[:rows] for name, a in arrays.items()}
 
 
 def _kind(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -14,7 +14,8 @@ from onnxprune.errors import DataError, UsageError
 from onnxprune.metrics import targets
 from onnxprune.metrics.baseline import Baseline, agreement, cosine, divergence
 from onnxprune.metrics.metric import Answer, MeanMetric, Metric, Outputs, UserFunction, UserMetric
-from onnxprune.runtime import Feeds, Session
+from onnxprune.runtime import Array, Feeds, Session
+from onnxprune.runtime.batch_axes import Declared, made_axis
 
 MetricSpec: TypeAlias = str | Metric | UserFunction
 
@@ -141,7 +142,9 @@ def answers(
         rows = session.fixed_batch or batch.size
         made = session.run({**batch.filled(rows), **(overrides or {})})
         remembered = baseline.remembered(index) if baseline is not None else {}
-        yield Answer(without_filling(made, batch.size, rows), batch.targets, remembered)
+        declared = {o.name: o.shape for o in session.outputs}
+        found = without_filling(made, batch.size, rows, declared, session.batch_name)
+        yield Answer(found, {name: batch.by_sample(name) for name in batch.targets}, remembered)
     if baseline is not None and count != len(baseline):
         raise DataError(
             f"{dataset.name} did not give as many batches as when the baseline ran",
@@ -149,15 +152,27 @@ def answers(
         )
 
 
-def without_filling(outputs: Outputs, size: int, rows: int) -> Outputs:
-    """Drop what a model said of the copies a batch was filled up with.
+def without_filling(
+    outputs: Outputs,
+    size: int,
+    rows: int,
+    declared: Mapping[str, Declared] | None = None,
+    batch_name: str | None = None,
+) -> dict[str, Array]:
+    """Put the samples on the first axis, and drop what a model said of the copies a batch was filled up with.
 
     Args:
         outputs: The model's outputs.
         size: The samples of the batch.
         rows: The samples the model was given.
+        declared: What the file says of the shapes of the outputs, by name.
+        batch_name: The name of the axis that counts samples.
     """
-    return {n: o[:size] if o.shape[:1] == (rows,) else o for n, o in outputs.items()}
+    found = {}
+    for name, array in outputs.items():
+        axis = made_axis((declared or {}).get(name, ()), array.shape, rows, batch_name)
+        found[name] = array if axis is None else np.moveaxis(array, axis, 0)[:size]
+    return found
 
 
 def _user_metric(name: str, function: UserFunction) -> UserMetric:

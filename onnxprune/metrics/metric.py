@@ -26,8 +26,8 @@ class Answer:
     """What a model said of one batch, and what it is judged by.
 
     Attributes:
-        outputs: The model's outputs by name, in its order.
-        targets: The batch's targets: ``labels``, or arrays named like outputs.
+        outputs: The model's outputs by name, in its order; samples on the first axis, whatever the model has.
+        targets: The batch's targets: ``labels``, or arrays named like outputs, likewise.
         remembered: What the baseline said of each output; empty for metrics that do not ask.
     """
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
+from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 
@@ -112,10 +113,13 @@ class Session:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The size of the first axis if the file fixes one and the same for all inputs, else ``None``."""
-        sizes = {spec.shape[0] for spec in self.inputs if spec.shape}
-        size = sizes.pop() if len(sizes) == 1 else None
-        return size if isinstance(size, int) else None
+        """The number of samples a run if the file fixes it, else ``None``."""
+        return fixed_batch(self.inputs)
+
+    @property
+    def batch_name(self) -> str | None:
+        """The name of the axis that counts samples, ``None`` where it has none."""
+        return batch_name(self.inputs, self.outputs)
 
     def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
         """Run the model once.

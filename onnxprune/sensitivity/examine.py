@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from onnxprune.groups.channels import Channels
 from onnxprune.metrics import Answer, without_filling
 from onnxprune.runtime import Session
+from onnxprune.runtime.batch_axes import batch_name, described
 from onnxprune.sensitivity.prefix import Held, Prefix, Route
 from onnxprune.sensitivity.samples import Examination, Tally
 from onnxprune.sensitivity.suffix import Removed, Suffixes
@@ -32,7 +33,9 @@ class Examiner:
     ) -> None:
         self.examination = examination
         self._suffixes = Suffixes(channels)
-        self._outputs = [o.name for o in channels.model.outputs]
+        inputs, outputs = (described(side) for side in (channels.model.inputs, channels.model.outputs))
+        self._outputs = {o.name: o.shape for o in outputs}
+        self._batch_name = batch_name(inputs, outputs)
         self._route = Route(channels.model, channels.typing.shapes, [self._suffixes.cut(g) for g in route])
         total = sum(stage.batches for stage in examination.stages)
         self._prefixes = [
@@ -72,8 +75,9 @@ class Examiner:
         if session is not None:
             made |= session.run({i.name: held.tensors[i.name] for i in session.inputs})
         remembered = self.examination.baseline
+        found = {name: made[name] for name in self._outputs}
         return Answer(
-            without_filling({name: made[name] for name in self._outputs}, held.size, held.rows),
+            without_filling(found, held.size, held.rows, self._outputs, self._batch_name),
             held.targets,
             remembered.remembered(held.index) if remembered else {},
         )

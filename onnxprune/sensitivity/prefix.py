@@ -163,7 +163,8 @@ class Prefix:
         for batch in self._stage.dataset.batches(self._exam.batch_size):
             if count < self._stage.batches:
                 rows = self._exam.batch_size if self._exam.whole_batches else batch.size
-                yield Held(self._stage.first + count, batch.size, rows, batch.filled(rows), batch.targets)
+                targets = {name: batch.by_sample(name) for name in batch.targets}
+                yield Held(self._stage.first + count, batch.size, rows, batch.filled(rows), targets)
             count += 1
         if count != self._stage.batches:
             raise DataError(

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper
 from onnxprune.data import Batch, Dataset
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
-from onnxprune.metrics.evaluation import without_filling
 from onnxprune.progress import task
 from onnxprune.runtime import Array, Session
+from onnxprune.runtime.batch_axes import made_axis
 from onnxprune.training.losses import TEACHER
 
 REMEMBERED_BYTES = 1 << 30
@@ -42,6 +42,7 @@ class Teacher:
 
     session: Session
     features: Mapping[str, Indices] = field(default_factory=dict)
+    _axes: dict[str, int | None] = field(default_factory=dict)
     _rows: dict[bytes, int] = field(default_factory=dict)
     _answers: dict[str, Array] = field(default_factory=dict)
 
@@ -80,13 +81,15 @@ class Teacher:
             for batch in data.batches(self.session.fixed_batch or _BATCH):
                 parts.append(self._answer(batch))
                 size = sum(array.nbytes for array in parts[0].values()) / max(batch.size, 1)
-                if size * data.samples > REMEMBERED_BYTES or not _joinable(parts[0], parts[-1]):
+                if size * data.samples > REMEMBERED_BYTES or not self._joinable(parts[0], parts[-1]):
                     self._rows.clear()
                     return
                 for key, number in zip(_keys(batch), row, strict=False):
                     self._rows[key] = number
                 progress.advance(batch.size)
-        self._answers = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        self._answers = {
+            name: np.concatenate([part[name] for part in parts], self._axes[name]) for name in parts[0]
+        }
 
     def targets(self, batch: Batch) -> dict[str, Array]:
         """Return what the teacher says of a batch, by the names the losses know it by."""
@@ -94,12 +97,27 @@ class Teacher:
         if not self._answers or any(key not in self._rows for key in keys):
             return self._answer(batch)
         rows = np.array([self._rows[key] for key in keys])
-        return {name: array[rows] for name, array in self._answers.items()}
+        return {name: np.take(array, rows, self._axes[name]) for name, array in self._answers.items()}
 
     def _answer(self, batch: Batch) -> dict[str, Array]:
         rows = self.session.fixed_batch or batch.size
-        outputs = without_filling(self.session.run(batch.filled(rows)), batch.size, rows)
-        return {TEACHER + name: self._kept(name, array) for name, array in outputs.items()}
+        made = self.session.run(batch.filled(rows))
+        declared = {o.name: o.shape for o in self.session.outputs}
+        axes = {n: made_axis(declared[n], a.shape, rows, self.session.batch_name) for n, a in made.items()}
+        self._axes = {TEACHER + name: axis for name, axis in axes.items()}
+        own = np.arange(batch.size)
+        return {
+            TEACHER + name: self._kept(name, array if axis is None else np.take(array, own, axis))
+            for (name, array), axis in zip(made.items(), axes.values(), strict=True)
+        }
+
+    def _joinable(self, first: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+        """Whether answers can be put behind one another: they differ in nothing but their samples."""
+        return all(
+            (axis := self._axes[name]) is not None
+            and np.delete(array.shape, axis).tolist() == np.delete(other[name].shape, axis).tolist()
+            for name, array in first.items()
+        )
 
     def _kept(self, name: str, array: Array) -> Array:
         for axis, indices in self.features.get(name, {}).items():
@@ -107,14 +125,10 @@ class Teacher:
         return array
 
 
-def _joinable(first: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    return all(array.shape[1:] == other[name].shape[1:] for name, array in first.items())
-
-
 def _keys(batch: Batch) -> list[bytes]:
     """Return a digest of each sample's inputs."""
     digests = [hashlib.blake2b(digest_size=16) for _ in range(batch.size)]
-    for array in batch.inputs.values():
-        for digest, row in zip(digests, array, strict=True):
+    for name in batch.inputs:
+        for digest, row in zip(digests, batch.by_sample(name), strict=True):
             digest.update(np.ascontiguousarray(row).data)
     return [digest.digest() for digest in digests]
