@@ -186,6 +186,15 @@ def test_work_counts_once_a_turn(length: int) -> None:
     assert cost_of(channels).figures()["macs"] == per_sample
 
 
+def test_work_of_an_open_length_follows_it() -> None:
+    """Without anything laid end to end: the number of turns is the length of the input."""
+    channels = find_channels(recurrent(carried=True, steps=False))
+    n, t, _ = channels.typing.shapes.inputs["x"]
+    assert t > 1
+    expected = t * (8 * HIDDEN + HIDDEN * HIDDEN) + HIDDEN * 20 + 20 * 5
+    assert cost_of(channels).figures()["macs"] == expected, n
+
+
 def test_a_loop_that_may_end_early_counts_one_turn() -> None:
     """How many turns it takes the numbers decide: one is what is known."""
     net = Net()

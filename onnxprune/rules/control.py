@@ -145,9 +145,10 @@ def _keep(c: Context, result: int) -> None:
 
 def _turns(c: Context, states: int) -> Dim | None:
     """Return how many turns a loop takes, where that is known or can be read off what it lays end to end."""
-    count = c.value(0) if c.has(0) and goes_on(c.node, c.typing.shapes.values) else None
-    if count is not None:
-        return c.fixed(int(count.item()), TURNS)
+    shapes = c.typing.shapes
+    known = shapes.integers(c.node.input[0]) if c.has(0) and goes_on(c.node, shapes.values) else None
+    if known and known[0] is not None:
+        return c.fixed(known[0], TURNS)
     laid = [name for name in c.node.output[states:] if c.typing.axes.get(name)]
     return c.typing.axes[laid[0]][0] if laid else None
 
