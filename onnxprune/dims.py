@@ -4,6 +4,7 @@ An axis of a tensor is described by a *dim*:
 
 * a ``Factor`` is a variable with a size. Channels that live and die together are one factor;
 * a ``Sum`` is axes laid end to end (what Concat makes, and Split or Slice cuts);
+* a ``Mirror`` is an axis read backwards (what a Slice with step −1 makes);
 * a ``Product`` is axes nested major to minor (what Reshape merges and splits, what grouped convolution and
   attention heads are).
 
@@ -96,7 +97,24 @@ class Product(Sized):
         object.__setattr__(self, "size", math.prod((p.size for p in self.parts), start=1))
 
 
-Dim: TypeAlias = "Factor | Sum | Product"
+@dataclass(frozen=True)
+class Mirror(Sized):
+    """An axis from its last element to its first."""
+
+    of: Dim
+
+    @property
+    def size(self) -> Extent:  # type: ignore[override]
+        """The size of the axis."""
+        return self.of.size
+
+    @property
+    def parts(self) -> tuple[Dim, ...]:
+        """The axis, as the only part."""
+        return (self.of,)
+
+
+Dim: TypeAlias = "Factor | Sum | Product | Mirror"
 Equation: TypeAlias = "tuple[Dim, Dim]"
 Kept: TypeAlias = Mapping[Factor, "np.ndarray[Any, np.dtype[np.intp]]"]
 
@@ -124,6 +142,8 @@ def resolve(dim: Dim) -> Dim:
     """
     if isinstance(dim, Factor):
         return dim if dim.link is None else _end_of(dim)
+    if isinstance(dim, Mirror):
+        return _mirrored(dim)
     kind = type(dim)
     waiting, flat = list(dim.parts[::-1]), list[Dim]()
     while waiting:
@@ -140,6 +160,18 @@ def resolve(dim: Dim) -> Dim:
     if len(flat) == len(dim.parts) and all(map(operator.is_, flat, dim.parts)):
         return dim
     return concatenated(flat) if kind is Sum else nested(flat)
+
+
+def _mirrored(dim: Mirror) -> Dim:
+    """Resolve a mirrored dim: what is left are mirrored factors."""
+    inside = resolve(dim.of)
+    if isinstance(inside, Mirror):
+        return inside.of
+    if isinstance(inside, Sum):
+        return concatenated(resolve(Mirror(part)) for part in reversed(inside.parts))
+    if isinstance(inside, Product):
+        return nested(resolve(Mirror(part)) for part in inside.parts)
+    return inside if inside.size == 1 else dim if inside is dim.of else Mirror(inside)
 
 
 def _end_of(factor: Factor) -> Dim:
@@ -203,9 +235,13 @@ def unify(a: Dim, b: Dim, why: Block) -> bool:
 def _compared(a: Dim, b: Dim, why: Block) -> tuple[list[Equation], bool]:
     """Return the equations between parts of two dims of one size, and whether they are complete."""
     if isinstance(a, Factor):
-        return [], _bind(a, b)
+        return [], _bind_to_mirror(a, b, why) if isinstance(b, Mirror) else _bind(a, b)
     if isinstance(b, Factor):
-        return [], _bind(b, a)
+        return [], _bind_to_mirror(b, a, why) if isinstance(a, Mirror) else _bind(b, a)
+    if isinstance(a, Mirror):
+        return [(a.of, Mirror(b))], True
+    if isinstance(b, Mirror):
+        return [(b.of, Mirror(a))], True
     if isinstance(a, Product) and isinstance(b, Product):
         return _compared_products(a.parts, b.parts, why)
     parts, others = (d.parts if isinstance(d, Sum) else (d,) for d in (a, b))
@@ -217,6 +253,16 @@ def _bind(factor: Factor, dim: Dim) -> bool:
     for why in factor.blocks:
         block(dim, why)
     return True
+
+
+def _bind_to_mirror(factor: Factor, dim: Mirror, why: Block) -> bool:
+    """Bind a factor to a mirrored one; what is its own mirror has a second half that mirrors the first."""
+    if dim.of is not factor:
+        return _bind(factor, dim)
+    if not isinstance(factor.size, int):
+        return _blocked((factor,), why)
+    half = Factor(factor.size // 2)
+    return _bind(factor, concatenated((half, Factor(factor.size % 2), Mirror(half))))
 
 
 def _compared_sums(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> tuple[list[Equation], bool]:
@@ -250,6 +296,9 @@ def split(dim: Dim, at: Extent, why: Block) -> tuple[Dim, Dim]:
         return first, second
     if isinstance(dim, Product) and isinstance(dim.size, int) and isinstance(at, int):
         return _split_product(dim, at, why)
+    if isinstance(dim, Mirror):
+        tail, head = split(dim.of, dim.size - at, why)
+        return Mirror(head), Mirror(tail)
     if isinstance(dim, Sum):
         return _split_sum(dim, at, why)
     block(dim, why)
@@ -350,6 +399,8 @@ def kept_indices(dim: Dim, kept: Kept) -> np.ndarray[Any, np.dtype[np.intp]]:
     if isinstance(dim, Sum):
         starts = np.cumsum([0, *(p.count for p in dim.parts[:-1])])
         return np.concatenate([s + kept_indices(p, kept) for s, p in zip(starts, dim.parts, strict=True)])
+    if isinstance(dim, Mirror):
+        return dim.count - 1 - kept_indices(dim.of, kept)[::-1]
     remain = np.zeros(1, np.intp)
     for part in dim.parts:
         remain = (remain[:, None] * part.count + kept_indices(part, kept)[None, :]).ravel()
@@ -408,7 +459,7 @@ def at_numbers(dim: Dim, number: Callable[[Extent], int]) -> Dim:
     parts = tuple(at_numbers(part, number) for part in dim.parts)
     if all(map(operator.is_, parts, dim.parts)):
         return dim
-    return type(dim)(parts)
+    return Mirror(parts[0]) if isinstance(dim, Mirror) else type(dim)(parts)
 
 
 def channel_of(dim: Dim, factor: Factor) -> np.ndarray[Any, np.dtype[np.intp]]:
@@ -421,6 +472,8 @@ def channel_of(dim: Dim, factor: Factor) -> np.ndarray[Any, np.dtype[np.intp]]:
         return np.arange(dim.count) if dim is factor else np.full(dim.count, -1)
     if isinstance(dim, Sum):
         return np.concatenate([channel_of(p, factor) for p in dim.parts])
+    if isinstance(dim, Mirror):
+        return channel_of(dim.of, factor)[::-1]
     channels = np.full(1, -1)
     for part in dim.parts:
         inner = channel_of(part, factor)[None, :]

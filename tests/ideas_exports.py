@@ -170,3 +170,36 @@ def segnet(shapes: bool = False) -> onnx.ModelProto:
         x = net.op("MaxUnpool", net.cbr(x, sizes[0]), indices, *size, **how)
         x = net.cbr(net.sized(x, [2 if shapes else "N", *sizes]), out)
     return net.proto(net.conv(x, 3, 1))
+
+
+# --- channels in reverse order -----------------------------------------------------------------------------
+
+
+def flipped(net: Net, x: str, how: str) -> str:
+    width = net.shape(x)[1]
+    if how == "gather":
+        return net.op("Gather", x, net.ints(*range(width - 1, -1, -1)), axis=1)
+    return net.slice(x, -1, -(2**31), step=-1)
+
+
+@idea(0.3)
+@idea(0.3, name="flow_by_list", how="gather")
+def flow(how: str = "slice") -> onnx.ModelProto:
+    """Coupling layers: channels are turned round, and one half shifts the other."""
+    net = Net()
+    x = net.relu(net.conv(net.input("signal", ["N", 4, 16]), 32))
+    for _ in range(3):
+        a, b = net.split(flipped(net, x, how), [16, 16])
+        shift = net.conv(net.relu(net.conv(a, 48)), 16)
+        x = net.concat(a, net.add(b, shift))
+    return net.proto(net.conv(net.relu(flipped(net, x, how)), 3, 1))
+
+
+@idea(0.28)
+def mirrored_sum() -> onnx.ModelProto:
+    """Channels added to themselves in reverse order: what goes at one end goes at the other."""
+    net = Net()
+    x = net.cbr(image(net), 32)
+    x = net.cbr(net.add(x, flipped(net, net.relu(net.conv(x, 32)), "slice")), 64)
+    x = net.cbr(net.add(x, flipped(net, x, "slice")), 64)
+    return net.proto(net.head(x))

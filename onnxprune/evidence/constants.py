@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.dims import Dim, Factor, Sum, factors, resolve
+from onnxprune.dims import Dim, Factor, Mirror, Sum, factors, resolve
 from onnxprune.graph import attributes
 from onnxprune.groups.values import mask_values
 from onnxprune.rules import Linear, Typing, lookup
@@ -181,6 +181,8 @@ def channels_on(dim: Dim, factor: Factor) -> list[Array]:
     dim = resolve(dim)
     if isinstance(dim, Factor):
         return [np.arange(dim.count)] if dim is factor else []
+    if isinstance(dim, Mirror):
+        return [channels[::-1] for channels in channels_on(dim.of, factor)]
     parts = [channels_on(part, factor) for part in dim.parts]
     if isinstance(dim, Sum):
         none = [np.full(part.count, -1) for part in dim.parts]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.dims import Dim, Factor, Product, Sum, channel_of, factors, resolve
+from onnxprune.dims import Dim, Factor, Mirror, Product, Sum, channel_of, factors, resolve
 from onnxprune.groups.freedom import Outer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -108,6 +108,8 @@ def _strides(dim: Dim, factor: Factor) -> Indices:
         return np.full(dim.count, int(dim is factor))
     if isinstance(dim, Sum):
         return np.concatenate([_strides(part, factor) for part in dim.parts])
+    if isinstance(dim, Mirror):  # what is mirrored keeps its order
+        return np.zeros(dim.count, np.intp)
     assert isinstance(dim, Product)
     strides = np.zeros(1, np.intp)
     for part in dim.parts:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from onnxprune.dims import Dim, Factor, Sum, factors, resolve
+from onnxprune.dims import Dim, Factor, Mirror, Sum, factors, resolve
 from onnxprune.rules import Typing
 from onnxprune.rules.variables import summed_space
 
@@ -74,7 +74,7 @@ def _parts(dim: Dim) -> list[Factor]:
     dim = resolve(dim)
     if isinstance(dim, Factor):
         return [dim]
-    return [] if isinstance(dim, Sum) else [p for p in dim.parts if isinstance(p, Factor)]
+    return [] if isinstance(dim, Sum | Mirror) else [p for p in dim.parts if isinstance(p, Factor)]
 
 
 def _beside(dim: Dim, factor: Factor, beside: Sequence[Factor] = ()) -> Iterator[Sequence[Factor]]:
@@ -86,6 +86,8 @@ def _beside(dim: Dim, factor: Factor, beside: Sequence[Factor] = ()) -> Iterator
     elif isinstance(dim, Sum):
         for part in dim.parts:
             yield from _beside(part, factor, beside)
+    elif isinstance(dim, Mirror):
+        yield from [()] * factors(dim).count(factor)  # in an order of its own: free within nothing
     else:
         for k, part in enumerate(dim.parts):
             others = [p for j, p in enumerate(dim.parts) if j != k and isinstance(p, Factor)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.dims import Dim, Factor, concatenated, factors, nested, split
+from onnxprune.dims import Dim, Factor, Mirror, concatenated, factors, nested, split
 from onnxprune.rules.constants import moved
 from onnxprune.rules.context import Axes, CannotSayError, Context
 from onnxprune.rules.table import first, rule
@@ -65,6 +65,8 @@ def _chosen(c: Context, dim: Dim) -> Dim | None:
     if c.node.input[1] not in c.typing.model.constants:
         return None
     indices = indices % dim.size
+    if len(indices) == dim.count and np.array_equal(indices, np.arange(dim.count)[::-1]):
+        return Mirror(dim)
     return _transposed(c, dim, indices) or _equidistant(c, dim, indices) or _cut_up(c, dim, indices)
 
 

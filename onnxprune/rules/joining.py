@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from onnxprune.dims import Block, Dim, Factor, concatenated, factors, nested, split
+from onnxprune.dims import Block, Dim, Factor, Mirror, concatenated, factors, nested, split
 from onnxprune.rules.constants import joined, moved, parts, windows
 from onnxprune.rules.context import CannotSayError, Context
 from onnxprune.rules.table import carriers, first, rule
@@ -105,6 +105,8 @@ def _picked(c: Context, dim: Dim, places: range, written: int) -> Dim:
     A start that is counted from the end would name another place on a shorter axis.
     """
     step, size = places.step, dim.count
+    if step == -1 and len(places) == size and any(f.free for f in factors(dim)):
+        return Mirror(dim)  # bounds beyond the ends hold whatever the size
     in_each_block = 1 < step < size and size % step == 0 and len(places) == size // step
     if in_each_block and 0 <= written < step:
         blocks = Factor(len(places))
