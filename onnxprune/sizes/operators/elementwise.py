@@ -45,6 +45,9 @@ def same_shape(node: Node) -> None:
     node.put_all(node.shape())
 
 
+size_rule("FakeQuantize", domain="org.openvinotoolkit")(same_shape)
+
+
 @size_rule("Clip")
 def clip(node: Node) -> None:
     """The shape of the operand; limits are attributes before version 11."""
