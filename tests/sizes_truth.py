@@ -120,13 +120,14 @@ def observe(proto: onnx.ModelProto, analysis: SizeAnalysis, which: int) -> Run |
         for most in (3, 1):
             try:
                 feeds = draw(proto, analysis, numbers, most)
-                return _run(proto, feeds, dict(numbers))
+                return run(proto, feeds, dict(numbers))
             except Exception as error:  # onnxruntime's have no base class
                 said = str(error)
     return said
 
 
-def _run(proto: onnx.ModelProto, feeds: Feeds, numbers: dict[str, int]) -> Run:
+def run(proto: onnx.ModelProto, feeds: Feeds, numbers: dict[str, int]) -> Run:
+    """Run a model with all tensors as outputs."""
     model = onnx.ModelProto()
     model.CopyFrom(proto)
     _forget_shapes(model.graph)

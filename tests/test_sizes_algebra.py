@@ -253,7 +253,8 @@ def _one_step(
         return moved, [a.number_of(x, {**place, name: 3}) for place in places]
     if step == "choose":
         condition, truths = rng.choice(known)
-        if not (isinstance(condition, a.Size) and (condition.lower, condition.upper) == (0, 1)):
+        boolean = isinstance(condition, a.Size) and condition.integral and condition.bounds == (0, 1)
+        if not boolean:
             return None
         return a.choose(condition, x, y), [b if t else c for t, b, c in zip(truths, p, q, strict=True)]
     exact = [_exact(step, b, c) for b, c in zip(p, q, strict=True)]

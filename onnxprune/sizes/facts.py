@@ -78,8 +78,15 @@ class Facts:
         return found
 
     def size_now(self, extent: Extent) -> Extent:
-        """Return a size with all that is known put in."""
-        return as_extent(self.now(extent))
+        """Return a size with all that is known put in.
+
+        Raises:
+            ContradictionError: It is no whole number then.
+        """
+        found = self.now(extent)
+        if isinstance(found, Fraction):
+            raise ContradictionError(f"{extent} is {found}, which is no whole number")
+        return as_extent(found)
 
     def fresh(self, name: str, lower: int | None = 0, upper: int | None = None) -> Size:
         """Return a new symbol for what is not known."""
@@ -128,6 +135,18 @@ class Facts:
             self._aliases[heavier] = simpler
             self._now.clear()
         return simpler
+
+    def could_be(self, a: Extent, b: Extent, node: str, reason: str) -> bool:
+        """Say whether two sizes are equal anywhere; note the demand, and learn nothing from it."""
+        a, b = self.size_now(a), self.size_now(b)
+        d = a - b
+        if not isinstance(d, Size):
+            return d == 0
+        if _never_zero(d):
+            return False
+        if not _always_zero(d):
+            self.need("equal", a, (b,), node, reason)
+        return True
 
     def _note_equation(self, a: Extent, b: Extent, d: Size, node: str, reason: str) -> None:
         """Note a demand that no symbol can be solved for."""

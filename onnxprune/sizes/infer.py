@@ -9,7 +9,7 @@ import onnx
 from onnxprune.sizes import operators
 from onnxprune.sizes.algebra import Size, Value, as_extent, replaced
 from onnxprune.sizes.conditions import Condition
-from onnxprune.sizes.facts import Facts
+from onnxprune.sizes.facts import ContradictionError, Facts
 from onnxprune.sizes.inputs import Inputs
 from onnxprune.sizes.result import SizeAnalysis
 from onnxprune.sizes.tensors import INTEGERS, Shape, TensorSequence, Values
@@ -49,7 +49,10 @@ def infer_sizes(
     for value in inputs.values:
         _enter_input(walk, value, inputs.sizes.get(value.name))
     walk.follow(proto.graph)
-    return _result(walk, inputs)
+    try:
+        return _result(walk, inputs)
+    except ContradictionError as error:
+        raise ContradictionError(f"{where}: sizes do not fit: {error.message}", hint) from error
 
 
 def _enter_input(walk: Walk, value: onnx.ValueInfoProto, shape: Shape | None) -> None:

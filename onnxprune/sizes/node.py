@@ -161,6 +161,10 @@ class Node:
         """Take two sizes for equal, and return the simpler one."""
         return self.walk.facts.same(as_extent(a), as_extent(b), self.label, reason)
 
+    def could_be(self, a: Value, b: Value, reason: str) -> bool:
+        """Say whether two sizes may be equal; note that they have to be, and learn nothing."""
+        return self.walk.facts.could_be(as_extent(a), as_extent(b), self.label, reason)
+
     def need_nonnegative(self, size: Value, reason: str) -> None:
         """Demand that a size is 0 or more.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.sizes.algebra import Extent, Value, ceil_div, floor_div, less
+from onnxprune.sizes.algebra import Extent, Value, ceil_div, floor_div, less, trunc_div
 from onnxprune.sizes.facts import ContradictionError
 from onnxprune.sizes.node import Node
 from onnxprune.sizes.table import MICROSOFT, size_rule
@@ -27,6 +27,9 @@ def windows(node: Node, sizes: Sequence[Extent], kernel: Sequence[Extent]) -> li
             continue
         before, after = (pads[k], pads[count + k]) if auto == "NOTSET" else (0, 0)
         room = size + before + after - (dilations[k] * (width - 1) + 1)
+        if isinstance(room, int) and room < 0 and node.operator.endswith("Pool"):
+            found.append(_small_pool(node, room, strides[k], k + 2))
+            continue
         node.need_nonnegative(room, f"one window along axis {k + 2}")
         if node.attribute("ceil_mode", 0):
             fit = ceil_div(room, strides[k]) + 1
@@ -35,6 +38,14 @@ def windows(node: Node, sizes: Sequence[Extent], kernel: Sequence[Extent]) -> li
         else:
             found.append(floor_div(room, strides[k]) + 1)
     return found
+
+
+def _small_pool(node: Node, room: int, stride: int, axis: int) -> int:
+    """Return what onnxruntime makes of a window larger than its operand: it divides towards zero."""
+    count = trunc_div(room, stride) + 1
+    if not isinstance(count, int) or count < 0:
+        raise ContradictionError(f"no window fits along axis {axis}: it is {-room} elements too large")
+    return count
 
 
 def _convolved(node: Node, shape: Shape | None, weight: Shape | None) -> list[Value] | None:

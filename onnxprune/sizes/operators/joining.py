@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.sizes.algebra import Extent, Value, ceil_div, exact_quotient, floor_div
+from onnxprune.sizes.algebra import Extent, Value, atoms_of, ceil_div, exact_quotient, floor_div, is_positive
 from onnxprune.sizes.node import Node
 from onnxprune.sizes.table import size_rule
 from onnxprune.sizes.tensors import INTEGERS, Shape, Values, plain
@@ -31,15 +31,31 @@ def concat(node: Node) -> None:
 
 
 def joined(node: Node, shapes: Sequence[Shape], axis: int) -> list[Value]:
-    """Return the sizes of tensors laid end to end; onnxruntime passes over empty ones."""
+    """Return the sizes of tensors laid end to end.
+
+    onnxruntime passes over empty ones: what may be cut down to nothing teaches no other size.
+    """
     full = [s for s in shapes if 0 not in s] or list(shapes)
-    sizes: list[Value] = list(full[0])
-    for shape in full[1:]:
+    certain = [s for s in full if not _may_be_cut_away(s)] or full
+    sizes: list[Value] = list(certain[0])
+    whole: Value = sum((s[axis] for s in shapes), 0)
+    for shape in certain:
         for k, size in enumerate(shape):
             if k != axis:
                 sizes[k] = node.same(sizes[k], size, f"axis {k} of what is joined")
-    sizes[axis] = sum((s[axis] for s in shapes), 0)
+    for shape in full:
+        for k, size in enumerate(shape):
+            if k != axis and not node.could_be(sizes[k], size, f"axis {k} of what is joined"):
+                whole = node.fresh(0, axis)  # it runs only where this one is empty
+    sizes[axis] = whole
     return sizes
+
+
+def _may_be_cut_away(shape: Shape) -> bool:
+    """Say whether a tensor may be empty because of how it was sliced."""
+    return any(
+        not is_positive(size) and any(atom.kind == "maximum" for atom in atoms_of(size)) for size in shape
+    )
 
 
 def _joined_values(node: Node, kind: int | None, axis: int) -> Values | None:
