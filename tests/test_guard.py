@@ -9,12 +9,15 @@ import stat
 import tempfile
 from pathlib import Path
 
+import click
 import networks_on_disk as disk
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.cli import program
+from onnxprune.cli.options import Reads, Writes
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.graph import Model, load
 from onnxprune.locks import Lock
@@ -224,6 +227,21 @@ def test_a_run_does_not_read_what_it_writes(folder: Path, reads: str) -> None:
     before = disk.tree(folder)
     assert "the run itself writes" in disk.run("run", "recipe.toml").refused()
     assert disk.tree(folder) == before
+
+
+FOLDERS = {("report", "place"), ("run", "folder"), ("setup-training", "folder")}
+"""Options that name folders to write into."""
+
+
+@pytest.mark.parametrize("name", program.commands)
+def test_every_path_of_every_command_is_guarded(name: str) -> None:
+    """An option that names a file says which way it goes; so does one that may name a module."""
+    for parameter in program.commands[name].params:
+        kind, said = parameter.type, str(parameter.name)
+        if isinstance(kind, click.Path) and (name, said) not in FOLDERS:
+            assert isinstance(kind, Reads | Writes), f"{name} {said}"
+        if said in ("data", "val", "metric", "loss", "calibration"):
+            assert isinstance(kind, Reads), f"{name} {said}"
 
 
 # --- what never ends
