@@ -31,15 +31,23 @@ HERE = os.getpid()
 class Marked:
     """Processes that carry a mark in their environment, as do all that they start."""
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: Path) -> None:
+        self.temporary = temporary
+        temporary.mkdir()
         self.mark = f"ONNXPRUNE_TEST={uuid4().hex}"
         name, _, value = self.mark.partition("=")
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        self.environment = {**os.environ, name: value, "PYTHONPATH": path}
+        self.environment = {**os.environ, name: value, "PYTHONPATH": path, "TMPDIR": str(temporary)}
 
     def start(self, *words: object, cwd: Path) -> subprocess.Popen[bytes]:
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen([sys.executable, *map(str, words)], cwd=cwd, env=self.environment, **quiet)
+
+    def left(self) -> list[str]:
+        """Return the temporary files there are, those in shared memory that tell whose they are included."""
+        shared = Path("/dev/shm").glob("*onnxprune*")
+        own = (path for path in self.temporary.rglob("*") if path.name != ".ses")  # of onnxruntime
+        return [str(path) for path in (*own, *shared)]
 
     def alive(self) -> list[int]:
         found = []
@@ -62,17 +70,11 @@ class Marked:
 
 
 @pytest.fixture
-def marked() -> Iterator[Marked]:
-    found = Marked()
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marked]:
+    found = Marked(tmp_path_factory.mktemp("marked") / "tmp")
     yield found
     for pid in found.alive():
         os.kill(pid, signal.SIGKILL)
-
-
-def shared() -> set[str]:
-    """What lies in memory that processes share, and in the folder for temporary files, of ours."""
-    places = [*Path("/dev/shm").glob("*"), *Path("/tmp").glob("onnxprune-*"), *Path("/tmp").glob("loky-*")]
-    return {str(p) for p in places}
 
 
 def slow(outputs: dict[str, Any], targets: Any) -> float:
@@ -91,7 +93,6 @@ def starts_others(outputs: dict[str, Any], targets: Any) -> float:
 def test_workers_of_ana_end_with_it(tmp_path: Path, marked: Marked, when: str) -> None:
     disk.save(net().proto, tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", image=samples(net())["image"])
-    before = shared()
     metric = f"{__name__}:starts_others"
     words = f"-m onnxprune ana net.onnx --data data.npz --metric {metric} --workers 2 -o out.json"
     parent = marked.start(*words.split(), cwd=tmp_path)
@@ -104,7 +105,7 @@ def test_workers_of_ana_end_with_it(tmp_path: Path, marked: Marked, when: str) -
     parent.kill()
     parent.wait()
     marked.wait_for(lambda n: n == 0, 20)
-    assert shared() <= before
+    assert marked.left() == []
     assert {p.name for p in tmp_path.iterdir()} <= {"net.onnx", "data.npz", "out.json", "__pycache__"}
 
 
@@ -238,14 +239,13 @@ def test_vital_signs(started: Callable[[str], subprocess.Popen[bytes]]) -> None:
 @pytest.mark.training
 @pytest.mark.parametrize("stopped", [False, True])
 def test_the_training_worker_ends_with_the_trainer(tmp_path: Path, marked: Marked, stopped: bool) -> None:
-    before = shared()
     disk.save(disk.network(), tmp_path / "model.onnx")
     disk.save_data(tmp_path / "data.npz", **disk.samples(4096))
     words = "-m onnxprune finetune model.onnx --data data.npz --epochs 1000 -o out.onnx --threads 1"
     parent = marked.start(*words.split(), cwd=tmp_path)
     workers = set(marked.wait_for(lambda n: n >= 2)) - {parent.pid}
     end = time.monotonic() + 60
-    while shared() - before or time.monotonic() - (end - 60) < 3:  # until the model is loaded
+    while marked.left() or time.monotonic() - (end - 60) < 3:  # until the model is loaded
         assert time.monotonic() < end
         time.sleep(0.1)
     if stopped:
@@ -254,7 +254,7 @@ def test_the_training_worker_ends_with_the_trainer(tmp_path: Path, marked: Marke
     parent.kill()
     parent.wait()
     marked.wait_for(lambda n: n == 0, 20)
-    assert shared() <= before
+    assert marked.left() == []
 
 
 @pytest.mark.training
