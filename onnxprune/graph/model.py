@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.graph.damage import EXPORT_AGAIN, refuse_damage
+from onnxprune.graph.damage import EXPORT_AGAIN, graphs, refuse_damage
 from onnxprune.graph.functions import inlined
 from onnxprune.graph.meaning import read_as_meant
 from onnxprune.graph.reading import read
@@ -26,6 +26,8 @@ from onnxprune.graph.reading import read
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _WITH_BODIES = ("If", "Loop", "Scan")
+_OPSET_OF_NO_NODE = 13
+"""What is said of the standard domain in a file that has no node of it."""
 _LARGE = 1 << 20
 """Bytes from which a node is not copied into a skeleton."""
 _UNREAD = "onnxprune.unread"
@@ -378,6 +380,9 @@ def check_weights(model: Model) -> None:
 def _check_opset(model: Model) -> None:
     newest = onnx.defs.onnx_opset_version()
     if not any(o.domain in _STANDARD_DOMAINS for o in model.proto.opset_import):
+        if not any(n.domain in _STANDARD_DOMAINS for g in graphs(model.proto.graph) for n in g.node):
+            model.proto.opset_import.append(helper.make_opsetid("", _OPSET_OF_NO_NODE))
+            return
         raise ModelError(f"{model.name} does not say which ONNX opset it uses", "export it again")
     opset = model.opset()
     if opset > newest:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnxprune.dims import Dim, Factor
 from onnxprune.rules.constants import averages
-from onnxprune.rules.context import Axes, Context, Linear
+from onnxprune.rules.context import Axes, CannotSayError, Context, Linear
 from onnxprune.rules.pointwise import broadcast
 from onnxprune.rules.table import Zeros, rule, some
 from onnxprune.rules.variables import Indexing, Keys, from_the_right
@@ -49,6 +49,8 @@ def matmul(c: Context) -> None:
 
 def added(operand: int, dims: Axes, rows: str, columns: str) -> Indexing:
     """Return the indices of what is added to the rows and columns of a product."""
+    if len(dims) > 2:
+        raise CannotSayError(f"what it adds has {len(dims)} axes, and no more than two fit")
     keys = (rows, columns)[2 - len(dims) :]
     along: tuple[Keys, ...] = tuple((k,) if d.size != 1 else () for k, d in zip(keys, dims, strict=True))
     return Indexing(operands={operand: along})

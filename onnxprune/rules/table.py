@@ -165,6 +165,8 @@ def _apply(context: Context) -> None:
         found.apply(context)
     except CannotSayError as reason:
         _refuse(context, str(reason))
+    except (ArithmeticError, IndexError, ValueError) as error:
+        _refuse(context, f"no operator takes such operands: {error}")
 
 
 def _refuse(context: Context, reason: str) -> None:

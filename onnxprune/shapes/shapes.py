@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxprune.errors import ModelError
 from onnxprune.graph import Model, merged, subgraphs
 from onnxprune.shapes.evaluation import evaluate as evaluate_node
 from onnxprune.shapes.reference import Numbers, reference_sizes
@@ -53,8 +54,17 @@ class Shapes:
     analysis: SizeAnalysis = field(repr=False)
 
     def number(self, size: Extent) -> int:
-        """Return a size at the reference numbers."""
-        return size if isinstance(size, int) else evaluate(size, self.reference)
+        """Return a size at the reference numbers.
+
+        Raises:
+            ModelError: It is none there: the network does not run with them.
+        """
+        try:
+            return size if isinstance(size, int) else evaluate(size, self.reference)
+        except ValueError as error:
+            raise ModelError(
+                f"sizes do not fit: {error}", "give sizes it works with: --dim NAME=N"
+            ) from error
 
     def numbers(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor at the reference numbers."""

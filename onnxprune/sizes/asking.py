@@ -139,6 +139,14 @@ def ask(node: Node) -> None:
             node.walk.tensors.unknown[name] = answer.refusal or "no tool knows all of its sizes"
 
 
+def objection(node: Node) -> str:
+    """Return what onnx has against the operands and attributes of a node, empty where it has nothing."""
+    names: dict[Size, str] = {}
+    question = _question(node, names)
+    numbers: dict[Dim, int] = dict(zip(names.values(), NUMBERS, strict=False))
+    return _of_onnx(question).refusal or _of_onnx(question.with_numbers(numbers)).refusal
+
+
 def _question(node: Node, names: dict[Size, str]) -> Question:
     bare = onnx.NodeProto(op_type=node.operator, domain=node.proto.domain, attribute=node.proto.attribute)
     bare.input.extend(f"i{k}" if i else "" for k, i in enumerate(node.inputs))
@@ -215,10 +223,13 @@ def _of_onnx(question: Question) -> Answer:
     except defs.SchemaError:
         version = f"version {opsets.get(domain, 1)} of '{domain or 'ai.onnx'}'"
         return _nothing(question, f"onnx knows no {node.op_type} in {version}")
+    types = question.types()
+    if any(name and name not in types for name in node.input):
+        return _nothing(question, "the type of an operand is not known")
     imports = [helper.make_opsetid(d, v) for d, v in opsets.items()]
     try:
         found = shape_inference.infer_node_outputs(
-            schema, node, question.types(), question.tensors(), None, imports, _IR_VERSION
+            schema, node, types, question.tensors(), None, imports, _IR_VERSION
         )
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()

@@ -125,6 +125,15 @@ class Walk:
         except ZeroDivisionError as error:
             said = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
             raise ContradictionError(said, self._hint) from error
+        except ValueError as error:
+            said = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
+            raise ContradictionError(said, self._hint) from error
+        except (IndexError, KeyError, TypeError, AttributeError) as error:
+            objection = asking.objection(node)
+            if not objection:
+                raise  # a defect of the rule: the operator takes these operands
+            said = f"{self._where}: node '{node.label}' ({node.operator}) cannot be: {objection}"
+            raise ContradictionError(said, self._hint) from error
 
     def ask(self, node: Node) -> None:
         """Ask the tools of an operator without a rule."""
