@@ -17,7 +17,7 @@ import numpy as np
 
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.dims import kept_indices
-from onnxprune.errors import TrainingError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.graph import Model, load
 from onnxprune.groups.channels import Channels
 from onnxprune.passes.base import Pass, PassResult
@@ -133,7 +133,6 @@ class Finetune(Pass):
         channels, removed = removed_channels(given.model, stored_plan(given.model))
         dense = fed_as_before(channels, removed)
         session = Session(dense.proto, threads=self.threads)
-        _require_batches(session)
         data = open_data(self.data, session.inputs, session.outputs)
         unfolded = self._unfold(dense, data, channels, removed)
         val = open_data(self.val, session.inputs, session.outputs) if self.val is not None else None
@@ -253,22 +252,6 @@ class Finetune(Pass):
         known = data.samples is not None
         identity["data"] = [data.samples, data.take(_TOLD_BY).digest()] if known else data.name
         return Checkpoints(Path(self.checkpoint), self.checkpoint_every, identity, self.resume)
-
-
-def _require_batches(session: Session) -> None:
-    """Refuse a model with inputs that do not count samples along their first axis, such as a state.
-
-    Raises:
-        TrainingError: Naming the input.
-    """
-    counted = [spec for spec in session.inputs if spec.shape]
-    for spec in counted[1:]:
-        size = spec.shape[0]
-        if isinstance(size, int) and size != counted[0].shape[0]:
-            raise TrainingError(
-                f"input '{spec.name}' does not count samples along its first axis, which has the size {size}",
-                "models that are handed a state from call to call cannot be trained",
-            )
 
 
 def _loaded(model: Model | str | None) -> Model | None:

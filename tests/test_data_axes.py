@@ -45,7 +45,9 @@ def test_the_name_of_most_first_axes_counts_samples() -> None:
         (specs(x=(4, 3), y=(4, 5)), 4),
         (specs(x=(1, 80, 50), scales=(3,)), 1),
         (specs(state=(2, 1, 16), x=(1, 160)), 1),
-        (specs(x=("n", 3), h=(1, 1, 16)), None),
+        (specs(x=("n", 3), h=(1, 1, 16)), 1),
+        (specs(x=("n", 3), scales=(3,)), None),
+        (specs(x=("n", 3), mean=(1, 3, 1, 1)), None),
         (specs(x=(None, 3)), None),
     ],
 )
@@ -193,3 +195,36 @@ def test_a_metric_of_results_that_begin_with_time_does_not_depend_on_the_batch(
         found.append([curve["values"][0] for curve in facts["groups"].values()])
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("loss", ["distill", "mse"])
+def test_results_that_begin_with_time_are_learnt(loss: str, tmp_path: Path) -> None:
+    model, sparse = CASES / "time_major.onnx", tmp_path / "sparse.onnx"
+    targets = {"y": random(8, 12, 11)} if loss == "mse" else {}
+    data = disk.save_data(tmp_path / "data.npz", x=random(12, 1, 8, 32), **targets)
+    assert disk.run("prune", model, "--reduce-channels", 0.5, "--round-to", 1, "-o", sparse).code == 0
+    teacher = ("--teacher", model) if loss == "distill" else ()
+    words = ("--data", data, "--loss", loss, *teacher, "--batch-size", 5, "--epochs", 2)
+    outcome = disk.run("finetune", sparse, *words, "-o", tmp_path / "tuned.onnx")
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_state_of_one_sample_is_measured_sample_by_sample(tmp_path: Path) -> None:
+    data = disk.save_data(tmp_path / "data.npz", x=random(6, 5, 8), h0=random(1, 1, 16))
+    words = ("--data", data, "--metric", "cosine", "--ratios", 0.5, "-o", tmp_path / "a.json")
+    outcome = disk.run("ana", CASES / "batch_fixed_by_state.onnx", *words)
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.training
+def test_a_voice_with_scales_is_trained(tmp_path: Path) -> None:
+    model, sparse = CASES / "vitsin.onnx", tmp_path / "sparse.onnx"
+    ids = np.random.default_rng(0).integers(0, 30, (10, 12))
+    data = disk.save_data(
+        tmp_path / "data.npz", input=ids, input_lengths=np.full(10, 12), scales=np.float32([0.6, 1, 0.8])
+    )
+    assert disk.run("prune", model, "--reduce-channels", 0.5, "--round-to", 1, "-o", sparse).code == 0
+    words = ("--data", data, "--loss", "distill", "--teacher", model, "--batch-size", 4)
+    outcome = disk.run("finetune", sparse, *words, "-o", tmp_path / "tuned.onnx")
+    assert outcome.code == 0, outcome.err

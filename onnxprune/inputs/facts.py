@@ -116,7 +116,14 @@ class Facts:
             known = infer(self.model, {n: s for n, s in self.shapes.items() if s})
         except OnnxpruneError:  # told by what runs the model
             return {}
-        return {name: known.numbers(name) for name in known.sizes}
+        inputs = {i.name for i in self.model.inputs}
+        symbols = known.analysis.symbols.items()
+        decided = {name for name, symbol in symbols if any(place[0] in inputs for place in symbol.places)}
+        return {
+            name: known.numbers(name)
+            for name, shape in known.sizes.items()
+            if all(isinstance(size, int) or size.symbols <= decided for size in shape)
+        }
 
     def _span(self, name: str) -> tuple[float, float] | None:
         values = self.constant(name)

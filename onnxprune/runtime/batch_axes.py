@@ -60,7 +60,16 @@ def batch_name(inputs: Sequence[Spec], outputs: Sequence[Spec] = ()) -> str | No
 
 
 def fixed_batch(inputs: Sequence[Spec]) -> int | None:
-    """Return the samples a run if the file fixes them, ``None`` if not: 1, or what most inputs begin with."""
+    """Return the samples a run if the file fixes them, ``None`` if not.
+
+    Where all inputs begin with a number it is 1, or what most begin with. Beside open inputs, a state of one
+    sample fixes it too: ``[layers, 1, width]``.
+    """
+    state = any(len(s.shape) == 3 and s.shape[1] == 1 and isinstance(s.shape[0], int) for s in inputs)
+    return _first_size(inputs) or (1 if state else None)
+
+
+def _first_size(inputs: Sequence[Spec]) -> int | None:
     sizes = [s.shape[0] for s in inputs if s.shape]
     numbers = [n for n in sizes if isinstance(n, int)]
     if not numbers or len(numbers) < len(sizes):
@@ -76,9 +85,9 @@ def sample_axes(inputs: Sequence[Spec], outputs: Sequence[Spec], shapes: Mapping
         outputs: Its outputs.
         shapes: The shapes of arrays named like them, or otherwise, by name.
     """
-    name, fixed = batch_name(inputs, outputs), fixed_batch(inputs)
+    name, first, fixed = batch_name(inputs, outputs), _first_size(inputs), fixed_batch(inputs)
     declared = {s.name: s.shape for s in (*outputs, *inputs)}
-    axes: Axes = {n: _by_name(declared.get(n, ()), s, name, fixed) for n, s in shapes.items()}
+    axes: Axes = {n: _by_name(declared.get(n, ()), s, name, first) for n, s in shapes.items()}
     known = [s.name for s in inputs if s.name in shapes and axes[s.name] is not None]
     lengths = [shapes[n][a] for n in known if (a := axes[n]) is not None and a >= 0 and a < len(shapes[n])]
     for tensor, axis in axes.items():
@@ -107,12 +116,12 @@ def made_axis(declared: Declared, shape: Sequence[int], rows: int, name: str | N
 _OPEN = -1
 
 
-def _by_name(declared: Declared, shape: Sequence[int], name: str | None, fixed: int | None) -> int | None:
+def _by_name(declared: Declared, shape: Sequence[int], name: str | None, first: int | None) -> int | None:
     if not declared or len(declared) != len(shape):
         return 0 if shape else None
     if name is not None and name in declared:
         return list(declared).index(name)
-    if not isinstance(declared[0], int) or declared[0] == fixed:
+    if not isinstance(declared[0], int) or declared[0] == first:
         return 0
     return _OPEN
 

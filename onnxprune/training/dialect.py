@@ -23,6 +23,8 @@ from onnx import (
 )
 
 from onnxprune.errors import TrainingError
+from onnxprune.runtime.batch_axes import described, fixed_batch
+from onnxprune.training.samples import input_axes, taken
 from onnxprune.training.wire import Array
 
 OPSET = 17
@@ -178,26 +180,23 @@ def _tensor_to_float32(tensor: TensorProto) -> None:
 
 
 def _free_the_batch(model: onnx.ModelProto, sample: Mapping[str, Array]) -> None:
-    """Make the first axis of every input symbolic and fix the others, and un-bake the batch from Reshape."""
+    """Make the axis of the samples symbolic in all inputs, fix the others; un-bake the batch from Reshape."""
     declared = declared_batch(model)
     if declared is not None:
         _unbake_reshapes(model, sample, declared)
     del model.graph.value_info[:]
+    axes = input_axes(model, sample)
     for info in model.graph.input:
-        _set_shape(info, (BATCH, *sample[info.name].shape[1:]) if sample[info.name].ndim else ())
+        shape = sample[info.name].shape
+        _set_shape(info, tuple(BATCH if a == axes[info.name] else n for a, n in enumerate(shape)))
     for info in model.graph.output:
         info.type.tensor_type.ClearField("shape")
 
 
 def declared_batch(model: onnx.ModelProto) -> int | None:
     """Return the batch size a model insists on; None when it is free."""
-    sizes = [
-        info.type.tensor_type.shape.dim[0]
-        for info in model.graph.input
-        if info.type.tensor_type.shape.dim and not _is_initializer(model, info.name)
-    ]
-    fixed = {size.dim_value for size in sizes if size.dim_value > 0}
-    return fixed.pop() if len(fixed) == 1 else None
+    inputs = [spec for spec in described(model.graph.input) if not _is_initializer(model, spec.name)]
+    return fixed_batch(inputs)
 
 
 def _is_initializer(model: onnx.ModelProto, name: str) -> bool:
@@ -210,7 +209,8 @@ def _unbake_reshapes(model: onnx.ModelProto, sample: Mapping[str, Array], batch:
     The batch is the outermost factor of an activation, so with all other sizes known the first one may be -1.
     Where that is not so, the forward check that follows says it.
     """
-    shapes = infer_shapes(model, {name: (batch, *array.shape[1:]) for name, array in sample.items()})
+    one = taken(sample, input_axes(model, sample), np.zeros(batch, np.int64))
+    shapes = infer_shapes(model, {name: a.shape for name, a in one.items()})
     constants = constants_of(model)
     for node in model.graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] in constants:

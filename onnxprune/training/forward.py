@@ -17,6 +17,7 @@ from onnx import TensorProto
 from onnxprune.errors import ModelError, TrainingError
 from onnxprune.runtime import Session
 from onnxprune.training.dialect import declared_batch
+from onnxprune.training.samples import batch_size, input_axes, output_axes, taken
 from onnxprune.training.wire import Array
 
 TOLERANCE = (
@@ -42,7 +43,7 @@ def check_forward(
     Raises:
         TrainingError: They differ; the message names the first node whose result does.
     """
-    few = _few(sample, declared_batch(model))
+    few = _few(model, sample, declared_batch(model))
     floats = {
         name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in few.items()
     }
@@ -57,14 +58,12 @@ def check_forward(
     return copied
 
 
-def _few(sample: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
+def _few(model: onnx.ModelProto, sample: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
     """Take some samples, or as many whole batches of a fixed size, repeating samples if need be."""
-    available = max((array.shape[0] for array in sample.values() if array.ndim), default=1)
+    axes = input_axes(model, sample)
+    available = batch_size(sample, axes)
     count = min(SAMPLES, available) if batch is None else batch * -(-SAMPLES // batch)
-    return {
-        name: array[np.arange(count) % array.shape[0]] if array.ndim else array
-        for name, array in sample.items()
-    }
+    return taken(sample, axes, np.arange(count) % available)
 
 
 def _run_in_batches(
@@ -74,12 +73,12 @@ def _run_in_batches(
     session, batch = Session(_with_outputs(model, outputs), optimize=False), declared_batch(model)
     if batch is None:
         return session.run(feeds)
-    total = max((array.shape[0] for array in feeds.values() if array.ndim), default=batch)
-    parts = [
-        session.run({name: array[at : at + batch] if array.ndim else array for name, array in feeds.items()})
-        for at in range(0, total, batch)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    axes = input_axes(model, feeds)
+    total = batch_size(feeds, axes)
+    starts = range(0, total, batch)
+    parts = [session.run(taken(feeds, axes, np.arange(at, min(at + batch, total)))) for at in starts]
+    made = output_axes(model, parts[0])
+    return {name: np.concatenate([part[name] for part in parts], made[name]) for name in parts[0]}
 
 
 def _with_outputs(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:

@@ -16,6 +16,7 @@ from onnxprune.processors import idle, usable_processors
 from onnxprune.training.forward import check_forward
 from onnxprune.training.losses import Head
 from onnxprune.training.objective import attach_loss, check_targets
+from onnxprune.training.samples import batch_size, input_axes, output_axes, sample_shape
 from onnxprune.training.settings import TrainSettings
 from onnxprune.training.support import check_gradient_path
 from onnxprune.training.training_copy import TrainingCopy, make_training_copy
@@ -49,13 +50,12 @@ class Job:
     def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
         """Validate a batch; returns the arrays of the training graph's inputs and the number of samples."""
         inputs = checked_inputs(self.model, batch[0])
+        axes = input_axes(self.model, inputs)
         for name, array in inputs.items():
-            if array.shape[1:] != self.sample[name].shape[1:]:
-                expected = self.sample[name].shape[1:]
-                raise DataError(
-                    f"input {name!r} has samples of shape {array.shape[1:]}, the first had {expected}"
-                )
-        samples = _batch_size(inputs)
+            found, expected = sample_shape(array, axes[name]), sample_shape(self.sample[name], axes[name])
+            if found != expected:
+                raise DataError(f"input {name!r} has samples of shape {found}, the first had {expected}")
+        samples = batch_size(inputs, axes)
         targets = check_targets(self.heads, batch[1], samples, self.ignored)
         return {name: (targets | inputs)[name] for name in self.inputs}, samples
 
@@ -87,7 +87,7 @@ def prepare(
     copied = copied or make_training_copy(model, sample)
     outputs = check_forward(model, copied.model(), sample)
     copied = change(copied)
-    heads = attach_loss(copied.graph, settings, first[1], outputs)
+    heads = attach_loss(copied.graph, settings, first[1], outputs, output_axes(model, outputs))
     trainables = check_gradient_path(copied.graph, copied.trainables)
     inputs = tuple(tensor.name for tensor in copied.graph.inputs)
     arrays = {"model": np.frombuffer(copied.model().SerializeToString(), np.uint8)}
@@ -154,7 +154,3 @@ def checked_inputs(
             raise DataError(f"input {info.name!r} must be {wanted}, it is {array.dtype}")
         checked[info.name] = array.astype(np.float32 if floating and not own_types else wanted, copy=False)
     return checked
-
-
-def _batch_size(inputs: Mapping[str, Array]) -> int:
-    return next((array.shape[0] for array in inputs.values() if array.ndim), 1)

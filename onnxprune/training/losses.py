@@ -36,6 +36,7 @@ class Head:
         target: The graph input that holds the targets.
         shape: Shape of the output for the sample batch.
         bounds: What values the targets may have, if not any.
+        batch_axis: The axis that counts the samples.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Head:
     target: gs.Variable
     shape: tuple[int, ...]
     bounds: tuple[float, float] | None = None
+    batch_axis: int = 0
 
     @property
     def labelled(self) -> bool:

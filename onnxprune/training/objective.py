@@ -17,7 +17,11 @@ from onnxprune.training.wire import Array
 
 
 def attach_loss(
-    graph: gs.Graph, settings: TrainSettings, targets: Mapping[str, Array], outputs: Mapping[str, Array]
+    graph: gs.Graph,
+    settings: TrainSettings,
+    targets: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    axes: Mapping[str, int] | None = None,
 ) -> tuple[Head, ...]:
     """Append the loss, which becomes the graph's only output.
 
@@ -27,6 +31,7 @@ def attach_loss(
         targets: A batch of what the data has: `labels`, arrays named like outputs, and what a teacher says,
             `teacher:` in front of its name.
         outputs: Outputs of the model for a sample batch.
+        axes: The axis of each output that counts the samples; the first by default.
 
     Returns:
         What has targets.
@@ -36,7 +41,7 @@ def attach_loss(
         UsageError: A term does not fit the model.
     """
     emit = Emitter(graph, "loss")
-    building = _Building(graph, settings, targets, outputs)
+    building = _Building(graph, settings, targets, outputs, axes or {})
     total: gs.Tensor | None = None
     for term in settings.terms:
         for part in building.parts(term.name, emit):
@@ -58,6 +63,7 @@ class _Building:
     settings: TrainSettings
     targets: Mapping[str, Array]
     outputs: Mapping[str, Array]
+    axes: Mapping[str, int]
     heads: list[Head] = field(default_factory=list)
 
     def parts(self, name: str, emit: Emitter) -> Iterator[gs.Tensor]:
@@ -97,18 +103,19 @@ class _Building:
         value: gs.Tensor = output
         while value.inputs and value.inputs[0].op == "Identity":
             value = value.inputs[0].inputs[0]
-        activation, axis = "", min(1, sample.ndim - 1)
+        batch = 0 if name == LABELS else self.axes.get(output.name, 0)
+        activation, axis = "", min(1, sample.ndim - 1) if not batch else sample.ndim - 1
         if value.inputs and value.inputs[0].op in entry.detaches:
             last = value.inputs[0]
             activation, value = last.op, last.inputs[0]
             axis = last.attrs.get("axis", -1) % sample.ndim if activation != "Sigmoid" else axis
         if name == LABELS and sample.ndim < 2:
             raise TrainingError(f"output {output.name!r} of shape {sample.shape} has no axis of classes")
-        sizes = list(sample.shape[1:])
+        sizes = [n for a, n in enumerate(sample.shape) if a != batch]
         if name == LABELS:
             del sizes[axis - 1]
-        target = self._target(name, np.int64 if name == LABELS else np.float32, sizes)
-        return Head(name, output, value, activation, axis, target, sample.shape, entry.bounds)
+        target = self._target(name, np.int64 if name == LABELS else np.float32, sizes, batch)
+        return Head(name, output, value, activation, axis, target, sample.shape, entry.bounds, batch)
 
     def _feature(self, name: str) -> Head:
         """Find a tensor whose like the teacher has."""
@@ -132,10 +139,10 @@ class _Building:
             self.heads.append(Head(name, like, like, "", min(1, len(shape) - 1), target, shape))
         return target
 
-    def _target(self, name: str, kind: type, sizes: Sequence[int]) -> gs.Variable:
+    def _target(self, name: str, kind: type, sizes: Sequence[int], batch: int = 0) -> gs.Variable:
         """Return the graph input for some targets, the same for all terms that use them."""
         known = next((head.target for head in self.heads if head.name == name), None)
-        return known or gs.Variable(f"loss:target:{name}", kind, ["batch", *sizes])
+        return known or gs.Variable(f"loss:target:{name}", kind, [*sizes[:batch], "batch", *sizes[batch:]])
 
     def _expected(self, entry: LossEntry) -> str:
         if entry.targets == "labels":
@@ -191,7 +198,8 @@ def _checked_labels(labels: Array, head: Head, batch: int, ignored: int | None) 
 
 
 def _checked_values(values: Array, head: Head, batch: int) -> Array:
-    name, expected = head.name, (batch, *head.shape[1:])
+    name = head.name
+    expected = tuple(batch if a == head.batch_axis else n for a, n in enumerate(head.shape))
     if values.dtype.kind not in "fiub":
         raise DataError(f"targets {name!r} must be numbers, they are {values.dtype}")
     if values.shape != expected:
