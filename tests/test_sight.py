@@ -13,6 +13,7 @@ from onnxprune.graph import Model
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.reach import reach_of, unfollowed_weights
+from onnxprune.groups.selection import why_blocked
 
 
 def listed(channels: Channels) -> dict[str, set[str]]:
@@ -144,3 +145,11 @@ def test_a_table_of_numbers_of_rows_is_no_group() -> None:
     channels = find_channels(net.model(net.linear(x, 5)))
     assert [(g.size, [p.tensor for p in g.places][:1]) for g in channels.groups] == [(16, [table])]
     onnx.checker.check_model(channels.model.proto)
+
+
+def test_the_reason_given_where_nothing_can_go_is_that_of_lost_weights_too() -> None:
+    net = Net()
+    y = net.ops("Strange", net.input("x", [4, 8]), net.weight(8, 6), domain="nobody.knows")[0]
+    channels = find_channels(Model(net.proto(net.sized(y, [4, 6]))))
+    assert not channels.groups
+    assert "no rule for operator nobody.knows.Strange" in why_blocked(channels)

@@ -77,7 +77,7 @@ def inspect(
     from onnxprune.graph import load, opened, sized
     from onnxprune.groups.channels import find_channels
     from onnxprune.groups.cost import cost_of
-    from onnxprune.groups.reach import reach_of, unfollowed_weights
+    from onnxprune.groups.reach import reach_of, staying_axes
     from onnxprune.output import stored_bytes
     from onnxprune.progress import task
 
@@ -95,7 +95,7 @@ def inspect(
         "macs_reachable": reach.macs,
         "input_shapes": {n: list(s) for n, s in channels.typing.shapes.inputs.items()},
         "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
-        "blocked": [_blocked(channels, b) for b in (*channels.blocked, *unfollowed_weights(channels))],
+        "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         "uncounted": [asdict(block) for block in reach.uncounted],
         "all": every,
     }

@@ -43,6 +43,11 @@ def reach_of(channels: Channels) -> Reach:
     return Reach(shares[0], shares[1], _uncounted(channels.typing))
 
 
+def staying_axes(channels: Channels) -> list[BlockedAxis]:
+    """Return all axes of weights that stay, wholly or in part: those that no rule follows too."""
+    return [*channels.blocked, *unfollowed_weights(channels)]
+
+
 def unfollowed_weights(channels: Channels) -> list[BlockedAxis]:
     """Return the axes of weights that are on no group and not listed as blocked, and why that is."""
     typing = channels.typing

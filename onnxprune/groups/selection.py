@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.globs import matching
 from onnxprune.groups.channels import Channels, Group
+from onnxprune.groups.reach import staying_axes
 
 
 def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> list[Group]:
@@ -44,7 +45,9 @@ def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequenc
 
 def why_blocked(channels: Channels, most: int = 3) -> str:
     """Return the commonest reasons for which axes are blocked, as one sentence."""
-    reasons = [f"{b.operator} '{b.node}': {b.reason}" for axis in channels.blocked for b in axis.reasons]
+    reasons = [
+        f"{b.operator} '{b.node}': {b.reason}" for axis in staying_axes(channels) for b in axis.reasons
+    ]
     common = sorted(set(reasons), key=lambda r: (-reasons.count(r), r))[:most]
     return "; ".join(common) if common else "it has no convolution or matrix product with weights of its own"
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from onnxprune.graph import Model, load, sized
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
+from onnxprune.groups.reach import staying_axes
 from onnxprune.groups.selection import select_groups
 from onnxprune.inputs import feeds_that_run
 from onnxprune.output import stored_bytes, write_model
@@ -282,7 +283,7 @@ class Stages:
 def _blocked(channels: Channels) -> list[dict[str, Any]]:
     """List why axes cannot be pruned, and which axes it is, one entry a reason."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for axis in channels.blocked:
+    for axis in staying_axes(channels):
         for b in axis.reasons:
             found.setdefault((b.node, b.operator, b.reason), []).append(f"{axis.tensor}[{axis.axis}]")
     return [{"node": n, "operator": o, "reason": r, "axes": a} for (n, o, r), a in found.items()]
