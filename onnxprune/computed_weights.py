@@ -91,7 +91,11 @@ class _ConstantPart:
         for number, node in enumerate(model.all_nodes):
             for name in {*node.input, *(captured(node) if not any(bodies(node)) else ())}:
                 readers[name].add(number)
-            if _is_computed(node) and known.issuperset(node.input) and returned.isdisjoint(node.output):
+            if (
+                _is_computed(node, model)
+                and known.issuperset(node.input)
+                and returned.isdisjoint(node.output)
+            ):
                 nodes[number] = node
                 makers.update((o, number) for o in node.output if o)
                 known.update(node.output)
@@ -165,9 +169,11 @@ class _Sets:
         return list(found.values())
 
 
-def _is_computed(node: onnx.NodeProto) -> bool:
-    """Whether a node makes the same results of the same operands, in every run."""
+def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
+    """Whether a node makes the same results in every run; of what is dequantised single numbers only."""
     plain = node.domain in ("", "ai.onnx") and node.op_type not in _KEPT | _DRAWN
+    if node.op_type == "DequantizeLinear" and node.input[0] in model.constants:
+        plain = math.prod(model.constants[node.input[0]].dims) == 1
     return plain and bool(node.input) and not any(subgraphs(node))
 
 

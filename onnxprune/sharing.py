@@ -2,13 +2,16 @@
 
 Exporters write constants that happen to be equal once: biases of zeros, scales of ones, zero points. Each
 reader gets a copy of its own, so that what one of them loses is not lost to the others. Matrices stay shared:
-that is a decision of whoever made the model. Zero points are no such matrices.
+that is a decision of whoever made the model. Zero points are no such matrices, nor are weights all of whose
+elements are one number: training has never touched them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
+import numpy as np
 import onnx
 
 from onnxprune.graph import Model, bodies, captured
@@ -38,6 +41,9 @@ _LISTS = {
 """Operands that list numbers and have no axis of the network; of reductions the second as well."""
 _ZERO_POINTS = {"DequantizeLinear": 2, "QuantizeLinear": 2, "MatMulNBits": 3, "GatherBlockQuantized": 3}
 """Operators whose zero points may have several axes, and the operands that hold them."""
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+LARGEST = 1 << 20
+"""Elements up to which a weight of one number alone is looked for, and copied."""
 Place = tuple[onnx.NodeProto, int]
 
 
@@ -57,7 +63,7 @@ def shared_places(model: Model) -> dict[str, list[Place]]:
     return {
         name: found
         for name, found in places.items()
-        if len(found) > 1 and name not in elsewhere and _is_accident(model.constants[name], found)
+        if len(found) > 1 and name not in elsewhere and _is_accident(model, name, found)
     }
 
 
@@ -75,8 +81,15 @@ def _is_list(node: onnx.NodeProto, operand: int) -> bool:
     return node.domain in ("", "ai.onnx") and operand in _LISTS.get(node.op_type, ())
 
 
-def _is_accident(tensor: onnx.TensorProto, found: list[Place]) -> bool:
-    """Whether a constant is a vector, or the zero points of several matrices."""
+def _is_accident(model: Model, name: str, found: list[Place]) -> bool:
+    """Whether a constant is a vector, zero points of several matrices, or a weight of one number alone."""
+    tensor = model.constants[name]
     long = sum(1 for d in tensor.dims if d > 1)
-    zeros = all(_ZERO_POINTS.get(node.op_type) == operand for node, operand in found)
-    return tensor.data_type != onnx.TensorProto.STRING and (long == 1 or (long > 1 and zeros))
+    if tensor.data_type == onnx.TensorProto.STRING or long < 2:
+        return long == 1 and tensor.data_type != onnx.TensorProto.STRING
+    if all(_ZERO_POINTS.get(node.op_type) == operand for node, operand in found):
+        return True
+    if math.prod(tensor.dims) > LARGEST or not all(node.op_type in _PRODUCTS for node, _ in found):
+        return False
+    values = model.array(name)
+    return bool(np.all(values == values.flat[0]))

@@ -155,6 +155,7 @@ def pooled_widths(kind: str = "GlobalMaxPool") -> onnx.ModelProto:
 
 
 @idea(0.28)
+@idea(0.28, name="segnet_with_sizes", shapes=True)
 def segnet(shapes: bool = False) -> onnx.ModelProto:
     """What a pool took the maximum of is put back where it was: SegNet, DeconvNet."""
     net = Net()

@@ -140,3 +140,31 @@ def test_inside_a_body() -> None:
     for value in (True, False):
         feed = {"x": np.ones((2, 32), np.float32), "flag": np.asarray(value)}
         assert compare(one, two, [feed]).max_rel_error <= 1e-6
+
+
+def test_a_single_number_is_dequantised() -> None:
+    """The exponent of a norm, as quantised exports have it."""
+    net = Net()
+    x = net.op("Gather", net.weight(50, 32, fan=1), net.input("ids", ["N", 8], TensorProto.INT64))
+    how = net.const(np.float32(1.0)), net.const(np.uint8(0))
+    square = net.op("Pow", x, net.op("DequantizeLinear", net.const(np.uint8(2)), *how))
+    mean = net.add(net.reduce("ReduceMean", square, [-1]), net.const(1e-5))
+    model = net.model(net.linear(net.op("Div", x, net.op("Sqrt", mean)), 10))
+    channels = find_channels(model)
+    assert [g.size for g in channels.groups] == [32]
+    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
+
+
+@pytest.mark.parametrize("number", [0.0, 0.01])
+def test_weights_of_one_number_were_merged_by_an_exporter(number: float) -> None:
+    """Two projections that were never trained; trained ones that are shared stay so."""
+    net = Net()
+    x = net.relu(net.linear(net.input("x", ["N", 8]), 32))
+    shared = net.const(np.full((32, 32), number))
+    for _ in range(2):
+        x = net.add(net.relu(net.linear(x, 32)), net.op("MatMul", net.relu(net.linear(x, 32)), shared))
+    model = net.model(net.linear(x, 4))
+    channels = find_channels(model)
+    assert sum(shared in n for n in channels.model.constants) == 2
+    assert [g.size for g in channels.groups] == [32] * 5
+    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5

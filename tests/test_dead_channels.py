@@ -44,6 +44,7 @@ STAYS = {
     "feature_pyramid": SHARED,  # one convolution reads several pictures, each with other constants
     "shared_convolution": SHARED,
     "segnet": LOST,  # what is put back has zeros around it
+    "segnet_with_sizes": LOST,
     # means, maxima and norms see constants, and have no bias that could hold them
     **{name: NO_BIAS for name in IDEAS if name.startswith(("cbam", "pooled_widths", "rms_by", "rms_exp"))},
 }

@@ -84,6 +84,13 @@ def test_bounds_for_each_channel() -> None:
     exact(net.model(net.conv(x, 4)), 16, 24)
 
 
+def test_what_is_not_zero_before_is_not_zero_behind() -> None:
+    net = Net()
+    x = net.op("Sigmoid", net.conv(net.input("image", [1, 3, 8, 8]), 16))
+    gate = net.op("Sigmoid", net.reduce("ReduceSum", fake(net, x, -1.0, 1.0), [1]))
+    assert not find_channels(net.model(net.conv(net.mul(x, gate), 4))).groups
+
+
 @pytest.mark.parametrize("levels", [255, 256])
 def test_zero_is_zero_if_it_is_a_level(levels: int) -> None:
     """With an even number of levels between −1 and 1 none of them is zero."""

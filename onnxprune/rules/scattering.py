@@ -66,7 +66,6 @@ def scatter_elements(c: Context) -> None:
     else:
         c.block(data[axis], BY_NUMBER)
         c.block(updates[axis], BY_NUMBER)
-    c.block(indices[axis], BY_NUMBER)
     c.define(0, data)
 
 
