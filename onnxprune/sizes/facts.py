@@ -20,6 +20,7 @@ from onnxprune.sizes.algebra import (
     replaced,
 )
 from onnxprune.sizes.conditions import Condition, Kind
+from onnxprune.sizes.tensors import exact
 
 HEAVIEST = 200
 """Terms in a size that is reasoned about; a longer one gets a name of its own."""
@@ -84,7 +85,7 @@ class Facts:
             ContradictionError: It is no whole number then.
         """
         found = self.now(extent)
-        if isinstance(found, Fraction):
+        if isinstance(found, Fraction) and found.denominator != 1:
             raise ContradictionError(f"{extent} is {found}, which is no whole number")
         return as_extent(found)
 
@@ -194,14 +195,14 @@ class Facts:
             if len(m) == 1 and m[0][1] == 1 and self.algebra.atoms[m[0][0]].operands
         ]
         for atom, c in sorted(found, key=lambda entry: -entry[0].weight):
-            rest = (d - self.algebra.polynomial({((atom.number, 1),): c})) * Fraction(-1, 1) * Fraction(1, c)
+            rest = (d - self.algebra.polynomial({((atom.number, 1),): c})) * Fraction(-1, c)
             if isinstance(rest, Size) and atom.number in rest.inside:
                 continue
             if atom.kind == "floor" and rest == atom.operands[0]:
                 self._divides(rest)
             elif not is_integral(rest):
                 continue
-            self._learn(atom.number, rest)
+            self._learn(atom.number, exact(rest) if isinstance(rest, Fraction) else rest)
             return True
         return False
 

@@ -9,6 +9,8 @@ from fractions import Fraction
 from onnxprune.sizes.polynomial import Algebra, Atom, Monomial, Number, Size, Value, is_integral
 
 _DEPTH = 4
+_STEPS = 48
+"""Polynomials that one proof may look at."""
 _TERMS = 16
 """Longer polynomials are judged by their bounds alone."""
 
@@ -18,7 +20,7 @@ def is_nonnegative(value: Value) -> bool:
     if not isinstance(value, Size):
         return value >= 0
     if value._nonnegative is None:
-        value._nonnegative = _proved(value, _DEPTH)
+        value._nonnegative = _proved(value, _DEPTH, iter(range(_STEPS)))
     return value._nonnegative
 
 
@@ -55,22 +57,29 @@ def without(monomial: Monomial, factor: Monomial) -> Monomial:
     return tuple((k, p - taken.get(k, 0)) for k, p in monomial if p > taken.get(k, 0))
 
 
-def _proved(value: Value, depth: int) -> bool:
+def _proved(value: Value, depth: int, steps: Iterator[int]) -> bool:
     if not isinstance(value, Size):
         return value >= 0
+    if value._nonnegative is not None:
+        return value._nonnegative
     low, high = value.bounds
     if low is not None and low >= 0:
         return True
-    if depth == 0 or len(value.terms) > _TERMS or (high is not None and high < 0):
+    if (
+        depth == 0
+        or next(steps, None) is None
+        or len(value.terms) > _TERMS
+        or (high is not None and high < 0)
+    ):
         return False
     atoms = value.algebra.atoms
     shared = common_monomial(value)
     if shared:
         positive = all((low := atoms[k].bounds[0]) is not None and low >= 0 for k, _ in shared)
         rest = value.algebra.polynomial({without(m, shared): c for m, c in value.terms})
-        return positive and _proved(rest, depth - 1)
+        return positive and _proved(rest, depth - 1, steps)
     return _proved_from_lowest(value) or any(
-        all(_proved(case, depth - 1) for case in cases) for cases in _replacements(value)
+        all(_proved(case, depth - 1, steps) for case in cases) for cases in _replacements(value)
     )
 
 
