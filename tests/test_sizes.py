@@ -283,6 +283,27 @@ def test_a_branch_of_another_rank_leaves_the_rank_open_and_says_so() -> None:
     assert "branch" in found.unknown["y"]
 
 
+def test_a_branch_that_nothing_behind_it_can_take_is_never_taken() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"], start=2, end=3),
+        node("Equal", ["s", "one"], ["c"]),
+        node(
+            "If",
+            ["c"],
+            ["a"],
+            name="squeeze",
+            then_branch=branch("t", node("Squeeze", ["x", "two"], ["b"])),
+            else_branch=branch("e", node("Identity", ["x"], ["d"])),
+        ),
+        node("Gemm", ["a", "w"], ["y"]),
+    ]
+    constants = {"one": [1], "two": [2], "w": np.zeros((4, 3), np.float32)}
+    found = infer_sizes(model(nodes, [("x", REAL, ["n", 4, "t"])], constants))
+    assert texts(found, "y") == ["n", "3"]
+    assert found.branches == {"c": True}
+    assert found.equations == ["t = 1 (node 'squeeze': the other branch fits nothing behind it)"]
+
+
 def test_a_branch_teaches_nothing_of_the_whole() -> None:
     nodes = [
         node("Cast", ["flag"], ["c"], to=TensorProto.BOOL),

@@ -18,6 +18,7 @@ from onnxprune.sizes.algebra import (
     is_nonnegative,
     is_positive,
     replaced,
+    single_atom,
 )
 from onnxprune.sizes.conditions import Condition, Kind
 from onnxprune.sizes.tensors import exact
@@ -136,6 +137,19 @@ class Facts:
             self._aliases[heavier] = simpler
             self._now.clear()
         return simpler
+
+    def settle(self, condition: Value, *, truth: bool, node: str, reason: str) -> None:
+        """Learn that a condition always holds, or never does."""
+        condition = self.now(condition)
+        if not isinstance(condition, Size):
+            return
+        atom = single_atom(condition)
+        if atom is None:
+            atom, truth = single_atom(1 - condition), not truth
+        if truth and atom is not None and atom.kind == "equal":
+            self.same(as_extent(atom.operands[0]), 0, node, reason)
+        elif atom is not None:
+            self.same(as_extent(self.algebra.polynomial({((atom.number, 1),): 1})), int(truth), node, reason)
 
     def could_be(self, a: Extent, b: Extent, node: str, reason: str) -> bool:
         """Say whether two sizes are equal anywhere; note the demand, and learn nothing from it."""

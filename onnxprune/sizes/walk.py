@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from onnxprune.sizes.table import SizeRule
 
 _STANDARD = ("", "ai.onnx")
+_AHEAD = 40
+"""Nodes that are looked at to tell whether a branch can be taken."""
 
 
 class Walk:
@@ -39,6 +41,8 @@ class Walk:
         self.tensors = Tensors()
         self.branches: dict[str, bool] = {}
         self._where, self._hint = where, hint
+        self._places: list[tuple[onnx.GraphProto, int]] = []
+        self._trying = False
 
     def opset(self, domain: str) -> int:
         """Return the version of an operator domain."""
@@ -104,8 +108,33 @@ class Walk:
         for sparse in graph.sparse_initializer:
             self.tensors.shapes[sparse.values.name] = tuple(sparse.dims)
             self.tensors.types[sparse.values.name] = sparse.values.data_type
-        for proto in graph.node:
-            self._apply(proto)
+        self._places.append((graph, 0))
+        try:
+            for place, proto in enumerate(graph.node):
+                self._places[-1] = (graph, place)
+                self._apply(proto)
+        finally:
+            self._places.pop()
+
+    def fits_ahead(self) -> bool:
+        """Say whether the next nodes of the graph fit what is known now; nothing is learnt from it."""
+        if self._trying:
+            return True
+        graph, place = self._places[-1]
+        facts, tensors = self.facts, self.tensors
+        kept = [dict(d) for d in (facts.assumptions, facts.undecided, self.branches)]
+        noted = [dict(d) for d in (tensors.unknown, tensors.kinds)]
+        sure, self._trying, facts.sure = facts.sure, True, False
+        try:
+            for proto in graph.node[place + 1 : place + 1 + _AHEAD]:
+                self._apply(proto)
+        except ContradictionError:
+            return False
+        finally:
+            self._trying, facts.sure = False, sure
+            facts.assumptions, facts.undecided, self.branches = kept  # type: ignore[assignment]
+            tensors.unknown, tensors.kinds = noted
+        return True
 
     def _apply(self, proto: onnx.NodeProto) -> None:
         node = Node(proto, self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -35,6 +35,8 @@ def if_(node: Node) -> None:
     walked = {taken: body for taken, body in bodies.items() if _possible(node, body, taken=taken)}
     if not walked:
         raise ContradictionError("neither branch fits")
+    if len(walked) == 2 and _ranks_differ(node, walked):
+        walked = _without_misfits(node, truth, walked)
     for place in range(len(node.outputs)):
         names = [body.output[place].name for body in walked.values()]
         if len(names) == 1:
@@ -56,6 +58,35 @@ def _possible(node: Node, body: onnx.GraphProto, *, taken: bool) -> bool:
     finally:
         facts.sure = sure
     return True
+
+
+def _ranks_differ(node: Node, bodies: Mapping[bool, onnx.GraphProto]) -> bool:
+    """Say whether two branches make tensors of different rank."""
+    for place in range(len(node.outputs)):
+        shapes = [node.walk.shape(body.output[place].name) for body in bodies.values()]
+        if len({len(s) for s in shapes if s is not None}) > 1:
+            return True
+    return False
+
+
+def _without_misfits(
+    node: Node, truth: Value, bodies: Mapping[bool, onnx.GraphProto]
+) -> dict[bool, onnx.GraphProto]:
+    """Leave out a branch whose results the next nodes cannot take: the network does not run with it."""
+    fit = {}
+    for taken, body in bodies.items():
+        for place, value in enumerate(body.output):
+            _hand_out(node, place, value.name)
+        if node.walk.fits_ahead():
+            fit[taken] = body
+    if len(fit) != 1:
+        return dict(bodies)
+    (taken,) = fit
+    node.walk.branches[node.inputs[0]] = taken
+    node.walk.facts.settle(
+        truth, truth=taken, node=node.label, reason="the other branch fits nothing behind it"
+    )
+    return fit
 
 
 def _hand_out(node: Node, place: int, name: str) -> None:

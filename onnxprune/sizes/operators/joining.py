@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.sizes.algebra import Extent, Value, atoms_of, ceil_div, exact_quotient, floor_div, is_positive
+from onnxprune.sizes.facts import ContradictionError
 from onnxprune.sizes.node import Node
 from onnxprune.sizes.table import size_rule
 from onnxprune.sizes.tensors import INTEGERS, Shape, Values, plain
@@ -23,6 +24,8 @@ def concat(node: Node) -> None:
         node.put(0, None, kind)
         return
     rank = max(map(len, known))
+    if any(len(s) not in (1, rank) for s in known):
+        raise ContradictionError(f"tensors of {' and '.join(str(len(s)) for s in known)} axes are joined")
     axis = node.axis(node.attribute("axis", 1), rank)
     sizes = joined(node, [s for s in known if len(s) == rank], axis)
     if len(known) < len(shapes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.sizes.algebra import Extent
+from onnxprune.sizes.facts import ContradictionError
 from onnxprune.sizes.node import Node
 from onnxprune.sizes.table import MICROSOFT, size_rule
 from onnxprune.sizes.tensors import FLOAT, Shape
@@ -29,6 +30,8 @@ def _results(
     shape = node.shape()
     directions = 2 if node.attribute("direction", "forward") == "bidirectional" else 1
     hidden: Extent = node.attribute("hidden_size") or (node.fresh(0, 3) if state is None else state[2])
+    if shape is not None and len(shape) != 3:
+        raise ContradictionError(f"an operand of {len(shape)} axes has no steps, batch and features")
     steps, batch = (node.fresh(0, 0), node.fresh(0, 2)) if shape is None else (shape[0], shape[1])
     first = bool(node.attribute("layout", 0))
     if first:
