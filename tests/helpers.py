@@ -305,8 +305,8 @@ def prune_exactly(
     """Remove channels of a model in both ways and compare what it computes, by default on random inputs."""
     channels = channels or find_channels(model)
     sparse, dense = masked(channels, removed), shrunk(channels, removed)
-    check_valid(sparse, "mask")
-    check_valid(dense, "shrink")
+    check_valid(sparse, "mask", model)
+    check_valid(dense, "shrink", model)
     feeds = feeds or feeds_for(model, channels, seed)
     before, middle, after = (Session(m.proto, optimize=False) for m in (model, sparse, dense))
     same = compare(before, Session(channels.model.proto, optimize=False), feeds)
