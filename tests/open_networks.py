@@ -39,7 +39,7 @@ class OpenNet(Net):
 
     def padded(self, x: str, below: str, right: str) -> str:
         """Pad a picture at two sides by computed numbers; older opsets pad by Concat with zeros."""
-        n, c, h, w = self.shape(x)
+        c = self.shape(x)[1]
         if self.opset >= 11:
             zero = self.ints(0)
             pads = self.concat(zero, zero, zero, zero, zero, zero, below, right, axis=0)

@@ -1,4 +1,4 @@
-"""Networks that compute sizes while they run stay exact at every size, and lose as much as with sizes written out.
+"""Networks that compute their sizes are pruned exactly at every size, as far as with sizes written out.
 
 ``python tests/test_open_networks.py 0 2000`` tries as many networks by hand.
 """
