@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.cli import program
 from onnxprune.cli.options import Reads, Writes
-from onnxprune.errors import ModelError, OutputError, UsageError
+from onnxprune.errors import ModelError, OnnxpruneError, OutputError, UsageError
 from onnxprune.graph import Model, load
 from onnxprune.locks import Lock
 from onnxprune.output import write_model, write_text
@@ -481,6 +481,21 @@ def test_no_link_leads_a_run_out_of_its_folder(tmp_path: Path, link: str) -> Non
     (work / link).symlink_to(target)
     with pytest.raises(UsageError, match="is a link"), open_journal(work, lambda event: None):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes are those of POSIX")
+@pytest.mark.parametrize(
+    "pipe", ["state.json", "dense.onnx", "iteration-1", "iteration-1/tuned.onnx", "report.html", ".lock"]
+)
+def test_no_run_waits_at_a_pipe_in_its_folder(tmp_path: Path, pipe: str) -> None:
+    work = stranger(tmp_path / "work", {"dense.onnx": "0" * 64})
+    (work / pipe).unlink(missing_ok=True)
+    (work / pipe).parent.mkdir(exist_ok=True)
+    os.mkfifo(work / pipe)
+    with pytest.raises(OnnxpruneError), open_journal(work, lambda event: None) as journal:
+        journal.save()
+    if pipe == "state.json":
+        assert "not a regular file" in disk.run("report", work, "-o", tmp_path / "page.html").refused()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxprune.errors import PlanError, UsageError
+from onnxprune.errors import DataError, PlanError, UsageError
+from onnxprune.places import check_readable
 from onnxprune.plan import Analysis
 from onnxprune.runner import ONE_SHOT, read_state
 
@@ -128,8 +129,9 @@ def _curves(folder: Path, steps: Mapping[str, Facts]) -> Facts | None:
     if not files:
         return None
     try:
+        check_readable([folder / next(iter(files))])
         analysis = Analysis.from_json((folder / next(iter(files))).read_text("utf-8"))
-    except (OSError, PlanError):  # a page without this figure is better than none
+    except (OSError, PlanError, DataError):  # a page without this figure is better than none
         return None
     return {
         "metric": analysis.metric,

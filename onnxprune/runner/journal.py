@@ -19,7 +19,7 @@ from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.forms import ANYTHING, read_form
 from onnxprune.locks import holding
 from onnxprune.output import write_text
-from onnxprune.places import LOCK, PAGE, ROUNDS, STATE, is_run_file
+from onnxprune.places import LOCK, PAGE, ROUNDS, STATE, check_readable, is_run_file
 from onnxprune.progress import task
 from onnxprune.runner.record import check_state
 from onnxprune.staging import SCRATCH, is_own_file, sweep
@@ -173,8 +173,10 @@ def read_state(folder: Path) -> Facts:
 
     Raises:
         UsageError: There is nothing, or it cannot be read.
+        DataError: The file is a pipe or a device.
     """
     path = folder / STATE
+    check_readable([path])
     try:
         state = read_form(path.read_text("utf-8"), ANYTHING)
     except FileNotFoundError as error:
@@ -230,10 +232,12 @@ def _check_content(folder: Path) -> None:
     if others and not (folder / STATE).exists():
         raise UsageError(f"{folder} holds something else than a run", "name a new folder, or an empty one")
     rounds = [f for name in ROUNDS for f in folder.glob(name)]
-    for path in (*found, *(f for place in rounds for f in place.iterdir())):
+    for path in (*found, *(f for place in rounds if place.is_dir() for f in place.iterdir())):
         name = path.relative_to(folder).as_posix()
-        if path.is_symlink() and (path in rounds or name == PAGE or is_run_file(name)):
-            raise UsageError(f"{path} is a link", "a run keeps its files in its own folder: name another one")
+        odd = path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir()))
+        if odd and (path in rounds or name == PAGE or is_run_file(name)):
+            what = "a link" if path.is_symlink() else "not what a run has made"
+            raise UsageError(f"{path} is {what}", "a run keeps its files in its own folder: name another")
 
 
 def _check_steps(path: Path, state: Facts) -> None:
