@@ -356,3 +356,23 @@ def test_what_is_read_computes_the_same(tmp_path):
     original = Session(onnx.load(CASES / "aionnx.onnx"))
     feeds = sample_feeds(original.inputs, shapes={"img": (2, 3, 16, 16)}, samples=1)
     assert compare(original, Session(model.proto), feeds).max_rel_error == 0
+
+
+def test_a_model_that_no_runtime_takes_is_not_blamed_on_the_program(tmp_path):
+    """A scale that the file makes of numbers, and that does not fit: seen only once the numbers are known."""
+    proto = parsed("""g (float[N, 3, 8, 8] image) => (float[N, 4] logits)
+        <int64[1] size = {17}> {
+            scale = ConstantOfShape <value = float[1] {1}> (size)
+            shift = ConstantOfShape (size)
+            a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (image, w1, b1)
+            b = BatchNormalization (a, scale, shift, shift, scale)
+            c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b, w2, b2)
+            e = GlobalAveragePool (c)
+            f = Flatten (e)
+            logits = Gemm <transB = 1> (f, w3, b3)
+        }""")
+    proto.graph.initializer.extend(disk.network().graph.initializer)
+    path = disk.save(proto, tmp_path / "model.onnx")
+    said = disk.run("prune", path, *PRUNE, "-o", tmp_path / "out.onnx").refused(1)
+    assert "BatchNormalization" in said
+    assert "defect of onnxprune" not in said

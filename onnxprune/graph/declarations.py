@@ -14,6 +14,9 @@ from onnx import shape_inference
 from onnxprune.graph.damage import graphs
 from onnxprune.graph.model import Model, skeleton
 
+_SMALL = 1 << 10
+"""Bytes up to which a constant may stand for sizes."""
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -33,9 +36,16 @@ class Declaration:
         return f"output '{self.name}' was declared as {self.declared} and is {self.inferred}: corrected"
 
 
-def refusal(model: Model) -> Exception | None:
-    """Return what the ONNX specification or strict shape inference has against a model, if anything."""
+def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
+    """Return what the ONNX specification or strict shape inference has against a model, if anything.
+
+    Args:
+        model: The model.
+        numbers: Whether inference is to know small constants, and with them the shapes they stand for.
+    """
     bare = skeleton(model.proto)
+    if numbers:
+        bare.graph.initializer.extend(t for t in model.proto.graph.initializer if t.ByteSize() <= _SMALL)
     try:
         onnx.checker.check_model(bare)
         shape_inference.infer_shapes(bare, strict_mode=True, data_prop=False)

@@ -165,7 +165,7 @@ def _apply(context: Context) -> None:
         found.apply(context)
     except CannotSayError as reason:
         _refuse(context, str(reason))
-    except (ArithmeticError, IndexError, ValueError) as error:
+    except (ArithmeticError, IndexError, StopIteration, ValueError) as error:
         _refuse(context, f"no operator takes such operands: {error}")
 
 

@@ -154,10 +154,10 @@ class Walk:
         except ZeroDivisionError as error:
             said = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
             raise ContradictionError(said, self._hint) from error
-        except ValueError as error:
+        except (IndexError, ValueError) as error:  # an operand has fewer axes than it needs, or other numbers
             said = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
             raise ContradictionError(said, self._hint) from error
-        except (IndexError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             objection = asking.objection(node)
             if not objection:
                 raise  # a defect of the rule: the operator takes these operands

@@ -28,6 +28,8 @@ SECONDS = 20.0
 """Of a processor; an idle machine takes no longer by the clock."""
 _CLOCK_SECONDS = 4 * SECONDS
 BYTES = 2 << 30
+_MEMORY = "1536M"
+"""What commands are allowed: with what the process has itself that is below the limit."""
 _CASES_A_CHILD = 400
 _OWN_BLAME = ("defect of onnxprune", "please report", "Traceback", "bad_alloc", "bad allocation")
 
@@ -188,7 +190,7 @@ def _run(words: Sequence[str]) -> tuple[int, str, str]:
     import networks_on_disk as disk
 
     try:
-        done = disk.run(*words)
+        done = disk.run(*words, *(() if "--memory" in words else ("--memory", _MEMORY)))
     except BaseException:
         return 1, "", traceback.format_exc()
     return done.code, done.err, ""
