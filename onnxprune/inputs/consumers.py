@@ -23,6 +23,11 @@ FEW = 8
 _SMALLEST = 1e-3
 """The smallest operand of a logarithm that is drawn."""
 _CONSUMERS: dict[str, Consumer] = {}
+_SELECTING = frozenset(
+    "Gather GatherBlockQuantized GatherElements GatherND Expand Pad Reshape Resize Scatter ScatterElements"
+    " ScatterND Slice Tile TopK Upsample".split()
+)
+"""Operators with conditions on all but their first operand: none are to be found where the rest is fixed."""
 
 
 def demanded(node: onnx.NodeProto, facts: Facts) -> Found:
@@ -33,7 +38,8 @@ def demanded(node: onnx.NodeProto, facts: Facts) -> Found:
         facts: Facts about the model's tensors.
     """
     consumer = _CONSUMERS.get(node.op_type)
-    if consumer is not None:
+    settled = node.op_type in _SELECTING and all(i in facts.fixed for i in node.input[1:] if i)
+    if consumer is not None and not settled:
         for operand, demand in consumer(node, facts):
             if operand < len(node.input) and node.input[operand]:
                 yield operand, demand
