@@ -228,3 +228,14 @@ def test_a_voice_with_scales_is_trained(tmp_path: Path) -> None:
     words = ("--data", data, "--loss", "distill", "--teacher", model, "--batch-size", 4)
     outcome = disk.run("finetune", sparse, *words, "-o", tmp_path / "tuned.onnx")
     assert outcome.code == 0, outcome.err
+
+
+def test_strings_of_the_data_are_fed(tmp_path: Path) -> None:
+    model, sparse = CASES / "strinput.onnx", tmp_path / "sparse.onnx"
+    data = disk.save_data(tmp_path / "data.npz", x=random(5, 12), id=np.array(list("abcde")))
+    amount = ("--reduce-channels", 0.5, "--round-to", 1, "--criterion", "activation")
+    for words in (
+        ("prune", model, *amount, "--data", data, "-o", sparse),
+        ("transform", sparse, "--data", data, "-o", tmp_path / "dense.onnx"),
+    ):
+        assert disk.run(*words).code == 0
