@@ -125,6 +125,9 @@ class _ConstantPart:
 
     def is_worth_it(self, part: _Part) -> bool:
         """Whether a part computes something, and writing its results down does not make the file larger."""
+        moves = all(node.op_type in _MOVES for node in part.nodes)
+        if moves and any(math.prod(self._dims(name)) > SMALL for name in part.constants):
+            return False
         sizes = _sizes(self.model, part)
         if not part.results or any(sizes.get(o) is None for n in part.nodes for o in n.output if o):
             return False
@@ -134,8 +137,6 @@ class _ConstantPart:
             return False
         if all(math.prod(sizes[name][0]) <= SMALL for name in part.results):
             return True
-        if all(node.op_type in _MOVES for node in part.nodes):
-            return False
         taken = sum(_bytes(kind, dims) for name, (dims, kind) in sizes.items() if name in part.results)
         return taken <= self._room(part.freed)
 
@@ -179,8 +180,7 @@ def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
 
 def _sizes(model: Model, part: _Part) -> dict[str, tuple[tuple[int, ...], int]]:
     """Return shape and type of what a part computes, as onnx infers them; what it cannot tell is missing."""
-    bare = _network(model, part, [])
-    del bare.graph.initializer[:]
+    bare = _network(model, _Part(part.nodes), [])
     for name in part.constants:
         tensor = model.constants[name]
         if math.prod(tensor.dims) <= SMALL:
