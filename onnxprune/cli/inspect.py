@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from onnxprune.groups.channels import BlockedAxis, Channels, Group
     from onnxprune.groups.cost import Cost
+    from onnxprune.sizes import SizeAnalysis
 
 
 def render(facts: Facts) -> RenderableType:
@@ -40,6 +41,7 @@ def render(facts: Facts) -> RenderableType:
         "",
         table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every)),
         *_uncounted(facts),
+        *_sizes(facts, every),
     )
 
 
@@ -54,6 +56,18 @@ def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
 
     rows = [(f"{n['operator']} '{n['node']}'", n["reason"]) for n in facts["uncounted"]]
     return ("", table(("multiply-accumulates not known", "because"), rows)) if rows else ()
+
+
+def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
+    """List what is taken for granted of the sizes of the input, and, with ``--all``, all that is derived."""
+    from onnxprune.figures import table
+
+    sizes = facts["sizes"]
+    rows = [("equation", text) for text in sizes["equations"]]
+    if every:
+        rows += [("condition", text) for text in sizes["conditions"]]
+        rows += [("assumption", text) for text in sizes["assumptions"]]
+    return ("", table(("sizes of the input", ""), rows)) if rows else ()
 
 
 @command("inspect", render)
@@ -97,7 +111,20 @@ def inspect(
         "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         "uncounted": [asdict(block) for block in reach.uncounted],
+        "sizes": _described(channels.typing.shapes.analysis),
         "all": every,
+    }
+
+
+def _described(analysis: SizeAnalysis) -> dict[str, Any]:
+    """Describe the sizes of the input: its open axes, and what the network demands of them."""
+    inputs = {i for axis in analysis.symbols.values() for i, _ in axis.places}
+    return {
+        "open": sorted(analysis.symbols),
+        "inputs": {name: [str(size) for size in analysis.shapes[name]] for name in sorted(inputs)},
+        "equations": analysis.equations,
+        "conditions": [str(condition) for condition in analysis.conditions],
+        "assumptions": analysis.assumptions,
     }
 
 

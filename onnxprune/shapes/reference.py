@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.errors import UsageError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import Model
 from onnxprune.sizes import SizeAnalysis
 from onnxprune.sizes.algebra import Extent, as_extent, evaluate, substitute
+from onnxprune.sizes.solve import default_sizes
 
 BATCH, SEQUENCE, SOUND = 3, 11, 512
 PICTURES = ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
@@ -89,7 +90,16 @@ def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Se
         if fits(analysis, numbers):
             return numbers
     assert first is not None
-    return first
+    return _solved_sizes(analysis, fixed) or first
+
+
+def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> Numbers | None:
+    """Return sizes that are solved for from the conditions of the network, with those that hold put in."""
+    try:
+        numbers = Numbers({**default_sizes(analysis), **fixed})
+    except ModelError:  # whatever runs the model then says why
+        return None
+    return numbers if fits(analysis, numbers) else None
 
 
 def fits(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> bool:
