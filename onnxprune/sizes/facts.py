@@ -43,6 +43,7 @@ class Facts:
         equations: What was learnt, in words.
         assumptions: What is taken for granted, in words.
         conditions: What else is demanded.
+        possible: What nodes demand that may not run.
         undecided: Axes whose size is one of two, in words.
         sure: Whether the nodes at hand certainly run: only then they teach.
     """
@@ -54,6 +55,7 @@ class Facts:
         self.equations: dict[str, None] = {}
         self.assumptions: dict[str, None] = {}
         self.conditions: dict[Condition, None] = {}
+        self.possible: dict[Condition, None] = {}
         self.undecided: dict[str, None] = {}
         self.sure = True
         self._aliases: dict[Size, Extent] = {}
@@ -105,9 +107,9 @@ class Facts:
         return self._renamed[value]
 
     def need(self, kind: Kind, size: Extent, options: tuple[Extent, ...], node: str, reason: str) -> None:
-        """Note a demand, unless the node may not run."""
-        if self.sure:
-            self.conditions[Condition(kind, size, options, node, reason)] = None
+        """Note a demand; one of a node that may not run apart."""
+        noted = self.conditions if self.sure else self.possible
+        noted[Condition(kind, size, options, node, reason)] = None
 
     def same(self, a: Extent, b: Extent, node: str, reason: str) -> Extent:
         """Take two sizes for equal, and learn from it.
@@ -125,7 +127,10 @@ class Facts:
         if not isinstance(d, Size) or _never_zero(d):
             raise ContradictionError(f"{reason}: {a} is not {b}")
         simpler = a if not isinstance(a, Size) else b if not isinstance(b, Size) else min(a, b, key=_weight)
-        if not self.sure or _always_zero(d):
+        if _always_zero(d):
+            return simpler
+        if not self.sure:
+            self.need("equal", a, (b,), node, reason)
             return simpler
         if self._solve_symbol(d, node, reason):
             return self.size_now(a)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -88,7 +88,8 @@ def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
         bound={n: v for n, v in solved.items() if n in inputs.axes and isinstance(v, int)},
         equations=list(facts.equations),
         assumptions=list(facts.assumptions),
-        conditions=_conditions(facts),
+        conditions=_conditions(facts, facts.conditions),
+        possible=_conditions(facts, facts.possible),
         undecided=list(facts.undecided),
         branches=walk.branches,
         unknown=tensors.unknown,
@@ -96,7 +97,7 @@ def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
     )
 
 
-def _conditions(facts: Facts) -> list[Condition]:
+def _conditions(facts: Facts, noted: Iterable[Condition]) -> list[Condition]:
     """Return the demands with solved symbols put in; a floor stays what it is."""
 
     def solved(value: Value) -> Value:
@@ -110,6 +111,6 @@ def _conditions(facts: Facts) -> list[Condition]:
             c.node,
             c.reason,
         ): None
-        for c in facts.conditions
+        for c in noted
     }
     return [c for c in found if isinstance(c.size, Size) or any(isinstance(o, Size) for o in c.options)]

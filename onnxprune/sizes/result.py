@@ -26,6 +26,7 @@ class SizeAnalysis:
         equations: What was learnt of symbols, in words.
         assumptions: What is taken for granted, in words.
         conditions: What inputs must fulfil, or the network does not run.
+        possible: The same of nodes that may not run: of branches, and of the bodies of loops.
         undecided: Axes whose size is one of two, in words.
         branches: Whether an If takes its ``then_branch``, by the name of a condition that is decided.
         unknown: Why a rank or an axis is not known, by tensor.
@@ -41,6 +42,7 @@ class SizeAnalysis:
     equations: list[str] = field(default_factory=list)
     assumptions: list[str] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
+    possible: list[Condition] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     branches: dict[str, bool] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)

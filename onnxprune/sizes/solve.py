@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.errors import ModelError
 from onnxprune.sizes.algebra import Extent, Size, is_positive, number_of
+from onnxprune.sizes.conditions import Condition
 from onnxprune.sizes.inputs import OpenAxis
 from onnxprune.sizes.likely import is_batch, likely_size
 from onnxprune.sizes.result import SizeAnalysis
@@ -78,10 +79,7 @@ def trial_sizes(analysis: SizeAnalysis, *, count: int = 5, budget: int | None = 
     Raises:
         ModelError: No sizes were found that fulfil all conditions.
     """
-    parts = _parts(analysis)
-    smallest: Numbers = dict(analysis.bound)
-    for part in parts:
-        smallest |= _smallest(part)
+    parts, smallest = _solved(analysis)
     found: list[Numbers] = [_with_batch(parts, smallest, BATCHES[0])]
     for k in range(1, max(count, len(BATCHES)) * 2):
         if len(found) >= count:
@@ -103,7 +101,7 @@ def default_sizes(analysis: SizeAnalysis) -> Numbers:
         ModelError: No sizes were found that fulfil all conditions.
     """
     numbers: Numbers = dict(analysis.bound)
-    for part in _parts(analysis):
+    for part in _solved(analysis)[0]:
         wanted = {name: likely_size(analysis, axis) for name, axis in part.axes.items()}
         found = wanted if part.fits(wanted) else _nearest(part, wanted)
         numbers |= found
@@ -121,9 +119,25 @@ def largest_tensor(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> int:
     return most
 
 
-def _parts(analysis: SizeAnalysis) -> list[Part]:
+def _solved(analysis: SizeAnalysis) -> tuple[list[Part], Numbers]:
+    """Return the parts and their smallest sizes; demands of nodes that may not run are met if they can be."""
+    smallest: Numbers = dict(analysis.bound)
+    for conditions in ([*analysis.conditions, *analysis.possible], analysis.conditions):
+        parts = _parts(analysis, conditions)
+        try:
+            for part in parts:
+                smallest |= _smallest(part)
+        except ModelError:
+            if conditions is analysis.conditions or not analysis.possible:
+                raise
+            continue
+        break
+    return parts, smallest
+
+
+def _parts(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> list[Part]:
     """Group the open symbols by the demands that connect them."""
-    demands = list(_demands(analysis))
+    demands = list(_demands(analysis, conditions))
     group = {name: name for name in analysis.symbols}
 
     def root(name: str) -> str:
@@ -143,10 +157,10 @@ def _parts(analysis: SizeAnalysis) -> list[Part]:
     return list(parts.values())
 
 
-def _demands(analysis: SizeAnalysis) -> Iterator[Demand]:
+def _demands(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> Iterator[Demand]:
     """Yield what is demanded of the open symbols; what depends on data is left out."""
     known = set(analysis.symbols)
-    for condition in analysis.conditions:
+    for condition in conditions:
         if condition.symbols and condition.symbols <= known:
             yield Demand(condition.symbols, condition.holds, str(condition))
     empty = {name for name, axis in analysis.symbols.items() if not axis.lower}
@@ -249,9 +263,21 @@ def _with_batch(parts: Sequence[Part], numbers: Numbers, batch: int) -> Numbers:
         for name, axis in part.axes.items():
             if is_batch(axis):
                 for number in (batch, numbers[name] * batch):
-                    if part.fits({**found, name: number}):
-                        found[name] = number
+                    tried = _together(part, found, name, number)
+                    if part.fits(tried):
+                        found = tried
                         break
+    return found
+
+
+def _together(part: Part, numbers: Numbers, name: str, number: int) -> Numbers:
+    """Give a symbol a number, and others too that a demand on the two alone makes follow it."""
+    found = {**numbers, name: number}
+    for demand in part.demands:
+        if len(demand.symbols) == 2 and name in demand.symbols and not demand.holds(found):
+            (other,) = demand.symbols - {name}
+            if numbers[other] == numbers[name]:
+                found[other] = number
     return found
 
 

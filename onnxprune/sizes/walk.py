@@ -122,7 +122,7 @@ class Walk:
             return True
         graph, place = self._places[-1]
         facts, tensors = self.facts, self.tensors
-        kept = [dict(d) for d in (facts.assumptions, facts.undecided, self.branches)]
+        kept = [dict(d) for d in (facts.assumptions, facts.undecided, self.branches, facts.possible)]
         noted = [dict(d) for d in (tensors.unknown, tensors.kinds)]
         sure, self._trying, facts.sure = facts.sure, True, False
         try:
@@ -132,7 +132,7 @@ class Walk:
             return False
         finally:
             self._trying, facts.sure = False, sure
-            facts.assumptions, facts.undecided, self.branches = kept  # type: ignore[assignment]
+            facts.assumptions, facts.undecided, self.branches, facts.possible = kept  # type: ignore[assignment]
             tensors.unknown, tensors.kinds = noted
         return True
 

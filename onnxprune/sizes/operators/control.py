@@ -49,9 +49,11 @@ def _possible(node: Node, body: onnx.GraphProto, *, taken: bool) -> bool:
     """Go through a branch that may not run; one that does not fit is not taken."""
     facts = node.walk.facts
     sure, facts.sure = facts.sure, False
+    demands = dict(facts.possible)
     try:
         node.walk.follow(body)
     except ModelError as error:
+        facts.possible = demands
         branch = "then" if taken else "else"
         facts.assumptions[f"the {branch} branch of node '{node.label}' is not taken: {error.message}"] = None
         return False
