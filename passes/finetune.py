@@ -32,7 +32,7 @@ from onnxprune.training.losses import asks_teacher
 from onnxprune.training.settings import OptimizerName, Schedule, StepReport, TrainSettings
 from onnxprune.tuning.exam import Exam, baseline_for, metric_for
 from onnxprune.tuning.teacher import Indices, Teacher
-from onnxprune.tuning.unfold import Unfold, Unfolded, foldable, moments_of, unfold
+from onnxprune.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
 
 Removed = Mapping[str, Sequence[int]]
 _TOLD_BY = 256
@@ -63,14 +63,16 @@ class Finetune(Pass):
         warmup: Fraction of the steps over which it first rises.
         clip_norm: Largest norm of the gradient, infinity for no limit; by default what suits the optimizer.
         ema: Decay of a running average of the weights, which is then the result.
-        val: Held-back data; with it the weights of the best epoch are kept, otherwise those of the last.
+        val: Held-back data; with it the weights of the best epoch are kept, those given if none is better;
+            without it those of the last.
         metric: What is measured on it; by default what suits the loss.
         patience: Epochs without a better score after which training ends.
         seed: Order of the samples.
         original: The model before pruning, or its file, for its statistics (see ``unfold``); by default the
             teacher.
         unfold: Whether BatchNormalization that was folded away is put back while training, starting from the
-            statistics of the original: ``auto`` where the model has no normalisation at all, ``always``
+            statistics of the original, or from its own where it is near the original as it is (it has been
+            repaired): ``auto`` where the model has no normalisation at all, ``always``
             behind every convolution that allows it, or ``never``.
         checkpoint: A file to go on from when training was killed; who names it deletes it in the end.
         checkpoint_every: Steps from one checkpoint to the next.
@@ -138,12 +140,15 @@ class Finetune(Pass):
         val = open_data(self.val, session.inputs, session.outputs) if self.val is not None else None
         checkpoints = self._checkpoints(given.model, data)
         exam = self._exam(unfolded.model.copy(), val, checkpoints) if val is not None else None
+        if exam is not None:
+            exam.judge_given(dense)
         teacher = self._teacher(channels, removed)
         if teacher is not None:
             teacher.remember(data)
         weights, facts = self._train(unfolded.model, data, teacher, exam, checkpoints)
         tuned = channels.model.copy()
-        _put_back(channels, tuned, removed, unfolded.folded(weights))
+        if exam is None or exam.best_epoch:
+            _put_back(channels, tuned, removed, unfolded.folded(weights))
         facts |= {"unfolded": len(unfolded.folds)} | (exam.facts() if exam else {})
         return PassResult(tuned, True, facts, given.analysis)
 
@@ -236,7 +241,8 @@ class Finetune(Pass):
                 kept = cuts.get(bias, {}).get(0, slice(None))
                 mean, variance = (array[kept] for array in statistics)
                 wanted[name] = (mean, np.sqrt(variance))
-        return unfold(student, own, wanted)
+        near = distance(student, original, data, seed=self.seed, threads=self.threads) < NEAR
+        return unfold(student, own, {} if near else wanted)
 
     def _checkpoints(self, model: Model, data: Dataset) -> Checkpoints | None:
         """Say where checkpoints go, and what tells this training apart from others."""

@@ -348,6 +348,7 @@ def test_finetune_trains_and_keeps_zeros(tmp_path, sparse, data):
     assert facts["steps"] == 8
     assert len(facts["losses"]) == len(facts["scores"]) == 2
     assert facts["metric"] == "top1"
+    assert facts["best_score"] == [facts["score_before"], *facts["scores"]][facts["best_epoch"]]
     tuned, plan = load(out), stored_plan(load(sparse))
     assert np.any(tuned.array("w1") != load(sparse).array("w1"))
     assert not tuned.array("w1")[list(plan.removed["conv1"])].any()

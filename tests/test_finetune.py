@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,10 +22,14 @@ from onnxprune.cli.finetune import LOSSES as OFFERED
 from onnxprune.data import open_data
 from onnxprune.errors import UsageError
 from onnxprune.graph import Model
+from onnxprune.metrics import get_metric
 from onnxprune.passes import Finetune, Prune
+from onnxprune.removal.planned import removed_channels, stored_plan
+from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
 from onnxprune.training.losses import LOSSES
 from onnxprune.tuning import teacher as teaching
+from onnxprune.tuning.exam import Exam
 from onnxprune.tuning.teacher import Teacher
 from onnxprune.tuning.unfold import Unfolded, foldable, moments_of, unfold
 
@@ -138,6 +143,21 @@ def test_statistics_of_the_original_are_taken_over():
     np.testing.assert_allclose(made.std(axis=(0, 2, 3)), wanted[1], rtol=1e-3)
 
 
+def test_statistics_of_the_original_are_taken_where_something_is_lost(monkeypatch):
+    """A network that is near the original keeps its own, which change nothing."""
+    original = Model(network())
+    pruned = Prune(reduce_channels=0.75, round_to=1)(original).model
+    for model, changes in ((original, False), (pruned, True)):
+        step = Finetune(striped(64), original=original, threads=1)
+        channels, removed = removed_channels(model, stored_plan(model))
+        student = shrunk(channels, removed)
+        put_in = step._unfold(student, dataset(student, 64), channels, removed)
+        assert len(put_in.folds) == 2
+        inputs = next(dataset(student, seed=4).batches(8)).inputs
+        (before,), (after,) = (answers(m, inputs).values() for m in (student, put_in.model))
+        assert (np.abs(before - after).max() > 1e-3 * np.abs(before).max()) == changes
+
+
 @pytest.mark.training
 def test_pruned_folded_models_learn_with_normalisation():
     original = Model(network())
@@ -234,6 +254,50 @@ def test_training_ends_when_patience_does():
     how = {"val": striped(64, 5), "epochs": 10, "lr": 1e-12, "patience": 2, "optimizer": "sgd"}
     result = Finetune(striped(), unfold="never", threads=1, **how)(Model(network()))
     assert len(result.facts["scores"]) == 3
+
+
+def misled(samples: int) -> Arrays:
+    """Pictures with the labels of others: what is learnt from them does harm."""
+    images = striped(samples)
+    return images | {"labels": (images["labels"] + 1) % 4}
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "unfold"), [("sgd", 0.1, "never"), ("sgd", 0.1, "auto"), ("adamw", 0.01, "never")]
+)
+def test_what_was_given_is_kept_where_training_does_harm(optimizer, lr, unfold):
+    trained = Finetune(striped(512), epochs=6, lr=0.05, threads=1)(Model(network())).model
+    sparse = Prune(reduce_channels=0.2, round_to=1)(trained).model
+    how = {"val": striped(128, 5), "optimizer": optimizer, "lr": lr, "unfold": unfold, "original": trained}
+    result = Finetune(misled(256), epochs=3, threads=1, **how)(sparse)
+    facts = result.facts
+    assert facts["score_before"] > max(facts["scores"])
+    assert (facts["best_epoch"], facts["best_score"]) == (0, facts["score_before"])
+    for name in sparse.constants:
+        np.testing.assert_array_equal(result.model.array(name), sparse.array(name), err_msg=name)
+
+
+@pytest.mark.training
+def test_the_best_epoch_is_kept_where_training_helps():
+    data, val = striped(256), striped(128, 5)
+    result = Finetune(data, val=val, epochs=3, lr=0.02, threads=1, unfold="never")(Model(network()))
+    facts = result.facts
+    assert facts["best_score"] == facts["scores"][facts["best_epoch"] - 1] > facts["score_before"]
+    labels = answers(result.model, {"image": val["image"]})
+    (made,) = labels.values()
+    assert np.mean(made.argmax(1) == val["labels"]) == pytest.approx(facts["best_score"])
+
+
+def test_scores_that_are_no_numbers_are_never_the_best():
+    for name, scores, best in (
+        ("top1", (0.5, 0.4), 0),
+        ("mse", (math.nan, 0.4, 0.3), 2),
+        ("mse", (0.2, math.nan), 0),
+    ):
+        exam = Exam(Model(network()), None, get_metric(name), before=scores[0], scores=list(scores[1:]))
+        assert exam.best_epoch == best
+        assert exam.facts()["best_score"] == scores[best]
 
 
 def refused(**options) -> pytest.ExceptionInfo[UsageError]:

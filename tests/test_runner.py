@@ -432,6 +432,38 @@ def test_recovery_comes_before_the_score(tmp_path):
     assert "iteration-1/recovered.onnx" in content(tmp_path / "work")
 
 
+@pytest.mark.parametrize(("scores", "kept"), [((0.8, 0.7), "sparse"), ((0.7, 0.8), "recovered")])
+def test_the_best_stage_of_an_iteration_is_its_result(tmp_path, monkeypatch, scores, kept):
+    """Also where a repair does harm."""
+    pytest.importorskip("scipy")
+    scripted(monkeypatch, 0.9, *scores, 0.8, 0.9)
+    facts = run(recipe_in(tmp_path, "recover.enabled=true", "recover.samples=32", "schedule.iterations=1"))
+    assert facts["sparse"] == f"iteration-1/{kept}.onnx"
+    assert facts["iterations"][0]["score"] == 0.8
+    judged = read_state(tmp_path / "work")["steps"]["1-score"]["facts"]
+    assert judged["stages"] == {"sparse": scores[0], "recovered": scores[1]}
+
+
+def test_a_held_back_set_without_a_say_chooses_no_stage(tmp_path, monkeypatch):
+    pytest.importorskip("scipy")
+    scripted(monkeypatch, 0.9, 0.7, 0.7, 0.9)
+    recover = ("recover.enabled=true", "recover.samples=32", "schedule.iterations=1")
+    facts = run(recipe_in(tmp_path, *recover, "finetune.keep=last"))
+    assert facts["sparse"] == "iteration-1/recovered.onnx"
+    assert facts["iterations"][0]["score"] == 0.7
+
+
+@pytest.mark.training
+def test_a_training_that_does_harm_is_left_out_of_the_result(tmp_path):
+    """A step size of a hundred: what was recovered before is the result."""
+    pytest.importorskip("scipy")
+    stages = ("recover.enabled=true", "recover.samples=64", "finetune.epochs=1", "finetune.lr=100")
+    facts = run(recipe_in(tmp_path, *stages, "schedule.iterations=1", "finetune.clip_norm=inf"))
+    judged = read_state(tmp_path / "work")["steps"]["1-score"]["facts"]
+    assert facts["iterations"][0]["score"] == max(judged["stages"].values())
+    assert set(judged["stages"]) == {"sparse", "recovered", "tuned"}
+
+
 def test_the_state_is_readable_json(tmp_path):
     run(recipe_in(tmp_path))
     state = json.loads((tmp_path / "work" / STATE).read_text())

@@ -32,7 +32,7 @@ def test_values_out_of_range_are_refused(options):
 def test_defaults_suit_the_optimizer():
     sgd, adamw = TrainSettings(), TrainSettings(optimizer="adamw")
     assert (sgd.optimizer, sgd.peak, sgd.largest_norm) == ("sgd", 0.02, 1.0)
-    assert (adamw.peak, adamw.largest_norm) == (0.001, math.inf)
+    assert (adamw.peak, adamw.largest_norm) == (0.0005, math.inf)
     assert TrainSettings(clip_norm=math.inf).largest_norm == math.inf
 
 

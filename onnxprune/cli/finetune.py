@@ -37,20 +37,30 @@ def _numbers(context: click.Context, option: click.Parameter, text: str | None) 
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show how loss and score went, epoch by epoch."""
+    """Show how loss and score went, epoch by epoch; epoch 0 is the model that was given."""
     from rich.console import Group
 
     from onnxprune.figures import table
 
     scores = facts.get("scores", [])
     columns = ("epoch", ">loss", *([f">{facts['metric']}"] if scores else []))
+    given = [("0", "", f"{facts['score_before']:.4f}")] if scores else []
     rows = [
-        (epoch + 1, f"{loss:.4f}", *([f"{scores[epoch]:.4f}"] if scores else []))
+        (str(epoch + 1), f"{loss:.4f}", *([f"{scores[epoch]:.4f}"] if scores else []))
         for epoch, loss in enumerate(facts["losses"])
     ]
     failed = f", {facts['steps_failed']} of them failed" if facts["steps_failed"] else ""
-    end = f"\n{facts['steps']} steps{failed} in {facts['training_s']:.1f} s; tuned model: {facts['output']}"
-    return Group(table(columns, rows), end)
+    end = f"\n{facts['steps']} steps{failed} in {facts['training_s']:.1f} s; {_kept(facts)}"
+    return Group(table(columns, [*given, *rows]), end, f"tuned model: {facts['output']}")
+
+
+def _kept(facts: Facts) -> str:
+    """Say which weights are kept."""
+    if "best_epoch" not in facts:
+        return "the weights of the last epoch are kept, unjudged; --val keeps those of the best"
+    if not facts["best_epoch"]:
+        return "no epoch is better than what was given: its weights are kept"
+    return f"the weights of epoch {facts['best_epoch']} are kept"
 
 
 @command("finetune", render)
@@ -79,7 +89,7 @@ def render(facts: Facts) -> RenderableType:
     show_default=True,
     help="sgd has a momentum of 0.9.",
 )
-@click.option("--lr", type=float, help="Peak step size; by default 0.02 for sgd, 0.001 for adamw.")
+@click.option("--lr", type=float, help="Peak step size; by default 0.02 for sgd, 0.0005 for adamw.")
 @click.option(
     "--weight-decay",
     type=float,
@@ -102,7 +112,10 @@ def render(facts: Facts) -> RenderableType:
 )
 @click.option("--ema", type=float, help="Decay of a running average of the weights, which is then kept.")
 @click.option(
-    "--val", type=Reads(), metavar="DATA", help="Held-back data; the weights of the best epoch are kept."
+    "--val",
+    type=Reads(),
+    metavar="DATA",
+    help="Held-back data; the weights of the best epoch are kept, or those given.",
 )
 @click.option(
     "--metric",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class Metric(ABC):
     @abstractmethod
     def value(self, answers: Iterable[Answer]) -> float:
         """Return the metric over all batches, which are taken one at a time."""
+
+    def rank(self, score: float) -> float:
+        """Return a score so that more is better; one that is no number is the worst."""
+        if math.isnan(score):
+            return -math.inf
+        return score if self.higher_is_better else -score
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class FinetuneSettings(Section):
         batch_size: Samples a batch.
         accumulate: Batches a step.
         optimizer: ``sgd`` with momentum, or ``adamw``.
-        lr: Peak step size; by default 0.02 for ``sgd``, 0.001 for ``adamw``.
+        lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``.
         weight_decay: How fast weights shrink by themselves.
         schedule: How the step size falls within an iteration.
         early_schedule: The same for all iterations but the one that reaches the target; ``schedule`` by
@@ -242,7 +242,7 @@ class FinetuneSettings(Section):
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     early_schedule: Literal["cosine", "linear", "step", "constant"] | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     keep: Literal["best", "last"] = "best"
     patience: Count | None = None

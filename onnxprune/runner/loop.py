@@ -156,8 +156,8 @@ class _Loop:
         at, given = Round.iteration(number), self.last.model or recipe.model
         analysis = self._analysis(at, given)
         model, pruned = stages.prune(at, given, analysis, asked)
-        model = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
-        score = stages.score(at, model)
+        made = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
+        model, score = stages.score(at, made)
         good = self._reaches(score, self.floor)
         reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
         return Iteration(number, asked, reduction, score, model, good)
@@ -177,15 +177,22 @@ class _Loop:
         analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
         model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.best.asked)
         epochs = sum(self._epochs(i.asked) for i in self.path[1 : self.path.index(self.best) + 1])
-        model = self._mend(ONE_SHOT, model, epochs, final=True)
-        stages.score(ONE_SHOT, model, stages.finals())
-        return model
+        made = self._mend(ONE_SHOT, model, epochs, final=True)
+        return stages.score(ONE_SHOT, made, stages.finals())[0]
 
-    def _mend(self, at: Round, model: str, epochs: int, final: bool) -> str:
-        """Make up for what pruning has lost; return the file of the model."""
+    def _mend(self, at: Round, model: str, epochs: int, final: bool) -> list[str]:
+        """Make up for what pruning has lost.
+
+        Returns:
+            The files that may be the result: the pruned model and all that was made of it, or the last of
+            these alone where validation data is to have no say in the weights.
+        """
+        made = [model]
         if self.recipe.recover.enabled:
-            model = self.stages.recover(at, model)
-        return self.stages.finetune(at, model, epochs, final) if epochs else model
+            made.append(self.stages.recover(at, made[-1]))
+        if epochs:
+            made.append(self.stages.finetune(at, made[-1], epochs, final))
+        return made if self.recipe.finetune.keep == "best" else made[-1:]
 
     def _epochs(self, asked: float) -> int:
         options = self.recipe.finetune

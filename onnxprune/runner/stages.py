@@ -176,14 +176,34 @@ class Stages:
         self.journal.step(f"{at.name}-finetune", inputs, (file,), work)
         return file
 
-    def score(self, at: Round, model: str, on: DataName = "val") -> float:
-        """Judge what came of a round."""
-        inputs = {"model": self._digest(model)} | self.material.judged_by(on) | self._teacher()
+    def score(self, at: Round, models: Sequence[str], on: DataName = "val") -> tuple[str, float]:
+        """Judge what came of a round.
+
+        Args:
+            at: The round.
+            models: The files it has made, each from the one before; the one that is best on the validation
+                data is its result, of equals the last.
+            on: The data by which the result is judged.
+
+        Returns:
+            The file of the result, and its score.
+        """
+        inputs: dict[str, Any] = {"models": [self._digest(model) for model in models]}
+        inputs |= self.material.judged_by(on) | self._teacher()
+        inputs |= {"chosen_by": self.material.judged_by()} if len(models) > 1 else {}
 
         def work() -> Facts:
-            return {"metric": self.recipe.metric, "score": self.material.score(self._load(model), on)}
+            material, facts = self.material, {"metric": self.recipe.metric}
+            if len(models) == 1:
+                return facts | {"model": models[0], "score": material.score(self._load(models[0]), on)}
+            scores = {model: material.score(self._load(model), "val") for model in models}
+            best = max(reversed(models), key=lambda model: material.metric.rank(scores[model]))
+            score = scores[best] if on == "val" else material.score(self._load(best), on)
+            stages = {Path(model).stem: value for model, value in scores.items()}
+            return facts | {"model": best, "score": score, "stages": stages}
 
-        return float(self.journal.step(f"{at.name}-score", inputs, (), work).facts["score"])
+        facts = self.journal.step(f"{at.name}-score", inputs, (), work).facts
+        return str(facts["model"]), float(facts["score"])
 
     def transform(self, model: str) -> Entry:
         """Make the best iteration dense, and judge the result."""

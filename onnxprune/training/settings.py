@@ -16,7 +16,7 @@ Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "featu
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "step"]
 
-DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.02, "adamw": 0.001}
+DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.02, "adamw": 0.0005}
 DEFAULT_CLIP_NORM: Mapping[str, float] = {"sgd": 1.0, "adamw": math.inf}
 
 _TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*\*\s*)?(?P<name>\S.*)")
@@ -76,7 +76,7 @@ class TrainSettings:
         features: Of the loss `features`: tensors that are to be like the teacher's.
         optimizer: `sgd` (momentum 0.9) or `adamw` (betas 0.9 and 0.999).
         epochs: Passes over the training data.
-        learning_rate: Peak step size; None takes 0.02 for sgd and 0.001 for adamw.
+        learning_rate: Peak step size; None takes 0.02 for sgd and 0.0005 for adamw.
         weight_decay: Decoupled for adamw, added to the gradient for sgd; on tensors of two or more axes
             only, so biases and normalisation scales are free to stay.
         momentum: Of sgd.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +38,9 @@ class Exam:
         threads: Threads to compute with.
         patience: Epochs without a better score after which it is enough; None for no such end.
         checkpoints: Where scores and best weights are to be remembered, too.
+        before: The score before training; it is a candidate like those of the epochs.
         scores: The score of every epoch.
-        best: The weights of the best epoch.
+        best: The weights of the best epoch; none where no epoch is better than what was given.
     """
 
     student: Model
@@ -48,8 +50,13 @@ class Exam:
     threads: int | None = None
     patience: int | None = None
     checkpoints: Checkpoints | None = None
+    before: float = math.nan
     scores: list[float] = field(default_factory=list)
     best: dict[str, Array] = field(default_factory=dict)
+
+    def judge_given(self, model: Model) -> None:
+        """Judge what is to be trained, as it was given."""
+        self.before = self._score(model)
 
     def __call__(self, epoch: int, weights: Mapping[str, Array]) -> bool:
         """Judge the weights of an epoch; say whether to stop.
@@ -63,25 +70,34 @@ class Exam:
             self.best = dict(self.checkpoints.own_arrays)
         for name, values in weights.items():
             self.student.set_array(name, values)
-        session = Session(self.student.proto, threads=self.threads)
-        self.scores.append(evaluate(session, self.data, self.metric, baseline=self.baseline))
-        if self.best_epoch == len(self.scores) - 1:
+        self.scores.append(self._score(self.student))
+        if self.best_epoch == len(self.scores):
             self.best = {name: np.array(values) for name, values in weights.items()}
         if self.checkpoints is not None:
             self.checkpoints.own_fields = {"scores": self.scores}
             self.checkpoints.own_arrays = dict(self.best)
-        return self.patience is not None and len(self.scores) - 1 - self.best_epoch >= self.patience
+        ranks = self._ranks(self.scores)
+        return self.patience is not None and len(ranks) - 1 - ranks.index(max(ranks)) >= self.patience
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the best score."""
-        best = max(self.scores) if self.metric.higher_is_better else min(self.scores)
-        return self.scores.index(best)
+        """The first epoch with the best score, counted from 1; 0 if none is better than what was given."""
+        ranks = self._ranks([self.before, *self.scores])
+        return ranks.index(max(ranks))
 
     def facts(self) -> dict[str, Any]:
         """Return what there is to report, ready for JSON."""
-        best = self.scores[self.best_epoch]
-        return {"metric": self.metric.name, "scores": self.scores, "best_score": best}
+        best = [self.before, *self.scores][self.best_epoch]
+        facts = {"metric": self.metric.name, "score_before": self.before, "scores": self.scores}
+        return {**facts, "best_epoch": self.best_epoch, "best_score": best}
+
+    def _score(self, model: Model) -> float:
+        session = Session(model.proto, threads=self.threads)
+        return evaluate(session, self.data, self.metric, baseline=self.baseline)
+
+    def _ranks(self, scores: Sequence[float]) -> list[float]:
+        """Return scores so that more is better."""
+        return [self.metric.rank(score) for score in scores]
 
 
 def metric_for(loss: str, chosen: str | None) -> Metric:

@@ -2,11 +2,13 @@
 
 A pruned network trains much better with it than without, and best when it starts from what the unpruned
 network had: scale and bias are set to the standard deviation and mean that the unpruned network has at that
-place, so that every channel that is left means to the layers behind it what it has meant before.
+place, so that every channel that is left means to the layers behind it what it has meant before. A network
+that has been repaired is near the original as it is: then its own are better, which change nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -27,6 +29,8 @@ EPSILON = 1e-5
 MOMENTUM = 0.9
 SAMPLES = 512
 """Samples that are enough for the mean and the deviation of a channel."""
+NEAR = 0.1
+"""Distance from the original below which a network has been repaired, or was never harmed."""
 _BATCH = 64
 _NORMALIZERS = frozenset(
     "BatchNormalization InstanceNormalization GroupNormalization LayerNormalization RMSNormalization "
@@ -171,6 +175,37 @@ def moments_of(
                 found = moments.setdefault(name, ChannelMoments(values.shape[1]))
                 found.add(np.moveaxis(values, 1, -1), f"'{name}'")
     return moments
+
+
+def distance(
+    model: Model, original: Model, data: Dataset, *, seed: int = 0, threads: int | None = None
+) -> float:
+    """Measure how far a network's outputs are from the original's, on a few samples.
+
+    Args:
+        model: A network.
+        original: Another one with the same inputs and outputs.
+        data: Samples, of which a few are drawn.
+        seed: Which ones.
+        threads: Threads to compute with.
+
+    Returns:
+        The mean of the squared differences relative to the mean square, of the output where that is largest;
+        infinity where one is not finite.
+    """
+    here, there = Session(model.proto, threads=threads), Session(original.proto, threads=threads)
+    errors: dict[str, Array] = {}
+    taken = 0
+    for batch in data.batches(here.fixed_batch or _BATCH, shuffle=True, seed=seed):
+        if taken >= SAMPLES or batch.size != (here.fixed_batch or batch.size):
+            break
+        taken += batch.size
+        made, wanted = here.run(batch.inputs), there.run(batch.inputs)
+        for name in made.keys() & wanted.keys():
+            a, b = (np.asarray(v, np.float64) for v in (made[name], wanted[name]))
+            errors[name] = errors.get(name, np.zeros(2)) + np.asarray([((a - b) ** 2).sum(), (b**2).sum()])
+    found = [error / max(size, 1e-30) for error, size in errors.values()]
+    return float(max(found, default=math.inf)) if np.isfinite(found).all() else math.inf
 
 
 def _normalised(
