@@ -16,10 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.equivalence import verify
     from onnxprune.errors import OnnxpruneError
     from onnxprune.graph import Model, load
     from onnxprune.groups.channels import find_channels
-    from onnxprune.oracle import verify
     from onnxprune.output import write_model as save
     from onnxprune.pipeline import Pipeline
 
@@ -33,7 +33,7 @@ _HOMES = {
     "find_channels": ("groups.channels", "find_channels"),
     "load": ("graph", "load"),
     "save": ("output", "write_model"),
-    "verify": ("oracle", "verify"),
+    "verify": ("equivalence", "verify"),
 }
 
 

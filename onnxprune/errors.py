@@ -10,8 +10,10 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
     ├── NothingToDoError    nothing can be pruned or removed
     ├── VerificationError   the sparse and the dense model disagree
+    │   └── NotShownError   no input showed whether they do
     ├── TrainingError       the training worker is missing, refused the model, or died
     ├── WorkerError         a worker process died, or a cluster does not answer
+    ├── UnverifiedError     a result could not be run; it is written beside its place
     └── OutputError         a result cannot be written
 """
 
@@ -83,12 +85,26 @@ class VerificationError(OnnxpruneError):
         self.facts = dict(facts or {})
 
 
+class NotShownError(VerificationError):
+    """No input that was tried could show whether two models compute the same.
+
+    Attributes:
+        result: What was to be proven, for callers that keep it all the same.
+    """
+
+    result: Any = None
+
+
 class TrainingError(OnnxpruneError):
     """The training worker is missing, refused the model, or died."""
 
 
 class WorkerError(OnnxpruneError):
     """A worker process died, or a cluster does not answer."""
+
+
+class UnverifiedError(OnnxpruneError):
+    """A finished result could not be run on any input; it is kept in a file beside its place."""
 
 
 class OutputError(OnnxpruneError):

@@ -85,6 +85,9 @@ def agreement(facts: Mapping[str, Any], models: str) -> str:
         facts: Of a verdict.
         models: What to call the two.
     """
+    if not facts.get("shown", True):
+        return f"{models} were not shown to compute the same: {facts['reason']}"
     error = f"max_rel_error {facts['max_rel_error']:.1e}, allowed {facts['allowed_rel_error']:.1e}"
     verb = "agree" if facts["equal"] else "differ, as axes that the network normalises over were shortened,"
-    return f"{models} {verb} on {facts['runs']} runs: {error}"
+    notes = "".join(f"; {note}" for note in facts.get("notes", ()))
+    return f"{models} {verb} on {facts['runs']} runs: {error}{notes}"

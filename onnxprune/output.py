@@ -6,6 +6,7 @@ that leaves no trace, and a file that was there before stays as it was.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
@@ -19,13 +20,14 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper
 
 from onnxprune.data import DataSpec, open_data
-from onnxprune.errors import ModelError, OutputError
+from onnxprune.errors import ModelError, NotShownError, OutputError, UnverifiedError
 from onnxprune.external import data_files
 from onnxprune.graph import Model, load
 from onnxprune.graph.compact import compacted
-from onnxprune.inputs import feeds_that_run
+from onnxprune.inputs import feeds_that_run, input_values, trial_shapes
 from onnxprune.places import check_output, files_of
-from onnxprune.runtime import Feeds, Session
+from onnxprune.runnable import runnable_session
+from onnxprune.runtime import Feeds, Session, sample_feeds
 from onnxprune.shapes import fitting_shapes
 from onnxprune.staging import in_use, is_own_file, publish, scratch_folder, take_after
 
@@ -35,6 +37,10 @@ _INLINE_BELOW = 1024  # bytes; shape inference wants to see the small constants
 _PAGE = 4096  # where a tensor begins in the data file, so that a runtime can map it
 _MARK = b"external data written by onnxprune, version 1\n"
 """What data files begin with: it tells those that may be deleted from others."""
+_VERIFY = (
+    "verify it on samples: onnxprune verify {} {} --data DATA; --unverified writes it under its own name"
+)
+_SMALL_TRIALS = 32
 _LARGEST = 1 << 31  # bytes of a model file; larger files hold something else
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -49,6 +55,7 @@ def write_model(
     shapes: Shapes | None = None,
     inputs: Iterable[str | Path] = (),
     data: DataSpec | None = None,
+    unverified: bool = False,
 ) -> int:
     """Write a model, once onnxruntime has loaded the very file and run it: on a sample, or on drawn inputs.
 
@@ -63,13 +70,15 @@ def write_model(
         shapes: Full shapes of inputs to run it with, by name; sensible ones by default.
         inputs: Files it must not overwrite.
         data: Samples for the model; it is run on the first of them.
+        unverified: Write the model although no input was found that it runs on.
 
     Returns:
         Its size in bytes, external data included.
 
     Raises:
         OutputError: It cannot be written there.
-        ModelError: onnxruntime cannot load or run it.
+        ModelError: onnxruntime cannot load it.
+        UnverifiedError: It runs on no input that was tried; it lies beside its place then.
     """
     inputs = list(inputs)
     place = check_output(path, inputs)
@@ -79,13 +88,65 @@ def write_model(
         weights = scratch / _free_data_file(place).name if external else None
         staged.write_bytes(_message(compacted(model), weights))
         size = sum((scratch / name).stat().st_size for name in (place.name, weights) if name)
-        _try(staged, model, shapes, data)
+        failure = _try(staged, model, shapes, data)
+        if failure is not None and not unverified:
+            kept = write_unverified(model, place, inputs)
+            said = f"{failure.message}; it was written to {kept}, unverified"
+            raise UnverifiedError(said, _VERIFY.format(kept, kept)) from failure
         if weights and place.exists():
             take_after(weights, place.stat())  # they are as secret as the model was
         with _published_data(weights, place.parent) if weights else nullcontext():
             publish(staged, place.parent)
         _remove_unused_data(place, scratch, {f for i in inputs for f, _ in files_of(i)})
     return size
+
+
+def write_unverified(model: Model, path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
+    """Write a model beside its place, as ``NAME.unverified.onnx``, without running it.
+
+    Args:
+        model: The model.
+        path: Where it was to go.
+        inputs: Files it must not overwrite.
+
+    Returns:
+        Where it lies: under a name that was free.
+
+    Raises:
+        OutputError: It cannot be written there.
+    """
+    stem, count = Path(path).resolve(), 1
+    place = stem.with_name(f"{stem.stem}.unverified.onnx")
+    while place.exists():
+        count += 1
+        place = stem.with_name(f"{stem.stem}.unverified.{count}.onnx")
+    check_output(place, list(inputs))
+    external = model.external or _weight_bytes(model) > EXTERNAL_ABOVE
+    with _staging(place) as scratch:
+        staged = scratch / place.name
+        weights = scratch / _free_data_file(place).name if external else None
+        staged.write_bytes(_message(compacted(model), weights))
+        with _published_data(weights, place.parent) if weights else nullcontext():
+            publish(staged, place.parent)
+    return place
+
+
+def kept_unverified(
+    error: NotShownError, path: str | Path, reference: str | Path, inputs: Iterable[str | Path] = ()
+) -> NotShownError:
+    """Write a result that no input could verify beside its place, and return the error that says so.
+
+    Args:
+        error: It holds the result.
+        path: Where the result was to go.
+        reference: The file it is to be compared with.
+        inputs: Files it must not overwrite.
+    """
+    if error.result is None:
+        return error
+    kept = write_unverified(error.result.model, path, inputs)
+    said = f"{error.message}; it was written to {kept}, unverified"
+    return NotShownError(said, _VERIFY.format(reference, kept), error.facts | {"unverified": str(kept)})
 
 
 def write_text(path: str | Path, text: str, *, inputs: Iterable[str | Path] = ()) -> None:
@@ -206,20 +267,31 @@ def _published_data(file: Path, folder: Path) -> Iterator[None]:
         raise
 
 
-def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | None) -> None:
-    """Read the file back as it lies there, and run it once."""
+def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | None) -> ModelError | None:
+    """Read the file back as it lies there, and run it once.
+
+    Returns:
+        Why it cannot be run; `None` where it can.
+
+    Raises:
+        ModelError: It cannot even be loaded.
+    """
     try:
         proto = load(staged).proto
-        session = Session(proto)
+        session = runnable_session(proto)
+    except ModelError as error:
+        said = error.message.replace(str(staged), "it")
+        raise ModelError(f"the result was not written, because {said}", error.hint) from error
+    try:
         sample = _sample(session, data)
         try:
             _run_once(session, model, shapes, sample)
         except ModelError:  # say which node, before any were rewritten
-            _run_once(Session(proto, optimize=False), model, shapes, sample)
+            _run_once(runnable_session(proto, optimize=False), model, shapes, sample)
             raise
     except ModelError as error:
-        said = error.message.replace(str(staged), "it")
-        raise ModelError(f"the result was not written, because {said}", error.hint) from error
+        return ModelError(f"the result could not be run: {error.message}", error.hint)
+    return None
 
 
 def _sample(session: Session, data: DataSpec | None) -> Feeds | None:
@@ -234,8 +306,21 @@ def _sample(session: Session, data: DataSpec | None) -> Feeds | None:
 def _run_once(session: Session, model: Model, shapes: Shapes | None, sample: Feeds | None) -> None:
     if sample is not None:
         session.run(sample)
-    else:
+    elif shapes or not _runs_small(session, model):
         feeds_that_run(model, session, fitting_shapes(model, shapes), given=shapes)
+
+
+def _runs_small(session: Session, model: Model) -> bool:
+    """Run a model on inputs of small shapes, until one fits; tell whether any does."""
+    for trial in itertools.islice(trial_shapes(model), _SMALL_TRIALS):
+        try:
+            values = input_values(model, session.inputs, trial.shapes)
+            shapes = {spec.name: trial.shapes[spec.name] for spec in session.inputs}
+            session.run(sample_feeds(session.inputs, shapes=shapes, values=values)[0])
+        except ModelError:
+            continue
+        return True
+    return False
 
 
 def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:

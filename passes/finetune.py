@@ -24,6 +24,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.progress import Task, task
 from onnxprune.removal.fed import fed_as_before
 from onnxprune.removal.masks import check_zero
+from onnxprune.removal.own_graph import in_own_graph
 from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.runtime import Array, Session
 from onnxprune.training.checkpoint import Checkpoints
@@ -150,7 +151,8 @@ class Finetune(Pass):
         if exam is None or exam.best_epoch:
             _put_back(channels, tuned, removed, unfolded.folded(weights))
         facts |= {"unfolded": len(unfolded.folds)} | (exam.facts() if exam else {})
-        return PassResult(tuned, True, facts, given.analysis)
+        own = in_own_graph(given.model, channels.model, tuned)
+        return PassResult(tuned if own is None else own, True, facts, given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The tuned model is valid, and what its plan names is still zero."""

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from onnxprune.data import DataSpec
+from onnxprune.equivalence import Budget, examine
+from onnxprune.equivalence.proof import demand
 from onnxprune.errors import NothingToDoError, UsageError
-from onnxprune.graph import merged
+from onnxprune.graph import Model, merged
 from onnxprune.groups.channels import Channels, Group, find_channels
 from onnxprune.groups.selection import select_groups
 from onnxprune.importance import check_criterion
@@ -26,9 +28,11 @@ from onnxprune.planning.files import PlanFile
 from onnxprune.planning.ties import equal_counts, tied_groups
 from onnxprune.planning.wanted import KINDS, Found, Request, Wanted
 from onnxprune.removal.masks import check_zero, masked
+from onnxprune.removal.own_graph import in_own_graph
 from onnxprune.removal.planned import check_plan, plan_facts, planned_channels, stored_plan
 
 DEFAULT_EVALUATIONS = 100
+_CHECK = Budget(seconds=3.0)
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,24 @@ class Prune(Pass):
             input_shapes=merged(earlier.input_shapes if earlier else {}, given.model.sizes),
             within=found.within,
         )
-        sparse = masked(channels.without(plan.within), plan.removed)
+        analysed = masked(channels.without(plan.within), plan.removed)
+        sparse = in_own_graph(given.model, channels.model, analysed)
+        self._prove(given.model if sparse is None else sparse, channels.model if sparse is None else analysed)
+        sparse = analysed if sparse is None else sparse
         sparse.set_metadata(PLAN_KEY, plan.to_json())
         result = PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
         return self._repaired(given, result) if self.recover else result
+
+    def _prove(self, own: Model, analysed: Model) -> None:
+        """Compare the user's own graph with the form that is analysed, the same channels zero in both.
+
+        Raises:
+            VerificationError: They differ: what would be cut out is not what the user's file computes.
+        """
+        if own is not analysed:
+            verdict = examine(own, analysed, shapes=own.sizes or None, seed=self.seed, budget=_CHECK)
+            if verdict.status == "differ":
+                demand(verdict, own.name, "its analysed form")
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The sparse model is valid, and what its plan names is zero."""

@@ -22,6 +22,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.recovery import METHODS, Pair, Report, Settings, sweep
 from onnxprune.recovery.synthetic import Stand, noise
 from onnxprune.removal.masks import check_zero
+from onnxprune.removal.own_graph import in_own_graph
 from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.runtime import Array, Session
 
@@ -101,7 +102,8 @@ class Recover(Pass):
         facts |= exam.mark(repaired, "score_after") if exam else {}
         facts |= {"synthetic": data is None}
         facts |= {"outputs": report.outputs, "layers": report.layers, "skipped": report.skipped}
-        return PassResult(repaired, bool(report.layers), facts, given.analysis)
+        own = in_own_graph(given.model, channels.model, repaired)
+        return PassResult(repaired if own is None else own, bool(report.layers), facts, given.analysis)
 
     def _sweep(self, pair: Pair, feeds: Sequence[Mapping[str, Array]]) -> Report:
         return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))

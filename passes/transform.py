@@ -7,20 +7,22 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from onnxprune.data import DataSpec
-from onnxprune.errors import NothingToDoError
+from onnxprune.equivalence import Verdict, examine, is_exact
+from onnxprune.equivalence.proof import demand
+from onnxprune.errors import NothingToDoError, NotShownError
 from onnxprune.evidence.branches import without_dead_branches
 from onnxprune.evidence.folding import folded
 from onnxprune.evidence.liveness import find_evidence
 from onnxprune.evidence.precomputed import precomputed
-from onnxprune.graph import OPEN_KEY, VOCABULARY_KEY, Model
+from onnxprune.graph import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.selection import why_blocked
 from onnxprune.groups.slots import lined_up
-from onnxprune.oracle import Verdict, verify
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.plan import PLAN_KEY
 from onnxprune.removal.configuration import CONFIG_KEY, configurations, rewritten, widths
+from onnxprune.removal.interface import Interface
 from onnxprune.removal.planned import removed_channels, stored_plan
 from onnxprune.removal.shrink import shrunk
 from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
@@ -34,6 +36,7 @@ class Transform(Pass):
         data: Data to compare the two models on, beside seeded random inputs.
         samples: How many samples of it.
         allow_unchanged: Return the model as it is where nothing is to be removed, instead of an error.
+        unverified: Return the dense model also where no input showed whether it computes the same.
         seed: Seed of the random inputs.
         input_shapes: Full shapes to analyse and run with, by input name.
         dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
@@ -44,6 +47,7 @@ class Transform(Pass):
     data: DataSpec | None = None
     samples: int = 64
     allow_unchanged: bool = False
+    unverified: bool = False
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -94,14 +98,16 @@ class Transform(Pass):
         first, second = (
             (given.model, dense) if rows is None else with_common_numbers(given.model, dense, rows)
         )
-        verdict = verify(
+        plan = stored_plan(given.model)
+        verdict = examine(
             first,
             second,
-            channels=channels,
-            removed=removed,
+            shapes=merged(plan.input_shapes if plan else {}, given.model.sizes),
+            shrunk=lambda names: Interface.of(channels, removed, names),
             data=self.data,
             samples=self.samples,
             seed=self.seed,
+            exact=is_exact(given.model, channels),
         )
         left = None if dense is whole else cost_of(find_channels(dense)).figures()
         facts = self._facts(channels, removed, verdict, left) | (
@@ -111,7 +117,14 @@ class Transform(Pass):
         facts |= (
             {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
         )
-        return PassResult(dense, True, facts, given.analysis)
+        result = PassResult(dense, True, facts, given.analysis)
+        try:
+            demand(verdict, given.model.name, "the dense model")
+        except NotShownError as error:
+            if not self.unverified:
+                error.result = result
+                raise
+        return result
 
     def _facts(
         self,

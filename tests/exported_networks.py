@@ -250,6 +250,7 @@ def bart_classifier() -> onnx.ModelProto:
     net = Net()
     ids = net.input("input_ids", ["batch", "sequence"], INT64)
     x = mlp(net, table(net, 99, ids))
+    x = net.add(x, net.reduce("ReduceMean", x, [1]))  # every token sees the others
     ends = net.op("Equal", ids, net.const(np.asarray(2)))
     found = net.op("GatherND", x, net.transpose(net.op("NonZero", ends), 1, 0))
     rows = net.op("Reshape", found, net.concat(dims(net, ids, 0), net.ints(-1, WIDTH), axis=0))

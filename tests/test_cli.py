@@ -396,7 +396,7 @@ def test_standard_output_is_json_and_nothing_else_whatever_users_code_prints(tmp
     )
     words = ("transform", sparse, "--data", "loader:batches", "-o", "dense.onnx", "--json")
     done = shell(*words, cwd=tmp_path)
-    assert done.facts["runs"] == 3
+    assert done.facts["runs"] >= 3
     for said in ("from Python", "from below", "from a child"):
         assert said in done.err
 

@@ -14,10 +14,10 @@ from onnx import helper
 from test_rules_attention import projections
 
 from onnxprune.cli import program
+from onnxprune.equivalence import verify
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.graph import OPEN_KEY, Model, opened
 from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.oracle import verify
 from onnxprune.passes import Ana, Finetune, Prune, Transform
 from onnxprune.passes.base import check_valid
 from onnxprune.planning.ties import equal_counts, tied_groups

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import output
-from onnxprune.errors import ModelError, OutputError
+from onnxprune.errors import ModelError, OutputError, UnverifiedError
 from onnxprune.graph import Model, check, load
 from onnxprune.output import check_output, data_files, stored_bytes, write_model, write_text
 
@@ -223,14 +223,14 @@ def test_a_model_that_does_not_load_is_not_written(tmp_path, model):
     assert disk.tree(tmp_path) == {}
 
 
-def test_a_model_that_does_not_run_is_not_written(tmp_path, model):
-    """Valid as far as can be seen, but the target of the Reshape holds no multiple of what arrives."""
+def test_a_model_that_does_not_run_is_written_beside_its_place(tmp_path, model):
+    """Valid as far as can be seen, but the target of the Reshape never holds what arrives."""
     model.proto.graph.node[5].CopyFrom(helper.make_node("Reshape", ["e", "target"], ["f"], name="flatten"))
-    model.add_constant("target", np.array([-1, 23], np.int64))
+    model.add_constant("target", np.array([7, 23], np.int64))
     model.set_array("w3", np.zeros((4, 23), np.float32))
-    with pytest.raises(ModelError):
+    with pytest.raises(UnverifiedError, match=r"out\.unverified\.onnx"):
         write_model(model, tmp_path / "out.onnx")
-    assert disk.tree(tmp_path) == {}
+    assert list(disk.tree(tmp_path)) == ["out.unverified.onnx"]
 
 
 def test_a_model_runs_with_the_shapes_given(tmp_path):
@@ -241,8 +241,8 @@ def test_a_model_runs_with_the_shapes_given(tmp_path):
     tensor = next(t for t in proto.graph.initializer if t.name == "w3")
     tensor.CopyFrom(numpy_helper.from_array(np.zeros((4, 24 * 5 * 7), np.float32), "w3"))
     model = check(Model(proto))
-    with pytest.raises(ModelError):
-        write_model(model, tmp_path / "out.onnx")
+    with pytest.raises(UnverifiedError):
+        write_model(model, tmp_path / "out.onnx", shapes={"image": (1, 3, 6, 6)})
     write_model(model, tmp_path / "out.onnx", shapes={"image": (1, 3, 5, 7)})
     assert load(tmp_path / "out.onnx").proto == proto
 

@@ -14,9 +14,9 @@ import pytest
 from filelock import FileLock
 from recipes import RECIPE, Told, recipe_in, write_recipe
 
+from onnxprune.equivalence import verify
 from onnxprune.errors import DataError, ModelError, NothingToDoError, OutputError, UsageError
 from onnxprune.graph import load
-from onnxprune.oracle import verify
 from onnxprune.passes import finetune
 from onnxprune.recipe import Recipe, read_recipe
 from onnxprune.runner import STATE, read_state, run

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from onnxprune.graph import Model, load
-from onnxprune.oracle import Verdict
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare
 
@@ -33,7 +32,7 @@ def trained() -> list[Path]:
 def check_smaller_and_equal(model: Model, reduction: float) -> None:
     """Where a pruned network magnifies rounding, what passes is what it does to itself: its own noise.
 
-    Numbers that are all small may be off by two of the last places of 1.0, as the oracle has it.
+    Numbers that are all small may be off by two of the last places of 1.0, as the tolerances have it.
     """
     sparse = Prune(reduce_macs=reduction)(model)
     dense = Transform()(sparse)
@@ -78,12 +77,12 @@ SILERO_SHAPES = {"input": (1, 576), "state": (2, 1, 128), "sr": ()}
 
 
 def check_both_rates(sparse: Model, dense: Model, low: bool) -> None:
-    """Sigmoids of next to nothing are good to the last place of 1.0, as the oracle has it."""
+    """Sigmoids of next to nothing are good to the last place of 1.0, as the tolerances have it."""
     sessions = [Session(m.proto, optimize=False) for m in (sparse, dense)]
     random = np.random.default_rng(0)
     for rate, length in ((16000, 576), (8000, 288))[: 1 + low]:
         sound = random.normal(size=(2, length)).astype(np.float32) / 10
         state = random.normal(size=(2, 2, 128)).astype(np.float32) / 10
         feed = {"input": sound, "state": state, "sr": np.asarray(rate)}
-        verdict = Verdict.usual(compare(*sessions, [feed]), width=4, exact=True)
-        assert verdict.equal, verdict.facts()
+        found = compare(*sessions, [feed])
+        assert found.max_rel_error <= 1e-5 or found.max_abs_error <= 2 * 2**-23, found

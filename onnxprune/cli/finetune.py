@@ -19,6 +19,7 @@ from onnxprune.cli.options import (
     seed_option,
     size_options,
     threads_option,
+    unverified_option,
 )
 from onnxprune.cli.program import Facts, command
 
@@ -137,6 +138,7 @@ def _kept(facts: Facts) -> str:
 @click.option(
     "--resume", is_flag=True, help="Go on from the checkpoint of a killed training, if there is one."
 )
+@unverified_option
 @seed_option
 @threads_option
 @size_options
@@ -146,6 +148,7 @@ def finetune(
     output: str,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     dims: Sequence[tuple[str, int]],
+    unverified: bool,
     **options: Any,
 ) -> Facts:
     """Train a sparse model on data; its zero channels stay zero."""
@@ -168,6 +171,7 @@ def finetune(
     result = Finetune(input_shapes=dict(shapes), dims=dict(dims), **options)(given)
     with task("write and try"):
         planned = plan.input_shapes if plan else None
-        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=options["data"])
+        how: dict[str, Any] = {"shapes": planned, "inputs": inputs, "data": options["data"]}
+        size = write_model(result.model, output, unverified=unverified, **how)
     remove(Path(options["checkpoint"]))
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

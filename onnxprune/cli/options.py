@@ -147,6 +147,11 @@ inexact_option = click.option(
 unchanged_option = click.option(
     "--allow-unchanged", is_flag=True, help="Write a copy, and do not fail, where there is nothing to do."
 )
+unverified_option = click.option(
+    "--unverified",
+    is_flag=True,
+    help="Write the result under its own name although no input could show that it is right.",
+)
 threads_option = click.option("--threads", type=click.IntRange(1), help="How many threads to compute with.")
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."

@@ -21,6 +21,7 @@ from onnxprune.cli.options import (
     size_options,
     threads_option,
     unchanged_option,
+    unverified_option,
 )
 from onnxprune.cli.program import Facts, command
 
@@ -156,6 +157,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @glob_options
 @inexact_option
 @unchanged_option
+@unverified_option
 @threads_option
 @seed_option
 @size_options
@@ -185,6 +187,7 @@ def prune(
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     dims: Sequence[tuple[str, int]],
     open_io: Sequence[str],
+    unverified: bool,
     **options: Any,
 ) -> Facts:
     """Set the least useful channels to zero until all budgets are met.
@@ -222,18 +225,20 @@ def prune(
     written: Facts = {"model": model, "output": None, "plan_out": plan_out, "unchanged": not result.modified}
     if output and not plan_only:
         shape_of = stored.input_shapes if stored else None
-        written |= {"output": output} | _write(result.model, output, shape_of, inputs, options["data"])
+        written |= {"output": output} | _write(
+            result.model, output, inputs, shapes=shape_of, data=options["data"], unverified=unverified
+        )
     widths = [{"group": name, **width} for name, width in result.facts.get("groups", {}).items()]
     draw(figure, "widths", {"widths": widths})
     return {**written, "figure": str(figure) if figure else None, **result.facts}
 
 
-def _write(model: Any, output: str, shapes: Any, inputs: Sequence[str], data: str | None) -> Facts:
+def _write(model: Any, output: str, inputs: Sequence[str], **how: Any) -> Facts:
     from onnxprune.output import write_model
     from onnxprune.progress import task
 
     with task("write and try"):
-        return {"size_bytes": write_model(model, output, shapes=shapes, inputs=inputs, data=data)}
+        return {"size_bytes": write_model(model, output, inputs=inputs, **how)}
 
 
 def _check_options(output: str | None, plan_out: str | None, plan_only: bool) -> None:

@@ -15,6 +15,7 @@ from onnxprune.cli.options import (
     seed_option,
     size_options,
     threads_option,
+    unverified_option,
 )
 from onnxprune.cli.program import Facts, command
 
@@ -66,6 +67,7 @@ def summary(facts: Facts) -> str:
 @click.option("--batch-size", type=int, default=32, show_default=True, help="Samples a run.")
 @click.option("--metric", type=Reads(), metavar="TEXT", help="What to measure before and after.")
 @click.option("--val", type=Reads(), metavar="DATA", help="Data to measure on; by default --data.")
+@unverified_option
 @seed_option
 @threads_option
 @size_options
@@ -76,6 +78,7 @@ def recover(
     methods: Sequence[str],
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     dims: Sequence[tuple[str, int]],
+    unverified: bool,
     **options: Any,
 ) -> Facts:
     """Repair a sparse model without training, layer by layer; its zero channels stay zero."""
@@ -93,5 +96,6 @@ def recover(
     )(given)
     with task("write and try"):
         planned = plan.input_shapes if plan else None
-        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=options["data"])
+        how: dict[str, Any] = {"shapes": planned, "inputs": inputs, "data": options["data"]}
+        size = write_model(result.model, output, unverified=unverified, **how)
     return {"model": sparse, "output": output, "size_bytes": size, **result.facts}

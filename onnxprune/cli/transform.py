@@ -15,6 +15,7 @@ from onnxprune.cli.options import (
     seed_option,
     size_options,
     unchanged_option,
+    unverified_option,
 )
 from onnxprune.cli.program import Facts, command
 
@@ -76,6 +77,7 @@ def _left(facts: Facts) -> list[RenderableType]:
 @data_option("What to compare the two models on, beside random inputs")
 @samples_option
 @unchanged_option
+@unverified_option
 @seed_option
 @size_options
 @output_option("the dense model")
@@ -88,8 +90,9 @@ def transform(
     **options: Any,
 ) -> Facts:
     """Remove the channels that are zero, and prove that the result computes the same."""
+    from onnxprune.errors import NotShownError
     from onnxprune.graph import load
-    from onnxprune.output import stored_bytes, write_model
+    from onnxprune.output import kept_unverified, stored_bytes, write_model
     from onnxprune.passes.transform import Transform
     from onnxprune.progress import task
     from onnxprune.removal.planned import stored_plan
@@ -99,12 +102,16 @@ def transform(
     given = load(sparse)
     plan = stored_plan(given)
     with task("transform and compare"):
-        result = step(given)
+        try:
+            result = step(given)
+        except NotShownError as error:
+            raise kept_unverified(error, output, sparse, inputs) from error
     with task("write and try"):
         planned = plan.input_shapes if plan else None
         fits = [i.type for i in given.inputs] == [i.type for i in result.model.inputs]
         fitting = data if fits and "rows" not in result.facts else None  # samples are of the whole model
-        size = write_model(result.model, output, shapes=planned, inputs=inputs, data=fitting)
+        how: Facts = {"shapes": planned, "inputs": inputs, "data": fitting, "unverified": step.unverified}
+        size = write_model(result.model, output, **how)
     facts = dict(result.facts)
     written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}
     found = facts.pop("configurations", {})

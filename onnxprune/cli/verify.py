@@ -36,8 +36,8 @@ def verify(
     dims: Sequence[tuple[str, int]],
 ) -> Facts:
     """Compare two models on the same inputs; exit with 1 if they differ."""
-    from onnxprune import oracle
-    from onnxprune.graph import load, sized
+    from onnxprune import equivalence
+    from onnxprune.graph import load, noted_vocabulary, sized
     from onnxprune.progress import task
     from onnxprune.removal.planned import planned_channels, stored_plan
     from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
@@ -45,9 +45,11 @@ def verify(
     first, second = (sized(load(path), dict(shapes), dict(dims)) for path in (sparse, dense))
     with task("compare"):
         plan = stored_plan(first)
-        channels = planned_channels(first, plan)
-        rows = kept_rows(channels, plan.removed) if plan is not None else None
-        if rows is not None:
-            first, second = with_common_numbers(first, second, rows)
-        verdict = oracle.verify(first, second, channels=channels, data=data, samples=samples, seed=seed)
+        channels = None
+        if plan is not None and noted_vocabulary(first) is not None:
+            channels = planned_channels(first, plan)
+            rows = kept_rows(channels, plan.removed)
+            if rows is not None:
+                first, second = with_common_numbers(first, second, rows)
+        verdict = equivalence.verify(first, second, data=data, samples=samples, seed=seed, channels=channels)
     return verdict.facts()

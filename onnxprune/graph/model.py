@@ -241,6 +241,14 @@ def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[A
     return name == body.input[1].name or bool(np.all(known.get(name, False)))
 
 
+def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and all graphs inside its nodes, whatever nodes those are."""
+    yield graph
+    for node in graph.node:
+        for body in subgraphs(node):
+            yield from every_graph(body)
+
+
 def captured(node: onnx.NodeProto) -> set[str]:
     """Return the outer tensors that a node's subgraphs read without listing them as inputs."""
     names: set[str] = set()

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from onnxprune.errors import NotShownError
 from onnxprune.graph import Model, load, sized
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
 from onnxprune.groups.reach import staying_axes
 from onnxprune.groups.selection import select_groups
 from onnxprune.inputs import feeds_that_run
-from onnxprune.output import stored_bytes, write_model
+from onnxprune.output import kept_unverified, stored_bytes, write_model
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
@@ -212,7 +213,10 @@ class Stages:
 
         def work() -> Facts:
             step = Transform(data=self.material.dataset("val"), seed=self.recipe.seed)
-            facts = self._apply(step, model, DENSE)
+            try:
+                facts = self._apply(step, model, DENSE)
+            except NotShownError as error:
+                raise kept_unverified(error, self.journal.path(DENSE), self.journal.path(model)) from error
             dense, original = self._load(DENSE), self.material.original
             scores = {
                 "score": self.material.score(dense, self.finals()),

@@ -7,7 +7,7 @@ agreement   do two models compute the same?
 latency     how long do several models take, measured side by side?
 """
 
-from onnxprune.runtime.agreement import Agreement, Difference, compare
+from onnxprune.runtime.agreement import Agreement, Difference, compare, difference
 from onnxprune.runtime.feeds import Values, sample_feeds
 from onnxprune.runtime.latency import Latency, measure_latency
 from onnxprune.runtime.session import (
@@ -17,6 +17,7 @@ from onnxprune.runtime.session import (
     Session,
     TensorSpec,
     WeightSession,
+    has_operator,
     runtime_info,
 )
 
@@ -32,6 +33,8 @@ __all__ = [
     "Values",
     "WeightSession",
     "compare",
+    "difference",
+    "has_operator",
     "measure_latency",
     "runtime_info",
     "sample_feeds",

@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -205,6 +206,23 @@ def runtime_info() -> RuntimeInfo:
     ort = _onnxruntime()
     packages = importlib.metadata.packages_distributions().get("onnxruntime", ["onnxruntime"])
     return RuntimeInfo(sorted(set(packages))[0], str(ort.__version__), tuple(ort.get_available_providers()))
+
+
+def has_operator(domain: str, name: str) -> bool:
+    """Return true if onnxruntime has an operator, in any version and for any types."""
+    known = _operators()
+    return not known or ("" if domain == "ai.onnx" else domain, name) in known
+
+
+@lru_cache(maxsize=1)
+def _operators() -> frozenset[tuple[str, str]]:
+    """Return all operators by domain and name; none where this build does not list them."""
+    _onnxruntime()
+    try:
+        from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+    except ImportError:
+        return frozenset()
+    return frozenset((schema.domain, schema.name) for schema in get_all_operator_schema())
 
 
 def _onnxruntime() -> ModuleType:

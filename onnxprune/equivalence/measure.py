@@ -1,0 +1,138 @@
+"""Differences of two tensors over all runs, and evidence that those runs would have shown one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.runtime import Array, Difference, difference
+
+_NEAR_INFINITY = 1 / 16
+"""Beyond this share of the largest number of a type rounding alone may make it infinite."""
+
+
+@dataclass
+class Lines:
+    """The largest error and the largest number at each index of one axis, over all runs.
+
+    Attributes:
+        error: Largest ``|a − b|`` at each index.
+        scale: Largest ``|a|`` at each index.
+    """
+
+    error: Array
+    scale: Array
+
+
+@dataclass
+class Record:
+    """The runs of one tensor of the reference and its counterpart.
+
+    Attributes:
+        name: Of the tensor, in the reference.
+        width: Size in bytes of the narrowest float type on the way to it.
+        rounded: Whether it comes of activations rounded to a few steps.
+        constant: Whether it does not depend on the values of inputs.
+        runs: In how many runs it was compared.
+        worst: The largest errors over all runs.
+        where: In which run the largest error, or the first that is no number, came up.
+        finite: Whether a run had no NaN in it, and finite numbers.
+        varies: Whether it changed from one input to another of the same shape.
+        lines: Errors index by index, for each axis whose length is the same in all runs.
+        mean_error: Sum of ``|a − b|`` over all runs.
+        mean_scale: Sum of ``|a|`` over all runs.
+        elements: How many elements were compared.
+    """
+
+    name: str
+    width: int = 4
+    rounded: bool = False
+    constant: bool = False
+    runs: int = 0
+    worst: Difference = field(default_factory=Difference)
+    where: str = ""
+    finite: bool = False
+    varies: bool = False
+    lines: dict[int, Lines | None] = field(default_factory=dict)
+    mean_error: float = 0.0
+    mean_scale: float = 0.0
+    elements: int = 0
+    _digests: dict[tuple[int, ...], int] = field(default_factory=dict, repr=False)
+
+    @property
+    def shown(self) -> bool:
+        """True if a difference would have been seen."""
+        return self.runs > 0 and (self.constant or (self.finite and self.varies))
+
+    def add(self, a: Array, b: Array, where: str, lenient: bool = False) -> None:
+        """Take the results of one run.
+
+        Args:
+            a: The reference's.
+            b: The candidate's.
+            where: What was fed, in a few words.
+            lenient: Leave out numbers so large that rounding alone may make one of them infinite.
+        """
+        a, b = np.asarray(a), np.asarray(b)
+        if a.shape == b.shape and a.size:
+            self._note_evidence(a)
+        if lenient and a.shape == b.shape and a.dtype == b.dtype and a.dtype.kind == "f":
+            a, b = _without_overflow(a, b)
+        found = self._difference(a, b)
+        self.runs += 1
+        larger = found.max_rel_error > self.worst.max_rel_error
+        if larger or not self.where:
+            self.where = where
+        self.worst = self.worst.worse(found)
+        if a.shape == b.shape and a.size and a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
+            self._note_lines(a.astype(np.float64), b.astype(np.float64))
+
+    def _difference(self, a: Array, b: Array) -> Difference:
+        """Compare; integers that were rounded to count as numbers."""
+        if self.rounded and a.dtype == b.dtype and a.dtype.kind in "iu":
+            return difference(a.astype(np.float64), b.astype(np.float64))
+        return difference(a, b)
+
+    def _note_evidence(self, a: Array) -> None:
+        if a.dtype.kind == "f":
+            self.finite |= bool(np.isfinite(a).any() and not np.isnan(a).any())
+        else:
+            self.finite = True
+        digest = hash(str(a.tolist()) if a.dtype == object else a.tobytes())
+        self.varies |= self._digests.setdefault(a.shape, digest) != digest
+
+    def _note_lines(self, a: Array, b: Array) -> None:
+        usable = np.isfinite(a) & np.isfinite(b)
+        error, scale = np.abs(np.where(usable, b, 0) - np.where(usable, a, 0)), np.abs(np.where(usable, a, 0))
+        self.mean_error += float(error.sum())
+        self.mean_scale += float(scale.sum())
+        self.elements += a.size
+        if self.runs > 1 and len(self.lines) != a.ndim:
+            self.lines = dict.fromkeys(range(a.ndim))
+        for axis in range(a.ndim):
+            others = tuple(k for k in range(a.ndim) if k != axis)
+            found = Lines(error.max(axis=others), scale.max(axis=others))
+            before = self.lines.setdefault(axis, found)
+            if before is None or before.error.shape != found.error.shape:
+                self.lines[axis] = None
+            elif before is not found:
+                self.lines[axis] = Lines(
+                    np.maximum(before.error, found.error), np.maximum(before.scale, found.scale)
+                )
+
+    @property
+    def mean_rel_error(self) -> float:
+        """``mean|a − b| / mean|a|`` over all runs."""
+        return self.mean_error / self.mean_scale if self.mean_scale else float(self.mean_error > 0)
+
+    def known_lines(self) -> dict[int, Lines]:
+        """Return the errors index by index, for axes of one length in all runs that have several."""
+        return {k: line for k, line in self.lines.items() if line is not None and len(line.error) > 1}
+
+
+def _without_overflow(a: Array, b: Array) -> tuple[Array, Array]:
+    """Set to zero what is no number, or next to infinity, on both sides."""
+    limit = np.finfo(a.dtype).max * a.dtype.type(_NEAR_INFINITY)
+    near = ~(np.abs(a) < limit) & ~(np.abs(b) < limit)
+    return np.where(near, np.zeros_like(a), a), np.where(near, np.zeros_like(b), b)

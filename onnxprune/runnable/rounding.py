@@ -1,0 +1,65 @@
+"""A model without the quantisation of its activations: what is left computes with floats alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import numpy_helper
+
+_ROUNDING = {
+    "ConvInteger",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "QAttention",
+    "QEmbedLayerNormalization",
+    "QGemm",
+    "QOrderedAttention",
+    "QuantizeLinear",
+}
+
+
+def is_rounding(node: onnx.NodeProto) -> bool:
+    """Return true if a node rounds activations to a few steps, so that the last digit can decide on one."""
+    return node.op_type in _ROUNDING or node.op_type.startswith("QLinear")
+
+
+def steps(proto: onnx.ModelProto) -> list[bytes]:
+    """Return the scales and zero points of one number that quantisation in the main graph reads, sorted."""
+    known = {t.name: t for t in proto.graph.initializer}
+    known |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
+    read = [
+        known[name]
+        for node in proto.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for name in node.input[1:]
+        if name in known
+    ]
+    arrays = [numpy_helper.to_array(t) for t in read]
+    return sorted(a.tobytes() for a in arrays if a.size == 1)
+
+
+def without_rounding(proto: onnx.ModelProto) -> int:
+    """Replace every pair of QuantizeLinear and DequantizeLinear by a copy of what goes into it, in place.
+
+    Args:
+        proto: The model.
+
+    Returns:
+        How many pairs there were.
+    """
+    makers: Mapping[str, onnx.NodeProto] = {o: n for n in proto.graph.node for o in n.output}
+    pairs = 0
+    for node in proto.graph.node:
+        maker = makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if maker is not None and maker.op_type == "QuantizeLinear":
+            node.CopyFrom(
+                onnx.NodeProto(
+                    op_type="Identity", name=node.name, input=[maker.input[0]], output=node.output[:1]
+                )
+            )
+            pairs += 1
+    return pairs
