@@ -352,6 +352,17 @@ def test_sequences_of_known_length_hand_out_their_elements() -> None:
     assert found.kinds == {"s": "sequence"}
 
 
+def test_a_range_of_whole_floats_is_counted() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "first"], ["n"]),
+        node("Cast", ["n"], ["f"], to=REAL),
+        node("Range", ["zero", "f", "one"], ["y"]),
+    ]
+    constants = {"first": 0, "zero": np.float32(0), "one": np.float32(1)}
+    assert texts(infer_sizes(model(nodes, [("x", REAL, ["n", 5])], constants)), "y") == ["n"]
+
+
 # --- unknown sizes ------------------------------------------------------------------------------------------
 
 

@@ -7,13 +7,12 @@ import math
 import numpy as np
 import onnx
 
-from onnxprune.sizes.algebra import Value, ceil_div, maximum
+from onnxprune.sizes.algebra import Value, ceil_div, is_integral, maximum
 from onnxprune.sizes.arithmetic import total
 from onnxprune.sizes.node import Node
 from onnxprune.sizes.table import size_rule
 from onnxprune.sizes.tensors import (
     FLOAT,
-    FLOATS,
     INT64,
     INTEGERS,
     SMALL,
@@ -92,7 +91,7 @@ def range_(node: Node) -> None:
     operands = [node.value(k) for k in range(3)]
     known = [x.ravel()[0] for x in operands if x is not None and x.size]
     step = known[2] if len(known) == 3 else 0
-    if not isinstance(step, int) or step == 0 or node.kind() in FLOATS:
+    if not isinstance(step, int) or step == 0 or not all(map(is_integral, known)):
         node.put(0, [node.fresh(0, 0)])
         return
     start, limit = known[0], known[1]
