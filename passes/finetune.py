@@ -8,6 +8,7 @@ weights, only slower.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from onnxprune.data import Dataset, DataSpec, open_data
 from onnxprune.dims import kept_indices
-from onnxprune.errors import UsageError
+from onnxprune.errors import TrainingError, UsageError
 from onnxprune.graph import Model, load
 from onnxprune.groups.channels import Channels
 from onnxprune.passes.base import Pass, PassResult
@@ -26,6 +27,7 @@ from onnxprune.removal.fed import fed_as_before
 from onnxprune.removal.masks import check_zero
 from onnxprune.removal.own_graph import in_own_graph
 from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.removal.shrink import rescaled_constants
 from onnxprune.runtime import Array, Session
 from onnxprune.training.checkpoint import Checkpoints
 from onnxprune.training.engine import train
@@ -135,6 +137,8 @@ class Finetune(Pass):
         """Shrink, train, put the weights back."""
         channels, removed = removed_channels(given.model, stored_plan(given.model))
         dense = fed_as_before(channels, removed)
+        rescaled = rescaled_constants(channels, removed, dense)
+        _require_each_once(rescaled, dense)
         session = Session(dense.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs)
         unfolded = self._unfold(dense, data, channels, removed)
@@ -149,7 +153,7 @@ class Finetune(Pass):
         weights, facts = self._train(unfolded.model, data, teacher, exam, checkpoints)
         tuned = channels.model.copy()
         if exam is None or exam.best_epoch:
-            _put_back(channels, tuned, removed, unfolded.folded(weights))
+            _put_back(channels, tuned, removed, _unscaled(unfolded.folded(weights), rescaled))
         facts |= {"unfolded": len(unfolded.folds)} | (exam.facts() if exam else {})
         own = in_own_graph(given.model, channels.model, tuned)
         return PassResult(tuned if own is None else own, True, facts, given.analysis)
@@ -268,6 +272,29 @@ def _loaded(model: Model | str | None) -> Model | None:
 
 def _digest(model: Model) -> str:
     return hashlib.sha256(model.proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _require_each_once(rescaled: Mapping[str, tuple[str, float]], dense: Model) -> None:
+    """Refuse a constant of which the shrunk network has several multiples: training would part them.
+
+    Raises:
+        TrainingError: Naming the constant.
+    """
+    for name, count in Counter(name for name, _ in rescaled.values()).items():
+        if count > 1 or name in dense.constants:
+            raise TrainingError(
+                f"'{name}' scales several normalisations, over axes that have lost channels",
+                "give each of them a scale of its own",
+            )
+
+
+def _unscaled(weights: Mapping[str, Array], rescaled: Mapping[str, tuple[str, float]]) -> dict[str, Array]:
+    """Turn trained multiples of constants back into what the whole network has in their place."""
+    found = {}
+    for name, values in weights.items():
+        own, factor = rescaled.get(name, (name, 1.0))
+        found[own] = values if factor == 1 else (values / factor).astype(values.dtype)
+    return found
 
 
 def _put_back(

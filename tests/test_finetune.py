@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from helpers import Net
 from recipes import network
 from training_networks import Arrays, cnn, parsed, stripes, weight
 
 from onnxprune.cli.finetune import LOSSES as OFFERED
 from onnxprune.data import open_data
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model
+from onnxprune.graph import Model, load
 from onnxprune.metrics import get_metric
-from onnxprune.passes import Finetune, Prune
+from onnxprune.passes import Finetune, Prune, Transform
 from onnxprune.removal.planned import removed_channels, stored_plan
 from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
@@ -385,3 +386,45 @@ def _child(pid: int) -> int:
         except (OSError, ValueError, IndexError):
             continue
     raise AssertionError("there is no worker")
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("order", [1, 2])
+def test_vectors_of_zeros_are_normalised_to_zeros(order):
+    """As the runtime does; their gradient is zero, no infinity."""
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[N, 4] x) => (float[N, 2] y) {{
+        a = MatMul(x, w)
+        r = Relu(a)
+        z = LpNormalization<axis = 1, p = {order}>(r)
+        y = MatMul(z, v)
+    }}"""
+    random = np.random.default_rng(0)
+    model = Model(parsed(text, w=random.normal(size=(4, 5)), v=random.normal(size=(5, 2))))
+    x, y = random.normal(size=(32, 4)).astype("f4"), random.normal(size=(32, 2)).astype("f4")
+    x[::3] = 0
+    facts = Finetune({"x": x, "y": y}, loss="mse", epochs=2, threads=1)(model).facts
+    assert np.isfinite(facts["losses"]).all()
+    assert not facts["steps_failed"]
+
+
+def layer_normalised() -> Model:
+    net = Net()
+    x = net.layer_norm(net.linear(net.input("x", ["N", 3, 12]), 12), spelled_out=False)
+    return net.model(net.linear(x, 2))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["LayerNormalization", "rms_simp"])
+def test_scales_of_normalisations_over_fewer_channels_are_put_back(name):
+    """The shrunk network has multiples of them; the sparse one must compute what was trained."""
+    file = Path(__file__).parent / "cases" / f"{name}.onnx"
+    model = load(file) if file.exists() else layer_normalised()
+    sparse = Prune(reduce_channels=0.5, round_to=1, allow_inexact=True)(model).model
+    data = {"x": np.random.default_rng(0).normal(size=(64, 3, 12)).astype("f4")}
+    tuned = Finetune(data, loss="distill", teacher=model, epochs=4, lr=0.05, threads=1)(sparse)
+    assert tuned.facts["losses"][-1] < tuned.facts["losses"][0]
+    found = (answers(m, data) for m in (model, sparse, Transform()(tuned.model).model))
+    wanted, before, after = (next(iter(a.values())) for a in found)
+    assert np.square(after - wanted).mean() < np.square(before - wanted).mean()

@@ -243,6 +243,35 @@ def _rescale(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> 
     return [*_corrected(channels, model, counts, results), *_multiply(channels, model, results)]
 
 
+def rescaled_constants(
+    channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
+) -> dict[str, tuple[str, float]]:
+    """Return the constants of the dense network that are multiples of constants of the sparse one.
+
+    Args:
+        channels: The network's groups.
+        removed: Removed channels by group name.
+        dense: The network without them.
+
+    Returns:
+        By the name of each, that of the constant it was made of, and the factor.
+    """
+    kept = channels.kept(removed)
+    counts = {factor: len(indices) for factor, indices in kept.items()}
+    makers = {o: node for node in dense.all_nodes for o in node.output if o}
+    found: dict[str, tuple[str, float]] = {}
+    for use in channels.typing.rescales:
+        node = channels.typing.nodes[use.node]
+        if use.operand is None or node.output[0] not in makers:
+            continue
+        if kept_size(use.dim, counts) != use.dim.size:
+            name = makers[node.output[0]].input[use.operand]
+            _, before = found.get(name, ("", 1.0))
+            factor = float(1 / _fraction(use.dim, counts)) ** use.power
+            found[name] = (node.input[use.operand], before * factor)
+    return found
+
+
 def _corrected(
     channels: Channels, model: Model, counts: Mapping[Factor, int], results: dict[int, float]
 ) -> list[Insertion]:

@@ -101,9 +101,10 @@ def lp_normalization(node: gs.Node, emit: Emitter) -> Any:
     order = node.attrs.get("p", 2)
     if order not in (1, 2):
         raise Untrainable(f"its norm of order {order} is not one of 1 and 2")
-    if order == 1:
-        return emit("Div", x, emit.reduce("ReduceSum", emit("Abs", x), axes))
-    return emit("Div", x, emit("Sqrt", emit.reduce("ReduceSum", emit("Mul", x, x), axes)))
+    size = emit.reduce("ReduceSum", emit("Abs", x) if order == 1 else emit("Mul", x, x), axes)
+    # Of nothing but zeros the runtime makes zeros; a divisor of one does, and has a gradient.
+    size = emit("Where", emit("Greater", size, 0.0), size, 1.0)
+    return emit("Div", x, size if order == 1 else emit("Sqrt", size))
 
 
 @rewrites("LRN")
