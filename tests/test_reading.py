@@ -376,3 +376,19 @@ def test_a_model_that_no_runtime_takes_is_not_blamed_on_the_program(tmp_path):
     said = disk.run("prune", path, *PRUNE, "-o", tmp_path / "out.onnx").refused(1)
     assert "BatchNormalization" in said
     assert "defect of onnxprune" not in said
+
+
+def test_a_body_that_returns_too_little(tmp_path):
+    proto = parsed("""g (float[2] x, int64 n, bool go) => (float[2] y) {
+            y = Loop <body = b (int64 k, bool c, float[2] s) => (bool d, float[2] t) {
+                d = Identity (c)
+                t = Relu (s)
+            }> (n, go, x)
+        }""")
+    path = disk.save(proto, tmp_path / "model.onnx")
+    assert disk.run("inspect", path).code == 0
+    del proto.graph.node[0].attribute[0].g.output[1]
+    assert "'body'" in refused(tmp_path, proto)
+    proto.graph.node[0].op_type = "Scan"
+    proto.graph.node[0].attribute.append(helper.make_attribute("num_scan_inputs", 7))
+    assert "'body'" in refused(tmp_path, proto)

@@ -180,12 +180,29 @@ def _check_node(node: onnx.NodeProto, model: str) -> None:
             numbers = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
             if any(n < least for n in numbers):
                 raise ModelError(f"{what}: {attribute.name} is {min(numbers)}", EXPORT_AGAIN)
+    if node.op_type in ("If", "Loop", "Scan") and node.domain in _STANDARD_DOMAINS:
+        _check_bodies(node, what)
     if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS:
         forms = [a for a in node.attribute if a.name in _CONSTANT_FORMS]
         if len(node.output) != 1 or not node.output[0]:
             raise ModelError(f"{what} has {len(node.output)} outputs and needs one", EXPORT_AGAIN)
         if len(node.attribute) != 1 or not forms or forms[0].type != _CONSTANT_FORMS[forms[0].name]:
             raise ModelError(f"{what} holds no value, or more than one", EXPORT_AGAIN)
+
+
+def _check_bodies(node: onnx.NodeProto, what: str) -> None:
+    """Refuse bodies that are given, or return, another number of values than their node."""
+    scanned = next((a.i for a in node.attribute if a.name == "num_scan_inputs"), 0)
+    given = 0 if node.op_type == "If" else len(node.input)
+    states = given - 2 if node.op_type == "Loop" else given - scanned
+    least = states + 1 if node.op_type == "Loop" else max(states, 0)
+    for attribute in node.attribute:
+        if attribute.type != AttributeProto.GRAPH:
+            continue
+        made, returned = len(attribute.g.output), len(node.output) + (node.op_type == "Loop")
+        if states < 0 or len(attribute.g.input) != given or made < max(least, returned):
+            said = f"takes {len(attribute.g.input)} values and returns {made}"
+            raise ModelError(f"{what}: its body '{attribute.name}' {said}, which do not fit", EXPORT_AGAIN)
 
 
 def _check_text(texts: Iterable[object], model: str) -> None:
