@@ -199,6 +199,8 @@ def _check_bodies(node: onnx.NodeProto, what: str) -> None:
     for attribute in node.attribute:
         if attribute.type != AttributeProto.GRAPH:
             continue
+        if node.op_type == "Scan" and len(attribute.g.input) == given - 1:  # opset 8: lengths come first
+            given, states, least = given - 1, states - 1, max(states - 1, 0)
         made, returned = len(attribute.g.output), len(node.output) + (node.op_type == "Loop")
         if states < 0 or len(attribute.g.input) != given or made < max(least, returned):
             said = f"takes {len(attribute.g.input)} values and returns {made}"

@@ -27,6 +27,9 @@ PARAMETERS = (
 )
 Counts = Mapping[Factor, int]
 
+_MOST = 10**200
+"""More work than any: sizes of a damaged file multiply to numbers that no float holds."""
+
 
 @dataclass(frozen=True)
 class Term:
@@ -52,7 +55,7 @@ class Polynomial:
 
     def _add(self, constant: float, dims: list[Dim], free: set[Factor]) -> None:
         moving = tuple(d for d in dims if free.intersection(factors(d)))
-        constant *= math.prod(d.count for d in dims if d not in moving)
+        constant *= min(math.prod(d.count for d in dims if d not in moving), _MOST)
         if not moving:
             self.constant += constant
             return
