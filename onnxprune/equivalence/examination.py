@@ -220,8 +220,9 @@ class Conclusion:
 
     def _judge(self, name: str, pair: Pair, points: Sequence[Pair]) -> OutputVerdict:
         record = self._records[pair]
-        bad = [p for p in points if not self._is_other_layout(p) and not self._passes(p)]
-        fits = self._passes(pair, saturates=bool(points))
+        comparable = [p for p in points if not self._is_other_layout(p)]
+        bad = [p for p in comparable if not self._passes(p)]
+        fits = self._passes(pair, saturates=bool(comparable))
         found = OutputVerdict(
             name,
             "agree",
