@@ -178,10 +178,12 @@ def test_compressed_samples_come_out_as_they_went_in(tmp_path, order, monkeypatc
 
 def with_large_nodes():
     """A constant of 2 MB in a node, and a table of as much in another."""
-    table = list(range(300_000))
-    constant = numpy_helper.from_array(np.zeros((512, 1024), np.float32), "values")
+    table, random = list(range(300_000)), np.random.default_rng(0)
+    weights = random.normal(size=(512, 1024)).astype(np.float32) / 16
+    constant = numpy_helper.from_array(weights, "values")
+    values = (np.arange(len(table)) % 7 - 3.0).tolist()
     encode = onnx.helper.make_node(
-        "LabelEncoder", ["x"], ["e"], domain="ai.onnx.ml", keys_int64s=table, values_floats=[0.5] * len(table)
+        "LabelEncoder", ["x"], ["e"], domain="ai.onnx.ml", keys_int64s=table, values_floats=values
     )
     nodes = [
         encode,
@@ -195,7 +197,7 @@ def with_large_nodes():
         "large",
         [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["N", 512])],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4])],
-        [numpy_helper.from_array(np.ones((1024, 4), np.float32), "v")],
+        [numpy_helper.from_array(random.normal(size=(1024, 4)).astype(np.float32), "v")],
     )
     imports = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 2)]
     return onnx.helper.make_model(graph, opset_imports=imports, ir_version=8)

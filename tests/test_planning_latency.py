@@ -43,9 +43,12 @@ class Clock:
 
     def _latency(self, model: Model) -> Latency:
         total = 1e4
-        for work in find_channels(model).typing.work:
+        typing = find_channels(model).typing
+        for work in typing.work:
             grouped = any(a.name == "group" and a.i > 1 for a in model.nodes[work.node].attribute)
-            total += np.prod([d.size for d in work.dims], dtype=float) * (10 if grouped else 1)
+            total += np.prod([typing.shapes.number(d.size) for d in work.dims], dtype=float) * (
+                10 if grouped else 1
+            )
         ms = float(total * 1e-5 * (1 + self.noise * self.random.normal()))
         return Latency(ms, ms, ms, ms, 1)
 

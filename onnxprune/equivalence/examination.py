@@ -43,7 +43,7 @@ class Budget:
     """
 
     seconds: float = 10.0
-    size_bytes: int = 1_000_000_000
+    size_bytes: int = 400_000_000
 
 
 @dataclass

@@ -33,8 +33,8 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
     Args:
         record: The differences between reference and candidate.
         noise: Those between the reference and itself, changed by one last place, on the same inputs.
-        saturates: The tensor comes right out of a function that is good to the last place of 1.0 only, and what
-            goes into that is judged as well.
+        saturates: The tensor comes right out of a function that is good to the last place of 1.0 only, and
+            what goes into that is judged as well.
     """
     if record.worst.reason:
         return False

@@ -7,7 +7,7 @@ change of weights does not need stays in the file as it was: nodes, names, sizes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx
 
@@ -43,6 +43,7 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
     if any(out not in nodes or not _is_same(nodes[out], makers[out]) for out in touched):
         return None
     readers, replaced = _readers(model), set()
+    written: dict[str, str] = {}
     for name in sorted(
         sites, key=lambda n: n in model.constants
     ):  # new names first: they free what is shared
@@ -51,12 +52,14 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
             model.set_array(name, changed.array(name))
             continue
         own = model.add_constant(name, changed.array(name)) if before else name
+        written[own] = name
         for (out, operand), old in zip(sites[name], before, strict=True):
             nodes[out].input.extend([""] * (operand + 1 - len(nodes[out].input)))
             nodes[out].input[operand] = own
             readers[old] -= 1
             replaced.add(old)
     _drop(model, replaced)
+    _rename(model, {own: name for own, name in written.items() if own != name and name not in model.names})
     return model
 
 
@@ -98,10 +101,34 @@ def _readers(model: Model) -> Counter[str]:
 
 
 def _drop(model: Model, names: set[str]) -> None:
-    """Remove initializers of the main graph that nothing reads any more."""
+    """Remove what the main graph computes some tensors from and nothing reads any more."""
     readers = _readers(model)
-    gone = {n for n in names if not readers[n]}
+    makers = {o: n for n in model.proto.graph.node for o in n.output if o}
+    gone, waiting = set[str](), [n for n in names if not readers[n]]
+    dead: list[onnx.NodeProto] = []
+    while waiting:
+        name = waiting.pop()
+        gone.add(name)
+        node = makers.get(name)
+        if node is None or any(readers[o] for o in node.output) or any(node is d for d in dead):
+            continue
+        dead.append(node)
+        for operand in (*node.input, *captured(node)):
+            readers[operand] -= 1
+            if operand and not readers[operand]:
+                waiting.append(operand)
+    for node in dead:
+        model.proto.graph.node.remove(node)
     for listed in (model.proto.graph.initializer, model.proto.graph.input):
         for index in reversed([k for k, value in enumerate(listed) if value.name in gone]):
             del listed[index]
+    model.edited()
+
+
+def _rename(model: Model, names: Mapping[str, str]) -> None:
+    """Give initializers of the main graph names that have become free."""
+    for value in (*model.proto.graph.initializer, *model.proto.graph.input):
+        value.name = names.get(value.name, value.name)
+    for node in model.all_nodes:
+        node.input[:] = [names.get(i, i) for i in node.input]
     model.edited()
