@@ -25,6 +25,7 @@ from onnxprune.errors import ModelError, OnnxpruneError
 from onnxprune.graph import OLDEST_OPSET, Model, check, load
 from onnxprune.groups.channels import Channels, find_channels
 from onnxprune.groups.cost import cost_of
+from onnxprune.groups.reach import reach_of
 from onnxprune.runtime import Session
 
 BACKEND = Path(onnx.__file__).parent / "backend/test/data"
@@ -40,8 +41,8 @@ RATES = {16000: 576, 8000: 288}
 TABLE = Path(__file__).parents[1] / "docs/reach.md"
 START, END = "<!-- corpus -->", "<!-- end of corpus -->"
 HEADER = """
-| network | groups | channels | parameters left | MACs left | what stays, or why nothing goes |
-|---|---:|---:|---:|---:|---|
+| network | opset | groups | channels | reachable | parameters left | MACs left | what stays, and why |
+|---|---:|---:|---:|---:|---:|---:|---|
 """
 TOLERANCE = 1e-4
 """Relative; of networks that amplify rounding more, a hundred times what they make of it."""
@@ -77,6 +78,8 @@ class Reach:
         params: The share of the parameters that is left.
         macs: The share of the multiply-accumulates that is left, ``None`` where there are none.
         stays: The commonest reasons for which axes of weights stay, or why nothing goes.
+        opset: The opset of the file, ``None`` where it cannot be read.
+        reachable: The share of the parameters that lie on channels of groups.
         error: How far the sparse and the dense network differ.
         allowed: How far they may.
     """
@@ -86,13 +89,17 @@ class Reach:
     params: float
     macs: float | None
     stays: str
+    opset: int | None = None
+    reachable: float = 0.0
     error: float = 0.0
     allowed: float = TOLERANCE
 
     def row(self, name: str) -> str:
         """Return the line of the table: what is the same on every machine."""
         macs = "" if self.macs is None else f"{self.macs:.3f}"
-        return f"| {name} | {self.groups} | {self.channels} | {self.params:.3f} | {macs} | {self.stays} |"
+        opset = "" if self.opset is None else self.opset
+        groups = f"{opset} | {self.groups} | {self.channels} | {self.reachable:.0%}"
+        return f"| {name} | {groups} | {self.params:.3f} | {macs} | {self.stays} |"
 
 
 def cases() -> Iterator[Case]:
@@ -127,7 +134,7 @@ def reach(case: Case) -> Reach:
         return Reach(0, 0, 1.0, None, f"cannot be read: {str(error).splitlines()[0].split(': ')[-1]}")
     channels = find_channels(model)
     if not channels.groups:
-        return Reach(0, 0, 1.0, None, _stays(channels))
+        return Reach(0, 0, 1.0, None, _stays(channels), _opset(case))
     removed = half_of_each(channels)
     chosen = [g for g in channels.groups if not g.optional]
     cost = cost_of(channels)
@@ -141,9 +148,15 @@ def reach(case: Case) -> Reach:
         params=after["params"] / max(before["params"], 1),
         macs=after["macs"] / before["macs"] if before["macs"] else None,
         stays=_stays(channels),
+        opset=_opset(case),
+        reachable=reach_of(channels).params,
         error=outcome.error,
         allowed=max(TOLERANCE, min(100 * outcome.noise, 0.05)),
     )
+
+
+def _opset(case: Case) -> int:
+    return Model(onnx.load(case.path, load_external_data=False)).opset()
 
 
 def _stays(channels: Channels) -> str:

@@ -24,6 +24,8 @@ from onnxprune.rules.constants import Array, Numbers, aligned
 from onnxprune.rules.variables import View, Views
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+LARGEST_RANK = 64
+"""Axes of the largest array that numpy has; of tensors with more nothing is known."""
 
 
 @dataclass
@@ -213,6 +215,8 @@ def find_constants(typing: Typing) -> Constants:
     found, views = Constants(typing), Views(typing)
     for index, node in enumerate(typing.nodes):
         if node.op_type == "Constant" or any(o in typing.model.constants for o in node.output):
+            continue
+        if any(len(typing.shapes.sizes.get(name, ())) > LARGEST_RANK for name in (*node.input, *node.output)):
             continue
         for name, known in zip(node.output, _results(found, index, node), strict=False):
             fitting = _fitting(typing, name, known)
