@@ -182,6 +182,15 @@ def test_a_count_of_all_elements_blocks() -> None:
     assert "it counts all elements while the network runs" in reasons(channels)
 
 
+def test_channels_padded_with_other_numbers_than_zero_show_in_sums() -> None:
+    net, x = start()
+    padded = net.op("Pad", net.relu(x), net.ints(0, 3, 0, 0, 0, 2, 0, 0), net.const(np.float32(2)))
+    total = net.reduce("ReduceSum", net.sized(padded, ["N", 13, 4, 4]), [1])
+    channels = find_channels(net.model(net.sized(total, ["N", 1, 4, 4])))
+    assert not channels.groups
+    assert any("no operand is zero where a channel is removed" in reason for reason in reasons(channels))
+
+
 @pytest.mark.parametrize("opset", [7, 8, 9, 13, 21])
 def test_targets_of_which_some_sizes_are_computed(opset: int) -> None:
     net, x = start(opset=opset)
