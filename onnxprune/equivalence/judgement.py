@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxprune.equivalence.measure import Lines, Record
 from onnxprune.equivalence.noise import LAST_PLACE
+from onnxprune.runtime import Array
 
 TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-10}
 """Largest relative error by the size, in bytes, of the narrowest float type on the way to a tensor."""
@@ -16,7 +17,7 @@ NOISE_MARGIN = 10
 ONE_STEP = 1e-2
 """Tolerance of activations rounded to 256 steps: some end at the next one, and a few of those add up."""
 FEW_PLACES = 2
-"""Last places of the largest number of a tensor that any of its channels may be off by."""
+"""Last places of the largest number of a tensor that any of its channels may be off by, if that is little."""
 FEW = 1e-3
 """Mean relative error that a few such steps make, where nothing else differs."""
 
@@ -49,11 +50,11 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
     if record.rounded:
         few = max(FEW, NOISE_MARGIN * noise.mean_rel_error if noise is not None else 0.0)
         return record.worst.max_rel_error <= usual or record.mean_rel_error <= few
-    for axis, line in record.known_lines().items():
-        places = FEW_PLACES * LAST_PLACE[record.width] * float(line.scale.max(initial=0))
-        if not _line_passes(line, _line(noise, axis), usual, max(floor, places)):
-            return False
-    return True
+    place = LAST_PLACE[record.width]
+    return all(
+        _line_passes(line, _line(noise, axis), usual, np.maximum(floor, _few_places(line, place, usual)))
+        for axis, line in record.known_lines().items()
+    )
 
 
 def is_beyond_measure(record: Record, noise: Record | None) -> bool:
@@ -67,7 +68,12 @@ def _size(noise: Record) -> float:
     return noise.worst.max_rel_error if np.isfinite(noise.worst.max_rel_error) else 0.0
 
 
-def _line_passes(line: Lines, noise: Lines | None, usual: float, floor: float) -> bool:
+def _few_places(line: Lines, place: float, usual: float) -> Array:
+    """Return what a few last places of the tensor are, as far as they are little beside each channel."""
+    return np.minimum(FEW_PLACES * place * line.scale.max(initial=0), LARGEST_MARGIN * usual * line.scale)
+
+
+def _line_passes(line: Lines, noise: Lines | None, usual: float, floor: Array) -> bool:
     within = np.maximum(usual * line.scale, floor)
     if noise is not None and noise.error.shape == line.error.shape:
         within = np.maximum(within, NOISE_MARGIN * noise.error)
