@@ -32,8 +32,8 @@ demo: $(READY) ## prune the bundled network and print what it cost and saved (un
 demo-short: $(READY) ## the same with one epoch and a part of the data
 	$(BIN)/python examples/demo.py --short
 
-test: $(READY) $(VENV)/.real ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) $(VENV)/.real ## all tests, on all processors
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(READY) ## the quick tests, on all processors
 	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile quick -m "not slow and not real"

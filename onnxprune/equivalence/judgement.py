@@ -70,7 +70,8 @@ def _size(noise: Record) -> float:
 
 def _few_places(line: Lines, place: float, usual: float) -> Array:
     """Return what a few last places of the tensor are, as far as they are little beside each channel."""
-    return np.minimum(FEW_PLACES * place * line.scale.max(initial=0), LARGEST_MARGIN * usual * line.scale)
+    few = FEW_PLACES * place * line.scale.max(initial=0)
+    return np.asarray(np.minimum(few, LARGEST_MARGIN * usual * line.scale))
 
 
 def _line_passes(line: Lines, noise: Lines | None, usual: float, floor: Array) -> bool:
