@@ -43,6 +43,17 @@ class Block:
     reason: str
 
 
+def as_count(size: Extent) -> int:
+    """Return a size that is a number.
+
+    Raises:
+        ValueError: It follows the input.
+    """
+    if not isinstance(size, int):
+        raise ValueError(f"the size {size} follows the input")
+    return size
+
+
 class Sized:
     """A description of an axis, which has a size."""
 
@@ -56,9 +67,7 @@ class Sized:
         Raises:
             ValueError: The size follows the input.
         """
-        if not isinstance(self.size, int):
-            raise ValueError(f"the size {self.size} follows the input")
-        return self.size
+        return as_count(self.size)
 
 
 @dataclass(eq=False, slots=True)
@@ -422,10 +431,7 @@ def kept_count(dim: Dim, counts: Mapping[Factor, int]) -> int:
     Raises:
         ValueError: The size follows the input.
     """
-    size = kept_size(dim, counts)
-    if not isinstance(size, int):
-        raise ValueError(f"the size {size} follows the input")
-    return size
+    return as_count(kept_size(dim, counts))
 
 
 def kept_fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction | None:
@@ -444,7 +450,7 @@ def kept_fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction | None:
 
 
 def shrinks_evenly(dim: Dim) -> bool:
-    """Whether the fraction of an axis that remains never depends on the input."""
+    """Tell if the fraction of an axis that remains never depends on the input."""
     dim = resolve(dim)
     if isinstance(dim.size, int) or not any(f.free for f in factors(dim)):
         return True

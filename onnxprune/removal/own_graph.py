@@ -105,20 +105,21 @@ def _drop(model: Model, names: set[str]) -> None:
     readers = _readers(model)
     makers = {o: n for n in model.proto.graph.node for o in n.output if o}
     gone, waiting = set[str](), [n for n in names if not readers[n]]
-    dead: list[onnx.NodeProto] = []
+    dead: set[str] = set()
     while waiting:
         name = waiting.pop()
         gone.add(name)
         node = makers.get(name)
-        if node is None or any(readers[o] for o in node.output) or any(node is d for d in dead):
+        if node is None or any(readers[o] for o in node.output) or node.output[0] in dead:
             continue
-        dead.append(node)
+        dead.add(node.output[0])
         for operand in (*node.input, *captured(node)):
             readers[operand] -= 1
             if operand and not readers[operand]:
                 waiting.append(operand)
-    for node in dead:
-        model.proto.graph.node.remove(node)
+    nodes = model.proto.graph.node
+    for index in reversed([k for k, n in enumerate(nodes) if n.output and n.output[0] in dead]):
+        del nodes[index]
     for listed in (model.proto.graph.initializer, model.proto.graph.input):
         for index in reversed([k for k, value in enumerate(listed) if value.name in gone]):
             del listed[index]

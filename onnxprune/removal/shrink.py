@@ -29,6 +29,7 @@ from onnxprune.removal.ghosts import corrected
 from onnxprune.removal.interface import declare
 from onnxprune.removal.masks import Mask, masked
 from onnxprune.rules import RESULT, SizeUse
+from onnxprune.rules.context import Rescale
 from onnxprune.shapes.evaluation import evaluate
 from onnxprune.sizes.algebra import Extent
 
@@ -160,6 +161,11 @@ def _fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction:
     return fraction
 
 
+def _rescaling(use: Rescale, counts: Mapping[Factor, int]) -> float:
+    """Return the factor of a number that depends on how long an axis is."""
+    return float(1 / _fraction(use.dim, counts)) ** use.power
+
+
 def _patch(
     model: Model, changes: Mapping[int, Change], like: Sizes, computed: str, result: str
 ) -> list[onnx.NodeProto]:
@@ -230,7 +236,7 @@ def _rescale(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> 
     for use in channels.typing.rescales:
         if kept_size(use.dim, counts) == use.dim.size:
             continue
-        factor = float(1 / _fraction(use.dim, counts)) ** use.power
+        factor = _rescaling(use, counts)
         node = model.node(use.node)
         if use.attribute is not None:
             _multiply_attribute(node, *use.attribute, factor)
@@ -267,7 +273,7 @@ def rescaled_constants(
         if kept_size(use.dim, counts) != use.dim.size:
             name = makers[node.output[0]].input[use.operand]
             _, before = found.get(name, ("", 1.0))
-            factor = float(1 / _fraction(use.dim, counts)) ** use.power
+            factor = _rescaling(use, counts)
             found[name] = (node.input[use.operand], before * factor)
     return found
 

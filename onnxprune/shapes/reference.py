@@ -103,7 +103,7 @@ def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> Numbers |
 
 
 def fits(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> bool:
-    """Whether every condition of a network holds and no axis has a negative size at some numbers."""
+    """Tell if every condition of a network holds, and no axis has a negative size, at some numbers."""
     if not all(condition.holds(numbers) for condition in analysis.conditions):
         return False
     sizes = {e for shape in analysis.shapes.values() for e in shape if not isinstance(e, int)}
