@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -163,7 +164,7 @@ def _fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction:
 
 def _rescaling(use: Rescale, counts: Mapping[Factor, int]) -> float:
     """Return the factor of a number that depends on how long an axis is."""
-    return float(1 / _fraction(use.dim, counts)) ** use.power
+    return math.pow(1 / _fraction(use.dim, counts), use.power)
 
 
 def _patch(
