@@ -35,13 +35,13 @@ import onnx
 
 import onnxprune
 from onnxprune import datasets
-from onnxprune.graph import Model
+from onnxprune.decisions.channels.planned import planned_channels, stored_plan
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.ir import Model
 from onnxprune.passes import Finetune, Prune
-from onnxprune.removal.planned import planned_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
-from onnxprune.training.engine import train
-from onnxprune.training.settings import StepReport, TrainSettings
+from onnxprune.train.engine import train
+from onnxprune.train.settings import StepReport, TrainSettings
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parent / "models"

@@ -26,21 +26,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from onnxprune.data import Dataset, open_data
-from onnxprune.graph import load
-from onnxprune.groups.channels import Channels, Group, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.groups.selection import select_groups
-from onnxprune.importance import score
-from onnxprune.metrics import Answer, Baseline, baseline_outputs, evaluate, get_metric
+from onnxprune.analysis.groups.channels import Channels, Group, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.plan import Analysis
+from onnxprune.evaluate.data import Dataset, open_data
+from onnxprune.evaluate.metrics import Answer, Baseline, baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.sensitivity.cut import extract
+from onnxprune.evaluate.sensitivity.samples import Examination, Scores, Tally, observe
+from onnxprune.evaluate.sensitivity.suffix import Suffixes
+from onnxprune.ir import load
 from onnxprune.passes import Ana, Prune
-from onnxprune.plan import Analysis
-from onnxprune.progress import task
-from onnxprune.removal.masks import masked
 from onnxprune.runtime import Session, sample_feeds
-from onnxprune.sensitivity.cut import extract
-from onnxprune.sensitivity.samples import Examination, Scores, Tally, observe
-from onnxprune.sensitivity.suffix import Suffixes
+from onnxprune.scoring.criteria import score
+from onnxprune.support.progress import task
 
 BUNDLED = Path(__file__).parents[1] / "models" / "mnist_cnn.onnx"
 RATIOS = tuple(tenths / 10 for tenths in range(1, 10))

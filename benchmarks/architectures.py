@@ -15,9 +15,9 @@ from collections import Counter
 from fnmatch import fnmatch
 from pathlib import Path
 
+from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph import load
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.ir import load
 from onnxprune.passes import Prune, Transform
 
 HEADER = """| network | groups | blocked axes | parameters left | MACs left | max_rel_error | file to groups |

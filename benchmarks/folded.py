@@ -20,9 +20,9 @@ from statistics import mean, stdev
 import numpy as np
 
 import onnxprune
-from onnxprune.data import open_data
-from onnxprune.graph import Model, attributes
-from onnxprune.metrics import evaluate, get_metric
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import evaluate, get_metric
+from onnxprune.ir import Model, attributes
 from onnxprune.passes import Finetune, Prune
 from onnxprune.runtime import Array, Session
 

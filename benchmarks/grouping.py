@@ -22,9 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from onnxprune.canonical import canonicalise
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import find_channels, group_channels
+from onnxprune.analysis.groups.channels import find_channels, group_channels
+from onnxprune.ir import Model, load
+from onnxprune.ir.canonical.canonicalise import canonicalise
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = ("resnet50", "densenet121", "vit_base", "swin_tiny")

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxprune.cli.run import say
-from onnxprune.console import show_progress
-from onnxprune.recipe import read_recipe
-from onnxprune.report import collect, render
-from onnxprune.report.page import rivals
-from onnxprune.runner import run
+from onnxprune.app.cli.run import say
+from onnxprune.app.console import show_progress
+from onnxprune.app.recipe import read_recipe
+from onnxprune.app.report import collect, render
+from onnxprune.app.report.page import rivals
+from onnxprune.app.runner import run
 
 RECIPE = Path(__file__).resolve().parent.parent / "examples" / "mnist.toml"
 

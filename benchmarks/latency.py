@@ -17,11 +17,11 @@ from pathlib import Path
 from third_party import TRAINED, package
 
 import onnxprune
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import PlanError
-from onnxprune.groups.channels import find_channels
 from onnxprune.passes import Prune
-from onnxprune.planning.latency import Stopwatch
-from onnxprune.removal.planned import stored_plan
+from onnxprune.search.latency import Stopwatch
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 REDUCTIONS = (0.2, 0.4, 0.6)

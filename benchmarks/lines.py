@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageFont
 
-from onnxprune.graph import Model
+from onnxprune.ir import Model
 from onnxprune.runtime import Array
 
 FONTS = Path("/usr/share/fonts/truetype/dejavu")

@@ -15,13 +15,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.plan import Analysis, Curve
-from onnxprune.planning import Balance, Budget, Limits, Offer, make_offer, sensitively
-from onnxprune.planning.greedy import cheapest
-from onnxprune.planning.optimum import best_levels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.plan import Analysis, Curve
+from onnxprune.ir import Model, check
+from onnxprune.search import Balance, Budget, Limits, Offer, make_offer, sensitively
+from onnxprune.search.greedy import cheapest
+from onnxprune.search.optimum import best_levels
 
 RATIOS = tuple(k / 10 for k in range(1, 10))
 

@@ -21,10 +21,10 @@ import numpy as np
 from lines import characters, lines, read, recogniser
 
 import onnxprune
-from onnxprune.data import open_data
-from onnxprune.metrics import baseline_outputs, evaluate, get_metric
+from onnxprune.decisions.plan import Analysis
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
 from onnxprune.passes import Ana, Prune
-from onnxprune.plan import Analysis
 from onnxprune.runtime import Array, Session
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

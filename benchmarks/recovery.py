@@ -24,11 +24,11 @@ import numpy as np
 from lines import characters, lines, read, recogniser
 
 import onnxprune
-from onnxprune.data import open_data
-from onnxprune.graph import Model
+from onnxprune.decisions.channels.planned import removed_channels, stored_plan
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.evaluate.data import open_data
+from onnxprune.ir import Model
 from onnxprune.passes import Prune, Recover
-from onnxprune.removal.planned import removed_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

@@ -21,8 +21,8 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from onnxprune.cli import program
-from onnxprune.recipe import Recipe
+from onnxprune.app.cli import program
+from onnxprune.app.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- (?P<what>options|keys) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 import onnxprune
-from onnxprune.data import open_data
-from onnxprune.metrics import evaluate, get_metric
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import evaluate, get_metric
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 import onnxprune
-from onnxprune.console import show_progress
-from onnxprune.data import open_data
-from onnxprune.equivalence import verify
-from onnxprune.groups.cost import cost_of
-from onnxprune.metrics import evaluate, get_metric
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.app.console import show_progress
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.equivalence import verify
+from onnxprune.evaluate.metrics import evaluate, get_metric
 from onnxprune.passes import Ana, Finetune, PassResult, Prune, Transform
 from onnxprune.runtime import Session, measure_latency, sample_feeds
 

@@ -22,8 +22,8 @@ from onnx import numpy_helper
 
 from onnxprune import datasets
 from onnxprune.runtime import Array, Session
-from onnxprune.training.engine import train
-from onnxprune.training.settings import StepReport, TrainSettings
+from onnxprune.train.engine import train
+from onnxprune.train.settings import StepReport, TrainSettings
 
 FOLDER = Path(__file__).parent
 

@@ -16,24 +16,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxprune.equivalence import verify
+    from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.errors import OnnxpruneError
-    from onnxprune.graph import Model, load
-    from onnxprune.groups.channels import find_channels
-    from onnxprune.output import write_model as save
+    from onnxprune.evaluate.equivalence import verify
+    from onnxprune.ir import Model, load
+    from onnxprune.ir.output import write_model as save
     from onnxprune.pipeline import Pipeline
 
 __version__ = "0.1.0"
 __all__ = ["Model", "OnnxpruneError", "Pipeline", "find_channels", "load", "save", "verify"]
 
 _HOMES = {
-    "Model": ("graph", "Model"),
+    "Model": ("ir", "Model"),
     "OnnxpruneError": ("errors", "OnnxpruneError"),
     "Pipeline": ("pipeline", "Pipeline"),
-    "find_channels": ("groups.channels", "find_channels"),
-    "load": ("graph", "load"),
-    "save": ("output", "write_model"),
-    "verify": ("equivalence", "verify"),
+    "find_channels": ("analysis.groups.channels", "find_channels"),
+    "load": ("ir", "load"),
+    "save": ("ir.output", "write_model"),
+    "verify": ("evaluate.equivalence", "verify"),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph import Model
+from onnxprune.ir import Model
 from onnxprune.passes.base import Pass, PassResult
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check_weights, sized
-from onnxprune.graph.declarations import correct_declarations, refusal, wrong_declarations
-from onnxprune.plan import Analysis
+from onnxprune.ir import Model, check_weights, sized
+from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
 
 
 @dataclass(frozen=True)

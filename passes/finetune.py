@@ -16,26 +16,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.data import Dataset, DataSpec, open_data
-from onnxprune.dims import kept_indices
+from onnxprune.algebra.axes import kept_indices
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.decisions.channels.fed import fed_as_before
+from onnxprune.decisions.channels.masks import check_zero
+from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.decisions.channels.shrink import rescaled_constants
 from onnxprune.errors import TrainingError, UsageError
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import Channels
+from onnxprune.evaluate.data import Dataset, DataSpec, open_data
+from onnxprune.ir import Model, load
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.progress import Task, task
-from onnxprune.removal.fed import fed_as_before
-from onnxprune.removal.masks import check_zero
-from onnxprune.removal.own_graph import in_own_graph
-from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
-from onnxprune.removal.shrink import rescaled_constants
 from onnxprune.runtime import Array, Session
-from onnxprune.training.checkpoint import Checkpoints
-from onnxprune.training.engine import train
-from onnxprune.training.losses import asks_teacher
-from onnxprune.training.settings import OptimizerName, Schedule, StepReport, TrainSettings
-from onnxprune.tuning.exam import Exam, baseline_for, metric_for
-from onnxprune.tuning.teacher import Indices, Teacher
-from onnxprune.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
+from onnxprune.support.progress import Task, task
+from onnxprune.train.checkpoint import Checkpoints
+from onnxprune.train.engine import train
+from onnxprune.train.losses import asks_teacher
+from onnxprune.train.settings import OptimizerName, Schedule, StepReport, TrainSettings
+from onnxprune.train.tuning.exam import Exam, baseline_for, metric_for
+from onnxprune.train.tuning.teacher import Indices, Teacher
+from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
 
 Removed = Mapping[str, Sequence[int]]
 _TOLD_BY = 256

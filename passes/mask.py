@@ -11,25 +11,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from onnxprune.data import DataSpec
-from onnxprune.equivalence import Budget, examine
-from onnxprune.equivalence.proof import demand
+from onnxprune.analysis.groups.channels import Channels, Group, find_channels
+from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.decisions.channels.masks import check_zero, masked
+from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned_channels, stored_plan
+from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.errors import NothingToDoError, UsageError
-from onnxprune.graph import Model, merged
-from onnxprune.groups.channels import Channels, Group, find_channels
-from onnxprune.groups.selection import select_groups
-from onnxprune.importance import check_criterion
-from onnxprune.metrics import MetricSpec
+from onnxprune.evaluate.data import DataSpec
+from onnxprune.evaluate.equivalence import Budget, examine
+from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.evaluate.metrics import MetricSpec
+from onnxprune.ir import Model, merged
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover, check_methods
-from onnxprune.plan import PLAN_KEY, Analysis, Plan
-from onnxprune.planning import DEFAULT_ROUND_TO, STRATEGIES, Limits
-from onnxprune.planning.files import PlanFile
-from onnxprune.planning.ties import equal_counts, tied_groups
-from onnxprune.planning.wanted import KINDS, Found, Request, Wanted
-from onnxprune.removal.masks import check_zero, masked
-from onnxprune.removal.own_graph import in_own_graph
-from onnxprune.removal.planned import check_plan, plan_facts, planned_channels, stored_plan
+from onnxprune.scoring.criteria import check_criterion
+from onnxprune.search import DEFAULT_ROUND_TO, STRATEGIES, Limits
+from onnxprune.search.files import PlanFile
+from onnxprune.search.ties import equal_counts, tied_groups
+from onnxprune.search.wanted import KINDS, Found, Request, Wanted
 
 DEFAULT_EVALUATIONS = 100
 _CHECK = Budget(seconds=3.0)

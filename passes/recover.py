@@ -13,18 +13,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.data import Dataset, DataSpec, open_data
+from onnxprune.decisions.channels.masks import check_zero
+from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.errors import DataError, NothingToDoError, UsageError
-from onnxprune.graph import Model, load, merged
-from onnxprune.layerwise.solve import scipy_linalg
-from onnxprune.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.data import Dataset, DataSpec, open_data
+from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
+from onnxprune.ir import Model, load, merged
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.recovery import METHODS, Pair, Report, Settings, sweep
-from onnxprune.recovery.synthetic import Stand, noise
-from onnxprune.removal.masks import check_zero
-from onnxprune.removal.own_graph import in_own_graph
-from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.repair import METHODS, Pair, Report, Settings, sweep
+from onnxprune.repair.synthetic import Stand, noise
 from onnxprune.runtime import Array, Session
+from onnxprune.scoring.layerwise.solve import scipy_linalg
 
 DEFAULT_SAMPLES = 512
 DEFAULT_METHODS = ("least-squares",)

@@ -8,15 +8,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxprune.dims import factors
+from onnxprune.algebra.axes import factors
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.planned import check_plan, plan_facts, stored_plan
+from onnxprune.decisions.plan import PLAN_KEY, Plan
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.graph import VOCABULARY_KEY, find_vocabulary, note_vocabulary
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
+from onnxprune.ir import VOCABULARY_KEY, find_vocabulary, note_vocabulary
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.plan import PLAN_KEY, Plan
-from onnxprune.removal.masks import masked
-from onnxprune.removal.planned import check_plan, plan_facts, stored_plan
 
 
 @dataclass(frozen=True)

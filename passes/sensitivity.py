@@ -15,17 +15,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.data import DataSpec
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import UsageError
-from onnxprune.groups.channels import Channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.importance import check_criterion
-from onnxprune.metrics import MetricSpec
+from onnxprune.evaluate.data import DataSpec
+from onnxprune.evaluate.metrics import MetricSpec
+from onnxprune.evaluate.sensitivity import DEFAULT_CACHE_BYTES, Crew, Question, Search, Study
+from onnxprune.evaluate.sensitivity.fast import agreement
+from onnxprune.evaluate.sensitivity.ledger import check_place
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.plan import Analysis, Curve
-from onnxprune.sensitivity import DEFAULT_CACHE_BYTES, Crew, Question, Search, Study
-from onnxprune.sensitivity.fast import agreement
-from onnxprune.sensitivity.ledger import check_place
+from onnxprune.scoring.criteria import check_criterion
 
 DEFAULT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 METHODS = ("measured", "fast")

@@ -6,26 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from onnxprune.data import DataSpec
-from onnxprune.equivalence import Verdict, examine, is_exact
-from onnxprune.equivalence.proof import demand
+from onnxprune.analysis.evidence.branches import without_dead_branches
+from onnxprune.analysis.evidence.folding import folded
+from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.evidence.precomputed import precomputed
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.selection import why_blocked
+from onnxprune.analysis.groups.slots import lined_up
+from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
+from onnxprune.decisions.channels.interface import Interface
+from onnxprune.decisions.channels.planned import removed_channels, stored_plan
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
+from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import NothingToDoError, NotShownError
-from onnxprune.evidence.branches import without_dead_branches
-from onnxprune.evidence.folding import folded
-from onnxprune.evidence.liveness import find_evidence
-from onnxprune.evidence.precomputed import precomputed
-from onnxprune.graph import OPEN_KEY, VOCABULARY_KEY, Model, merged
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.groups.selection import why_blocked
-from onnxprune.groups.slots import lined_up
+from onnxprune.evaluate.data import DataSpec
+from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
+from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.plan import PLAN_KEY
-from onnxprune.removal.configuration import CONFIG_KEY, configurations, rewritten, widths
-from onnxprune.removal.interface import Interface
-from onnxprune.removal.planned import removed_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
-from onnxprune.removal.vocabulary import kept_rows, with_common_numbers
 
 
 @dataclass(frozen=True)

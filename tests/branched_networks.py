@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from random_networks import networks
 
-from onnxprune.graph import Model, check
-from onnxprune.shapes import infer
+from onnxprune.analysis.shapes import infer
+from onnxprune.ir import Model, check
 
 Draw = Callable[..., object]
 

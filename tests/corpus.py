@@ -21,11 +21,11 @@ from helpers import half_of_each, params, prune_exactly
 from onnx import numpy_helper, version_converter
 from test_light_models import filled
 
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.reach import reach_of
 from onnxprune.errors import ModelError, OnnxpruneError
-from onnxprune.graph import OLDEST_OPSET, Model, check, load
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.groups.reach import reach_of
+from onnxprune.ir import OLDEST_OPSET, Model, check, load
 from onnxprune.runtime import Session
 
 BACKEND = Path(onnx.__file__).parent / "backend/test/data"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from helpers import Net
 
-from onnxprune.graph import Model
+from onnxprune.ir import Model
 
 WIDTH = 8
 

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.ir import Model, check
 from onnxprune.passes.base import check_valid
-from onnxprune.removal.masks import masked
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session, compare, sample_feeds
 from onnxprune.runtime.agreement import difference
 

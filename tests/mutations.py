@@ -38,12 +38,12 @@ from _pytest.mark.structures import ParameterSet
 from helpers import half_of_each, prune_exactly
 from ideas import IDEAS
 
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.rules import RULES, notation
-from onnxprune.rules.context import Context
-from onnxprune.rules.table import never
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.ir import Model, check
+from onnxprune.ops.axes import RULES, notation
+from onnxprune.ops.axes.context import Context
+from onnxprune.ops.axes.table import never
 
 MODULES = (
     "test_rules_attention test_rules_control test_rules_fused test_rules_indexing test_rules_normalization "

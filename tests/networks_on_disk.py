@@ -14,7 +14,7 @@ import onnx
 import onnx.parser
 from onnx import numpy_helper
 
-from onnxprune.cli import main
+from onnxprune.app.cli import main
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -10,7 +10,7 @@ from helpers import Net
 from hypothesis import strategies as st
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model
+from onnxprune.ir import Model
 from onnxprune.runtime import Session, sample_feeds
 
 BATCH = 2

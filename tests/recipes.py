@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from training_networks import CLASSES, parsed, stripes
 
-from onnxprune.recipe import Recipe, read_recipe
+from onnxprune.app.recipe import Recipe, read_recipe
 
 NETWORK = """
 <ir_version: 8, opset_import: ["" : 17]>

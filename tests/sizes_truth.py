@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from onnxprune.sizes import SizeAnalysis
-from onnxprune.sizes.algebra import Extent, Size, Value, number_of
+from onnxprune.algebra.sizes.algebra import Extent, Size, Value, number_of
+from onnxprune.analysis.sizes import SizeAnalysis
 
 Feeds = dict[str, np.ndarray]
 KINDS = ("tiny", "small", "window", "image", "large", "power", "long", "eights")

@@ -11,18 +11,18 @@ import pytest
 from helpers import Net, chosen_apart, half_of_each, prune_exactly
 from ideas import IDEAS
 
+from onnxprune.analysis.groups.arrangement import order_of
+from onnxprune.analysis.groups.channels import Channels, Group, find_channels
+from onnxprune.analysis.groups.slots import dead_slots, ranked, removed_rows
+from onnxprune.decisions.channels.masks import dead_channels, keep_masks, masked
+from onnxprune.decisions.channels.planned import removed_channels, stored_plan
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import PlanError
-from onnxprune.graph import Model, check
-from onnxprune.groups.arrangement import order_of
-from onnxprune.groups.channels import Channels, Group, find_channels
-from onnxprune.groups.slots import dead_slots, ranked, removed_rows
-from onnxprune.importance import score
+from onnxprune.ir import Model, check
 from onnxprune.passes import Finetune, Prune, Recover, Transform
 from onnxprune.passes.finetune import _put_back
-from onnxprune.plan import PLAN_KEY
-from onnxprune.removal.masks import dead_channels, keep_masks, masked
-from onnxprune.removal.planned import removed_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
+from onnxprune.scoring.criteria import score
 
 FREE = (
     "resnext depthwise_multiplier vit_exact attention_numbers attention_shape_chain grouped_query_attention "

@@ -6,10 +6,10 @@ import pytest
 from recipes import recipe_in
 from rich.console import Console
 
-from onnxprune.cli import board as board_module
-from onnxprune.cli.board import Board, on_display
-from onnxprune.progress import task
-from onnxprune.runner.forecast import Forecast, planned_steps
+from onnxprune.app.cli import board as board_module
+from onnxprune.app.cli.board import Board, on_display
+from onnxprune.app.runner.forecast import Forecast, planned_steps
+from onnxprune.support.progress import task
 
 
 def drawn(board: Board) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.callables import is_reference, load_callable, user_code
 from onnxprune.errors import DataError, UsageError
+from onnxprune.support.callables import is_reference, load_callable, user_code
 
 
 @pytest.fixture

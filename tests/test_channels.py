@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from helpers import Net, half_of_each, prune_exactly
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.selection import why_blocked
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.selection import why_blocked
+from onnxprune.ir import Model
 
 
 def sizes(channels: Channels, optional: bool = False) -> list[int]:

@@ -14,10 +14,10 @@ import onnx
 import pytest
 from helpers import Net
 
-from onnxprune.cli import program
-from onnxprune.graph import load
-from onnxprune.plan import PLAN_KEY, Analysis
-from onnxprune.removal.planned import stored_plan
+from onnxprune.app.cli import program
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import PLAN_KEY, Analysis
+from onnxprune.ir import load
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(model):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys\nfrom onnxprune.cli import main\n"
+        "import sys\nfrom onnxprune.app.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print([m for m in ('numpy', 'onnx', 'onnxruntime', 'rich') if m in sys.modules])"
     )
@@ -453,7 +453,7 @@ def test_an_interrupted_command_says_so(monkeypatch, model):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onnxprune.graph.load", interrupt)
+    monkeypatch.setattr("onnxprune.ir.load", interrupt)
     done = disk.run("inspect", model)
     assert (done.code, done.out) == (130, "")
     assert done.err.lstrip().startswith("error: interrupted")

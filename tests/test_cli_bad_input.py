@@ -18,7 +18,7 @@ import onnx.parser
 import pytest
 from onnx import helper
 
-from onnxprune.plan import PLAN_KEY
+from onnxprune.decisions.plan import PLAN_KEY
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import pytest
 from recipes import RECIPE, write_recipe
 
-from onnxprune.recipe import read_recipe
+from onnxprune.app.recipe import read_recipe
 
 
 def call(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from test_sensitivity import analyse, elsewhere, net, samples
 
+from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import DataError, UsageError, WorkerError
-from onnxprune.plan import Analysis
-from onnxprune.sensitivity.clusters import Ray
+from onnxprune.evaluate.sensitivity.clusters import Ray
 
 TESTS = Path(__file__).parent
 HERE = "127.0.0.1"

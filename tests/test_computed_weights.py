@@ -10,9 +10,9 @@ import pytest
 from helpers import Net, half_of_each, params, prune_exactly
 from onnx import TensorProto
 
-from onnxprune.canonical import canonicalise
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.ir import Model, load
+from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare, sample_feeds
 

@@ -13,11 +13,11 @@ from helpers import Net
 from onnx import TensorProto
 from test_rules_attention import contrib, projections
 
-from onnxprune.cli import program
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.app.cli import program
+from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
+from onnxprune.ir import Model, load
 from onnxprune.passes import KeepRows, Prune, Transform
-from onnxprune.removal.configuration import CONFIG_KEY, configurations, rewritten, widths
 
 ROWS, HIDDEN, HEADS, WIDTH, INNER = 50, 32, 4, 8, 64
 HUGGING = {

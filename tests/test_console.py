@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from onnxprune import console
-from onnxprune.console import Bars, Lines, show_progress
-from onnxprune.progress import reporting, task, track
+from onnxprune.app import console
+from onnxprune.app.console import Bars, Lines, show_progress
+from onnxprune.support.progress import reporting, task, track
 
 
 @pytest.fixture

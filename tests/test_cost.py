@@ -10,10 +10,10 @@ import pytest
 from helpers import Net, half_of_each, params
 from ideas import IDEAS
 
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.removal.shrink import shrunk
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.ir import Model, check
 
 COUNTED = ["residual", "resnext", "unet_transposed", "densenet", "pixel_shuffle", "vit_exact", "lstm"]
 

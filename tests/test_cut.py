@@ -10,10 +10,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.graph import Model, check
+from onnxprune.analysis.shapes import Shapes, infer
+from onnxprune.evaluate.sensitivity.cut import Cut, cut, extract
+from onnxprune.ir import Model, check
 from onnxprune.runtime import Session, sample_feeds
-from onnxprune.sensitivity.cut import Cut, cut, extract
-from onnxprune.shapes import Shapes, infer
 
 BRANCHES = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.data import Batch, Dataset, class_axis, open_data
 from onnxprune.errors import DataError, UsageError
+from onnxprune.evaluate.data import Batch, Dataset, class_axis, open_data
 from onnxprune.runtime import TensorSpec
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]

@@ -9,8 +9,8 @@ import networks_on_disk as disk
 import numpy as np
 import pytest
 
-from onnxprune.data import open_data
 from onnxprune.errors import DataError
+from onnxprune.evaluate.data import open_data
 from onnxprune.runtime import TensorSpec
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch, made_axis, sample_axes
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from onnxprune import datasets
-from onnxprune.data import open_data
 from onnxprune.errors import DataError
+from onnxprune.evaluate.data import open_data
 from onnxprune.runtime import TensorSpec
 
 INPUTS = [TensorSpec("image", np.dtype(np.float32), ("N", 1, 28, 28))]

@@ -9,10 +9,10 @@ import pytest
 from helpers import Net
 from onnx import TensorProto
 
-from onnxprune.evidence.branches import without_dead_branches
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import find_channels
-from onnxprune.groups.cost import cost_of
+from onnxprune.analysis.evidence.branches import without_dead_branches
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.ir import Model, load
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare, sample_feeds
 

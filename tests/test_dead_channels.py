@@ -15,18 +15,18 @@ import pytest
 from helpers import Net, feeds_for
 from ideas import IDEAS
 
-from onnxprune.dims import channel_of, factors
+from onnxprune.algebra.axes import channel_of, factors
+from onnxprune.analysis.evidence.folding import folded
+from onnxprune.analysis.evidence.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
+from onnxprune.analysis.evidence.precomputed import precomputed
+from onnxprune.analysis.groups.channels import Channels, Place, find_channels
+from onnxprune.analysis.groups.slots import lined_up
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import NothingToDoError
-from onnxprune.evidence.folding import folded
-from onnxprune.evidence.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
-from onnxprune.evidence.precomputed import precomputed
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, Place, find_channels
-from onnxprune.groups.slots import lined_up
+from onnxprune.ir import Model, check
 from onnxprune.passes import Transform
 from onnxprune.passes.base import check_valid
-from onnxprune.removal.masks import masked
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session, compare
 
 each_idea = pytest.mark.parametrize("name", sorted(IDEAS))

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from random_networks import networks
 from test_random_graphs import LARGEST, TOLERANCE
 
-from onnxprune.dims import channel_of
-from onnxprune.evidence.folding import folded
-from onnxprune.evidence.liveness import find_evidence
-from onnxprune.evidence.precomputed import precomputed
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.slots import lined_up
+from onnxprune.algebra.axes import channel_of
+from onnxprune.analysis.evidence.folding import folded
+from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.evidence.precomputed import precomputed
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.slots import lined_up
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.ir import Model
 from onnxprune.passes.base import check_valid
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session, compare
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.dims import (
+from onnxprune.algebra.axes import (
     Block,
     Dim,
     Factor,
@@ -30,7 +30,7 @@ from onnxprune.dims import (
     split,
     unify,
 )
-from onnxprune.sizes.algebra import Algebra, Extent, evaluate, floor_div
+from onnxprune.algebra.sizes.algebra import Algebra, Extent, evaluate, floor_div
 
 WHY = Block("node", "Operator", "because")
 Draw = Callable[..., object]

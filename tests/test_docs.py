@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.cli import main
-from onnxprune.recipe import read_recipe
+from onnxprune.app.cli import main
+from onnxprune.app.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

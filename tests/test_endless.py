@@ -8,7 +8,7 @@ from pathlib import Path
 import networks_on_disk as disk
 import pytest
 
-from onnxprune.data import sources
+from onnxprune.evaluate.data import sources
 
 LOADERS = """
 import itertools

@@ -12,9 +12,9 @@ import pytest
 from helpers import Net
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.equivalence import Budget, Verdict, examine, verify
 from onnxprune.errors import NotShownError, VerificationError
-from onnxprune.graph import Model, check, load
+from onnxprune.evaluate.equivalence import Budget, Verdict, examine, verify
+from onnxprune.ir import Model, check, load
 
 CASES = Path(__file__).parent / "cases"
 QUICK = Budget(seconds=4.0)

@@ -19,20 +19,20 @@ from helpers import Net
 from recipes import network
 from training_networks import Arrays, cnn, parsed, stripes, weight
 
-from onnxprune.cli.finetune import LOSSES as OFFERED
-from onnxprune.data import open_data
+from onnxprune.app.cli.finetune import LOSSES as OFFERED
+from onnxprune.decisions.channels.planned import removed_channels, stored_plan
+from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model, load
-from onnxprune.metrics import get_metric
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import get_metric
+from onnxprune.ir import Model, load
 from onnxprune.passes import Finetune, Prune, Transform
-from onnxprune.removal.planned import removed_channels, stored_plan
-from onnxprune.removal.shrink import shrunk
 from onnxprune.runtime import Session
-from onnxprune.training.losses import LOSSES
-from onnxprune.tuning import teacher as teaching
-from onnxprune.tuning.exam import Exam
-from onnxprune.tuning.teacher import Teacher
-from onnxprune.tuning.unfold import Unfolded, foldable, moments_of, unfold
+from onnxprune.train.losses import LOSSES
+from onnxprune.train.tuning import teacher as teaching
+from onnxprune.train.tuning.exam import Exam
+from onnxprune.train.tuning.teacher import Teacher
+from onnxprune.train.tuning.unfold import Unfolded, foldable, moments_of, unfold
 
 DECODER = """
 <ir_version: 8, opset_import: ["" : 17]>

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import recipes
 
-from onnxprune.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, Either, Maybe, read_form
-from onnxprune.plan import PLAN_KEY
+from onnxprune.decisions.plan import PLAN_KEY
+from onnxprune.support.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, Either, Maybe, read_form
 
 DEEP = "[" * 100_000
 

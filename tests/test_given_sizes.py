@@ -10,11 +10,11 @@ import onnx
 import pytest
 from exported_networks import EXPORTS
 
+from onnxprune.analysis.inputs import feeds_that_run
+from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model, check, load, merged, sized
-from onnxprune.inputs import feeds_that_run
+from onnxprune.ir import Model, check, load, merged, sized
 from onnxprune.passes import Prune, Transform
-from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
 
 CASES = Path(__file__).parent / "cases"

@@ -7,7 +7,7 @@ from pathlib import Path
 import networks_on_disk as disk
 import pytest
 
-from onnxprune.globs import matching
+from onnxprune.support.globs import matching
 
 CASES = Path(__file__).parent / "cases"
 BRACKETS = CASES / "brackets.onnx"

@@ -10,12 +10,12 @@ import pytest
 from deep_networks import DEEP
 from helpers import params
 
-from onnxprune.canonical import canonicalise
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels, group_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.removal.masks import dead_channels, masked
-from onnxprune.removal.shrink import shrunk
+from onnxprune.analysis.groups.channels import Channels, find_channels, group_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.masks import dead_channels, masked
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.ir import Model, check
+from onnxprune.ir.canonical.canonicalise import canonicalise
 
 SMALL, TIMES = 500, 8
 LARGEST_RATIO = 2 * TIMES

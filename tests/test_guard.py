@@ -16,15 +16,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.cli import program
-from onnxprune.cli.options import Reads, Writes
+from onnxprune.app.cli import program
+from onnxprune.app.cli.options import Reads, Writes
+from onnxprune.app.runner.journal import open_journal, read_state
 from onnxprune.errors import ModelError, OnnxpruneError, OutputError, UsageError
-from onnxprune.graph import Model, load
-from onnxprune.locks import Lock
-from onnxprune.output import write_model, write_text
-from onnxprune.places import check_places
-from onnxprune.runner.journal import open_journal, read_state
-from onnxprune.staging import MARK, scratch_folder, sweep
+from onnxprune.ir import Model, load
+from onnxprune.ir.output import write_model, write_text
+from onnxprune.support.locks import Lock
+from onnxprune.support.places import check_places
+from onnxprune.support.staging import MARK, scratch_folder, sweep
 
 MODULE = """
 import numpy as np

@@ -13,15 +13,15 @@ import pytest
 from helpers import FLOATS, feeds_for, params
 from ideas_control import CONTROL
 
-from onnxprune.dims import Dim, Factor, Sum, resolve
+from onnxprune.algebra.axes import Dim, Factor, Sum, resolve
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.masks import keep_masks
+from onnxprune.decisions.channels.planned import planned_channels, stored_plan
+from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import NothingToDoError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import find_channels
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Transform
 from onnxprune.passes.base import PassResult
-from onnxprune.plan import PLAN_KEY
-from onnxprune.removal.masks import keep_masks
-from onnxprune.removal.planned import planned_channels, stored_plan
 from onnxprune.runtime import Session, compare
 
 IDEAS = ideas.IDEAS | CONTROL

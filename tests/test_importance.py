@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from helpers import Net
 
+from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.errors import UsageError
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import Channels, Group, find_channels
-from onnxprune.importance import CRITERIA, NEED_DATA, score
+from onnxprune.ir import Model, load
 from onnxprune.passes import Prune, Transform
+from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, score
 
 
 def network(normalised: bool = True) -> Model:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from helpers import Net
 
+from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.errors import DataError, UsageError
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, Group, find_channels
-from onnxprune.importance import CRITERIA, NEED_DATA, Evidence, comparable, observe, score
-from onnxprune.importance.gradients import slopes_of
-from onnxprune.importance.weights import lamp
+from onnxprune.ir import Model
 from onnxprune.runtime import Session
+from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, Evidence, comparable, observe, score
+from onnxprune.scoring.criteria.gradients import slopes_of
+from onnxprune.scoring.criteria.weights import lamp
 
 RANDOM = np.random.default_rng(0)
 

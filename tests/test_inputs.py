@@ -11,15 +11,15 @@ import pytest
 from exported_networks import EXPORTS
 from onnx import numpy_helper, parser
 
+from onnxprune.analysis.inputs import feeds_that_run, input_values
+from onnxprune.analysis.inputs.demand import Demand
+from onnxprune.analysis.inputs.reading import input_demands
+from onnxprune.analysis.inputs.sizes import full_shapes, other_shapes
+from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check
-from onnxprune.inputs import feeds_that_run, input_values
-from onnxprune.inputs.demand import Demand
-from onnxprune.inputs.reading import input_demands
-from onnxprune.inputs.sizes import full_shapes, other_shapes
+from onnxprune.ir import Model, check
 from onnxprune.runtime import Session, TensorSpec, Values, sample_feeds
 from onnxprune.runtime.size_names import computed, terms
-from onnxprune.shapes import fitting_shapes
 
 CASES = Path(__file__).parent / "cases"
 

@@ -11,11 +11,11 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto
 
-from onnxprune.evidence.liveness import find_evidence
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.ir import Model, load
 from onnxprune.passes import Prune, Transform
-from onnxprune.removal.masks import masked
 
 CASES = Path(__file__).parent / "cases"
 WIDTH, ROWS = 16, 24

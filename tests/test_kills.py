@@ -16,7 +16,7 @@ import networks_on_disk as disk
 import pytest
 from test_lifeline import Marked
 
-from onnxprune.graph import load
+from onnxprune.ir import load
 
 KILLS = int(os.environ.get("ONNXPRUNE_KILLS", "3"))
 RECIPE = """

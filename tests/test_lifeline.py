@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from test_sensitivity import analyse, net, samples
 
-from onnxprune import lifeline
 from onnxprune.errors import DataError, TrainingError, UsageError, WorkerError
-from onnxprune.lifeline import Watch, kill_group, vital_signs
+from onnxprune.support import lifeline
+from onnxprune.support.lifeline import Watch, kill_group, vital_signs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
 
@@ -261,9 +261,9 @@ def test_the_training_worker_ends_with_the_trainer(tmp_path: Path, marked: Marke
 def test_a_training_worker_that_is_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from training_networks import cnn, stripe_batches
 
-    from onnxprune.training import client, engine
-    from onnxprune.training.engine import train
-    from onnxprune.training.settings import TrainSettings
+    from onnxprune.train import client, engine
+    from onnxprune.train.engine import train
+    from onnxprune.train.settings import TrainSettings
 
     monkeypatch.setattr(lifeline, "STOPPED_S", 1.0)
     seen: list[client.Worker] = []

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.canonical import canonicalise
-from onnxprune.graph import Model, load
+from onnxprune.ir import Model, load
+from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, sample_feeds
 

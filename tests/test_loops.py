@@ -11,9 +11,9 @@ from helpers import Array, Net, half_of_each, prune_exactly
 from ideas_control import Body
 from onnx import TensorProto, helper
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.ir import Model
 
 HIDDEN = 16
 LENGTHS = (1, 3, 7)

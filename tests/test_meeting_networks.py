@@ -7,11 +7,11 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from meeting_networks import check_all, check_evidence, check_plan
 
-from onnxprune.evidence.constants import find_constants
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.evidence.constants import find_constants
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.masks import dead_channels
+from onnxprune.ir import Model
 from onnxprune.passes import Prune, Transform
-from onnxprune.removal.masks import dead_channels
 
 AT_ONCE = 10
 

@@ -14,12 +14,12 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.data import open_data
 from onnxprune.errors import DataError, ModelError, UsageError
-from onnxprune.graph import attributes, load, skeleton
-from onnxprune.graph.declarations import refusal
-from onnxprune.memory import budget, in_words, limited, need, parsed
+from onnxprune.evaluate.data import open_data
+from onnxprune.ir import attributes, load, skeleton
+from onnxprune.ir.declarations import refusal
 from onnxprune.runtime import TensorSpec
+from onnxprune.support.memory import budget, in_words, limited, need, parsed
 
 PRUNE = ("--reduce-channels", 0.5, "--criterion", "l2", "--round-to", 1)
 G = 1 << 30
@@ -161,7 +161,7 @@ def test_compressed_samples_are_unpacked_no_further_than_asked_for(tmp_path):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_compressed_samples_come_out_as_they_went_in(tmp_path, order, monkeypatch):
-    monkeypatch.setattr("onnxprune.data.sources._PIECE", 10 * 4096)
+    monkeypatch.setattr("onnxprune.evaluate.data.sources._PIECE", 10 * 4096)
     values = np.random.default_rng(0).normal(size=(37, 1024)).astype(np.float32)
     np.savez_compressed(tmp_path / "data.npz", x=np.asarray(values, order=order))
     data = open_data(str(tmp_path / "data.npz"), *SPECS)

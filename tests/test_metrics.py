@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, UsageError
-from onnxprune.metrics import Answer, Baseline, MeanMetric, baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.data import Dataset, open_data
+from onnxprune.evaluate.metrics import Answer, Baseline, MeanMetric, baseline_outputs, evaluate, get_metric
 from onnxprune.runtime import Session, WeightSession
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
 
-from onnxprune.dims import (
+from onnxprune.algebra.axes import (
     Block,
     Dim,
     Factor,
@@ -19,10 +19,10 @@ from onnxprune.dims import (
     split,
     unify,
 )
-from onnxprune.evidence.liveness import find_evidence
-from onnxprune.graph import Model
-from onnxprune.groups.channels import find_channels
-from onnxprune.removal.masks import masked
+from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.ir import Model
 
 WHY = Block("node", "Operator", "a test")
 

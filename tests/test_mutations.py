@@ -6,7 +6,7 @@ import mutations
 import pytest
 from ideas import IDEAS
 
-from onnxprune.rules import RULES, pointwise
+from onnxprune.ops.axes import RULES, pointwise
 
 COMPUTED = "what a pointwise operator makes of zeros is computed where its rule does not say it"
 ANYWAY = "inputs make these axes wherever the tests look, and what the caller feeds stays anyway"

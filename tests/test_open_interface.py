@@ -13,19 +13,19 @@ from helpers import Net, feeds_for, half_of_each
 from onnx import helper
 from test_rules_attention import projections
 
-from onnxprune.cli import program
-from onnxprune.equivalence import verify
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.app.cli import program
+from onnxprune.decisions.channels.fed import fed_as_before
+from onnxprune.decisions.channels.interface import Interface, NarrowedSession
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.shrink import shrunk, shrunk_inside
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.graph import OPEN_KEY, Model, opened
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.evaluate.equivalence import verify
+from onnxprune.ir import OPEN_KEY, Model, opened
 from onnxprune.passes import Ana, Finetune, Prune, Transform
 from onnxprune.passes.base import check_valid
-from onnxprune.planning.ties import equal_counts, tied_groups
-from onnxprune.removal.fed import fed_as_before
-from onnxprune.removal.interface import Interface, NarrowedSession
-from onnxprune.removal.masks import masked
-from onnxprune.removal.shrink import shrunk, shrunk_inside
 from onnxprune.runtime import Session, compare
+from onnxprune.search.ties import equal_counts, tied_groups
 
 MICROSOFT = "com.microsoft"
 CACHES = ("past*", "present*")

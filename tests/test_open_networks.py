@@ -11,7 +11,7 @@ import pytest
 from helpers import half_of_each, params, prune_exactly
 from open_networks import SIZES, feeds, network
 
-from onnxprune.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import find_channels
 
 COUNT = 60
 

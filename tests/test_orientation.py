@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune.recipe import read_recipe
-from onnxprune.runner import read_state, run
+from onnxprune.app.recipe import read_recipe
+from onnxprune.app.runner import read_state, run
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "orientation"
 SHORT = (  # too few steps to learn from: least squares first, and small steps

@@ -12,10 +12,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import output
 from onnxprune.errors import ModelError, OutputError, UnverifiedError
-from onnxprune.graph import Model, check, load
-from onnxprune.output import check_output, data_files, stored_bytes, write_model, write_text
+from onnxprune.ir import Model, check, load, output
+from onnxprune.ir.output import check_output, data_files, stored_bytes, write_model, write_text
 
 
 @pytest.fixture
@@ -176,8 +175,8 @@ def test_a_model_that_is_replaced_takes_its_data_along(tmp_path, external):
 KILLED = """
 import os, sys
 from pathlib import Path
-from onnxprune.graph import load
-from onnxprune.output import write_model
+from onnxprune.ir import load
+from onnxprune.ir.output import write_model
 
 source, target, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model = load(source)

@@ -10,10 +10,10 @@ import networks_on_disk as disk
 import numpy as np
 import pytest
 
+from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import PlanError
-from onnxprune.graph import load
-from onnxprune.planning.files import PlanFile, Width
-from onnxprune.removal.planned import stored_plan
+from onnxprune.ir import load
+from onnxprune.search.files import PlanFile, Width
 
 
 @pytest.fixture

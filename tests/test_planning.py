@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ideas import IDEAS
 
-from onnxprune.dims import factors
+from onnxprune.algebra.axes import factors
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import Analysis, Curve, Plan
 from onnxprune.errors import NothingToDoError, PlanError, UsageError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.importance import CRITERIA, NEED_DATA, score
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune
-from onnxprune.plan import Analysis, Curve, Plan
-from onnxprune.planning import Budget, Limits, Offer, allocate, globally, make_offer
-from onnxprune.removal.planned import stored_plan
+from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, score
+from onnxprune.search import Budget, Limits, Offer, allocate, globally, make_offer
 
 FINE = ("residual", "mobilenet_v2", "densenet", "inception", "unet_resize", "swiglu", "cross_stage_partial")
 """Ideas whose groups are large: a channel is less than a percent of any cost."""

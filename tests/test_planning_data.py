@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from helpers import Net
 
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.graph import Model
-from onnxprune.groups.channels import find_channels
-from onnxprune.layerwise.statistics import renewed
+from onnxprune.ir import Model
 from onnxprune.passes import Ana, Prune
-from onnxprune.planning.frontier import largest_reduction
-from onnxprune.planning.judge import Judge
-from onnxprune.removal.masks import masked
-from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
+from onnxprune.scoring.layerwise.statistics import renewed
+from onnxprune.search.frontier import largest_reduction
+from onnxprune.search.judge import Judge
 
 
 @cache

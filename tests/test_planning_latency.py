@@ -10,13 +10,13 @@ import onnx
 import pytest
 from helpers import Net
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import find_channels
-from onnxprune.groups.cost import cost_of
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.ir import Model
 from onnxprune.passes import Prune
-from onnxprune.planning import latency
-from onnxprune.planning.latency import Stopwatch, costs_by_kind
 from onnxprune.runtime import Latency
+from onnxprune.search import latency
+from onnxprune.search.latency import Stopwatch, costs_by_kind
 
 
 def network() -> Model:

@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ideas import IDEAS
 
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import Polynomial, cost_of
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import Polynomial, cost_of
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Transform
-from onnxprune.plan import Analysis, Curve
-from onnxprune.planning import Balance, Budget, Limits, Offer, make_offer, optimise, sensitively
-from onnxprune.planning.budgets import REACHED
-from onnxprune.planning.greedy import cheapest
-from onnxprune.planning.offers import loss_at
-from onnxprune.planning.optimum import best_levels
-from onnxprune.removal.planned import stored_plan
+from onnxprune.search import Balance, Budget, Limits, Offer, make_offer, optimise, sensitively
+from onnxprune.search.budgets import REACHED
+from onnxprune.search.greedy import cheapest
+from onnxprune.search.offers import loss_at
+from onnxprune.search.optimum import best_levels
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from test_sensitivity import GROUPS, net, samples
 
-from onnxprune.data import open_data
-from onnxprune.groups.channels import find_channels
-from onnxprune.metrics import get_metric
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import get_metric
+from onnxprune.evaluate.sensitivity.examine import Examiner
+from onnxprune.evaluate.sensitivity.samples import Examination, observe
 from onnxprune.runtime import Session
-from onnxprune.sensitivity.examine import Examiner
-from onnxprune.sensitivity.samples import Examination, observe
 
 BATCH = 8
 

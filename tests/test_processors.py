@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import processors
-from onnxprune.processors import idle, usable_processors
+from onnxprune.support import processors
+from onnxprune.support.processors import idle, usable_processors
 
 
 @pytest.mark.parametrize(("running", "expected"), [(1, True), (1 + usable_processors(), False)])

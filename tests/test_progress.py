@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.progress import reporting, task, track
+from onnxprune.support.progress import reporting, task, track
 
 
 class Notes:

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_networks import networks
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model
 
 TOLERANCE = 1e-4
 """Mistakes give errors of a percent and more; rounding stays below this, mostly."""

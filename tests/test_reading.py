@@ -15,11 +15,11 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.errors import ModelError
-from onnxprune.graph import load
-from onnxprune.groups.channels import find_channels
-from onnxprune.memory import limited
+from onnxprune.ir import load
 from onnxprune.runtime import Session, compare, sample_feeds
+from onnxprune.support.memory import limited
 
 CASES = Path(__file__).parent / "cases"
 PRUNE = ("--reduce-channels", 0.5, "--criterion", "l2", "--round-to", 1)
@@ -178,7 +178,7 @@ def test_a_huge_data_file_is_not_read_whole(tmp_path):
     def confine():
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
-    code = "import sys; from onnxprune.graph import load; print(load(sys.argv[1]).array('w2').shape)"
+    code = "import sys; from onnxprune.ir import load; print(load(sys.argv[1]).array('w2').shape)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)],
         capture_output=True,

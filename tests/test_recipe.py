@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from recipes import RECIPE, write_recipe
 
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.app.recipe import Recipe, Schedule, line_of, read_recipe
+from onnxprune.app.runner.draft import Wish, draft
 from onnxprune.errors import UsageError
-from onnxprune.graph import load
-from onnxprune.groups.channels import find_channels
-from onnxprune.recipe import Recipe, Schedule, line_of, read_recipe
-from onnxprune.runner.draft import Wish, draft
+from onnxprune.ir import load
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from onnx import numpy_helper, parser
 
 import onnxprune
-from onnxprune.cli import program
+from onnxprune.app.cli import program
+from onnxprune.decisions.channels.masks import keep_masks
+from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
-from onnxprune.graph import Model, check
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.recovery import METHODS, Pair, Settings, sweep
-from onnxprune.recovery.synthetic import Stand, noise
-from onnxprune.removal.masks import keep_masks
-from onnxprune.removal.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.repair import METHODS, Pair, Settings, sweep
+from onnxprune.repair.synthetic import Stand, noise
 from onnxprune.runtime import Session
 
 pytest.importorskip("scipy")

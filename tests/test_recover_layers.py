@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
-from onnxprune.graph import Model, check
-from onnxprune.layerwise.layers import linear_of
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover
 from onnxprune.runtime import Session
+from onnxprune.scoring.layerwise.layers import linear_of
 
 pytest.importorskip("scipy")
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.errors import DataError
-from onnxprune.layerwise.moments import ChannelMoments, Moments
-from onnxprune.layerwise.solve import fit, ridge
+from onnxprune.scoring.layerwise.moments import ChannelMoments, Moments
+from onnxprune.scoring.layerwise.solve import fit, ridge
 
 pytest.importorskip("scipy")
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from onnx import numpy_helper, parser
 
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import DataError, UsageError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import find_channels
-from onnxprune.importance import eliminations, score
-from onnxprune.importance.eliminations import operate
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
+from onnxprune.scoring.criteria import eliminations, score
+from onnxprune.scoring.criteria.eliminations import operate
 
 pytest.importorskip("scipy")
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.layerwise import surgeon
-from onnxprune.layerwise.moments import Moments
-from onnxprune.layerwise.solve import ridge
-from onnxprune.layerwise.surgeon import Patient, elimination_costs
+from onnxprune.scoring.layerwise import surgeon
+from onnxprune.scoring.layerwise.moments import Moments
+from onnxprune.scoring.layerwise.solve import ridge
+from onnxprune.scoring.layerwise.surgeon import Patient, elimination_costs
 
 pytest.importorskip("scipy")
 

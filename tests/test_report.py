@@ -10,13 +10,13 @@ from xml.etree import ElementTree
 import pytest
 from recipes import recipe_in
 
+from onnxprune.app.figures import count, duration
+from onnxprune.app.report import collect, figures, plots, render
+from onnxprune.app.report.charts import nice_ticks, over_iterations
+from onnxprune.app.report.page import score_change, score_format
+from onnxprune.app.runner import run
+from onnxprune.app.runner.data import Material
 from onnxprune.errors import UsageError
-from onnxprune.figures import count, duration
-from onnxprune.report import collect, figures, plots, render
-from onnxprune.report.charts import nice_ticks, over_iterations
-from onnxprune.report.page import score_change, score_format
-from onnxprune.runner import run
-from onnxprune.runner.data import Material
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from recipes import recipe_in
 
-from onnxprune.report import collect, render
-from onnxprune.runner import run
+from onnxprune.app.report import collect, render
+from onnxprune.app.runner import run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium: apt-get install chromium")

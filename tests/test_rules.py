@@ -11,11 +11,11 @@ import single_nodes
 from helpers import Net, prune_exactly
 from onnx import defs
 
-from onnxprune.dims import factors
+from onnxprune.algebra.axes import factors
+from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.rules import RULES, lookup
+from onnxprune.ir import Model, check
+from onnxprune.ops.axes import RULES, lookup
 from onnxprune.runtime import Session, sample_feeds
 
 RETIRED = {"Upsample", "Scatter"}

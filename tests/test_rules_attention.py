@@ -9,8 +9,8 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto, helper
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.transform import Transform
 

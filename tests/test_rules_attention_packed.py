@@ -7,7 +7,7 @@ import pytest
 from helpers import Net
 from test_rules_attention import assert_halves, contrib
 
-from onnxprune.graph import Model
+from onnxprune.ir import Model
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime import Session

@@ -8,11 +8,11 @@ from helpers import Net, half_of_each, params, prune_exactly
 from ideas_control import Body, choose, mlp
 from onnx import TensorProto, helper
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.masks import keep_masks
+from onnxprune.ir import Model
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.removal.masks import keep_masks
 from onnxprune.runtime import Session, compare
 
 

@@ -7,11 +7,11 @@ import pytest
 from helpers import FLOATS, Net, half_of_each, params, prune_exactly
 from test_rules_attention import assert_halves, contrib
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.planned import planned_channels, stored_plan
+from onnxprune.ir import Model
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.transform import Transform
-from onnxprune.removal.planned import planned_channels, stored_plan
 
 EXPERTS, WIDTH, HIDDEN = 6, 16, 24
 

@@ -8,9 +8,9 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import helper, load_model_from_string
 
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.rules.blocking import MICROSOFT_REASONS
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model, check
+from onnxprune.ops.axes.blocking import MICROSOFT_REASONS
 
 MICROSOFT = "com.microsoft"
 

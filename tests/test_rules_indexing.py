@@ -7,10 +7,10 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto, defs
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.rules import RULES
-from onnxprune.rules.blocking import REASONS
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model
+from onnxprune.ops.axes import RULES
+from onnxprune.ops.axes.blocking import REASONS
 
 
 def assert_halves(model: Model, *widths: int) -> Channels:
@@ -215,4 +215,4 @@ def test_every_operator_of_the_standard_domain_has_an_entry() -> None:
 def test_no_reason_hides_a_rule() -> None:
     listed = [n for names in REASONS.values() for n in names.split()]
     assert len(listed) == len(set(listed))
-    assert all(RULES["", name].apply.__module__ == "onnxprune.rules.blocking" for name in listed)
+    assert all(RULES["", name].apply.__module__ == "onnxprune.ops.axes.blocking" for name in listed)

@@ -9,8 +9,8 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto
 
-from onnxprune.graph import Model, load
-from onnxprune.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.ir import Model, load
 from onnxprune.passes import Prune, Transform
 
 CASES = Path(__file__).parent / "cases"

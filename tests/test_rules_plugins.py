@@ -10,10 +10,10 @@ import pytest
 from helpers import Net, half_of_each
 from onnx import helper
 
-from onnxprune.graph import Model, check, load
-from onnxprune.groups.channels import find_channels
-from onnxprune.removal.masks import masked
-from onnxprune.removal.shrink import shrunk
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.ir import Model, check, load
 from onnxprune.runtime import Session, compare, sample_feeds
 
 CASES = Path(__file__).parent / "cases"

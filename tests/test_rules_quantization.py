@@ -10,12 +10,12 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto, helper
 
-from onnxprune.evidence.liveness import find_evidence
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.ir import Model
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.transform import Transform
-from onnxprune.removal.masks import masked
 
 KINDS = {"int8": (np.int8, 0), "uint8": (np.uint8, 131)}
 

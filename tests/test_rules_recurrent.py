@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.ir import Model
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.transform import Transform
 

@@ -7,8 +7,8 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from test_rules_attention import contrib
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model
 
 HIDDEN = 16
 

@@ -14,14 +14,14 @@ import pytest
 from filelock import FileLock
 from recipes import RECIPE, Told, recipe_in, write_recipe
 
-from onnxprune.equivalence import verify
+from onnxprune.app.recipe import Recipe, read_recipe
+from onnxprune.app.runner import STATE, read_state, run
+from onnxprune.app.runner.data import Material
 from onnxprune.errors import DataError, ModelError, NothingToDoError, OutputError, UsageError
-from onnxprune.graph import load
+from onnxprune.evaluate.equivalence import verify
+from onnxprune.ir import load
 from onnxprune.passes import finetune
-from onnxprune.recipe import Recipe, read_recipe
-from onnxprune.runner import STATE, read_state, run
-from onnxprune.runner.data import Material
-from onnxprune.staging import MARK
+from onnxprune.support.staging import MARK
 
 STEPS = ["baseline", "1-ana", "1-prune", "1-score", "2-ana", "2-prune", "2-score", "transform", "bench"]
 
@@ -221,7 +221,7 @@ def test_a_full_disk_stops_a_run_cleanly_and_it_goes_on_later(tmp_path, monkeypa
         sync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("onnxprune.output.os.fsync", full)
+        patch.setattr("onnxprune.ir.output.os.fsync", full)
         with pytest.raises(OutputError, match="No space left"):
             run(recipe)
     assert not list((tmp_path / "work").rglob(".onnxprune-*"))

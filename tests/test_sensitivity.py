@@ -16,20 +16,20 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from onnxprune.data import open_data
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import PLAN_KEY, Analysis
 from onnxprune.errors import DataError, ModelError, OutputError, PlanError, UsageError, WorkerError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.importance import score
-from onnxprune.metrics import baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.sensitivity.examine import Examiner
+from onnxprune.evaluate.sensitivity.samples import Examination, observe
+from onnxprune.ir import Model, check
 from onnxprune.passes import Ana, Prune
-from onnxprune.plan import PLAN_KEY, Analysis
-from onnxprune.progress import reporting
-from onnxprune.removal.masks import masked
-from onnxprune.removal.planned import stored_plan
 from onnxprune.runtime import Session
-from onnxprune.sensitivity.examine import Examiner
-from onnxprune.sensitivity.samples import Examination, observe
+from onnxprune.scoring.criteria import score
+from onnxprune.support.progress import reporting
 
 # Two outputs: what the first two layers say is out of reach for the layers behind.
 NET = """

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sensitivity import KilledError, Killer, analyse, best_class, naive, net, samples
 
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import UsageError
+from onnxprune.evaluate.sensitivity.intervals import half_width, span_of
+from onnxprune.evaluate.sensitivity.search import Search
 from onnxprune.passes import Ana, Prune
-from onnxprune.plan import Analysis, Curve
-from onnxprune.progress import reporting
-from onnxprune.removal.planned import stored_plan
-from onnxprune.sensitivity.intervals import half_width, span_of
-from onnxprune.sensitivity.search import Search
+from onnxprune.support.progress import reporting
 
 COUNT = 1500
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_sensitivity import GROUPS, analyse, net, samples
 
-import onnxprune.sensitivity.fast as fast
+import onnxprune.evaluate.sensitivity.fast as fast
+from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import PlanError, TrainingError, UsageError
 from onnxprune.passes import Ana, Prune
-from onnxprune.plan import Analysis, Curve
 
 
 def no_runtime(*args: Any, **options: Any) -> Any:

@@ -11,16 +11,16 @@ import pytest
 from helpers import feeds_for
 from ideas_control import CONTROL
 
-from onnxprune.data import open_data
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import Channels, Group, find_channels
-from onnxprune.groups.slots import ranked
-from onnxprune.importance import score
-from onnxprune.metrics import get_metric
-from onnxprune.removal.masks import masked
+from onnxprune.analysis.groups.channels import Channels, Group, find_channels
+from onnxprune.analysis.groups.slots import ranked
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.metrics import get_metric
+from onnxprune.evaluate.sensitivity.examine import Examiner, Subject
+from onnxprune.evaluate.sensitivity.samples import Examination, Tally, observe
+from onnxprune.ir import Model, check
 from onnxprune.runtime import Session
-from onnxprune.sensitivity.examine import Examiner, Subject
-from onnxprune.sensitivity.samples import Examination, Tally, observe
+from onnxprune.scoring.criteria import score
 
 IDEAS = ideas.IDEAS | CONTROL
 

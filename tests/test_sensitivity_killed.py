@@ -15,7 +15,7 @@ import onnx
 import pytest
 from test_sensitivity import net, samples
 
-from onnxprune.plan import Analysis
+from onnxprune.decisions.plan import Analysis
 
 KILLS = 20
 

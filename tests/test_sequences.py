@@ -8,8 +8,8 @@ import pytest
 from helpers import Array, Net, half_of_each, prune_exactly
 from onnx import TensorProto, helper
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model
 
 
 def number(net: Net, value: int) -> str:

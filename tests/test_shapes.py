@@ -7,12 +7,12 @@ import onnx
 import pytest
 from helpers import Net
 
-from onnxprune.canonical import canonicalise
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.shapes import infer
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check
-from onnxprune.groups.channels import find_channels
+from onnxprune.ir import Model, check
+from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.runtime import Session
-from onnxprune.shapes import infer
 
 
 def test_sizes_and_what_follows_the_input() -> None:

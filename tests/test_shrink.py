@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
 
+from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.masks import check_zero, keep_masks, masked
+from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import PlanError
-from onnxprune.evidence.liveness import find_evidence
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.removal.masks import check_zero, keep_masks, masked
-from onnxprune.removal.shrink import shrunk
+from onnxprune.ir import Model
 
 OPSETS = (9, 11, 13, 21)
 

@@ -9,11 +9,11 @@ from helpers import Net
 from onnx import TensorProto, helper
 from test_rules_attention import contrib
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
-from onnxprune.groups.cost import cost_of
-from onnxprune.groups.reach import reach_of, unfollowed_weights
-from onnxprune.groups.selection import why_blocked
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.reach import reach_of, unfollowed_weights
+from onnxprune.analysis.groups.selection import why_blocked
+from onnxprune.ir import Model
 
 
 def listed(channels: Channels) -> dict[str, set[str]]:

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.algebra.sizes.algebra import evaluate
+from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.graph import Model, check
-from onnxprune.sizes import SizeAnalysis, infer_sizes
-from onnxprune.sizes.algebra import evaluate
+from onnxprune.ir import Model, check
 
 CASES = Path(__file__).parent / "cases"
 REAL, INT = TensorProto.FLOAT, TensorProto.INT64

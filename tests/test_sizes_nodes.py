@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxprune.algebra.sizes.algebra import number_of
+from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.errors import ModelError
-from onnxprune.sizes import infer_sizes
-from onnxprune.sizes.algebra import number_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 LEAST_KNOWN, MOST_UNKNOWN = 5000, 400

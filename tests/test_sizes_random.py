@@ -11,8 +11,8 @@ import pytest
 from sizes_networks import LAST, network
 from sizes_truth import Run, compare, run
 
+from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
 from onnxprune.errors import ModelError
-from onnxprune.sizes import SizeAnalysis, infer_sizes
 
 SIZES = (
     {"N": 2, "T": 5, "U": 3},

@@ -11,10 +11,10 @@ from ideas import IDEAS
 from onnx import TensorProto, helper
 from sizes_truth import draw, session
 
+from onnxprune.analysis.sizes import infer_sizes
+from onnxprune.analysis.sizes.solve import default_sizes, largest_tensor, trial_sizes
 from onnxprune.errors import ModelError
-from onnxprune.graph import Model, check
-from onnxprune.sizes import infer_sizes
-from onnxprune.sizes.solve import default_sizes, largest_tensor, trial_sizes
+from onnxprune.ir import Model, check
 
 REFUSED = {"nchwc", "fakequant", "trtnms", "mha_packed"}
 """What this runtime cannot run, or no analysis is made of."""

@@ -11,8 +11,8 @@ import pytest
 from ideas import IDEAS
 from sizes_truth import Run, compare, observe
 
-from onnxprune.graph import Model, check
-from onnxprune.sizes import infer_sizes
+from onnxprune.analysis.sizes import infer_sizes
+from onnxprune.ir import Model, check
 
 REFUSED = {"nchwc"}
 """What no analysis is made of."""

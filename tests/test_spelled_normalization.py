@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
 
-from onnxprune.graph import Model
-from onnxprune.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.ir import Model
 from onnxprune.passes import Prune, Transform
 
 WIDTH, HIDDEN, EPSILON = 24, 20, 1e-5

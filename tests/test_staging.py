@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import staging
-from onnxprune.staging import SCRATCH, publish, scratch_folder, sweep
+from onnxprune.support import staging
+from onnxprune.support.staging import SCRATCH, publish, scratch_folder, sweep
 
 HOLDER = """
 import os, sys
 from pathlib import Path
-from onnxprune.staging import scratch_folder
+from onnxprune.support.staging import scratch_folder
 with scratch_folder(Path(sys.argv[1])) as scratch:
     (scratch / "half").write_text("half")
     print(scratch, flush=True)

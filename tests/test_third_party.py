@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxprune.graph import Model, load
+from onnxprune.ir import Model, load
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare
 

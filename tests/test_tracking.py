@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from recipes import Told, recipe_in
 
+from onnxprune.app.recipe import Recipe
+from onnxprune.app.runner import read_state, run
+from onnxprune.app.runner.tracking import Tracking
 from onnxprune.errors import UsageError
-from onnxprune.recipe import Recipe
-from onnxprune.runner import read_state, run
-from onnxprune.runner.tracking import Tracking
 
 
 def logging(recipe: Recipe, **where: object) -> Recipe:
@@ -103,7 +103,7 @@ def test_a_tracker_that_fails_is_left_behind_and_named():
 
 def test_a_run_goes_on_without_its_tracker_and_says_so(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
-    monkeypatch.setattr("onnxprune.runner.tracking._TensorBoard.keep", Broken.keep)
+    monkeypatch.setattr("onnxprune.app.runner.tracking._TensorBoard.keep", Broken.keep)
     told = Told()
     assert run(recipe_in(tmp_path, "log.tensorboard=board"), told)["best_iteration"] == 2
     assert told.steps("untracked") == ["tensorboard"]

@@ -11,10 +11,10 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxprune.runtime import Session
-from onnxprune.training import channel_major
-from onnxprune.training.engine import train
-from onnxprune.training.settings import TrainSettings
-from onnxprune.training.training_copy import make_training_copy
+from onnxprune.train import channel_major
+from onnxprune.train.engine import train
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.training_copy import make_training_copy
 
 SAMPLES = np.random.default_rng(0).normal(size=(6, 3, 7, 7)).astype(np.float32)
 

@@ -13,10 +13,10 @@ import pytest
 from training_networks import cnn, stripe_batches
 
 from onnxprune.errors import OutputError, TrainingError, UsageError
-from onnxprune.training import checkpoint, client, engine
-from onnxprune.training.checkpoint import Checkpoints, State
-from onnxprune.training.engine import train
-from onnxprune.training.settings import TrainResult, TrainSettings
+from onnxprune.train import checkpoint, client, engine
+from onnxprune.train.checkpoint import Checkpoints, State
+from onnxprune.train.engine import train
+from onnxprune.train.settings import TrainResult, TrainSettings
 
 BATCHES, EPOCHS = 7, 3
 

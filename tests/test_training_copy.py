@@ -10,11 +10,11 @@ from training_networks import cnn, parsed, stripe_batches, stripes
 
 from onnxprune.errors import TrainingError
 from onnxprune.runtime import Session
-from onnxprune.training.dialect import IR_VERSION, opset_of
-from onnxprune.training.engine import train
-from onnxprune.training.forward import check_forward
-from onnxprune.training.settings import TrainSettings
-from onnxprune.training.training_copy import make_training_copy
+from onnxprune.train.dialect import IR_VERSION, opset_of
+from onnxprune.train.engine import train
+from onnxprune.train.forward import check_forward
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.training_copy import make_training_copy
 
 
 def _copied(model: onnx.ModelProto, sample: dict[str, np.ndarray]):

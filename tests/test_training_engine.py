@@ -17,9 +17,9 @@ from training_networks import CLASSES, cnn, parsed, stripe_batches, stripes, wei
 
 from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.runtime import Session
-from onnxprune.training import client, engine, job
-from onnxprune.training.engine import train, trainable_names
-from onnxprune.training.settings import TrainSettings
+from onnxprune.train import client, engine, job
+from onnxprune.train.engine import train, trainable_names
+from onnxprune.train.settings import TrainSettings
 
 pytestmark = pytest.mark.training
 
@@ -435,7 +435,7 @@ def test_failing_callback_ends_the_worker(monkeypatch):
 
 def test_worker_ends_with_its_parent():
     script = """
-from onnxprune.training.client import Worker
+from onnxprune.train.client import Worker
 worker = Worker()
 print(worker.pid, worker._folder.name, flush=True)
 input()

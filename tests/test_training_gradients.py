@@ -7,10 +7,10 @@ import onnx
 import pytest
 from training_networks import Arrays, cnn, stripes, weight, with_weights
 
-from onnxprune.data import Dataset, open_data
 from onnxprune.errors import DataError, TrainingError, UsageError
+from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.runtime import Session
-from onnxprune.training.gradients import gradients_of
+from onnxprune.train.gradients import gradients_of
 
 pytestmark = pytest.mark.training
 TRAINED = {"w1", "scale", "bias", "w2", "b2", "w3", "b3"}

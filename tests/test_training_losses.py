@@ -12,9 +12,9 @@ from training_networks import Arrays, cnn, parsed, stripe_batches, stripes, weig
 
 from onnxprune.errors import DataError, UsageError
 from onnxprune.runtime import Session
-from onnxprune.training.engine import train
-from onnxprune.training.gradients import gradients_of
-from onnxprune.training.settings import TrainSettings, parse_loss
+from onnxprune.train.engine import train
+from onnxprune.train.gradients import gradients_of
+from onnxprune.train.settings import TrainSettings, parse_loss
 
 SAMPLES = 6
 HEADS = """

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.training.optimizers import AdamW, Sgd, Trainable, make_optimizer
+from onnxprune.train.optimizers import AdamW, Sgd, Trainable, make_optimizer
 
 STEPS, RATE, DECAY = 5, 0.1, 0.2
 

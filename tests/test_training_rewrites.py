@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from training_cases import BATCH, CASES, CHANNELS, SIZE, network_of
 
 from onnxprune.runtime import Session, WeightSession
-from onnxprune.training.engine import train
-from onnxprune.training.rewrites import REWRITES
-from onnxprune.training.settings import TrainSettings
-from onnxprune.training.training_copy import make_training_copy
+from onnxprune.train.engine import train
+from onnxprune.train.rewrites import REWRITES
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.training_copy import make_training_copy
 
 OPSETS = sorted({case.opset for case in CASES.values()})
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from onnxprune.errors import UsageError
-from onnxprune.training.settings import TrainSettings
+from onnxprune.train.settings import TrainSettings
 
 
 @pytest.mark.parametrize(

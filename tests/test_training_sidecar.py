@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune.errors import TrainingError
-from onnxprune.training import sidecar
+from onnxprune.train import sidecar
 
 Version = collections.namedtuple("Version", "major minor")
 

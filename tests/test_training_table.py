@@ -12,9 +12,9 @@ from training_cases import CASES
 from training_networks import CLASSES, cnn, stripes, with_weights
 from training_table import OWN, SPELLED, TABLE, operators, table, verdict
 
-from onnxprune.training.engine import train
-from onnxprune.training.settings import TrainSettings
-from onnxprune.training.support import DIFFERENTIABLE, REASONS, STOPS
+from onnxprune.train.engine import train
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.support import DIFFERENTIABLE, REASONS, STOPS
 
 ELSEWHERE = {"BatchNormalization"}  # below, for it has no forward that could be run twice
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from onnxprune.training.wire import Frame, read_frame, write_frame
+from onnxprune.train.wire import Frame, read_frame, write_frame
 
 TYPES = st.sampled_from([np.dtype(name) for name in ("<f4", "<f2", "<i8", "|u1", "|b1")])
 ARRAYS = arrays_of.arrays(TYPES, arrays_of.array_shapes(min_dims=0, min_side=0, max_side=4))

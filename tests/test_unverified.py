@@ -14,12 +14,12 @@ import pytest
 from helpers import Net, prune_exactly
 from onnx import TensorProto, helper
 
-from onnxprune.equivalence import examine
-from onnxprune.graph import Model, check, load
-from onnxprune.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.evaluate.equivalence import examine
+from onnxprune.ir import Model, check, load
 from onnxprune.passes import Prune, Transform
-from onnxprune.removal.masks import masked
-from onnxprune.removal.own_graph import in_own_graph
 
 CASES = Path(__file__).parent / "cases"
 CODE = 987654321

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from helpers import Net
 from onnx import TensorProto
 
-from onnxprune.cli import program
+from onnxprune.app.cli import program
 from onnxprune.errors import ModelError, PlanError, UsageError
-from onnxprune.graph import VOCABULARY_KEY, Model, find_vocabulary
+from onnxprune.ir import VOCABULARY_KEY, Model, find_vocabulary
 from onnxprune.passes import KeepRows, Prune, Transform
 from onnxprune.runtime import Session
 

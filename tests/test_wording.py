@@ -14,9 +14,9 @@ import networks_on_disk as disk
 import onnx
 import pytest
 
-from onnxprune.recipe import read_recipe
-from onnxprune.report import plots, render
-from onnxprune.wording import clean, escaped, in_markdown, in_toml, sentence, shortened, shown
+from onnxprune.app.recipe import read_recipe
+from onnxprune.app.report import plots, render
+from onnxprune.support.wording import clean, escaped, in_markdown, in_toml, sentence, shortened, shown
 
 NAMES = {
     "escape sequence": "\x1b[31mred\x1b[0m\x1b]0;title\x07",

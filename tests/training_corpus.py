@@ -16,11 +16,11 @@ import numpy as np
 from corpus import Case, cases, opened
 from training_table import START, TABLE
 
+from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.errors import OnnxpruneError
-from onnxprune.graph import Model
+from onnxprune.ir import Model
 from onnxprune.passes import Finetune, Prune
 from onnxprune.runtime import Session
-from onnxprune.shapes import fitting_shapes
 
 END = "<!-- end of networks -->"
 SAMPLES, EPOCHS = 4, 5

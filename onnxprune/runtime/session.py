@@ -74,7 +74,7 @@ class Session:
 
     Args:
         model: A model with all its weights in memory, of any size: large ones are handed over as they are,
-            not through a serialised message. Reading files is left to `onnxprune.graph`: onnxruntime 1.20
+            not through a serialised message. Reading files is left to `onnxprune.ir`: onnxruntime 1.20
             still follows external data out of the model's folder.
         optimize: Whether onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
             file, which is what comparisons for correctness want.

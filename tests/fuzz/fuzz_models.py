@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import AttributeProto, TensorProto, defs, helper
 
-from onnxprune.plan import PLAN_KEY
+from onnxprune.decisions.plan import PLAN_KEY
 
 Change = Callable[[onnx.ModelProto, random.Random], None]
 

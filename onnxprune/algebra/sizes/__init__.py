@@ -1,0 +1,1 @@
+"""The algebra of sizes: polynomials with division, minimum, comparison, and their proofs."""

@@ -1,0 +1,86 @@
+"""Branches of which nothing depends on the input: a residual branch whose last projection is zero.
+
+What is the same whatever the network is fed is written down where it is added or multiplied, and a sum with
+zeros is what is added to; the nodes that made it are then read by nobody, and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxprune.analysis.evidence.constants import Constants, find_constants
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.ir import Model
+from onnxprune.ir.canonical.canonicalise import without_dead_nodes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+_SCALES = {
+    "BatchNormalization": (1,),
+    "InstanceNormalization": (1,),
+    "LayerNormalization": (1,),
+    "Mul": (0, 1),
+}
+"""Operands that make everything zero if they are, where they are vectors."""
+
+
+def without_dead_branches(model: Model) -> Model:
+    """Return the network without such branches; itself where it has none."""
+    if not any(True for _ in _zero_weights(model)):
+        return model
+    constants = find_constants(find_channels(model).typing)
+    found = list(_replacements(model, constants))
+    if not found:
+        return model
+    model = model.copy()
+    nodes = model.all_nodes
+    for number, operand, known in found:
+        node = nodes[number]
+        kept = node.input[1 - operand]
+        if not known.any() and (node.op_type == "Add" or (node.op_type == "Sub" and operand == 1)):
+            _pass_on(node, kept)
+        else:
+            node.input[operand] = model.add_constant(f"{node.input[operand]}__known", known)
+    return without_dead_nodes(model)
+
+
+def _pass_on(node: onnx.NodeProto, name: str) -> None:
+    """Make a node one that returns a tensor as it is."""
+    node.op_type = "Identity"
+    node.input[:] = [name]
+    del node.attribute[:]
+
+
+def _zero_weights(model: Model) -> Iterator[str]:
+    """Yield the matrices, and the vectors something is scaled with, that are zero as a whole."""
+    scales = {
+        node.input[k]
+        for node in model.all_nodes
+        for k in _SCALES.get(node.op_type, ())
+        if k < len(node.input)
+    }
+    for name, tensor in model.constants.items():
+        scaling = len(tensor.dims) > 1 or name in scales
+        if scaling and tensor.data_type in _FLOATS and not model.array(name).any():
+            yield name
+
+
+def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int, Array]]:
+    """Yield nodes that add or multiply what is known as a whole, the operand that is, and its numbers."""
+    sizes, types = constants.typing.shapes.sizes, constants.typing.shapes.types
+    for number, node in enumerate(model.all_nodes):
+        if node.op_type not in ("Add", "Sub", "Mul") or node.domain not in ("", "ai.onnx"):
+            continue
+        for operand in (1, 0):
+            name, other = node.input[operand], node.input[1 - operand]
+            known = constants.known.get(name)
+            if known is None or np.isnan(known).any() or known.size > max(known.shape, default=1):
+                continue
+            if sizes.get(other) == sizes.get(node.output[0]) and types.get(name) in _FLOATS:
+                yield number, operand, known.astype(helper.tensor_dtype_to_np_dtype(types[name]))
+                break

@@ -1,0 +1,354 @@
+"""Groups: the sets of channels of a network that can be removed one by one, and what hangs on them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from graphlib import TopologicalSorter
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onnxprune.algebra.axes import (
+    Block,
+    Dim,
+    Factor,
+    Product,
+    block,
+    factors,
+    kept_indices,
+    resolve,
+    shrinks_evenly,
+)
+from onnxprune.analysis.groups.arrangement import Arrangement, members, order_of
+from onnxprune.analysis.groups.freedom import Outer, freedoms
+from onnxprune.analysis.groups.integers import settle_integers
+from onnxprune.analysis.groups.zeros import block_inexact_sums
+from onnxprune.analysis.shapes import Shapes
+from onnxprune.ir import Model, label
+from onnxprune.ir.canonical.canonicalise import canonicalise
+from onnxprune.ops.axes import RESULT, Typing, infer_axes
+
+Indices = np.ndarray[Any, np.dtype[np.intp]]
+Values = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One axis of one constant tensor.
+
+    Attributes:
+        tensor: Name of the tensor.
+        axis: Which of its axes.
+        weight: Whether masking sets the tensor to zero there; otherwise it is only cut.
+    """
+
+    tensor: str
+    axis: int
+    weight: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that live and die together.
+
+    Attributes:
+        name: The node that makes them first.
+        size: How many there are.
+        places: Every axis of a constant they lie on.
+        nodes: Names of all nodes whose weights they touch.
+        optional: One of two factors of a product whose other factor is pruned unless the user says otherwise.
+        factor: The variable of the axis algebra.
+        outer: Factors in each element of which the channels are counted apart (see `Channels.apart`).
+    """
+
+    name: str
+    size: int
+    places: tuple[Place, ...]
+    nodes: tuple[str, ...]
+    optional: bool
+    factor: Factor = field(repr=False)
+    outer: Outer = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class BlockedAxis:
+    """An axis of a weight that must stay as it is, and why."""
+
+    tensor: str
+    axis: int
+    size: int
+    reasons: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The groups of a network.
+
+    Attributes:
+        model: The network in canonical form, which all names refer to.
+        typing: The axes of all its tensors.
+        groups: What can be pruned, in order of execution.
+        blocked: What cannot.
+        arrangements: Groups that lose other channels in each element of what they are free within, by name.
+            Removed channels are then slots (see `arrangement`). What a group is arranged within stands after
+            it.
+    """
+
+    model: Model
+    typing: Typing = field(repr=False)
+    groups: tuple[Group, ...]
+    blocked: tuple[BlockedAxis, ...]
+    arrangements: Mapping[str, Arrangement] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def freedoms(self) -> dict[str, Outer]:
+        """The factors that groups are free within, by group name: there each element may keep other channels.
+
+        Groups that are free within none are left out.
+        """
+        ordered = sorted(self.groups, key=lambda g: g.optional)
+        carriers = {g.factor: [p.tensor for p in g.places] for g in ordered if g.name not in self.shared}
+        found = freedoms(self.typing, carriers)
+        return {g.name: found[g.factor] for g in self.groups if g.factor in found}
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """The groups that inputs or outputs lie on, by name: who feeds the network has to cut them too."""
+        values = (*self.model.inputs, *self.model.outputs)
+        outside = {f for v in values for d in self.typing.axes.get(v.name, ()) for f in factors(d)}
+        outside |= set(factors(self.typing.rows)) if self.typing.rows is not None else set()
+        return frozenset(g.name for g in self.groups if g.factor in outside)
+
+    def apart(self, group: Group) -> Group:
+        """Return a group with its channels counted apart in each element of what it is free within.
+
+        Its size is the number of all of them, the outer elements major; otherwise it is the group itself.
+        """
+        outer = self.freedoms.get(group.name, ())
+        return replace(group, size=group.size * prod(g.size for g in outer), outer=outer)
+
+    def members(self, group: Group, place: Place) -> Indices:
+        """Return the channel of each element of a tensor, −1 where it has none; it broadcasts against it."""
+        return members(self.typing.axes[place.tensor], place.axis, group.factor, group.outer)
+
+    def arranged(self, orders: Mapping[str, Indices]) -> Channels:
+        """Return the same groups, some in an order of their own in each element of what they are free within.
+
+        Args:
+            orders: The channel in each slot by group name, ``[elements of the outer factors, channels]``.
+        """
+        factor = {g.name: g.factor for g in self.groups}
+        made = {n: Arrangement(factor[n], self.freedoms[n], order) for n, order in orders.items()}
+        inside = {n: [m for m, a in made.items() if factor[n] in a.outer] for n in made}
+        inner_first = TopologicalSorter(inside).static_order()
+        arranged = replace(self, arrangements={n: made[n] for n in inner_first})
+        arranged.__dict__["freedoms"] = self.freedoms  # the axes are the same: no need to look again
+        return arranged
+
+    def without(self, rows: Mapping[str, Sequence[Sequence[int]]]) -> Channels:
+        """Return the groups arranged so that some channels of each row lie in the slots of the first row's.
+
+        Args:
+            rows: Removed channels by group name, a row for each element of what the group is free within.
+        """
+        sizes = {g.name: g.size for g in self.groups}
+        return self.arranged({name: order_of(removed, sizes[name]) for name, removed in rows.items()})
+
+    def arranged_where(self, removed: Mapping[str, Sequence[int]]) -> Channels:
+        """Return the groups that lose channels arranged as they are, all others in their own order."""
+        arrangements = {n: a for n, a in self.arrangements.items() if len(removed.get(n, ()))}
+        return replace(self, arrangements=arrangements)
+
+    def put_in_order(self, tensor: str, values: Values) -> Values:
+        """Return a tensor shaped like a constant, its channels in the slots they are arranged in."""
+        dims = self.typing.axes.get(tensor, ())
+        present = {f for dim in dims for f in factors(dim)}
+        for arrangement in self.arrangements.values():
+            if arrangement.factor in present:
+                values = arrangement.applied(dims, values)
+        return values
+
+    def put_back(self, tensor: str, values: Values) -> Values:
+        """Undo `put_in_order`."""
+        dims = self.typing.axes.get(tensor, ())
+        present = {f for dim in dims for f in factors(dim)}
+        for arrangement in reversed(tuple(self.arrangements.values())):
+            if arrangement.factor in present:
+                values = arrangement.undone(dims, values)
+        return values
+
+    def kept(self, removed: Mapping[str, Sequence[int]]) -> dict[Factor, Indices]:
+        """Return, for each factor that loses channels, those that remain.
+
+        Args:
+            removed: Removed channels by group name.
+        """
+        chosen = {g.name: g for g in self.groups}
+        return {
+            chosen[name].factor: np.setdiff1d(np.arange(chosen[name].size), np.asarray(gone, np.intp))
+            for name, gone in removed.items()
+            if len(gone)
+        }
+
+    def cuts(self, kept: Mapping[Factor, Indices]) -> dict[str, dict[int, Indices]]:
+        """Return which elements remain, for every axis of every constant that loses some."""
+        cuts: dict[str, dict[int, Indices]] = defaultdict(dict)
+        for group in self.groups:
+            if group.factor in kept:
+                for place in group.places:
+                    if place.axis not in cuts[place.tensor]:
+                        dim = self.typing.axes[place.tensor][place.axis]
+                        cuts[place.tensor][place.axis] = kept_indices(dim, kept)
+        return dict(cuts)
+
+    def weight_tensors(self) -> set[str]:
+        """Return the names of the constants that masking may set to zero."""
+        return {p.tensor for g in self.groups for p in g.places if p.weight}
+
+
+def find_channels(
+    model: Model, *, allow_inexact: bool = False, given: Mapping[str, Sequence[int]] | None = None
+) -> Channels:
+    """Find all groups of a network.
+
+    Args:
+        model: A checked model.
+        allow_inexact: Also open axes over which the network normalises: shortening them changes its results.
+        given: Full input shapes to analyse with, by input name; symbolic axes get a likely size otherwise.
+
+    Raises:
+        ModelError: The shapes of the graph do not fit.
+    """
+    return group_channels(*canonicalise(model, given), allow_inexact=allow_inexact)
+
+
+def group_channels(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Channels:
+    """Find all groups of a network in canonical form whose shapes are known."""
+    typing = infer_axes(model, shapes, allow_inexact=allow_inexact)
+    settle_integers(typing)
+    _block_moving_sizes(typing)
+    block_inexact_sums(typing)
+    groups = _groups(typing)
+    return Channels(model, typing, groups, _blocked_axes(typing))
+
+
+def cuts_inexactly(channels: Channels, removed: Mapping[str, Sequence[int]]) -> bool:
+    """Whether a plan shortens axes that the network normalises over, and so changes its results."""
+    gone = set(channels.kept(removed))
+    return any(gone.intersection(factors(dim)) for dim, _ in channels.typing.inexact)
+
+
+def _block_moving_sizes(typing: Typing) -> None:
+    """Block factors whose count is mixed, at run time, with sizes that follow the input."""
+    counted = [(u.node, u.dim) for u in typing.size_uses] + [(u.node, u.dim) for u in typing.rescales]
+    for index, dim in counted:
+        if not shrinks_evenly(dim):
+            _block_free(typing, index, dim, "its size is a sum that follows the input")
+    for use in typing.size_uses:
+        if use.attribute is not None or use.operand == RESULT or use.element is None:
+            continue
+        node = typing.nodes[use.node]
+        name = node.input[use.operand]
+        listed = typing.shapes.integers(name)
+        element = listed[use.element] if listed is not None else None
+        if isinstance(element, int) or (element == use.dim.size and shrinks_evenly(use.dim)):
+            continue
+        _block_free(typing, use.node, use.dim, "it computes this size from the input's while it runs")
+
+
+def _block_free(typing: Typing, index: int, dim: Dim, reason: str) -> None:
+    node = typing.nodes[index]
+    for factor in factors(dim):
+        if factor.free:
+            block(factor, Block(label(node), node.op_type, reason))
+
+
+def _groups(typing: Typing) -> tuple[Group, ...]:
+    places, makers = _places(typing)
+    optional = _optional_factors(typing, list(places))
+    names: set[str] = set()
+    groups = []
+    for factor, found in places.items():
+        if not any(p.weight for p in found):
+            continue
+        name = _unique(makers[factor][0], names)
+        nodes = tuple(dict.fromkeys(makers[factor]))
+        groups.append(Group(name, factor.count, tuple(found), nodes, factor in optional, factor))
+    return tuple(groups)
+
+
+def _places(typing: Typing) -> tuple[dict[Factor, list[Place]], dict[Factor, list[str]]]:
+    """Return the constant axes of each free factor, and the nodes that read them, in order of execution."""
+    places: dict[Factor, list[Place]] = defaultdict(list)
+    makers: dict[Factor, list[str]] = defaultdict(list)
+    constants, seen = typing.model.constants, set()
+    for index, node in enumerate(typing.nodes):
+        for operand, name in enumerate(node.input):
+            if name not in constants or name not in typing.axes:
+                continue
+            uses = typing.weight_uses.get(name, ())
+            for axis, dim in enumerate(typing.axes[name]):
+                for factor in dict.fromkeys(f for f in factors(dim) if f.free):
+                    if (index, operand) in uses:
+                        user = typing.users.get((index, operand), index)
+                        makers[factor] += [label(typing.nodes[user]), label(node)]
+                    if (name, axis, factor) not in seen:
+                        places[factor].append(Place(name, axis, bool(uses)))
+                        seen.add((name, axis, factor))
+    return {f: p for f, p in places.items() if f in makers}, makers
+
+
+def _optional_factors(typing: Typing, free: Sequence[Factor]) -> set[Factor]:
+    """Find factors set back for the sake of another free factor of the same product.
+
+    Where all of them are, the first one stays.
+    """
+    back = {f for dim in typing.secondary for f in factors(dim)}
+    prunable = set(free)
+    found: set[Factor] = set(factors(typing.rows)) if typing.rows is not None else set()
+    for dims in typing.axes.values():
+        for dim in map(resolve, dims):
+            for product in _products(dim):
+                parts = [f for f in dict.fromkeys(factors(product)) if f in prunable]
+                behind = [f for f in parts if f in back]
+                found.update(behind[1:] if behind == parts else behind)
+    return found
+
+
+def _products(dim: Dim) -> list[Product]:
+    if isinstance(dim, Product):
+        return [dim]
+    return [] if isinstance(dim, Factor) else [p for part in dim.parts for p in _products(part)]
+
+
+def _blocked_axes(typing: Typing) -> tuple[BlockedAxis, ...]:
+    """List the weight axes of more than one element that must stay, wholly or in part, and why."""
+    found = []
+    for name, uses in typing.weight_uses.items():
+        if name in typing.model.constants and name in typing.axes:
+            for axis, dim in enumerate(typing.axes[name]):
+                parts = factors(dim)
+                reasons = [b for f in parts if f.size != 1 for b in f.blocks]
+                if not reasons and dim.count > 1 and all(f.size == 1 for f in parts):
+                    reasons = [_each_alone(typing, min(uses)[0])]
+                if reasons:
+                    found.append(BlockedAxis(name, axis, dim.count, tuple(dict.fromkeys(reasons))))
+    return tuple(found)
+
+
+def _each_alone(typing: Typing, index: int) -> Block:
+    """Why an axis stays that is cut into its single channels: no part of an axis may become empty."""
+    node = typing.nodes[index]
+    return Block(label(node), node.op_type, "each of its channels is picked or cut off by itself")
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    unique, count = name, 2
+    while unique in taken:
+        unique, count = f"{name}#{count}", count + 1
+    taken.add(unique)
+    return unique

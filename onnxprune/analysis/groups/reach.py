@@ -1,0 +1,100 @@
+"""How much of a network the groups reach, and what they do not: nothing is lost from sight.
+
+A weight that no rule takes for one, for example behind an operator nobody knows, is on no group and on no
+list of blocked axes. Here it is listed all the same, with the reason; nodes whose work is not known are too.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxprune.algebra.axes import Block, factors
+from onnxprune.analysis.groups.channels import BlockedAxis, Channels
+from onnxprune.analysis.groups.cost import PARAMETERS, cost_of
+from onnxprune.ir import label
+from onnxprune.ops.axes import Typing
+from onnxprune.ops.axes.estimates import may_work
+
+UNFOLLOWED = "it does not take this for a weight"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which fractions of a network lie on channels that can go, were all of them to go.
+
+    Attributes:
+        params: Of its parameters.
+        macs: Of its multiply-accumulates.
+        uncounted: Nodes whose multiply-accumulates are not known, and why.
+    """
+
+    params: float
+    macs: float
+    uncounted: tuple[Block, ...]
+
+
+def reach_of(channels: Channels) -> Reach:
+    """Return how much of a network its groups reach, optional ones included."""
+    cost = cost_of(channels)
+    gone = {group.factor: 0 for group in channels.groups}
+    shares = [1 - p.value(gone) / total if (total := p.value()) else 0.0 for p in (cost.params, cost.macs)]
+    return Reach(shares[0], shares[1], _uncounted(channels.typing))
+
+
+def staying_axes(channels: Channels) -> list[BlockedAxis]:
+    """Return all axes of weights that stay, wholly or in part: those that no rule follows too."""
+    return [*channels.blocked, *unfollowed_weights(channels)]
+
+
+def unfollowed_weights(channels: Channels) -> list[BlockedAxis]:
+    """Return the axes of weights that are on no group and not listed as blocked, and why that is."""
+    typing = channels.typing
+    listed = {axis.tensor for axis in channels.blocked} | {
+        p.tensor for g in channels.groups for p in g.places
+    }
+    found = []
+    for name, readers in _readers(typing).items():
+        tensor = channels.model.constants[name]
+        if name not in listed and tensor.data_type in PARAMETERS:
+            found += [
+                BlockedAxis(name, axis, size, _reasons(typing, name, axis, readers))
+                for axis, size in enumerate(tensor.dims)
+                if size > 1
+            ]
+    return found
+
+
+def _readers(typing: Typing) -> dict[str, list[int]]:
+    """Return the numbers of the nodes that read each constant."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for index, node in enumerate(typing.nodes):
+        for name in dict.fromkeys(node.input):
+            if name in typing.model.constants:
+                found[name].append(index)
+    return found
+
+
+def _reasons(typing: Typing, name: str, axis: int, readers: Sequence[int]) -> tuple[Block, ...]:
+    """Return why an axis of a weight stays: what blocks it, or who reads it and does not say what it is."""
+    dims = typing.axes.get(name)
+    known = [b for f in factors(dims[axis]) for b in f.blocks] if dims else []
+    refused = [_block(typing, k, typing.refused[k]) for k in readers if k in typing.refused]
+    found = known or refused or [_block(typing, readers[0], UNFOLLOWED)]
+    return tuple(dict.fromkeys(found))
+
+
+def _uncounted(typing: Typing) -> tuple[Block, ...]:
+    """Return the nodes that no rule describes and whose work could not be told from their sizes either."""
+    counted = {work.node for work in typing.work}
+    return tuple(
+        _block(typing, index, reason)
+        for index, reason in sorted(typing.refused.items())
+        if index not in counted and may_work(typing, typing.nodes[index])
+    )
+
+
+def _block(typing: Typing, index: int, reason: str) -> Block:
+    node = typing.nodes[index]
+    return Block(label(node), node.op_type, reason)

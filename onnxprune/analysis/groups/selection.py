@@ -1,0 +1,56 @@
+"""Which groups a command works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.analysis.groups.reach import staying_axes
+from onnxprune.errors import NothingToDoError, PlanError
+from onnxprune.support.globs import matching
+
+
+def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> list[Group]:
+    """Return the groups to prune, in order of execution.
+
+    Args:
+        channels: The network.
+        exclude: Names of groups, nodes and tensors, or globs over them; a group that any of them touches
+            stays whole.
+        only: Likewise; only groups that one of them touches are pruned. An optional group (the number of
+            groups of a convolution, the width of attention heads) is pruned when one of them names it.
+
+    Raises:
+        PlanError: A glob matches nothing.
+        NothingToDoError: No group is left.
+    """
+    names = {g.name: _names(g) for g in channels.groups}
+    everything = set().union(*names.values())
+    meant = {pattern: matching(pattern, everything) for pattern in (*exclude, *only)}
+    for pattern, found in meant.items():
+        if not found:
+            raise PlanError(f"'{pattern}' matches no group, node or tensor", "`inspect` lists the names")
+    excluded, named = (set().union(*(meant[p] for p in patterns)) for patterns in (exclude, only))
+    chosen = [
+        g
+        for g in channels.groups
+        if not names[g.name] & excluded
+        and (names[g.name] & named if only else not g.optional)
+        and (not g.optional or g.name in named)
+    ]
+    if not chosen:
+        raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
+    return chosen
+
+
+def why_blocked(channels: Channels, most: int = 3) -> str:
+    """Return the commonest reasons for which axes are blocked, as one sentence."""
+    reasons = [
+        f"{b.operator} '{b.node}': {b.reason}" for axis in staying_axes(channels) for b in axis.reasons
+    ]
+    common = sorted(set(reasons), key=lambda r: (-reasons.count(r), r))[:most]
+    return "; ".join(common) if common else "it has no convolution or matrix product with weights of its own"
+
+
+def _names(group: Group) -> set[str]:
+    return {group.name, *group.nodes, *(p.tensor for p in group.places)}

@@ -1,0 +1,65 @@
+"""The numbers a weight stands for: those in the file, or, where it is quantised, what they mean.
+
+A quantised weight ``q`` stands for ``(q − zero point) · scale``: what is zero in the network is the zero
+point in the file. Zero point and scale are one number, one for each place on an axis, or one for each block
+of neighbours there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onnxprune.ops.axes import Quantised, Typing
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def zero_value(typing: Typing, name: str) -> Array:
+    """Return what stands for zero in a constant, of its type and broadcast against it."""
+    if name in typing.absent:
+        return np.asarray(typing.absent[name], typing.model.array(name).dtype)
+    zero = _parameter(typing, name, "zero")
+    return np.zeros((), typing.model.array(name).dtype) if zero is None else zero
+
+
+def real_values(typing: Typing, name: str) -> Array:
+    """Return what a constant stands for: zero exactly where the network sees zero."""
+    values = typing.model.array(name)
+    if name in typing.absent:
+        return np.where(values == zero_value(typing, name), values.dtype.type(0), values)
+    if name not in typing.quantised:
+        return values
+    scale = _parameter(typing, name, "scale")
+    centred = values.astype(np.float64) - zero_value(typing, name).astype(np.float64)
+    return np.asarray(centred if scale is None else centred * scale.astype(np.float64))
+
+
+def mask_values(typing: Typing, name: str) -> Array:
+    """Return numbers that are zero exactly where masking has written into a constant."""
+    if name in typing.absent:
+        return np.asarray(typing.model.array(name) != zero_value(typing, name), np.float64)
+    return real_values(typing, name)
+
+
+def finite_values(typing: Typing, name: str) -> Array:
+    """Return what a constant stands for, in float64; −∞, which forbids places in masks, as 0."""
+    values = real_values(typing, name).astype(np.float64)
+    forbidden = np.isneginf(values)
+    return np.where(forbidden, 0.0, values) if forbidden.any() else values
+
+
+def _parameter(typing: Typing, name: str, which: str) -> Array | None:
+    """Return a scale or zero point, shaped to broadcast against the constant."""
+    how = typing.quantised.get(name, Quantised())
+    source = how.zero if which == "zero" else how.scale
+    if source is None:
+        return None
+    values = typing.model.array(source)
+    if how.block:
+        return np.repeat(values, how.block, how.axis)
+    shape = [1] * len(typing.model.constants[name].dims)
+    if values.size > 1:
+        shape[how.axis] = values.size
+    return values.reshape(shape)

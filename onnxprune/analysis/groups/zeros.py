@@ -1,0 +1,188 @@
+"""Where a removed channel is zero: what makes sums over it exact to shorten, and what must not divide by it.
+
+Masking sets weights to zero. A sum over a channel does not notice its removal if one of the operands of the
+sum is a masked weight, or is an activation that is zero there because all it was made of is. An operand that
+becomes zero in the same way must not be one whose logarithm or reciprocal the network takes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnxprune.algebra.axes import Block, Dim, Factor, block, factors
+from onnxprune.analysis.groups.ghosts import find_ghost
+from onnxprune.analysis.shapes.evaluation import evaluate
+from onnxprune.ir import label
+from onnxprune.ops.axes import Contraction, Divisor, Typing, lookup, pointwise
+from onnxprune.ops.axes.variables import Views
+
+NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
+INFINITE = "it has no finite value where a channel is removed"
+
+
+def block_inexact_sums(typing: Typing) -> None:
+    """Block the factors some node sums over, or divides by, although removed channels would show there."""
+    sums, divisions = _open_sums(typing), _open_divisions(typing)
+    carriers = _carriers(typing, {*sums, *divisions})
+    makers = {o: k for k, node in enumerate(typing.nodes) for o in node.output}
+    views = Views(typing)
+    for factor, contractions in sums.items():
+        values = _values(typing, factor, carriers[factor], makers, views)
+        for contraction in contractions:
+            if not any(values.get(t) == 0 for t in contraction.tensors):
+                ghost = (
+                    find_ghost(typing, factor, contraction, values, makers) if typing.allow_inexact else None
+                )
+                if ghost is None or typing.ghosts.setdefault(contraction.node, ghost) != ghost:
+                    _refuse(typing, factor, contraction)
+    for factor, divisors in divisions.items():
+        values = _values(typing, factor, carriers[factor], makers, None)
+        for divisor in divisors:
+            results = typing.nodes[divisor.node].output
+            if values.get(divisor.tensor) == 0 or not all(np.isfinite(values.get(r, 0)) for r in results):
+                _block(typing, factor, divisor.node, INFINITE)
+
+
+def is_masked(typing: Typing, tensor: str) -> bool:
+    """Whether a tensor is a constant that masking sets to zero, moved about or not.
+
+    Some reader has to take it as a weight.
+    """
+    while (mover := typing.movers.get(tensor)) is not None:
+        tensor = typing.nodes[mover].input[0]
+    return tensor in typing.weight_uses and tensor in typing.model.constants
+
+
+def _open_sums(typing: Typing) -> dict[Factor, list[Contraction]]:
+    """Return the sums over free factors in which no operand is a masked weight."""
+    found: dict[Factor, list[Contraction]] = defaultdict(list)
+    for contraction in typing.contractions:
+        if not any(is_masked(typing, t) for t in contraction.tensors):
+            for factor in _free(contraction.dim):
+                found[factor].append(contraction)
+    return found
+
+
+def _open_divisions(typing: Typing) -> dict[Factor, list[Divisor]]:
+    """Return what is divided by and has free factors."""
+    found: dict[Factor, list[Divisor]] = defaultdict(list)
+    for divisor in typing.divisors:
+        for factor in {f for dim in divisor.dims for f in _free(dim)}:
+            found[factor].append(divisor)
+    return found
+
+
+def _free(dim: Dim) -> set[Factor]:
+    return {f for f in factors(dim) if f.free}
+
+
+def _refuse(typing: Typing, factor: Factor, contraction: Contraction) -> None:
+    """Block a factor, unless the sum is a statistic that the user accepts to change."""
+    if contraction.statistic and typing.allow_inexact:
+        node = typing.nodes[contraction.node]
+        typing.inexact.append((factor, Block(label(node), node.op_type, NOT_ZERO)))
+    else:
+        hint = " (--allow-inexact opens it)" if contraction.statistic else ""
+        _block(typing, factor, contraction.node, NOT_ZERO + hint)
+
+
+def _block(typing: Typing, factor: Factor, index: int, reason: str) -> None:
+    node = typing.nodes[index]
+    block(factor, Block(label(node), node.op_type, reason))
+
+
+def _carriers(typing: Typing, wanted: set[Factor]) -> dict[Factor, set[str]]:
+    """Return, for each factor, the tensors that have it on some axis."""
+    carriers: dict[Factor, set[str]] = defaultdict(set)
+    if wanted:
+        for name, dims in typing.axes.items():
+            for factor in wanted.intersection(f for dim in dims for f in factors(dim)):
+                carriers[factor].add(name)
+    return carriers
+
+
+def _values(
+    typing: Typing, factor: Factor, carriers: Iterable[str], makers: Mapping[str, int], views: Views | None
+) -> dict[str, float]:
+    """Walk the tensors that carry a factor in order of execution, and tell what they are at its channels.
+
+    Args:
+        typing: The network.
+        factor: The factor.
+        carriers: The tensors that carry it.
+        makers: The node that makes each tensor.
+        views: What each index sees: then a number holds wherever one of a tensor's indices is that of a
+            removed channel. Without it only where all of them are.
+
+    Returns:
+        The number each tensor holds there, where that does not depend on the input.
+    """
+    carrying = set(carriers)
+    values = {t: 0.0 for t in carrying if is_masked(typing, t)}
+    for index in sorted({makers[t] for t in carrying if t in makers}):
+        node = typing.nodes[index]
+        made = carrying.intersection(node.output)
+        found = lookup(node.domain, node.op_type)
+        if found is None:
+            continue
+        types = typing.shapes.types  # results of another type are indices or masks
+        for number, name in enumerate(node.output):
+            if name in made and types.get(name) == types.get(node.output[0]):
+                seen = _seen(node, carrying, index, number, factor, views)
+                zero = all(found.zero(_flags(node, values, operands)) for operands in seen)
+                if zero and index not in typing.never_zero:
+                    values[name] = 0.0
+                elif found.apply.__module__ == pointwise.__name__ and all(seen[0] == o for o in seen):
+                    value = _evaluated(typing, node, values, seen[0])
+                    values |= {name: value} if value is not None else {}
+    return values
+
+
+def _seen(
+    node: onnx.NodeProto, carrying: set[str], index: int, result: int, factor: Factor, views: Views | None
+) -> list[list[bool | None]]:
+    """Return, for each index of a result, whether each operand runs along it; ``None`` where not known."""
+    if views is None:
+        return [[name in carrying for name in node.input]]
+    return [
+        [axes if axes is None else bool(axes) for axes in view.operands]
+        for view in views.of(index, result, factor)
+    ]
+
+
+def _flags(
+    node: onnx.NodeProto, values: Mapping[str, float], along: Sequence[bool | None]
+) -> list[bool | None]:
+    """Return whether each operand is zero at a removed channel; ``None`` where it does not have that axis."""
+    flags: list[bool | None] = []
+    for name, here in zip(node.input, along, strict=True):
+        known = values.get(name) == 0 if here else None
+        flags.append(True if not name else (False if here is None else known))
+    return flags
+
+
+def _evaluated(
+    typing: Typing, node: onnx.NodeProto, values: Mapping[str, float], along: Sequence[bool | None]
+) -> float | None:
+    """Compute one element, if all operands are known numbers there."""
+    numbers = []
+    for name, here in zip(node.input, along, strict=True):
+        if not name:
+            continue
+        constant = typing.shapes.values.get(name)
+        number = values.get(name) if here else None
+        if number is None and constant is not None and constant.size == 1:
+            number = constant.item()
+        if number is None:
+            return None
+        kind = onnx.helper.tensor_dtype_to_np_dtype(typing.shapes.types[name])
+        numbers.append(np.full(1, number, kind))
+    try:
+        with np.errstate(all="ignore"):
+            return float(evaluate(node, numbers, typing.model.opset()).item())
+    except Exception:  # any failure only means that the number is not known
+        return None

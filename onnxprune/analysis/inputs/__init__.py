@@ -1,0 +1,18 @@
+"""Inputs that a model can take, read from its graph.
+
+demand      conditions on the elements of one tensor
+facts       constants, sizes and origins of tensors
+consumers   conditions that operators put on their operands
+inverse     conditions on a result as conditions on the operands
+reading     one walk from the outputs to the inputs: the conditions on each input
+values      from conditions and names to the values that are drawn
+sizes       shapes to try when those of the analysis fail
+ladder      full shapes to try, smallest first: small, odd, one, unequal, other batches
+trials      feeds the model has been run on
+"""
+
+from onnxprune.analysis.inputs.ladder import trial_shapes
+from onnxprune.analysis.inputs.trials import feeds_that_run
+from onnxprune.analysis.inputs.values import input_values
+
+__all__ = ["feeds_that_run", "input_values", "trial_shapes"]

@@ -1,0 +1,152 @@
+"""Constants, sizes and origins of tensors, as far as they decide about valid inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.shapes import infer
+from onnxprune.errors import OnnxpruneError
+from onnxprune.ir import Model, attributes, bodies
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOVES = frozenset(
+    "Cast CastLike CenterCropPad Compress DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND"
+    " Identity Pad Reshape ReverseSequence Slice SpaceToDepth Split Squeeze Tile Transpose Trilu"
+    " Unsqueeze".split()
+)
+"""Operators whose results are elements of the first operand."""
+_PLAIN = MOVES | frozenset(
+    "Abs Add And BitwiseNot Ceil Clip Concat Div Equal Floor Greater GreaterOrEqual IsNaN Less LessOrEqual"
+    " Max Min Mul Neg Not Or Round Sign Sub Where Xor".split()
+)
+"""Operators element by element that have no weights of their own."""
+_SHAPES = frozenset({"Shape", "Size"})
+_FILLS = frozenset(
+    "Cast CastLike Expand Flatten Identity Neg Reshape Squeeze Tile Transpose Unsqueeze".split()
+)
+
+
+class Facts:
+    """Facts about the tensors of a model whose inputs have given shapes.
+
+    Args:
+        model: The model.
+        shapes: Full shapes of the inputs, by name.
+    """
+
+    def __init__(self, model: Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.model = model
+        self.shapes = dict(shapes)
+        self.nodes = model.all_nodes
+        self.types = {i.name: i.type.tensor_type.elem_type for i in model.inputs}
+        self.makers = {o: n for n in self.nodes for o in n.output if o}
+        self._same = dict(_operands_of_bodies(self.nodes))
+        self._spans: dict[str, tuple[float, float] | None] = {}
+
+    def outer(self, name: str) -> str:
+        """Return the operand of a Loop or Scan that a body knows by another name; other names as they are."""
+        while name in self._same:
+            name = self._same[name]
+        return name
+
+    def span(self, name: str) -> tuple[float, float] | None:
+        """Return the smallest and the largest element of a constant, ``None`` of any other tensor."""
+        if name not in self._spans:
+            self._spans[name] = self._span(name)
+        return self._spans[name]
+
+    def number(self, name: str) -> float | None:
+        """Return the value that all elements of a constant have, ``None`` where there is no such value."""
+        span = self.span(name)
+        return span[0] if span is not None and span[0] == span[1] else None
+
+    def constant(self, name: str) -> Array | None:
+        """Return the values of a constant of the file."""
+        return self.model.array(name) if name in self.model.constants else None
+
+    def size(self, name: str) -> tuple[int, ...] | None:
+        """Return the shape of a tensor, ``None`` where it is not known."""
+        if name in self.model.constants:
+            return tuple(self.model.constants[name].dims)
+        name = self.outer(name)
+        return self.shapes[name] if name in self.shapes else self._inferred.get(name)
+
+    def axis(self, name: str, axis: int) -> int | None:
+        """Return the size of one axis of a tensor, ``None`` where it is not known."""
+        size = self.size(name)
+        return size[axis] if size is not None and -len(size) <= axis < len(size) else None
+
+    def counts(self, name: str) -> bool:
+        """Whether a tensor is a range of numbers, moved about."""
+        while name in self.makers and self.makers[name].op_type in MOVES:
+            name = self.makers[name].input[0]
+        return name in self.makers and self.makers[name].op_type == "Range"
+
+    @cached_property
+    def plain(self) -> frozenset[str]:
+        """Tensors that are made of inputs and constants alone, element by element: masks on their way."""
+        found = {i.name for i in self.model.inputs}
+        for node in self.nodes:
+            operands = [i for i in node.input if i]
+            used = [i for i in operands if self.outer(i) in found]
+            rest = [i for i in operands if i not in used]
+            if node.op_type in _PLAIN and used and all(i in self.fixed for i in rest):
+                found |= set(node.output)
+        return frozenset(found)
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Tensors that follow from constants and from the shapes of inputs, not from their values."""
+        found = set(self.model.constants)
+        for node in self.nodes:
+            operands = {i for i in node.input if i}
+            if node.op_type in _SHAPES or (operands <= found and not any(bodies(node))):
+                found |= set(node.output)
+        return frozenset(found)
+
+    @cached_property
+    def _inferred(self) -> dict[str, tuple[int, ...]]:
+        try:
+            known = infer(self.model, {n: s for n, s in self.shapes.items() if s})
+        except OnnxpruneError:  # told by what runs the model
+            return {}
+        inputs = {i.name for i in self.model.inputs}
+        symbols = known.analysis.symbols.items()
+        decided = {name for name, symbol in symbols if any(place[0] in inputs for place in symbol.places)}
+        return {
+            name: known.numbers(name)
+            for name, shape in known.sizes.items()
+            if all(isinstance(size, int) or size.symbols <= decided for size in shape)
+        }
+
+    def _span(self, name: str) -> tuple[float, float] | None:
+        values = self.constant(name)
+        if values is not None:
+            numbers = values.dtype.kind in "fiub" and values.size
+            return (float(values.min()), float(values.max())) if numbers else None
+        node = self.makers.get(name)
+        if node is None:
+            return None
+        if node.op_type == "ConstantOfShape":
+            fill = attributes(node).get("value")
+            value = float(onnx.numpy_helper.to_array(fill).ravel()[0]) if fill is not None else 0.0
+            return value, value
+        span = self.span(node.input[0]) if node.op_type in _FILLS else None
+        return (-span[1], -span[0]) if span is not None and node.op_type == "Neg" else span
+
+
+def _operands_of_bodies(nodes: list[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
+    """Yield the inputs of the bodies of Loop and Scan with the operand that each of them begins as."""
+    for node in nodes:
+        for body in bodies(node):
+            inside = [i.name for i in body.input]
+            if node.op_type == "Loop":
+                yield from zip(inside[2:], node.input[2:], strict=False)
+            elif node.op_type == "Scan":
+                yield from zip(inside, node.input, strict=False)

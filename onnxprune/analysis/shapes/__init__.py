@@ -1,0 +1,10 @@
+"""The shapes of a network as the other rooms read them: sizes, known values, types, reference numbers.
+
+shapes      one object for all tensors of a model
+reference   a number for each open size, for costs and for runs
+evaluation  one node, run on known operands by onnx's reference implementation
+"""
+
+from onnxprune.analysis.shapes.shapes import Shapes, fitting_shapes, infer
+
+__all__ = ["Shapes", "fitting_shapes", "infer"]

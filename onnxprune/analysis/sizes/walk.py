@@ -1,0 +1,179 @@
+"""The walk through a network, node by node, bodies included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+
+from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent
+from onnxprune.algebra.sizes.facts import ContradictionError, Facts
+from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each
+from onnxprune.analysis.sizes import asking
+from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.table import lookup
+
+if TYPE_CHECKING:
+    from onnxprune.ops.sizes.table import SizeRule
+
+_STANDARD = ("", "ai.onnx")
+_AHEAD = 40
+"""Nodes that are looked at to tell whether a branch can be taken."""
+
+
+class Walk:
+    """A walk and what it finds.
+
+    Args:
+        opsets: Versions of the operator domains.
+        facts: What is learnt of symbols.
+        where: How messages call the model.
+        hint: What to do about sizes that do not fit.
+
+    Attributes:
+        tensors: What is known of each tensor.
+        branches: The decided conditions of If nodes, by name.
+    """
+
+    def __init__(self, opsets: Mapping[str, int], facts: Facts, where: str, hint: str) -> None:
+        self.opsets, self.facts = opsets, facts
+        self.tensors = Tensors()
+        self.branches: dict[str, bool] = {}
+        self._where, self._hint = where, hint
+        self._places: list[tuple[onnx.GraphProto, int]] = []
+        self._trying = False
+
+    def opset(self, domain: str) -> int:
+        """Return the version of an operator domain."""
+        if domain in _STANDARD:
+            return next((self.opsets[d] for d in _STANDARD if d in self.opsets), 1)
+        return self.opsets.get(domain, 1)
+
+    def shape(self, name: str) -> Shape | None:
+        """Return a tensor's shape as it is known by now."""
+        shape = self.tensors.shapes.get(name)
+        if shape is None or not self.facts.learnt:
+            return shape
+        return tuple(self.facts.size_now(size) if isinstance(size, Size) else size for size in shape)
+
+    def has_value(self, name: str) -> bool:
+        """Say whether the numbers of a tensor are followed."""
+        return name in self.tensors.values or name in self.tensors.constants
+
+    def value(self, name: str) -> Values | None:
+        """Return a tensor's numbers as they are known by now."""
+        found = self.tensors.known_value(name)
+        fixed = name in self.tensors.constants and name not in self.tensors.derived
+        if found is None or fixed or not self.facts.learnt:
+            return found
+        return each(self.facts.now, found)
+
+    def put(
+        self, name: str, shape: Sequence[Value] | None, kind: int | None, value: Values | None = None
+    ) -> None:
+        """Enter what is known of a tensor."""
+        tensors, facts = self.tensors, self.facts
+        if kind is not None:
+            tensors.types[name] = kind
+        if value is not None and value.size <= SMALL:
+            tensors.values[name] = each(lambda x: facts.manageable(x, f"{name}.value"), value)
+            tensors.derived.add(name)
+        elif name in tensors.values:
+            del tensors.values[name]
+        if shape is None:
+            tensors.shapes.pop(name, None)
+            return
+        tensors.shapes[name] = tuple(
+            size
+            if isinstance(size, int)
+            else self._extent(facts.manageable(size, f"{name}.{axis}"), name, axis)
+            for axis, size in enumerate(shape)
+        )
+
+    def _extent(self, size: Value, name: str, axis: int) -> Extent:
+        try:
+            return as_extent(size)
+        except ValueError as error:
+            raise ContradictionError(f"axis {axis} of '{name}': {error}") from error
+
+    def follow(self, graph: onnx.GraphProto) -> None:
+        """Go through the nodes of a graph in the order of execution.
+
+        Raises:
+            ModelError: Sizes do not fit; the message names the node.
+        """
+        for tensor in graph.initializer:
+            self.tensors.add_constant(tensor.name, tensor)
+        for sparse in graph.sparse_initializer:
+            self.tensors.shapes[sparse.values.name] = tuple(sparse.dims)
+            self.tensors.types[sparse.values.name] = sparse.values.data_type
+        self._places.append((graph, 0))
+        try:
+            for place, proto in enumerate(graph.node):
+                self._places[-1] = (graph, place)
+                self._apply(proto)
+        finally:
+            self._places.pop()
+
+    def fits_ahead(self) -> bool:
+        """Say whether the next nodes of the graph fit what is known now; nothing is learnt from it."""
+        if self._trying:
+            return True
+        graph, place = self._places[-1]
+        facts, tensors = self.facts, self.tensors
+        kept = [dict(d) for d in (facts.assumptions, facts.undecided, self.branches, facts.possible)]
+        noted = [dict(d) for d in (tensors.unknown, tensors.kinds)]
+        sure, self._trying, facts.sure = facts.sure, True, False
+        try:
+            for proto in graph.node[place + 1 : place + 1 + _AHEAD]:
+                self._apply(proto)
+        except ContradictionError:
+            return False
+        finally:
+            self._trying, facts.sure = False, sure
+            facts.assumptions, facts.undecided, self.branches, facts.possible = kept  # type: ignore[assignment]
+            tensors.unknown, tensors.kinds = noted
+        return True
+
+    def _apply(self, proto: onnx.NodeProto) -> None:
+        node = Node(proto, self)
+        rule: SizeRule | None = lookup(proto.domain, proto.op_type)
+        try:
+            if rule is None:
+                self.ask(node)
+            else:
+                rule(node)
+        except ContradictionError as error:
+            if error.message.startswith(self._where):
+                raise  # of a body
+            said = (
+                f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error.message}"
+            )
+            raise ContradictionError(said, self._hint) from error
+        except ZeroDivisionError as error:
+            said = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
+            raise ContradictionError(said, self._hint) from error
+        except (IndexError, ValueError) as error:  # an operand has fewer axes than it needs, or other numbers
+            said = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
+            raise ContradictionError(said, self._hint) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            objection = asking.objection(node)
+            if not objection:
+                raise  # a defect of the rule: the operator takes these operands
+            said = f"{self._where}: node '{node.label}' ({node.operator}) cannot be: {objection}"
+            raise ContradictionError(said, self._hint) from error
+
+    def ask(self, node: Node) -> None:
+        """Ask the tools of an operator without a rule."""
+        asking.ask(node)
+
+    def pass_on(self, source: str, target: str) -> bool:
+        """Give what is no tensor another name; say whether it was none."""
+        tensors = self.tensors
+        if source not in tensors.kinds:
+            return False
+        tensors.kinds[target] = tensors.kinds[source]
+        if source in tensors.sequences:
+            tensors.sequences[target] = tensors.sequences[source]
+        return True

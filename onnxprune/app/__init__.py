@@ -1,0 +1,1 @@
+"""The application: command line, recipes, runs and reports."""

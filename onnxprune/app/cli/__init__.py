@@ -1,0 +1,67 @@
+"""The command line: a contract.
+
+Standard output carries the result and nothing else: a table, or with ``--json`` one JSON object. Progress,
+warnings and errors go to standard error. Exit code 0: done. 1: the model, the data or the verification is at
+fault, said as ``error:`` and ``hint:``. 2: wrong usage. A traceback only ever means a bug of ours.
+
+    program     exit codes, error messages, clean output: what all commands share
+    options     options that several commands share
+    *           one command a file, named like it; a result is a dict, and a table made of nothing else
+
+Nothing heavy is imported before a command runs: ``--help`` is at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from onnxprune import __version__
+from onnxprune.app.cli.ana import ana
+from onnxprune.app.cli.bench import bench
+from onnxprune.app.cli.finetune import finetune
+from onnxprune.app.cli.init import init
+from onnxprune.app.cli.inspect import inspect
+from onnxprune.app.cli.program import Program, run_program
+from onnxprune.app.cli.prune import prune
+from onnxprune.app.cli.recover import recover
+from onnxprune.app.cli.report import report
+from onnxprune.app.cli.run import run
+from onnxprune.app.cli.setup_training import setup_training
+from onnxprune.app.cli.transform import transform
+from onnxprune.app.cli.verify import verify
+
+
+@click.group(
+    cls=Program,
+    subcommand_metavar="COMMAND [ARGS]...",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="onnxprune")
+@click.pass_context
+def program(context: click.Context) -> None:
+    """Make trained ONNX models smaller and faster by removing whole channels.
+
+    The usual order: ana, prune, finetune (the last two again with a higher reduction), transform.
+    """
+    if context.invoked_subcommand is None:
+        raise click.UsageError(f"say what to do: {', '.join(program.commands)}", context)
+
+
+for command in (
+    *(inspect, ana, prune, recover, finetune, transform),
+    *(verify, bench, init, run, report, setup_training),
+):
+    program.add_command(command)
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit.
+
+    Args:
+        args: The words after the program's name; those it was started with by default.
+    """
+    run_program(program, args)

@@ -1,0 +1,209 @@
+"""``ana``: how much each group of channels can lose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.app.cli.figure import check_figure, draw, figure_option
+from onnxprune.app.cli.options import (
+    Reads,
+    data_option,
+    glob_options,
+    inexact_option,
+    model_argument,
+    numbers,
+    open_option,
+    output_option,
+    seed_option,
+    size_options,
+    threads_option,
+)
+from onnxprune.app.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_RATIOS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
+
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show every group's curve, the most fragile groups first, and what they cost."""
+    from rich.console import Group
+
+    from onnxprune.app.figures import count, table
+
+    curves = sorted(facts["groups"].items(), key=lambda pair: -pair[1]["drop_at_half"])
+    worst = max((drop for _, curve in curves for drop in curve["drops"]), default=0.0)
+    rows = [
+        (
+            name,
+            curve["size"],
+            count(curve["macs"]),
+            f"{curve['drop_at_half']:.4g}",
+            _sparkline(curve, worst),
+            "  ".join(f"{r:.0%}: {v:.4g}{e}" for r, v, e in _points(curve)),
+        )
+        for name, curve in curves
+    ]
+    said = f"{facts['metric']} with this share removed"
+    columns = ("group", ">channels", ">MACs", ">drop at half", "drop", said)
+    better = "more" if facts["higher_is_better"] else "less"
+    samples = "" if facts["samples"] is None else f" on {facts['samples']} samples"
+    start = (
+        f"{facts['metric']} of the model as it is: {facts['baseline']:.4g}{samples} ({better} is better)\n"
+    )
+    end = [_most_fragile(facts), *_estimated(facts), f"analysis: {facts['output']}"]
+    return Group(start, table(columns, rows), *(f"\n{line}" for line in end))
+
+
+def _estimated(facts: Facts) -> list[str]:
+    """Say how curves were estimated, and how well."""
+    if facts["method"] == "measured":
+        return []
+    by = "gradients" if facts["estimated_by"] == "fisher" else "what flows through the weights"
+    said = [f"estimated by {by} in {facts['estimate_duration_s']:.1f} s"]
+    if facts["no_gradients"]:
+        said.append(f"not by gradients: {facts['no_gradients']}")
+    if "rank_correlation" in facts:
+        said.append(
+            f"rank correlation with what was measured: {facts['rank_correlation']:.2f} of the groups,"
+            f" {facts['rank_correlation_points']:.2f} of all points"
+        )
+    return said
+
+
+def _points(curve: Facts) -> list[tuple[float, float, str]]:
+    errors = [f" ± {e:.1g}" if e else "" for e in curve["uncertainties"]] or [""] * len(curve["values"])
+    return list(zip(curve["ratios"], curve["values"], errors, strict=True))
+
+
+def _sparkline(curve: Facts, worst: float) -> str:
+    """Draw a curve as bars, one for each tenth removed; the highest is the worst drop of all groups."""
+    import numpy as np
+
+    drops = np.interp([k / 10 for k in range(1, 10)], [0.0, *curve["ratios"]], [0.0, *curve["drops"]])
+    shares = [min(float(d) / worst, 1.0) if d > 0 and np.isfinite(d) else float(d > 0) for d in drops]
+    return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
+
+
+def _most_fragile(facts: Facts) -> str:
+    """Name the groups that lose most at half, and what share of the work they are."""
+    named = [(name, facts["groups"][name]) for name in facts["most_fragile"][:3]]
+    said = [
+        f"{name} (half of it costs {c['drop_at_half']:.3g} and is in {c['macs_share']:.0%} of the MACs)"
+        for name, c in named
+    ]
+    return f"most fragile: {', '.join(said)}"
+
+
+@command("ana", render)
+@model_argument()
+@data_option("Data to measure on", required=True)
+@click.option(
+    "--metric",
+    type=Reads(),
+    metavar="TEXT",
+    default="top1",
+    show_default=True,
+    help="top1, top5, mse, mae with labels or targets; kl, agreement, cosine without; or module:callable.",
+)
+@click.option("--ratios", type=numbers, default=_RATIOS, show_default=True, help="Fractions to remove.")
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    default="l2",
+    show_default=True,
+    help="What ranks the channels of a group; the names are those of `prune`.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["exact", "adaptive"]),
+    default="exact",
+    show_default=True,
+    help="adaptive: measure where the curves bend, on as many samples as it takes to be clear.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["measured", "fast"]),
+    default="measured",
+    show_default=True,
+    help="fast: estimate all curves at once, from one pass through the samples.",
+)
+@click.option("--check", is_flag=True, help="fast: measure too, and report how well the estimate ranks.")
+@click.option("--against", type=Reads(), help="fast: an analysis that was measured, to report the same.")
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="adaptive: how sure an interval is to hold the value over all samples.",
+)
+@click.option(
+    "--precision",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="adaptive: how wide half the interval of a plan may be, as a fraction of its drop.",
+)
+@click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
+@click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
+@click.option("--workers", type=int, help="Processes to measure in: 1 here, or all that a cluster has.")
+@click.option(
+    "--backend",
+    default="local",
+    show_default=True,
+    metavar="WHERE",
+    help="local, or a cluster that runs: dask://HOST:PORT, ray://HOST:PORT.",
+)
+@threads_option
+@click.option(
+    "--cache-bytes",
+    type=click.IntRange(0),
+    default=1 << 30,
+    show_default=True,
+    help="Most that all workers together keep of tensors computed once.",
+)
+@click.option("--resume", is_flag=True, help="Go on with what is in the output file.")
+@click.option("--force", is_flag=True, help="Replace the output file.")
+@figure_option
+@glob_options
+@inexact_option
+@seed_option
+@size_options
+@open_option
+@output_option("the analysis")
+def ana(
+    model: str,
+    data: str,
+    output: str,
+    against: str | None,
+    figure: Path | None,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    open_io: Sequence[str],
+    **options: Any,
+) -> Facts:
+    """Measure how a metric falls as each group of channels shrinks.
+
+    The output file is an analysis at any time: what was interrupted goes on with --resume.
+    """
+    from onnxprune.evaluate.sensitivity.ledger import read_analysis
+    from onnxprune.ir import load, opened
+    from onnxprune.passes.sensitivity import Ana
+
+    check_figure(figure)
+    measured = read_analysis(against) if against else None
+    step = Ana(
+        data=data, file=Path(output), input_shapes=dict(shapes), dims=dict(dims), against=measured, **options
+    )
+    facts = {"model": model, "output": output, "figure": str(figure) if figure else None}
+    facts |= step(opened(load(model), open_io)).facts
+    draw(figure, "sensitivity", {"curves": facts, "widths": []})
+    return facts

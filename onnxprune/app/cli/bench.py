@@ -1,0 +1,162 @@
+"""``bench``: latency, size, MACs and parameters of models, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.app.cli.options import Reads, data_option, size_options, threads_option
+from onnxprune.app.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxprune.analysis.groups.channels import Channels
+    from onnxprune.ir import Model
+    from onnxprune.runtime import Latency
+
+_COMPARED = {"latency_ms": "latency", "size_bytes": "size", "macs": "macs", "params": "params"}
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show a row a model, each figure with what it is of the first model's."""
+    from rich.console import Group
+
+    from onnxprune.app.figures import count, file_size, table
+
+    def cells(model: Mapping[str, Any]) -> tuple[str, ...]:
+        of = {name: f"({ratio:.0%})" for name, ratio in model["relative_to_first"].items()}
+        figures = (
+            f"{model['latency_ms']:.3f} ms {of['latency']}",
+            f"{file_size(model['size_bytes'])} {of['size']}",
+            f"{count(model['macs'])} {of['macs']}",
+            f"{count(model['params'])} {of['params']}",
+        )
+        score = (f"{model['score']:.4f}",) if "score" in model else ()
+        return (model["model"], *figures, *score)
+
+    score = (f">{facts['metric']}",) if "metric" in facts else ()
+    columns = ("model", ">median latency", ">size", ">MACs", ">parameters", *score)
+    runtime = f"{facts['runtime']['package']} {facts['runtime']['version']}"
+    threads = facts["threads"] or "all"
+    how = f"\n{runtime}, {facts['rounds']} rounds in turn, threads: {threads}; (%) of the first model's"
+    return Group(table(columns, map(cells, facts["models"])), how)
+
+
+@command("bench", render)
+@click.argument("models", nargs=-1, required=True, type=Reads(), metavar="MODEL [MODEL…]")
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
+@threads_option
+@data_option("Data to run on, and to measure quality on")
+@click.option(
+    "--metric",
+    type=Reads(),
+    metavar="TEXT",
+    help="The quality to measure: top1, top5, mse, kl, … or module:callable.",
+)
+@size_options
+def bench(
+    models: Sequence[str],
+    runs: int,
+    batch_size: int | None,
+    threads: int | None,
+    data: str | None,
+    metric: str | None,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+) -> Facts:
+    """Measure models side by side: latency (in turn, so that ratios hold), size, MACs, parameters."""
+    from dataclasses import asdict
+
+    from onnxprune.analysis.groups.channels import find_channels
+    from onnxprune.errors import UsageError
+    from onnxprune.ir import load, sized
+    from onnxprune.runtime import measure_latency, runtime_info
+    from onnxprune.support.progress import track
+
+    if data is None and metric is not None:
+        raise UsageError("a metric is measured on data", "give samples with --data")
+    loaded = [sized(load(path), dict(shapes), dict(dims)) for path in models]
+    analysed = [find_channels(m) for m in track(loaded, "analyse")]
+    feeds = [_feed(channels, batch_size, data) for channels in analysed]
+    rows = [_costs(path, channels) for path, channels in zip(models, analysed, strict=True)]
+    if data is not None and metric is not None:
+        for row, score in zip(rows, _scores(loaded, data, metric, threads), strict=True):
+            row["score"] = score
+    times = measure_latency([m.proto for m in loaded], feeds, rounds=runs, threads=threads)
+    for row, time, feed in zip(rows, times, feeds, strict=True):
+        row |= _latency(time) | {"input_shapes": {n: list(a.shape) for n, a in feed.items()}}
+        row["relative_to_first"] = {
+            name: row[key] / rows[0][key] if rows[0][key] else 1.0 for key, name in _COMPARED.items()
+        }
+    quality = {"metric": metric} if metric is not None else {}
+    return {"models": rows, **quality, "rounds": runs, "threads": threads, "runtime": asdict(runtime_info())}
+
+
+def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mapping[str, Any]:
+    """Return the first samples of the data, or else one drawn input of the shapes that were analysed.
+
+    An open batch axis gets the batch size.
+    """
+    from onnxprune.analysis.inputs import feeds_that_run
+    from onnxprune.errors import UsageError
+    from onnxprune.evaluate.data import open_data
+    from onnxprune.runtime import Session
+
+    session = Session(channels.model.proto)
+    given, shapes = channels.model.sizes, {}
+    for spec in session.inputs:
+        sizes = channels.typing.shapes.inputs.get(spec.name)
+        if not sizes:
+            continue
+        fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None
+        if batch_size is not None and fixed not in (None, batch_size):
+            raise UsageError(
+                f"{channels.model.name} fixes its batch at {fixed}, and cannot take {batch_size} samples",
+                "leave --batch-size out, or export the model with an open batch axis",
+            )
+        held = fixed or given.get(spec.name, (-1,))[0] > 0
+        shapes[spec.name] = sizes if held else (batch_size or 1, *sizes[1:])
+    if data is not None:
+        rows = session.fixed_batch or batch_size or 1
+        return next(open_data(data, session.inputs, session.outputs).batches(rows)).filled(rows)
+    keep = shapes if batch_size else given
+    return feeds_that_run(channels.model, session, shapes, given=keep, batch=batch_size or 1)[0]
+
+
+def _costs(path: str, channels: Channels) -> dict[str, Any]:
+    from onnxprune.analysis.groups.cost import cost_of
+    from onnxprune.ir.output import stored_bytes
+
+    figures = cost_of(channels).figures()
+    return {
+        "model": path,
+        "size_bytes": stored_bytes(path),
+        "macs": figures["macs"],
+        "params": figures["params"],
+    }
+
+
+def _latency(time: Latency) -> dict[str, float]:
+    return {"latency_ms": time.median_ms, "latency_min_ms": time.min_ms, "latency_p90_ms": time.p90_ms}
+
+
+def _scores(models: Sequence[Model], data: str, name: str, threads: int | None) -> list[float]:
+    """Measure every model; those metrics that compare with a baseline take the first for it."""
+    from onnxprune.evaluate.data import open_data
+    from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
+    from onnxprune.runtime import Session
+    from onnxprune.support.progress import track
+
+    metric = get_metric(name)
+    baseline, scores = None, []
+    for model in track(models, "evaluate"):
+        session = Session(model.proto, threads=threads)
+        dataset = open_data(data, session.inputs, session.outputs)
+        if metric.uses_baseline and baseline is None:
+            baseline = baseline_outputs(session, dataset)
+        scores.append(evaluate(session, dataset, metric, baseline=baseline))
+    return scores

@@ -1,0 +1,62 @@
+"""``init``: a recipe to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.app.cli.options import Reads, model_argument, output_option, size_options
+from onnxprune.app.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def render(facts: Facts) -> RenderableType:
+    """Say what was chosen."""
+    from onnxprune.app.runner.draft import explained
+
+    chosen = "\n".join(f"  {line}" for line in explained(facts))
+    return f"recipe: {facts['output']}\n{chosen}\nlook through it, then: onnxprune run {facts['output']}"
+
+
+@command("init", render)
+@model_argument()
+@click.option(
+    "--data", type=Reads(), metavar="DATA", help="Training data: an .npz file, a folder, or module:callable."
+)
+@click.option("--val", type=Reads(), metavar="DATA", help="Held-back data.")
+@click.option("--force", is_flag=True, help="Replace the output file.")
+@size_options
+@output_option("the recipe")
+def init(
+    model: str,
+    data: str | None,
+    val: str | None,
+    force: bool,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    output: str,
+) -> Facts:
+    """Write a recipe for `run` that fits a model, every key explained."""
+    from onnxprune.analysis.groups.channels import find_channels
+    from onnxprune.analysis.groups.selection import why_blocked
+    from onnxprune.app.runner.draft import Wish, draft
+    from onnxprune.errors import NothingToDoError, UsageError
+    from onnxprune.ir import load, sized
+    from onnxprune.ir.output import write_text
+
+    place = Path(output)
+    if place.exists() and not force:
+        raise UsageError(f"{output} is there already", "--force replaces it")
+    read = sized(load(model), dict(shapes), dict(dims))
+    channels = find_channels(read)
+    if not channels.groups:
+        raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
+    given = {n: s for n, s in channels.typing.shapes.inputs.items() if n in read.sizes}
+    text, facts = draft(channels, Path(model), place, Wish(data, val), given)
+    write_text(output, text)
+    return {"model": model, "output": output, **facts}

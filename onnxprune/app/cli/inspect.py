@@ -1,0 +1,167 @@
+"""``inspect``: what can be pruned, what cannot, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.app.cli.options import glob_options, inexact_option, model_argument, open_option, size_options
+from onnxprune.app.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxprune.analysis.groups.channels import BlockedAxis, Channels, Group
+    from onnxprune.analysis.groups.cost import Cost
+    from onnxprune.analysis.sizes import SizeAnalysis
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show the totals and how much of them can be reached, the groups, and what is blocked."""
+    from rich.console import Group as Lines
+
+    from onnxprune.app.cli.listing import BLOCKED_COLUMNS, GROUP_COLUMNS, blocked_rows, group_rows
+    from onnxprune.app.figures import count, file_size, table
+
+    every = facts["all"]
+    total = f"{count(facts['macs'])} MACs, {count(facts['params'])} parameters"
+    reach = " and ".join(
+        f"{_percent(facts[f'{kind}_reachable'])} of the {name}"
+        for kind, name in (("params", "parameters"), ("macs", "MACs"))
+    )
+    chosen = sum(g["selected"] for g in facts["groups"])
+    return Lines(
+        f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}; {reach} can be reached",
+        f"{len(facts['groups'])} groups, {chosen} of them to be pruned, {facts['channels']} channels\n",
+        table((*GROUP_COLUMNS, *(("tensors[axis]",) if every else ())), group_rows(facts["groups"], every)),
+        "",
+        table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every)),
+        *_uncounted(facts),
+        *_sizes(facts, every),
+    )
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent; all of it only where it is all."""
+    return f"{min(share * 100, 100 if share >= 1 else 99.9):.3g} %"
+
+
+def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
+    """List the nodes whose multiply-accumulates are not in the total."""
+    from onnxprune.app.figures import table
+
+    rows = [(f"{n['operator']} '{n['node']}'", n["reason"]) for n in facts["uncounted"]]
+    return ("", table(("multiply-accumulates not known", "because"), rows)) if rows else ()
+
+
+def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
+    """List what is taken for granted of the sizes of the input, and, with ``--all``, all that is derived."""
+    from onnxprune.app.figures import table
+
+    sizes = facts["sizes"]
+    rows = [("equation", text) for text in sizes["equations"]]
+    if every:
+        rows += [("condition", text) for text in sizes["conditions"]]
+        rows += [("assumption", text) for text in sizes["assumptions"]]
+    return ("", table(("sizes of the input", ""), rows)) if rows else ()
+
+
+@command("inspect", render)
+@model_argument()
+@glob_options
+@inexact_option
+@size_options
+@open_option
+@click.option("--all", "every", is_flag=True, help="A line for every group and every tensor, with all names.")
+def inspect(
+    model: str,
+    exclude: Sequence[str],
+    only: Sequence[str],
+    allow_inexact: bool,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    open_io: Sequence[str],
+    every: bool,
+) -> Facts:
+    """List the groups of channels that can be removed, and what is blocked and why."""
+    from onnxprune.analysis.groups.channels import find_channels
+    from onnxprune.analysis.groups.cost import cost_of
+    from onnxprune.analysis.groups.reach import reach_of, staying_axes
+    from onnxprune.ir import load, opened, sized
+    from onnxprune.ir.output import stored_bytes
+    from onnxprune.support.progress import task
+
+    with task("analyse"):
+        read = sized(opened(load(model), open_io), dict(shapes), dict(dims))
+        channels = find_channels(read, allow_inexact=allow_inexact)
+    chosen = _chosen(channels, exclude, only)
+    reach = reach_of(channels)
+    cost = cost_of(channels, [g for g in channels.groups if g.name in chosen])
+    return {
+        "model": model,
+        "size_bytes": stored_bytes(model),
+        **cost.figures(),
+        "params_reachable": reach.params,
+        "macs_reachable": reach.macs,
+        "input_shapes": {n: list(s) for n, s in channels.typing.shapes.inputs.items()},
+        "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
+        "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
+        "uncounted": [asdict(block) for block in reach.uncounted],
+        "sizes": _described(channels.typing.shapes.analysis),
+        "all": every,
+    }
+
+
+def _described(analysis: SizeAnalysis) -> dict[str, Any]:
+    """Describe the sizes of the input: its open axes, and what the network demands of them."""
+    inputs = {i for axis in analysis.symbols.values() for i, _ in axis.places}
+    return {
+        "open": sorted(analysis.symbols),
+        "inputs": {name: [str(size) for size in analysis.shapes[name]] for name in sorted(inputs)},
+        "equations": analysis.equations,
+        "conditions": [str(condition) for condition in analysis.conditions],
+        "assumptions": analysis.assumptions,
+    }
+
+
+def _chosen(channels: Channels, exclude: Sequence[str], only: Sequence[str]) -> set[str]:
+    """Return the names of the groups that would be pruned; none of them is an answer too."""
+    from onnxprune.analysis.groups.selection import select_groups
+    from onnxprune.errors import NothingToDoError
+
+    try:
+        return {g.name for g in select_groups(channels, exclude, only)}
+    except NothingToDoError:
+        return set()
+
+
+def _group(channels: Channels, group: Group, cost: Cost, selected: bool) -> dict[str, Any]:
+    """Describe a group; ``parts`` is how many parts of the network may each lose other channels of it."""
+    return {
+        "name": group.name,
+        "size": group.size,
+        "parts": channels.apart(group).size // group.size,
+        "macs": round(sum(t.value({}) for t in cost.macs.of(group.factor))),
+        "params": round(sum(t.value({}) for t in cost.params.of(group.factor))),
+        "optional": group.optional,
+        "selected": selected,
+        "nodes": list(group.nodes),
+        "tensors": [{"tensor": p.tensor, "axis": p.axis, "weight": p.weight} for p in group.places],
+    }
+
+
+def _blocked(channels: Channels, axis: BlockedAxis) -> dict[str, Any]:
+    """Describe an axis that stays; ``params`` is how many parameters its tensor has."""
+    reasons = [{"operator": b.operator, "node": b.node, "reason": b.reason} for b in axis.reasons]
+    params = math.prod(channels.model.constants[axis.tensor].dims)
+    return {
+        "tensor": axis.tensor,
+        "axis": axis.axis,
+        "size": axis.size,
+        "params": params,
+        "reasons": reasons,
+    }

@@ -1,0 +1,89 @@
+"""Groups and blocked axes in few lines: one for all that are alike, with how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from onnxprune.app.figures import count
+
+Entry = Mapping[str, Any]
+NAMED = 3
+"""Nodes that a line names before it counts the rest."""
+
+GROUP_COLUMNS = ("group", ">channels", ">MACs", ">parameters", "", "nodes")
+BLOCKED_COLUMNS = ("blocked axes", ">size", ">parameters", "by", "because")
+
+
+def group_rows(groups: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
+    """Return the lines of a table of groups.
+
+    Args:
+        groups: The groups, as `inspect` describes them.
+        every: Whether each group gets a line of its own, with all its nodes and tensors.
+    """
+    kinds: dict[object, list[Entry]] = {}
+    for group in groups:
+        kinds.setdefault(group["name"] if every else _kind(group), []).append(group)
+    rows: list[tuple[str, ...]] = []
+    for alike in kinds.values():
+        first = alike[0]
+        name = first["name"] if len(alike) == 1 else f"{first['name']} and {len(alike) - 1} like it"
+        row = (name, _width(first), count(first["macs"]), count(first["params"]), _state(first))
+        nodes = first["nodes"]
+        tensors = (", ".join(f"{t['tensor']}[{t['axis']}]" for t in first["tensors"]),) if every else ()
+        rows.append((*row, ", ".join(nodes) if every else _some(nodes), *tensors))
+    return rows
+
+
+def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
+    """Return the lines of a table of blocked axes: one a reason.
+
+    Args:
+        blocked: The axes, as `inspect` describes them.
+        every: Whether each tensor gets lines of its own.
+    """
+    kinds: dict[tuple[str, ...], list[tuple[Entry, str]]] = {}
+    for axis in blocked:
+        for reason in axis["reasons"]:
+            node, why = f"{reason['operator']} '{reason['node']}'", reason["reason"]
+            one: tuple[str, ...] = (axis["tensor"], node, why) if every else (reason["operator"], why)
+            kinds.setdefault(one, []).append((axis, node))
+    rows: list[tuple[str, ...]] = []
+    for key, found in kinds.items():
+        axes = [axis for axis, _ in found]
+        makers = list(dict.fromkeys(node for _, node in found))
+        params = sum({axis["tensor"]: axis["params"] for axis in axes}.values())
+        by = makers[0] if len(makers) == 1 else f"{makers[0]} and {len(makers) - 1} more"
+        rows.append((*_places(axes), count(params), by, key[-1]))
+    return rows
+
+
+def _kind(group: Entry) -> object:
+    """Return what groups that share a line have in common."""
+    same = ("size", "parts", "macs", "params", "optional", "selected")
+    return (*(group[name] for name in same), len(group["nodes"]), len(group["tensors"]))
+
+
+def _width(group: Entry) -> str:
+    return f"{group['parts']} × {group['size']}" if group["parts"] > 1 else str(group["size"])
+
+
+def _state(group: Entry) -> str:
+    return "" if group["selected"] else ("optional" if group["optional"] else "excluded")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _places(axes: Sequence[Entry]) -> tuple[str, str]:
+    """Return the first tensor and its axes, how many more axes there are, and their sizes."""
+    tensor = axes[0]["tensor"]
+    own = list({a["axis"]: a for a in axes if a["tensor"] == tensor}.values())
+    more = len({(a["tensor"], a["axis"]) for a in axes}) - len(own)
+    place = f"{tensor}[{', '.join(str(a['axis']) for a in own)}]" + (f" and {more} more" if more else "")
+    sizes = sorted({a["size"] for a in axes})
+    size = "×".join(str(a["size"]) for a in own) if not more else f"{sizes[0]}–{sizes[-1]}"
+    return place, str(sizes[0]) if more and len(sizes) == 1 else size

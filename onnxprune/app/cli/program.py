@@ -1,0 +1,215 @@
+"""What all commands share: exit codes, how errors are said, and what may reach standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import click
+
+from onnxprune.app.cli.options import reads_of, writes_of
+from onnxprune.app.cli.streams import prepare, put, tell
+from onnxprune.errors import OnnxpruneError, OutputError, VerificationError
+from onnxprune.support.wording import clean, sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Facts: TypeAlias = dict[str, Any]
+Render: TypeAlias = "Callable[[Facts], RenderableType]"
+
+_SENTENCE = 200  # characters; longer than any
+_PAGE_COLUMNS = 160  # of tables that go to a file or another program
+_ENVIRONMENT = "is the disk full, or has a file or a folder been taken away meanwhile?"
+_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+
+class Program(click.Group):
+    """A group of commands, listed in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with all of their first sentence, over several lines if need be."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, c.get_short_help_str(_SENTENCE)) for n, c in self.commands.items()])
+
+
+def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit, whatever happens, in the way the contract says.
+
+    Args:
+        program: The commands.
+        args: The words after the program's name; those it was started with by default.
+    """
+    prepare()
+    sys.exit(_exit_code(lambda: program.main(args, standalone_mode=False)))
+
+
+def command(
+    name: str, render: Render, *, shows_progress: bool = True
+) -> Callable[[Callable[..., Facts]], click.Command]:
+    """Make a command of a function that returns facts.
+
+    Args:
+        name: What users type.
+        render: From the facts to what people see. ``--json`` prints the facts themselves.
+        shows_progress: Whether to show how far it is; a command that has a way of its own needs no other.
+    """
+
+    def decorate(function: Callable[..., Facts]) -> click.Command:
+        @functools.wraps(function)
+        def run(as_json: bool, memory: int | None, **options: Any) -> None:
+            try:
+                _check_folder()
+                with _within(memory), _work(shows_progress):
+                    _check_places(click.get_current_context())
+                    facts = function(**options)
+            except VerificationError as error:
+                if as_json:
+                    put(_json(error.facts))
+                raise
+            put(_json(facts) if as_json else _for_people(render(clean(facts))))
+
+        described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
+        return click.command(name)(_memory_option(described))
+
+    return decorate
+
+
+def _memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--memory",
+        metavar="SIZE",
+        callback=_amount,
+        help="How much memory may be used, such as 2G; by default files may ask for 80 % of the machine's.",
+    )(function)
+
+
+def _amount(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Read what ``--memory`` says."""
+    from onnxprune.support.memory import parsed
+
+    return None if text is None else parsed(text)
+
+
+@contextlib.contextmanager
+def _within(memory: int | None) -> Iterator[None]:
+    """Work with no more memory than is allowed."""
+    from onnxprune.support.memory import confined
+
+    with confined(memory):
+        yield
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that has been deleted."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        what = f"the current folder cannot be used: {error.strerror}"
+        raise OutputError(what, "change into one that is there") from error
+
+
+def _check_places(context: click.Context) -> None:
+    """Refuse a command line that would overwrite what it reads, or that reads what never ends."""
+    from onnxprune.support.places import check_places, check_readable
+
+    reads = reads_of(context)
+    check_readable(reads)
+    check_places(writes_of(context), reads)
+
+
+@contextlib.contextmanager
+def _work(shows_progress: bool) -> Iterator[None]:
+    """Show progress if that is wanted, and keep everything that is not the result away from standard output.
+
+    Users' own data loaders and metrics may print, and so may libraries below Python; all of it goes to
+    standard error.
+    """
+    from onnxprune.app.console import show_progress
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a process may have been given no standard output at all
+            saved = os.dup(1)
+            stack.callback(os.close, saved)
+            os.dup2(2, 1)
+            stack.callback(os.dup2, saved, 1)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        if shows_progress:
+            stack.enter_context(show_progress())
+        yield
+
+
+def _json(facts: Facts) -> str:
+    return json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n"
+
+
+def _for_people(renderable: RenderableType) -> str:
+    from rich.console import Console
+
+    terminal, page = sys.stdout.isatty(), io.StringIO()
+    width = None if terminal else _PAGE_COLUMNS
+    console = Console(file=page, width=width, force_terminal=terminal, markup=False, emoji=False)
+    console.print(renderable, highlight=False)
+    return page.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value JSON can hold: numbers JSON has no word for (infinity, NaN) become ``null``."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _exit_code(run: Callable[[], Any]) -> int:
+    """Run, say what went wrong, and return the exit code."""
+    try:
+        outcome = run()
+    except OnnxpruneError as error:
+        _complain(error.message, error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message(), _usage_hint(error))
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted", "nothing was left half written")
+        return _INTERRUPTED
+    except MemoryError:
+        hint = "give a smaller --batch-size, fewer --workers or a smaller model, or more --memory"
+        _complain("out of memory", hint)
+        return 1
+    except OSError as error:
+        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", _ENVIRONMENT)
+        return 1
+    except SystemExit as stop:
+        _complain(f"a module or a callable has ended the program: sys.exit({stop.code!r})", "let it return")
+        return 1
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see: {context.command_path} --help" if context is not None else "add --help to see the options"
+
+
+def _complain(message: str, hint: str) -> None:
+    tell("error: ", end="", color="red")
+    tell(sentence(message))
+    if hint:
+        tell("hint: ", end="", color="cyan")
+        tell(sentence(hint))

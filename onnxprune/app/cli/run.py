@@ -1,0 +1,148 @@
+"""``run``: the whole loop, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.app.cli.options import Reads
+from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.streams import tell
+from onnxprune.support.wording import sentence
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxprune.app.recipe import Recipe
+
+_FIGURES = {
+    "score": "score {:.4f}",
+    "macs_reduction": "MACs −{:.1%}",
+    "params_reduction": "parameters −{:.1%}",
+    "training_s": "{:.1f} s of training",
+    "max_rel_error": "max_rel_error {:.1e}",
+}
+"""What is said of a step, of the figures it has."""
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show the iterations, and what came of them."""
+    from rich.console import Group
+
+    from onnxprune.app.figures import table
+
+    of = next((k for i in facts["iterations"] for k in i if k.endswith("_reduction")), "reduction")
+    rows = [
+        (i["number"], f"{i[of]:.1%}", f"{i['score']:.4f}", _remark(i, facts["best_iteration"]))
+        for i in facts["iterations"]
+    ]
+    columns = ("iteration", f">{of.replace('_', ' ')}", ">score", "")
+    done = "nothing to do: the run was finished before" if facts["unchanged"] else facts["reason"]
+    dense = Path(facts["folder"]) / facts["dense"]
+    page = facts["report"] or f"none: onnxprune report {facts['folder']} -o report.html makes one"
+    end = f"\n{done}\ndense model: {dense}\nreport: {page}"
+    return Group(table(columns, rows), end)
+
+
+def _remark(iteration: Facts, best: int) -> str:
+    if iteration["number"] == best:
+        return "best"
+    return "" if iteration["good"] else "below the floor"
+
+
+@command("run", render, shows_progress=False)
+@click.argument("recipe", type=Reads(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of the recipe, such as finetune.epochs=3 (repeatable).",
+)
+@click.option("--folder", type=click.Path(path_type=Path), help="The work folder, instead of the recipe's.")
+def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
+    """Prune and train again and again, as a recipe says, and go on where an earlier run has stopped.
+
+    With --json every step, and how far it is, is a JSON object on a line of standard error.
+    """
+    from onnxprune.app.recipe import read_recipe
+    from onnxprune.app.runner import run as run_recipe
+    from onnxprune.support.places import check_folder
+
+    read = read_recipe(recipe, overrides)
+    if folder is not None:
+        read = read.model_copy(update={"folder": str(folder.resolve())})
+    beside = str(recipe.resolve().parent)  # where paths count from, modules are looked for too
+    if beside not in sys.path:
+        sys.path.append(beside)
+    check_folder(Path(str(read.folder)), [recipe])
+    with watching(read, bool(click.get_current_context().params["as_json"])) as listen:
+        facts = run_recipe(read, listen)
+    return {**facts, "report": _report(Path(facts["folder"]), facts["unchanged"])}
+
+
+@contextlib.contextmanager
+def watching(recipe: Recipe, as_json: bool) -> Iterator[Callable[[Facts], None]]:
+    """Show how a run goes on: as JSON lines, as a board in a terminal, as lines elsewhere.
+
+    Yields:
+        What the run is to tell its events.
+    """
+    from onnxprune.app.cli.board import Board, on_display
+    from onnxprune.app.console import JsonLines, show_progress
+    from onnxprune.support.progress import reporting
+
+    if as_json:
+        with reporting(JsonLines()):
+            yield _say_json
+    elif sys.stderr.isatty():
+        board = Board(recipe)
+        with on_display(board):
+            yield board.hear
+    else:
+        with show_progress():
+            yield say
+
+
+def _report(folder: Path, unchanged: bool) -> str | None:
+    """Put a page beside the result; ``None`` where the package for it is not installed."""
+    from importlib.util import find_spec
+
+    from onnxprune.app.report import collect, render
+    from onnxprune.ir.output import write_text
+
+    page = folder / "report.html"
+    if find_spec("jinja2") is None:
+        return None
+    if not (unchanged and page.exists()):
+        write_text(page, render(collect(folder)))
+    return str(page)
+
+
+def say(event: Facts) -> None:
+    """Tell a person of a step."""
+    from onnxprune.app.figures import duration
+
+    step, facts = event["step"], event.get("facts", {})
+    if event["event"] == "start":
+        for why in event.get("because", ()):
+            tell(sentence(f"{step}: again, because {why}"))
+        return
+    if event["event"] == "untracked":
+        tell(sentence(f"nothing more goes to {step}: {event['because'][0]}"))
+        return
+    figures = [form.format(facts[name]) for name, form in _FIGURES.items() if name in facts]
+    took = "as before" if event["event"] == "kept" else duration(event["duration_s"])
+    left = event.get("remaining_s")
+    end = f"; about {duration(left)} to go" if left else ""
+    tell(sentence(f"{step}: {', '.join((took, *figures))}{end}"))
+
+
+def _say_json(event: Facts) -> None:
+    tell(json.dumps(event))

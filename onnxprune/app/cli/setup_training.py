@@ -1,0 +1,34 @@
+"""``setup-training``: fetch the training build of onnxruntime, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxprune.app.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def render(facts: Facts) -> RenderableType:
+    """Say where it is."""
+    return f"the training runtime is ready in {facts['folder']}"
+
+
+@command("setup-training", render)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="Where to put it; by default one folder a Python version, in the user's data folder.",
+)
+def setup_training(folder: Path | None) -> Facts:
+    """Install what `finetune` needs into a folder of its own, away from the onnxruntime in use."""
+    from onnxprune.support.progress import task
+    from onnxprune.train import sidecar
+
+    with task("install the training runtime"):
+        ready = sidecar.setup_training(folder)
+    return {"folder": str(ready), "requirement": sidecar.REQUIREMENT}

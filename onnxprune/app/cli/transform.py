@@ -1,0 +1,166 @@
+"""``transform``: from the sparse model to the dense one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.app.cli.options import (
+    data_option,
+    model_argument,
+    output_option,
+    samples_option,
+    seed_option,
+    size_options,
+    unchanged_option,
+    unverified_option,
+)
+from onnxprune.app.cli.program import Facts, command
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxprune.ir import Model
+
+
+def render(facts: Facts) -> RenderableType:
+    """Show what the network costs now, and how well the two models agree."""
+    from rich.console import Group
+
+    from onnxprune.app.figures import agreement, before_and_after, widths
+
+    if facts["unchanged"]:
+        return f"nothing to remove; the model was copied to {facts['output']}"
+    costs = [
+        (name, facts[f"{key}_before"], facts[key])
+        for name, key in (("MACs", "macs"), ("parameters", "params"), ("file", "size_bytes"))
+    ]
+    return Group(
+        widths(facts["groups"]),
+        "",
+        before_and_after(costs),
+        "",
+        *_left(facts),
+        *facts.get("corrected", ()),
+        agreement(facts, "sparse and dense model"),
+        *_configured(facts),
+        *([f"old number of each row: {facts['id_map']}"] if "id_map" in facts else []),
+        f"dense model: {facts['output']}",
+    )
+
+
+def _left(facts: Facts) -> list[RenderableType]:
+    """Say how many channels are constant and stay all the same, and why; ``--json`` has every place."""
+    from onnxprune.app.figures import table
+
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for found in facts.get("left", ()):
+        reasons.setdefault(found["reason"], []).append(found)
+    rows = [
+        (
+            sum(f["channels"] for f in found),
+            f"{found[0]['operator']} '{found[0]['node']}'",
+            len(found),
+            reason,
+        )
+        for reason, found in reasons.items()
+    ]
+    return (
+        [table((">constant channels that stay", "first at", ">places", "because"), rows), ""] if rows else []
+    )
+
+
+@command("transform", render)
+@model_argument("sparse")
+@data_option("What to compare the two models on, beside random inputs")
+@samples_option
+@unchanged_option
+@unverified_option
+@seed_option
+@size_options
+@output_option("the dense model")
+def transform(
+    sparse: str,
+    data: str | None,
+    output: str,
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    dims: Sequence[tuple[str, int]],
+    **options: Any,
+) -> Facts:
+    """Remove the channels that are zero, and prove that the result computes the same."""
+    from onnxprune.decisions.channels.planned import stored_plan
+    from onnxprune.errors import NotShownError
+    from onnxprune.ir import load
+    from onnxprune.ir.output import kept_unverified, stored_bytes, write_model
+    from onnxprune.passes.transform import Transform
+    from onnxprune.support.progress import task
+
+    inputs = [sparse, *([data] if data else [])]
+    step = Transform(data=data, input_shapes=dict(shapes), dims=dict(dims), **options)
+    given = load(sparse)
+    plan = stored_plan(given)
+    with task("transform and compare"):
+        try:
+            result = step(given)
+        except NotShownError as error:
+            raise kept_unverified(error, output, sparse, inputs) from error
+    with task("write and try"):
+        planned = plan.input_shapes if plan else None
+        fits = [i.type for i in given.inputs] == [i.type for i in result.model.inputs]
+        fitting = data if fits and "rows" not in result.facts else None  # samples are of the whole model
+        how: Facts = {"shapes": planned, "inputs": inputs, "data": fitting, "unverified": step.unverified}
+        size = write_model(result.model, output, **how)
+    facts = dict(result.facts)
+    written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}
+    found = facts.pop("configurations", {})
+    if found:
+        written |= {"configurations": [_write_configuration(n, c, output, inputs) for n, c in found.items()]}
+    rows = facts.pop("rows", None)
+    if rows is not None:
+        written |= {"id_map": _write_rows(given, output, rows, inputs)}
+    return {**written, "size_bytes_before": stored_bytes(sparse), "size_bytes": size, **facts}
+
+
+def _write_configuration(name: str, made: Facts, output: str, inputs: Sequence[str]) -> Facts:
+    """Write a configuration beside the dense model, unless one lies there; return what has changed."""
+    from onnxprune.ir.output import write_text
+
+    place = Path(output).parent / name
+    free = not place.exists()
+    if free:
+        write_text(place, json.dumps(made["content"], indent=2) + "\n", inputs=inputs)
+    changes = {entry: {"before": b, "after": a} for entry, (b, a) in made["changes"].items()}
+    unclear = {entry: {"before": b, "after": a} for entry, (b, a) in made["unclear"].items()}
+    return {"file": str(place), "written": free, "changes": changes, "unclear": unclear}
+
+
+def _configured(facts: Facts) -> list[str]:
+    """Say what other numbers the configurations have, or are to be given by hand."""
+    lines = []
+    for entry in facts.get("configurations", ()):
+        numbers = [f"{name} {c['before']} → {c['after']}" for name, c in entry["changes"].items()]
+        verb = "written" if entry["written"] else "is there already, and has to say"
+        lines.append(f"{entry['file']} {verb}: {', '.join(numbers) or 'as before'}")
+        lines += [
+            f"  {name}: layers keep {', '.join(map(str, c['after']))}, which one number cannot say"
+            for name, c in entry["unclear"].items()
+        ]
+    return lines
+
+
+def _write_rows(sparse: Model, output: str, rows: Sequence[int], inputs: Sequence[str]) -> str:
+    """Write down which row of the whole vocabulary each row of the dense model is; return where."""
+    from onnxprune.ir import noted_vocabulary
+    from onnxprune.ir.output import write_text
+
+    vocabulary = noted_vocabulary(sparse)
+    place = Path(output).with_suffix(".ids.json")
+    found = {
+        "inputs": list(vocabulary.inputs) if vocabulary else [],
+        "rows_before": vocabulary.rows if vocabulary else 0,
+        "ids": list(rows),
+    }
+    write_text(place, json.dumps(found) + "\n", inputs=inputs)
+    return str(place)

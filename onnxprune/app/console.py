@@ -1,0 +1,137 @@
+"""What people see while they wait: progress on standard error, and nothing of it on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from onnxprune.support.progress import reporting
+from onnxprune.support.wording import shown
+
+_PATIENCE_S = 5.0
+"""How long a step may be silent where there are no bars."""
+
+
+@contextmanager
+def show_progress() -> Iterator[None]:
+    """Show all steps within the block: as bars in a terminal, as a line now and then elsewhere."""
+    if not sys.stderr.isatty():
+        with reporting(Lines()):
+            yield
+        return
+    bars = progress_bars(Console(stderr=True))
+    with bars, reporting(Bars(bars)):
+        yield
+
+
+def progress_bars(console: Console) -> Progress:
+    """Return the bars that all commands show, none drawn yet."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, transient=True, refresh_per_second=5)
+
+
+class Bars:
+    """One bar a step, gone when the step has ended."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def start(self, name: str, total: int | None) -> TaskID:
+        """Draw a bar; one that only moves to and fro if nobody knows the total."""
+        return self._progress.add_task(escape(shown(name)), total=total, note="")
+
+    def advance(self, key: TaskID, steps: int, note: str) -> None:
+        """Move the bar on."""
+        if note:
+            self._progress.update(key, advance=steps, note=escape(shown(note)))
+        else:
+            self._progress.advance(key, steps)
+
+    def tell(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._progress.console.print(shown(text), markup=False, highlight=False)
+
+    def finish(self, key: TaskID) -> None:
+        """Take the bar away."""
+        self._progress.remove_task(key)
+
+
+@dataclass
+class _Step:
+    name: str
+    total: int | None
+    spoken: float
+    done: int = 0
+    note: str = ""
+
+
+class Lines:
+    """A line when a step has been silent for some seconds; short steps say nothing."""
+
+    def start(self, name: str, total: int | None) -> _Step:
+        """Remember the step."""
+        return _Step(name, total, time.monotonic())
+
+    def advance(self, key: _Step, steps: int, note: str) -> None:
+        """Count, and speak if it has been long."""
+        key.done += steps
+        key.note = note or key.note
+        if time.monotonic() - key.spoken >= _PATIENCE_S:
+            key.spoken = time.monotonic()
+            self.speak(key)
+
+    def speak(self, key: _Step) -> None:
+        """Write the line."""
+        count = f"{key.done}/{key.total}" if key.total else str(key.done)
+        _say(shown(f"{key.name}: {count} {key.note}".rstrip()))
+
+    def tell(self, text: str) -> None:
+        """Write a line."""
+        _say(shown(text))
+
+    def finish(self, key: _Step) -> None:
+        """Say nothing: what came of it is told by the command."""
+
+
+class JsonLines(Lines):
+    """As `Lines`, but for programs: every line is a JSON object."""
+
+    def speak(self, key: _Step) -> None:
+        """Write the line."""
+        facts = {"event": "progress", "task": key.name, "done": key.done, "total": key.total}
+        _say(json.dumps(facts | {"note": key.note}))
+
+    def tell(self, text: str) -> None:
+        """Write an object with the text."""
+        _say(json.dumps({"event": "note", "text": text}))
+
+
+def _say(line: str) -> None:
+    """Write a line, if it can be written: a step does not fail because nobody can be told of it."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

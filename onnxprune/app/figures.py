@@ -1,0 +1,93 @@
+"""How numbers and tables look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune.support.wording import escaped, shown
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+    """Return a table.
+
+    Args:
+        columns: Their names; one that begins with ``>`` is set to the right.
+        rows: Their cells; text is taken as it is, markup and all.
+        title: What to write above.
+    """
+    made = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for name in columns:
+        right = name.startswith(">")
+        made.add_column(
+            Text(shown(name.removeprefix(">"))), justify="right" if right else "left", overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*(Text(escaped(str(cell))) for cell in row))
+    return made
+
+
+def count(value: float) -> str:
+    """Return a number with three significant digits: ``1.23 M``."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}" if value / size < 999.5 else f"{value / size:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time: ``1.5 h``, ``12 min``, ``3.2 s``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def file_size(value: float) -> str:
+    """Return a number of bytes: ``1.23 MB``."""
+    return f"{count(value)}B" if value >= 1e3 else f"{value:.0f} B"
+
+
+def reduction(before: float, after: float) -> str:
+    """Return by how much something has shrunk: ``−40.1 %``."""
+    change = after / before - 1 if before else 0.0
+    return f"{change:+.1%}".replace("-", "−").replace("%", " %")
+
+
+def before_and_after(rows: Iterable[tuple[str, float, float]]) -> Table:
+    """Return a table of what something was, what it is, and by how much it has shrunk; files in bytes."""
+    cells = []
+    for name, before, after in rows:
+        show = file_size if name == "file" else count
+        cells.append((name, show(before), show(after), reduction(before, after)))
+    return table(("", ">before", ">after", ">change"), cells)
+
+
+def widths(groups: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return a table of the groups that lost channels."""
+    rows = [(n, w["before"], w["after"], reduction(w["before"], w["after"])) for n, w in groups.items()]
+    return table(("group", ">channels", ">kept", ">change"), rows)
+
+
+def agreement(facts: Mapping[str, Any], models: str) -> str:
+    """Return how well two models agree, in a sentence.
+
+    Args:
+        facts: Of a verdict.
+        models: What to call the two.
+    """
+    if not facts.get("shown", True):
+        return f"{models} were not shown to compute the same: {facts['reason']}"
+    error = f"max_rel_error {facts['max_rel_error']:.1e}, allowed {facts['allowed_rel_error']:.1e}"
+    verb = "agree" if facts["equal"] else "differ, as axes that the network normalises over were shortened,"
+    notes = "".join(f"; {note}" for note in facts.get("notes", ()))
+    return f"{models} {verb} on {facts['runs']} runs: {error}{notes}"

@@ -1,0 +1,10 @@
+"""The recipe: what `run` is to do, as a TOML file.
+
+schema      its sections and keys, with their types, defaults and meanings
+reading     from a file to a recipe; what is wrong is refused with its line and what is allowed there
+"""
+
+from onnxprune.app.recipe.reading import line_of, read_recipe
+from onnxprune.app.recipe.schema import Recipe, Schedule
+
+__all__ = ["Recipe", "Schedule", "line_of", "read_recipe"]

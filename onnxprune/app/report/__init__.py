@@ -1,0 +1,13 @@
+"""`report`: what a run has done, as a page.
+
+facts       everything the page says, gathered from the work folder
+charts      figures as SVG
+plots       figures as PNG and PDF
+page        facts and figures put into a template: one HTML file without a network, or Markdown
+"""
+
+from onnxprune.app.report.facts import collect
+from onnxprune.app.report.page import FORMATS, figures, render
+from onnxprune.app.report.plots import IMAGES, plots
+
+__all__ = ["FORMATS", "IMAGES", "collect", "figures", "plots", "render"]

@@ -1,0 +1,99 @@
+"""Data and metrics of a recipe, and what tells them apart from others."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from onnxprune.app.recipe import Recipe
+from onnxprune.app.runner.journal import sha256
+from onnxprune.errors import DataError
+from onnxprune.evaluate.data import Dataset, open_data
+from onnxprune.evaluate.metrics import Baseline, Metric, baseline_outputs, evaluate, get_metric
+from onnxprune.ir import Model
+from onnxprune.runtime import Session
+from onnxprune.support.callables import is_reference, load_callable
+from onnxprune.support.places import shards
+
+
+def identity(spec: str) -> dict[str, str]:
+    """Return what tells data, or a metric, apart from others.
+
+    Of a file that is its content, of a folder the content of its shards. What a callable returns may differ
+    from call to call; of it the file counts that it is written in.
+
+    Raises:
+        DataError: There is no such data.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        return {file.name: sha256(file) for file in shards(path)}
+    if path.is_file():
+        return {"content": sha256(path)}
+    if not is_reference(spec):
+        hint = "give an .npz file, a folder of them, or module:callable"
+        raise DataError(f"there is no data at {spec}", hint)
+    load_callable(spec)
+    source = getattr(sys.modules[spec.partition(":")[0]], "__file__", None)
+    return {"callable": spec, "source": sha256(source) if source else "unknown"}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a recipe trains on and judges by.
+
+    Attributes:
+        recipe: The recipe.
+        original: The model before pruning.
+        threads: What to compute with.
+    """
+
+    recipe: Recipe
+    original: Model
+    threads: int
+
+    def inputs(self, *names: str) -> dict[str, Any]:
+        """Return what tells some of the data sets apart from others."""
+        chosen = {name: identity(self.spec(name)) for name in names}
+        return {"data": chosen, "limit": self.recipe.data.limit}
+
+    def judged_by(self, name: str = "val") -> dict[str, Any]:
+        """Return what decides a score, beside the model judged."""
+        metric = self.recipe.metric
+        own = identity(metric) if is_reference(metric) else metric
+        return self.inputs(name) | {"metric": own, "threads": self.threads}
+
+    def spec(self, name: str) -> str:
+        """Return where a data set comes from."""
+        data = self.recipe.data
+        found = {"train": data.train, "val": data.val, "test": data.test}
+        return found.get(name) or (data.calibration or data.train)
+
+    def dataset(self, name: str) -> Dataset:
+        """Open a data set.
+
+        Args:
+            name: ``train``, ``val``, ``calibration`` or ``test``.
+        """
+        whole = open_data(self.spec(name), self._session.inputs, self._session.outputs)
+        return whole if self.recipe.data.limit is None else whole.take(self.recipe.data.limit)
+
+    def score(self, model: Model, name: str = "val") -> float:
+        """Judge a model by the recipe's metric."""
+        session, data = Session(model.proto, threads=self.threads), self.dataset(name)
+        return evaluate(session, data, self.metric, baseline=self._baseline(data))
+
+    @cached_property
+    def metric(self) -> Metric:
+        """What models are judged by."""
+        return get_metric(self.recipe.metric)
+
+    def _baseline(self, data: Dataset) -> Baseline | None:
+        return baseline_outputs(self._session, data) if self.metric.uses_baseline else None
+
+    @cached_property
+    def _session(self) -> Session:
+        return Session(self.original.proto, threads=self.threads)

@@ -1,0 +1,78 @@
+"""Which steps a run will take, and how long they will."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.app.recipe import Recipe
+
+_SHORT = "baseline"
+"""What steps that only judge and cut are taken to last, until one of their kind has been seen."""
+_LONG = ("ana", "recover", "finetune")
+
+
+def planned_steps(recipe: Recipe) -> dict[str, int]:
+    """Return the steps of a run in which every iteration is good, in their order.
+
+    Returns:
+        Their sizes by name: the epochs where a step trains, else 1.
+    """
+    epochs, last = recipe.finetune.epochs, recipe.finetune.last_epochs
+    every = [epochs] * len(recipe.schedule.planned(recipe.budget.target))
+    every[-1] = epochs if last is None else last
+    found = {"baseline": 1}
+    for number, size in enumerate(every, 1):
+        measured = recipe.ana.repeat or number == 1
+        steps = {kind: n for kind, n in _round(recipe, size).items() if measured or kind != "ana"}
+        found |= {f"{number}-{kind}": n for kind, n in steps.items()}
+    found["transform"] = 1
+    if recipe.compare.one_shot:
+        steps = _round(recipe, sum(every))
+        found |= {f"one-shot-{kind}": n for kind, n in steps.items() if kind != "ana"}
+    return found | {"bench": 1}
+
+
+def _round(recipe: Recipe, epochs: int) -> dict[str, int]:
+    """Return the kinds of steps of one round, with their sizes."""
+    sizes = {"ana": int(recipe.ana.enabled), "prune": 1, "recover": int(recipe.recover.enabled)}
+    sizes |= {"finetune": epochs, "score": 1}
+    return {kind: size for kind, size in sizes.items() if size}
+
+
+def kind_of(step: str) -> str:
+    """Return what a step does: ``ana`` of ``2-ana``."""
+    return step.rpartition("-")[2]
+
+
+@dataclass
+class Forecast:
+    """How long a run will still take, judged by how long its steps have taken so far.
+
+    Attributes:
+        pending: Sizes of the steps to come, by name.
+        paces: How many seconds a step of some kind has taken, for each unit of its size.
+    """
+
+    pending: dict[str, int]
+    paces: dict[str, float] = field(default_factory=dict)
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        """Learn from an event: a step that is done takes no more time, and tells how long others will."""
+        if event["event"] == "start":
+            return
+        size, duration = self.pending.pop(event["step"], 0), float(event["duration_s"])
+        if size:
+            self.paces[kind_of(event["step"])] = duration / size
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds that all steps to come will take; ``None`` while nobody can know."""
+        total = 0.0
+        for name, size in self.pending.items():
+            kind = kind_of(name)
+            pace = self.paces.get(kind, None if kind in _LONG else self.paces.get(_SHORT))
+            if pace is None:
+                return None
+            total += size * pace
+        return round(total, 1)

@@ -1,0 +1,290 @@
+"""The order of the steps, when to stop, and which iteration is the best."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections import deque
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from onnxprune.app.recipe import Recipe
+from onnxprune.app.runner.data import Material
+from onnxprune.app.runner.forecast import Forecast, planned_steps
+from onnxprune.app.runner.journal import Facts, Listener, open_journal
+from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
+from onnxprune.app.runner.tracking import tracking
+from onnxprune.errors import NothingToDoError, PlanError
+from onnxprune.ir import load
+from onnxprune.runtime import runtime_info
+from onnxprune.support.places import check_folder, check_readable
+from onnxprune.support.processors import usable_processors
+from onnxprune.support.progress import Task, task
+from onnxprune.train.settings import parse_loss
+from onnxprune.train.sidecar import training_runtime
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One round of pruning and training.
+
+    Attributes:
+        number: Counted from 1; 0 is the original.
+        asked: The reduction that was asked for.
+        reduction: The one that came of it.
+        score: The metric on the validation data.
+        model: Its sparse model, within the folder.
+        good: Whether it is not below the floor.
+    """
+
+    number: int
+    asked: float
+    reduction: float
+    score: float
+    model: str = ""
+    good: bool = True
+
+
+@dataclass
+class _Loop:
+    """A run under way: what has been reached, and what is still to come.
+
+    Attributes:
+        recipe: The recipe.
+        stages: The steps.
+        path: The original, and the iterations that each went on from the one before.
+        floor: What a result must not fall below; ``None`` for nothing.
+        low: The same for an iteration that others follow.
+        sign: 1 if more of the metric is better, else −1.
+        pending: Reductions still to be tried.
+        done: All iterations, dropped ones included.
+        reason: Why it ended.
+    """
+
+    recipe: Recipe
+    stages: Stages
+    path: list[Iteration]
+    floor: float | None
+    low: float | None
+    sign: int
+    pending: deque[float]
+    done: list[Iteration] = field(default_factory=list)
+    reason: str = "the schedule is done"
+
+    @classmethod
+    def open(cls, recipe: Recipe, stages: Stages) -> _Loop:
+        facts, stop = stages.baseline().facts, recipe.stop
+        sign = 1 if facts["higher_is_better"] else -1
+
+        def below(drop: float | None) -> float | None:
+            limits = [stop.floor] if stop.floor is not None else []
+            limits += [facts["score"] - sign * drop] if drop is not None else []
+            return max(limits, key=lambda limit: sign * limit) if limits else None
+
+        floor, low = below(stop.max_drop), below(stop.max_drop)
+        if stop.early_drop is not None:
+            low = facts["score"] - sign * stop.early_drop
+        planned = deque(recipe.schedule.planned(recipe.budget.target))
+        return cls(recipe, stages, [Iteration(0, 0.0, 0.0, facts["score"])], floor, low, sign, planned)
+
+    @property
+    def last(self) -> Iteration:
+        """The iteration to go on from."""
+        return self.path[-1]
+
+    @property
+    def best(self) -> Iteration:
+        """The furthest iteration that may be the result; the original if there is none."""
+        return next(i for i in reversed(self.path) if i.good)
+
+    def run(self) -> None:
+        """Go on until the target is reached, an iteration falls below the floor, or nothing more can go."""
+        retries = self.recipe.stop.retries
+        while self.pending:
+            asked = self.pending.popleft()
+            if asked <= self.last.reduction:
+                continue
+            try:
+                iteration = self._iterate(asked)
+            except (PlanError, NothingToDoError) as error:
+                if not self.last.number:
+                    raise
+                self.reason = error.message
+                return
+            self.done.append(iteration)
+            if iteration.good or (self.pending and self._reaches(iteration.score, self.low)):
+                self.path.append(iteration)
+                continue
+            self.reason = f"iteration {iteration.number} fell below the floor of {self.floor:.6g}"
+            self.path = self.path[: self.path.index(self.best) + 1]
+            self.pending = deque([(self.last.reduction + asked) / 2] if retries else [])
+            retries -= 1
+        if self.best.asked == self.recipe.budget.target:
+            self.reason = "the target is reached"
+
+    def finish(self) -> None:
+        """Make the best iteration dense and measure how fast all are."""
+        if not self.best.number:
+            raise NothingToDoError(
+                f"no iteration stays above the floor: {self.reason}",
+                "allow a larger stop.max_drop, train for more epochs, or begin with a smaller reduction",
+            )
+        self.stages.transform(self.best.model)
+        models = {str(i.number): i.model for i in self.done if i is not self.best}
+        if self.recipe.compare.one_shot:
+            models[ONE_SHOT.name] = self._at_once()
+        self.stages.bench(models | {"dense": DENSE})
+
+    def facts(self) -> Facts:
+        """Return how it went, ready for JSON."""
+        of = f"{self.recipe.budget.of}_reduction"
+        return {
+            "reason": self.reason,
+            "floor": self.floor,
+            "best_iteration": self.best.number or None,
+            "sparse": self.best.model or None,
+            "dense": DENSE if self.best.number else None,
+            "iterations": [
+                {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score, "good": i.good}
+                for i in self.done
+            ],
+        }
+
+    def _iterate(self, asked: float) -> Iteration:
+        recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
+        at, given = Round.iteration(number), self.last.model or recipe.model
+        analysis = self._analysis(at, given)
+        model, pruned = stages.prune(at, given, analysis, asked)
+        made = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
+        model, score = stages.score(at, made)
+        good = self._reaches(score, self.floor)
+        reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
+        return Iteration(number, asked, reduction, score, model, good)
+
+    def _reaches(self, score: float, limit: float | None) -> bool:
+        return limit is None or self.sign * score >= self.sign * limit
+
+    def _analysis(self, at: Round, given: str) -> str | None:
+        """Return the file of the sensitivities to go by, measured anew or not."""
+        if not self.recipe.ana.enabled:
+            return None
+        return self.stages.ana(at, given) if self.recipe.ana.repeat or not self.done else FIRST_ANALYSIS
+
+    def _at_once(self) -> str:
+        """Do in one round what led to the best iteration, with as much training; return the sparse model."""
+        recipe, stages = self.recipe, self.stages
+        analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
+        model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.best.asked)
+        epochs = sum(self._epochs(i.asked) for i in self.path[1 : self.path.index(self.best) + 1])
+        made = self._mend(ONE_SHOT, model, epochs, final=True)
+        return stages.score(ONE_SHOT, made, stages.finals())[0]
+
+    def _mend(self, at: Round, model: str, epochs: int, final: bool) -> list[str]:
+        """Make up for what pruning has lost.
+
+        Returns:
+            The files that may be the result: the pruned model and all that was made of it, or the last of
+            these alone where validation data is to have no say in the weights.
+        """
+        made = [model]
+        if self.recipe.recover.enabled:
+            made.append(self.stages.recover(at, made[-1]))
+        if epochs:
+            made.append(self.stages.finetune(at, made[-1], epochs, final))
+        return made if self.recipe.finetune.keep == "best" else made[-1:]
+
+    def _epochs(self, asked: float) -> int:
+        options = self.recipe.finetune
+        final = asked == self.recipe.budget.target and options.last_epochs is not None
+        return (options.last_epochs if final else options.epochs) or 0
+
+
+def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
+    """Do all a recipe says that has not been done yet.
+
+    Args:
+        recipe: What to do, its paths absolute.
+        listen: Told of every step as it begins (``start``), ends (``done``) or is found done (``kept``), with
+            the seconds that all steps to come will take (``remaining_s``), as soon as that can be known.
+
+    Returns:
+        How it went, ready for JSON; the same is in ``state.json`` in the folder.
+
+    Raises:
+        OnnxpruneError: A step failed. What was done before stays, and is not done again.
+    """
+    check_readable(_reads(recipe))
+    check_folder(Path(str(recipe.folder)), _reads(recipe))
+    original = load(recipe.model)
+    with task("run", total=len(planned_steps(recipe))) as progress, contextlib.ExitStack() as stack:
+        crier = _Crier(listen, progress, Forecast(planned_steps(recipe)))
+        journal = stack.enter_context(open_journal(Path(str(recipe.folder)), crier))
+        crier.track = stack.enter_context(tracking(recipe, journal.header, crier.complain))
+        threads = recipe.threads or journal.header.get("threads") or usable_processors()
+        material = Material(recipe, original, int(threads))
+        if recipe.finetune.epochs or recipe.finetune.last_epochs:
+            training_runtime()  # that it is missing should show now, not in an hour
+        kept = journal.header.get("result")
+        journal.header |= {"recipe": recipe.model_dump(mode="json"), "threads": threads, "result": None}
+        journal.header.setdefault("made_with", _versions())
+        loop = _Loop.open(recipe, Stages(recipe, journal, material))
+        loop.run()
+        loop.finish()
+        dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []
+        unchanged = not journal.worked and not dropped and kept is not None
+        journal.header["result"] = loop.facts()
+        if journal.worked:
+            journal.header["made_with"] = _versions()
+        journal.save()
+    worked = {"steps_done": journal.worked, "steps_kept": len(journal.visited) - journal.worked}
+    return {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
+
+
+def _reads(recipe: Recipe) -> list[str]:
+    """Return everything a recipe names that is read."""
+    data = recipe.data
+    found = [
+        recipe.model,
+        data.train,
+        data.val,
+        data.calibration,
+        data.test,
+        recipe.metric,
+        recipe.ana.metric,
+    ]
+    return [name for name in (*found, *(term.name for term in parse_loss(recipe.finetune.loss))) if name]
+
+
+@dataclass
+class _Crier:
+    """Passes events on, each with how long all that is still to come will take."""
+
+    listen: Listener
+    progress: Task
+    forecast: Forecast
+    track: Listener = lambda event: None
+
+    def __call__(self, event: Facts) -> None:
+        self.forecast.hear(event)
+        self.track(event)
+        if event["event"] != "start":
+            self.progress.advance(1, note=event["step"])
+        self.listen({**event, "remaining_s": self.forecast.remaining_s()})
+
+    def complain(self, tracker: str, why: str) -> None:
+        """Tell that figures no longer go somewhere."""
+        self.listen({"event": "untracked", "step": tracker, "because": [why]})
+
+
+def _versions() -> Facts:
+    """Return what it takes to repeat a run, beside recipe and data."""
+    runtime = runtime_info()
+    return {
+        "onnxprune": version("onnxprune"),
+        runtime.package: runtime.version,
+        "onnx": version("onnx"),
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

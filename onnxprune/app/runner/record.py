@@ -1,0 +1,80 @@
+"""The form of ``state.json``: what a run leaves of itself, and reports read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxprune.support.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, Maybe, check_form
+
+_COSTS = {"macs": COUNT, "params": COUNT, "channels": COUNT}
+_REDUCTIONS = {"macs_reduction": NUMBER, "params_reduction": NUMBER, "channels_reduction": NUMBER}
+_WIDTH = {"before": COUNT, "after": COUNT}
+_BLOCKED = {"node": TEXT, "operator": TEXT, "reason": TEXT, "axes": [TEXT]}
+_BASELINE = {
+    "metric": TEXT,
+    "higher_is_better": FLAG,
+    "score": NUMBER,
+    **_COSTS,
+    "size_bytes": COUNT,
+    "groups": Each(COUNT),
+    "spared": Each(COUNT),
+    "blocked": [_BLOCKED],
+}
+_FACTS = {
+    "baseline": _BASELINE,
+    "prune": {**_COSTS, **_REDUCTIONS, "groups": Each(_WIDTH)},
+    "score": {"score": NUMBER},
+    "finetune": {"losses?": [REAL], "steps?": COUNT},
+    "transform": {
+        "score": NUMBER,
+        "score_before?": NUMBER,
+        "judged_on": TEXT,
+        **_COSTS,
+        "size_bytes": COUNT,
+        "max_rel_error": NUMBER,
+        "allowed_rel_error": NUMBER,
+        "runs": COUNT,
+    },
+    "bench": {"models": Each({"latency_ms": NUMBER}), "batch_size?": COUNT, "threads?": Maybe(COUNT)},
+}
+"""What steps say of themselves, by the last part of their names."""
+_RESULT = {
+    "reason": TEXT,
+    "floor": Maybe(NUMBER),
+    "best_iteration": COUNT,
+    "sparse": TEXT,
+    "dense": TEXT,
+    "iterations": [{"number": COUNT, "good": FLAG}],
+}
+_STEP = {"inputs": Each(ANYTHING), "files": Each(TEXT), "facts": Each(ANYTHING), "duration_s": NUMBER}
+_STATE = {"result?": Maybe(_RESULT), "steps": Each(_STEP)}
+_BEGUN = {
+    "recipe": {"model": TEXT, "budget": Each(Maybe(NUMBER))},
+    "threads": Maybe(COUNT),
+    "made_with": Each(TEXT),
+}
+"""What the first step, and all that follow it, are done with."""
+
+
+def check_state(state: Any) -> None:
+    """Compare a state with its form.
+
+    Raises:
+        ValueError: Saying where it differs.
+    """
+    check_form(state, _STATE)
+    for name, step in state["steps"].items():
+        if set(step) != set(_STEP):
+            raise ValueError(f"steps.{name} has other keys than {', '.join(_STEP)}")
+        check_form(step["facts"], _FACTS.get(name.rpartition("-")[2], Each(ANYTHING)), f"steps.{name}.facts")
+    for name in state["steps"]:
+        pruned = f"{name.removesuffix('-score')}-prune"
+        if name.endswith("-score") and pruned not in state["steps"]:
+            raise ValueError(f"steps.{pruned} is missing")
+    for name, facts in ((n, s["facts"]) for n, s in state["steps"].items() if n.endswith("-prune")):
+        if any(w["before"] < 1 for w in facts["groups"].values()):
+            raise ValueError(f"steps.{name}.facts.groups has a group without channels")
+    if "baseline" in state["steps"]:
+        check_form(state, _BEGUN)
+        if all(target is None for target in state["recipe"]["budget"].values()):
+            raise ValueError("recipe.budget has no target")

@@ -1,0 +1,348 @@
+"""What each step of a run does, from file to file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.reach import staying_axes
+from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.analysis.inputs import feeds_that_run
+from onnxprune.analysis.shapes import fitting_shapes
+from onnxprune.app.recipe import Recipe
+from onnxprune.app.runner.data import Material
+from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
+from onnxprune.decisions.channels.planned import removed_channels, stored_plan
+from onnxprune.decisions.channels.shrink import shrunk_inside
+from onnxprune.decisions.plan import Analysis
+from onnxprune.errors import NotShownError
+from onnxprune.ir import Model, load, sized
+from onnxprune.ir.output import kept_unverified, stored_bytes, write_model
+from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.finetune import Finetune
+from onnxprune.passes.mask import Prune
+from onnxprune.passes.recover import Recover
+from onnxprune.passes.sensitivity import Ana
+from onnxprune.passes.transform import Transform
+from onnxprune.runtime import measure_latency
+from onnxprune.train.checkpoint import remove
+from onnxprune.train.losses import asks_teacher
+
+DataName: TypeAlias = Literal["test", "val"]
+
+DENSE = "dense.onnx"
+_ANALYSIS = "analysis.json"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of pruning and training.
+
+    Attributes:
+        name: What the names of its steps begin with.
+        folder: Where its files go, within the work folder.
+    """
+
+    name: str
+    folder: str
+
+    @classmethod
+    def iteration(cls, number: int) -> Round:
+        """Return a round of the loop, counted from 1."""
+        return cls(str(number), f"iteration-{number}")
+
+
+ONE_SHOT = Round("one-shot", "one-shot")
+FIRST_ANALYSIS = f"{Round.iteration(1).folder}/{_ANALYSIS}"
+"""What was found out about the original."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The steps of one recipe, in one folder.
+
+    Attributes:
+        recipe: The recipe.
+        journal: The folder.
+        material: The data.
+    """
+
+    recipe: Recipe
+    journal: Journal
+    material: Material
+
+    def baseline(self) -> Entry:
+        """Judge the original, count what it costs, list what can be pruned and what is blocked."""
+        inputs = self._original() | self._groups() | self.material.judged_by()
+        return self.journal.step("baseline", inputs, (), self._baseline)
+
+    def ana(self, at: Round, model: str) -> str:
+        """Measure how sensitive each group is; return the file of the analysis."""
+        options, file = self.recipe.ana, f"{at.folder}/{_ANALYSIS}"
+        pruning = {"criterion": self.recipe.prune.criterion, "seed": self.recipe.seed}
+        pruning |= {"threads": self.material.threads}
+        inputs = {"model": self._digest(model), "ana": options.model_dump(exclude={"enabled", "repeat"})}
+        inputs |= self._groups() | self.material.inputs("calibration") | pruning
+
+        def work() -> Facts:
+            data = self.material.dataset("calibration")
+            place = self.journal.path(file)
+            how: dict[str, Any] = {
+                **options.model_dump(exclude={"enabled", "repeat"}),
+                **self._groups(),
+                **pruning,
+            }
+            step = Ana(data=data, file=place, resume=place.exists(), force=True, **how)
+            return step(load(self.journal.path(model))).facts
+
+        self.journal.step(f"{at.name}-ana", inputs, (file,), work)
+        return file
+
+    def prune(self, at: Round, model: str, analysis: str | None, reduction: float) -> tuple[str, Entry]:
+        """Zero channels until the reduction is reached; return the sparse model's file."""
+        file, options, of = f"{at.folder}/sparse.onnx", self.recipe.prune, self.recipe.budget.of
+        how = options.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
+        how |= {f"reduce_{of}": reduction, "seed": self.recipe.seed, "threads": self._threads(of)}
+        inputs = {"model": self._digest(model), "prune": how}
+        inputs |= {"analysis": self._digest(analysis)} if analysis else {}
+        if options.looks_at_data:
+            how |= {"metric": self.recipe.ana.metric, "samples": self.recipe.ana.samples}
+            inputs |= {"prune": how} | self.material.inputs("calibration")
+
+        def work() -> Facts:
+            data = self.material.dataset("calibration") if options.looks_at_data else None
+            step = Prune(analysis=self._analysis(analysis), data=data, **how)
+            return self._apply(step, model, file)
+
+        return file, self.journal.step(f"{at.name}-prune", inputs, (file,), work)
+
+    def recover(self, at: Round, model: str) -> str:
+        """Make up in closed form for what was lost; return the model's file."""
+        file, how = f"{at.folder}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
+        how |= {"seed": self.recipe.seed, "threads": self.material.threads}
+        inputs = {"model": self._digest(model), "recover": how} | self._original()
+        inputs |= self.material.inputs("calibration")
+
+        def work() -> Facts:
+            data = self.material.dataset("calibration")
+            return self._apply(Recover(self.material.original, data, **how), model, file)
+
+        self.journal.step(f"{at.name}-recover", inputs, (file,), work)
+        return file
+
+    def finetune(self, at: Round, model: str, epochs: int, final: bool) -> str:
+        """Train; return the tuned model's file.
+
+        Args:
+            at: The round.
+            model: The file to train.
+            epochs: How often to go through the data.
+            final: Whether nothing will be pruned after it.
+        """
+        options, file = self.recipe.finetune, f"{at.folder}/tuned.onnx"
+        how = options.model_dump(exclude={"epochs", "last_epochs", "early_schedule", "keep"})
+        how |= {"epochs": epochs}
+        how |= {} if final or not options.early_schedule else {"schedule": options.early_schedule}
+        how |= {"seed": self.recipe.seed, "threads": self.material.threads}
+        best, distilling = options.keep == "best", asks_teacher(options.loss) is not False
+        how |= {} if best else {"patience": None}
+        inputs = {"model": self._digest(model), "finetune": how | {"keep": options.keep}}
+        inputs |= self.material.judged_by() if best else {}
+        inputs |= self.material.inputs("train", *(["val"] if best else [])) | self._original()
+        checkpoint = self.journal.path(f"{file}.{_short(inputs)}.checkpoint")
+
+        def work() -> Facts:
+            judged = distilling or not self.material.metric.uses_baseline
+            step = Finetune(
+                data=self.material.dataset("train"),
+                val=self.material.dataset("val") if best else None,
+                metric=self.recipe.metric if best and judged else None,
+                teacher=self.material.original if distilling else None,
+                original=self.material.original,
+                checkpoint=checkpoint,
+                resume=True,
+                **how,
+            )
+            facts = self._apply(step, model, file)
+            for finished in checkpoint.parent.glob(f"{Path(file).name}.*.checkpoint"):
+                remove(finished)
+            return facts
+
+        self.journal.step(f"{at.name}-finetune", inputs, (file,), work)
+        return file
+
+    def score(self, at: Round, models: Sequence[str], on: DataName = "val") -> tuple[str, float]:
+        """Judge what came of a round.
+
+        Args:
+            at: The round.
+            models: The files it has made, each from the one before; the one that is best on the validation
+                data is its result, of equals the last.
+            on: The data by which the result is judged.
+
+        Returns:
+            The file of the result, and its score.
+        """
+        inputs: dict[str, Any] = {"models": [self._digest(model) for model in models]}
+        inputs |= self.material.judged_by(on) | self._teacher()
+        inputs |= {"chosen_by": self.material.judged_by()} if len(models) > 1 else {}
+
+        def work() -> Facts:
+            material, facts = self.material, {"metric": self.recipe.metric}
+            if len(models) == 1:
+                return facts | {"model": models[0], "score": material.score(self._load(models[0]), on)}
+            scores = {model: material.score(self._load(model), "val") for model in models}
+            best = max(reversed(models), key=lambda model: material.metric.rank(scores[model]))
+            score = scores[best] if on == "val" else material.score(self._load(best), on)
+            stages = {Path(model).stem: value for model, value in scores.items()}
+            return facts | {"model": best, "score": score, "stages": stages}
+
+        facts = self.journal.step(f"{at.name}-score", inputs, (), work).facts
+        return str(facts["model"]), float(facts["score"])
+
+    def transform(self, model: str) -> Entry:
+        """Make the best iteration dense, and judge the result."""
+        inputs = {"model": self._digest(model), "seed": self.recipe.seed, "target": DENSE}
+        inputs |= self._teacher() | self.material.judged_by(self.finals())
+
+        def work() -> Facts:
+            step = Transform(data=self.material.dataset("val"), seed=self.recipe.seed)
+            try:
+                facts = self._apply(step, model, DENSE)
+            except NotShownError as error:
+                raise kept_unverified(error, self.journal.path(DENSE), self.journal.path(model)) from error
+            dense, original = self._load(DENSE), self.material.original
+            scores = {
+                "score": self.material.score(dense, self.finals()),
+                "score_before": self.material.score(original, self.finals()),
+            }
+            return facts | scores | {"metric": self.recipe.metric, "judged_on": self.finals()}
+
+        return self.journal.step("transform", inputs, (DENSE,), work)
+
+    def bench(self, models: Mapping[str, str]) -> Entry:
+        """Measure the latency of the original, of every iteration made dense and of the result, in turn.
+
+        Args:
+            models: Files of the folder by what to call them.
+        """
+        options = self.recipe.bench
+        digests = {name: self._digest(file) for name, file in models.items()}
+        inputs = self._original() | {"models": digests, "bench": options.model_dump()}
+
+        def work() -> Facts:
+            dense = {n: _dense(self._load(f)) for n, f in models.items()}
+            return _latencies({"original": self.material.original, **dense}, **options.model_dump())
+
+        return self.journal.step("bench", inputs, (), work)
+
+    def _apply(self, step: Pass, model: str, file: str) -> Facts:
+        """Run a pass from one file of the folder to another."""
+        result: PassResult = step(self._load(model))
+        plan = stored_plan(result.model)
+        shapes = plan.input_shapes if plan else self._sized(result.model).sizes
+        place = self.journal.path(file)
+        data = self.material.dataset("calibration")
+        return result.facts | {
+            "size_bytes": write_model(result.model, place, shapes=shapes or None, data=data)
+        }
+
+    def _baseline(self) -> Facts:
+        model, options = self.material.original, self.recipe.prune
+        channels = find_channels(self._sized(model), allow_inexact=options.allow_inexact)
+        chosen = select_groups(channels, options.exclude, options.only)
+        return {
+            "metric": self.recipe.metric,
+            "higher_is_better": self.material.metric.higher_is_better,
+            "score": self.material.score(model),
+            **cost_of(channels).figures(),
+            "size_bytes": stored_bytes(self.recipe.model),
+            "groups": {g.name: g.size for g in chosen},
+            "spared": {g.name: g.size for g in channels.groups if g not in chosen and not g.optional},
+            "blocked": _blocked(channels),
+        }
+
+    def _sized(self, model: Model) -> Model:
+        return sized(model, self.recipe.shapes, self.recipe.dims)
+
+    def _threads(self, of: str) -> int:
+        """Return what a plan is made with: for a latency, what latency is measured with."""
+        return (self.recipe.bench.threads if of == "latency" else None) or self.material.threads
+
+    def _analysis(self, file: str | None) -> Analysis | None:
+        if file is None:
+            return None
+        return Analysis.from_json(self.journal.path(file).read_text("utf-8"), file)
+
+    def _load(self, file: str) -> Model:
+        return load(self.journal.path(file))
+
+    def _digest(self, file: str) -> str:
+        return sha256(self.journal.path(file))
+
+    def _original(self) -> dict[str, Any]:
+        return {"original": sha256(self.recipe.model)}
+
+    def _teacher(self) -> dict[str, Any]:
+        """Return the original where scores depend on it."""
+        return self._original() if self.material.metric.uses_baseline else {}
+
+    def finals(self) -> DataName:
+        """Return the data by which the result is judged."""
+        return "test" if self.recipe.data.test else "val"
+
+    def _groups(self) -> dict[str, Any]:
+        """Return what decides which groups there are, as options of the passes."""
+        options = self.recipe.prune
+        chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
+        return chosen | {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
+
+
+def _blocked(channels: Channels) -> list[dict[str, Any]]:
+    """List why axes cannot be pruned, and which axes it is, one entry a reason."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for axis in staying_axes(channels):
+        for b in axis.reasons:
+            found.setdefault((b.node, b.operator, b.reason), []).append(f"{axis.tensor}[{axis.axis}]")
+    return [{"node": n, "operator": o, "reason": r, "axes": a} for (n, o, r), a in found.items()]
+
+
+def _short(inputs: Mapping[str, Any]) -> str:
+    """Return a few letters that tell what decides a step apart from others."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _dense(model: Model) -> Model:
+    """Return a sparse model without its zeros; another one as it is."""
+    channels, removed = removed_channels(model, stored_plan(model))
+    return shrunk_inside(channels, removed) if any(map(len, removed.values())) else model
+
+
+def _latencies(models: Mapping[str, Model], runs: int, batch_size: int, threads: int | None) -> Facts:
+    from onnxprune.runtime import Session
+
+    original = next(iter(models.values()))
+    session = Session(original.proto)
+    known = {n: s for n, s in fitting_shapes(original, None).items() if s}
+    shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in session.inputs if i.name in known}
+    feeds = feeds_that_run(original, session, shapes, given=shapes, batch=batch_size)[0]
+    protos = [m.proto for m in models.values()]
+    times = measure_latency(protos, feeds, rounds=runs, threads=threads)
+    found = {
+        name: {"latency_ms": t.median_ms, "latency_p90_ms": t.p90_ms}
+        for name, t in zip(models, times, strict=True)
+    }
+    return {"models": found, "batch_size": batch_size, "threads": threads}
+
+
+def _batched(declared: Sequence[object], shape: Sequence[int], batch: int) -> tuple[int, ...]:
+    """Return a shape with the batch axis set, where the file leaves it open."""
+    if not declared or isinstance(declared[0], int):
+        return tuple(shape)
+    return (batch, *shape[1:])

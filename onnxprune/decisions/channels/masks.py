@@ -1,0 +1,94 @@
+"""Removed channels as zeros: the sparse model has the shapes of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxprune.analysis.evidence.constants import channels_on
+from onnxprune.analysis.groups.channels import Channels, Group, Indices, Place
+from onnxprune.analysis.groups.slots import dead_slots
+from onnxprune.analysis.groups.values import mask_values, zero_value
+from onnxprune.errors import PlanError
+from onnxprune.ir import Model
+from onnxprune.ops.axes.constants import aligned
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Mask]:
+    """Return, for every weight that loses channels, which of its elements remain.
+
+    Args:
+        channels: The network's groups.
+        removed: Removed channels by group name.
+
+    Returns:
+        One boolean array of the tensor's shape for each weight, by tensor name.
+    """
+    cuts = channels.cuts(channels.kept(removed))
+    weights = channels.weight_tensors()
+    masks = {name: _mask(channels, name, axes) for name, axes in cuts.items() if name in weights}
+    return {name: channels.put_back(name, mask) for name, mask in masks.items()}
+
+
+def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
+    shape = tuple(channels.model.constants[name].dims)
+    mask = np.ones(shape, bool)
+    for axis, kept in axes.items():
+        line = np.zeros(shape[axis], bool)
+        line[kept] = True
+        mask &= line.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+    return mask
+
+
+def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
+    """Return a copy of the network in which all weights of removed channels are zero."""
+    model = channels.model.copy()
+    for name, mask in keep_masks(channels, removed).items():
+        values = model.array(name)
+        model.set_array(name, np.where(mask, values, zero_value(channels.typing, name)))
+    return model
+
+
+def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None:
+    """Refuse a plan that the weights do not bear out.
+
+    Raises:
+        PlanError: A channel the plan calls removed has a weight that is not zero.
+    """
+    for name, mask in keep_masks(channels, removed).items():
+        if np.any(mask_values(channels.typing, name)[~mask]):
+            raise PlanError(
+                f"the plan says that channels of '{name}' are removed, but they are not zero",
+                "the weights were changed without their masks; use `finetune`, or prune again",
+            )
+
+
+def dead_channels(channels: Channels) -> tuple[Channels, dict[str, list[int]]]:
+    """Find channels all of whose weights are zero, whoever set them so.
+
+    Returns:
+        The groups, arranged where other channels are dead in each element of what a group is free within, and
+        dead channels (slots) by group name; groups without any are left out. One channel always stays.
+    """
+    return dead_slots(channels, {g.name: _dead(channels, channels.apart(g)) for g in channels.groups})
+
+
+def _dead(channels: Channels, group: Group) -> Mask:
+    dead = np.ones(group.size, bool)
+    for place in (p for p in group.places if p.weight):
+        alive = mask_values(channels.typing, place.tensor) != 0
+        for member in _members(channels, group, place):
+            dead[np.broadcast_to(member, alive.shape)[alive & (member >= 0)]] = False
+    return dead
+
+
+def _members(channels: Channels, group: Group, place: Place) -> list[Indices]:
+    """Return the channels of each element of a tensor; several where the factor is nested with itself."""
+    if group.outer:
+        return [channels.members(group, place)]
+    dims = channels.typing.axes[place.tensor]
+    return [aligned(ways, place.axis, len(dims)) for ways in channels_on(dims[place.axis], group.factor)]

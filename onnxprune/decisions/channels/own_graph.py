@@ -1,0 +1,135 @@
+"""Weights that were changed in canonical form, put back into the graph that the user gave.
+
+The canonical form has constants where the file computes them, and copies of what the file shares. What a
+change of weights does not need stays in the file as it was: nodes, names, sizes computed at run time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import onnx
+
+from onnxprune.ir import Model, bodies, captured
+from onnxprune.ir.canonical.bodies import distinct
+
+Site = tuple[str, int]
+"""One operand of a node: the node's first result, and which of its operands."""
+
+
+def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | None:
+    """Return the user's model with the constants that were changed in its canonical form.
+
+    Args:
+        original: The model as it was given.
+        canonical: Its canonical form.
+        changed: The same, some of its constants with other numbers.
+
+    Returns:
+        The original, those constants changed; only constants that it computes or shares are written out, for
+        the nodes that read them. `None` where a node that reads one is not in the original.
+    """
+    if canonical is original:
+        return changed
+    if distinct(original) is not original:
+        return None
+    model = original.copy()
+    nodes = {n.output[0]: n for n in model.all_nodes if n.output}
+    names = [n for n, t in changed.constants.items() if t != canonical.constants.get(n)]
+    sites = _with_siblings(changed, model, _sites(changed, names))
+    makers = {n.output[0]: n for n in changed.all_nodes if n.output}
+    touched = {out for places in sites.values() for out, _ in places}
+    if any(out not in nodes or not _is_same(nodes[out], makers[out]) for out in touched):
+        return None
+    readers, replaced = _readers(model), set()
+    written: dict[str, str] = {}
+    for name in sorted(
+        sites, key=lambda n: n in model.constants
+    ):  # new names first: they free what is shared
+        before = [_operand(nodes[out], k) for out, k in sites[name]]
+        if name in model.constants and before == [name] * readers[name]:
+            model.set_array(name, changed.array(name))
+            continue
+        own = model.add_constant(name, changed.array(name)) if before else name
+        written[own] = name
+        for (out, operand), old in zip(sites[name], before, strict=True):
+            nodes[out].input.extend([""] * (operand + 1 - len(nodes[out].input)))
+            nodes[out].input[operand] = own
+            readers[old] -= 1
+            replaced.add(old)
+    _drop(model, replaced)
+    _rename(model, {own: name for own, name in written.items() if own != name and name not in model.names})
+    return model
+
+
+def _with_siblings(changed: Model, original: Model, sites: dict[str, list[Site]]) -> dict[str, list[Site]]:
+    """Add the constants of all other readers of what the original shares, so that all keep their names."""
+    shared = _sites(original, original.constants)
+    of = {site: name for name, places in shared.items() for site in places}
+    beside = {s for places in sites.values() for site in places if site in of for s in shared[of[site]]}
+    known = _sites(changed, changed.constants)
+    return sites | {name: places for name, places in known.items() if beside.intersection(places)}
+
+
+def _is_same(one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
+    """Return true if two nodes are of one operator; their constants may differ, and their bodies."""
+    return (one.op_type, one.domain, list(one.output)) == (other.op_type, other.domain, list(other.output))
+
+
+def _operand(node: onnx.NodeProto, number: int) -> str:
+    return str(node.input[number]) if number < len(node.input) else ""
+
+
+def _sites(model: Model, names: Iterable[str]) -> dict[str, list[Site]]:
+    """Return where each of some constants is read."""
+    sites: dict[str, list[Site]] = {name: [] for name in names}
+    for node in model.all_nodes:
+        for operand, name in enumerate(node.input):
+            if name in sites:
+                sites[name].append((node.output[0], operand))
+    return sites
+
+
+def _readers(model: Model) -> Counter[str]:
+    """Count the places that read each tensor, in graphs that the analysis does not look into too."""
+    found = Counter(o.name for graph in model.graphs for o in graph.output)
+    for node in model.all_nodes:
+        found.update(node.input)
+        found.update(captured(node) if not any(bodies(node)) else ())
+    return found
+
+
+def _drop(model: Model, names: set[str]) -> None:
+    """Remove what the main graph computes some tensors from and nothing reads any more."""
+    readers = _readers(model)
+    makers = {o: n for n in model.proto.graph.node for o in n.output if o}
+    gone, waiting = set[str](), [n for n in names if not readers[n]]
+    dead: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        gone.add(name)
+        node = makers.get(name)
+        if node is None or any(readers[o] for o in node.output) or node.output[0] in dead:
+            continue
+        dead.add(node.output[0])
+        for operand in (*node.input, *captured(node)):
+            readers[operand] -= 1
+            if operand and not readers[operand]:
+                waiting.append(operand)
+    nodes = model.proto.graph.node
+    for index in reversed([k for k, n in enumerate(nodes) if n.output and n.output[0] in dead]):
+        del nodes[index]
+    for listed in (model.proto.graph.initializer, model.proto.graph.input):
+        for index in reversed([k for k, value in enumerate(listed) if value.name in gone]):
+            del listed[index]
+    model.edited()
+
+
+def _rename(model: Model, names: Mapping[str, str]) -> None:
+    """Give initializers of the main graph names that have become free."""
+    for value in (*model.proto.graph.initializer, *model.proto.graph.input):
+        value.name = names.get(value.name, value.name)
+    for node in model.all_nodes:
+        node.input[:] = [names.get(i, i) for i in node.input]
+    model.edited()

@@ -1,0 +1,91 @@
+"""A sparse model and the plan it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.masks import check_zero, dead_channels
+from onnxprune.decisions.plan import PLAN_KEY, Plan
+from onnxprune.errors import PlanError
+from onnxprune.ir import Model
+
+
+def stored_plan(model: Model) -> Plan | None:
+    """Return the plan a model carries, ``None`` if it carries none.
+
+    Raises:
+        PlanError: The plan is damaged.
+    """
+    text = model.metadata().get(PLAN_KEY)
+    return Plan.from_json(text) if text is not None else None
+
+
+def planned_channels(model: Model, plan: Plan | None) -> Channels:
+    """Find the groups of a model as they were found when its plan was made.
+
+    Raises:
+        PlanError: The model is no longer the one the plan was made for.
+    """
+    if plan is None:
+        return find_channels(model)
+    channels = find_channels(model, allow_inexact=plan.allow_inexact, given=plan.input_shapes or None)
+    check_plan(channels, plan)
+    return channels.without(plan.within)
+
+
+def removed_channels(model: Model, plan: Plan | None) -> tuple[Channels, Mapping[str, Sequence[int]]]:
+    """Return the groups of a sparse model and what it has lost: by its plan, or by the zeros in it.
+
+    Raises:
+        PlanError: The model is no longer the one the plan was made for, or is not zero where the plan says.
+    """
+    channels = planned_channels(model, plan)
+    if plan is None:
+        return dead_channels(channels)
+    check_zero(channels, plan.removed)
+    return channels, plan.removed
+
+
+def check_plan(channels: Channels, plan: Plan) -> None:
+    """Refuse a plan that names what the model does not have.
+
+    Raises:
+        PlanError: Naming the group.
+    """
+    sizes = {g.name: g.size for g in channels.groups}
+    for name, size in plan.sizes.items():
+        if sizes.get(name) != size:
+            raise PlanError(
+                f"the plan names group '{name}' of {size} channels, which the model does not have",
+                "the graph was changed after pruning: prune the original again",
+            )
+    for name, rows in plan.within.items():
+        if len(rows) != prod(f.size for f in channels.freedoms.get(name, ())):
+            raise PlanError(
+                f"the plan removes other channels of group '{name}' in each of {len(rows)} parts, "
+                "which the model does not have",
+                "the graph was changed after pruning: prune the original again",
+            )
+
+
+def plan_facts(channels: Channels, plan: Plan) -> dict[str, Any]:
+    """Return what a plan amounts to, ready for JSON: costs before and after, widths by group."""
+    groups = {g.name: g for g in channels.groups}
+    counts = {groups[n].factor: groups[n].size - len(gone) for n, gone in plan.removed.items()}
+    facts: dict[str, Any] = {}
+    for name, value in cost_of(channels).figures(counts).items():
+        before = plan.baseline.get(name, value)
+        facts |= {
+            f"{name}_baseline": round(before),
+            name: value,
+            f"{name}_reduction": 1 - value / max(before, 1),
+        }
+    widths = {
+        name: {"before": plan.sizes[name], "after": plan.sizes[name] - len(gone)}
+        for name, gone in plan.removed.items()
+    }
+    return facts | {"groups": widths, "settings": dict(plan.settings)}

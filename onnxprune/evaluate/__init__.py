@@ -1,0 +1,1 @@
+"""Evaluation of a model: data, metrics, sensitivity, equivalence."""

@@ -1,0 +1,24 @@
+"""The proof that two models compute the same, and when it is none.
+
+Two models agree if their interfaces are the same, both take the same sizes, every output was seen to be
+finite and to change with the input, and all differences are rounding. Otherwise they differ, or nothing is
+shown.
+
+contract     names, types, ranks
+subjects     both models changed alike where the runtime cannot run them as they are
+draws        inputs of those shapes
+coverage     every row of a table
+paths        float types and rounding on the way to a tensor
+tails        operands of operators that saturate or pick; the part of both graphs that is the same
+measure      errors, and evidence that a difference would have been seen
+noise        how far one last place moves the results
+judgement    tolerances
+examination  all of it together
+verdict      the result
+"""
+
+from onnxprune.evaluate.equivalence.examination import Budget, examine
+from onnxprune.evaluate.equivalence.proof import is_exact, verify
+from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
+
+__all__ = ["Budget", "OutputVerdict", "Verdict", "examine", "is_exact", "verify"]

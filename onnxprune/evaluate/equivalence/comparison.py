@@ -1,0 +1,126 @@
+"""Two models run side by side, and the differences of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from onnxprune.decisions.channels.interface import Interface
+from onnxprune.errors import ModelError
+from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
+from onnxprune.evaluate.equivalence.paths import Graph
+from onnxprune.evaluate.equivalence.subjects import DifferenceError
+from onnxprune.evaluate.equivalence.tails import Pair
+from onnxprune.runtime import Array, Session
+
+
+@dataclass(frozen=True)
+class Run:
+    """Inputs that the reference takes.
+
+    Attributes:
+        feed: By input name.
+        where: What they are, in a few words.
+        lenient: Whether they were drawn so that numbers may come near infinity.
+    """
+
+    feed: Mapping[str, Array]
+    where: str
+    lenient: bool = False
+
+
+class Comparison:
+    """Pairs of tensors of two models, compared run by run.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model to be judged.
+        pairs: What to compare: tensors of the main graphs.
+        graphs: The two graphs.
+        interface: What the candidate still has of the tensors of the reference, where axes have shrunk.
+
+    Attributes:
+        records: What was found so far, by pair.
+    """
+
+    def __init__(
+        self,
+        reference: onnx.ModelProto,
+        candidate: onnx.ModelProto,
+        pairs: Iterable[Pair],
+        graphs: tuple[Graph, Graph],
+        interface: Interface,
+    ) -> None:
+        self.interface = interface
+        self._pairs = list(dict.fromkeys(pairs))
+        self._reference = with_outputs(reference, [a for a, _ in self._pairs])
+        self.session = Session(self._reference, optimize=False)
+        self._other = Session(with_outputs(candidate, [b for _, b in self._pairs]), optimize=False)
+        self.records = {pair: _record(pair, graphs) for pair in self._pairs}
+
+    def run(self, run: Run) -> None:
+        """Run both models.
+
+        Raises:
+            ModelError: The reference does not take these inputs.
+            DifferenceError: The candidate does not.
+        """
+        expected = self.interface.narrowed(self.session.run(run.feed))
+        try:
+            actual = self._other.run(self.interface.narrowed(run.feed))
+        except ModelError as error:
+            said = f"with {run.where} only the first model can be run: {error.message}"
+            raise DifferenceError(said) from error
+        for pair, record in self.records.items():
+            record.add(expected[pair[0]], actual[pair[1]], run.where, run.lenient)
+
+    def over(self, runs: Sequence[Run]) -> dict[Pair, Record]:
+        """Run both models on inputs that the reference takes, and return what was found."""
+        for run in runs:
+            self.run(run)
+        return self.records
+
+    def noise(self, runs: Sequence[Run]) -> dict[Pair, Record]:
+        """Run the reference against itself, inputs and weights changed by one last place."""
+        noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
+        for number in range(ROUNDS):
+            one = Session(self._reference, optimize=False)  # random generators start anew with it
+            other = Session(shaken(self._reference, number), optimize=False)
+            for run in runs:
+                try:
+                    narrowed = self.interface.narrowed
+                    expected = narrowed(one.run(run.feed))
+                    moved = narrowed(other.run(shaken_feed(run.feed, number)))
+                except ModelError:  # a size that is computed from the weights came out as another
+                    continue
+                for pair, record in noises.items():
+                    if expected[pair[0]].shape == moved[pair[0]].shape:
+                        record.add(expected[pair[0]], moved[pair[0]], run.where, run.lenient)
+        return noises
+
+
+def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """Return a model with other outputs, tensors of its main graph; itself where they are the same."""
+    wanted = list(dict.fromkeys(names))
+    if wanted == [o.name for o in proto.graph.output]:
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    declared = {o.name: o for o in proto.graph.output}
+    del copy.graph.output[:]
+    copy.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in wanted)
+    return copy
+
+
+def _record(pair: Pair, graphs: tuple[Graph, Graph]) -> Record:
+    one, two = graphs
+    widths = [g.widths[n] for g, n in zip(graphs, pair, strict=True) if n in g.widths]
+    return Record(
+        pair[0],
+        width=min(widths, default=4),
+        rounded=pair[0] in one.rounded,
+        constant=pair[0] not in one.dependent and pair[1] not in two.dependent,
+    )

@@ -1,0 +1,118 @@
+"""Inputs to compare two models on: drawn as the graph asks, or in other ways where that shows nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.inputs import input_values
+from onnxprune.ir import Model
+from onnxprune.runtime import Array, TensorSpec, sample_feeds
+
+KINDS = ("usual", "masks", "zeros and ones", "small", "ones", "positive", "of [0, 1)", "large", "zeros")
+"""Ways of drawing, in the order in which they are tried."""
+LARGE = 1000.0
+_FEW = 4
+_COPIES = set(
+    "Cast Concat Expand Flatten Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split()
+)
+_TABLES = {"Gather": "axis", "GatherBlockQuantized": "gather_axis"}
+
+
+def drawn(
+    model: Model,
+    specs: Sequence[TensorSpec],
+    shapes: Mapping[str, tuple[int, ...]],
+    kind: str = KINDS[0],
+    *,
+    count: int = 1,
+    seed: int = 0,
+) -> list[dict[str, Array]]:
+    """Draw inputs.
+
+    Args:
+        model: The graph that says which values its inputs may take.
+        specs: Its inputs, as the runtime has them.
+        shapes: Their full shapes, by name.
+        kind: How to draw, one of `KINDS`.
+        count: How many feeds; more where values of an input choose a branch, so that each does.
+        seed: Of what is drawn.
+    """
+    values = input_values(model, specs, shapes)
+    count = max([count, *(len(v.turns) for v in values.values())])
+    known = {s.name: tuple(shapes[s.name]) for s in specs}
+    feeds = sample_feeds(specs, shapes=known, values=values, samples=count, seed=seed)
+    random = np.random.default_rng([seed, 1])
+    for feed in feeds if kind != KINDS[0] else ():
+        for spec in specs:
+            if not values[spec.name].turns:
+                feed[spec.name] = _otherwise(random, feed[spec.name], kind)
+    return feeds
+
+
+def _otherwise(random: np.random.Generator, values: Array, kind: str) -> Array:
+    """Return values of the same shape and type, drawn in another way."""
+    if kind == "masks":
+        return _mask(random, values)
+    if values.dtype.kind == "f":
+        return _floats(random, values, kind).astype(values.dtype)
+    if values.dtype.kind not in "iub":
+        return values
+    if kind in ("zeros and ones", "small"):
+        made = np.asarray(random.integers(0, 2 if kind == "zeros and ones" else _FEW, values.shape))
+        if made.ndim:
+            made[..., :1] = 1  # a mask that leaves something
+        return np.asarray(made, values.dtype)
+    if kind in ("ones", "of [0, 1)"):
+        return np.ones_like(values)
+    return np.zeros_like(values) if kind == "zeros" else values
+
+
+def _mask(random: np.random.Generator, values: Array) -> Array:
+    """Return zeros and ones in the place of one number throughout: it may be a mask that hides nothing."""
+    if values.size < 2 or not np.isin(values.ravel()[0], (0, 1)) or (values != values.ravel()[0]).any():
+        return values
+    made = np.asarray(random.integers(0, 2, values.shape))
+    made[..., :1] = values.ravel()[0]
+    return np.asarray(made, values.dtype)
+
+
+def _floats(random: np.random.Generator, values: Array, kind: str) -> Array:
+    if kind == "positive":
+        return np.asarray(np.abs(values))
+    if kind in ("of [0, 1)", "ones"):
+        return np.asarray(random.random(values.shape))
+    if kind == "large":
+        return np.asarray(random.standard_normal(values.shape) * LARGE)
+    if kind == "small" and values.size and (values == values.ravel()[0]).all():
+        return np.asarray(random.standard_normal(values.shape))
+    return values
+
+
+def table_rows(protos: Sequence[onnx.ModelProto]) -> dict[str, int]:
+    """Return how many rows the tables have that integer inputs index, by input name: the smallest of them."""
+    rows: dict[str, int] = {}
+    for proto in protos:
+        for name, size in _indexed(proto.graph):
+            rows[name] = min(rows.get(name, size), size)
+    return {name: size for name, size in rows.items() if size > 1}
+
+
+def _indexed(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    """Yield each input that picks rows of a constant table, and the number of rows."""
+    sources = {i.name: {i.name} for i in graph.input}
+    tables = {t.name: list(t.dims) for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            tables.update((node.output[0], list(a.t.dims)) for a in node.attribute if a.name == "value")
+        elif node.op_type in ("DequantizeLinear", "Identity", "Cast") and node.input[0] in tables:
+            tables[node.output[0]] = tables[node.input[0]]
+        elif node.op_type in _COPIES:
+            found = set().union(*(sources.get(i, set()) for i in node.input))
+            sources.update(dict.fromkeys(node.output, found))
+        elif node.op_type in _TABLES and node.input[0] in tables:
+            axis = next((a.i for a in node.attribute if a.name == _TABLES[node.op_type]), 0)
+            if sizes := tables[node.input[0]]:
+                yield from ((n, sizes[axis]) for n in sources.get(node.input[1], ()))

@@ -1,0 +1,452 @@
+"""Two models put to the proof: the inputs they are run on, and the conclusion."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onnxprune.analysis.inputs.ladder import Shapes, Trial, estimated_bytes, trial_shapes
+from onnxprune.decisions.channels.interface import Interface
+from onnxprune.errors import ModelError
+from onnxprune.evaluate.data import DataSpec, open_data
+from onnxprune.evaluate.equivalence.comparison import Comparison, Run
+from onnxprune.evaluate.equivalence.contract import interface_differences
+from onnxprune.evaluate.equivalence.coverage import covering
+from onnxprune.evaluate.equivalence.draws import KINDS, drawn, table_rows
+from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
+from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.paths import Graph
+from onnxprune.evaluate.equivalence.subjects import DifferenceError, Subjects, subjects
+from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail, picked_from
+from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
+from onnxprune.evaluate.runnable import steps, without_rounding
+from onnxprune.ir import Model
+
+Shrunk = Callable[[Iterable[str]], Interface]
+SMALL = 1 << 14
+"""So few numbers that are fed need no estimate of what a run takes."""
+_LARGEST_STEP = 128
+"""Shapes of more than so many times the numbers of the smallest that ran show nothing more."""
+_KEPT_RUNS = 24
+_PATIENCE = 6
+"""So many times the budget is spent where no shape has run yet."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a comparison may take, beside what the shapes that the file fixes need.
+
+    Attributes:
+        seconds: Time from the first run on.
+        size_bytes: Estimated size of all tensors of one run.
+    """
+
+    seconds: float = 10.0
+    size_bytes: int = 400_000_000
+
+
+@dataclass
+class Examination:
+    """Two models, and the runs made with them so far.
+
+    Attributes:
+        reference: The model that is right by definition.
+        candidate: The model to be judged.
+        subjects: The two, ready to run.
+        budget: What may be spent.
+        seed: Of what is drawn.
+        shrunk: What the candidate still has of tensors of the reference.
+    """
+
+    reference: Model
+    candidate: Model
+    subjects: Subjects
+    budget: Budget
+    seed: int = 0
+    shrunk: Shrunk | None = None
+    graphs: tuple[Graph, Graph] = field(init=False)
+    points: dict[str, list[Pair]] = field(init=False)
+    comparison: Comparison = field(init=False)
+    runs: list[Run] = field(default_factory=list)
+    count: int = 0
+    tried: dict[str, Shapes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    refusal: str = ""
+    _start: float = field(default_factory=time.monotonic)
+    _kind: str = KINDS[0]
+
+    def __post_init__(self) -> None:
+        """Load the two models with all that is to be compared as their outputs."""
+        made = self.subjects
+        self.graphs = Graph.of(made.reference), Graph.of(made.candidate)
+        self.points = {o: picked_from(*self.graphs, o) for o in made.outputs}
+        pairs = [(o, o) for o in made.outputs]
+        pairs += [*made.points, *(p for points in self.points.values() for p in points)]
+        self.comparison = self.compared(pairs)
+        protos = (made.reference, made.candidate)
+        self._rows = table_rows(protos)
+
+    def compared(self, pairs: Iterable[Pair]) -> Comparison:
+        """Load the two models with some pairs of tensors as their outputs."""
+        made, pairs = self.subjects, list(pairs)
+        names = [*(i.name for i in self.reference.inputs), *(a for a, _ in pairs)]
+        interface = self.shrunk(names) if self.shrunk is not None else Interface()
+        return Comparison(made.reference, made.candidate, pairs, self.graphs, interface)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the first run."""
+        return time.monotonic() - self._start
+
+    def try_shapes(self, given: Mapping[str, Sequence[int]] | None) -> None:
+        """Run drawn inputs of one shape of each kind, as far as the budget goes."""
+        self._start = time.monotonic()
+        done: set[str] = set()
+        smallest = 0
+        aside: list[Trial] = []
+        for trial in trial_shapes(self.reference, given):
+            patience = self.budget.seconds * (1 if self.tried else _PATIENCE)
+            if self.spent > patience or (smallest and trial.elements > _LARGEST_STEP * smallest):
+                break
+            if trial.kind in done:
+                continue
+            if self._is_too_large(trial.shapes, trial.elements):
+                aside.append(trial)
+            elif self._try(trial):
+                done.add(trial.kind)
+                smallest = smallest or (trial.elements if trial.kind == "small" else 0)
+        for trial in aside if not self.tried else ():
+            if self._try(trial):
+                break
+
+    def try_data(self, data: DataSpec, samples: int) -> None:
+        """Run samples of data."""
+        session = self.comparison.session
+        dataset = open_data(data, session.inputs, session.outputs)
+        for batch in dataset.take(samples).batches(session.fixed_batch or 16):
+            self._run(Run(batch.inputs, f"samples of {dataset.name}"))
+
+    def redraw(self) -> None:
+        """Draw in other ways: masks that hide something, and what the outputs need that are not shown yet."""
+        by_size = sorted(self.tried.values(), key=_elements)
+        tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
+        for shapes in tried:
+            self._draw(shapes, KINDS[1], 2)
+        for kind in KINDS[2:]:
+            for shapes in tried:
+                if self._is_shown() or self.spent > self.budget.seconds:
+                    return
+                if kind != self._kind:
+                    self._draw(shapes, kind, 2)
+
+    def cover_tables(self) -> None:
+        """Feed every number that an integer input may take, as far as the budget goes."""
+        if self.tried and self._rows and self._kind == KINDS[0]:
+            left = self.budget.seconds - self.spent
+            specs = self.comparison.session.inputs
+            run, shapes = self._run_quietly, self._largest()
+            self.notes += covering(self.reference, specs, shapes, self._rows, run, left)
+
+    def _largest(self) -> Shapes:
+        return max(self.tried.values(), key=_elements)
+
+    def _try(self, trial: Trial) -> bool:
+        """Run a shape in the first way of drawing that the reference takes; tell whether there is one."""
+        for kind in (self._kind,) if self.tried else KINDS:
+            if self._draw(trial.shapes, kind, 2 if len(self.tried) < 3 else 1):
+                self._kind = kind
+                self.tried[_said(trial.shapes)] = trial.shapes
+                return True
+        return False
+
+    def _draw(self, shapes: Shapes, kind: str, count: int) -> bool:
+        """Run drawn inputs; tell whether the reference takes any."""
+        took = False
+        specs = self.comparison.session.inputs
+        try:
+            feeds = drawn(self.reference, specs, shapes, kind, count=count, seed=self.seed)
+        except ModelError as error:  # the network is known to take no such sizes
+            self.refusal = self.refusal or error.message
+            return False
+        for feed in feeds:
+            where = _said(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
+            if not self._run_quietly(Run(feed, where, lenient=kind != KINDS[0])):
+                break
+            took = True
+        return took
+
+    def _run_quietly(self, run: Run) -> bool:
+        """Run inputs; tell whether the reference takes them."""
+        try:
+            self._run(run)
+        except ModelError as error:
+            self.refusal = self.refusal or error.message
+            return False
+        return True
+
+    def _run(self, run: Run) -> None:
+        self.comparison.run(run)
+        self.count += 1
+        if len(self.runs) < _KEPT_RUNS:
+            self.runs.append(run)
+
+    def _is_shown(self) -> bool:
+        return all(self.comparison.records[o, o].shown for o in self.subjects.outputs)
+
+    def _is_too_large(self, shapes: Shapes, elements: int) -> bool:
+        large = elements > SMALL
+        return large and estimated_bytes(self.subjects.reference, shapes) > self.budget.size_bytes
+
+    def conclude(self) -> tuple[OutputVerdict, ...]:
+        """Judge every output by all that was run."""
+        return Conclusion(self).outputs()
+
+
+class Conclusion:
+    """What follows from the runs of an examination."""
+
+    def __init__(self, examination: Examination) -> None:
+        self._of = examination
+        self._records = examination.comparison.records
+        self._noises: dict[Pair, Record] | None = None
+        self._plain: dict[Pair, Record] | None = None
+
+    def outputs(self) -> tuple[OutputVerdict, ...]:
+        """Judge the outputs, and the tensors that stand for what was cut off."""
+        made = self._of.subjects
+        cut = [self._judge(pair[0], pair, []) for pair in made.points]
+        return (*(self._judge(o, (o, o), self._of.points[o]) for o in made.outputs), *cut)
+
+    def _judge(self, name: str, pair: Pair, points: Sequence[Pair]) -> OutputVerdict:
+        record = self._records[pair]
+        comparable = [p for p in points if not self._is_other_layout(p)]
+        bad = [p for p in comparable if not self._passes(p)]
+        fits = self._passes(pair, saturates=bool(comparable))
+        found = OutputVerdict(
+            name,
+            "agree",
+            record.worst.max_rel_error,
+            record.worst.max_abs_error,
+            allowed(record, self._noise_of(pair)),
+            before=tuple(p[0] for p in points),
+            noise=self._size_of_noise(pair),
+        )
+        if fits and record.shown and not bad:
+            return found
+        if (shown := self._by_tail(found, pair)) is not None:
+            return shown
+        clear = [p for p in bad if not is_beyond_measure(self._records[p], self._noise_of(p))]
+        if (
+            not fits
+            and not clear
+            and record.worst.reason == ""
+            and is_beyond_measure(record, self._noise_of(pair))
+        ):
+            why = "the network magnifies the last place of its weights beyond the tolerance"
+            return replace(found, status="not shown", reason=why)
+        if not fits:
+            return replace(found, status="differ", reason=self._why(record))
+        if bad:
+            what = self._records[bad[0]]
+            why = f"it agrees, but '{what.name}', which it picks from, does not: {self._why(what)}"
+            return replace(found, status="differ", reason=why)
+        return replace(found, status="not shown", reason=_unshown(record))
+
+    def _passes(self, pair: Pair, saturates: bool = False) -> bool:
+        record = self._records[pair]
+        if passes(record, None, saturates) and not record.rounded:
+            return True
+        if record.worst.reason and not record.rounded:
+            return False
+        return passes(record, self._noise[pair], saturates) and self._passes_unrounded(pair, saturates)
+
+    def _passes_unrounded(self, pair: Pair, saturates: bool) -> bool:
+        """Whether a tensor agrees without the rounding of activations before it."""
+        if not self._records[pair].rounded:
+            return True
+        made = self._of.subjects
+        one, two = steps(made.reference), steps(made.candidate)
+        if len(one) == len(two) and one != two:  # other steps make other numbers, if only a little
+            return False
+        plain = self._unrounded.get(pair)
+        return plain is None or plain.rounded or passes(plain, None, saturates)
+
+    def _is_other_layout(self, pair: Pair) -> bool:
+        """Whether two tensors are no counterparts, for they lie in other shapes."""
+        return self._records[pair].worst.reason.startswith(("shape ", "type "))
+
+    def _by_tail(self, found: OutputVerdict, pair: Pair) -> OutputVerdict | None:
+        """Judge an output by what both models compute it from with the same nodes; `None` if that fails."""
+        tail = common_tail(*self._of.graphs, pair[0]) if pair[0] == pair[1] else Tail((pair,), ())
+        if pair in tail.ends:
+            return None
+        comparison = self._of.compared(tail.ends) if tail.ends else None
+        records = list(comparison.over(self._of.runs).values()) if comparison is not None else []
+        if comparison is not None and not all(r.shown and passes(r) for r in records):
+            noises = comparison.noise(self._of.runs)
+            if not all(r.shown and passes(r, noises[p]) for p, r in comparison.records.items()):
+                return None
+        worst = max(records, key=lambda r: r.worst.max_rel_error, default=None)
+        errors = (worst.worst.max_rel_error, worst.worst.max_abs_error) if worst else (0.0, 0.0)
+        why = f"judged before {', '.join(tail.jumping)}" if tail.jumping else ""
+        return replace(
+            found,
+            max_rel_error=errors[0],
+            max_abs_error=errors[1],
+            allowed=allowed(worst) if worst else found.allowed,
+            by=tuple(p[0] for p in tail.ends),
+            reason=why,
+        )
+
+    @property
+    def _noise(self) -> dict[Pair, Record]:
+        if self._noises is None:
+            self._noises = self._of.comparison.noise(self._of.runs)
+        return self._noises
+
+    @property
+    def _unrounded(self) -> dict[Pair, Record]:
+        """The same tensors, the activations of both models not rounded."""
+        if self._plain is None:
+            made, protos = self._of.subjects, []
+            for proto in (made.reference, made.candidate):
+                copy = type(proto)()
+                copy.CopyFrom(proto)
+                protos.append(copy)
+            if sum(without_rounding(proto) for proto in protos):
+                graphs = Graph.of(protos[0]), Graph.of(protos[1])
+                interface = self._of.comparison.interface
+                comparison = Comparison(protos[0], protos[1], self._records, graphs, interface)
+                self._plain = comparison.over(self._of.runs)
+                self._of.notes.append("activations are compared without their quantisation too")
+            else:
+                self._plain = {}
+        return self._plain
+
+    def _noise_of(self, pair: Pair) -> Record | None:
+        return self._noises[pair] if self._noises is not None else None
+
+    def _size_of_noise(self, pair: Pair) -> float | None:
+        noise = self._noise_of(pair)
+        return noise.worst.max_rel_error if noise is not None else None
+
+    def _why(self, record: Record) -> str:
+        if record.worst.reason:
+            return f"{record.worst.reason}, with {record.where}"
+        error = f"relative error {record.worst.max_rel_error:.2e}, allowed {allowed(record):.0e}"
+        if record.worst.max_rel_error <= allowed(record):
+            error = f"relative error {_worst_line(record):.2e} in some of its channels"
+        return f"{error}, with {record.where}"
+
+
+def examine(
+    reference: Model,
+    candidate: Model,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    data: DataSpec | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    exact: bool = True,
+    shrunk: Shrunk | None = None,
+    budget: Budget | None = None,
+) -> Verdict:
+    """Compare two models on inputs of several sizes, and on data.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model to be judged.
+        shapes: Full input shapes that are known to work.
+        data: Data to compare on, beside drawn inputs.
+        samples: How many samples of it.
+        seed: Of what is drawn.
+        exact: Whether the two have to agree.
+        shrunk: Says what the candidate still has of tensors of the reference, where axes of its inputs and
+            outputs have shrunk.
+        budget: What may be spent on drawn inputs.
+
+    Returns:
+        The verdict, whatever it is.
+    """
+    cuts = _cuts(reference, shrunk)
+    if differences := interface_differences(reference, candidate, cuts):
+        return Verdict(reason=differences[0], exact=exact, differs=True)
+    try:
+        made = subjects(reference, candidate)
+        examination = Examination(reference, candidate, made, budget or Budget(), seed, shrunk)
+    except DifferenceError as found:
+        return Verdict(reason=str(found), exact=exact, differs=True)
+    except ModelError as error:
+        return Verdict(reason=f"{error.message}", hint=error.hint, exact=exact)
+    return _examined(examination, shapes, data, samples, exact)
+
+
+def _cuts(model: Model, shrunk: Shrunk | None) -> dict[str, dict[int, int]]:
+    """Return the lengths of the axes of inputs and outputs that have shrunk, by name and axis."""
+    names = [v.name for v in (*model.inputs, *model.outputs)]
+    cuts = shrunk(names).cuts if shrunk is not None else {}
+    return {name: {axis: len(kept) for axis, kept in axes.items()} for name, axes in cuts.items()}
+
+
+def _examined(
+    of: Examination,
+    shapes: Mapping[str, Sequence[int]] | None,
+    data: DataSpec | None,
+    samples: int,
+    exact: bool,
+) -> Verdict:
+    """Run an examination to its end."""
+
+    def verdict(outputs: tuple[OutputVerdict, ...] = (), reason: str = "", differs: bool = False) -> Verdict:
+        notes = (*of.subjects.notes, *of.notes)
+        hint = "" if outputs else "give samples of real inputs with --data"
+        return Verdict(outputs, of.count, tuple(of.tried.values()), notes, reason, hint, exact, differs)
+
+    try:
+        of.try_shapes(shapes)
+        if data is not None:
+            of.try_data(data, samples)
+        of.redraw()
+        of.cover_tables()
+        if not of.count:
+            why = of.refusal or "no shape that is small enough was found"
+            return verdict(reason=f"the model takes no drawn inputs: {why}")
+        outputs = of.conclude()
+    except DifferenceError as found:
+        return verdict(reason=str(found), differs=True)
+    if len(of.tried) == 1 and any(_is_open(i) for i in of.reference.inputs):
+        of.notes.append("only one input size could be tried")
+    return verdict(outputs)
+
+
+def _elements(shapes: Shapes) -> int:
+    """Return how many numbers are fed."""
+    return Trial("", shapes).elements
+
+
+def _is_open(value: object) -> bool:
+    dims = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]
+    return any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims)
+
+
+def _said(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Write shapes down: ``x=1×3×15×15``."""
+    return ", ".join(f"{name}={'×'.join(map(str, shape)) or 'a number'}" for name, shape in shapes.items())
+
+
+def _unshown(record: Record) -> str:
+    """Say what is missing to see a difference."""
+    if not record.finite:
+        return "it is no finite number for any input that was drawn; give samples of real inputs with --data"
+    return "it is the same for all inputs that were drawn; give samples of real inputs with --data"
+
+
+def _worst_line(record: Record) -> float:
+    ratios = [
+        float(e / s) if s else float("inf")
+        for line in record.known_lines().values()
+        for e, s in zip(line.error, line.scale, strict=True)
+        if e
+    ]
+    return max(ratios, default=0.0)

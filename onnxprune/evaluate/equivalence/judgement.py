@@ -1,0 +1,85 @@
+"""Tolerances: when a difference is rounding, and when it is not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.evaluate.equivalence.measure import Lines, Record
+from onnxprune.evaluate.equivalence.noise import LAST_PLACE
+from onnxprune.runtime import Array
+
+TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-10}
+"""Largest relative error by the size, in bytes, of the narrowest float type on the way to a tensor."""
+LARGEST_MARGIN = 100
+"""The tolerance is never stretched by more than this."""
+NOISE_MARGIN = 10
+"""Sums in another order may differ by so many times what one last place of the operands does."""
+ONE_STEP = 1e-2
+"""Tolerance of activations rounded to 256 steps: some end at the next one, and a few of those add up."""
+FEW_PLACES = 2
+"""Last places of the largest number of a tensor that any of its channels may be off by, if that is little."""
+FEW = 1e-3
+"""Mean relative error that a few such steps make, where nothing else differs."""
+
+
+def allowed(record: Record, noise: Record | None = None) -> float:
+    """Return the largest relative error of a whole tensor that passes as rounding."""
+    usual = TOLERANCES[record.width]
+    if record.rounded:
+        return ONE_STEP
+    return usual if noise is None else min(max(usual, NOISE_MARGIN * _size(noise)), usual * LARGEST_MARGIN)
+
+
+def passes(record: Record, noise: Record | None = None, saturates: bool = False) -> bool:
+    """Return true if all differences between two tensors are rounding.
+
+    Args:
+        record: The differences between reference and candidate.
+        noise: Those between the reference and itself, changed by one last place, on the same inputs.
+        saturates: The tensor comes right out of a function that is good to the last place of 1.0 only, and
+            what goes into that is judged as well.
+    """
+    if record.worst.reason:
+        return False
+    usual = TOLERANCES[record.width]
+    floor = 2 * LAST_PLACE[record.width] if saturates else 0.0
+    if saturates and record.worst.max_abs_error <= floor:
+        return True
+    if record.worst.max_rel_error > allowed(record, noise):
+        return False
+    if record.rounded:
+        few = max(FEW, NOISE_MARGIN * noise.mean_rel_error if noise is not None else 0.0)
+        return record.worst.max_rel_error <= usual or record.mean_rel_error <= few
+    place = LAST_PLACE[record.width]
+    return all(
+        _line_passes(line, _line(noise, axis), usual, np.maximum(floor, _few_places(line, place, usual)))
+        for axis, line in record.known_lines().items()
+    )
+
+
+def is_beyond_measure(record: Record, noise: Record | None) -> bool:
+    """Return true if one last place comes out so large that no difference can be told from rounding."""
+    largest = TOLERANCES[record.width] * LARGEST_MARGIN
+    return noise is not None and not record.rounded and NOISE_MARGIN * _size(noise) > largest
+
+
+def _size(noise: Record) -> float:
+    """Return the relative size of noise; none where the changed reference cannot be compared at all."""
+    return noise.worst.max_rel_error if np.isfinite(noise.worst.max_rel_error) else 0.0
+
+
+def _few_places(line: Lines, place: float, usual: float) -> Array:
+    """Return what a few last places of the tensor are, as far as they are little beside each channel."""
+    few = FEW_PLACES * place * line.scale.max(initial=0)
+    return np.asarray(np.minimum(few, LARGEST_MARGIN * usual * line.scale))
+
+
+def _line_passes(line: Lines, noise: Lines | None, usual: float, floor: Array) -> bool:
+    within = np.maximum(usual * line.scale, floor)
+    if noise is not None and noise.error.shape == line.error.shape:
+        within = np.maximum(within, NOISE_MARGIN * noise.error)
+    return bool((line.error <= within).all())
+
+
+def _line(noise: Record | None, axis: int) -> Lines | None:
+    return noise.known_lines().get(axis) if noise is not None else None

@@ -1,0 +1,62 @@
+"""The noise of a network: how far its results move when inputs and weights change by one last place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.ir import every_graph
+
+Array = np.ndarray
+LAST_PLACE = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
+"""The spacing of numbers at 1.0 by the size, in bytes, of the type."""
+ROUNDS = 3
+_WEIGHTED = set(
+    "Add Attention BatchNormalization BiasGelu Conv ConvTranspose Div Einsum FusedConv FusedGemm FusedMatMul"
+    " GRU Gather Gemm GroupNormalization InstanceNormalization LSTM LayerNormalization MatMul Mul PRelu RNN"
+    " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization Sub"
+    " RMSNormalization MultiHeadAttention MatMulNBits EmbedLayerNormalization".split()
+)
+
+
+def shaken(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """Return a model whose weights are off by one last place, up or down at random.
+
+    Single numbers stay as they are: they are mostly settings, such as an exponent.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    random = np.random.default_rng(seed)
+    graphs = list(every_graph(copy.graph))
+    read = {i for g in graphs for n in g.node if n.op_type in _WEIGHTED for i in n.input}
+    for tensor in _tensors(graphs, read):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f" and values.size > 1:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(moved(random, values), name))
+    return copy
+
+
+def moved(random: np.random.Generator, values: Array) -> Array:
+    """Return numbers that are off by one last place, up or down at random."""
+    step = LAST_PLACE[values.dtype.itemsize]
+    signs = random.integers(0, 2, values.shape) * 2 - 1
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values * (1 + signs * step)).astype(values.dtype)
+
+
+def shaken_feed(feed: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    """Return inputs whose floats are off by one last place."""
+    random = np.random.default_rng(seed)
+    return {n: moved(random, a) if a.dtype.kind == "f" else a for n, a in feed.items()}
+
+
+def _tensors(graphs: Sequence[onnx.GraphProto], names: set[str]) -> Iterator[onnx.TensorProto]:
+    for graph in graphs:
+        yield from (t for t in graph.initializer if t.name in names)
+        for node in graph.node:
+            if node.op_type == "Constant" and node.output[0] in names:
+                yield from (a.t for a in node.attribute if a.name == "value")

@@ -1,0 +1,119 @@
+"""Two models made ready to be compared: changed alike where this runtime cannot run them as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnxprune.errors import ModelError
+from onnxprune.evaluate.equivalence.tails import Pair
+from onnxprune.evaluate.runnable import Cut, cut_before, reproducible, unknown_operators, widened
+from onnxprune.ir import Model, every_graph, label
+from onnxprune.runtime import Session
+
+
+class DifferenceError(Exception):
+    """The two models cannot compute the same; the message says why."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """A reference and a candidate, ready to run.
+
+    Attributes:
+        reference: The model that is right by definition.
+        candidate: The model to be judged.
+        outputs: Outputs that both still have.
+        points: Tensors that stand for what was cut off.
+        notes: What was changed in both, and what is not compared.
+    """
+
+    reference: onnx.ModelProto
+    candidate: onnx.ModelProto
+    outputs: tuple[str, ...]
+    points: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+
+def subjects(reference: Model, candidate: Model) -> Subjects:
+    """Make two models of the same interface ready.
+
+    Raises:
+        DifferenceError: Only one of them can be run, or what cannot be run differs.
+        ModelError: The reference cannot be run by this runtime in any form.
+    """
+    protos = [model.copy().proto for model in (reference, candidate)]
+    said = dict.fromkeys(sentence for proto in protos for sentence in reproducible(proto))
+    unknown = unknown_operators(protos[0]) | unknown_operators(protos[1])
+    names = tuple(o.name for o in protos[0].graph.output)
+    if not unknown and all(o.type.HasField("tensor_type") for o in protos[0].graph.output):
+        return _runnable(Subjects(protos[0], protos[1], names, (), tuple(said)))
+    try:
+        return _runnable(_cut(protos, unknown, True, tuple(said)))
+    except (ModelError, DifferenceError):  # what lies behind the operator takes something else than a copy
+        return _runnable(_cut(protos, unknown, False, tuple(said)))
+
+
+def _cut(
+    protos: list[onnx.ModelProto], unknown: set[tuple[str, str]], stand_in: bool, said: tuple[str, ...]
+) -> Subjects:
+    one, two = (cut_before(proto, unknown, stand_in) for proto in protos)
+    if list(map(_without_names, one.nodes)) != list(map(_without_names, two.nodes)):
+        raise DifferenceError("the operators that this runtime does not know are not the same")
+    if one.lost != two.lost:
+        raise DifferenceError("other outputs depend on operators that this runtime does not know")
+    points = {
+        (a, b): None
+        for ones, twos in zip(one.operands, two.operands, strict=True)
+        for a, b in zip(ones, twos, strict=True)
+        if a is not None and b is not None
+    }
+    kept = [o.name for o in one.proto.graph.output if not any(o.name == a for a, _ in points)]
+    outputs = [o.name for o in protos[0].graph.output if o.name not in one.lost]
+    if not kept and not points:
+        raise ModelError("there is nothing to compare before operators that this runtime does not know")
+    return Subjects(
+        one.proto, two.proto, tuple(outputs), tuple(points), (*said, *_about(one, unknown, stand_in))
+    )
+
+
+def _about(cut: Cut, unknown: set[tuple[str, str]], stand_in: bool) -> list[str]:
+    """Say what was cut off."""
+    strangers = [n for n in cut.nodes if any((m.domain, m.op_type) in unknown for m in _inside(n))]
+    names = ", ".join(dict.fromkeys(f"{node.op_type} '{label(node)}'" for node in strangers))
+    said = [f"compared up to {names}, which this runtime does not know"] if names else []
+    if stand_in and any(node.output and node.output[0] not in cut.lost for node in strangers):
+        said = [f"{names}, which this runtime does not know, is a copy of its first operand in both"]
+    lost = ", ".join(f"'{name}'" for name in cut.lost)
+    return [*said, *([f"{lost}: what the output is computed from is compared instead"] if lost else [])]
+
+
+def _inside(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Return a node and all nodes of its bodies."""
+    bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return [node, *(n for body in bodies for g in every_graph(body) for n in g.node)]
+
+
+def _without_names(node: onnx.NodeProto) -> bytes:
+    bare = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    bare.attribute.extend(sorted(node.attribute, key=lambda a: str(a.name)))
+    return bytes(bare.SerializeToString(deterministic=True))
+
+
+def _runnable(made: Subjects) -> Subjects:
+    """Return the two as they are where the runtime loads them, else as float32."""
+    try:
+        Session(made.reference, optimize=False)
+    except ModelError:
+        if not widened(made.reference):
+            raise
+        widened(made.candidate)
+        note = "float16 and bfloat16 are computed as float32 in both"
+        made = replace(made, notes=(*made.notes, note))
+        Session(made.reference, optimize=False)
+    try:
+        Session(made.candidate, optimize=False)
+    except ModelError as error:
+        raise DifferenceError(f"only the first model can be run: {error.message}") from error
+    return made

@@ -1,0 +1,183 @@
+"""Two graphs walked backwards at once from an output: operands it picks from, and the common last part.
+
+Beyond an operator that saturates (Sigmoid, Clip) or picks (ArgMax, TopK) a real difference can vanish and
+rounding can look large, so its operands are compared as well. And as far as the nodes of both graphs are the
+same, with the same constants, they compute the same function: if what goes into it agrees, so does what comes
+out, although a tie may be decided by the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from onnxprune.evaluate.equivalence.paths import Graph
+from onnxprune.ir import bodies, captured
+
+Pair = tuple[str, str]
+"""The name of a tensor in the reference, and that of its counterpart in the candidate."""
+
+_COMPARING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+PICKING = _COMPARING | {
+    "ArgMax",
+    "ArgMin",
+    "Bernoulli",
+    "Ceil",
+    "Compress",
+    "Floor",
+    "Hardmax",
+    "LinearClassifier",
+    "Mod",
+    "Multinomial",
+    "NonMaxSuppression",
+    "NonZero",
+    "Round",
+    "Sign",
+    "TopK",
+    "TreeEnsemble",
+    "TreeEnsembleClassifier",
+    "TreeEnsembleRegressor",
+    "Unique",
+}
+"""Operators whose results jump where their operands change a little."""
+SATURATING = {"Clip", "Erf", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Softsign", "Tanh"}
+_PASSING = set("Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
+_LIGHT = _PASSING | set(
+    "Abs Add And Cast CastLike Concat Div Expand Gather GatherElements GatherND Max Min Mul Neg Not Or Pad"
+    " ReduceMax ReduceMean ReduceMin ReduceSum ScatterElements ScatterND Slice Split Sub Tile Where".split()
+)
+_MOST_POINTS = 16
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last part of two graphs that is the same in both.
+
+    Attributes:
+        ends: What goes into it, in the reference and in the candidate.
+        jumping: Its operators whose results jump, by node.
+    """
+
+    ends: tuple[Pair, ...]
+    jumping: tuple[str, ...]
+
+
+def picked_from(reference: Graph, candidate: Graph, output: str) -> list[Pair]:
+    """Return the operands of operators that saturate or pick, right before an output, in both graphs."""
+    points: dict[Pair, None] = {}
+    pending, seen = [(output, output)], set()
+    while pending and len(points) < _MOST_POINTS:
+        pair = (_source(reference, pending[-1][0]), _source(candidate, pending[-1][1]))
+        pending.pop()
+        one, two = reference.makers.get(pair[0]), candidate.makers.get(pair[1])
+        if pair in seen or one is None or two is None or not _alike(one, two, pair):
+            continue
+        seen.add(pair)
+        name = one.op_type
+        if name not in _LIGHT | PICKING | SATURATING:
+            continue
+        operands = [p for p in zip(one.input, two.input, strict=True) if _made(reference, candidate, p)]
+        if name in PICKING | SATURATING:
+            points.update(dict.fromkeys(operands))
+        pending += operands
+    return [p for p in points if p[0] in reference.dependent or p[1] in candidate.dependent]
+
+
+def common_tail(reference: Graph, candidate: Graph, output: str) -> Tail:
+    """Return the last part of both graphs, before an output, that is the same node by node."""
+    ends: dict[Pair, None] = {}
+    jumping: dict[str, None] = {}
+    pending, seen = [(output, output)], set()
+    while pending:
+        pair = pending.pop()
+        if pair in seen:
+            continue
+        seen.add(pair)
+        one, two = reference.makers.get(pair[0]), candidate.makers.get(pair[1])
+        if one is None or two is None:
+            if not _same_source(reference, candidate, pair):
+                ends[pair] = None
+        elif _same(reference, candidate, one, two, pair):
+            pending += _operands(one, two)
+            if one.op_type in PICKING or _casts_to_integer(one):
+                jumping[f"{one.op_type} '{one.name or pair[0]}'"] = None
+        else:
+            ends[pair] = None
+    return Tail(tuple(ends), tuple(jumping))
+
+
+def _source(graph: Graph, name: str) -> str:
+    """Follow a tensor back to what it only shows in another shape; through an If, where all branches do."""
+    while (node := graph.makers.get(name)) is not None:
+        if node.op_type in _PASSING:
+            name = node.input[0]
+            continue
+        passed = {_passed_on(branch) for branch in bodies(node)} if node.op_type == "If" else set()
+        if len(node.output) != 1 or len(passed) != 1 or "" in passed:
+            return name
+        name = passed.pop()
+    return name
+
+
+def _passed_on(branch: onnx.GraphProto) -> str:
+    """Return the outer tensor that a branch only shows in another shape, empty where it does more."""
+    makers = {o: n for n in branch.node for o in n.output}
+    name = branch.output[0].name
+    while name in makers and makers[name].op_type in _PASSING:
+        name = makers[name].input[0]
+    return "" if name in makers or any(t.name == name for t in branch.initializer) else name
+
+
+def _alike(one: onnx.NodeProto, two: onnx.NodeProto, pair: Pair) -> bool:
+    """Return true if two nodes are of the same operator and make the two tensors as the same result."""
+    return (
+        (one.op_type, one.domain) == (two.op_type, two.domain)
+        and len(one.input) == len(two.input)
+        and list(one.output).index(pair[0]) == list(two.output).index(pair[1])
+    )
+
+
+def _same(reference: Graph, candidate: Graph, one: onnx.NodeProto, two: onnx.NodeProto, pair: Pair) -> bool:
+    """Return true if two nodes compute the same function of their operands that are no constants."""
+    if not _alike(one, two, pair) or _attributes(one) != _attributes(two):
+        return False
+    operands = [*zip(one.input, two.input, strict=True), *((name, name) for name in captured(one))]
+    return all(_fits(reference, candidate, p) for p in operands)
+
+
+def _fits(reference: Graph, candidate: Graph, pair: Pair) -> bool:
+    """Return true if two operands can stand for each other: equal constants, one input, or results."""
+    known = pair[0] in reference.constants, pair[1] in candidate.constants
+    if any(known):
+        return all(known) and reference.same_constant(pair[0], candidate, pair[1])
+    fed = pair[0] in reference.inputs, pair[1] in candidate.inputs
+    if any(fed):
+        return pair[0] == pair[1]
+    return bool(pair[0]) == bool(pair[1])
+
+
+def _same_source(reference: Graph, candidate: Graph, pair: Pair) -> bool:
+    """Return true if two tensors that no nodes make are the same input or equal constants."""
+    made = pair[0] in reference.makers or pair[1] in candidate.makers
+    return not made and _fits(reference, candidate, pair)
+
+
+def _operands(one: onnx.NodeProto, two: onnx.NodeProto) -> Iterator[Pair]:
+    yield from (p for p in zip(one.input, two.input, strict=True) if p[0])
+    yield from ((name, name) for name in captured(one))
+
+
+def _made(reference: Graph, candidate: Graph, pair: Pair) -> bool:
+    return pair[0] in reference.makers and pair[1] in candidate.makers
+
+
+def _casts_to_integer(node: onnx.NodeProto) -> bool:
+    integers = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return node.op_type == "Cast" and all(a.i not in integers for a in node.attribute if a.name == "to")
+
+
+def _attributes(node: onnx.NodeProto) -> list[bytes]:
+    kept = sorted(node.attribute, key=lambda a: str(a.name))
+    return [a.SerializeToString(deterministic=True) for a in kept]

@@ -1,0 +1,137 @@
+"""What a metric is: a number from a model's answers, batch by batch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from onnxprune.errors import DataError
+from onnxprune.runtime import Array
+from onnxprune.support.callables import user_code
+
+if TYPE_CHECKING:
+    from onnxprune.evaluate.metrics.baseline import Remembered
+
+Outputs: TypeAlias = dict[str, Array]
+Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+UserFunction: TypeAlias = Callable[[Outputs, "dict[str, Array] | None"], float]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said of one batch, and what it is judged by.
+
+    Attributes:
+        outputs: The model's outputs by name, in its order; samples on the first axis, whatever the model has.
+        targets: The batch's targets: ``labels``, or arrays named like outputs, likewise.
+        remembered: What the baseline said of each output; empty for metrics that do not ask.
+    """
+
+    outputs: Outputs
+    targets: Mapping[str, Array]
+    remembered: Mapping[str, Remembered]
+
+
+class Metric(ABC):
+    """A measure of quality.
+
+    Attributes:
+        name: What it is called on the command line.
+        higher_is_better: Whether more is better.
+        uses_baseline: Whether it compares with the baseline's outputs, not with targets.
+    """
+
+    name: str
+    higher_is_better: bool
+    uses_baseline: bool
+
+    @abstractmethod
+    def value(self, answers: Iterable[Answer]) -> float:
+        """Return the metric over all batches, which are taken one at a time."""
+
+    def rank(self, score: float) -> float:
+        """Return a score so that more is better; one that is no number is the worst."""
+        if math.isnan(score):
+            return -math.inf
+        return score if self.higher_is_better else -score
+
+
+@dataclass(frozen=True)
+class MeanMetric(Metric):
+    """The mean of one score a sample.
+
+    Attributes:
+        name: As for `Metric`.
+        higher_is_better: As for `Metric`.
+        uses_baseline: As for `Metric`.
+        scores: From an answer for N samples to their scores, ``[N]``.
+    """
+
+    name: str
+    higher_is_better: bool
+    uses_baseline: bool
+    scores: Callable[[Answer], Scores]
+
+    def value(self, answers: Iterable[Answer]) -> float:
+        """Return the mean over all samples."""
+        total, count = 0.0, 0
+        for answer in answers:
+            scores = self.scores(answer)
+            total, count = total + float(scores.sum()), count + len(scores)
+        return total / count
+
+
+@dataclass(frozen=True)
+class UserMetric(Metric):
+    """A function ``(outputs, targets) -> number``, called once with the whole data set.
+
+    Both are dicts of arrays, all batches joined along the first axis; targets are ``None`` where the data has
+    none. More is better unless the function has an attribute ``higher_is_better`` that is false.
+
+    Attributes:
+        name: As for `Metric`.
+        function: The function.
+        higher_is_better: As for `Metric`.
+        uses_baseline: Never.
+    """
+
+    name: str
+    function: UserFunction
+    higher_is_better: bool = True
+    uses_baseline: bool = False
+
+    def value(self, answers: Iterable[Answer]) -> float:
+        """Return what the function makes of everything."""
+        outputs, targets = [], []
+        for answer in answers:
+            outputs.append(answer.outputs)
+            targets.append(answer.targets)
+        with user_code(f"metric {self.name}"):
+            return float(self.function(_joined(outputs), _joined(targets) or None))
+
+
+def per_sample(values: Array) -> Scores:
+    """Average over everything but the first axis: from ``[N, …]`` to ``[N]``."""
+    means: Scores = values.reshape(len(values), -1).mean(1, dtype=np.float64)
+    return means
+
+
+def average(scores: Sequence[Scores]) -> Scores:
+    """Average several outputs' scores, each ``[N]``, sample by sample."""
+    mean: Scores = np.mean(scores, axis=0)
+    return mean
+
+
+def _joined(batches: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    try:
+        return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+    except (ValueError, KeyError) as error:
+        raise DataError(
+            f"the batches cannot be joined for a metric of your own: {error}",
+            "outputs and targets must have the same form in every batch",
+        ) from error

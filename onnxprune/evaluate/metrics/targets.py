@@ -1,0 +1,95 @@
+"""Metrics that know the right answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnxprune.errors import DataError
+from onnxprune.evaluate.data import LABELS, class_axis
+from onnxprune.evaluate.metrics.metric import Answer, Scores, average, per_sample
+from onnxprune.runtime import Array
+
+_UNLABELLED = "kl, agreement and cosine need no labels: they compare with the baseline's own outputs"
+
+
+def top(k: int, name: str, answer: Answer) -> Scores:
+    """Score 1 where fewer than k classes come before the right one, else 0; averaged over positions.
+
+    Of classes with equal scores the lower index comes first, as for argmax, so that a dead network is not
+    taken for a good one. NaN comes before everything.
+
+    Args:
+        k: How many classes may be named.
+        name: The output to judge; empty for the first.
+        answer: Outputs ``[N, C]``, ``[N, C, …]`` or ``[N, …, C]``, labels ``[N]`` or ``[N, …]``.
+
+    Returns:
+        The share of positions that are right, for every sample.
+
+    Raises:
+        DataError: There are no labels, or they do not fit the output.
+    """
+    if LABELS not in answer.targets:
+        raise DataError(
+            f"top{k} needs labels, and the data has none", f"add an array {LABELS!r}; {_UNLABELLED}"
+        )
+    if name and name not in answer.outputs:
+        raise DataError(f"top{k}: the model has no output {name!r}", f"it has: {', '.join(answer.outputs)}")
+    labels = answer.targets[LABELS]
+    scores = _class_scores(answer.outputs[name or next(iter(answer.outputs))], labels, f"top{k}")
+    right = labels[..., np.newaxis]
+    own = np.take_along_axis(scores, right, -1)
+    own_or_later = (scores == own) & (np.arange(scores.shape[-1]) >= right)
+    before = (~(scores < own)).sum(-1) - own_or_later.sum(-1)
+    return per_sample(before < k)
+
+
+def error(measure: Callable[[Array], Array], name: str, answer: Answer) -> Scores:
+    """Average a measure of output − target over each output that has a target, then over those outputs.
+
+    Args:
+        measure: ``np.square`` or ``np.abs``.
+        name: The metric's name, for messages.
+        answer: Outputs and targets of the same names and shapes.
+
+    Returns:
+        The mean error of every sample, in the output's unit or its square.
+
+    Raises:
+        DataError: No output has a target, or shapes differ.
+    """
+    wanted = [n for n in answer.outputs if n in answer.targets]
+    if not wanted:
+        raise DataError(
+            f"{name} needs target values, and the data has none",
+            f"add an array named like one of the outputs ({', '.join(answer.outputs)}); {_UNLABELLED}",
+        )
+    scores = []
+    for n in wanted:
+        output, target = answer.outputs[n], answer.targets[n]
+        if output.shape != target.shape:
+            raise DataError(
+                f"output {n!r} has shape {list(output.shape)}, its target {list(target.shape)}",
+                "a target has the shape of its output",
+            )
+        scores.append(per_sample(measure(output.astype(np.float64) - target)))
+    return average(scores)
+
+
+def _class_scores(output: Array, labels: Array, metric: str) -> Array:
+    """Bring an output to the shape of the labels with the classes as last axis, and check the labels."""
+    axis = class_axis(output.shape, labels.shape)
+    if axis is None or output.shape[axis] < 2:
+        shapes = f"shape {list(output.shape)} by labels of shape {list(labels.shape)}"
+        raise DataError(
+            f"{metric} cannot judge an output of {shapes}",
+            f"name another output with {metric}@OUTPUT, or give a metric of your own as module:callable",
+        )
+    classes = output.shape[axis]
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"a label is not between 0 and {classes - 1}, the model's classes", "classes count from 0"
+        )
+    return np.moveaxis(output, axis, -1).reshape(*labels.shape, classes)

@@ -1,0 +1,26 @@
+"""Copies of a model that this runtime can run and that compute reproducible numbers.
+
+reproducible  dropout off, random numbers seeded, integer kernels at full accuracy
+rounding      activation quantisation left out
+unknown       cut before operators the runtime does not know, and before outputs that are no tensors
+widened       float16 and bfloat16 as float32
+session       a session of what the runtime can run
+"""
+
+from onnxprune.evaluate.runnable.reproducible import reproducible
+from onnxprune.evaluate.runnable.rounding import is_rounding, steps, without_rounding
+from onnxprune.evaluate.runnable.session import runnable_session
+from onnxprune.evaluate.runnable.unknown import Cut, cut_before, unknown_operators
+from onnxprune.evaluate.runnable.widened import widened
+
+__all__ = [
+    "Cut",
+    "cut_before",
+    "is_rounding",
+    "reproducible",
+    "runnable_session",
+    "steps",
+    "unknown_operators",
+    "widened",
+    "without_rounding",
+]

@@ -1,0 +1,120 @@
+"""A model cut before what this runtime cannot compute, or cannot hand over as a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import onnx
+
+from onnxprune.ir import captured, every_graph
+from onnxprune.runtime import has_operator
+
+Operator = tuple[str, str]
+"""Domain and name."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The rest of a model that was cut.
+
+    Attributes:
+        proto: The model; its outputs are those that remain, then the operands of what was cut off.
+        operands: The operands of each node that was cut off, in order of execution; `None` for those that are
+            no result of a node that remains.
+        nodes: Those nodes.
+        lost: Outputs of the original that are gone, by name.
+    """
+
+    proto: onnx.ModelProto
+    operands: tuple[tuple[str | None, ...], ...]
+    nodes: tuple[onnx.NodeProto, ...]
+    lost: tuple[str, ...]
+
+
+def unknown_operators(proto: onnx.ModelProto) -> set[Operator]:
+    """Return the operators of a model, bodies included, that this runtime has no implementation of."""
+    used = {(n.domain, n.op_type) for graph in every_graph(proto.graph) for n in graph.node}
+    functions = {(f.domain, f.name) for f in proto.functions}
+    return {o for o in used - functions if not has_operator(*o)}
+
+
+def cut_before(proto: onnx.ModelProto, operators: Collection[Operator], stand_in: bool = False) -> Cut:
+    """Return a model without certain operators, without what depends on them, and without non-tensor outputs.
+
+    Args:
+        proto: The model; it stays as it is.
+        operators: Those to be cut off.
+        stand_in: Let the first result of such a node be a copy of its first operand, so that what lies behind
+            it is kept.
+
+    Returns:
+        The model and what became of it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    graph = copy.graph
+    before = [o.name for o in graph.output]
+    gone = {o.name for o in graph.output if not o.type.HasField("tensor_type")}
+    kept, cut = _divided(graph, operators, gone, set(before) if stand_in else None)
+    made = {o for node in kept for o in node.output}
+    operands = tuple(tuple(i if i in made else None for i in node.input) for node in cut)
+    del graph.node[:]
+    graph.node.extend(kept)
+    outputs = [o for o in graph.output if o.name not in gone]
+    listed = {o.name for o in outputs}
+    wanted = dict.fromkeys(i for names in operands for i in names if i is not None and i not in listed)
+    outputs += [onnx.ValueInfoProto(name=name) for name in wanted]
+    del graph.output[:]
+    graph.output.extend(outputs)
+    _drop_dead(graph)
+    return Cut(copy, operands, tuple(cut), tuple(n for n in before if n in gone))
+
+
+def _divided(
+    graph: onnx.GraphProto, operators: Collection[Operator], gone: set[str], final: Collection[str] | None
+) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    """Part the nodes that remain from those that are cut off; add what those make to ``gone``.
+
+    With ``final`` the first result of a node that is cut off becomes a copy of its first operand, unless it
+    is one of those outputs.
+    """
+    kept, cut = [], []
+    for original in graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        if gone.intersection((*node.input, *captured(node))):
+            gone.update(node.output)
+        elif (node.domain, node.op_type) in operators or _holds(node, operators):
+            cut.append(node)
+            gone.update(node.output)
+            name = node.output[0] if node.output else ""
+            if final is not None and node.input and name and name not in final:
+                gone.discard(name)
+                kept.append(onnx.NodeProto(op_type="Identity", input=node.input[:1], output=[name]))
+        elif gone.intersection(node.output):  # an output that is no tensor
+            cut.append(node)
+            gone.update(node.output)
+        else:
+            kept.append(node)
+    return kept, cut
+
+
+def _holds(node: onnx.NodeProto, operators: Collection[Operator]) -> bool:
+    """Return true if a body inside a node has one of the operators."""
+    bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return any(
+        (n.domain, n.op_type) in operators for body in bodies for g in every_graph(body) for n in g.node
+    )
+
+
+def _drop_dead(graph: onnx.GraphProto) -> None:
+    """Remove nodes that make nothing that is read."""
+    wanted = {o.name for o in graph.output}
+    alive = []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            alive.append(node)
+            wanted |= {*node.input, *captured(node)}
+    del graph.node[:]
+    graph.node.extend(reversed(alive))

@@ -1,0 +1,88 @@
+"""What a worker needs to measure groups, wherever it is: it finds the channels itself, once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
+
+from onnxprune.analysis.groups.channels import Channels, Indices, find_channels
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import Curve
+from onnxprune.errors import UsageError
+from onnxprune.evaluate.sensitivity.examine import Examiner
+from onnxprune.evaluate.sensitivity.samples import Examination
+from onnxprune.evaluate.sensitivity.search import Search, Step
+from onnxprune.ir import Model
+from onnxprune.runtime import Array
+
+Todo: TypeAlias = tuple[str, list[Step]]
+"""A group, and what is taken from it step by step."""
+
+_remembered = threading.local()
+"""The examiner of the latest errand: what it has computed of the samples serves the next group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Errand:
+    """Measure groups of a network.
+
+    Attributes:
+        key: Tells one errand from another, even of the same words: a worker may outlive the run.
+        proto: The model as bytes: an array, which is handed over through a file mapped into memory.
+        allow_inexact: Open axes that the network normalises over.
+        input_shapes: Full shapes to analyse with, by input name.
+        orders: How groups are arranged that lose other channels in each element of what they are free within.
+        examination: What the groups are measured by.
+        route: All groups in the order in which they are computed, measured already or not.
+        search: How thoroughly.
+    """
+
+    key: str
+    proto: Array
+    allow_inexact: bool
+    input_shapes: Mapping[str, tuple[int, ...]]
+    orders: Mapping[str, Indices]
+    examination: Examination
+    route: Sequence[str]
+    search: Search
+
+    def __call__(self, todo: Todo) -> Curve:
+        """Measure one group."""
+        if getattr(_remembered, "key", None) != self.key:
+            model = Model(onnx.ModelProto.FromString(self.proto.tobytes()))
+            channels = find(model, self.allow_inexact, self.input_shapes)
+            channels = channels.arranged(self.orders)
+            _remembered.examiner = Examiner(channels, self.examination, [[name] for name in self.route])
+            _remembered.key = self.key
+        return self.search.curve(_remembered.examiner, self.route.index(todo[0]), todo[1])
+
+
+def packed(model: Model) -> Array:
+    """Return a model as bytes.
+
+    Raises:
+        UsageError: It is too large for that.
+    """
+    try:
+        return np.frombuffer(model.proto.SerializeToString(), np.uint8)
+    except (ValueError, EncodeError) as error:
+        raise UsageError(
+            f"{model.name} is too large to be sent to other processes: {error}", "use one worker"
+        ) from error
+
+
+def find(model: Model, allow_inexact: bool, input_shapes: Mapping[str, tuple[int, ...]]) -> Channels:
+    """Find the groups as the model's plan did, if it carries one."""
+    plan = stored_plan(model)
+    channels = find_channels(
+        model,
+        allow_inexact=allow_inexact or (plan is not None and plan.allow_inexact),
+        given=input_shapes or (plan.input_shapes if plan else None) or None,
+    )
+    return channels.without(plan.within) if plan is not None and plan.within else channels

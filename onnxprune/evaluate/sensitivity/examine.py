@@ -1,0 +1,117 @@
+"""Many variants of one network measured on the same data: the network without these channels, or those.
+
+What lies before the first of those channels is the same for all variants of a group and is computed once.
+The rest runs once for every variant in a session of its own: a weight that can be fed is one that onnxruntime
+neither folds nor lays out anew, which costs more than building the session does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.evaluate.metrics import Answer, without_filling
+from onnxprune.evaluate.sensitivity.prefix import Held, Prefix, Route
+from onnxprune.evaluate.sensitivity.samples import Examination, Tally
+from onnxprune.evaluate.sensitivity.suffix import Removed, Suffixes
+from onnxprune.runtime import Session
+from onnxprune.runtime.batch_axes import batch_name, described
+
+
+class Examiner:
+    """Measures variants, group after group: fastest in the order of the route.
+
+    Args:
+        channels: The network.
+        examination: What variants are measured by.
+        route: The names of the groups to be measured, in the order in which they are computed; several that
+            are measured together make one stop.
+    """
+
+    def __init__(
+        self, channels: Channels, examination: Examination, route: Sequence[Collection[str]]
+    ) -> None:
+        self.examination = examination
+        self._suffixes = Suffixes(channels)
+        inputs, outputs = (described(side) for side in (channels.model.inputs, channels.model.outputs))
+        self._outputs = {o.name: o.shape for o in outputs}
+        self._batch_name = batch_name(inputs, outputs)
+        self._route = Route(channels.model, channels.typing.shapes, [self._suffixes.cut(g) for g in route])
+        total = sum(stage.batches for stage in examination.stages)
+        self._prefixes = [
+            Prefix(self._route, examination, stage, examination.cache_bytes * stage.batches // total)
+            for stage in examination.stages
+        ]
+
+    def values(self, stop: int, variants: Sequence[Removed]) -> list[float]:
+        """Return the metric of variants over all samples; not necessarily finite numbers.
+
+        Args:
+            stop: The number of their groups on the route.
+            variants: The removed channels of each, by group name.
+
+        Raises:
+            DataError: The data or the metric does not fit.
+            ModelError: The network fails.
+        """
+        subject = Subject(self, stop, variants)
+        tallies = [Tally(self.examination.metric) for _ in variants]
+        for stage in range(len(self._prefixes)):
+            subject.measure(stage, dict(enumerate(tallies)))
+        return [tally.value() for tally in tallies]
+
+    def pieces(self, stage: int, stop: int) -> Iterator[list[Held]]:
+        """Yield the samples of a stage as they come to a stop."""
+        return self._prefixes[stage].pieces(stop)
+
+    def session(self, stop: int, removed: Removed) -> Session | None:
+        """Return what lies behind a stop, ready to run; ``None`` where that is nothing."""
+        model = self._suffixes.model(self._route.cuts[stop], removed)
+        return Session(model.proto, threads=self.examination.threads) if model.nodes else None
+
+    def answer(self, session: Session | None, held: Held) -> Answer:
+        """Run what lies behind a cut; the outputs come in the network's order."""
+        made = {**held.tensors}
+        if session is not None:
+            made |= session.run({i.name: held.tensors[i.name] for i in session.inputs})
+        remembered = self.examination.baseline
+        found = {name: made[name] for name in self._outputs}
+        return Answer(
+            without_filling(found, held.size, held.rows, self._outputs, self._batch_name),
+            held.targets,
+            remembered.remembered(held.index) if remembered else {},
+        )
+
+
+class Subject:
+    """Variants that are cut at the same place.
+
+    Args:
+        examiner: Who measures them.
+        stop: The number of their groups on the route.
+        variants: The removed channels of each.
+    """
+
+    def __init__(self, examiner: Examiner, stop: int, variants: Sequence[Removed]) -> None:
+        self._examiner, self._stop, self._variants = examiner, stop, variants
+        self._sessions: dict[int, Session | None] = {}
+
+    def measure(self, stage: int, tallies: dict[int, Tally]) -> None:
+        """Run some variants over the samples of a stage.
+
+        Args:
+            stage: The number of the stage.
+            tallies: Where to count what each says, by its number.
+        """
+        for piece in self._examiner.pieces(stage, self._stop):
+            for number, tally in tallies.items():
+                session = self._session(number)
+                for held in piece:
+                    tally.add(self._examiner.answer(session, held))
+
+    def _session(self, number: int) -> Session | None:
+        """Return the session of a variant; only that of the last one is kept, as they are large."""
+        if number not in self._sessions:
+            self._sessions.clear()
+            self._sessions[number] = self._examiner.session(self._stop, self._variants[number])
+        return self._sessions[number]

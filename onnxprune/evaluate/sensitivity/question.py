@@ -1,0 +1,118 @@
+"""What `ana` is asked, and what that means for each group: which channels go at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Group, Indices
+from onnxprune.decisions.plan import Curve
+from onnxprune.evaluate.data import DataSpec
+from onnxprune.evaluate.metrics import MetricSpec, get_metric
+from onnxprune.evaluate.sensitivity.samples import Scores
+from onnxprune.evaluate.sensitivity.search import Search, Step
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a network.
+
+    Attributes:
+        data: Samples to measure on.
+        metric: The measure.
+        ratios: Fractions of a group to remove.
+        exclude: Globs of groups to leave out.
+        only: Globs of those to measure and no others.
+        criterion: What ranks the channels within a group.
+        batch_size: Samples a batch, where the model does not fix it.
+        samples: Only the first so many samples.
+        seed: For everything that is drawn.
+        input_shapes: Full shapes to analyse with, by input name.
+        allow_inexact: Open axes that the network normalises over.
+        search: Whether everything is measured, or only what is needed for the curves to be clear.
+        method: ``measured``, or ``fast``: estimated from one pass through the samples.
+    """
+
+    data: DataSpec
+    metric: MetricSpec = "top1"
+    ratios: Sequence[float] = (0.5,)
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
+    criterion: str = "l2"
+    batch_size: int = 64
+    samples: int | None = None
+    seed: int = 0
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    allow_inexact: bool = False
+    search: Search = field(default_factory=Search)
+    method: str = "measured"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the result, ready for JSON."""
+        return {
+            "metric": get_metric(self.metric).name,
+            "ratios": sorted(set(self.ratios)),
+            "exclude": list(self.exclude),
+            "only": list(self.only),
+            "criterion": self.criterion,
+            "batch_size": self.batch_size,
+            "samples": self.samples,
+            "seed": self.seed,
+            "input_shapes": {name: list(shape) for name, shape in self.input_shapes.items()},
+            "allow_inexact": self.allow_inexact,
+            **(self.search.settings() if self.method == "measured" else {"method": self.method}),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What is taken from one group, step by step.
+
+    Attributes:
+        group: The group.
+        order: Its channels, those gone already first, then the least important.
+        counts: How many of them are gone at each step, ascending.
+        gone: How many were gone before.
+    """
+
+    group: Group
+    order: Indices
+    counts: tuple[int, ...]
+    gone: int
+
+    @classmethod
+    def of(cls, ratios: Sequence[float], group: Group, scores: Scores, gone: Sequence[int]) -> Schedule:
+        """Round the ratios to whole channels; one always stays.
+
+        Args:
+            ratios: Fractions of the group.
+            group: The group.
+            scores: What each of its channels is worth.
+            gone: Channels that are gone already.
+        """
+        ranking = scores.copy()
+        ranking[list(gone)] = -1.0
+        wanted = (min(group.size - 1, round(ratio * group.size)) for ratio in ratios)
+        counts = sorted({max(len(gone), n) for n in wanted} - {0})
+        return cls(group, np.argsort(ranking, kind="stable"), tuple(counts), len(gone))
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps that take anything."""
+        name, size = self.group.name, self.group.size
+        return [Step(n / size, {name: self.order[:n].tolist()}) for n in self.counts if n > self.gone]
+
+    def curve(self, baseline: float, measured: Curve) -> Curve:
+        """Put what was measured behind the step that takes nothing more, if there is one."""
+        idle = tuple(n / self.group.size for n in self.counts if n <= self.gone)
+        return replace(
+            measured,
+            size=self.group.size,
+            ratios=idle + measured.ratios,
+            values=(baseline,) * len(idle) + measured.values,
+            uncertainties=measured.uncertainties and (0.0,) * len(idle) + measured.uncertainties,
+            samples=measured.samples and (0,) * len(idle) + measured.samples,
+        )

@@ -1,0 +1,142 @@
+"""The samples that variants of a network are measured on, and what the network itself said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import DataError
+from onnxprune.evaluate.data import Dataset
+from onnxprune.evaluate.metrics import Answer, Baseline, MeanMetric, Metric, answers
+from onnxprune.runtime import Array, Session
+
+DEFAULT_CACHE_BYTES = 1 << 30
+
+Scores = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some of the samples.
+
+    Attributes:
+        dataset: The samples.
+        first: How many batches come before, in other stages.
+        batches: How many it has.
+        scores: What the network scores on each sample, ``[N]``; ``None`` for metrics that score no samples.
+    """
+
+    dataset: Dataset
+    first: int
+    batches: int
+    scores: Scores | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What variants are measured by.
+
+    Attributes:
+        metric: The measure.
+        stages: The samples, in parts; most often in one.
+        value: The measure of the network itself.
+        baseline: What the network said before, if the metric compares with that.
+        batch_size: Samples a batch.
+        whole_batches: Whether the network takes no smaller batch: a short one is filled up.
+        threads: Threads of a session.
+        cache_bytes: Most that is kept of the tensors between both parts of the network.
+        samples: How many samples there are.
+    """
+
+    metric: Metric
+    stages: tuple[Stage, ...] = ()
+    value: float = 0.0
+    baseline: Baseline | None = None
+    batch_size: int = 64
+    whole_batches: bool = False
+    threads: int = 1
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+    samples: int = 0
+
+
+class Tally:
+    """A metric over answers that come one at a time."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+        self._scores: list[Scores] = []
+        self._answers: list[Answer] = []
+
+    def add(self, answer: Answer) -> None:
+        """Score an answer, or keep it for a metric that wants to see them all."""
+        if isinstance(self._metric, MeanMetric):
+            self._scores.append(self._metric.scores(answer))
+        else:
+            self._answers.append(answer)
+
+    @property
+    def scores(self) -> Scores | None:
+        """One score a sample; ``None`` for metrics that score no samples."""
+        return np.concatenate(self._scores) if self._scores else None
+
+    def value(self) -> float:
+        """Return the metric over everything added."""
+        if not self._scores:
+            return self._metric.value(self._answers)
+        total = sum(float(scores.sum()) for scores in self._scores)  # in the order of the metric itself
+        return total / sum(map(len, self._scores))
+
+
+def observe(session: Session, datasets: Sequence[Dataset], examination: Examination) -> Examination:
+    """Run the network itself over all samples, once.
+
+    Args:
+        session: The network.
+        datasets: The samples, stage by stage.
+        examination: What is known already.
+
+    Returns:
+        The examination with the stages, and the network's own value and outputs.
+
+    Raises:
+        DataError: The data does not fit, or the metric is no number.
+        ModelError: The network fails.
+    """
+    metric, outputs = examination.metric, list[dict[str, Array]]()
+    whole, tallies, counts = Tally(metric), [Tally(metric) for _ in datasets], list[int]()
+    for dataset, tally in zip(datasets, tallies, strict=True):
+        counts.append(0)
+        for answer in answers(session, dataset, examination.batch_size):
+            counts[-1] += 1
+            if metric.uses_baseline:
+                outputs.append(answer.outputs)
+            else:
+                whole.add(answer)
+                tally.add(answer)
+    baseline = Baseline(outputs) if metric.uses_baseline else None
+    first = np.cumsum([0, *counts]).tolist()
+    if baseline is not None:
+        for index, made in enumerate(outputs):
+            answer = Answer(made, {}, baseline.remembered(index))
+            whole.add(answer)
+            tallies[int(np.searchsorted(first, index, "right")) - 1].add(answer)
+    value = whole.value()
+    check_number(metric, value, f"{session.name} on {datasets[0].name}")
+    stages = [Stage(*parts) for parts in zip(datasets, first, counts, [t.scores for t in tallies])]  # noqa: B905
+    return replace(examination, stages=tuple(stages), value=value, baseline=baseline)
+
+
+def check_number(metric: Metric, value: float, what: str) -> None:
+    """Refuse a measure that is NaN or infinite: no curve could be drawn.
+
+    Raises:
+        DataError: Naming the metric, and what it was measured of.
+    """
+    if not np.isfinite(value):
+        raise DataError(
+            f"{metric.name} is {value} for {what}",
+            "look for NaN or infinity among the model's outputs, or use another metric",
+        )

@@ -1,0 +1,235 @@
+"""One run of `ana`: a network, what is taken from each of its groups, and what that is measured by."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.analysis.groups.slots import ranked
+from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.plan import Analysis, Curve
+from onnxprune.evaluate.data import Dataset, open_data
+from onnxprune.evaluate.metrics import MeanMetric, answers, get_metric
+from onnxprune.evaluate.sensitivity.errand import Errand, Todo, find, packed
+from onnxprune.evaluate.sensitivity.examine import Examiner
+from onnxprune.evaluate.sensitivity.fast import estimate
+from onnxprune.evaluate.sensitivity.ledger import Ledger, digest_of, earlier_analysis
+from onnxprune.evaluate.sensitivity.question import Question, Schedule
+from onnxprune.evaluate.sensitivity.samples import Examination, Tally, check_number, observe
+from onnxprune.evaluate.sensitivity.search import Search
+from onnxprune.evaluate.sensitivity.workers import Crew
+from onnxprune.ir import Model
+from onnxprune.runtime import Session
+from onnxprune.scoring.criteria import score
+from onnxprune.scoring.criteria.gather import gather
+from onnxprune.support.progress import task
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A question, and everything that is at hand to answer it.
+
+    Attributes:
+        question: What is asked.
+        model: The network.
+        channels: Its groups.
+        schedules: What is taken from each group, by its name, in order of execution.
+        session: The network, ready to run.
+        dataset: The samples.
+        examination: What is measured, and how; without stages at first.
+        crew: Who does the work.
+    """
+
+    question: Question
+    model: Model
+    channels: Channels
+    schedules: Mapping[str, Schedule]
+    session: Session
+    dataset: Dataset
+    examination: Examination
+    crew: Crew
+
+    @classmethod
+    def open(cls, question: Question, model: Model, crew: Crew, cache_bytes: int) -> Study:
+        """Find the groups, open the data, and rank the channels as `prune` does.
+
+        Args:
+            question: What is asked.
+            model: The network.
+            crew: Who does the work.
+            cache_bytes: Most that all workers together keep of tensors computed once.
+        """
+        session = Session(model.proto, threads=crew.threads_each)
+        dataset = open_data(question.data, session.inputs, session.outputs)
+        chosen = dataset if question.samples is None else dataset.take(question.samples)
+        examination = Examination(
+            metric=get_metric(question.metric),
+            batch_size=session.fixed_batch or question.batch_size,
+            whole_batches=session.fixed_batch is not None,
+            threads=crew.threads_each,
+            cache_bytes=cache_bytes // crew.sharing,
+        )
+        plan = stored_plan(model)
+        gone = plan.removed if plan else {}
+        channels = find(model, question.allow_inexact, question.input_shapes)
+        groups = select_groups(channels, question.exclude, question.only)
+        seen = gather(
+            channels,
+            question.criterion,
+            chosen,
+            batch_size=question.batch_size,
+            threads=crew.threads_each,
+            seed=question.seed,
+        )
+        judged = {
+            g.name: score(channels, channels.apart(g), question.criterion, question.seed, seen)
+            for g in groups
+        }
+        channels, scores = ranked(channels, judged, gone)
+        schedules = {
+            g.name: Schedule.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
+        }
+        return cls(question, model, channels, schedules, session, chosen, examination, crew)
+
+    def rehearse(self) -> None:
+        """Run one batch through the network, and through the network with all masked that ever will be.
+
+        What does not fit, in the data or in a metric that judges sample by sample, shows here, in seconds.
+        """
+        first = self.dataset.take(self.examination.batch_size)
+        if isinstance(self.examination.metric, MeanMetric):
+            observe(self.session, [first], self.examination)
+        for _ in answers(self._worst, first, self.examination.batch_size):
+            pass
+
+    def observed(self) -> Study:
+        """Return the study with the network's own value, and the samples in the order they are needed."""
+        total = self.dataset.count()
+        ranks = np.random.default_rng(self.question.seed).permutation(total)
+        by_sample = isinstance(self.examination.metric, MeanMetric)
+        ends = self.question.search.stages(total) if by_sample else [total]
+        starts = [0, *ends[:-1]]
+        parts = [self.dataset.chosen((ranks >= a) & (ranks < b)) for a, b in zip(starts, ends, strict=True)]
+        examination = replace(self.examination, samples=total)
+        examination = observe(self.session, parts if len(parts) > 1 else [self.dataset], examination)
+        study = replace(self, examination=examination)
+        if self.question.search.mode == "exact":
+            return study
+        return replace(study, question=replace(self.question, search=study._scaled()))
+
+    def _scaled(self) -> Search:
+        """Learn what the worst costs, on the first of the samples."""
+        exam, stage = self.examination, self.examination.stages[0]
+        search, tally = replace(self.question.search, groups=len(self.schedules)), Tally(exam.metric)
+        for index, answer in enumerate(answers(self._worst, stage.dataset, exam.batch_size)):
+            remembered = exam.baseline.remembered(index) if exam.baseline else {}
+            tally.add(replace(answer, remembered=remembered))
+        if tally.scores is None or stage.scores is None:
+            return replace(search, scale=abs(exam.value))
+        drop = abs(float(stage.scores.mean() - tally.scores.mean()))
+        return replace(search, scale=drop if np.isfinite(drop) else abs(exam.value))
+
+    @cached_property
+    def _worst(self) -> Session:
+        """The network without all that will ever be removed."""
+        removed = {n: s.order[: s.counts[-1]].tolist() for n, s in self.schedules.items() if s.counts}
+        return Session(masked(self.channels, removed).proto, threads=self.examination.threads)
+
+    def begin(self, file: Path | None, *, resume: bool, force: bool) -> Ledger:
+        """Return what is known so far: what the file holds, or else the baseline alone."""
+        settings = self.question.settings()
+        digest = digest_of(self.model, self.dataset.digest(), settings)
+        earlier = None
+        if file is not None and resume:
+            earlier = earlier_analysis(file, digest, settings, force=force)
+        blank = Analysis(
+            digest=digest,
+            metric=self.examination.metric.name,
+            higher_is_better=self.examination.metric.higher_is_better,
+            baseline=earlier.baseline if earlier else math.nan,
+            curves={},
+            settings={**settings, "data": self.dataset.name},
+        )
+        ledger = Ledger(blank, list(self.schedules), file)
+        if earlier is not None:
+            ledger.adopt(earlier)
+        return ledger
+
+    def finish(self, ledger: Ledger) -> int:
+        """Measure the groups that are missing, saving after each; return how many points that took."""
+        if not ledger.missing:
+            return 0
+        study = self.observed()
+        baseline = study.examination.value
+        todo = [(name, self.schedules[name].steps) for name in ledger.missing]
+        idle = {name: self.schedules[name].curve(baseline, Curve(0, (), ())) for name, s in todo if not s}
+        ledger.analysis = replace(ledger.analysis, baseline=baseline)
+        ledger.record(idle)
+        return study._measure(ledger, [(name, steps) for name, steps in todo if steps])
+
+    def estimate(self, ledger: Ledger) -> dict[str, Any]:
+        """Estimate all curves at once; return how that was done, ready for JSON.
+
+        The estimate is of the divergence from the network's own answers, which is zero to begin with.
+        """
+        begin, missing = time.perf_counter(), set(ledger.missing)
+        found = estimate(
+            self.channels,
+            [schedule.group for schedule in self.schedules.values()],
+            self.dataset,
+            batch_size=self.examination.batch_size,
+            threads=self.crew.threads_each,
+            seed=self.question.seed,
+        )
+        curves = {n: s.curve(0.0, found.curve(n, s.steps)) for n, s in self.schedules.items() if n in missing}
+        ledger.analysis = replace(
+            ledger.analysis,
+            metric="kl",
+            higher_is_better=False,
+            baseline=0.0,
+            settings={**ledger.analysis.settings, "estimated_by": found.by},
+        )
+        ledger.record(curves)
+        seconds = time.perf_counter() - begin
+        return {"estimated_by": found.by, "no_gradients": found.reason, "estimate_duration_s": seconds}
+
+    def _measure(self, ledger: Ledger, todo: list[Todo]) -> int:
+        points = 0
+        with task("ana", sum(len(steps) for _, steps in todo)) as progress:
+            for (name, steps), found in self.crew.spread(self._work(), todo):
+                for ratio, value in zip(found.ratios, found.values, strict=True):
+                    count = round(ratio * self.schedules[name].group.size)
+                    what = f"the model without {count} channels of '{name}'"
+                    check_number(self.examination.metric, value, what)
+                points += len(found.values)
+                ledger.record({name: self.schedules[name].curve(self.examination.value, found)})
+                progress.advance(len(steps), note=name)
+        return points
+
+    def _work(self) -> Callable[[Todo], Curve]:
+        """Return what measures a group, here or elsewhere."""
+        search, route = self.question.search, list(self.schedules)
+        if self.crew.alone:
+            examiner = Examiner(self.channels, self.examination, [[name] for name in self.schedules])
+            return lambda todo: search.curve(examiner, route.index(todo[0]), todo[1])
+        return Errand(
+            uuid4().hex,
+            packed(self.model),
+            self.question.allow_inexact,
+            self.question.input_shapes,
+            {name: a.order for name, a in self.channels.arrangements.items()},
+            self.examination,
+            route,
+            search,
+        )

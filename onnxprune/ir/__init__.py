@@ -1,0 +1,70 @@
+"""A model in memory.
+
+model       the file's own message, and quick ways through it
+attributes  what a node holds, made when it is asked for
+given       sizes of inputs that the user gives
+interface   inputs and outputs whose axes may shrink
+reading     from a file, external data included
+meaning     forms that some writers use, brought into the usual one
+functions   local functions put in the places of their calls
+vocabulary  tables whose rows the caller picks by number
+damage      what is wrong with a file that cannot be read
+"""
+
+from onnxprune.ir.attributes import Attributes, attributes
+from onnxprune.ir.given import merged, sized, symbol
+from onnxprune.ir.interface import OPEN_KEY, fixed_axes, open_values, opened
+from onnxprune.ir.model import (
+    OLDEST_OPSET,
+    Model,
+    bodies,
+    captured,
+    check,
+    check_weights,
+    every_graph,
+    flat,
+    goes_on,
+    label,
+    load,
+    skeleton,
+    subgraphs,
+)
+from onnxprune.ir.vocabulary import (
+    VOCABULARY_KEY,
+    Vocabulary,
+    find_vocabulary,
+    note_vocabulary,
+    noted_vocabulary,
+    renumbered,
+)
+
+__all__ = [
+    "OLDEST_OPSET",
+    "OPEN_KEY",
+    "VOCABULARY_KEY",
+    "Attributes",
+    "Model",
+    "Vocabulary",
+    "attributes",
+    "bodies",
+    "captured",
+    "check",
+    "check_weights",
+    "every_graph",
+    "find_vocabulary",
+    "fixed_axes",
+    "flat",
+    "goes_on",
+    "label",
+    "load",
+    "merged",
+    "note_vocabulary",
+    "noted_vocabulary",
+    "open_values",
+    "opened",
+    "renumbered",
+    "sized",
+    "skeleton",
+    "subgraphs",
+    "symbol",
+]

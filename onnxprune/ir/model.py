@@ -1,0 +1,456 @@
+"""An ONNX model in memory: read with suspicion, edited in place, written whole or not at all.
+
+The file's own protobuf message is the graph: what pruning does not change stays byte for byte what the user
+gave us (names, doc strings, metadata, custom domains). Round trips through other graph libraries lose some.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import ModelError
+from onnxprune.ir.damage import EXPORT_AGAIN, graphs, refuse_damage
+from onnxprune.ir.functions import inlined
+from onnxprune.ir.meaning import read_as_meant
+from onnxprune.ir.reading import read
+
+OLDEST_OPSET = 7
+_STANDARD_DOMAINS = ("", "ai.onnx")
+_WITH_BODIES = ("If", "Loop", "Scan")
+_OPSET_OF_NO_NODE = 13
+"""What is said of the standard domain in a file that has no node of it."""
+_LARGE = 1 << 20
+"""Bytes from which a node is not copied into a skeleton."""
+_UNREAD = "onnxprune.unread"
+_RUNTIME_OPERATORS = ("LayerNormalization", "SimplifiedLayerNormalization")
+"""onnxruntime's optimiser puts these into the standard domain of opsets that do not have them."""
+
+
+@dataclass
+class Model:
+    """A trained network: the message, where it came from, and quick ways to its parts.
+
+    Attributes:
+        proto: The whole model, weights included.
+        path: The file it was read from; ``None`` for a model made in memory.
+        external: Whether its weights lay in a file of their own, and are to be written so again.
+        compact: Names of constants whose values the file made of much less, and is to again.
+        sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
+    """
+
+    proto: onnx.ModelProto
+    path: Path | None = None
+    external: bool = False
+    compact: frozenset[str] = frozenset()
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
+    _names: set[str] | None = field(default=None, repr=False)
+    _nested: bool | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What to call this model in a message."""
+        return str(self.path) if self.path else (self.proto.graph.name or "the model")
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """All nodes of the main graph, in the order of execution."""
+        return list(self.proto.graph.node)
+
+    @property
+    def graphs(self) -> list[onnx.GraphProto]:
+        """The main graph, and the bodies inside it that the analysis reads."""
+        return list(_with_bodies(self.proto.graph))
+
+    @property
+    def nested(self) -> bool:
+        """Whether there are bodies at all."""
+        if self._nested is None:
+            self._nested = len(self.graphs) > 1
+        return self._nested
+
+    @property
+    def all_nodes(self) -> list[onnx.NodeProto]:
+        """All nodes, those of a body right before the node that holds it: what is read is made before."""
+        return list(flat(self.proto.graph))
+
+    @property
+    def constants(self) -> dict[str, onnx.TensorProto]:
+        """Tensors fixed in the file, by name: initializers and outputs of Constant nodes, in bodies too.
+
+        Of a name that several bodies have, one of them counts (see `bodies.distinct`).
+        """
+        if self._constants is None:
+            self._constants = {t.name: t for graph in self.graphs for t in graph.initializer}
+            for node in self.all_nodes:
+                if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS:
+                    tensor = _constant_tensor(node)
+                    if tensor is not None:
+                        self._constants[node.output[0]] = tensor
+        return self._constants
+
+    def node(self, number: int) -> onnx.NodeProto:
+        """Return a node by its number in `all_nodes`."""
+        if not self.nested:
+            only: onnx.NodeProto = self.proto.graph.node[number]
+            return only
+        found: onnx.NodeProto = next(itertools.islice(flat(self.proto.graph), number, None))
+        return found
+
+    def insert(self, number: int, node: onnx.NodeProto, *, after: bool = False) -> None:
+        """Put a node before, or after, the one with a number in `all_nodes`, into the same graph."""
+        if not self.nested:
+            self.proto.graph.node.insert(number + after, node)
+            return
+        anchor = self.node(number)
+        for graph in self.graphs:
+            for place, other in enumerate(graph.node):
+                if other is anchor:
+                    graph.node.insert(place + after, node)
+                    return
+
+    @property
+    def names(self) -> set[str]:
+        """Names of tensors in use, those inside subgraphs included."""
+        if self._names is None:
+            self._names = set(self.constants) | {i.name for i in self.proto.graph.input}
+            self._names |= _made_names(self.proto.graph)
+        return self._names
+
+    def edited(self) -> None:
+        """Say that nodes or initializers were added or removed from outside: nothing remembered holds."""
+        self._constants = self._names = self._nested = None
+
+    @property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """What a caller has to feed: graph inputs that have no default value."""
+        return [i for i in self.proto.graph.input if i.name not in self.constants]
+
+    @property
+    def outputs(self) -> list[onnx.ValueInfoProto]:
+        """What the network returns."""
+        return list(self.proto.graph.output)
+
+    def opset(self, domain: str = "") -> int:
+        """Return the version of an operator domain, 1 where the file does not say."""
+        names = _STANDARD_DOMAINS if domain in _STANDARD_DOMAINS else (domain,)
+        return next((int(o.version) for o in self.proto.opset_import if o.domain in names), 1)
+
+    def array(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return the values of a constant tensor (a read-only view or a copy)."""
+        return numpy_helper.to_array(self.constants[name])
+
+    def set_array(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> None:
+        """Replace the values, and with them the shape, of a constant tensor."""
+        tensor = self.constants[name]
+        doc = tensor.doc_string
+        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), tensor.name))
+        tensor.doc_string = doc
+        for declared in (*self.proto.graph.input, *self.proto.graph.value_info):
+            if declared.name == name and declared.type.tensor_type.HasField("shape"):
+                declared.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, values.shape))
+
+    def add_constant(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> str:
+        """Add an initializer under a name not in use yet; return that name."""
+        unique, suffix = name, 2
+        while unique in self.names:
+            unique, suffix = f"{name}__{suffix}", suffix + 1
+        tensor = self.proto.graph.initializer.add()
+        tensor.MergeFrom(numpy_helper.from_array(np.asarray(values, order="C"), unique))
+        self.constants[unique] = tensor
+        self.names.add(unique)
+        if self.proto.ir_version < 4:  # older files list every initializer among the inputs
+            info = helper.make_tensor_value_info(unique, tensor.data_type, values.shape)
+            self.proto.graph.input.append(info)
+        return unique
+
+    def metadata(self) -> dict[str, str]:
+        """Return the model's own key/value notes."""
+        return {p.key: p.value for p in self.proto.metadata_props}
+
+    def set_metadata(self, key: str, value: str | None) -> None:
+        """Write a note into the model, or remove it with ``None``."""
+        kept = [(p.key, p.value) for p in self.proto.metadata_props if p.key != key]
+        del self.proto.metadata_props[:]
+        for k, v in [*kept, *([(key, value)] if value is not None else [])]:
+            self.proto.metadata_props.add(key=k, value=v)
+
+    def copy(self) -> Model:
+        """Return a model that shares nothing with this one."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs a node holds (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs a node holds, where the analysis knows what they do: those of If, Loop and Scan."""
+    if node.op_type in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
+        yield from subgraphs(node)
+
+
+def _with_bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from _with_bodies(body)
+
+
+def flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, those of a body right before the node that holds it."""
+    for node in graph.node:
+        for body in bodies(node):
+            yield from flat(body)
+        yield node
+
+
+def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
+    """Whether a Loop takes as many turns as its first operand says: nothing else ends it.
+
+    Args:
+        node: The loop.
+        known: Tensors outside it that are known before the run, by name.
+    """
+    (body,) = bodies(node)
+    if not node.input[0] or (node.input[1] and not np.all(known.get(node.input[1], False))):
+        return False
+    made, name = {o: n for n in body.node for o in n.output}, body.output[0].name
+    fixed = {t.name: t for t in body.initializer}
+    while name in made and made[name].op_type == "Identity":
+        name = made[name].input[0]
+    if name in made and made[name].op_type == "Constant":
+        return bool(numpy_helper.to_array(made[name].attribute[0].t).all())
+    if name in fixed:
+        return bool(numpy_helper.to_array(fixed[name]).all())
+    return name == body.input[1].name or bool(np.all(known.get(name, False)))
+
+
+def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and all graphs inside its nodes, whatever nodes those are."""
+    yield graph
+    for node in graph.node:
+        for body in subgraphs(node):
+            yield from every_graph(body)
+
+
+def captured(node: onnx.NodeProto) -> set[str]:
+    """Return the outer tensors that a node's subgraphs read without listing them as inputs."""
+    names: set[str] = set()
+    for graph in subgraphs(node):
+        own = {t.name for t in graph.initializer} | {i.name for i in graph.input}
+        own |= {o for n in graph.node for o in n.output}
+        read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
+        names |= (read.union(*(captured(n) for n in graph.node)) if graph.node else read) - own - {""}
+    return names
+
+
+def label(node: onnx.NodeProto) -> str:
+    """Return what to call a node: its name, or its first output where it has none."""
+    return node.name or next((o for o in node.output if o), node.op_type)
+
+
+def load(path: str | Path) -> Model:
+    """Read and check an ONNX file.
+
+    Raises:
+        ModelError: The file is missing, is not ONNX, is damaged, or is no valid graph.
+    """
+    path = Path(path)
+    proto, external = read(path)
+    return check(Model(proto, path, external))
+
+
+def check(model: Model) -> Model:
+    """Refuse what is no valid model; sort its nodes into execution order; inline its local functions.
+
+    Raises:
+        ModelError: The graph is empty, cyclic, refers to missing tensors, or breaks the ONNX specification.
+    """
+    graph = model.proto.graph
+    if not graph.node:
+        raise ModelError(f"{model.name} holds no nodes", "is it an exported network, and whole?")
+    _check_opset(model)
+    _read_as_meant(model)
+    if model.proto.functions:
+        model.proto = inlined(model.proto, model.name)
+        _read_as_meant(model)
+    _sort_nodes(model)
+    try:
+        onnx.checker.check_model(skeleton(model.proto))
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        said = f"{model.name} is not a valid ONNX model: {_first_line(error)}"
+        raise ModelError(said, EXPORT_AGAIN) from error
+    return model
+
+
+def _read_as_meant(model: Model) -> None:
+    refuse_damage(model.proto, model.name)
+    model.compact |= read_as_meant(model.proto, model.name)
+
+
+def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model without its weights: initializers become inputs of the same type.
+
+    Checks and shape inference copy the whole message; this one is small whatever the weights are.
+    """
+    bare = onnx.ModelProto()
+    for name in ("ir_version", "producer_name", "domain", "model_version"):
+        setattr(bare, name, getattr(proto, name))
+    bare.opset_import.extend(proto.opset_import)
+    bare.graph.name = proto.graph.name or "graph"
+    large = [_without_content(bare, node) for node in proto.graph.node]
+    _name_runtime_operators(bare)
+    if any(large):
+        bare.opset_import.append(helper.make_opsetid(_UNREAD, 1))
+    bare.graph.output.extend(proto.graph.output)
+    listed = {i.name for i in proto.graph.input}
+    bare.graph.input.extend(proto.graph.input)
+    for tensor in proto.graph.initializer:
+        if tensor.name not in listed:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            bare.graph.input.append(info)
+    return bare
+
+
+def _without_content(bare: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Add a node to a skeleton, a large constant as an input, another large one without its attributes.
+
+    Returns:
+        Whether it was the latter: it is then of a domain that onnx does not look into.
+    """
+    if node.ByteSize() < _LARGE:
+        bare.graph.node.append(node)
+        return False
+    if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS and node.attribute[0].name == "value":
+        tensor = node.attribute[0].t
+        bare.graph.input.append(
+            helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims))
+        )
+        return False
+    if any(subgraphs(node)):
+        bare.graph.node.append(node)
+        return False
+    bare.graph.node.add(
+        op_type=node.op_type, name=node.name, domain=_UNREAD, input=node.input, output=node.output
+    )
+    return True
+
+
+def _name_runtime_operators(bare: onnx.ModelProto) -> None:
+    """Move onnxruntime's own operators of the standard domain to one that onnx does not look into."""
+    opset = Model(bare).opset()
+    strangers = [
+        node
+        for node in bare.graph.node
+        if node.op_type in _RUNTIME_OPERATORS
+        and node.domain in _STANDARD_DOMAINS
+        and not onnx.defs.has(node.op_type, opset, "")
+    ]
+    for node in strangers:
+        node.domain = "onnxruntime"
+    if strangers:
+        bare.opset_import.append(helper.make_opsetid("onnxruntime", 1))
+
+
+def check_weights(model: Model) -> None:
+    """Refuse a model whose weights hold NaN: no score and no comparison means anything then.
+
+    Raises:
+        ModelError: Naming the first such tensor.
+    """
+    for name, tensor in model.constants.items():
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+            try:
+                bad = bool(np.isnan(model.array(name)).any())
+            except ValueError as error:
+                said = f"{model.name}: tensor '{name}' is damaged: {error}"
+                raise ModelError(said, EXPORT_AGAIN) from error
+            if bad:
+                raise ModelError(f"{model.name}: weight tensor '{name}' holds NaN", "was training divergent?")
+
+
+def _check_opset(model: Model) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if not any(o.domain in _STANDARD_DOMAINS for o in model.proto.opset_import):
+        if not any(n.domain in _STANDARD_DOMAINS for g in graphs(model.proto.graph) for n in g.node):
+            model.proto.opset_import.append(helper.make_opsetid("", _OPSET_OF_NO_NODE))
+            return
+        raise ModelError(f"{model.name} does not say which ONNX opset it uses", "export it again")
+    opset = model.opset()
+    if opset > newest:
+        hint = f"this onnx package knows up to {newest}: `pip install -U onnx`, or export an older opset"
+        raise ModelError(f"{model.name} uses unknown opset {opset}", hint)
+    if opset < OLDEST_OPSET:
+        hint = "convert it with onnx.version_converter first"
+        raise ModelError(f"{model.name} uses opset {opset}, older than {OLDEST_OPSET}", hint)
+
+
+def _sort_nodes(model: Model) -> None:
+    """Put nodes into execution order if they are not; name what is missing or cyclic."""
+    nodes = model.nodes
+    producer = {o: k for k, n in enumerate(nodes) for o in n.output if o}
+    given = set(model.constants) | {i.name for i in model.proto.graph.input}
+    needs = [_needed(n, producer, given, model.name) for n in nodes]
+    for output in model.outputs:
+        if output.name not in producer and output.name not in given:
+            raise ModelError(f"{model.name}: no node makes the output '{output.name}'", EXPORT_AGAIN)
+    if all(n < k for k, ns in enumerate(needs) for n in ns):
+        return
+    try:
+        order = list(graphlib.TopologicalSorter(dict(enumerate(needs))).static_order())
+    except graphlib.CycleError as error:
+        ring = " → ".join(label(nodes[k]) for k in error.args[1])
+        raise ModelError(f"{model.name}: the graph runs in a circle: {ring}", EXPORT_AGAIN) from error
+    del model.proto.graph.node[:]
+    model.proto.graph.node.extend(nodes[k] for k in order)
+    model.edited()
+
+
+def _needed(node: onnx.NodeProto, producer: dict[str, int], given: set[str], model: str) -> list[int]:
+    names: Iterable[str] = [i for i in node.input if i] + sorted(captured(node))
+    for name in names:
+        if name not in producer and name not in given:
+            raise ModelError(
+                f"{model}: node '{label(node)}' ({node.op_type}) reads '{name}', which nothing makes",
+                EXPORT_AGAIN,
+            )
+    return [producer[name] for name in names if name in producer]
+
+
+def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return a Constant node's tensor, rewriting its short forms to the long one; ``None`` if not dense."""
+    attribute = node.attribute[0]
+    if attribute.name in ("value_float", "value_floats", "value_int", "value_ints"):
+        dtype = np.float32 if "float" in attribute.name else np.int64
+        values = np.asarray(helper.get_attribute_value(attribute), dtype)
+        attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(values)))
+    if attribute.name != "value":
+        return None
+    tensor: onnx.TensorProto = attribute.t
+    tensor.name = tensor.name or node.output[0]
+    return tensor
+
+
+def _made_names(graph: onnx.GraphProto) -> set[str]:
+    names = {o for n in graph.node for o in n.output} | {t.name for t in graph.initializer}
+    return names.union(*(_made_names(g) for n in graph.node for g in subgraphs(n)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,146 @@
+"""A model file as a message in memory, all its weights included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxprune.errors import ModelError
+from onnxprune.ir.damage import EXPORT_AGAIN, stored_bytes
+from onnxprune.support.external import external_tensors
+from onnxprune.support.memory import need
+
+LARGEST_MESSAGE = (1 << 31) - 1
+"""Bytes a protobuf message can have."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Where the values of a tensor lie.
+
+    Attributes:
+        tensor: The tensor, of the model's main graph, of a body or of a local function.
+        file: The file.
+        offset: The first byte.
+        length: How many bytes the tensor's shape and type need.
+    """
+
+    tensor: onnx.TensorProto
+    file: Path
+    offset: int
+    length: int
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, bool]:
+    """Read a model file and the external data it refers to.
+
+    Returns:
+        The model, and whether weights of it lay in other files.
+
+    Raises:
+        ModelError: A file is missing, is not ONNX, is damaged, is larger than the memory allowed, or lies
+            outside the model's folder.
+    """
+    proto = _parse(path)
+    return proto, _load_external_data(proto, path)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    content = _content(path)
+    if not content:
+        raise ModelError(f"{path} is empty", "copy or export it again")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        hint = "is it whole, and is it ONNX rather than a PyTorch or TensorFlow file?"
+        raise ModelError(f"{path} is not an ONNX file, or is cut short", hint) from error
+    if not proto.HasField("graph"):
+        raise ModelError(f"{path} holds no graph", "is it an ONNX model?")
+    return proto
+
+
+def _content(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelError(f"{path} is not a regular file", "copy it into one")
+        if size > LARGEST_MESSAGE:
+            hint = "ONNX files are below 2 GB and keep larger weights in files of their own"
+            raise ModelError(f"{path} has {size} bytes and is no ONNX file", hint)
+        need(2 * size, f"{path}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"no such file: {path}", "is the path right, seen from the current folder?"
+        ) from error
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}", "name a file that may be read") from error
+
+
+def _load_external_data(proto: onnx.ModelProto, path: Path) -> bool:
+    """Bring weights of other files into memory; say whether there were any.
+
+    Where they lie and how long they are is compared with their shapes before the first byte is read.
+    """
+    outside = external_tensors(proto)
+    pieces = [_piece(tensor, path) for tensor in outside]
+    need(sum(piece.length for piece in pieces), f"{path}: the external data of {len(pieces)} tensors")
+    for piece in pieces:
+        try:
+            with piece.file.open("rb") as stream:
+                stream.seek(piece.offset)
+                piece.tensor.raw_data = stream.read(piece.length)
+        except OSError as error:
+            what = f"{path}: external data of '{piece.tensor.name}' cannot be read: {error}"
+            raise ModelError(what, "name a file that may be read") from error
+        piece.tensor.data_location = onnx.TensorProto.DEFAULT
+        del piece.tensor.external_data[:]
+    return bool(outside)
+
+
+def _piece(tensor: onnx.TensorProto, path: Path) -> _Piece:
+    """Return where the values of a tensor lie: in or below the model's own folder, and as many as it needs.
+
+    Raises:
+        ModelError: They lie elsewhere, are missing, or are of another length.
+    """
+    what = f"{path}: external data of '{tensor.name}'"
+    entries = {e.key: e.value for e in tensor.external_data}
+    try:
+        folder, location = path.resolve().parent, entries.get("location", "")
+        target = (folder / location).resolve()
+        inside = bool(location) and not Path(location).is_absolute() and target.is_relative_to(folder)
+        offset = _number(entries, "offset") or 0
+        length = _number(entries, "length")
+        size = target.stat().st_size if inside and target.is_file() else None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{what} cannot be read: {error}", EXPORT_AGAIN) from error
+    if not inside:
+        raise ModelError(
+            f"{path}: weights of '{tensor.name}' point outside the model's folder: '{location}'",
+            "external data is read from the model's own folder only",
+        )
+    if size is None:
+        raise ModelError(f"{path}: external data file '{location}' is missing", "copy it beside the model")
+    needed = stored_bytes(tensor, str(path))
+    if length is not None and length != needed:
+        raise ModelError(f"{what} has {length} bytes, and its shape needs {needed}", EXPORT_AGAIN)
+    if size < offset + needed:
+        said = f"external data file '{target.name}' is cut short at '{tensor.name}'"
+        raise ModelError(f"{path}: {said}", "copy the whole file beside the model")
+    return _Piece(tensor, target, offset, needed)
+
+
+def _number(entries: Mapping[str, str], key: str) -> int | None:
+    """Return a number of a tensor's entries, ``None`` where it is not there."""
+    if key not in entries:
+        return None
+    number = int(entries[key])
+    if number < 0:
+        raise ValueError(f"its {key} is {number}")
+    return number

@@ -1,0 +1,155 @@
+"""Rows of tables that the caller names by number: the vocabulary of a language model.
+
+Rows can go where the caller agrees to count those that remain. Which inputs hold such numbers is noted in the
+model and travels with it from command to command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxprune.errors import ModelError
+from onnxprune.ir.attributes import attributes
+from onnxprune.ir.model import Model, label
+
+VOCABULARY_KEY = "onnxprune.vocabulary"
+_COPIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_SIZES = ("Shape", "Size")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tables of as many rows, and the inputs that pick from them.
+
+    Attributes:
+        rows: How many rows each table has.
+        inputs: Names of the inputs that hold numbers of rows.
+        lookups: The first results of the nodes that pick rows.
+    """
+
+    rows: int
+    inputs: tuple[str, ...]
+    lookups: frozenset[str]
+
+
+def find_vocabulary(model: Model) -> Vocabulary:
+    """Return the largest tables whose rows the caller picks by number.
+
+    Raises:
+        ModelError: There is none, or its numbers are used for something else too.
+    """
+    picks = {value.name: _picks(model, value.name) for value in model.inputs}
+    rows = {name: size for name, found in picks.items() for _, size in found}
+    if not rows:
+        hint = "rows can be kept where an integer input picks them from a constant table (Gather)"
+        raise ModelError(f"{model.name} has no table whose rows the caller picks", hint)
+    return _of(model, max(rows.values()), picks)
+
+
+def noted_vocabulary(model: Model) -> Vocabulary | None:
+    """Return the vocabulary that is noted in a model, ``None`` where none is."""
+    text = model.metadata().get(VOCABULARY_KEY)
+    if text is None:
+        return None
+    picks = {value.name: _picks(model, value.name) for value in model.inputs}
+    return _of(model, int(json.loads(text)), picks)
+
+
+def note_vocabulary(model: Model, vocabulary: Vocabulary) -> Model:
+    """Return a copy of a model in which a vocabulary is noted."""
+    model = model.copy()
+    model.set_metadata(VOCABULARY_KEY, json.dumps(vocabulary.rows))
+    return model
+
+
+def renumbered(
+    model: Model, inputs: Iterable[str], numbers: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> Model:
+    """Return a model whose inputs are read through a list: each number stands for what the list says.
+
+    Args:
+        model: The model.
+        inputs: Names of inputs that hold numbers.
+        numbers: What each number stands for.
+    """
+    model = model.copy()
+    table = model.add_constant("numbers__listed", numbers)
+    names = {name: f"{name}__listed" for name in inputs}
+    _read_instead(model.proto.graph, names)
+    kinds = {v.name: v.type.tensor_type.elem_type for v in model.inputs}
+    for name, listed in names.items():
+        picked = f"{listed}__int64"
+        nodes = [
+            helper.make_node("Gather", [table, name], [picked], name=picked),
+            helper.make_node("Cast", [picked], [listed], name=listed, to=kinds[name]),
+        ]
+        for node in reversed(nodes):
+            model.proto.graph.node.insert(0, node)
+    model.edited()
+    return model
+
+
+def _of(model: Model, rows: int, picks: Mapping[str, list[tuple[str, int]]]) -> Vocabulary:
+    inputs = tuple(name for name, found in picks.items() if any(size == rows for _, size in found))
+    for name in inputs:
+        _refuse_other_uses(model, name, {result for result, _ in picks[name]})
+    lookups = frozenset(result for name in inputs for result, size in picks[name] if size == rows)
+    return Vocabulary(rows, inputs, lookups)
+
+
+def _copied(model: Model, name: str) -> set[str]:
+    """Return an input and the tensors that hold the same numbers."""
+    found = {name}
+    for node in model.all_nodes:
+        if node.op_type in _COPIES and node.input and node.input[0] in found:
+            found.add(node.output[0])
+    return found
+
+
+def _picks(model: Model, name: str) -> list[tuple[str, int]]:
+    """Return the nodes that pick rows from constant tables by an input, and how many rows those have."""
+    tables, found = _tables(model), []
+    copies = _copied(model, name)
+    for node in model.all_nodes:
+        if node.op_type == "Gather" and node.input[1] in copies and attributes(node).get("axis", 0) == 0:
+            size = tables.get(node.input[0])
+            if size is not None:
+                found.append((node.output[0], size))
+    return found
+
+
+def _tables(model: Model) -> dict[str, int]:
+    """Return the number of rows of constants of several axes, and of what merely copies or scales them."""
+    found = {n: int(t.dims[0]) for n, t in model.constants.items() if len(t.dims) > 1}
+    for node in model.all_nodes:
+        if node.op_type in ("Cast", "DequantizeLinear", "Identity") and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
+
+
+def _refuse_other_uses(model: Model, name: str, picks: set[str]) -> None:
+    """Refuse to renumber what the network computes with."""
+    copies = _copied(model, name)
+    for node in model.all_nodes:
+        read = copies.intersection(node.input)
+        harmless = node.op_type in (*_COPIES, *_SIZES) or (node.output and node.output[0] in picks)
+        if read and not harmless:
+            raise ModelError(
+                f"the rows of '{name}' cannot be counted anew: {node.op_type} '{label(node)}' computes with"
+                " their numbers",
+                "only inputs that do nothing but pick rows can be given other numbers",
+            )
+
+
+def _read_instead(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(i, i) for i in node.input]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _read_instead(attribute.g, names)

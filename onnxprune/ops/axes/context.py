@@ -1,0 +1,589 @@
+"""What a rule sees of its node, and what it may say about the axes.
+
+A rule says which axes are the same (``same``, ``match``), which must stay (``block``), over which it sums
+(``contract``), which operands are weights that masking may set to zero (``weights``), and which attributes
+and operands hold sizes that must follow (``follow_attribute``, ``follow_operand``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, unify
+from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
+from onnxprune.analysis.shapes import Shapes
+from onnxprune.ir import Model, attributes, captured, label
+from onnxprune.ops.axes import notation
+from onnxprune.ops.axes.variables import Indexing
+
+Axes = tuple[Dim, ...]
+RESULT = -1
+
+
+class CannotSayError(Exception):
+    """A rule cannot describe this node; the message is the reason its axes are blocked with."""
+
+
+@dataclass(frozen=True)
+class SizeUse:
+    """A number in the file that is the size of a dim.
+
+    Attributes:
+        node: Index of the node.
+        attribute: Name of the attribute that holds it, or ``None``.
+        operand: Index of the operand that holds it, where ``attribute`` is ``None``; ``RESULT`` where the
+            node itself reads the size off a tensor.
+        element: Its place in a list; ``None`` for a lone number.
+        dim: The dim whose size it is.
+        backwards: Whether the number is minus the size: a bound counted from the end of an axis.
+    """
+
+    node: int
+    attribute: str | None
+    operand: int
+    element: int | None
+    dim: Dim
+    backwards: bool = False
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A sum over a dim: exact to shorten where one of the operands is zero at what is removed."""
+
+    node: int
+    dim: Dim
+    tensors: tuple[str, ...]
+    statistic: bool = False
+    """Whether the sum is of a mean or a norm, which the user may accept to change."""
+    axis: int | None = None
+    """Which axis of the first tensor is summed over, where the dim lies on several."""
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """A number that depends on how long an axis is: it is multiplied by (old size / new size) ** power.
+
+    With power 0 an attribute's default is written out, because it would change with the size.
+
+    Attributes:
+        node: Index of the node.
+        dim: The axis.
+        power: The power.
+        operand: Index of the operand that holds the numbers (a constant), or ``None``.
+        attribute: Name and default of the attribute that does, or ``None``; without either it is the result.
+    """
+
+    node: int
+    dim: Dim
+    power: float
+    operand: int | None = None
+    attribute: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """What a removed channel would have held where a node sums over it: not zero, but known.
+
+    Attributes:
+        node: Index of the node that sums.
+        dim: What it sums over.
+        steps: Nodes to be run again, the last of which makes the operand of the sum, each with its operands:
+            a tensor by name, a number, or the result of an earlier step by its number.
+    """
+
+    node: int
+    dim: Dim
+    steps: tuple[tuple[int, tuple[str | float | int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Cap:
+    """An attribute that may not be larger than the size of a dim."""
+
+    node: int
+    attribute: str
+    dim: Dim
+
+
+@dataclass(frozen=True)
+class IndexUse:
+    """A constant operand that lists elements of a dim by their number.
+
+    Attributes:
+        node: Index of the node.
+        operand: The operand.
+        dim: The dim.
+        axis: The axis of the list along which the elements follow each other.
+        column: Which entry along the last axis of the list is the number; ``None`` where all are.
+    """
+
+    node: int
+    operand: int
+    dim: Dim
+    axis: int = 0
+    column: int | None = None
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """How the integers of a tensor are read: ``(q − zero) · scale``.
+
+    Attributes:
+        scale: Name of the constant that holds the scale, ``None`` for 1.
+        zero: Name of the tensor that holds the zero point, ``None`` for 0.
+        axis: The axis those lie on, where they are more than one number.
+        block: How many neighbours on that axis share a scale and a zero point, where those have as many axes
+            as the tensor; otherwise 0.
+    """
+
+    scale: str | None = None
+    zero: str | None = None
+    axis: int = 0
+    block: int = 0
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """An operand that must not become zero, or the node makes infinities of it.
+
+    Attributes:
+        node: Index of the node.
+        tensor: The operand.
+        dims: Its axes of which this is true.
+    """
+
+    node: int
+    tensor: str
+    dims: Axes
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one node: the product of the sizes of the dims."""
+
+    node: int
+    dims: Axes
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product with weights: ``result = alpha · weights · data + beta · bias``, one matrix for each group.
+
+    Attributes:
+        data: The operand that is multiplied, and ...
+        axis: ... its axis that is summed over, groups major.
+        weights: The operand that holds the matrices; further axes are places of a kernel, summed over too.
+        result_axis: The axis of the result that the rows make, groups major.
+        groups: How many matrices there are.
+        inputs_first: Whether the weights are ``[groups · inputs, outputs, …]``, not
+            ``[groups · outputs, inputs, …]``.
+        bias: The operand that is added, of one axis; ``None`` where the operator has none.
+        alpha: Factor of the product.
+        beta: Factor of the bias.
+        final: Whether the product and the bias are all of the result.
+        uneven: Why data that are the same everywhere do not give a result that is; empty where they do.
+    """
+
+    data: int
+    axis: int
+    weights: int
+    result_axis: int
+    groups: int = 1
+    inputs_first: bool = False
+    bias: int | None = None
+    alpha: float = 1.0
+    beta: float = 1.0
+    final: bool = True
+    uneven: str = ""
+
+    def by_group(self, weights: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Return a view of the weights as ``[groups, outputs, inputs, places of the kernel]``."""
+        shape = (self.groups, weights.shape[0] // self.groups, weights.shape[1], -1)
+        matrices = weights.reshape(shape)
+        return matrices.swapaxes(1, 2) if self.inputs_first else matrices
+
+
+@dataclass
+class Typing:
+    """The axes of all tensors, and all that the rules have said."""
+
+    model: Model
+    shapes: Shapes
+    allow_inexact: bool = False
+    lookups: frozenset[str] = frozenset()
+    """What picks rows of a vocabulary, some of which may go."""
+    rows: Factor | None = None
+    """The rows of that vocabulary."""
+    axes: dict[str, Axes] = field(default_factory=dict)
+    size_uses: list[SizeUse] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
+    divisors: list[Divisor] = field(default_factory=list)
+    weight_uses: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    movers: dict[str, int] = field(default_factory=dict)
+    secondary: list[Dim] = field(default_factory=list)
+    inexact: list[tuple[Dim, Block]] = field(default_factory=list)
+    never_zero: set[int] = field(default_factory=set)
+    rescales: list[Rescale] = field(default_factory=list)
+    readings: list[tuple[str, int, Quantised]] = field(default_factory=list)
+    """Tensors of integers, the nodes that make or read them, and how those take them."""
+    quantised: dict[str, Quantised] = field(default_factory=dict)
+    """Constants of integers that masking knows the zero of (see `groups.integers`)."""
+    unread: set[str] = field(default_factory=set)
+    """Constants of integers of which it is not known what they stand for."""
+    index_uses: list[IndexUse] = field(default_factory=list)
+    caps: list[Cap] = field(default_factory=list)
+    ghosts: dict[int, Ghost] = field(default_factory=dict)
+    """By the node that sums."""
+    absent: dict[str, float] = field(default_factory=dict)
+    """Constants in which masking writes another number than zero, and that number."""
+    mixes: list[tuple[int, Dim]] = field(default_factory=list)
+    """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
+    indexing: dict[int, Indexing] = field(default_factory=dict)
+    """Nodes, and which axes of their operands and results run along the same index."""
+    linear: dict[int, list[Linear]] = field(default_factory=dict)
+    """Nodes that are linear in an operand, in one way or several: the first of known weights counts."""
+    means: set[str] = field(default_factory=set)
+    """Tensors that sum to one along their last axis."""
+
+    roles: list[tuple[str, Dim]] = field(default_factory=list)
+    """Axes by what they mean: ``heads``, ``kv_heads``, ``head_width``."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Nodes that no rule describes, and why."""
+    users: dict[tuple[int, int], int] = field(default_factory=dict)
+    """The node that takes a constant for a weight, by the operand of the node that moves it about first."""
+
+    nodes: list[onnx.NodeProto] = field(init=False, repr=False)
+    """All nodes, those of bodies included, by the numbers that are given here."""
+
+    def __post_init__(self) -> None:
+        self.nodes = self.model.all_nodes
+
+    @cached_property
+    def makers(self) -> dict[str, onnx.NodeProto]:
+        """The node that makes each tensor, constants aside."""
+        return {o: node for node in self.nodes for o in node.output if o and o not in self.model.constants}
+
+    @cached_property
+    def readers(self) -> dict[str, list[onnx.NodeProto]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in {*node.input, *captured(node)} - {""}:
+                found[name].append(node)
+        return found
+
+    def axes_of(self, name: str) -> Axes:
+        """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""
+        if name not in self.axes:
+            if name not in self.shapes.sizes:
+                raise CannotSayError(f"the shape of '{name}' is not known")
+            self.axes[name] = tuple(Factor(s) for s in self.shapes.sizes[name])
+        return self.axes[name]
+
+
+@dataclass
+class Context:
+    """One node, as its rule sees it."""
+
+    typing: Typing
+    index: int
+    node: onnx.NodeProto
+    attributes: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, typing: Typing, index: int, node: onnx.NodeProto) -> Context:
+        """Make the context of a node."""
+        return cls(typing, index, node, attributes(node))
+
+    @property
+    def opset(self) -> int:
+        """The version of the operator's domain."""
+        return self.typing.model.opset(self.node.domain)
+
+    def why(self, reason: str) -> Block:
+        """Return a block that names this node."""
+        return Block(label(self.node), self.node.op_type, reason)
+
+    def has(self, operand: int) -> bool:
+        """Whether an optional operand is given."""
+        return operand < len(self.node.input) and bool(self.node.input[operand])
+
+    def makes(self, result: int) -> bool:
+        """Whether an optional result is asked for."""
+        return result < len(self.node.output) and bool(self.node.output[result])
+
+    def axes(self, operand: int) -> Axes:
+        """Return the dims of an operand."""
+        return self.typing.axes_of(self.node.input[operand])
+
+    def shape(self, operand: int) -> tuple[Extent, ...]:
+        """Return the sizes of an operand."""
+        return tuple(d.size for d in self.axes(operand))
+
+    def count(self, size: Extent) -> int:
+        """Return a size that has to be a number.
+
+        Raises:
+            CannotSayError: It follows the input.
+        """
+        if not isinstance(size, int):
+            raise CannotSayError(f"the size {size} follows the input")
+        return size
+
+    def parts_of(self, size: Extent, divisor: Extent) -> Extent:
+        """Return how many parts of one size an axis has.
+
+        Raises:
+            CannotSayError: The parts do not fill it for all inputs.
+        """
+        quotient = exact_quotient(size, divisor) if divisor != 0 else None
+        if quotient is None:
+            raise CannotSayError(f"the size {size} is no multiple of {divisor}")
+        return quotient
+
+    def result_shape(self, result: int = 0) -> tuple[Extent, ...]:
+        """Return the sizes of a result, as the size analysis has them."""
+        name = self.node.output[result]
+        if name not in self.typing.shapes.sizes:
+            raise CannotSayError(f"the shape of its result '{name}' is not known")
+        return self.typing.shapes.sizes[name]
+
+    def value(self, operand: int) -> np.ndarray[Any, np.dtype[Any]] | None:
+        """Return an operand's numbers where they are known before the run (``None``: at run time only)."""
+        return self.typing.shapes.values.get(self.node.input[operand]) if self.has(operand) else None
+
+    def numbers(self, attribute: str, operand: int) -> list[int] | None:
+        """Return integers that older opsets keep in an attribute and newer ones in an operand.
+
+        Raises:
+            CannotSayError: They are computed at run time, or follow the input.
+        """
+        listed = self.listed(attribute, operand)
+        if listed is None:
+            return None
+        if not all(isinstance(v, int) for v in listed):
+            raise CannotSayError(f"its '{attribute}' are computed at run time")
+        return [v for v in listed if isinstance(v, int)]
+
+    def listed(self, attribute: str, operand: int) -> list[Extent | None] | None:
+        """Return the same integers as expressions in the input's sizes, ``None`` for each unknown one.
+
+        Raises:
+            CannotSayError: Not even their number is known.
+        """
+        if attribute in self.attributes:
+            found = self.attributes[attribute]
+            return [int(v) for v in (found if isinstance(found, list) else [found])]
+        if not self.has(operand):
+            return None
+        self.keep_list(operand)
+        listed = self.typing.shapes.integers(self.node.input[operand])
+        if listed is None:
+            raise CannotSayError(f"its '{attribute}' are computed at run time")
+        return listed
+
+    def define(self, result: int, axes: Sequence[Dim]) -> None:
+        """Say what the axes of a result are; where shape inference knows, it has to agree."""
+        if not self.makes(result):
+            return
+        sizes = tuple(d.size for d in axes)
+        inferred = self.typing.shapes.sizes.get(self.node.output[result], sizes)
+        if sizes != inferred:
+            raise CannotSayError(f"its result is {inferred} but its rule expects {sizes}")
+        self.typing.axes[self.node.output[result]] = tuple(axes)
+
+    def same(self, a: Dim, b: Dim) -> None:
+        """Say that two dims are one axis."""
+        if not unify(a, b, self.why("its axes cannot be lined up channel by channel")):
+            self.typing.mixes.extend((self.index, f) for dim in (a, b) for f in factors(dim))
+
+    def block(self, dim: Dim, reason: str) -> None:
+        """Say that an axis must stay as it is."""
+        self.typing.mixes.append((self.index, dim))
+        block(dim, self.why(reason))
+
+    def normalises(self, dim: Dim, reason: str) -> None:
+        """Say that statistics are taken over an axis: shortening it changes them, unless the user accepts."""
+        self.typing.mixes.append((self.index, dim))
+        if self.typing.allow_inexact:
+            self.typing.inexact.append((dim, self.why(reason)))
+        else:
+            self.block(dim, reason + " (--allow-inexact opens it)")
+
+    def fixed(self, size: Extent, reason: str) -> Factor:
+        """Return a new axis that must stay as it is."""
+        return Factor(size, [self.why(reason)])
+
+    def runs_along(self, indexing: Indexing) -> None:
+        """Say which axes of operands and results run along the same index, beside what was said before."""
+        known = self.typing.indexing.get(self.index, Indexing())
+        self.typing.indexing[self.index] = known.with_(indexing)
+
+    def contract(
+        self,
+        dim: Dim,
+        *operands: int,
+        results: Sequence[int] = (),
+        axis: int | None = None,
+        statistic: bool = False,
+    ) -> None:
+        """Say that the node sums over an axis of the operands, or of results it remembers.
+
+        Args:
+            dim: What is summed over.
+            operands: Operands that have it.
+            results: Results that are summed over in the next step.
+            axis: Which axis of the first operand that is, where it has the dim on several.
+            statistic: Whether the sum is that of a mean or a norm.
+        """
+        names = tuple(self.node.input[o] for o in operands)
+        names += tuple(self.node.output[r] for r in results if self.makes(r))
+        self.typing.contractions.append(Contraction(self.index, dim, names, statistic, axis))
+
+    def rescale_result(self, dim: Dim, power: float) -> None:
+        """Say that the first result is to be multiplied when an axis is shortened (see ``Rescale``)."""
+        self.typing.rescales.append(Rescale(self.index, dim, power))
+
+    def rescale_operand(self, operand: int, dim: Dim, power: float) -> None:
+        """Say that a constant operand is to be multiplied when an axis is shortened."""
+        name = self.node.input[operand]
+        if name not in self.typing.model.constants:
+            self.block(dim, f"'{name}' would have to be rescaled with this size, and is no constant")
+        self.typing.rescales.append(Rescale(self.index, dim, power, operand=operand))
+
+    def rescale_attribute(self, attribute: str, default: float, dim: Dim, power: float) -> None:
+        """Say that an attribute is to be multiplied when an axis is shortened."""
+        self.typing.rescales.append(Rescale(self.index, dim, power, attribute=(attribute, default)))
+
+    def divides_by(self, operand: int, *dims: Dim) -> None:
+        """Say that an operand must not become zero, along all its axes or some of them."""
+        which = dims or self.axes(operand)
+        self.typing.divisors.append(Divisor(self.index, self.node.input[operand], tuple(which)))
+
+    def weights(self, *operands: int) -> None:
+        """Say that operands are parameters that masking may set to zero, moved about on the way or not."""
+        for operand in operands:
+            if self.has(operand):
+                name, place = self.node.input[operand], (self.index, operand)
+                while (mover := self.typing.movers.get(name)) is not None:
+                    name, place = self.typing.nodes[mover].input[0], (mover, 0)
+                self.typing.weight_uses.setdefault(name, set()).add(place)
+                self.typing.users.setdefault(place, self.index)
+
+    def reads(self, operand: int, how: Quantised) -> None:
+        """Say what the integers of an operand stand for."""
+        if self.has(operand):
+            self.typing.readings.append((self.node.input[operand], self.index, how))
+
+    def writes(self, result: int, how: Quantised) -> None:
+        """Say what the integers of a result stand for."""
+        if self.makes(result):
+            self.typing.readings.append((self.node.output[result], self.index, how))
+
+    def moves(self) -> None:
+        """Say that the result is the first operand, its elements moved or retyped."""
+        self.typing.movers[self.node.output[0]] = self.index
+
+    def makes_no_zeros(self) -> None:
+        """Say that, its attributes being what they are, the result is not zero where the operands are."""
+        self.typing.never_zero.add(self.index)
+
+    def plays(self, role: str, dim: Dim) -> None:
+        """Say what an axis means to people."""
+        self.typing.roles.append((role, dim))
+
+    def works(self, *dims: Dim) -> None:
+        """Say how many multiply-accumulates the node takes: the product of the sizes."""
+        self.typing.work.append(Work(self.index, dims))
+
+    def multiplies(self, linear: Linear) -> None:
+        """Say that, where the weights are constant, the node is linear in one operand."""
+        self.typing.linear.setdefault(self.index, []).append(linear)
+
+    def changes_product(self) -> None:
+        """Say that more is done to the product than ``multiplies`` said."""
+        known = self.typing.linear.get(self.index, [])
+        self.typing.linear[self.index] = [replace(linear, final=False) for linear in known]
+
+    def sums_to_one(self) -> None:
+        """Say that the result's elements along its last axis sum to one."""
+        self.typing.means.add(self.node.output[0])
+
+    def prefer_other(self, dim: Dim) -> None:
+        """Say that, where this axis is one factor of a product, the other factor is the one to prune."""
+        self.typing.secondary.append(dim)
+
+    def follow_attribute(self, attribute: str, dim: Dim, element: int | None = None) -> None:
+        """Say that an attribute, or one element of it, is the size of a dim."""
+        self.typing.size_uses.append(SizeUse(self.index, attribute, -1, element, dim))
+
+    def caps_attribute(self, attribute: str, dim: Dim) -> None:
+        """Say that an attribute is a number of elements of a dim, all of them where fewer remain."""
+        self.typing.caps.append(Cap(self.index, attribute, dim))
+
+    def switches_off(self, dim: Dim, constant: str, number: float) -> None:
+        """Say that the node does without elements of a dim where a constant holds a number."""
+        self.typing.absent[constant] = number
+        self.typing.contractions.append(Contraction(self.index, dim, (constant,)))
+
+    def keep_list(self, operand: int) -> None:
+        """Say that an operand is a list with an element for each axis or bound, which all stay."""
+        name = self.node.input[operand]
+        for dim in self.axes(operand) if name in self.typing.shapes.sizes or name in self.typing.axes else ():
+            block(dim, self.why("its elements are sizes, or places on other axes"))
+
+    def follow_operand(self, operand: int, element: int, dim: Dim) -> None:
+        """Say that an element of an operand is the size of a dim."""
+        self.keep_list(operand)
+        self.typing.size_uses.append(SizeUse(self.index, None, operand, element, dim))
+
+    def follow(
+        self, attribute: str, operand: int, element: int, dim: Dim, *, backwards: bool = False
+    ) -> None:
+        """Say that a number is the size of a dim, be it in an attribute (older opsets) or in an operand."""
+        held = attribute if attribute in self.attributes else None
+        place = -1 if held else operand
+        if not held and self.has(operand):
+            self.keep_list(operand)
+        self.typing.size_uses.append(SizeUse(self.index, held, place, element, dim, backwards))
+
+    def reads_size(self, element: int, dim: Dim) -> None:
+        """Say that an element of the result is the size of a dim, read off while the network runs."""
+        self.typing.size_uses.append(SizeUse(self.index, None, RESULT, element, dim))
+
+    def follow_indices(self, operand: int, dim: Dim, *, axis: int = 0, column: int | None = None) -> None:
+        """Say that an operand lists elements of a dim by their number.
+
+        Args:
+            operand: A constant.
+            dim: The dim.
+            axis: The axis of the list along which the elements follow each other.
+            column: Which entry along the last axis of the list is the number; ``None`` where all are.
+        """
+        self.typing.index_uses.append(IndexUse(self.index, operand, dim, axis, column))
+
+    def match(self, pattern: str, given: Mapping[str, Extent] | None = None) -> dict[str, Dim]:
+        """Apply an axis pattern such as ``A[m k] B[k n] C[n] -> Y[m n]`` (see ``rules.notation``)."""
+        if not notation.fits(self, pattern):
+            raise CannotSayError("its operands have other ranks than its rule expects")
+        return notation.match(self, pattern, given or {})
+
+    def refuse(self, reason: str) -> None:
+        """Block every axis this node touches."""
+        self.typing.refused[self.index] = reason
+        for name in [i for i in self.node.input if i] + sorted(captured(self.node)):
+            if name in self.typing.shapes.sizes or name in self.typing.axes:
+                for dim in self.typing.axes_of(name):
+                    self.block(dim, reason)
+        for name in filter(None, self.node.output):
+            sizes = self.typing.shapes.sizes.get(name)
+            if sizes is not None:
+                self.typing.axes[name] = tuple(self.fixed(s, reason) for s in sizes)

@@ -1,0 +1,179 @@
+"""Graphs inside nodes: their nodes are read like all others, and what crosses the boundary keeps its axes.
+
+Letters of the specification: a Loop hands its body the number of the turn, the condition and the states, and
+gets back the condition, the states and what is to be laid end to end; a Scan hands over states and slices of
+sequences along one axis, and gets back states and slices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import onnx
+
+from onnxprune.algebra.axes import Dim
+from onnxprune.algebra.sizes.algebra import Extent
+from onnxprune.ir import attributes, bodies, captured, flat, goes_on
+from onnxprune.ops.axes.context import Axes, Context, Typing
+from onnxprune.ops.axes.table import rule
+
+TURNS = "it goes through this axis turn by turn"
+UNKNOWN = "what its body makes there is not known"
+
+
+@rule("If")
+def branches(c: Context) -> None:
+    """Either branch makes the results, so both have the same axes."""
+    made = [[v.name for v in body.output] for body in bodies(c.node)]
+    for result, names in enumerate(zip(*made, strict=True)):
+        _unite(c, result, [_axes(c.typing, name) for name in names])
+    _keep_one_cost(c)
+
+
+def _loop_given(typing: Typing, node: onnx.NodeProto) -> Sequence[Axes | None]:
+    return [(), (), *(_axes(typing, name) for name in node.input[2:])]
+
+
+@rule("Loop", opens=_loop_given)
+def loop(c: Context) -> None:
+    """A state has the same axes in every turn, before the first and after the last."""
+    (body,) = bodies(c.node)
+    made = [_axes(c.typing, value.name) for value in body.output[1:]]
+    given = [_axes(c.typing, name) for name in c.node.input[2:]]
+    for state, (before, after) in enumerate(zip(given, made, strict=False)):
+        _unite(c, state, [before, after])
+    for result in range(len(given), len(c.node.output)):
+        _lay_out(c, result, made[result], 0)
+    if turns := _turns(c, len(given)):
+        _repeat_cost(c, turns)
+
+
+def _scan_given(typing: Typing, node: onnx.NodeProto) -> Sequence[Axes | None]:
+    given = [_axes(typing, name) for name in node.input]
+    states, axes = _scanned(node)
+    slices = [
+        d and (*d[: a % len(d)], *d[a % len(d) + 1 :]) for d, a in zip(given[states:], axes, strict=True)
+    ]
+    return [*given[:states], *slices]
+
+
+@rule("Scan", opens=_scan_given)
+def scan(c: Context) -> None:
+    """As Loop, over slices of sequences."""
+    (body,) = bodies(c.node)
+    states, axes = _scanned(c.node)
+    for operand, axis in enumerate(axes, states):
+        if dims := _axes(c.typing, c.node.input[operand]):
+            c.block(dims[axis], TURNS)
+    made = [_axes(c.typing, value.name) for value in body.output]
+    for state in range(states):
+        _unite(c, state, [_axes(c.typing, c.node.input[state]), made[state]])
+    if dims := _axes(c.typing, c.node.input[states]):
+        _repeat_cost(c, dims[axes[0]])
+    along = c.attributes.get("scan_output_axes") or [0] * (len(made) - states)
+    for result, axis in enumerate(along, states):
+        _lay_out(c, result, made[result], axis)
+
+
+@rule("SequenceMap")
+def sequence_map(c: Context) -> None:
+    """The parts of a sequence are not followed."""
+    for name in sorted({i for i in c.node.input if i} | captured(c.node)):
+        if name in c.typing.shapes.sizes or name in c.typing.axes:
+            for dim in c.typing.axes_of(name):
+                c.block(dim, f"its body reads '{name}'")
+
+
+def _scanned(node: onnx.NodeProto) -> tuple[int, list[int]]:
+    """Return how many states a Scan has, and the axis along which it goes through each sequence."""
+    count = int(attributes(node)["num_scan_inputs"])
+    return len(node.input) - count, attributes(node).get("scan_input_axes") or [0] * count
+
+
+def _axes(typing: Typing, name: str) -> Axes | None:
+    return typing.axes_of(name) if name in typing.axes or name in typing.shapes.sizes else None
+
+
+def _unite(c: Context, result: int, same: Sequence[Axes | None]) -> None:
+    """Say that a result and tensors of bodies are one; axes of other sizes stay, and all of other ranks."""
+    known = [dims for dims in same if dims is not None]
+    sizes = c.typing.shapes.sizes.get(c.node.output[result]) if c.makes(result) else None
+    ranks = {len(dims) for dims in known} | ({len(sizes)} if sizes is not None else set())
+    if len(known) < len(same) or len(ranks) > 1:
+        for dim in (d for dims in known for d in dims):
+            c.block(dim, UNKNOWN)
+        _keep(c, result)
+        return
+    axes = list(zip(*known, strict=True))
+    wanted = sizes or [dims[0].size for dims in axes]
+    c.define(result, [_one_axis(c, dims, size) for dims, size in zip(axes, wanted, strict=True)])
+
+
+def _one_axis(c: Context, dims: Sequence[Dim], size: Extent) -> Dim:
+    """Unite an axis of several tensors, which stays where its size is not one and the same."""
+    if all(dim.size == size for dim in dims):
+        for dim in dims[1:]:
+            c.same(dims[0], dim)
+        return dims[0]
+    for dim in dims:
+        c.block(dim, UNKNOWN)
+    return c.fixed(size, UNKNOWN)
+
+
+def _lay_out(c: Context, result: int, made: Axes | None, axis: int) -> None:
+    """Say that a result is what a body makes in all turns, laid out along a new axis."""
+    if not c.makes(result):
+        return
+    sizes = c.typing.shapes.sizes.get(c.node.output[result])
+    if made is None or sizes is None or len(sizes) != len(made) + 1:
+        for dim in made or ():
+            c.block(dim, UNKNOWN)
+        _keep(c, result)
+        return
+    axis %= len(sizes)
+    dims: list[Dim] = list(made)
+    dims.insert(axis, c.fixed(sizes[axis], TURNS))
+    c.define(result, dims)
+
+
+def _keep(c: Context, result: int) -> None:
+    if c.makes(result) and c.node.output[result] in c.typing.shapes.sizes:
+        c.define(result, [c.fixed(size, UNKNOWN) for size in c.result_shape(result)])
+
+
+def _turns(c: Context, states: int) -> Dim | None:
+    """Return how many turns a loop takes, where that is known or can be read off what it lays end to end."""
+    shapes = c.typing.shapes
+    known = shapes.integers(c.node.input[0]) if c.has(0) and goes_on(c.node, shapes.values) else None
+    if known and known[0] is not None:
+        return c.fixed(known[0], TURNS)
+    laid = [name for name in c.node.output[states:] if c.typing.axes.get(name)]
+    return c.typing.axes[laid[0]][0] if laid else None
+
+
+def _repeat_cost(c: Context, turns: Dim) -> None:
+    """Count the work of a body once for each turn."""
+    first = c.index - sum(1 for body in bodies(c.node) for _ in flat(body))
+    c.typing.work[:] = [
+        replace(work, dims=(*work.dims, turns)) if first <= work.node < c.index else work
+        for work in c.typing.work
+    ]
+
+
+def _keep_one_cost(c: Context) -> None:
+    """Count the work of the branch that has more of it: only one of them is run."""
+    counts = [sum(1 for _ in flat(body)) for body in bodies(c.node)]
+    ends = [c.index - sum(counts[k + 1 :]) for k in range(len(counts))]
+    owners = {
+        k: branch
+        for branch, (end, n) in enumerate(zip(ends, counts, strict=True))
+        for k in range(end - n, end)
+    }
+    totals = [0.0] * len(counts)
+    for work in c.typing.work:
+        if work.node in owners:
+            totals[owners[work.node]] += math.prod(c.typing.shapes.number(dim.size) for dim in work.dims)
+    most = totals.index(max(totals))
+    c.typing.work[:] = [w for w in c.typing.work if owners.get(w.node, most) == most]

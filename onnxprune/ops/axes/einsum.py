@@ -1,0 +1,81 @@
+"""Einsum: the equation is the rule, its letters are the factors."""
+
+from __future__ import annotations
+
+from onnxprune.algebra.axes import Dim
+from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.pointwise import broadcast
+from onnxprune.ops.axes.table import rule, some
+from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right
+
+
+@rule("Einsum", zero=some)
+def einsum(c: Context) -> None:
+    """Letters that only operands have are summed over; an ellipsis stands for axes that broadcast."""
+    terms, result = _parse(c.attributes["equation"])
+    if any(len(set(t)) != len(t) for t in terms):
+        raise CannotSayError("it takes a diagonal")
+    letters: dict[str, Dim] = {}
+    spread: dict[int, list[Dim]] = {}
+    for operand, term in enumerate(terms):
+        dims = list(c.axes(operand))
+        at, count = term.find("."), len(dims) - len(term.replace(".", ""))
+        if at >= 0:
+            spread[operand] = dims[at : at + count]
+            del dims[at : at + count]
+        for letter, dim in zip(term.replace(".", ""), dims, strict=True):
+            _meet(c, letters, letter, dim)
+    ellipsis = broadcast(c, list(spread.values()))
+    indexing = _indexing(c, terms, result, letters, from_the_right(ellipsis, spread))
+    activations = not any(name in c.typing.model.constants for name in c.node.input)
+    for letter in sorted(set(letters) - set(result)):
+        c.contract(letters[letter], *(k for k in range(len(terms)) if indexing.axes(k, letter)))
+        if activations:
+            c.prefer_other(letters[letter])
+    c.define(0, [d for letter in result for d in (ellipsis if letter == "." else [letters[letter]])])
+    c.weights(*range(len(terms)))
+    c.works(*ellipsis, *letters.values())
+
+
+def _indexing(
+    c: Context, terms: list[str], result: str, letters: dict[str, Dim], ellipsis: Indexing
+) -> Indexing:
+    """Say that a letter is an index, and so is each axis of the ellipsis."""
+    variables = {**letters, **ellipsis.variables}
+    operands = {}
+    for operand, term in enumerate(terms):
+        keys = _keys(term, ellipsis.operands.get(operand, ()))
+        operands[operand] = tuple(
+            key if not key or dim.size == variables[key[0]].size else ()
+            for key, dim in zip(keys, c.axes(operand), strict=True)
+        )
+    indexing = Indexing(variables, operands, {0: _keys(result, ellipsis.results[0])})
+    c.runs_along(indexing)
+    return indexing
+
+
+def _keys(term: str, ellipsis: tuple[Keys, ...]) -> tuple[Keys, ...]:
+    left, dots, right = term.partition(".")
+    return (*((s,) for s in left), *(ellipsis if dots else ()), *((s,) for s in right))
+
+
+def _meet(c: Context, letters: dict[str, Dim], letter: str, dim: Dim) -> None:
+    """The same letter is the same axis; one of a single element is stretched to the others."""
+    known = letters.get(letter)
+    if known is None or known.size == 1:
+        letters[letter] = dim
+    elif dim.size != 1:
+        c.same(known, dim)
+
+
+def _parse(equation: str) -> tuple[list[str], str]:
+    """Return the letters of each operand and of the result, ``.`` for an ellipsis.
+
+    Without a right-hand side the result has the letters that occur once, in alphabetical order.
+    """
+    left, arrow, right = equation.replace(" ", "").replace("...", ".").partition("->")
+    terms = left.split(",")
+    if not arrow:
+        once = sorted(s for s in set(left) if s.isalpha() and left.count(s) == 1)
+        right = ("." if "." in left else "") + "".join(once)
+    return terms, right

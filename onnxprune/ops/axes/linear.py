@@ -1,0 +1,117 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxprune.algebra.axes import Dim, Factor
+from onnxprune.ops.axes.constants import averages
+from onnxprune.ops.axes.context import Axes, CannotSayError, Context, Linear
+from onnxprune.ops.axes.pointwise import broadcast
+from onnxprune.ops.axes.table import Zeros, rule, some
+from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right
+
+
+def product_and_bias(zeros: Zeros) -> bool:
+    """``A·B + C`` is zero where A or B is, and C is too."""
+    bias = zeros[2] if len(zeros) > 2 else True
+    return some(zeros[:2]) and bias is True
+
+
+@rule("Gemm", zero=product_and_bias)
+def gemm(c: Context) -> None:
+    """``Y = A·B + C``, either factor transposed on request."""
+    a = "k m" if c.attributes.get("transA") else "m k"
+    b = "n k" if c.attributes.get("transB") else "k n"
+    axes = c.match(f"A[{a}] B[{b}] -> Y[m n]")
+    if c.has(2):
+        for dim, size, name in zip(reversed(c.axes(2)), reversed(c.shape(2)), ("n", "m"), strict=False):
+            if size != 1:
+                c.same(dim, axes[name])
+        c.runs_along(added(2, c.axes(2), "m", "n"))
+    c.weights(0, 1, 2)
+    c.works(axes["m"], axes["n"], axes["k"])
+    axis, first = (0 if c.attributes.get("transA") else 1), not c.attributes.get("transB")
+    alpha, beta = (float(c.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
+    c.multiplies(Linear(0, axis, 1, 1, inputs_first=first, bias=2, alpha=alpha, beta=beta))
+
+
+@rule("MatMul", zero=some, constant=averages)
+def matmul(c: Context) -> None:
+    """Leading axes broadcast, and a vector stands for a matrix of one row or column, as in numpy."""
+    matrix_product(c, c.axes(0), c.axes(1))
+    c.weights(0, 1)
+    if len(c.axes(1)) == 2:
+        c.multiplies(Linear(0, -1, weights=1, result_axis=-1, inputs_first=True))
+    if len(c.axes(0)) == 2 and len(c.axes(1)) > 1:
+        c.multiplies(Linear(1, -2, weights=0, result_axis=-2))
+
+
+def added(operand: int, dims: Axes, rows: str, columns: str) -> Indexing:
+    """Return the indices of what is added to the rows and columns of a product."""
+    if len(dims) > 2:
+        raise CannotSayError(f"what it adds has {len(dims)} axes, and no more than two fit")
+    keys = (rows, columns)[2 - len(dims) :]
+    along: tuple[Keys, ...] = tuple((k,) if d.size != 1 else () for k, d in zip(keys, dims, strict=True))
+    return Indexing(operands={operand: along})
+
+
+def matrix_product(
+    c: Context,
+    a: Axes,
+    b: Axes,
+    operands: tuple[int, int] = (0, 1),
+    turned: tuple[bool, bool] = (False, False),
+) -> None:
+    """Multiply two operands as MatMul does.
+
+    Attention multiplies two activations, head by head: of the two factors, heads and their width, the heads
+    are the ones to prune first.
+
+    Args:
+        c: The node.
+        a: The axes of the first operand.
+        b: Those of the second.
+        operands: Their numbers.
+        turned: Whether the last two axes of each are exchanged before.
+    """
+    left, right = _described(a, "rows", "sum", turned[0]), _described(b, "sum", "columns", turned[1])
+    where = {key: dim for keys, dims in ((left, a), (right, b)) for key, dim in zip(keys, dims, strict=True)}
+    k = Factor(a[left.index("sum")].size)
+    c.same(a[left.index("sum")], k)
+    c.same(b[right.index("sum")], k)
+    c.contract(k, *operands)
+    leading = {o: dims[:-2] for o, dims in zip(operands, (a, b), strict=True)}
+    batch = broadcast(c, list(leading.values()))
+    outside = [key for key in ("rows", "columns") if key in where]
+    if not any(c.node.input[o] in c.typing.model.constants for o in operands):
+        for dim in (k, *(where[key] for key in outside)):
+            c.prefer_other(dim)
+        if len(batch) > 1:
+            c.plays("heads", batch[-1])
+            c.plays("kv_heads", b[-3] if len(b) > 2 else batch[-1])
+            c.plays("head_width", k)
+    c.runs_along(
+        _apart(from_the_right(batch, leading), where, dict(zip(operands, (left, right), strict=True)))
+    )
+    c.define(0, [*batch, *(where[key] for key in outside)])
+    c.works(*batch, *(where[key] for key in outside), k)
+
+
+def _apart(batch: Indexing, where: Mapping[str, Dim], names: Mapping[int, Sequence[str]]) -> Indexing:
+    """Return the indices of a product: batch, rows, columns, and what is summed over."""
+    inner: dict[str, Dim] = {key: dim for key, dim in where.items() if not key.startswith("batch")}
+    made = [key for key in ("rows", "columns") if key in inner]
+    return Indexing(
+        {**batch.variables, **inner},
+        {k: (*keys, *((key,) for key in names[k][-2:])) for k, keys in batch.operands.items()},
+        {0: (*batch.results[0], *((key,) for key in made))},
+    )
+
+
+def _described(dims: Axes, first: str, second: str, turned: bool) -> list[str]:
+    """Name the axes of an operand, those of the batch by numbers; a vector has only what is summed over."""
+    if len(dims) == 1:
+        return ["sum"]
+    last = [second, first] if turned else [first, second]
+    return [*(f"batch {k}" for k in range(len(dims) - 2)), *last]

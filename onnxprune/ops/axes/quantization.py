@@ -1,0 +1,441 @@
+"""Quantised operators: integers that stand for ``(q − zero point) · scale``.
+
+Where an integer tensor is said to be zero, it is its zero point. Masking a quantised weight therefore writes
+its zero point, and padding and sums treat that as zero. Scales and zero points for each channel are cut too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx import TensorProto
+
+from onnxprune.algebra.axes import Dim, Factor, nested
+from onnxprune.ops.axes import attention
+from onnxprune.ops.axes.constants import same
+from onnxprune.ops.axes.context import Axes, CannotSayError, Context, Quantised
+from onnxprune.ops.axes.convolution import finish
+from onnxprune.ops.axes.joining import join
+from onnxprune.ops.axes.linear import added, matrix_product
+from onnxprune.ops.axes.pointwise import broadcast
+from onnxprune.ops.axes.recurrent import candidates_are_zero
+from onnxprune.ops.axes.table import Zeros, carriers, first, rule, some
+from onnxprune.ops.axes.variables import Indexing, from_the_right
+
+MICROSOFT = "com.microsoft"
+IN_BLOCKS = "its elements share a scale"
+
+
+@rule("QuantizeLinear", zero=first)
+def quantize(c: Context) -> None:
+    """Scale and zero point are single numbers, one for each place on an axis, or one for each block there."""
+    c.writes(0, replace(_scaled(c), scale=None))
+    c.moves()
+
+
+@rule("DequantizeLinear", zero=first, constant=same)
+def dequantize(c: Context) -> None:
+    """The other way round; a constant operand is a quantised weight."""
+    how = _scaled(c)
+    c.reads(0, how)
+    if _is_known(c, how):
+        c.moves()
+
+
+rule("QuantizeLinear", domain=MICROSOFT, zero=first)(quantize)
+rule("DequantizeLinear", domain=MICROSOFT, zero=first, constant=same)(dequantize)
+
+
+def _scaled(c: Context) -> Quantised:
+    """Line scale and zero point up with the data, and return how they are to be read."""
+    dims = c.axes(0)
+    axis = int(c.attributes.get("axis", 1)) % max(len(dims), 1)
+    size = int(c.attributes.get("block_size", 0))
+    for operand in (1, 2):
+        if c.has(operand):
+            parameter = c.axes(operand)
+            if len(parameter) == 1 and parameter[0].size != 1 and not size:
+                c.same(dims[axis], parameter[0])
+            elif len(parameter) > 1 or size:
+                _in_blocks(c, dims, parameter, axis, size)
+    c.define(0, dims)
+    return _how(c, 1, 2, axis, size)
+
+
+def _in_blocks(c: Context, dims: Axes, parameter: Axes, axis: int, size: int) -> None:
+    """Neighbours on one axis share a scale, so that whole blocks of them can go; the other axes are free."""
+    full = len(parameter) == len(dims) and size > 0 and dims[axis].size == parameter[axis].size * size
+    if not full:
+        for dim in (*dims, *parameter):
+            c.block(dim, "it is quantised in blocks, the last of which is not full")
+        return
+    for k, (dim, other) in enumerate(zip(dims, parameter, strict=True)):
+        c.same(dim, nested((other, c.fixed(size, IN_BLOCKS))) if k == axis else other)
+
+
+@rule("DynamicQuantizeLinear", zero=first)
+def dynamic_quantize(c: Context) -> None:
+    """The scale follows from the largest and smallest element, zero included: zeros do not change it."""
+    dims = c.axes(0)
+    for dim in dims:
+        c.contract(dim, 0)
+    c.define(0, dims)
+    c.writes(0, Quantised(zero=c.node.output[2]))
+    for result in (1, 2):
+        c.define(result, [])
+
+
+def _weights_and_bias(zeros: Zeros) -> bool:
+    """The result is its zero point where weight and bias are zero."""
+    return zeros[3] is True and (len(zeros) < 9 or zeros[8] is True)
+
+
+@rule("QLinearConv", zero=_weights_and_bias)
+def qlinear_conv(c: Context) -> None:
+    """Conv, every tensor with a scale and a zero point; those of the weight may be one for each filter."""
+    scale, co = "xs[*a] xz[*b]", "(g co)"
+    weight = f"W[{co} ci *k] ws[{_each(c, 4, co)}] wz[{_each(c, 5, co)}]"
+    x, y = ("*s (g ci)", f"*t {co}") if c.attributes.get("channels_last") else ("(g ci) *s", f"{co} *t")
+    pattern = f"X[n {x}] {scale} {weight} ys[*d] yz[*e] B[{co}] -> Y[n {y}]"
+    axes = c.match(pattern, {"g": int(c.attributes.get("group", 1))})
+    finish(c, axes, "*t", weights=())
+    c.reads(0, _how(c, 1, 2))
+    c.writes(0, _how(c, None, 7))
+    _weights(c, 3, scale=4, zero=5, axis=0)
+    c.reads(8, Quantised())
+    c.weights(8)
+
+
+rule("QLinearConv", domain=MICROSOFT, zero=_weights_and_bias)(qlinear_conv)
+
+
+@rule("QAttention", domain=MICROSOFT)
+def quantised_attention(c: Context) -> None:
+    """Attention whose projections are products of integers."""
+    if c.attributes.get("do_rotary"):
+        raise CannotSayError("it turns its queries and keys inside")
+    axes = attention.projected(c, [c.count(c.shape(1)[1]) // 3] * 3)
+    _columns(c, c.axes(1), 4, 7)
+    c.reads(0, _how(c, 3, 6))
+    _weights(c, 1, scale=4, zero=7, axis=1)
+    c.weights(2)
+    attention.finish_with_one_cache(c, axes, past=8)
+
+
+@rule("ConvInteger", zero=lambda zeros: zeros[1] is True)
+def conv_integer(c: Context) -> None:
+    """Conv whose result is the sum of integers."""
+    co = "(g co)"
+    pattern = f"X[n (g ci) *s] W[{co} ci *k] xz[*a] wz[{_each(c, 3, co)}] -> Y[n {co} *t]"
+    axes = c.match(pattern, {"g": int(c.attributes.get("group", 1))})
+    finish(c, axes, "*t", weights=())
+    c.reads(0, _how(c, None, 2))
+    _weights(c, 1, zero=3, axis=0)
+
+
+def _each(c: Context, operand: int, axis: str) -> str:
+    """Return the axes of a parameter that is one number, or one for each place on an axis."""
+    return axis if c.has(operand) and c.shape(operand) and c.shape(operand)[0] != 1 else f"*p{operand}_"
+
+
+@rule("QLinearMatMul", zero=lambda zeros: some((zeros[0], zeros[3])))
+def qlinear_matmul(c: Context) -> None:
+    """MatMul, every tensor with a scale and a zero point; those of the second may be one for each column."""
+    a, b = c.axes(0), c.axes(3)
+    matrix_product(c, a, b, (0, 3))
+    _columns(c, b, 4, 5)
+    _rows_stay(c, a, 1, 2)
+    c.reads(0, _how(c, 1, 2, len(a) - 2))
+    c.writes(0, _how(c, None, 7))
+    _weights(c, 3, scale=4, zero=5, axis=-1)
+
+
+@rule("MatMulInteger", zero=lambda zeros: some(zeros[:2]))
+def matmul_integer(c: Context) -> None:
+    """MatMul whose result is the sum of integers."""
+    a, b = c.axes(0), c.axes(1)
+    matrix_product(c, a, b)
+    _columns(c, b, 3)
+    _rows_stay(c, a, 2)
+    c.reads(0, _how(c, None, 2, len(a) - 2))
+    _weights(c, 1, zero=3, axis=-1)
+
+
+@rule("MatMulIntegerToFloat", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[6:]))
+def matmul_integer_to_float(c: Context) -> None:
+    """MatMulInteger, scaled, and a bias."""
+    a, b = c.axes(0), c.axes(1)
+    matrix_product(c, a, b)
+    _columns(c, b, 3, 5, 6)
+    _rows_stay(c, a, 2, 4)
+    c.reads(0, _how(c, 2, 4, len(a) - 2))
+    _weights(c, 1, scale=3, zero=5, axis=-1)
+    c.weights(6)
+
+
+def _product_and_bias(zeros: Zeros) -> bool:
+    """The sum is zero where one of the operands is, and the bias."""
+    return some((zeros[0], zeros[3])) and all(zeros[6:7])
+
+
+@rule("QGemm", domain=MICROSOFT, zero=_product_and_bias)
+def qgemm(c: Context) -> None:
+    """Gemm of integers; scale and zero point of the second operand may be one for each column."""
+    a, b = c.axes(0), c.axes(3)
+    turned = bool(c.attributes.get("transA")), bool(c.attributes.get("transB"))
+    matrix_product(c, a, b, (0, 3), turned)
+    b = b[::-1] if turned[1] else b
+    _columns(c, b, 4, 5)
+    if c.has(6):
+        broadcast(c, [c.typing.axes[c.node.output[0]], c.axes(6)])
+        c.runs_along(added(6, c.axes(6), "rows", "columns"))
+    c.reads(0, _how(c, 1, 2))
+    if c.has(8):
+        c.writes(0, _how(c, None, 8))
+    _weights(c, 3, scale=4, zero=5, axis=0 if c.attributes.get("transB") else 1)
+    c.reads(6, Quantised())
+    c.weights(6)
+
+
+def _scales_and_bias(zeros: Zeros) -> bool:
+    """A column is zero where its scales and its bias are."""
+    return zeros[2] is True and all(zeros[5:6])
+
+
+@rule("MatMulNBits", domain=MICROSOFT, zero=_scales_and_bias)
+def matmul_n_bits(c: Context) -> None:
+    """``A · B`` with a few bits an element of B, ``[columns, blocks, bytes]``, and a scale for each block.
+
+    Masking sets scales to zero, for several elements share a byte. Along the sum whole blocks can go.
+    """
+    if c.has(4):
+        raise CannotSayError("its rows are put in another order by a list")
+    blocks, size = c.shape(1)[1], int(c.attributes["block_size"])
+    n, b = Factor(int(c.attributes["N"])), Factor(blocks)
+    lead, k = c.axes(0)[:-1], c.axes(0)[-1]
+    if k.size == blocks * size:
+        c.same(k, nested((b, c.fixed(size, IN_BLOCKS))))
+    else:
+        for dim in (k, b):
+            c.block(dim, "its last block is not full")
+    c.same(c.axes(1)[0], n)
+    c.same(c.axes(1)[1], b)
+    c.block(c.axes(1)[2], "several elements share a byte")
+    _along_columns(c, 2, n, b)
+    if c.has(3):
+        _along_columns(c, 3, n, b)
+    if c.has(5):
+        c.same(c.axes(5)[0], n)
+    c.contract(b, 0, 2)
+    c.weights(2, 5)
+    c.follow_attribute("N", n)
+    c.follow_attribute("K", k)
+    c.define(0, [*lead, n])
+    c.works(*lead, n, k)
+
+
+def _along_columns(c: Context, operand: int, columns: Dim, blocks: Dim) -> None:
+    """Scales and zero points are written down column by column; zero points may share bytes."""
+    dims = c.axes(operand)
+    each = c.parts_of(math.prod((d.size for d in dims), start=1), columns.size)
+    inner: Dim = blocks
+    if each != blocks.size:
+        inner = c.fixed(each, "several zero points share a byte")
+        c.block(blocks, "several zero points share a byte")
+    c.same(nested(dims), nested((columns, inner)))
+
+
+@rule("GatherBlockQuantized", domain=MICROSOFT, zero=lambda zeros: zeros[2] is True)
+def gather_block_quantized(c: Context) -> None:
+    """Gather from a table in blocks that share a scale, which masking sets to zero: whole blocks can go."""
+    data, scales = list(c.axes(0)), c.axes(2)
+    rank, last = len(data), len(data) - 1
+    axis, along = (int(c.attributes.get(n, d)) % rank for n, d in (("gather_axis", 0), ("quantize_axis", 1)))
+    size, each = int(c.attributes.get("block_size", 128)), _elements_of_a_byte(c)
+    if axis == along or (each > 1 and along != last):
+        raise CannotSayError("it picks from an axis that is quantised in blocks")
+    if data[along].size * each != scales[along].size * size:
+        raise CannotSayError("the last block of its table is not full")
+    parameters = [(scales, 1), *([(c.axes(3), each)] if c.has(3) else [])]
+    for k in range(rank):
+        for dims, packed in parameters:
+            if k != along:
+                c.same(data[k], dims[k])
+            elif packed > 1:
+                c.block(scales[k], "several zero points share a byte")
+            else:
+                c.same(scales[k], dims[k])
+    c.same(data[along], nested((scales[along], c.fixed(size // each, IN_BLOCKS))))
+    c.block(data[axis], "it picks elements of this axis by number")
+    data[along] = nested((scales[along], c.fixed(size, IN_BLOCKS)))
+    c.define(0, [*data[:axis], *c.axes(1), *data[axis + 1 :]])
+    c.weights(2)
+
+
+def _elements_of_a_byte(c: Context) -> int:
+    """Return how many elements of the first operand lie in one of its bytes."""
+    is_packed = c.typing.shapes.types[c.node.input[0]] == TensorProto.UINT8
+    return 8 // int(c.attributes.get("bits", 4)) if is_packed else 1
+
+
+@rule("DynamicQuantizeMatMul", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[4:]))
+def dynamic_quantize_matmul(c: Context) -> None:
+    """DynamicQuantizeLinear of the first operand, then MatMulIntegerToFloat."""
+    a, b = c.axes(0), c.axes(1)
+    for dim in a[:-1]:
+        c.contract(dim, 0)
+    c.contract(a[-1], 0)
+    matrix_product(c, a, b)
+    _columns(c, b, 2, 3, 4)
+    _weights(c, 1, scale=2, zero=3, axis=-1)
+    c.weights(4)
+
+
+@rule("DynamicQuantizeLSTM", domain=MICROSOFT)
+def dynamic_quantize_lstm(c: Context) -> None:
+    """LSTM whose weights are integers, and whose data and states become integers by their range.
+
+    That range includes zero, so a channel that is zero does not show; another one would.
+    """
+    one, each = "d", "d (4 h)"
+    parameters = " ".join(
+        f"{name}[{each if c.has(k) and len(c.axes(k)) > 1 else one}]"
+        for k, name in enumerate(("ws", "wz", "rs", "rz"), 8)
+    )
+    states = "lengths[n] initial_h[d n h] initial_c[d n h] P[d (3 h)]"
+    weights = "W[d i (4 h)] R[d h (4 h)] B[d (8 h)]"
+    axes = c.match(f"X[t n i] {weights} {states} {parameters} -> Y[t d n h] Y_h[d n h] Y_c[d n h]")
+    t, n, d, h, i = (axes[name] for name in "tndhi")
+    c.block(d, "directions are part of what the operator is")
+    c.block(t, "it moves along this axis")
+    for state in (5, 6):
+        if c.has(state):
+            c.contract(h, state)
+    c.contract(h, 2, results=(0, 1), axis=1)
+    if not candidates_are_zero(c):
+        c.block(h, "what it makes of zeros is not zero, and widens the range of its integers")
+    if d.size != 1 and any(c.has(k) and len(c.axes(k)) > 1 for k in (8, 9, 10, 11)):
+        c.block(h, "each of its directions has scales for each column")
+    for weight, scale in ((1, 8), (2, 10)):
+        _weights(c, weight, scale=scale, zero=scale + 1, axis=2 if len(c.axes(scale)) > 1 else 0)
+    c.weights(3, 5, 6, 7)
+    c.follow_attribute("hidden_size", h)
+    rows = (t, n, d, c.fixed(4, "gates"), h)
+    c.works(*rows, i)
+    c.works(*rows, h)
+
+
+@rule("QLinearAdd", domain=MICROSOFT, zero=lambda zeros: zeros[0] is True and zeros[3] is True)
+def qlinear_add(c: Context) -> None:
+    """Elementwise; scales and zero points are single numbers."""
+    _line_up(c, (0, 3))
+    c.reads(0, _how(c, 1, 2))
+    c.reads(3, _how(c, 4, 5))
+    c.writes(0, _how(c, None, 7))
+
+
+@rule("QLinearWhere", domain=MICROSOFT, zero=lambda zeros: zeros[1] is True and zeros[4] is True)
+def qlinear_where(c: Context) -> None:
+    """Choose between two operands, each with its scale and zero point."""
+    _line_up(c, (0, 1, 4))
+    c.reads(1, _how(c, 2, 3))
+    c.reads(4, _how(c, 5, 6))
+    c.writes(0, _how(c, None, 8))
+
+
+@rule("QLinearSoftmax", domain=MICROSOFT)
+def qlinear_softmax(c: Context) -> None:
+    """Normalise over one axis; before opset 13 over all axes from that one on."""
+    dims = c.axes(0)
+    axis = int(c.attributes.get("axis", -1)) % len(dims)
+    for dim in dims[axis:] if c.attributes["opset"] < 13 else dims[axis : axis + 1]:
+        c.block(dim, "it normalises over this axis")
+    c.define(0, dims)
+    _of_one_operand(c)
+
+
+rule("QLinearMul", domain=MICROSOFT, zero=lambda zeros: some((zeros[0], zeros[3])))(qlinear_add)
+
+
+@rule("QLinearConcat", domain=MICROSOFT, zero=lambda zeros: carriers(zeros[2::3]))
+def qlinear_concat(c: Context) -> None:
+    """Each operand is followed by its scale and zero point."""
+    data = range(2, len(c.node.input), 3)
+    join(c, data)
+    for operand in data:
+        c.reads(operand, _how(c, operand + 1, operand + 2))
+    c.writes(0, _how(c, None, 1))
+
+
+@rule("QLinearLeakyRelu", domain=MICROSOFT, zero=first)
+def qlinear_activation(c: Context) -> None:
+    """Elementwise, of one operand."""
+    c.define(0, c.axes(0))
+    _of_one_operand(c)
+
+
+rule("QLinearSigmoid", domain=MICROSOFT)(qlinear_activation)
+
+
+@rule("QLinearGlobalAveragePool", "QLinearAveragePool", domain=MICROSOFT, zero=first)
+def qlinear_pool(c: Context) -> None:
+    """Channels do not see each other."""
+    c.match("X[n *s c] -> Y[n *t c]" if c.attributes.get("channels_last") else "X[n c *s] -> Y[n c *t]")
+    _of_one_operand(c)
+
+
+def _of_one_operand(c: Context) -> None:
+    """Say how nodes read and write that take a tensor, its scale and zero point, and those of the result."""
+    c.reads(0, _how(c, 1, 2))
+    c.writes(0, _how(c, None, 4))
+
+
+def _line_up(c: Context, operands: Sequence[int]) -> None:
+    """Line operands up from the right, as elementwise operators do."""
+    dims = {k: c.axes(k) for k in operands}
+    axes = broadcast(c, list(dims.values()))
+    c.runs_along(from_the_right(axes, dims))
+    c.define(0, axes)
+
+
+def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
+    """Parameters for each column are cut with the columns; those of more axes are left alone."""
+    for operand in operands:
+        if c.has(operand):
+            parameter = c.axes(operand)
+            if len(parameter) == 1 and parameter[0].size != 1:
+                c.same(b[-1], parameter[0])
+                c.runs_along(Indexing(operands={operand: (("columns",),)}))
+            elif len(parameter) > 1:
+                c.block(b[-1], "its columns are quantised in blocks")
+
+
+def _rows_stay(c: Context, a: tuple[Dim, ...], *operands: int) -> None:
+    for operand in operands:
+        if c.has(operand) and any(d.size != 1 for d in c.axes(operand)):
+            for dim in (*a[:-1], *c.axes(operand)):
+                c.block(dim, "its rows are quantised one by one")
+
+
+def _how(c: Context, scale: int | None, zero: int, axis: int = 0, block: int = 0) -> Quantised:
+    """Return how integers are read, given the operands that hold their scale and zero point."""
+    names = [c.node.input[k] if k is not None and c.has(k) else None for k in (scale, zero)]
+    return Quantised(names[0], names[1], axis, block)
+
+
+def _is_known(c: Context, how: Quantised) -> bool:
+    """Whether what stands for zero is known before the run."""
+    names = [n for n in (how.scale, how.zero) if n is not None]
+    return all(name in c.typing.model.constants for name in names)
+
+
+def _weights(c: Context, operand: int, *, scale: int | None = None, zero: int, axis: int) -> None:
+    """Say that an operand is a quantised weight, if masking knows what stands for zero in it."""
+    if not c.has(operand):
+        return
+    how = _how(c, scale, zero, axis % max(len(c.axes(operand)), 1))
+    c.reads(operand, how)
+    if _is_known(c, how):
+        c.weights(operand)

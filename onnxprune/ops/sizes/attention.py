@@ -1,0 +1,133 @@
+"""Attention as one operator, of onnx and of onnxruntime."""
+
+from __future__ import annotations
+
+from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div
+from onnxprune.algebra.sizes.tensors import Shape
+from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.table import MICROSOFT, size_rule
+
+
+@size_rule("Attention")
+def attention(node: Node) -> None:
+    """Heads as an axis of their own, or side by side."""
+    query, key, value = (node.shape(k) for k in range(3))
+    if query is None or key is None or value is None:
+        node.put(0, query)
+        return
+    past, flat = node.shape(4), len(query) == 3
+    heads, groups = query[1], key[1]
+    width, value_width, length = key[-1], value[-1], key[-2]
+    if flat:
+        heads, groups = node.attribute("q_num_heads"), node.attribute("kv_num_heads")
+        width, value_width = floor_div(key[2], groups), floor_div(value[2], groups)
+        length = key[1]
+    total: Extent = length + (past[2] if past is not None else 0)
+    rows = query[-2]
+    node.put(0, [query[0], rows, heads * value_width] if flat else [query[0], heads, rows, value_width])
+    node.put(1, [query[0], groups, total, width])
+    node.put(2, [query[0], groups, total, value_width])
+    node.put(3, [query[0], heads, rows, total])
+
+
+@size_rule("MultiHeadAttention", domain=MICROSOFT)
+def multi_head_attention(node: Node) -> None:
+    """Query, key and value apart or packed; the present is as long as past and key together."""
+    query, key, value = (node.shape(k) for k in range(3))
+    heads = node.attribute("num_heads")
+    if query is None:
+        node.put(0, None)
+        return
+    if len(query) == 5:  # batch, length, heads, 3, width
+        width = value_width = query[4]
+        whole: Value = query[2] * query[4]
+        length: Extent = query[1]
+    else:
+        whole = query[2] if value is None else value[2] if len(value) == 3 else value[1] * value[3]
+        width, value_width = floor_div(query[2], heads), floor_div(whole, heads)
+        length = query[1] if key is None else key[1] if len(key) in (3, 5) else key[2]
+    past = node.shape(6)
+    if past is not None and not (key is not None and len(key) == 4):
+        length = length + past[2]
+    node.put(0, [query[0], query[1], whole])
+    node.put(1, [query[0], heads, length, width])
+    node.put(2, [query[0], heads, length, value_width])
+    node.put(3, [query[0], heads, query[1], length])
+
+
+@size_rule("DecoderMaskedMultiHeadAttention", domain=MICROSOFT)
+def masked_attention(node: Node) -> None:
+    """One step; the caches may be larger buffers."""
+    query, past, past_value = node.shape(), node.shape(5), node.shape(6)
+    node.put(0, query)
+    node.put(1, past)
+    node.put(2, past_value)
+
+
+@size_rule("GroupQueryAttention", domain=MICROSOFT)
+def group_query_attention(node: Node) -> None:
+    """Fewer heads of keys than of queries; the length of the present is a number in a tensor."""
+    shape = node.shape()
+    heads, groups = node.attribute("num_heads"), node.attribute("kv_num_heads")
+    if shape is None:
+        node.put(0, None)
+        return
+    packed = heads + 2 * groups
+    width = floor_div(shape[2], heads if node.has(1) else packed)
+    node.put(0, [shape[0], shape[1], width * heads])
+    length: Value = _present(node)
+    for place in (1, 2):
+        node.put(place, [shape[0], groups, length, width])
+
+
+def _present(node: Node) -> Value:
+    """Return the length of a present: the larger of the past's and all of the sequence."""
+    whole, past = node.known(6), node.shape(3)
+    if past is None and (shape := node.shape()) is not None and not node.has(3):
+        return shape[1]
+    if whole is not None and whole.size == 1 and past is not None and past[2] == 0:
+        found: Value = whole.ravel()[0]
+        return found
+    return node.fresh(1, 2)
+
+
+@size_rule("Attention", "QAttention", domain=MICROSOFT)
+def packed_attention(node: Node) -> None:
+    """One matrix for query, key and value."""
+    shape, weight = node.shape(), node.shape(1)
+    if shape is None or weight is None:
+        node.put(0, None)
+        return
+    heads, parts = node.attribute("num_heads"), node.attribute("qkv_hidden_sizes")
+    node.same(shape[2], weight[0], "features")
+    whole: Extent = parts[2] if parts else floor_div(weight[1], 3)
+    kind = None if node.operator == "Attention" else node.kind(3)
+    node.put(0, [shape[0], shape[1], whole], kind)
+    place = 4 if node.operator == "Attention" else 8
+    past = node.shape(place)
+    length: Extent = shape[1] + (past[3] if past is not None else 0)
+    if past is not None and node.attribute("past_present_share_buffer", 0):
+        length = past[3]
+    node.put(1, [2, shape[0], heads, length, floor_div(whole, heads)], kind)
+
+
+@size_rule("RelativePositionBias", domain=MICROSOFT)
+def relative_bias(node: Node) -> None:
+    """A number for each head, query and key."""
+    table, query, key = node.shape(), node.elements(1), node.elements(2)
+    heads: Value = node.fresh(0, 1) if table is None else table[1]
+    rows: list[Value] = [
+        node.fresh(0, axis) if not listed else node.nonnegative(listed[0], 0, axis)
+        for axis, listed in ((2, query), (3, key))
+    ]
+    node.put(0, [1, heads, *rows])
+
+
+@size_rule("GatedRelativePositionBias", domain=MICROSOFT)
+def gated_bias(node: Node) -> None:
+    """A number for each head, query and key of each sample."""
+    layer: Shape | None = node.shape()
+    if layer is None:
+        node.put_rank(4)
+        return
+    node.put(0, [layer[0], node.attribute("num_heads"), layer[1], layer[1]])

@@ -1,0 +1,294 @@
+"""If, Loop and Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.algebra.sizes.algebra import Extent, Size, Value, choose, is_nonnegative
+from onnxprune.algebra.sizes.facts import ContradictionError
+from onnxprune.algebra.sizes.tensors import BOOL, INT64, Shape, Values
+from onnxprune.errors import ModelError
+from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.table import size_rule
+
+_ROUNDS = 4
+"""Turns after which what a loop carries is taken to have changed in every way it will."""
+
+
+@size_rule("If")
+def if_(node: Node) -> None:
+    """What the branch makes that is taken; a choice between both where the input decides."""
+    condition = node.elements(0)
+    truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
+    bodies = {True: node.attribute("then_branch"), False: node.attribute("else_branch")}
+    if isinstance(truth, int):
+        node.walk.branches[node.inputs[0]] = bool(truth)
+        body = bodies[bool(truth)]
+        node.walk.follow(body)
+        for place, value in enumerate(body.output):
+            _hand_out(node, place, value.name)
+        return
+    walked = {taken: body for taken, body in bodies.items() if _possible(node, body, taken=taken)}
+    if not walked:
+        raise ContradictionError("neither branch fits")
+    if len(walked) == 2 and _ranks_differ(node, walked):
+        walked = _without_misfits(node, truth, walked)
+    for place in range(len(node.outputs)):
+        names = [body.output[place].name for body in walked.values()]
+        if len(names) == 1:
+            _hand_out(node, place, names[0])
+        else:
+            _choose(node, place, truth, names)
+
+
+def _possible(node: Node, body: onnx.GraphProto, *, taken: bool) -> bool:
+    """Go through a branch that may not run; one that does not fit is not taken."""
+    facts = node.walk.facts
+    sure, facts.sure = facts.sure, False
+    demands = dict(facts.possible)
+    try:
+        node.walk.follow(body)
+    except ModelError as error:
+        facts.possible = demands
+        branch = "then" if taken else "else"
+        facts.assumptions[f"the {branch} branch of node '{node.label}' is not taken: {error.message}"] = None
+        return False
+    finally:
+        facts.sure = sure
+    return True
+
+
+def _ranks_differ(node: Node, bodies: Mapping[bool, onnx.GraphProto]) -> bool:
+    """Say whether two branches make tensors of different rank."""
+    for place in range(len(node.outputs)):
+        shapes = [node.walk.shape(body.output[place].name) for body in bodies.values()]
+        if len({len(s) for s in shapes if s is not None}) > 1:
+            return True
+    return False
+
+
+def _without_misfits(
+    node: Node, truth: Value, bodies: Mapping[bool, onnx.GraphProto]
+) -> dict[bool, onnx.GraphProto]:
+    """Leave out a branch whose results the next nodes cannot take: the network does not run with it."""
+    fit = {}
+    for taken, body in bodies.items():
+        for place, value in enumerate(body.output):
+            _hand_out(node, place, value.name)
+        if node.walk.fits_ahead():
+            fit[taken] = body
+    if len(fit) != 1:
+        return dict(bodies)
+    (taken,) = fit
+    node.walk.branches[node.inputs[0]] = taken
+    node.walk.facts.settle(
+        truth, truth=taken, node=node.label, reason="the other branch fits nothing behind it"
+    )
+    return fit
+
+
+def _hand_out(node: Node, place: int, name: str) -> None:
+    walk = node.walk
+    if not walk.pass_on(name, node.outputs[place]):
+        value = walk.value(name) if walk.has_value(name) else None
+        node.put(place, walk.shape(name), walk.tensors.types.get(name, 0), value)
+
+
+def _choose(node: Node, place: int, truth: Value, names: Sequence[str]) -> None:
+    walk = node.walk
+    kinds = [walk.tensors.kinds.get(name) for name in names]
+    if kinds[0] is not None:
+        walk.tensors.kinds[node.outputs[place]] = kinds[0]
+        return
+    kind = walk.tensors.types.get(names[0], walk.tensors.types.get(names[1], 0))
+    one, other = walk.shape(names[0]), walk.shape(names[1])
+    if one is None or other is None or len(one) != len(other):
+        node.put(place, None, kind)
+        walk.tensors.unknown[node.outputs[place]] = "its rank depends on the branch that is taken"
+        return
+    a, b = (walk.value(name) if walk.has_value(name) else None for name in names)
+    value = None
+    if a is not None and b is not None and a.shape == b.shape:
+        value = _chosen(truth, a, b)
+    node.put(place, [choose(truth, x, y) for x, y in zip(one, other, strict=True)], kind, value)
+
+
+def _chosen(truth: Value, a: Values, b: Values) -> Values:
+    found = np.empty(a.shape, object)
+    flat = found.reshape(-1)
+    for k, (x, y) in enumerate(zip(a.ravel(), b.ravel(), strict=True)):
+        flat[k] = choose(truth, x, y)
+    return found
+
+
+@size_rule("Scan")
+def scan(node: Node) -> None:
+    """A body for each element along an axis of the scanned inputs."""
+    if node.opset < 9:
+        node.ask()
+        return
+    body: onnx.GraphProto = node.attribute("body")
+    scanned = int(node.attribute("num_scan_inputs"))
+    states = len(node.inputs) - scanned
+    axes = node.attribute("scan_input_axes") or [0] * scanned
+    given = [node.shape(k) for k in range(states)]
+    steps: Extent | None = None
+    for k, axis in enumerate(axes):
+        shape = node.shape(states + k)
+        if shape is None:
+            given.append(None)
+            continue
+        at = node.axis(axis, len(shape))
+        given.append((*shape[:at], *shape[at + 1 :]))
+        steps = shape[at] if steps is None else node.same(steps, shape[at], "steps of what is scanned")
+    places = range(len(node.inputs))
+    _run(node, body, given, [node.kind(k) for k in places], states, 0, steps)
+
+
+@size_rule("Loop")
+def loop(node: Node) -> None:
+    """A body for each turn; how many there are may depend on the data."""
+    body: onnx.GraphProto = node.attribute("body")
+    walk = node.walk
+    walk.put(body.input[0].name, [], INT64)
+    walk.put(body.input[1].name, [], BOOL)
+    places = range(2, len(node.inputs))
+    given = [node.shape(k) for k in places]
+    turns = node.elements(0) if node.has(0) and _runs_through(node, body) else None
+    steps = turns[0] if turns and is_nonnegative(turns[0]) else None
+    kinds = [node.kind(k) for k in places]
+    _run(node, body, given, kinds, len(given), 2, steps)  # type: ignore[arg-type]
+
+
+def _runs_through(node: Node, body: onnx.GraphProto) -> bool:
+    """Say whether a loop is never left early: its condition is true, and stays what it was."""
+    if node.has(1):
+        start = node.numbers(1)
+        if start != [1]:
+            return False
+    name, given = body.output[0].name, body.input[1].name
+    makers = {o: x for x in body.node for o in x.output}
+    while name in makers and makers[name].op_type == "Identity":
+        name = makers[name].input[0]
+    if name == given:
+        return True
+    fixed = next((t for t in body.initializer if t.name == name), None)
+    maker = makers.get(name)
+    if maker is not None and maker.op_type == "Constant" and maker.attribute[0].name == "value":
+        fixed = maker.attribute[0].t
+    return fixed is not None and bool(numpy_helper.to_array(fixed).all())
+
+
+def _run(
+    node: Node,
+    body: onnx.GraphProto,
+    given: list[Shape | None],
+    kinds: Sequence[int | None],
+    states: int,
+    ahead: int,
+    steps: Extent | None,
+) -> None:
+    """Go through a body until what it carries has no size that moves from turn to turn.
+
+    Args:
+        node: The Loop or Scan.
+        body: Its body.
+        given: The shapes of what the body is given, the first ``ahead`` inputs left out.
+        kinds: Their element types.
+        states: How many of them are carried from turn to turn.
+        ahead: Inputs of the body that are not given: the turn and the condition of a Loop.
+        steps: The number of turns, ``None`` where it is not known.
+    """
+    facts = node.walk.facts
+    first = 1 if ahead else 0
+    start = list(given[:states])
+    mark = len(facts.algebra.atoms)
+    sure, facts.sure = facts.sure, False
+    try:
+        for _ in range(_ROUNDS):
+            made = _turn(node, body, given, kinds, ahead)
+            carried = [
+                _widened(node, k, one, other)
+                for k, (one, other) in enumerate(
+                    zip(given[:states], made[first : first + states], strict=True)
+                )
+            ]
+            settled = carried == list(given[:states])
+            given = [*carried, *given[states:]]
+            if settled:
+                break
+        else:
+            given = [*(None for _ in range(states)), *given[states:]]
+            made = _turn(node, body, given, kinds, ahead)
+    finally:
+        facts.sure = sure
+    _carry_out(node, body, start, given[:states], first)
+    _stack(node, body, made[first + states :], states, steps, mark, first)
+
+
+def _turn(
+    node: Node, body: onnx.GraphProto, given: Sequence[Shape | None], kinds: Sequence[int | None], ahead: int
+) -> list[Shape | None]:
+    walk = node.walk
+    for value, shape, kind, name in zip(body.input[ahead:], given, kinds, node.inputs[ahead:], strict=True):
+        if not walk.pass_on(name, value.name):
+            walk.put(value.name, shape, kind)
+    walk.follow(body)
+    return [walk.shape(value.name) for value in body.output]
+
+
+def _widened(node: Node, place: int, one: Shape | None, other: Shape | None) -> Shape | None:
+    """Return a shape whose sizes that move are symbols."""
+    if one is None or other is None or len(one) != len(other):
+        return None
+    return tuple(
+        a if a == b else node.fresh(place, k) for k, (a, b) in enumerate(zip(one, other, strict=True))
+    )
+
+
+def _carry_out(
+    node: Node, body: onnx.GraphProto, start: Sequence[Shape | None], last: Sequence[Shape | None], first: int
+) -> None:
+    """Say what a state is at the end: of the size it had, or of one that no turn tells."""
+    for k, (one, other) in enumerate(zip(start, last, strict=True)):
+        name = body.output[first + k].name
+        kind = node.walk.tensors.types.get(name, 0)
+        if node.walk.tensors.kinds.get(name) is not None:
+            node.walk.tensors.kinds[node.outputs[k]] = node.walk.tensors.kinds[name]
+            continue
+        node.put(k, None if other is None else _widened(node, k, one, other), kind)
+
+
+def _stack(
+    node: Node,
+    body: onnx.GraphProto,
+    made: Sequence[Shape | None],
+    states: int,
+    steps: Extent | None,
+    mark: int,
+    first: int,
+) -> None:
+    """Lay what each turn makes along a new axis; what is new in a turn is another in each."""
+    axes = node.attribute("scan_output_axes") or [0] * len(made)
+    if steps is None:
+        steps = node.walk.facts.fresh(f"{node.label}.turns")
+    for k, shape in enumerate(made):
+        place = states + k
+        kind = node.walk.tensors.types.get(body.output[first + place].name, 0)
+        if shape is None:
+            node.put(place, None, kind)
+            continue
+        sizes: list[Value] = [
+            node.fresh(place, j) if _of_one_turn(node, size, mark) else size for j, size in enumerate(shape)
+        ]
+        sizes.insert(node.axis(axes[k], len(shape) + 1), steps)
+        node.put(place, sizes, kind)
+
+
+def _of_one_turn(node: Node, size: Extent, mark: int) -> bool:
+    atoms = node.walk.facts.algebra.atoms
+    return isinstance(size, Size) and any(k >= mark and atoms[k].fresh for k in size.inside)

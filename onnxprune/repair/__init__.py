@@ -1,0 +1,15 @@
+"""Recovery without training: what pruning lost, brought back from a few samples without labels.
+
+pair        a sparse model and the original it was pruned from, side by side
+shifts      where the mean of a result can be moved: biases, means, additions
+stage       one node in both models, and what arrives there and leaves it
+methods     what is done at a node: least squares, bias, scale, BatchNormalization
+sweep       all nodes in order of execution
+synthetic   inputs for those who have no samples
+"""
+
+from onnxprune.repair.methods import METHODS
+from onnxprune.repair.pair import Pair
+from onnxprune.repair.sweep import Report, Settings, sweep
+
+__all__ = ["METHODS", "Pair", "Report", "Settings", "sweep"]

@@ -1,0 +1,141 @@
+"""What is done at one node, so that its result becomes more like the original's.
+
+Every method sees the sparse model as it has become so far: all nodes before this one have been repaired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from onnxprune.ir import attributes, label
+from onnxprune.repair.shifts import Shift
+from onnxprune.repair.stage import Stage, UnfitError
+from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
+from onnxprune.scoring.layerwise.layers import LINEAR
+from onnxprune.scoring.layerwise.moments import ChannelMoments
+from onnxprune.scoring.layerwise.solve import fit
+
+
+def least_squares(stage: Stage) -> dict[str, Any]:
+    """Find the weights, and the bias, that come nearest to the original's result.
+
+    The layer-wise reconstruction of Y. He, X. Zhang and J. Sun, "Channel pruning for accelerating very deep
+    neural networks", 2017, for any linear map, and with the error of all layers before in sight.
+    """
+    layer, pair = stage.linear, stage.pair
+    mask = layer.matrices(pair.mask(layer.weight))
+    groups, outputs, columns = (np.flatnonzero(mask.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
+    axes = groups, outputs, columns
+    if gram_bytes(len(groups), len(columns)) > GRAM_BYTES:
+        raise UnfitError(f"its Gram matrix of {len(columns)} inputs would take over {GRAM_BYTES >> 20} MiB")
+    weights = layer.matrices(pair.sparse.array(layer.weight).astype(np.float64))
+    shift = stage.shift
+    bias = np.zeros(len(stage.kept)) + (_present(stage, shift) if shift else _fixed_bias(stage))
+    bias = bias.reshape(mask.shape[:2])
+    batches = len(stage.sparse.batches)
+    seen, held = gather(layer, stage.arrivals(), axes, batches, (stage.seed, stage.index))
+    whole, vector = np.ix_(*axes), np.ix_(*axes[:2])
+    counts = stage.kept.reshape(mask.shape[:2])[vector]
+    solved, moved, strength = fit(seen, held, weights[whole], bias[vector], counts, shift is not None)
+    if strength is not None:
+        weights[whole] = solved
+        pair.replace(layer.weight, layer.tensor(weights))
+        if shift is not None:
+            delta = np.zeros_like(bias)
+            delta[vector] = moved - bias[vector]
+            shift.add(pair.sparse, np.where(stage.kept, delta.ravel(), 0))
+    return {"rows": seen.count + held.count, "inputs": len(columns), "ridge": strength}
+
+
+def bias(stage: Stage) -> dict[str, Any]:
+    """Add to each channel what its mean lacks: the mean of what the removed inputs contributed.
+
+    As M. Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, do
+    after quantisation. Afterwards the means are the original's.
+    """
+    shift = _shift_of(stage)
+    ours, theirs = stage.statistics()
+    shift.add(stage.pair.sparse, np.where(stage.kept, theirs.mean - ours.mean, 0))
+    return {}
+
+
+def scale(stage: Stage) -> dict[str, Any]:
+    """Give each channel the original's standard deviation and mean.
+
+    What re-estimated statistics do where there is a BatchNormalization, for models that have it folded.
+    """
+    layer, shift = stage.linear, _shift_of(stage)
+    ours, theirs = stage.statistics()
+    varies = stage.kept & (ours.variance > 1e-12 * theirs.variance) & (theirs.variance > 0)
+    factors = np.ones(len(stage.kept))
+    np.sqrt(theirs.variance / np.where(varies, ours.variance, 1), out=factors, where=varies)
+    present = (
+        _present(stage, shift) if shift.inside else shift.outside(stage.pair.sparse, stage.pair.original)
+    )
+    weights = layer.matrices(stage.pair.sparse.array(layer.weight).astype(np.float64))
+    stage.pair.replace(layer.weight, layer.tensor(weights * factors.reshape(*weights.shape[:2], 1)))
+    delta = theirs.mean - factors * (ours.mean - present) - present
+    shift.add(stage.pair.sparse, np.where(stage.kept, delta, 0))
+    return {"largest_factor": float(factors.max()), "smallest_factor": float(factors.min())}
+
+
+def batchnorm(stage: Stage) -> dict[str, Any]:
+    """Set mean and variance to those of what arrives now, the variance biased as the operator has it.
+
+    Where pruning has changed nothing yet the statistics of training stay: they are the better ones.
+
+    "AdaBN": Y. Li et al., "Revisiting batch normalization for practical domain adaptation", 2016.
+    """
+    found, where = ChannelMoments(len(stage.kept)), f"what node '{label(stage.node)}' reads"
+    for x, _ in stage.arrivals():
+        found.add(np.moveaxis(x, 1, -1), where)
+    sparse = stage.pair.sparse
+    for name, values in zip(stage.node.input[3:5], (found.mean, found.variance), strict=True):
+        if sum(name in n.input for n in sparse.nodes) != 1 or name not in sparse.constants:
+            raise UnfitError("its statistics are shared with other nodes, or computed")
+        before = sparse.array(name)
+        sparse.set_array(name, np.where(stage.kept, values, before).astype(before.dtype))
+    return {}
+
+
+METHODS: dict[str, tuple[tuple[str, ...], Callable[[Stage], dict[str, Any]]]] = {
+    "least-squares": (LINEAR, least_squares),
+    "bias": (LINEAR, bias),
+    "scale": (LINEAR, scale),
+    "batchnorm": (("BatchNormalization",), batchnorm),
+}
+"""Operators and function of each method, in the order in which they are applied at a node."""
+
+LOWER_ERROR = ("least-squares", "bias")
+"""Methods that promise a smaller error of the result; the others promise its moments."""
+
+
+def _shift_of(stage: Stage) -> Shift:
+    shift = stage.shift
+    if shift is None:
+        raise UnfitError("it has no bias, and neither BatchNormalization nor an addition follows")
+    return shift
+
+
+def _present(stage: Stage, shift: Shift) -> Array | float:
+    """Return the bias there is, as the difference to what the original's result holds already."""
+    if shift.inside:
+        return shift.value(stage.pair.sparse)
+    return shift.outside(stage.pair.sparse, stage.pair.original)
+
+
+def _fixed_bias(stage: Stage) -> Array | float:
+    """Return a bias that must not move, as other nodes read it too, or as it is one for all channels."""
+    node = stage.node
+    if len(node.input) < 3 or not node.input[2]:
+        return 0.0
+    tensor = stage.pair.sparse.constants.get(node.input[2])
+    if tensor is None or math.prod(tensor.dims) not in (1, len(stage.kept)):
+        raise UnfitError("its bias is computed, or differs from row to row")
+    factor = float(attributes(node).get("beta", 1.0))
+    return np.asarray(stage.pair.sparse.array(node.input[2]).astype(np.float64).ravel() * factor)

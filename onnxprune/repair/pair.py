@@ -1,0 +1,100 @@
+"""A sparse model and the original it was pruned from, side by side: the same graph, node for node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.decisions.channels.masks import Mask, keep_masks
+from onnxprune.decisions.plan import Plan
+from onnxprune.errors import PlanError
+from onnxprune.ir import Model, label
+from onnxprune.ir.canonical.canonicalise import canonicalise
+from onnxprune.runtime import Array
+
+_MAY_GAIN_BIAS = ("Conv", "ConvTranspose", "Gemm")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models of one graph.
+
+    Attributes:
+        sparse: The one being repaired; its weights change.
+        original: What it is to be like.
+        masks: Which elements of the sparse model's weights remain, for those that lose any.
+    """
+
+    sparse: Model
+    original: Model
+    masks: Mapping[str, Mask] = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, channels: Channels, removed: Mapping[str, Sequence[int]], original: Model, plan: Plan | None
+    ) -> Pair:
+        """Match a sparse model with its original.
+
+        Args:
+            channels: The groups of the sparse model.
+            removed: Its removed channels by group name.
+            original: The model before pruning, as it was read.
+            plan: The plan of the sparse model.
+
+        Raises:
+            PlanError: They are not of the same graph.
+        """
+        canonical, _ = canonicalise(original, (plan.input_shapes or None) if plan else None)
+        _check_same(channels.model, canonical, original.name)
+        return cls(channels.model.copy(), canonical, keep_masks(channels, removed))
+
+    def mask(self, name: str) -> Mask:
+        """Return which elements of a constant remain."""
+        if name in self.masks:
+            return self.masks[name]
+        return np.ones(tuple(self.sparse.constants[name].dims), bool)
+
+    def replace(self, name: str, values: Array) -> None:
+        """Give the sparse model other weights; what is removed stays zero."""
+        before = self.sparse.array(name)
+        after = np.where(self.mask(name), values, np.zeros((), values.dtype))
+        self.sparse.set_array(name, after.astype(before.dtype))
+
+
+def _check_same(sparse: Model, original: Model, name: str) -> None:
+    hint = "give the model that was pruned, as it was before"
+    ours, theirs = _computing(sparse), _computing(original)
+    if len(ours) != len(theirs):
+        raise PlanError(f"{name} has {len(theirs)} nodes, the sparse model {len(ours)}", hint)
+    for a, b in zip(ours, theirs, strict=True):
+        if not _same_node(a, b):
+            raise PlanError(f"{name} differs from the sparse model at node '{label(a)}' ({a.op_type})", hint)
+    for tensor in original.constants:
+        ours_dims = list(sparse.constants[tensor].dims) if tensor in sparse.constants else None
+        if ours_dims != list(original.constants[tensor].dims):
+            raise PlanError(f"{name} differs from the sparse model in its tensor '{tensor}'", hint)
+
+
+def _computing(model: Model) -> list[onnx.NodeProto]:
+    return [n for n in model.all_nodes if n.op_type != "Constant"]
+
+
+def _settings(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
+    """Return the attributes of a node; the nodes of its bodies are compared one by one."""
+    return [a for a in node.attribute if a.type != onnx.AttributeProto.GRAPH]
+
+
+def _same_node(sparse: onnx.NodeProto, original: onnx.NodeProto) -> bool:
+    """Whether two nodes are the same; an earlier recovery may have given the sparse one a bias."""
+    inputs = list(sparse.input)
+    if sparse.op_type in _MAY_GAIN_BIAS and len(original.input) < 3:
+        inputs = inputs[: len(original.input)]
+    return (
+        (sparse.op_type, sparse.domain, inputs) == (original.op_type, original.domain, list(original.input))
+        and list(sparse.output) == list(original.output)
+        and _settings(sparse) == _settings(original)
+    )

@@ -1,0 +1,143 @@
+"""All nodes in order of execution, each repaired before the next one is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.ir import label
+from onnxprune.repair.methods import LOWER_ERROR, METHODS
+from onnxprune.repair.pair import Pair
+from onnxprune.repair.stage import Stage, UnfitError
+from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.moments import check_finite
+from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
+from onnxprune.support.progress import task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to repair.
+
+    Attributes:
+        methods: Names of methods.
+        seed: For what is drawn at random.
+        threads: Threads of the sessions.
+        checkpoint_bytes: What the intermediate tensors of either model may take (see `Trace`).
+    """
+
+    methods: Sequence[str]
+    seed: int = 0
+    threads: int | None = None
+    checkpoint_bytes: int = CHECKPOINT_BYTES
+
+
+@dataclass
+class Report:
+    """What was done, and what could not be.
+
+    Attributes:
+        layers: For each node and method: the mean squared error before and after, and more.
+        skipped: For each node and method that did not fit: the reason.
+        outputs: For each output of the network: its mean squared error before and after.
+    """
+
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    outputs: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings) -> Report:
+    """Repair the sparse model of a pair in place.
+
+    Args:
+        pair: The sparse model and its original.
+        batches: Samples: arrays for every input of the model.
+        settings: What to do.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DataError: The samples make values that are not finite.
+    """
+    feeds, report = [dict(b) for b in batches], Report(skipped=_out_of_reach(pair, settings.methods))
+    sparse, original = (
+        Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes)
+        for m in (pair.sparse, pair.original)
+    )
+    before = _output_errors(sparse, original)
+    places = [(index, _methods_for(node, settings.methods)) for index, node in enumerate(pair.sparse.nodes)]
+    places = [(index, methods) for index, methods in places if methods]
+    with task("recover", total=len(places)) as progress, np.errstate(over="ignore", invalid="ignore"):
+        for index, methods in places:
+            sparse.advance(index)
+            original.advance(index + 1, pair.sparse.nodes[index].output[:1])
+            _repair(Stage(pair, sparse, original, index, settings.seed), methods, report)
+            progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
+    after = _output_errors(sparse, original)
+    report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}
+    return report
+
+
+def _methods_for(node: onnx.NodeProto, wanted: Sequence[str]) -> list[str]:
+    """Return which of some methods a node of this type may be repaired by, in their order."""
+    return [m for m in METHODS if m in wanted and node.op_type in METHODS[m][0]]
+
+
+def _out_of_reach(pair: Pair, methods: Sequence[str]) -> list[dict[str, str]]:
+    """Name the nodes that have lost channels within bodies, where what arrives is not to be seen."""
+    reason = "it lies in the body of an If, Loop or Scan; nodes of the main graph are repaired"
+    return [
+        {"node": label(node), "method": method, "reason": reason}
+        for body in pair.sparse.graphs[1:]
+        for node in body.node
+        if not pair.masks.keys().isdisjoint(node.input)
+        for method in _methods_for(node, methods)
+    ]
+
+
+def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
+    """Apply methods to one node; one whose result is the original's already is left alone.
+
+    What is said to lower the error of the result, and does not, is taken back.
+    """
+    node = label(stage.node)
+    try:
+        error = stage.error()
+    except UnfitError as reason:
+        report.skipped.extend({"node": node, "method": m, "reason": str(reason)} for m in methods)
+        return
+    for method in methods if error else ():
+        before, memory = error, stage.memory()
+        try:
+            more = METHODS[method][1](stage)
+            error = stage.error()
+            if method in LOWER_ERROR and error > before:
+                raise UnfitError(f"the error would rise from {before:.3g} to {error:.3g}")
+        except UnfitError as reason:
+            stage.go_back(memory)
+            error = before
+            report.skipped.append({"node": node, "method": method, "reason": str(reason)})
+            continue
+        found = {"node": node, "operator": stage.node.op_type, "method": method}
+        report.layers.append(found | {"mse_before": before, "mse_after": error} | more)
+
+
+def _output_errors(sparse: Trace, original: Trace) -> dict[str, float]:
+    """Return the mean squared error of each floating-point output of the network."""
+    names = [o.name for o in sparse.model.outputs]
+    runs = [trace.tensors(len(trace.model.nodes), names) for trace in (sparse, original)]
+    total, count = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    for ours, theirs in zip(*runs, strict=True):
+        for name in names:
+            if ours[name].dtype.kind == "f" and ours[name].shape == theirs[name].shape:
+                for values in (ours[name], theirs[name]):
+                    check_finite(values, f"output '{name}'")
+                total[name] += float(np.square(ours[name] - theirs[name], dtype=np.float64).sum())
+                count[name] += ours[name].size
+    return {n: total[n] / count[n] for n in names if count[n]}

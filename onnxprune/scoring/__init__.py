@@ -1,0 +1,1 @@
+"""Scores of channels: criteria and the calibration statistics of each layer."""

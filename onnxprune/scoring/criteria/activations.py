@@ -1,0 +1,151 @@
+"""What the weights multiply: norms of the activations, summed up inside the runtime in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.errors import DataError
+from onnxprune.ir import Model, attributes
+from onnxprune.runtime import Array, Feeds, Session
+from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.readers import reading_places
+from onnxprune.scoring.criteria.shares import Scores, share
+
+_KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+
+def weighted(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+    """Weights times the norm of what they multiply, (|w| · ‖x‖)², of which the root is taken in the end.
+
+    Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (Wanda), ICLR 2024, summed
+    over all weights that read a channel. Where what they multiply was not seen they count by themselves.
+    """
+
+    def magnitude(name: str, values: Scores) -> Scores:
+        return np.asarray(np.square(values * evidence.norms.get(name, 1.0)))
+
+    return [share(channels, group, p, magnitude) for p in reading_places(channels, group)]
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """Where something flows into a weight.
+
+    Attributes:
+        node: The node that multiplies.
+        weight: The name of its constant operand.
+        flow: The name of the other.
+        axis: The axis of the other that counts what the weight tells apart, from the front.
+        total: The name of the sum of squares along that axis, once it is in the graph.
+    """
+
+    node: onnx.NodeProto
+    weight: str
+    flow: str
+    axis: int
+    total: str
+
+
+def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = None) -> Evidence:
+    """Run samples once and sum up what every weight multiplies.
+
+    The sums of squares are made inside the runtime, so nothing larger than a vector leaves it.
+
+    Args:
+        channels: The network.
+        feeds: Its inputs, batch by batch.
+        threads: Threads of the session.
+
+    Raises:
+        DataError: There are no samples, or an activation is NaN or infinite.
+    """
+    taps = list(_taps(channels))
+    if not taps:
+        return Evidence()
+    session = Session(_tapped(channels, taps), threads=threads)
+    sums = {t.total: np.zeros(()) for t in taps}
+    counts = {t.total: 0.0 for t in taps}
+    for fed in feeds:
+        made = session.run(fed)
+        for tap in taps:
+            sums[tap.total] = sums[tap.total] + made[tap.total].astype(np.float64)
+            counts[tap.total] += float(made[f"{tap.total}_size"]) / len(made[tap.total])
+    norms: dict[str, Array] = {}
+    for tap in taps:
+        if not counts[tap.total]:
+            raise DataError("there are no samples to look at", "give at least one")
+        means = sums[tap.total] / counts[tap.total]
+        if not np.isfinite(means).all():
+            raise DataError(f"what flows into '{tap.weight}' is NaN or infinite on these samples")
+        here = _spread(channels.model, tap, np.sqrt(means))
+        norms[tap.weight] = np.maximum(norms[tap.weight], here) if tap.weight in norms else here
+    return Evidence(norms=norms)
+
+
+def _taps(channels: Channels) -> Iterable[_Tap]:
+    constants, shapes = channels.model.constants, channels.typing.shapes
+    for index, node in enumerate(channels.model.nodes):
+        fixed = [k for k, name in enumerate(node.input[:2]) if name in constants]
+        if node.op_type not in _KINDS or len(fixed) != 1:
+            continue
+        weight, flow = node.input[fixed[0]], node.input[1 - fixed[0]]
+        if shapes.types.get(flow) in _FLOATS and flow in shapes.sizes:
+            rank = len(shapes.sizes[flow])
+            axis = _axis(node, fixed[0], rank)
+            if rank >= 2 and len(constants[weight].dims) >= 2:
+                yield _Tap(node, weight, flow, axis, f"onnxprune_squares_{index}")
+
+
+def _axis(node: onnx.NodeProto, operand: int, rank: int) -> int:
+    """Return which axis of what flows is summed over with the weight."""
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 1
+    if node.op_type == "Gemm":
+        swapped = attributes(node).get("transA" if operand == 1 else "transB", 0)
+        return int((operand == 1) != bool(swapped))
+    return rank - 1 if operand == 1 else rank - 2
+
+
+def _tapped(channels: Channels, taps: Iterable[_Tap]) -> onnx.ModelProto:
+    """Return the network with the sums of squares as its only outputs."""
+    model = channels.model.copy()
+    del model.proto.graph.output[:]
+    for tap in taps:
+        rank = len(channels.typing.shapes.sizes[tap.flow])
+        others = [a for a in range(rank) if a != tap.axis]
+        wide = f"{tap.total}_wide"
+        model.proto.graph.node.append(helper.make_node("Cast", [tap.flow], [wide], to=TensorProto.FLOAT))
+        if model.opset() >= 18:
+            axes = model.add_constant(f"{tap.total}_axes", np.asarray(others, np.int64))
+            node = helper.make_node("ReduceSumSquare", [wide, axes], [tap.total], keepdims=0)
+        else:
+            node = helper.make_node("ReduceSumSquare", [wide], [tap.total], axes=others, keepdims=0)
+        model.proto.graph.node.append(node)
+        model.proto.graph.node.append(helper.make_node("Size", [tap.flow], [f"{tap.total}_size"]))
+        model.proto.graph.output.append(helper.make_tensor_value_info(tap.total, TensorProto.FLOAT, [None]))
+        size = helper.make_tensor_value_info(f"{tap.total}_size", TensorProto.INT64, [])
+        model.proto.graph.output.append(size)
+    return model.proto
+
+
+def _spread(model: Model, tap: _Tap, norms: Array) -> Array:
+    """Lay norms, one for each input of a weight, along its axes so that they broadcast against it."""
+    dims, node = list(model.constants[tap.weight].dims), tap.node
+    if node.op_type == "Conv":
+        groups = int(attributes(node).get("group", 1))
+        rows = np.repeat(norms.reshape(groups, dims[1]), dims[0] // groups, axis=0)
+        return rows.reshape(dims[0], dims[1], *[1] * (len(dims) - 2))
+    if node.op_type == "ConvTranspose":
+        return norms.reshape(-1, *[1] * (len(dims) - 1))
+    if node.op_type == "Gemm":
+        first = tap.weight == node.input[0]
+        swapped = bool(attributes(node).get("transA" if first else "transB", 0))
+        return norms[None] if first != swapped else norms[:, None]
+    return norms[None] if tap.weight == node.input[0] else norms[:, None]

@@ -1,0 +1,157 @@
+"""The criteria by name, and scores made of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.scoring.criteria import activations, eliminations, gradients, weights
+from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How channels are judged.
+
+    Attributes:
+        shares: From a group to what each of its tensors says of the channels.
+        power: What the shares, put together, are raised to.
+        adaptive: Whether the scores are made comparable between groups by ``lamp``.
+        absolute: Whether they are of one unit in all groups: a change of the loss.
+        needs: ``data``, ``gradients``, ``products`` (of what arrives at layers) or nothing.
+    """
+
+    shares: Callable[[Channels, Group, Evidence, int], list[Scores]]
+    power: float = 1.0
+    adaptive: bool = False
+    absolute: bool = False
+    needs: str = ""
+
+
+CRITERIA: dict[str, Criterion] = {
+    "l1": Criterion(weights.l1),
+    "l2": Criterion(weights.l2, power=0.5),
+    "geometric-median": Criterion(weights.geometric_median),
+    "bn": Criterion(weights.bn, power=0.5),
+    "lamp": Criterion(weights.l2, power=0.5, adaptive=True),
+    "activation": Criterion(activations.weighted, power=0.5, needs="data"),
+    "obs": Criterion(eliminations.eliminated, needs="products"),
+    "taylor": Criterion(gradients.taylor, absolute=True, needs="gradients"),
+    "fisher": Criterion(gradients.fisher, absolute=True, needs="gradients"),
+    "random": Criterion(weights.random),
+}
+NEED_DATA = tuple(name for name, c in CRITERIA.items() if c.needs)
+"""Criteria that look at samples."""
+NEED_GRADIENTS = tuple(name for name, c in CRITERIA.items() if c.needs == "gradients")
+"""Criteria that look at gradients, which the training runtime computes."""
+
+
+def check_criterion(name: str) -> Criterion:
+    """Return a criterion by its name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in CRITERIA:
+        raise UsageError(f"unknown criterion '{name}'", f"choose from: {', '.join(CRITERIA)}")
+    return CRITERIA[name]
+
+
+def score(
+    channels: Channels, group: Group, criterion: str, seed: int = 0, evidence: Evidence | None = None
+) -> Scores:
+    """Return one score for each channel of a group, their mean one.
+
+    Args:
+        channels: The network's groups.
+        group: One of them.
+        criterion: A key of ``CRITERIA``.
+        seed: Seed of those criteria that draw numbers.
+        evidence: What was seen on data, for those that look at it.
+
+    Raises:
+        UsageError: There is no such criterion, or it looks at data and there is none.
+        ModelError: The group has weights that are infinite.
+    """
+    chosen = check_criterion(criterion)
+    shares = _shares(channels, group, criterion, seed, evidence)
+    scores = together(shares, [float(s.mean()) for s in shares]) ** chosen.power
+    return to_mean_one(weights.lamp(scores) if chosen.adaptive else scores)
+
+
+def comparable(
+    channels: Channels,
+    groups: Sequence[Group],
+    criterion: str,
+    seed: int = 0,
+    evidence: Evidence | None = None,
+) -> dict[str, Scores]:
+    """Return scores of all channels that can be ranked together, whatever group they are in.
+
+    Groups of one structure (the same operators read them in the same way) are compared by their magnitudes
+    themselves: a layer of small weights ranks low. Between different structures magnitudes mean nothing;
+    their scores are scaled to a mean of one. So Fang et al., "Isomorphic Pruning for Vision Models", ECCV
+    2024. A criterion that is comparable by construction is taken as it is.
+
+    Args:
+        channels: The network's groups.
+        groups: Those to compare.
+        criterion: A key of ``CRITERIA``.
+        seed: As for `score`.
+        evidence: As for `score`.
+
+    Returns:
+        Scores by group name.
+    """
+    chosen = check_criterion(criterion)
+    shares = {g.name: _shares(channels, g, criterion, seed, evidence) for g in groups}
+    if chosen.absolute:
+        return {name: np.asarray(np.sum(lines, axis=0)) for name, lines in shares.items()}
+    alike: dict[Hashable, list[str]] = defaultdict(list)
+    for group in groups:
+        alike[structure(channels, group), len(shares[group.name])].append(group.name)
+    found: dict[str, Scores] = {}
+    for names in alike.values():
+        lines = zip(*(shares[n] for n in names), strict=True)
+        scales = [float(np.concatenate(line).mean()) for line in lines]
+        scores = {n: together(shares[n], scales) ** chosen.power for n in names}
+        mean = float(np.concatenate(list(scores.values())).mean())
+        found |= {n: weights.lamp(s) if chosen.adaptive else s / (mean or 1.0) for n, s in scores.items()}
+    return {g.name: found[g.name] for g in groups}
+
+
+def structure(channels: Channels, group: Group) -> Hashable:
+    """Return what two groups have in common if they lie in the network in the same way, sizes aside."""
+    readers: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    names = {p.tensor for p in group.places}
+    for node in channels.typing.nodes:
+        for operand, name in enumerate(node.input):
+            if name in names:
+                readers[name].append((node.op_type, operand))
+    constants = channels.model.constants
+    return tuple(
+        (p.axis, p.weight, tuple(constants[p.tensor].dims[2:]), tuple(readers[p.tensor]))
+        for p in group.places
+    )
+
+
+def _shares(
+    channels: Channels, group: Group, criterion: str, seed: int, evidence: Evidence | None
+) -> list[Scores]:
+    chosen = check_criterion(criterion)
+    if chosen.needs and evidence is None:
+        raise UsageError(f"the criterion '{criterion}' looks at samples", "give them with --data")
+    with np.errstate(over="ignore", invalid="ignore"):  # found below, and said better
+        shares = chosen.shares(channels, group, evidence or Evidence(), seed)
+    if not all(np.isfinite(s).all() for s in shares):
+        raise ModelError(
+            f"the channels of group '{group.name}' cannot be ranked: some of its weights are infinite",
+            f"leave it alone: --exclude '{group.name}'",
+        )
+    return shares

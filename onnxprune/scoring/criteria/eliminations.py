@@ -1,0 +1,164 @@
+"""What every channel is worth to the layers that read it, once the other channels have made up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.errors import DataError
+from onnxprune.runtime import Array, Feeds
+from onnxprune.scoring.criteria import weights
+from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.shares import Scores
+from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
+from onnxprune.scoring.layerwise.layers import linear_of
+from onnxprune.scoring.layerwise.linear import Linear
+from onnxprune.scoring.layerwise.moments import Moments
+from onnxprune.scoring.layerwise.surgeon import Patient, elimination_costs
+from onnxprune.scoring.layerwise.trace import Trace
+from onnxprune.support.progress import task
+
+ROUNDS = 64
+"""In how many rounds the channels of a group go."""
+HELD_BYTES = 4 * GRAM_BYTES
+"""What all inverted Gram matrices together may take; layers that come later are not asked."""
+
+
+def eliminated(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+    """Growth of the readers' squared error when a channel goes and the others are fitted anew.
+
+    The optimal brain surgeon on whole channels (see `layerwise.surgeon`); least squares in `recover` is the
+    update that goes with it. A group that no layer reads whose products can be held is scored by ``l2``.
+    """
+    found = evidence.eliminations.get(group.name)
+    return weights.l2(channels, group, evidence, seed) if found is None else [found]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A layer that reads the channels of groups.
+
+    Attributes:
+        index: Which node.
+        layer: The node as a linear map.
+        members: For each group it reads, the channel of every input of every matrix, −1 for those of other
+            groups; ``[matrices, inputs]``.
+    """
+
+    index: int
+    layer: Linear
+    members: Mapping[str, Array]
+
+
+def operate(
+    channels: Channels, feeds: Iterable[Feeds], threads: int | None = None, seed: int = 0
+) -> Evidence:
+    """Take the channels of every group out of a copy of their readers, the cheapest first.
+
+    What counts is the squared error of each reader's result, relative to that result, once the channels that
+    are left have made up for it as well as they can.
+
+    Args:
+        channels: The network.
+        feeds: Its inputs, batch by batch.
+        threads: Threads of the sessions.
+        seed: For the rows that are drawn where there are more than needed.
+
+    Raises:
+        DataError: The samples make values that are not finite, or there are none.
+    """
+    patients: dict[str, list[Patient]] = {}
+    powers: dict[str, list[float]] = {}
+    readers = list(_readers(channels))
+    trace = Trace(channels.model, [dict(fed) for fed in feeds], 0, threads)
+    if not trace.batches:
+        raise DataError("there are no samples to look at", "give at least two")
+    with task("look at samples", total=len(readers)) as progress:
+        for reader in readers:
+            trace.advance(reader.index)
+            for name, patient, power in _admitted(channels, reader, trace, seed):
+                patients.setdefault(name, []).append(patient)
+                powers.setdefault(name, []).append(power)
+            progress.advance(1, note=reader.layer.name)
+    found = {}
+    with task("weigh channels", total=len(patients)) as progress:
+        for group in channels.groups:
+            if group.name in patients:
+                size = channels.apart(group).size
+                waiting = patients.pop(group.name)
+                found[group.name] = elimination_costs(waiting, powers[group.name], size, ROUNDS)
+                progress.advance(1, note=group.name)
+    return Evidence(eliminations=found)
+
+
+def _readers(channels: Channels) -> Iterator[_Reader]:
+    """Yield the layers that read prunable channels, in order of execution."""
+    held = 0
+    for index, node in enumerate(channels.model.nodes):
+        layer = linear_of(channels.model, node)
+        if isinstance(layer, str):
+            continue
+        members = {g.name: m for g in channels.groups if (m := _members(channels, g, layer)) is not None}
+        matrices, inputs = next(iter(members.values())).shape if members else (0, 0)
+        if members and held + gram_bytes(matrices, inputs) <= HELD_BYTES:
+            held += gram_bytes(matrices, inputs) * len(members)
+            yield _Reader(index, layer, members)
+
+
+def _members(channels: Channels, group: Group, layer: Linear) -> Array | None:
+    """Return the channel of every input of every matrix; ``None`` where the layer does not read the group.
+
+    It reads what its matrices sum over; an axis of its outputs, or of the matrices themselves, it makes.
+    """
+    for place in group.places:
+        if place.tensor == layer.weight:
+            member = channels.members(channels.apart(group), place)
+            spread = layer.matrices(np.broadcast_to(member, layer.shape))
+            if np.ptp(spread, axis=2).any() and not np.ptp(spread, axis=1).any():
+                return np.asarray(spread[:, 0])
+    return None
+
+
+def _admitted(
+    channels: Channels, reader: _Reader, trace: Trace, seed: int
+) -> Iterator[tuple[str, Patient, float]]:
+    """Yield the matrices of a reader with their Gram matrices, and the power of the result, by group."""
+    layer = reader.layer
+    node = channels.model.nodes[reader.index]
+    matrices = layer.matrices(channels.model.array(layer.weight).astype(np.float64))
+    axes = np.arange(matrices.shape[0]), np.arange(1), np.arange(matrices.shape[2])  # outputs do not matter
+    names = [layer.flow, node.output[0]]
+    arrivals = ((made[names[0]], made[names[1]]) for made in trace.tensors(reader.index + 1, names))
+    seen, held = gather(layer, arrivals, axes, len(trace.batches), (seed, reader.index))
+    moments = seen + held
+    sizes = {g.name: channels.apart(g).size for g in channels.groups}
+    for name, members in reader.members.items():
+        for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
+            columns = _columns(members[which], sizes[name])
+            if columns is not None:
+                power = float(((matrix @ gram) * matrix).sum()) * len(matrices)
+                yield name, Patient.admit(matrix, gram, columns), power or 1.0
+
+
+def _centred(moments: Moments) -> Array:
+    """Return the Gram matrices about the mean: what is constant goes into the bias."""
+    means = moments.x / moments.count
+    return np.asarray(moments.xx - moments.x[:, :, None] * means[:, None, :])
+
+
+def _columns(members: Array, size: int) -> Array | None:
+    """Return the inputs of every channel, ``[size, width]``, −1 for channels that have none.
+
+    ``None`` where channels have different widths.
+    """
+    counts = np.bincount(members[members >= 0], minlength=size)
+    width = int(counts.max())
+    if ((counts != 0) & (counts != width)).any():
+        return None
+    order = np.argsort(members, kind="stable")[int((members < 0).sum()) :]
+    found = np.full((size, width), -1)
+    found[counts > 0] = order.reshape(-1, width)
+    return found

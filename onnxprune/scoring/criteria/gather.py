@@ -1,0 +1,77 @@
+"""What criteria look at beside the weights, gathered from samples."""
+
+from __future__ import annotations
+
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.evaluate.data import Dataset
+from onnxprune.scoring.criteria.activations import observe
+from onnxprune.scoring.criteria.criteria import CRITERIA
+from onnxprune.scoring.criteria.eliminations import operate
+from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.gradients import slopes_of
+from onnxprune.train.gradients import GradientLoss, gradients_of
+
+_LABELS = "labels"
+_GRADIENT_BATCH = 8
+"""Few samples a gradient: of many the slopes cancel, and what single samples need is not seen."""
+
+_PRODUCT_SAMPLES = 512
+"""All of them stay in memory while layer after layer is looked at."""
+
+
+def gather(
+    channels: Channels,
+    criterion: str,
+    dataset: Dataset,
+    *,
+    batch_size: int = 64,
+    threads: int | None = None,
+    seed: int = 0,
+) -> Evidence | None:
+    """Go once through samples, for a criterion that looks at them.
+
+    The gradient is that of the loss the samples allow: cross-entropy with labels, mean squared error with
+    target values, and without either the cross-entropy of classes drawn from the model's own answers.
+
+    Args:
+        channels: The network.
+        criterion: What ranks the channels.
+        dataset: The samples.
+        batch_size: Samples a run.
+        threads: Threads to compute with.
+        seed: Of classes that are drawn.
+
+    Returns:
+        What was found; ``None`` for criteria that look at the weights alone.
+
+    Raises:
+        DataError: The samples do not fit.
+        TrainingError: The network has no gradient, or there is no training runtime.
+    """
+    needs = CRITERIA[criterion].needs
+    if needs == "data":
+        return observe(channels, (b.inputs for b in dataset.batches(batch_size)), threads)
+    if needs == "products":
+        few = dataset.take(_PRODUCT_SAMPLES)
+        return operate(channels, (b.inputs for b in few.batches(batch_size)), threads, seed)
+    if needs != "gradients":
+        return None
+    loss = _loss(dataset)
+    names = {p.tensor for g in channels.groups for p in g.places if p.weight}
+    found = gradients_of(
+        channels.model.proto,
+        dataset,
+        loss,
+        batch_size=min(batch_size, _GRADIENT_BATCH),
+        seed=seed,
+        names=names,
+        threads=threads,
+    )
+    return slopes_of(channels, found)
+
+
+def _loss(dataset: Dataset) -> GradientLoss:
+    targets = next(dataset.take(1).batches(1)).targets
+    if _LABELS in targets:
+        return "cross-entropy"
+    return "mse" if targets else "sampled-labels"

@@ -1,0 +1,76 @@
+"""What each tensor says of the channels of a group, and how the tensors' words are put together.
+
+A channel is spread over several tensors: the filter that makes it, its normalisation, the columns of those
+that read it. Each of them gives every channel a *share*. Scaled to an average of one and averaged over the
+tensors, no tensor speaks louder for being larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels, Group, Place
+from onnxprune.analysis.groups.values import finite_values
+
+Scores = np.ndarray[Any, np.dtype[np.float64]]
+Members = np.ndarray[Any, np.dtype[np.intp]]
+
+
+def matrices(channels: Channels, group: Group) -> list[Place]:
+    """Return the places on tensors of two axes and more; biases and scales say little on their own."""
+    constants = channels.model.constants
+    weights = [p for p in group.places if p.weight]
+    return [p for p in weights if sum(d > 1 for d in constants[p.tensor].dims) > 1] or weights
+
+
+def members(channels: Channels, group: Group, place: Place) -> Members | None:
+    """Return the channel of each element of an axis, −1 where it has none.
+
+    ``None`` where the axis alone does not tell: the channels are counted apart in each element of factors
+    that lie on other axes.
+    """
+    found = channels.members(group, place)
+    return found.ravel() if found.size == found.shape[place.axis] else None
+
+
+def share(
+    channels: Channels, group: Group, place: Place, magnitude: Callable[[str, Scores], Scores]
+) -> Scores:
+    """Return the mean magnitude of each channel's elements in one tensor, ``[channels]``.
+
+    Args:
+        channels: The network.
+        group: The group.
+        place: One of its places.
+        magnitude: From a tensor's name and its values to a non-negative array of the same shape.
+    """
+    values = magnitude(place.tensor, finite_values(channels.typing, place.tensor))
+    return sums(channels, group, place, values) * group.size / values.size
+
+
+def sums(channels: Channels, group: Group, place: Place, values: Scores) -> Scores:
+    """Add up an array shaped like a tensor over the elements of each channel, ``[channels]``."""
+    member = channels.members(group, place)
+    alike = tuple(axis for axis, size in enumerate(member.shape) if size == 1)
+    return _totals(member, values.sum(axis=alike, keepdims=True), group.size)
+
+
+def _totals(member: Members, values: Scores, channels: int) -> Scores:
+    """Sum numbers over the elements of each channel."""
+    there = member >= 0
+    return np.bincount(member[there], values[there], minlength=channels).astype(np.float64)
+
+
+def together(shares: Sequence[Scores], scales: Sequence[float]) -> Scores:
+    """Average the shares of several tensors, each divided by its scale; a scale of zero says nothing."""
+    scaled = [s / scale if scale > 0 else np.ones_like(s) for s, scale in zip(shares, scales, strict=True)]
+    return np.asarray(np.mean(scaled, axis=0))
+
+
+def to_mean_one(values: Scores) -> Scores:
+    """Scale to a mean of one; where all are zero, all are alike."""
+    mean = float(values.mean())
+    return values / mean if mean > 0 else np.ones_like(values)

@@ -1,0 +1,129 @@
+"""Whatever multiplies by constant weights, as one thing: rows of inputs, times a matrix, give rows.
+
+A layer is ``groups`` such maps side by side: the groups of a convolution, the matrices of a stack.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import onnx
+
+from onnxprune.ir import attributes, label
+from onnxprune.runtime import Array
+
+
+class Linear(ABC):
+    """A node that multiplies one of its first two operands by the other, which is constant.
+
+    Args:
+        node: The node.
+        shape: Of its weights.
+        operand: Which operand they are, 0 or 1.
+
+    Attributes:
+        name: What to call the node.
+        weight: The name of its weights.
+        flow: The name of what they are multiplied with.
+        groups: How many maps lie side by side.
+        outputs: How many numbers each one makes.
+    """
+
+    groups: int = 1
+    outputs: int
+
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
+        self.node, self.shape = node, shape
+        self.name, self.attributes = label(node), attributes(node)
+        self.weight: str = node.input[operand]
+        self.flow: str = node.input[1 - operand]
+
+    @abstractmethod
+    def matrices(self, weights: Array) -> Array:
+        """Return a tensor shaped like the weights as ``[groups, outputs, inputs]``."""
+
+    @abstractmethod
+    def tensor(self, matrices: Array) -> Array:
+        """Return matrices as a tensor shaped like the weights."""
+
+    @abstractmethod
+    def columns(self, y: Array) -> Array:
+        """Return a result with its channels, the outputs of all groups in turn, on the last axis."""
+
+    def rows(self, y: Array) -> int:
+        """Return how many rows a result has."""
+        return int(y.size // (self.groups * self.outputs))
+
+    @abstractmethod
+    def inputs(self, x: Array, y: Array, picked: Array) -> Array:
+        """Return the picked rows of what arrives, ``[groups, rows, inputs]``, in its own type."""
+
+    def results(self, y: Array, picked: Array) -> Array:
+        """Return the same rows of a result, ``[groups, rows, outputs]``."""
+        rows = self.columns(y).reshape(-1, self.groups, self.outputs)
+        return np.asarray(rows[picked].transpose(1, 0, 2))
+
+
+class Product(Linear):
+    """Gemm, and MatMul by a matrix from either side."""
+
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
+        super().__init__(node, shape, operand)
+        flags = [bool(self.attributes.get(name, 0)) for name in ("transA", "transB")]
+        self._left = operand == 0
+        self._outputs_first = self._left != flags[operand]
+        self._rows_last = self._left != flags[1 - operand]
+        self._factor = float(self.attributes.get("alpha", 1.0))
+        self.outputs = shape[0 if self._outputs_first else 1]
+
+    def matrices(self, weights: Array) -> Array:
+        """Return ``[1, outputs, inputs]``; real numbers times a Gemm's factor ``alpha``."""
+        matrix = (weights if self._outputs_first else weights.T)[None]
+        return np.asarray(matrix if matrix.dtype.kind in "bi" else matrix.astype(np.float64) * self._factor)
+
+    def tensor(self, matrices: Array) -> Array:
+        """Return the weights as the node wants them."""
+        matrix = matrices[0] if matrices.dtype == bool else matrices[0] / self._factor
+        return np.asarray(matrix if self._outputs_first else matrix.T)
+
+    def columns(self, y: Array) -> Array:
+        """Return the result; transposed where the weights stand on the left."""
+        return np.asarray(y.swapaxes(-1, -2) if self._left else y)
+
+    def inputs(self, x: Array, y: Array, picked: Array) -> Array:
+        """Return rows of the other matrix."""
+        if self._rows_last:
+            x = x.swapaxes(-1, -2)
+        return np.asarray(x.reshape(-1, x.shape[-1])[picked][None])
+
+
+class Stack(Linear):
+    """MatMul by a stack of matrices, ``[*stack, inputs, outputs]``, each with rows of its own."""
+
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
+        super().__init__(node, shape, operand)
+        self._stack = shape[:-2]
+        self.groups, self.outputs = int(np.prod(self._stack)), shape[-1]
+
+    def matrices(self, weights: Array) -> Array:
+        """Return ``[matrices of the stack, outputs, inputs]``."""
+        return np.asarray(weights.reshape(self.groups, *self.shape[-2:]).swapaxes(1, 2))
+
+    def tensor(self, matrices: Array) -> Array:
+        """Return the weights as the node wants them."""
+        return np.asarray(matrices.swapaxes(1, 2).reshape(self.shape))
+
+    def columns(self, y: Array) -> Array:
+        """Return ``[…, rows, matrices · outputs]``; matrices that stand for several are one."""
+        first = y.ndim - len(self.shape)
+        own = [first + axis for axis, size in enumerate(self._stack) if size > 1]
+        rest = [axis for axis in range(y.ndim - 1) if axis not in own]
+        moved = y.transpose(*rest, *own, y.ndim - 1)
+        return np.asarray(moved.reshape(*moved.shape[: len(rest)], -1))
+
+    def inputs(self, x: Array, y: Array, picked: Array) -> Array:
+        """Return rows of what meets each matrix; what meets several is repeated."""
+        x = np.broadcast_to(x, (*y.shape[:-1], x.shape[-1]))
+        rows = self.columns(x).reshape(-1, self.groups, x.shape[-1])
+        return np.asarray(rows[picked].transpose(1, 0, 2))

@@ -1,0 +1,98 @@
+"""Ridge regression on moments, with the strength of the ridge chosen on samples held back."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from onnxprune.errors import UsageError
+from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.moments import Moments
+
+STRENGTHS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
+"""Ridges that are tried, in units of the mean of the Gram matrix's diagonal."""
+USUAL_STRENGTH = 1e-2
+"""What is taken where there are too few samples to hold any back."""
+
+
+def scipy_linalg() -> ModuleType:
+    """Import scipy's solvers, or say how to get them.
+
+    Raises:
+        UsageError: scipy is not installed.
+    """
+    try:
+        import scipy.linalg
+    except ImportError as error:
+        hint = 'install it with: pip install "onnxprune[recover]"'
+        raise UsageError(f"least squares needs scipy: {error}", hint) from error
+    module: ModuleType = scipy.linalg
+    return module
+
+
+def ridge(moments: Moments, weights: Array, bias: Array, strength: float, shift: bool) -> tuple[Array, Array]:
+    """Return the weights and bias with the least squared error, drawn towards those there are.
+
+    The minimum of ``Σ‖W x + b − y‖² + λ‖W − W₀‖²``: A. E. Hoerl and R. W. Kennard, "Ridge regression", 1970.
+    What the samples do not show stays as it is.
+
+    Args:
+        moments: Of inputs and wanted outputs.
+        weights: W₀, ``[groups, outputs, inputs]``.
+        bias: The bias there is, ``[groups, outputs]``.
+        strength: λ in units of the mean of the Gram matrix's diagonal.
+        shift: Whether the bias may change.
+
+    Returns:
+        W and b, shaped like the ones given.
+    """
+    linalg = scipy_linalg()
+    xx, xy = moments.xx, moments.xy
+    mean_x, mean_y = moments.x / moments.count, moments.y / moments.count
+    solved = weights.copy()
+    for group, start in enumerate(weights):
+        if shift:
+            gram = xx[group] - np.outer(moments.x[group], mean_x[group])
+            wanted = xy[group] - np.outer(moments.x[group], mean_y[group])
+        else:
+            gram = xx[group].copy()
+            wanted = xy[group] - np.outer(moments.x[group], bias[group])
+        scale = np.trace(gram) / len(gram)
+        if scale <= 0:
+            continue  # nothing arrives there
+        wanted = wanted - gram @ start.T
+        gram[np.diag_indices_from(gram)] += strength * scale
+        factor = linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+        solved[group] += linalg.cho_solve(factor, wanted, overwrite_b=True, check_finite=False).T
+    if not shift:
+        return solved, bias
+    return solved, mean_y - np.einsum("goi,gi->go", solved, mean_x)
+
+
+def fit(
+    seen: Moments, held: Moments, weights: Array, bias: Array, mask: Array, shift: bool
+) -> tuple[Array, Array, float | None]:
+    """Choose the ridge that does best on what was held back, then solve with everything.
+
+    Args:
+        seen: Moments to solve with.
+        held: Moments to choose by; may be empty.
+        weights: As for `ridge`.
+        bias: As for `ridge`.
+        mask: Which outputs count, ``[groups, outputs]``.
+        shift: As for `ridge`.
+
+    Returns:
+        Weights, bias and the strength; the ones given and ``None`` where nothing does better.
+    """
+    strength: float | None = USUAL_STRENGTH
+    if held.count and seen.count:
+        best, strength = held.errors(weights, bias)[mask].sum(), None
+        for candidate in STRENGTHS:
+            error = held.errors(*ridge(seen, weights, bias, candidate, shift))[mask].sum()
+            if error < best:
+                best, strength = error, candidate
+    if strength is None:
+        return weights, bias, None
+    return *ridge(seen + held, weights, bias, strength, shift), strength

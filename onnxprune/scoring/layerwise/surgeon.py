@@ -1,0 +1,101 @@
+"""What a layer loses when inputs go and the others make up for it: the optimal brain surgeon, on channels.
+
+With the Gram matrix H of a layer's inputs as the Hessian of its squared error, taking the columns B out of
+the weights W costs least if the others change by ``−W_B (H⁻¹_BB)⁻¹ H⁻¹_B``, and then costs
+``tr W_B (H⁻¹_BB)⁻¹ W_Bᵀ``. B. Hassibi and D. G. Stork, "Second order derivatives for network pruning: optimal
+brain surgeon", 1993; layer by layer E. Frantar and D. Alistarh, "Optimal brain compression", 2022; over all
+the layers that lose a channel together X. Wang et al., "Structurally prune anything" (OBSPA), 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.solve import scipy_linalg
+
+DAMPING = 1e-2
+"""Added to the diagonal of H, in units of its mean, as in SparseGPT (E. Frantar and D. Alistarh, 2023)."""
+
+
+@dataclass
+class Patient:
+    """One matrix that reads channels, and how it stands after those that have gone.
+
+    Attributes:
+        weights: ``[outputs, inputs]``; those of channels that have gone are zero.
+        inverse: The inverse of H, of the inputs that are left; ``[inputs, inputs]``.
+        columns: The inputs of every channel, ``[channels, width]``; all −1 for channels it does not read.
+    """
+
+    weights: Array
+    inverse: Array
+    columns: Array
+
+    @classmethod
+    def admit(cls, weights: Array, gram: Array, columns: Array) -> Patient:
+        """Invert the Gram matrix.
+
+        Args:
+            weights: ``[outputs, inputs]``.
+            gram: Σ x xᵀ, ``[inputs, inputs]``.
+            columns: The inputs of every channel, ``[channels, width]``, or −1.
+        """
+        linalg = scipy_linalg()
+        damped = gram.copy()
+        damped[np.diag_indices_from(damped)] += DAMPING * np.trace(gram) / len(gram) or 1.0
+        factor = linalg.cho_factor(damped, overwrite_a=True, check_finite=False)
+        inverse = linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True, check_finite=False)
+        return cls(weights.astype(np.float64), inverse, columns)
+
+    def costs(self, channels: Array) -> Array:
+        """Return by how much the squared error grows if one of some channels goes, ``[channels]``."""
+        columns, found = self.columns[channels], np.zeros(len(channels))
+        read = columns[:, 0] >= 0
+        columns = columns[read]
+        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
+        lost = self.weights[:, columns].transpose(1, 2, 0)
+        found[read] = (lost * np.linalg.solve(blocks, lost)).sum((1, 2))
+        return found
+
+    def remove(self, channels: Array) -> None:
+        """Take channels out, all at once, and let the others make up for them."""
+        linalg, gone = scipy_linalg(), self.columns[channels].ravel()
+        gone = gone[gone >= 0]
+        if not len(gone):
+            return
+        rows = self.inverse[gone].copy()
+        solved = linalg.solve(rows[:, gone], rows, assume_a="pos", check_finite=False)
+        self.weights -= self.weights[:, gone] @ solved
+        self.inverse -= rows.T @ solved
+        self.weights[:, gone] = 0
+
+
+def elimination_costs(patients: Sequence[Patient], scales: Sequence[float], size: int, rounds: int) -> Array:
+    """Take channels out of all their readers, always the cheapest, until one is left.
+
+    Args:
+        patients: All that read the channels; they are used up.
+        scales: What the squared errors of each are divided by.
+        size: How many channels there are.
+        rounds: In how many rounds: in each as many go, by what they cost at its beginning.
+
+    Returns:
+        What each channel cost when it went, never less than those before it, ``[channels]``.
+    """
+    left, costs, paid = np.arange(size), np.zeros(size), 0.0
+    many = -(-size // rounds)
+    while len(left) > 1:
+        found = sum(p.costs(left) / scale for p, scale in zip(patients, scales, strict=True))
+        order = np.argsort(found, kind="stable")[: min(many, len(left) - 1)]
+        for which in order:
+            paid = max(paid, float(np.asarray(found)[which]))
+            costs[left[which]] = paid
+        for patient in patients:
+            patient.remove(left[order])
+        left = np.delete(left, order)
+    costs[left] = max(paid, float(sum(p.costs(left)[0] / s for p, s in zip(patients, scales, strict=True))))
+    return costs

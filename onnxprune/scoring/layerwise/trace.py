@@ -1,0 +1,112 @@
+"""A model run piece by piece over the same samples, while its weights change from front to back.
+
+The tensors that later nodes still read are kept at a *checkpoint*, so every node runs about once however
+many pieces there are. Where they would take too much memory the checkpoint stays behind, and is computed from
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from onnxprune.ir import Model, captured
+from onnxprune.runtime import Array, Session
+
+CHECKPOINT_BYTES = 1 << 30
+"""What one checkpoint may take."""
+
+
+@dataclass
+class Trace:
+    """A model and how far its samples have come.
+
+    Attributes:
+        model: The model; weights of nodes at or after `position` may be changed at any time.
+        batches: For each batch, all tensors that nodes at or after `position` read.
+        position: How many nodes the batches have been through.
+        threads: Threads of the sessions.
+        budget: Bytes the batches may take; the inputs themselves are never refused.
+    """
+
+    model: Model
+    batches: list[dict[str, Array]]
+    position: int = 0
+    threads: int | None = None
+    budget: int = CHECKPOINT_BYTES
+
+    def tensors(self, upto: int, names: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Yield tensors batch by batch.
+
+        Args:
+            upto: The first node that does not run.
+            names: Tensors made before it, or read at the checkpoint.
+        """
+        nodes = needed(self.model.nodes[self.position : upto], names)
+        session = self._session(nodes, names) if nodes else None
+        for stored in self.batches:
+            made = session.run({i.name: stored[i.name] for i in session.inputs}) if session else {}
+            yield {name: made[name] if name in made else stored[name] for name in names}
+
+    def advance(self, upto: int, extra: Sequence[str] = ()) -> None:
+        """Move the checkpoint, if what it holds then is not too large.
+
+        Args:
+            upto: The first node that does not run.
+            extra: Tensors to keep beside those that are read from there on.
+        """
+        live, held = sorted({*self._live(upto), *extra}), 0
+        moved: list[dict[str, Array]] = []
+        for made in self.tensors(upto, live):
+            held += sum(a.nbytes for a in made.values())
+            if max(held, held // (len(moved) + 1) * len(self.batches)) > self.budget:
+                return
+            moved.append(made)
+        self.batches, self.position = moved, upto
+
+    def _live(self, position: int) -> set[str]:
+        """Return the tensors made before it that later nodes, or whoever runs the model, read."""
+        nodes = self.model.nodes
+        made = {o for n in nodes[:position] for o in n.output} | {i.name for i in self.model.inputs}
+        read = {i for n in nodes[position:] for i in (*n.input, *captured(n))}
+        read |= {o.name for o in self.model.outputs}
+        return read & made - set(self.model.constants)
+
+    def _session(self, nodes: list[onnx.NodeProto], names: Sequence[str]) -> Session:
+        """Make a session of some nodes, fed with what the checkpoint holds."""
+        made = {o for n in nodes for o in n.output if o}
+        read = {i for n in nodes for i in (*n.input, *captured(n)) if i} - made
+        proto = onnx.ModelProto(ir_version=max(self.model.proto.ir_version, 4))
+        proto.opset_import.extend(self.model.proto.opset_import)
+        proto.graph.name = self.model.proto.graph.name or "graph"
+        proto.graph.node.extend(nodes)
+        for name in sorted(read):
+            constant = self.model.constants.get(name)
+            if constant is None:
+                proto.graph.input.append(_like(name, self.batches[0]))
+            else:
+                proto.graph.initializer.append(constant)
+                proto.graph.initializer[-1].name = name
+        proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made)
+        return Session(proto, threads=self.threads)
+
+
+def needed(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that some tensors take, in order; constants are no nodes here."""
+    wanted, found = set(names), []
+    for node in reversed(nodes):
+        if node.op_type != "Constant" and wanted & set(node.output):
+            found.append(node)
+            wanted |= set(node.input) | captured(node)
+    return found[::-1]
+
+
+def _like(name: str, batch: Mapping[str, Array]) -> onnx.ValueInfoProto:
+    """Describe an input by an array that will be fed; other batches may have other sizes."""
+    array = batch[name]
+    return helper.make_tensor_value_info(
+        name, helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim
+    )

@@ -1,0 +1,31 @@
+"""Plans: what each group has to give, the budgets that must hold, and how to choose between the two."""
+
+from onnxprune.search.budgets import Balance, Budget
+from onnxprune.search.greedy import allocate
+from onnxprune.search.limits import DEFAULT_ROUND_TO, Limits
+from onnxprune.search.offers import (
+    Offer,
+    curve_of,
+    globally,
+    make_offer,
+    sensitively,
+    uniformly,
+)
+from onnxprune.search.optimum import optimise
+from onnxprune.search.planner import STRATEGIES
+
+__all__ = [
+    "DEFAULT_ROUND_TO",
+    "STRATEGIES",
+    "Balance",
+    "Budget",
+    "Limits",
+    "Offer",
+    "allocate",
+    "curve_of",
+    "globally",
+    "make_offer",
+    "optimise",
+    "sensitively",
+    "uniformly",
+]

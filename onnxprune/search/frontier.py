@@ -1,0 +1,73 @@
+"""How far one can go: the largest reduction whose measured drop is still allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from onnxprune.errors import PlanError
+from onnxprune.support.progress import task
+
+T = TypeVar("T")
+PRECISION = 0.005
+"""How exactly the reduction is found."""
+
+
+@dataclass(frozen=True)
+class Reached(Generic[T]):
+    """The end of the way.
+
+    Attributes:
+        reduction: The largest reduction that is allowed.
+        drop: What was measured there.
+        plan: What does it.
+        tried: All reductions that were measured, ascending, and their drops.
+    """
+
+    reduction: float
+    drop: float
+    plan: T
+    tried: tuple[tuple[float, float], ...]
+
+
+def largest_reduction(
+    plan_at: Callable[[float], T], drop_of: Callable[[T], float], most: float, allowed: float
+) -> Reached[T]:
+    """Halve the interval between what is allowed and what is not.
+
+    The drop is taken to rise with the reduction. Whatever it does, what is returned was measured.
+
+    Args:
+        plan_at: From a reduction to a plan.
+        drop_of: From a plan to its measured drop.
+        most: The largest reduction there is a plan for.
+        allowed: The largest drop.
+
+    Raises:
+        PlanError: Even the smallest reduction loses more.
+    """
+    low, high = 0.0, most
+    best: tuple[float, float, T] | None = None
+    tried: list[tuple[float, float]] = []
+    with task("search the largest reduction") as progress:
+        reduction = most
+        while high - low > PRECISION or not tried:
+            plan = plan_at(reduction)
+            drop = drop_of(plan)
+            tried.append((reduction, drop))
+            progress.advance(note=f"{reduction:.1%}: drop {drop:.4g}")
+            if drop <= allowed:
+                low, best = reduction, (reduction, drop, plan)
+            else:
+                high = reduction
+            if low == most:
+                break
+            reduction = (low + high) / 2
+    if best is None:
+        least, drop = min(tried)
+        raise PlanError(
+            f"removing {least:.1%} costs {drop:.4g} already, more than the {allowed:g} that is allowed",
+            "allow a larger drop, use --round-to 1, or another criterion",
+        )
+    return Reached(*best, tuple(sorted(tried)))

@@ -1,0 +1,100 @@
+"""What no plan may go beyond: rounding, and how many channels a group keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxprune.algebra.axes import Factor, Product, factors, resolve
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.errors import PlanError
+from onnxprune.support.globs import matching
+
+DEFAULT_ROUND_TO = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What no plan may go beyond.
+
+    Attributes:
+        round_to: What remains of a group is a multiple of this.
+        max_ratio: Largest fraction of a group that may go; one channel always stays.
+        at_least: Fewest channels that stay, by glob over group names; of several that match the largest.
+        at_most: Most channels that stay, likewise, of several that match the smallest.
+        exact: Whether the rounding holds for small groups too, which are otherwise rounded more finely: a
+            group that is no larger than the step then keeps all its channels.
+    """
+
+    round_to: int = DEFAULT_ROUND_TO
+    max_ratio: float = 0.9
+    at_least: Mapping[str, int] = field(default_factory=dict)
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    exact: bool = False
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Refuse limits that name nothing, or contradict each other.
+
+        Raises:
+            PlanError: Naming the glob or the group.
+        """
+        for pattern in (*self.at_least, *self.at_most):
+            if not any(matching(pattern, [g.name]) for g in groups):
+                raise PlanError(f"a limit for '{pattern}' names no group that is pruned", _NAMES)
+        for group in groups:
+            if self.fewest(group) > self.most(group):
+                raise PlanError(
+                    f"group '{group.name}' cannot keep at least {self.fewest(group)} of its {group.size}"
+                    f" channels and at most {self.most(group)}",
+                    "the largest ratio is a limit too: --max-ratio",
+                )
+
+    def fewest(self, group: Group) -> int:
+        """Return how many channels a group keeps in any case."""
+        asked = [n for pattern, n in self.at_least.items() if matching(pattern, [group.name])]
+        least = int(np.ceil(group.size * (1 - self.max_ratio) - 1e-9))
+        return min(group.size, max([1, least, *asked]))
+
+    def most(self, group: Group) -> int:
+        """Return how many channels a group keeps at most."""
+        asked = [n for pattern, n in self.at_most.items() if matching(pattern, [group.name])]
+        return max(1, min([group.size, *asked]))
+
+
+_NAMES = "`inspect` lists the groups; those that are excluded have no limits"
+
+
+def kept_counts(channels: Channels, group: Group, limits: Limits, start: int) -> list[int]:
+    """Return how many channels a group may keep, descending, all fewer than ``start``.
+
+    All are multiples of the rounding but for those that a limit asks for by number.
+    """
+    block = rounding(channels, group, limits)
+    fewest, most = limits.fewest(group), limits.most(group)
+    counts = set(range(block, group.size, block)) | ({most} if most < group.size else set())
+    if any(matching(pattern, [group.name]) for pattern in limits.at_least):
+        counts.add(fewest)
+    return sorted((n for n in counts if fewest <= n <= most and n < start), reverse=True)
+
+
+def rounding(channels: Channels, group: Group, limits: Limits) -> int:
+    """Return the rounding for one group.
+
+    An axis that nests the group with others is already a multiple of those; a small group is rounded more
+    finely, or there would be nothing to choose from, unless the step is to hold exactly.
+    """
+    needed, round_to = 1, limits.round_to
+    for place in group.places:
+        dim = resolve(channels.typing.axes[place.tensor][place.axis])
+        multiple = dim.count // group.size if isinstance(dim, Product) and _once(dim, group.factor) else 1
+        needed = max(needed, round_to // math.gcd(round_to, multiple))
+    while not limits.exact and needed > 1 and group.size < 4 * needed:
+        needed //= 2
+    return needed
+
+
+def _once(dim: Product, factor: Factor) -> bool:
+    return factors(dim).count(factor) == 1

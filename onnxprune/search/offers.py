@@ -1,0 +1,164 @@
+"""What each group has to give, step by step, and at what price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.decisions.plan import Analysis, Curve
+from onnxprune.errors import PlanError
+from onnxprune.scoring.criteria.shares import Scores
+from onnxprune.search.limits import Limits, kept_counts
+
+_RESERVE = 0.04
+"""What every step costs beside the loss that was measured, in typical losses."""
+_TOGETHER = 0.8
+"""The power to which losses are raised before they are added up."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What one group has to give.
+
+    Attributes:
+        group: The group.
+        order: Its channels, the least important first; those already gone come first of all.
+        steps: How many channels are gone after each step, ascending.
+        losses: What that costs altogether, never falling: what a plan adds up.
+        prices: The price of each step by itself, never falling: what a ranking compares.
+        gone: How many are gone before the first step.
+        forced: Whether some of those are gone because of a limit, not an earlier plan.
+    """
+
+    group: Group
+    order: np.ndarray[Any, np.dtype[np.intp]]
+    steps: tuple[int, ...]
+    losses: tuple[float, ...] = ()
+    prices: tuple[float, ...] = ()
+    gone: int = 0
+    forced: bool = False
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """How many channels remain before the first step and after each."""
+        return tuple(self.group.size - n for n in (self.gone, *self.steps))
+
+    def removed(self, level: int) -> list[int]:
+        """Return the channels that are gone after so many steps, ascending."""
+        return sorted(self.order[: (self.gone, *self.steps)[level]].tolist())
+
+
+def make_offer(
+    channels: Channels, group: Group, scores: Scores, limits: Limits, gone: Sequence[int] = ()
+) -> Offer:
+    """Rank the channels of one group and list the steps it can be shrunk by.
+
+    Args:
+        channels: The network.
+        group: The group.
+        scores: One number a channel.
+        limits: Rounding, and how many channels stay.
+        gone: Channels removed by an earlier plan; they stay removed.
+    """
+    ranked = scores.copy()
+    ranked[list(gone)] = -1.0
+    counts = kept_counts(channels, group, limits, group.size - len(gone))
+    order, forced = np.argsort(ranked, kind="stable"), group.size - len(gone) > limits.most(group)
+    start = group.size - counts.pop(0) if forced else len(gone)
+    return Offer(group, order, tuple(group.size - n for n in counts), gone=start, forced=forced)
+
+
+def uniformly(offer: Offer) -> Offer:
+    """Price the steps by the fraction of the group that is gone, so that all groups shrink alike."""
+    return _priced(offer, [n / offer.group.size for n in offer.steps])
+
+
+def globally(offer: Offer, scores: Scores) -> Offer:
+    """Price each step by the mean score of what goes, over the part of the group that is left by then.
+
+    The least important go first, wherever they are, and the fewer of a group are left the dearer they
+    become. A ranking by scores alone empties whole layers whose weights are small for no better reason than
+    that their inputs are large; no sum of scores tells that their last channels carry all there is.
+
+    Args:
+        offer: The offer.
+        scores: Of the group's channels, comparable with those of others.
+    """
+    steps = list(pairwise((offer.gone, *offer.steps)))
+    left = [1 - (a + b) / 2 / offer.group.size for a, b in steps]
+    means = [float(scores[offer.order[a:b]].mean()) for a, b in steps]
+    return _priced(offer, [mean / part for mean, part in zip(means, left, strict=True)])
+
+
+def sensitively(offer: Offer, curve: Curve, analysis: Analysis, typical: float | None = None) -> Offer:
+    """Price the steps by the metric's measured loss.
+
+    Losses of several groups do not just add up. Where their errors are independent, variances add, and with
+    them what is quadratic in the error, as the divergence is; where they point the same way, amplitudes do,
+    which are square roots of that. Measured on trained networks it is in between. And what a group can do
+    without as long as all others are whole it may need when they are not: so every step costs a little by
+    itself, the more the less remains.
+
+    Args:
+        offer: The offer.
+        curve: What was measured as the group shrank; it is made monotone, and is straight in between.
+        analysis: What the curve is from.
+        typical: What `typical_loss` returns for the analysis, where that is known already.
+    """
+    ratios = np.asarray([offer.gone, *offer.steps]) / offer.group.size
+    losses = loss_at(curve, analysis, ratios)
+    unit = (typical_loss(analysis) if typical is None else typical) ** _TOGETHER
+    losses = losses**_TOGETHER - _RESERVE * unit * np.log1p(-ratios)
+    rising = losses[1:] - losses[0]
+    return replace(offer, losses=tuple(rising.tolist()), prices=tuple(losses[1:].tolist()))
+
+
+def typical_loss(analysis: Analysis) -> float:
+    """Return the mean loss with half of a group gone; a little, where nothing was lost anywhere."""
+    half = np.asarray([0.5])
+    found = [float(loss_at(curve, analysis, half)[0]) for curve in analysis.curves.values()]
+    return max(sum(found) / max(len(found), 1), 1e-9)
+
+
+def loss_at(curve: Curve, analysis: Analysis, ratios: Scores) -> Scores:
+    """Return the measured loss at some ratios; beyond the last one measured it goes on rising as before."""
+    known = np.asarray([0.0, *curve.ratios])
+    losses = np.maximum.accumulate([0.0, *(analysis.drop(v) for v in curve.values)])
+    found = np.interp(ratios, known, losses)
+    if len(known) > 1:
+        slope = (losses[-1] - losses[-2]) / max(known[-1] - known[-2], 1e-9)
+        found = found + np.maximum(ratios - known[-1], 0) * slope
+    return np.asarray(found)
+
+
+def curve_of(analysis: Analysis, group: Group) -> Curve:
+    """Return the curve of a group.
+
+    Raises:
+        PlanError: The analysis has none.
+    """
+    curve = analysis.curves.get(group.name)
+    if curve is None or curve.size != group.size:
+        raise PlanError(
+            f"the analysis has no curve for group '{group.name}' of {group.size} channels",
+            "it is of another model, or excluded that group: run `ana` again, or exclude it here too",
+        )
+    return curve
+
+
+def removed_by(offers: Sequence[Offer], levels: Sequence[int]) -> dict[str, list[int]]:
+    """Return the removed channels by group name; groups that lose none are left out."""
+    found = {o.group.name: o.removed(n) for o, n in zip(offers, levels, strict=True)}
+    return {name: gone for name, gone in found.items() if gone}
+
+
+def _priced(offer: Offer, prices: Sequence[float]) -> Offer:
+    rising = np.maximum.accumulate(prices) if prices else np.zeros(0)
+    sizes = np.diff([offer.gone, *offer.steps])
+    return replace(offer, losses=tuple(np.cumsum(rising * sizes).tolist()), prices=tuple(rising.tolist()))

@@ -1,0 +1,141 @@
+"""From groups and budgets to the channels that go, by whichever strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.decisions.plan import Analysis
+from onnxprune.errors import UsageError
+from onnxprune.scoring.criteria import Evidence, comparable
+from onnxprune.scoring.criteria.shares import Scores
+from onnxprune.search.budgets import Balance, Budget
+from onnxprune.search.greedy import allocate, cheapest
+from onnxprune.search.judge import Judge, Removed
+from onnxprune.search.limits import Limits
+from onnxprune.search.offers import (
+    Offer,
+    curve_of,
+    globally,
+    make_offer,
+    removed_by,
+    sensitively,
+    typical_loss,
+    uniformly,
+)
+from onnxprune.search.optimum import optimise
+from onnxprune.search.trials import Trials, improve, one_step
+
+STRATEGIES = ("uniform", "global", "sensitivity", "search")
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """All that decides a plan but the budgets.
+
+    Attributes:
+        channels: The network, its channels arranged by their scores.
+        groups: The groups that may lose channels.
+        scores: One number a channel, by group name.
+        strategy: One of `STRATEGIES`.
+        criterion: What ranks the channels within a group.
+        limits: What no plan may go beyond.
+        gone: Channels that an earlier plan removed, by group name.
+        analysis: The curves that ``sensitivity`` goes by.
+        evidence: What was seen on data, for criteria that look at it.
+        judge: What measures whole plans; ``search`` needs it, and ``sensitivity`` is corrected by it.
+        evaluations: How many plans are measured.
+        trials: File that keeps what was measured.
+        digest: Tells those trials from others.
+        seed: Of all that is drawn.
+    """
+
+    channels: Channels
+    groups: Sequence[Group]
+    scores: Mapping[str, Scores]
+    strategy: str
+    criterion: str
+    limits: Limits = field(default_factory=Limits)
+    gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    analysis: Analysis | None = None
+    evidence: Evidence | None = None
+    judge: Judge | None = None
+    evaluations: int = 0
+    trials: Path | None = None
+    digest: str = ""
+    seed: int = 0
+
+    def plan(self, budgets: Sequence[Budget]) -> dict[str, list[int]]:
+        """Return the removed channels by group name, those an earlier plan removed included.
+
+        Raises:
+            PlanError: The budgets cannot be met.
+            UsageError: The strategy lacks what it goes by.
+        """
+        earlier = {name: list(gone) for name, gone in self.gone.items()}
+        return earlier | self._chosen(budgets)
+
+    def _chosen(self, budgets: Sequence[Budget]) -> dict[str, list[int]]:
+        if self.strategy in ("uniform", "global"):
+            return allocate(self.offers(self.strategy), budgets)
+        if self.strategy == "sensitivity":
+            offers = self.offers("sensitivity")
+            if self.judge is None or self.evaluations < 1:
+                return optimise(offers, budgets)
+            return self._corrected(Balance(offers, budgets), self.judge)
+        if self.judge is None:
+            raise UsageError("the strategy 'search' tries plans on samples", "give them with --data")
+        balance = Balance(self.offers("uniform"), budgets)
+        balance.check()
+        trials = Trials(balance.offers, _Drop(self.judge, self.gone), self.digest, self.trials)
+        return removed_by(balance.offers, one_step(balance, trials, self.evaluations, self.seed))
+
+    def offers(self, strategy: str) -> list[Offer]:
+        """Return what every group has to give, priced by a strategy."""
+        found = [
+            make_offer(self.channels, g, self.scores[g.name], self.limits, self.gone.get(g.name, ()))
+            for g in self.groups
+        ]
+        if strategy == "uniform":
+            return [uniformly(o) for o in found]
+        if strategy == "global":
+            return [globally(o, self._comparable[o.group.name]) for o in found]
+        if self.analysis is None:
+            raise UsageError("the strategy 'sensitivity' needs an analysis", "run `ana` and give its file")
+        typical = typical_loss(self.analysis)
+        return [sensitively(o, curve_of(self.analysis, o.group), self.analysis, typical) for o in found]
+
+    @cached_property
+    def _comparable(self) -> dict[str, Scores]:
+        """Scores that can be ranked together: of what lies in one slot the mean."""
+        apart = [self.channels.apart(g) for g in self.groups]
+        found = comparable(self.channels, apart, self.criterion, self.seed, self.evidence)
+        for group in self.groups:
+            rows = found[group.name].reshape(-1, group.size)
+            if group.name in self.channels.arrangements and len(rows) > 1:
+                rows = np.take_along_axis(rows, self.channels.arrangements[group.name].order, axis=1)
+            found[group.name] = rows.mean(axis=0)
+        return found
+
+    def _corrected(self, balance: Balance, judge: Judge) -> dict[str, list[int]]:
+        """Let the plans of the other strategies compete, and improve the best of all on data."""
+        balance.check()
+        others = [tuple(cheapest(balance.with_offers(self.offers(s)))) for s in ("uniform", "global")]
+        trials = Trials(balance.offers, judge.drop, self.digest, self.trials)
+        return removed_by(balance.offers, improve(balance, trials, others, self.evaluations, self.seed))
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """Judges plans with new statistics, together with what is gone already."""
+
+    judge: Judge
+    gone: Mapping[str, Sequence[int]]
+
+    def __call__(self, removed: Removed) -> float:
+        return self.judge.drop({**self.gone, **removed}, renew=True)

@@ -1,0 +1,1 @@
+"""Support that knows no model: files, locks, text, progress, callables."""

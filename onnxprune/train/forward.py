@@ -1,0 +1,125 @@
+"""Does the training copy compute what the model computes? Asked before anything is trained.
+
+Both run through the onnxruntime the user has, unoptimised, on the first samples of the training data.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxprune.errors import ModelError, TrainingError
+from onnxprune.runtime import Session
+from onnxprune.train.dialect import declared_batch
+from onnxprune.train.samples import batch_size, input_axes, output_axes, taken
+from onnxprune.train.wire import Array
+
+TOLERANCE = (
+    1e-3  # of the largest magnitude; what is spelled differently rounds differently, layer after layer
+)
+HALF_PRECISION_TOLERANCE = 2e-2
+SAMPLES = 4
+
+
+def check_forward(
+    model: onnx.ModelProto, training_copy: onnx.ModelProto, sample: Mapping[str, Array]
+) -> dict[str, Array]:
+    """Compare the copy with the model on a few samples.
+
+    Args:
+        model: The user's model.
+        training_copy: What will be trained, with the same outputs.
+        sample: One batch of inputs in the model's own types.
+
+    Returns:
+        The copy's outputs.
+
+    Raises:
+        TrainingError: They differ; the message names the first node whose result does.
+    """
+    few = _few(model, sample, declared_batch(model))
+    floats = {
+        name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in few.items()
+    }
+    try:
+        copied = Session(training_copy, optimize=False).run(floats)
+    except ModelError as error:
+        raise TrainingError(f"the training copy of this model does not run: {error}") from error
+    expected = _run_in_batches(model, few, [output.name for output in model.graph.output])
+    for name, wanted in expected.items():
+        if _differ(model, wanted, copied[name]):
+            raise TrainingError(_first_difference(model, training_copy, few, floats))
+    return copied
+
+
+def _few(model: onnx.ModelProto, sample: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
+    """Take some samples, or as many whole batches of a fixed size, repeating samples if need be."""
+    axes = input_axes(model, sample)
+    available = batch_size(sample, axes)
+    count = min(SAMPLES, available) if batch is None else batch * -(-SAMPLES // batch)
+    return taken(sample, axes, np.arange(count) % available)
+
+
+def _run_in_batches(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], outputs: Iterable[str]
+) -> dict[str, Array]:
+    """Run a model in batches of the size it insists on, if it does."""
+    session, batch = Session(_with_outputs(model, outputs), optimize=False), declared_batch(model)
+    if batch is None:
+        return session.run(feeds)
+    axes = input_axes(model, feeds)
+    total = batch_size(feeds, axes)
+    starts = range(0, total, batch)
+    parts = [session.run(taken(feeds, axes, np.arange(at, min(at + batch, total)))) for at in starts]
+    made = output_axes(model, parts[0])
+    return {name: np.concatenate([part[name] for part in parts], made[name]) for name in parts[0]}
+
+
+def _with_outputs(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelProto:
+    probed = copy.deepcopy(model)
+    del probed.graph.output[:]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return probed
+
+
+def _differ(model: onnx.ModelProto, wanted: Any, got: Any) -> bool:
+    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return not _error(wanted, got) <= (HALF_PRECISION_TOLERANCE if half else TOLERANCE)
+
+
+def _error(wanted: Any, got: Any) -> float:
+    """Largest difference relative to the largest magnitude; what is not floats follows from what is."""
+    if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f":
+        return 0.0
+    if wanted.shape != got.shape:
+        return math.inf
+    wanted = wanted.astype(np.float64)
+    scale = max(float(np.abs(wanted).max(initial=0.0)), 1e-3)
+    return float(np.abs(wanted - got).max(initial=0.0)) / scale
+
+
+def _first_difference(
+    model: onnx.ModelProto,
+    training_copy: onnx.ModelProto,
+    feeds: Mapping[str, Array],
+    floats: Mapping[str, Array],
+) -> str:
+    """Find the first node of the model whose result is another in the copy."""
+    in_copy = {name for node in training_copy.graph.node for name in node.output}
+    shared = {name: node for node in model.graph.node for name in node.output if name and name in in_copy}
+    expected = _run_in_batches(model, feeds, shared)
+    copied = Session(_with_outputs(training_copy, shared), optimize=False).run(floats)
+    for name, node in shared.items():
+        if _differ(model, expected[name], copied[name]):
+            how = f"it differs by {_error(expected[name], copied[name]):.1%}"
+            if expected[name].shape != copied[name].shape:
+                how = f"its shape is {expected[name].shape} and would be {copied[name].shape}"
+            where = f"node {node.name or name!r} ({node.op_type})"
+            return f"{where} would compute something else in training: {name}: {how}"
+    return "the training copy of this model computes something else than the model"

@@ -1,0 +1,156 @@
+"""What is decided before a worker starts: the graph, what is trained in it, how batches become its inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from onnxprune.errors import DataError, PlanError
+from onnxprune.support.processors import idle, usable_processors
+from onnxprune.train.forward import check_forward
+from onnxprune.train.losses import Head
+from onnxprune.train.objective import attach_loss, check_targets
+from onnxprune.train.samples import batch_size, input_axes, output_axes, sample_shape
+from onnxprune.train.settings import TrainSettings
+from onnxprune.train.support import check_gradient_path
+from onnxprune.train.training_copy import TrainingCopy, make_training_copy
+from onnxprune.train.wire import MASK_PREFIX, Array
+
+Batch: TypeAlias = tuple[Mapping[str, Array], Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything decided before the worker starts.
+
+    Attributes:
+        model: The user's model.
+        sample: The first batch of inputs, in the model's own types.
+        heads: What has targets.
+        inputs: Names of the training graph's inputs, in order.
+        fields: Of the worker's `load` request.
+        arrays: Of the same: the training graph and the masks.
+        ignored: The label that counts for nothing.
+    """
+
+    model: onnx.ModelProto
+    sample: Mapping[str, Array]
+    heads: tuple[Head, ...]
+    inputs: tuple[str, ...]
+    fields: Mapping[str, object]
+    arrays: Mapping[str, Array]
+    ignored: int | None
+
+    def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
+        """Validate a batch; returns the arrays of the training graph's inputs and the number of samples."""
+        inputs = checked_inputs(self.model, batch[0])
+        axes = input_axes(self.model, inputs)
+        for name, array in inputs.items():
+            found, expected = sample_shape(array, axes[name]), sample_shape(self.sample[name], axes[name])
+            if found != expected:
+                raise DataError(f"input {name!r} has samples of shape {found}, the first had {expected}")
+        samples = batch_size(inputs, axes)
+        targets = check_targets(self.heads, batch[1], samples, self.ignored)
+        return {name: (targets | inputs)[name] for name in self.inputs}, samples
+
+
+def prepare(
+    model: onnx.ModelProto,
+    first: Batch,
+    settings: TrainSettings,
+    masks: Mapping[str, Array],
+    copied: TrainingCopy | None = None,
+    change: Callable[[TrainingCopy], TrainingCopy] = lambda copied: copied,
+) -> Job:
+    """Make the copy, compare it with the model, attach the loss, and follow the gradient.
+
+    Args:
+        model: The user's model.
+        first: The first batch, with whose shapes everything is decided.
+        settings: How to train.
+        masks: What of the trained tensors may be other than zero.
+        copied: A training copy of the model made before; it is used up.
+        change: What is done to the copy once it has been compared.
+
+    Raises:
+        DataError: Inputs or targets are missing or do not fit the model.
+        PlanError: A mask does not fit its tensor.
+        TrainingError: The model cannot be trained.
+    """
+    sample = checked_inputs(model, first[0], own_types=True)
+    copied = copied or make_training_copy(model, sample)
+    outputs = check_forward(model, copied.model(), sample)
+    copied = change(copied)
+    heads = attach_loss(copied.graph, settings, first[1], outputs, output_axes(model, outputs))
+    trainables = check_gradient_path(copied.graph, copied.trainables)
+    inputs = tuple(tensor.name for tensor in copied.graph.inputs)
+    arrays = {"model": np.frombuffer(copied.model().SerializeToString(), np.uint8)}
+    arrays |= _mask_arrays(copied, trainables, masks)
+    return Job(
+        model, sample, heads, inputs, _fields(copied, trainables, settings), arrays, settings.ignore_index
+    )
+
+
+def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSettings) -> dict[str, object]:
+    kept = {tensor.name for node in copied.graph.nodes for tensor in node.inputs}
+    return {
+        "trainable": trainables,
+        "frozen": [name for name in copied.statistics if name in kept],
+        "threads": settings.threads or usable_processors(),
+        "spin": idle(),  # threads that wait in busy loops: faster then, and half as fast otherwise
+        "optimizer": settings.optimizer,
+        "average": settings.ema,
+        "options": {
+            "weight_decay": settings.weight_decay,
+            "clip_norm": settings.largest_norm if math.isfinite(settings.largest_norm) else None,
+            "momentum": settings.momentum,
+        },
+    }
+
+
+def _mask_arrays(
+    copied: TrainingCopy, trainables: tuple[str, ...], masks: Mapping[str, Array]
+) -> dict[str, Array]:
+    tensors = copied.graph.tensors()
+    shapes = {name: tuple(tensors[name].shape) for name in trainables}
+    return {
+        MASK_PREFIX + name: _checked_mask(name, masks[name], shapes[name]) for name in masks if name in shapes
+    }
+
+
+def _checked_mask(name: str, mask: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        fits = np.broadcast_shapes(mask.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits or mask.dtype != np.bool_:
+        raise PlanError(
+            f"the mask of {name} is {mask.dtype} of shape {mask.shape}; the tensor has shape {shape}"
+        )
+    return mask
+
+
+def checked_inputs(
+    model: onnx.ModelProto, inputs: Mapping[str, Array], own_types: bool = False
+) -> dict[str, Array]:
+    """Bring inputs into the types of the model, or of its training copy, which has only 32-bit floats."""
+    constant = {tensor.name for tensor in model.graph.initializer}
+    checked = {}
+    for info in model.graph.input:
+        if info.name in constant:
+            continue
+        if info.name not in inputs:
+            raise DataError(f"a batch has no input {info.name!r}; it has {', '.join(inputs) or 'none'}")
+        array = np.asarray(inputs[info.name])
+        wanted = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        floating = np.issubdtype(wanted, np.floating) or wanted.kind == "V"
+        if not (array.dtype.kind == "f" if floating else np.can_cast(array.dtype, wanted)):
+            raise DataError(f"input {info.name!r} must be {wanted}, it is {array.dtype}")
+        checked[info.name] = array.astype(np.float32 if floating and not own_types else wanted, copy=False)
+    return checked

@@ -1,0 +1,181 @@
+"""A training in progress: one step in the worker, the next one on its way."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from onnxprune.errors import DataError, TrainingError
+from onnxprune.train.checkpoint import Checkpoints, State
+from onnxprune.train.client import Worker
+from onnxprune.train.job import Batch, Job
+from onnxprune.train.settings import StepReport, TrainResult, TrainSettings
+from onnxprune.train.wire import Array
+
+PATIENCE = 3
+"""Failed steps after which the step size is no longer to blame."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that was sent: its number, and how many samples each of its batches has."""
+
+    number: int
+    sizes: list[int]
+
+
+class Run:
+    """A training in progress.
+
+    Args:
+        job: What is trained.
+        worker: Who trains it, loaded.
+        settings: How.
+        total_steps: Steps the schedule is laid out for.
+        on_step: Called after every step.
+        checkpoints: Where to write down how far it has come.
+
+    Attributes:
+        weights: The tensors trained so far, after every epoch.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        worker: Worker,
+        settings: TrainSettings,
+        total_steps: int,
+        on_step: Callable[[StepReport], None] | None,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        self._job, self._worker, self._settings = job, worker, settings
+        self._total_steps, self._on_step, self._checkpoints = total_steps, on_step, checkpoints
+        self._sent, self._steps, self._went_back, self._seconds = 0, 0, 0, 0.0
+        self._losses: list[float] = []
+        self._batches, self._samples, self._loss = 0, 0, 0.0  # of this epoch, the loss a sum over samples
+        self.weights: Mapping[str, Array] = {}
+
+    def restore(self, state: State) -> None:
+        """Go on from a checkpoint."""
+        self._worker.send("restore", state.fields, state.arrays)
+        self._worker.receive("restored")
+        progress = state.progress
+        self._sent = self._steps = progress["steps"]
+        self._went_back, self._seconds = progress["went_back"], progress["seconds"]
+        self._losses = list(progress["losses"])
+        self._batches, self._samples, self._loss = (progress[k] for k in ("batches", "samples", "loss"))
+
+    def epoch(self, epoch: int, batches: Iterable[Batch]) -> None:
+        """Train on the batches of one epoch, those aside that a checkpoint has seen; fetch the weights."""
+        started = time.perf_counter()
+        for report in self._stream(epoch, itertools.islice(batches, self._batches, None)):
+            if self._on_step is not None:
+                self._on_step(report)
+            if self._is_checkpoint(report.step):
+                self._save(epoch, self._seconds + time.perf_counter() - started)
+        if not self._samples:
+            raise DataError(f"the training data holds no batch in epoch {epoch}")
+        self._losses.append(self._loss / self._samples)
+        self._batches, self._samples, self._loss = 0, 0, 0.0
+        self._worker.send("weights")
+        self.weights = _in_own_types(self._job.model, self._worker.receive("weights").arrays)
+        self._seconds += time.perf_counter() - started
+
+    def result(self) -> TrainResult:
+        """Return what there is in the end."""
+        return TrainResult(self.weights, tuple(self._losses), self._steps, self._went_back, self._seconds)
+
+    def _stream(self, epoch: int, batches: Iterable[Batch]) -> Iterator[StepReport]:
+        """Send steps, one ahead of what is waited for, but none across a checkpoint."""
+        waiting: _Step | None = None
+        stream = iter(batches)
+        while group := list(itertools.islice(stream, self._settings.accumulate)):
+            if waiting is not None and self._is_checkpoint(waiting.number):
+                yield self._report(epoch, waiting)
+                waiting = None
+            sent = self._send(group)
+            if waiting is not None:
+                yield self._report(epoch, waiting)
+            waiting = sent
+        if waiting is not None:
+            yield self._report(epoch, waiting)
+
+    def _is_checkpoint(self, step: int) -> bool:
+        return self._checkpoints is not None and step % self._checkpoints.every == 0
+
+    def _send(self, group: list[Batch]) -> _Step:
+        """Send the batches of a step, the last one with the step size."""
+        sizes = []
+        for index, batch in enumerate(group, 1):
+            arrays, samples = self._job.batch(batch)
+            last = index == len(group)
+            rate = self._settings.learning_rate_at(self._sent, self._total_steps) if last else None
+            self._worker.send("step", {"learning_rate": rate}, arrays)
+            sizes.append(samples)
+        self._sent += 1
+        return _Step(self._sent, sizes)
+
+    def _report(self, epoch: int, step: _Step) -> StepReport:
+        """Wait for a step to end."""
+        replies = [self._worker.receive("stepped").fields for _ in step.sizes]
+        samples, outcome = sum(step.sizes), replies[-1]
+        total = sum(reply["loss"] * size for reply, size in zip(replies, step.sizes, strict=True))
+        rate, norm = outcome["learning_rate"], outcome["gradient_norm"]
+        report = StepReport(step.number, epoch, total / samples, rate, norm, samples, outcome["went_back"])
+        self._steps = step.number
+        self._batches += len(step.sizes)
+        if report.went_back:
+            self._fail(report)
+        else:
+            self._samples += samples
+            self._loss += total
+        return report
+
+    def _fail(self, report: StepReport) -> None:
+        """Count a step the worker went back from; too many of them are not for want of smaller steps."""
+        self._went_back += 1
+        if self._went_back <= PATIENCE:
+            return
+        what = "loss diverged" if math.isfinite(report.loss) else "loss is not finite"
+        raise TrainingError(
+            f"the {what} at step {report.step} (epoch {report.epoch + 1}, learning rate "
+            f"{report.learning_rate:.3g}), again after going back and halving the step size {PATIENCE} times",
+            "try a smaller learning rate, gradient clipping, or look for NaN in the data",
+        )
+
+    def _save(self, epoch: int, seconds: float) -> None:
+        """Write down where the training stands."""
+        assert self._checkpoints is not None
+        self._worker.send("state")
+        state = self._worker.receive("state")
+        progress = {
+            "epoch": epoch,
+            "steps": self._steps,
+            "went_back": self._went_back,
+            "seconds": seconds,
+            "losses": self._losses,
+            "batches": self._batches,
+            "samples": self._samples,
+            "loss": self._loss,
+        }
+        self._checkpoints.save(State(progress, state.fields, state.arrays))
+
+
+def _in_own_types(model: onnx.ModelProto, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Turn trained tensors back into the types they have in the model."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            types[node.output[0]] = node.attribute[0].t.data_type
+    return {
+        name: array.astype(helper.tensor_dtype_to_np_dtype(types[name]), copy=False)
+        if name in types
+        else array
+        for name, array in weights.items()
+    }

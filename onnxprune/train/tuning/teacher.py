@@ -1,0 +1,134 @@
+"""What a student learns from another model: its outputs, and tensors within it.
+
+Where the samples are the same in every epoch the teacher answers each of them once, before training starts,
+in the order of the data; so a training that goes on from a checkpoint hears the very same numbers. Samples
+that a user's loader may change from epoch to epoch are answered as they come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from onnxprune.errors import UsageError
+from onnxprune.evaluate.data import Batch, Dataset
+from onnxprune.ir import Model
+from onnxprune.runtime import Array, Session
+from onnxprune.runtime.batch_axes import made_axis
+from onnxprune.support.progress import task
+from onnxprune.train.losses import TEACHER
+
+REMEMBERED_BYTES = 1 << 30
+"""Answers that would take more memory are given anew each time."""
+_BATCH = 64
+
+Indices = Mapping[int, Array]
+
+
+@dataclass
+class Teacher:
+    """A model that answers.
+
+    Attributes:
+        session: The model, with the tensors wanted as its outputs.
+        features: Of tensors that are no outputs, which elements of each axis the student still has.
+    """
+
+    session: Session
+    features: Mapping[str, Indices] = field(default_factory=dict)
+    _axes: dict[str, int | None] = field(default_factory=dict)
+    _rows: dict[bytes, int] = field(default_factory=dict)
+    _answers: dict[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, model: Model, features: Mapping[str, Indices] | None = None, threads: int | None = None
+    ) -> Teacher:
+        """Prepare a model for answering.
+
+        Args:
+            model: The teacher.
+            features: Tensors of it that are wanted beside its outputs, and which of their elements.
+            threads: Threads to compute with.
+
+        Raises:
+            UsageError: It has no such tensor.
+        """
+        made = {name for node in model.nodes for name in node.output}
+        for name in features or {}:
+            if name not in made:
+                raise UsageError(f"the teacher has no tensor {name!r} to learn features from")
+        probed = onnx.ModelProto()
+        probed.CopyFrom(model.proto)
+        listed = {output.name for output in probed.graph.output}
+        wanted = [name for name in features or {} if name not in listed]
+        probed.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in wanted)
+        return cls(Session(probed, threads=threads), features or {})
+
+    def remember(self, data: Dataset) -> None:
+        """Answer all samples of some data, if they are known beforehand and their answers have room."""
+        if data.samples is None:
+            return
+        parts: list[dict[str, Array]] = []
+        row = itertools.count()
+        with task("teacher", total=data.samples) as progress:
+            for batch in data.batches(self.session.fixed_batch or _BATCH):
+                parts.append(self._answer(batch))
+                size = sum(array.nbytes for array in parts[0].values()) / max(batch.size, 1)
+                if size * data.samples > REMEMBERED_BYTES or not self._joinable(parts[0], parts[-1]):
+                    self._rows.clear()
+                    return
+                for key, number in zip(_keys(batch), row, strict=False):
+                    self._rows[key] = number
+                progress.advance(batch.size)
+        self._answers = {
+            name: np.concatenate([part[name] for part in parts], self._axes[name]) for name in parts[0]
+        }
+
+    def targets(self, batch: Batch) -> dict[str, Array]:
+        """Return what the teacher says of a batch, by the names the losses know it by."""
+        keys = _keys(batch) if self._answers else []
+        if not self._answers or any(key not in self._rows for key in keys):
+            return self._answer(batch)
+        rows = np.array([self._rows[key] for key in keys])
+        return {name: np.take(array, rows, self._axes[name]) for name, array in self._answers.items()}
+
+    def _answer(self, batch: Batch) -> dict[str, Array]:
+        rows = self.session.fixed_batch or batch.size
+        made = self.session.run(batch.filled(rows))
+        declared = {o.name: o.shape for o in self.session.outputs}
+        axes = {n: made_axis(declared[n], a.shape, rows, self.session.batch_name) for n, a in made.items()}
+        self._axes = {TEACHER + name: axis for name, axis in axes.items()}
+        own = np.arange(batch.size)
+        return {
+            TEACHER + name: self._kept(name, array if axis is None else np.take(array, own, axis))
+            for (name, array), axis in zip(made.items(), axes.values(), strict=True)
+        }
+
+    def _joinable(self, first: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+        """Whether answers can be put behind one another: they differ in nothing but their samples."""
+        return all(
+            (axis := self._axes[name]) is not None
+            and np.delete(array.shape, axis).tolist() == np.delete(other[name].shape, axis).tolist()
+            for name, array in first.items()
+        )
+
+    def _kept(self, name: str, array: Array) -> Array:
+        for axis, indices in self.features.get(name, {}).items():
+            array = np.take(array, indices, axis)
+        return array
+
+
+def _keys(batch: Batch) -> list[bytes]:
+    """Return a digest of each sample's inputs."""
+    digests = [hashlib.blake2b(digest_size=16) for _ in range(batch.size)]
+    for name in batch.inputs:
+        for digest, row in zip(digests, batch.by_sample(name), strict=True):
+            digest.update(np.ascontiguousarray(row).data)
+    return [digest.digest() for digest in digests]
