@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import rescaled_constants
+from onnxprune.decisions.origin import Origin
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.ir import Model, load
@@ -34,6 +35,7 @@ from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
 from onnxprune.train.settings import OptimizerName, Schedule, StepReport, TrainSettings
 from onnxprune.train.tuning.exam import Exam, baseline_for, metric_for
+from onnxprune.train.tuning.origin import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
 
@@ -72,7 +74,7 @@ class Finetune(Pass):
         patience: Epochs without a better score after which training ends.
         seed: Order of the samples.
         original: The model before pruning, or its file, for its statistics (see ``unfold``); by default the
-            teacher.
+            teacher, or what `prune` has noted of it in the sparse model.
         unfold: Whether BatchNormalization that was folded away is put back while training, starting from the
             statistics of the original, or from its own where it is near the original as it is (it has been
             repaired): ``auto`` where the model has no normalisation at all, ``always``
@@ -156,7 +158,10 @@ class Finetune(Pass):
             _put_back(channels, tuned, removed, _unscaled(unfolded.folded(weights), rescaled))
         facts |= {"unfolded": len(unfolded.folds)} | (exam.facts() if exam else {})
         own = in_own_graph(given.model, channels.model, tuned)
-        return PassResult(tuned if own is None else own, True, facts, given.analysis)
+        result = tuned if own is None else own
+        if exam is None or exam.best_epoch:
+            trained(result)
+        return PassResult(result, True, facts, given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The tuned model is valid, and what its plan names is still zero."""
@@ -231,24 +236,29 @@ class Finetune(Pass):
         if not names:
             return Unfolded(student, ())
         own = moments_of(student, names, data, seed=self.seed, threads=self.threads)
-        original = _loaded(self.teacher if self.original is None else self.original)
-        if original is None:
-            return unfold(student, own, {})
-        made = {name for node in original.nodes for name in node.output}
-        whole = moments_of(
-            original, [n for n in own if n in made], data, seed=self.seed, threads=self.threads
-        )
+        whole, near = self._statistics(student, own, data, Origin.stored(channels.model.metadata()))
         biases = {node.output[0]: node.input[2] for node in student.nodes if node.output[0] in own}
         cuts, wanted = channels.cuts(channels.kept(removed)), {}
-        for name, moments in whole.items():
-            bias = biases[name]
-            if len(moments.mean) == len(channels.model.array(bias)):
-                statistics = (channels.put_in_order(bias, a) for a in (moments.mean, moments.variance))
+        for name, found in whole.items():
+            bias = biases.get(name, "")
+            if bias and len(found[0]) == len(channels.model.array(bias)):
                 kept = cuts.get(bias, {}).get(0, slice(None))
-                mean, variance = (array[kept] for array in statistics)
-                wanted[name] = (mean, np.sqrt(variance))
-        near = distance(student, original, data, seed=self.seed, threads=self.threads) < NEAR
+                mean, deviation = (channels.put_in_order(bias, a)[kept] for a in found)
+                wanted[name] = (mean, deviation)
         return unfold(student, own, {} if near else wanted)
+
+    def _statistics(
+        self, student: Model, names: Collection[str], data: Dataset, noted: Origin | None
+    ) -> tuple[Mapping[str, tuple[Array, Array]], bool]:
+        """Return means and deviations of the original by tensor, and whether the student is near it."""
+        original = _loaded(self.teacher if self.original is None else self.original)
+        if original is None:
+            return (noted.statistics, noted.near) if noted else ({}, False)
+        made = {name for node in original.nodes for name in node.output}
+        how: dict[str, Any] = {"seed": self.seed, "threads": self.threads}
+        found = moments_of(original, [n for n in names if n in made], data, **how)
+        near = distance(student, original, data, **how) < NEAR
+        return {name: (m.mean, np.sqrt(m.variance)) for name, m in found.items()}, near
 
     def _checkpoints(self, model: Model, data: Dataset) -> Checkpoints | None:
         """Say where checkpoints go, and what tells this training apart from others."""

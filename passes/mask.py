@@ -18,18 +18,20 @@ from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned_channels, stored_plan
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.errors import NothingToDoError, UsageError
-from onnxprune.evaluate.data import DataSpec
+from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import Budget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.ir import Model, merged
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover, check_methods
-from onnxprune.scoring.criteria import check_criterion
+from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, check_methods
+from onnxprune.runtime import Session
+from onnxprune.scoring.criteria import NEED_DATA, check_criterion
 from onnxprune.search import DEFAULT_ROUND_TO, STRATEGIES, Limits
 from onnxprune.search.files import PlanFile
 from onnxprune.search.ties import equal_counts, tied_groups
 from onnxprune.search.wanted import KINDS, Found, Request, Wanted
+from onnxprune.train.tuning.origin import noted
 
 DEFAULT_EVALUATIONS = 100
 _CHECK = Budget(seconds=3.0)
@@ -53,14 +55,16 @@ class Prune(Pass):
         analysis: Sensitivity of the groups; by default that of an ``Ana`` pass run before.
         strategy: ``uniform``, ``global``, ``sensitivity`` or ``search``; by default ``sensitivity`` if there
             is an analysis, else ``global``.
-        criterion: What ranks the channels within a group; by default what the analysis went by, else ``l2``.
+        criterion: What ranks the channels within a group; by default what the analysis went by; without one
+            ``obs`` with samples, else ``l2``.
         data: Samples, for criteria that look at them and to measure plans on.
         metric: What plans are measured by; by default the analysis's, else ``kl``.
         samples: Only the first so many samples.
         batch_size: Samples a batch, where the model does not fix it.
         evaluations: How many plans are measured on the data.
         recover: Methods of ``recover`` to repair with afterwards, from the data or, without any, from drawn
-            inputs; the model given is the original.
+            inputs; the model given is the original. By default ``least-squares`` with data, and none without;
+            an empty list for none.
         trials: File that keeps what plans were measured, so that a search can go on.
         round_to: What remains of a group is a multiple of this; 1 for no rounding. By default 8, and less in
             groups that are small.
@@ -97,7 +101,7 @@ class Prune(Pass):
     batch_size: int = 64
     evaluations: int = DEFAULT_EVALUATIONS
     trials: Path | None = None
-    recover: Sequence[str] = ()
+    recover: Sequence[str] | None = None
     round_to: int | None = None
     max_ratio: float = 0.9
     keep_at_least: Mapping[str, int] = field(default_factory=dict)
@@ -159,7 +163,11 @@ class Prune(Pass):
         sparse = analysed if sparse is None else sparse
         sparse.set_metadata(PLAN_KEY, plan.to_json())
         result = PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
-        return self._repaired(given, result) if self.recover else result
+        if self._methods:
+            return self._repaired(given, result)
+        if self.data is not None:
+            self._note(sparse, channels.model)
+        return result
 
     def _prove(self, own: Model, analysed: Model) -> None:
         """Compare the user's own graph with the form that is analysed, the same channels zero in both.
@@ -184,14 +192,28 @@ class Prune(Pass):
         asked = {kind: getattr(self, f"reduce_{kind}") for kind in KINDS}
         return {kind: value for kind, value in asked.items() if value is not None}
 
+    @property
+    def _methods(self) -> Sequence[str]:
+        """How to repair."""
+        if self.recover is not None:
+            return self.recover
+        return DEFAULT_METHODS if self.data is not None else ()
+
+    def _note(self, sparse: Model, original: Model) -> None:
+        """Leave in the sparse model what finetuning asks of the original."""
+        assert self.data is not None
+        session = Session(original.proto, threads=self.threads)
+        data = open_data(self.data, session.inputs, session.outputs)
+        noted(sparse, original, data, seed=self.seed, threads=self.threads)
+
     def _repaired(self, given: PassResult, pruned: PassResult) -> PassResult:
         step = Recover(
             original=given.model,
             data=self.data,
-            methods=self.recover,
+            methods=self._methods,
             samples=self.samples or DEFAULT_SAMPLES,
             batch_size=self.batch_size,
-            metric=self.metric if self.data is not None else None,
+            metric=self._metric(self.analysis or given.analysis) if self.data is not None else None,
             seed=self.seed,
             threads=self.threads,
         )
@@ -259,7 +281,7 @@ class Prune(Pass):
                 criterion=self._criterion(analysis),
                 limits=self._limits(),
                 data=self.data,
-                metric=self.metric or (analysis.metric if analysis else "kl"),
+                metric=self._metric(analysis),
                 samples=self.samples,
                 batch_size=self.batch_size,
                 evaluations=self.evaluations,
@@ -285,10 +307,16 @@ class Prune(Pass):
         return strategy
 
     def _criterion(self, analysis: Analysis | None) -> str:
-        known = analysis.settings.get("criterion") if analysis else None
-        criterion = self.criterion or (known if isinstance(known, str) else "l2")
+        usual = "l2" if self.data is None else "obs"
+        known = analysis.settings.get("criterion", usual) if analysis else usual
+        if self.data is None and known in NEED_DATA:
+            known = usual  # what ranked the channels then cannot be asked again
+        criterion = self.criterion or str(known)
         check_criterion(criterion)
         return criterion
+
+    def _metric(self, analysis: Analysis | None) -> MetricSpec:
+        return self.metric or (analysis.metric if analysis else "kl")
 
     def _settings(self, analysis: Analysis | None) -> dict[str, Any]:
         amounts = {f"reduce_{kind}": value for kind, value in self.reductions().items()}
@@ -297,6 +325,7 @@ class Prune(Pass):
             **({"max_drop": self.max_drop} if self.max_drop is not None else {}),
             "strategy": "plan" if self.plan else self._strategy(analysis),
             "criterion": self._criterion(analysis),
+            "recover": list(self._methods),
             "round_to": self._limits().round_to,
             "max_ratio": self.max_ratio,
             **({"keep_at_least": dict(self.keep_at_least)} if self.keep_at_least else {}),

@@ -24,7 +24,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.repair import METHODS, Pair, Report, Settings, sweep
 from onnxprune.repair.synthetic import Stand, noise
 from onnxprune.runtime import Array, Session
-from onnxprune.scoring.layerwise.solve import scipy_linalg
+from onnxprune.train.tuning.origin import noted
 
 DEFAULT_SAMPLES = 512
 DEFAULT_METHODS = ("least-squares",)
@@ -103,7 +103,10 @@ class Recover(Pass):
         facts |= {"synthetic": data is None}
         facts |= {"outputs": report.outputs, "layers": report.layers, "skipped": report.skipped}
         own = in_own_graph(given.model, channels.model, repaired)
-        return PassResult(repaired if own is None else own, bool(report.layers), facts, given.analysis)
+        result = repaired if own is None else own
+        if data is not None:
+            noted(result, pair.original, data, seed=self.seed, threads=self.threads)
+        return PassResult(result, bool(report.layers), facts, given.analysis)
 
     def _sweep(self, pair: Pair, feeds: Sequence[Mapping[str, Array]]) -> Report:
         return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))
@@ -135,17 +138,15 @@ class Recover(Pass):
 
 
 def check_methods(methods: Sequence[str]) -> None:
-    """Refuse methods that there are not, or that need what is not installed.
+    """Refuse methods that there are not, or none at all.
 
     Raises:
-        UsageError: Naming the method, or the package.
+        UsageError: Naming the method.
     """
     unknown = [m for m in methods if m not in METHODS]
     if unknown or not methods:
         what = f"there is no method '{unknown[0]}'" if unknown else "no method is given"
         raise UsageError(what, f"choose from: {', '.join(METHODS)}")
-    if "least-squares" in methods:
-        scipy_linalg()
 
 
 @dataclass

@@ -19,6 +19,7 @@ from onnxprune.decisions.channels.interface import Interface
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
+from onnxprune.decisions.origin import ORIGIN_KEY
 from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import NothingToDoError, NotShownError
 from onnxprune.evaluate.data import DataSpec
@@ -92,7 +93,7 @@ class Transform(Pass):
         """Run both models on the same inputs, and return the dense one if they agree."""
         found = widths(channels, removed)
         whole, dense = dense, without_dead_branches(dense)
-        for note in (PLAN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
+        for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
         rows = kept_rows(channels, removed)
         first, second = (

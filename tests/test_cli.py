@@ -155,6 +155,7 @@ def test_prune_options_reach_the_pass(tmp_path, model):
         "reduce_channels": 0.15,
         "strategy": "uniform",
         "criterion": "random",
+        "recover": [],
         "round_to": 2,
         "max_ratio": 0.6,
         "exclude": ["head"],

@@ -35,7 +35,7 @@ LAYERS = (
     {"ir", "evaluate.metrics"},
     {"evaluate.data", "datasets", "train"},
     {"support.places"},
-    {"runtime", "decisions.plan", "support.callables", "app.console", "app.figures"},
+    {"runtime", "decisions.origin", "decisions.plan", "support.callables", "app.console", "app.figures"},
     {
         "support.forms",
         "support.globs",

@@ -57,6 +57,7 @@ def widths(model: Model) -> dict[str, int]:
 
 def test_measured_plans_are_no_worse_than_any_other_strategys() -> None:
     data: dict[str, Any] = {"data": pictures(), "metric": "kl", "round_to": 4, "reduce_macs": 0.5}
+    data |= {"criterion": "l2", "recover": ()}
     drops = {
         strategy: Prune(strategy=strategy, **data)(network()).facts["drop"]
         for strategy in ("uniform", "global")

@@ -21,8 +21,6 @@ from onnxprune.repair import METHODS, Pair, Settings, sweep
 from onnxprune.repair.synthetic import Stand, noise
 from onnxprune.runtime import Session
 
-pytest.importorskip("scipy")
-
 
 def network(body: str, x: str, y: str, seed: int = 0, **shapes: tuple[int, ...]) -> Model:
     """Make a network from text; its weights are random, those called ``var`` positive."""
@@ -368,7 +366,14 @@ def test_prune_repairs_as_recover_does():
     model, data = with_batchnorm(), {"x": images(70)}
     methods = ["batchnorm", "least-squares"]
     at_once = Prune(
-        reduce_channels=0.3, round_to=1, data=data, recover=methods, metric="cosine", seed=3, batch_size=16
+        reduce_channels=0.3,
+        round_to=1,
+        criterion="l2",
+        data=data,
+        recover=methods,
+        metric="cosine",
+        seed=3,
+        batch_size=16,
     )(model)
     sparse = Prune(reduce_channels=0.3, round_to=1)(model)
     after = Recover(model, data, methods, seed=3, batch_size=16)(sparse)

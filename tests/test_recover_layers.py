@@ -11,8 +11,6 @@ from onnxprune.passes import Prune, Recover
 from onnxprune.runtime import Session
 from onnxprune.scoring.layerwise.layers import linear_of
 
-pytest.importorskip("scipy")
-
 NODES = {  # the node, the shapes of x and w
     "Conv": ("y = Conv <kernel_shape = [3, 2], pads = [1, 0, 2, 1]> (x, w)", (2, 4, 7, 6), (6, 4, 3, 2)),
     "grouped": ("y = Conv <kernel_shape = [3], group = 2, strides = [2]> (x, w)", (2, 4, 9), (6, 2, 3)),

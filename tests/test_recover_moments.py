@@ -11,8 +11,6 @@ from onnxprune.errors import DataError
 from onnxprune.scoring.layerwise.moments import ChannelMoments, Moments
 from onnxprune.scoring.layerwise.solve import fit, ridge
 
-pytest.importorskip("scipy")
-
 
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=4),

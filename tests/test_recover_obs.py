@@ -15,8 +15,6 @@ from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import eliminations, score
 from onnxprune.scoring.criteria.eliminations import operate
 
-pytest.importorskip("scipy")
-
 CHANNELS = 12
 MAKE = "c = Conv <kernel_shape = [1, 1]> (x, w1)  h = Relu (c)"
 READERS = {

@@ -12,8 +12,6 @@ from onnxprune.scoring.layerwise.moments import Moments
 from onnxprune.scoring.layerwise.solve import ridge
 from onnxprune.scoring.layerwise.surgeon import Patient, elimination_costs
 
-pytest.importorskip("scipy")
-
 
 def layer(seed: int, channels: int, width: int, outputs: int = 3):
     random = np.random.default_rng(seed)

@@ -425,7 +425,6 @@ def test_criteria_that_look_at_data_are_redone_with_other_data(tmp_path):
 
 
 def test_recovery_comes_before_the_score(tmp_path):
-    pytest.importorskip("scipy")
     run(recipe_in(tmp_path, "recover.enabled=true", "recover.samples=32", "schedule.iterations=1"))
     steps = read_state(tmp_path / "work")["steps"]
     assert list(steps) == ["baseline", "1-ana", "1-prune", "1-recover", "1-score", "transform", "bench"]
@@ -435,7 +434,6 @@ def test_recovery_comes_before_the_score(tmp_path):
 @pytest.mark.parametrize(("scores", "kept"), [((0.8, 0.7), "sparse"), ((0.7, 0.8), "recovered")])
 def test_the_best_stage_of_an_iteration_is_its_result(tmp_path, monkeypatch, scores, kept):
     """Also where a repair does harm."""
-    pytest.importorskip("scipy")
     scripted(monkeypatch, 0.9, *scores, 0.8, 0.9)
     facts = run(recipe_in(tmp_path, "recover.enabled=true", "recover.samples=32", "schedule.iterations=1"))
     assert facts["sparse"] == f"iteration-1/{kept}.onnx"
@@ -445,7 +443,6 @@ def test_the_best_stage_of_an_iteration_is_its_result(tmp_path, monkeypatch, sco
 
 
 def test_a_held_back_set_without_a_say_chooses_no_stage(tmp_path, monkeypatch):
-    pytest.importorskip("scipy")
     scripted(monkeypatch, 0.9, 0.7, 0.7, 0.9)
     recover = ("recover.enabled=true", "recover.samples=32", "schedule.iterations=1")
     facts = run(recipe_in(tmp_path, *recover, "finetune.keep=last"))
@@ -456,7 +453,6 @@ def test_a_held_back_set_without_a_say_chooses_no_stage(tmp_path, monkeypatch):
 @pytest.mark.training
 def test_a_training_that_does_harm_is_left_out_of_the_result(tmp_path):
     """A step size of a hundred: what was recovered before is the result."""
-    pytest.importorskip("scipy")
     stages = ("recover.enabled=true", "recover.samples=64", "finetune.epochs=1", "finetune.lr=100")
     facts = run(recipe_in(tmp_path, *stages, "schedule.iterations=1", "finetune.clip_norm=inf"))
     judged = read_state(tmp_path / "work")["steps"]["1-score"]["facts"]

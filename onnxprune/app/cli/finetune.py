@@ -125,7 +125,11 @@ def _kept(facts: Facts) -> str:
     help="What is measured on it; by default what suits the loss.",
 )
 @click.option("--patience", type=int, help="Epochs without a better score after which training ends.")
-@click.option("--original", type=Reads(), help="The model before pruning, for its statistics.")
+@click.option(
+    "--original",
+    type=Reads(),
+    help="The model before pruning, for its statistics; by default what `prune --data` noted of them.",
+)
 @click.option(
     "--unfold",
     type=click.Choice(["auto", "always", "never"]),

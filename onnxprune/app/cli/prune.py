@@ -118,9 +118,9 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     "--criterion",
     metavar="NAME",
     help="l1, l2, geometric-median, bn, lamp, random; activation, obs, taylor or fisher with --data. By"
-    " default that of the analysis, else l2.",
+    " default that of the analysis; without one obs with --data, else l2.",
 )
-@data_option("Samples, for criteria that look at them and to measure plans on")
+@data_option("Samples without labels to rank channels, repair and measure by")
 @click.option(
     "--metric",
     type=Reads(),
@@ -137,7 +137,8 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     "--recover",
     multiple=True,
     metavar="METHOD",
-    help="Repair afterwards, without training: least-squares, bias, scale or batchnorm (repeatable).",
+    help="Repair afterwards, without training: least-squares, bias, scale or batchnorm (repeatable), or none."
+    " By default least-squares with --data.",
 )
 @click.option(
     "--round-to",
@@ -188,6 +189,7 @@ def prune(
     dims: Sequence[tuple[str, int]],
     open_io: Sequence[str],
     unverified: bool,
+    recover: Sequence[str],
     **options: Any,
 ) -> Facts:
     """Set the least useful channels to zero until all budgets are met.
@@ -201,6 +203,7 @@ def prune(
     from onnxprune.passes import KeepRows, PassResult, Prune
     from onnxprune.search.files import PlanFile
     from onnxprune.support.progress import task
+    from onnxprune.train.tuning.origin import placed
 
     inputs = [path for path in (model, analysis, plan, limits, keep_rows) if path]
     _check_options(output, plan_out, plan_only)
@@ -209,6 +212,7 @@ def prune(
     step = Prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
+        recover=_methods(recover),
         input_shapes=dict(shapes),
         dims=dict(dims),
         **_with_limits(options, limits),
@@ -224,6 +228,8 @@ def prune(
         write_text(Path(plan_out), PlanFile.of(stored).to_json())
     written: Facts = {"model": model, "output": None, "plan_out": plan_out, "unchanged": not result.modified}
     if output and not plan_only:
+        if result.modified:
+            placed(result.model, model, output)
         shape_of = stored.input_shapes if stored else None
         written |= {"output": output} | _write(
             result.model, output, inputs, shapes=shape_of, data=options["data"], unverified=unverified
@@ -231,6 +237,15 @@ def prune(
     widths = [{"group": name, **width} for name, width in result.facts.get("groups", {}).items()]
     draw(figure, "widths", {"widths": widths})
     return {**written, "figure": str(figure) if figure else None, **result.facts}
+
+
+def _methods(given: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the methods to repair with: the usual ones where none is named, none where that is said."""
+    from onnxprune.errors import UsageError
+
+    if "none" in given and len(given) > 1:
+        raise UsageError("--recover none goes with no other method", "give either")
+    return (() if "none" in given else tuple(given)) if given else None
 
 
 def _write(model: Any, output: str, inputs: Sequence[str], **how: Any) -> Facts:

@@ -52,7 +52,11 @@ def summary(facts: Facts) -> str:
 
 @command("recover", render)
 @model_argument("sparse")
-@click.option("--original", required=True, type=Reads(), help="The model before pruning.")
+@click.option(
+    "--original",
+    type=Reads(),
+    help="The model before pruning; by default what `prune` noted, if it still lies there.",
+)
 @data_option("Samples, labels not needed; without any, inputs are drawn at random, which helps less")
 @click.option(
     "--method",
@@ -87,9 +91,11 @@ def recover(
     from onnxprune.ir.output import write_model
     from onnxprune.passes.recover import DEFAULT_METHODS, Recover
     from onnxprune.support.progress import task
+    from onnxprune.train.tuning.origin import original_of
 
-    inputs = [f for f in (sparse, options["original"], options["data"], options["val"]) if f]
     given = load(sparse)
+    options["original"] = original_of(given, sparse, options["original"])
+    inputs = [f for f in (sparse, options["original"], options["data"], options["val"]) if f]
     plan = stored_plan(given)
     result = Recover(
         methods=methods or DEFAULT_METHODS, input_shapes=dict(shapes), dims=dict(dims), **options

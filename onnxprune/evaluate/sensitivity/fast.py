@@ -177,14 +177,10 @@ def agreement(estimated: Analysis, exact: Analysis) -> dict[str, Any]:
         all points that were measured.
 
     Raises:
-        UsageError: scipy is not installed, or the analyses have fewer than two groups in common.
+        UsageError: The analyses have fewer than two groups in common.
     """
-    try:
-        from scipy.stats import spearmanr
-    except ImportError as error:
-        raise UsageError(
-            f"the rank correlation needs scipy: {error}", 'install it with: pip install "onnxprune[recover]"'
-        ) from error
+    from scipy.stats import spearmanr
+
     shared = [name for name in estimated.curves if name in exact.curves]
     if len(shared) < 2:
         raise UsageError(

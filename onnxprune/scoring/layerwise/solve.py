@@ -6,7 +6,6 @@ from types import ModuleType
 
 import numpy as np
 
-from onnxprune.errors import UsageError
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.moments import Moments
 
@@ -17,16 +16,9 @@ USUAL_STRENGTH = 1e-2
 
 
 def scipy_linalg() -> ModuleType:
-    """Import scipy's solvers, or say how to get them.
+    """Import scipy's solvers; no command that solves nothing waits for them."""
+    import scipy.linalg
 
-    Raises:
-        UsageError: scipy is not installed.
-    """
-    try:
-        import scipy.linalg
-    except ImportError as error:
-        hint = 'install it with: pip install "onnxprune[recover]"'
-        raise UsageError(f"least squares needs scipy: {error}", hint) from error
     module: ModuleType = scipy.linalg
     return module
 

@@ -1,0 +1,102 @@
+"""What a sparse model is told of the model it was pruned from, once samples are at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.decisions.origin import ORIGIN_KEY, Origin
+from onnxprune.errors import ModelError
+from onnxprune.evaluate.data import Dataset
+from onnxprune.ir import Model
+from onnxprune.train.tuning.unfold import NEAR, distance, foldable, moments_of
+
+
+def noted(
+    sparse: Model, original: Model, data: Dataset, *, seed: int = 0, threads: int | None = None
+) -> None:
+    """Note in a sparse model what finetuning asks of the original.
+
+    Args:
+        sparse: The sparse model, repaired or not; it is changed.
+        original: The model before pruning, its tensors named like those that were analysed.
+        data: Samples, of which a few are drawn.
+        seed: Which ones.
+        threads: Threads to compute with.
+
+    Raises:
+        DataError: They do not fit, or make values that are not finite.
+    """
+    names = foldable(original)
+    found = moments_of(original, names, data, seed=seed, threads=threads) if names else {}
+    statistics = {
+        name: (m.mean.astype(np.float32), np.sqrt(m.variance).astype(np.float32)) for name, m in found.items()
+    }
+    near = bool(found) and distance(sparse, original, data, seed=seed, threads=threads) < NEAR
+    earlier = Origin.stored(sparse.metadata()) or Origin()
+    sparse.set_metadata(ORIGIN_KEY, replace(earlier, statistics=statistics, near=near).to_text())
+
+
+def trained(model: Model) -> None:
+    """Note that a model has been trained: what its channels mean has settled, wherever they began."""
+    origin = Origin.stored(model.metadata())
+    if origin is not None:
+        model.set_metadata(ORIGIN_KEY, replace(origin, near=True).to_text())
+
+
+def placed(model: Model, original: str | Path, output: str | Path) -> None:
+    """Note where the file of the original lies, seen from where the sparse model is going to lie."""
+    where, folder = Path(original).resolve(), Path(output).resolve().parent
+    try:
+        file = Path(os.path.relpath(where, folder)).as_posix()
+    except ValueError:  # on another drive
+        file = where.name
+    origin = Origin.stored(model.metadata()) or Origin()
+    model.set_metadata(ORIGIN_KEY, replace(origin, file=file, sha256=_digest(where)).to_text())
+
+
+def located(model: Model, sparse: str | Path) -> str | None:
+    """Return the file of the model that a sparse model was pruned from, if it lies where it lay, or beside.
+
+    Args:
+        model: The sparse model.
+        sparse: Its file.
+
+    Returns:
+        The path; ``None`` where nothing is noted, or no file there is the one that was pruned.
+    """
+    origin = Origin.stored(model.metadata())
+    if origin is None or origin.file is None:
+        return None
+    folder = Path(sparse).resolve().parent
+    for place in (folder / origin.file, folder / Path(origin.file).name):
+        if place.is_file() and _digest(place) == origin.sha256:
+            return str(place)
+    return None
+
+
+def original_of(model: Model, sparse: str | Path, given: str | None) -> str:
+    """Return the file of the model before pruning: the one that is given, or the one that is noted.
+
+    Raises:
+        ModelError: There is neither.
+    """
+    found = given or located(model, sparse)
+    if found is None:
+        raise ModelError(
+            f"the model that {sparse} was pruned from does not lie where it lay, or is another now",
+            "name it: --original model.onnx",
+        )
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
