@@ -41,9 +41,9 @@ from ideas import IDEAS
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.ir import Model, check
-from onnxprune.ops.axes import RULES, notation
+from onnxprune.ops.axes import notation
 from onnxprune.ops.axes.context import Context
-from onnxprune.ops.axes.table import never
+from onnxprune.ops.spec import SPECS, load, never
 
 MODULES = (
     "test_rules_attention test_rules_control test_rules_fused test_rules_indexing test_rules_normalization "
@@ -98,16 +98,17 @@ class Breaker:
     def installed(self) -> Iterator[None]:
         """Wrap what rules say, patterns, and the functions of zeros."""
         kept = {name: getattr(Context, name) for name in (*STATEMENTS, "match")}
-        rules = dict(RULES)
+        load()
+        specs = dict(SPECS)
         for name in STATEMENTS:
             setattr(Context, name, self._statement(name, kept[name]))
         Context.match = self._match(kept["match"])  # type: ignore[method-assign]
-        for (domain, operator), rule in rules.items():
-            RULES[domain, operator] = replace(rule, zero=self._zeros(operator, rule.zero))
+        for (domain, operator), spec in specs.items():
+            SPECS[domain, operator] = replace(spec, zero=self._zeros(operator, spec.zero))
         try:
             yield
         finally:
-            RULES.update(rules)
+            SPECS.update(specs)
             for name, method in kept.items():
                 setattr(Context, name, method)
 

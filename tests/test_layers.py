@@ -44,7 +44,8 @@ LAYERS = (
         "support.progress",
         "support.staging",
     },
-    {"errors", "support.external", "support.lifeline", "support.locks", "support.wording"},
+    {"ops.spec"},
+    {"ops.views", "errors", "support.external", "support.lifeline", "support.locks", "support.wording"},
 )
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}
 ROOMS = {name.rpartition(".")[0] for name in HEIGHT} - set(HEIGHT)

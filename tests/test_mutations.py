@@ -6,7 +6,7 @@ import mutations
 import pytest
 from ideas import IDEAS
 
-from onnxprune.ops.axes import RULES, pointwise
+from onnxprune.ops.spec import SPECS, load
 
 COMPUTED = "what a pointwise operator makes of zeros is computed where its rule does not say it"
 ANYWAY = "inputs make these axes wherever the tests look, and what the caller feeds stays anyway"
@@ -79,8 +79,8 @@ def reason(site: mutations.Site) -> str | None:
 
 
 def _is_pointwise(operator: str) -> bool:
-    rules = [rule for (_, name), rule in RULES.items() if name == operator]
-    return any(rule.apply.__module__ == pointwise.__name__ for rule in rules)
+    load()
+    return any(spec.elementwise for (_, name), spec in SPECS.items() if name == operator)
 
 
 def test_groups_of_all_ideas_are_written_down() -> None:

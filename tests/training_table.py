@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxprune.ops.axes  # noqa: F401 - fills the table
 from onnxprune.ops.axes.blocking import REASONS as BLOCKED
-from onnxprune.ops.axes.table import RULES
+from onnxprune.ops.spec import SPECS, load
 from onnxprune.train.dialect import NEWER
 from onnxprune.train.rewrites import REWRITES
 from onnxprune.train.rewrites.registry import qualified
@@ -54,7 +54,9 @@ trained.
 def operators() -> list[str]:
     """Every operator whose axes the rules follow."""
     blocked = {name for names in BLOCKED.values() for name in names.split()}
-    return sorted(qualified(name, domain) for domain, name in RULES if domain or name not in blocked)
+    load()
+    known = [key for key, spec in SPECS.items() if spec.axes is not None]
+    return sorted(qualified(name, domain) for domain, name in known if domain or name not in blocked)
 
 
 def verdict(operator: str) -> tuple[str, str]:

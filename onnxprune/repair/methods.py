@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
 
-from onnxprune.ir import attributes, label
+from onnxprune.ir import label
+from onnxprune.ops.spec import spec_of
 from onnxprune.repair.shifts import Shift
 from onnxprune.repair.stage import Stage, UnfitError
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
-from onnxprune.scoring.layerwise.layers import LINEAR
+from onnxprune.scoring.layerwise.layers import is_layer
 from onnxprune.scoring.layerwise.moments import ChannelMoments
 from onnxprune.scoring.layerwise.solve import fit
 
@@ -103,13 +105,18 @@ def batchnorm(stage: Stage) -> dict[str, Any]:
     return {}
 
 
-METHODS: dict[str, tuple[tuple[str, ...], Callable[[Stage], dict[str, Any]]]] = {
-    "least-squares": (LINEAR, least_squares),
-    "bias": (LINEAR, bias),
-    "scale": (LINEAR, scale),
-    "batchnorm": (("BatchNormalization",), batchnorm),
+def _has_statistics(node: onnx.NodeProto) -> bool:
+    return bool(spec_of(node).statistics)
+
+
+METHODS: dict[str, tuple[Callable[[onnx.NodeProto], bool], Callable[[Stage], dict[str, Any]]]] = {
+    "least-squares": (is_layer, least_squares),
+    "bias": (is_layer, bias),
+    "scale": (is_layer, scale),
+    "batchnorm": (_has_statistics, batchnorm),
 }
-"""Operators and function of each method, in the order in which they are applied at a node."""
+"""For each method, in the order in which they are applied at a node: whether a node is of its kind, and the
+function."""
 
 LOWER_ERROR = ("least-squares", "bias")
 """Methods that promise a smaller error of the result; the others promise its moments."""
@@ -131,11 +138,11 @@ def _present(stage: Stage, shift: Shift) -> Array | float:
 
 def _fixed_bias(stage: Stage) -> Array | float:
     """Return a bias that must not move, as other nodes read it too, or as it is one for all channels."""
-    node = stage.node
-    if len(node.input) < 3 or not node.input[2]:
+    node, view = stage.node, stage.linear.view
+    name = node.input[view.bias] if view.bias is not None and view.bias < len(node.input) else ""
+    if not name:
         return 0.0
-    tensor = stage.pair.sparse.constants.get(node.input[2])
+    tensor = stage.pair.sparse.constants.get(name)
     if tensor is None or math.prod(tensor.dims) not in (1, len(stage.kept)):
         raise UnfitError("its bias is computed, or differs from row to row")
-    factor = float(attributes(node).get("beta", 1.0))
-    return np.asarray(stage.pair.sparse.array(node.input[2]).astype(np.float64).ravel() * factor)
+    return np.asarray(stage.pair.sparse.array(name).astype(np.float64).ravel() * view.beta)

@@ -12,11 +12,11 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.channels.masks import Mask, keep_masks
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import PlanError
-from onnxprune.ir import Model, label
+from onnxprune.ir import Model, attributes, label
 from onnxprune.ir.canonical.canonicalise import canonicalise
+from onnxprune.ops.spec import spec_of
+from onnxprune.ops.views import Operands
 from onnxprune.runtime import Array
-
-_MAY_GAIN_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,20 @@ def _settings(node: onnx.NodeProto) -> list[onnx.AttributeProto]:
     return [a for a in node.attribute if a.type != onnx.AttributeProto.GRAPH]
 
 
+def _bias_operand(node: onnx.NodeProto) -> int | None:
+    """Return the operand of a node that is an optional bias."""
+    views = spec_of(node).views(Operands(attributes(node), [None] * len(node.input)))
+    return next((view.bias for view in views if view.bias is not None), None)
+
+
 def _same_node(sparse: onnx.NodeProto, original: onnx.NodeProto) -> bool:
     """Whether two nodes are the same; an earlier recovery may have given the sparse one a bias."""
     inputs = list(sparse.input)
-    if sparse.op_type in _MAY_GAIN_BIAS and len(original.input) < 3:
-        inputs = inputs[: len(original.input)]
+    bias = _bias_operand(original)
+    if bias is not None and bias < len(inputs) and (bias >= len(original.input) or not original.input[bias]):
+        inputs[bias] = ""
+        if bias >= len(original.input):
+            inputs = inputs[: len(original.input)]
     return (
         (sparse.op_type, sparse.domain, inputs) == (original.op_type, original.domain, list(original.input))
         and list(sparse.output) == list(original.output)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.ir import Model, attributes, captured, label
+from onnxprune.ir import Model, captured, label
+from onnxprune.ops.spec import spec_of
+from onnxprune.ops.views import WINDOWS, LinearView
 from onnxprune.runtime import Array
-
-_BIASED = ("Conv", "ConvTranspose", "Gemm")
-"""Operators whose third operand is an optional bias."""
+from onnxprune.scoring.layerwise.layers import views_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Shift:
 
     Attributes:
         node: The node.
-        tensor: The constant; empty where the node has to be given one.
+        tensor: The constant; empty where the node has to be given one, as its operand ``operand``.
         factor: What it is multiplied by before it is added.
         inside: Whether the node adds it itself; otherwise the next one does.
     """
@@ -33,6 +33,7 @@ class Shift:
     tensor: str
     factor: float = 1.0
     inside: bool = True
+    operand: int = 2
 
     def value(self, model: Model) -> Array | float:
         """Return what is added to every channel, ``[channels]`` or 0."""
@@ -52,10 +53,12 @@ class Shift:
             delta: ``[channels]``.
         """
         if not self.tensor:
-            weight = model.array(self.node.input[1])
-            name = model.add_constant(f"{label(self.node)}__bias", delta.astype(weight.dtype))
-            del self.node.input[2:]
-            self.node.input.append(name)
+            weight = next(i for i in self.node.input if i in model.constants)
+            kind = model.array(weight).dtype
+            name = model.add_constant(f"{label(self.node)}__bias", delta.astype(kind))
+            missing = self.operand + 1 - len(self.node.input)
+            self.node.input.extend([""] * missing)
+            self.node.input[self.operand] = name
             return
         values = model.array(self.tensor)
         moved = values.astype(np.float64) + delta.reshape(values.shape) / self.factor
@@ -73,32 +76,38 @@ def find_shift(model: Model, node: onnx.NodeProto, channels: int) -> Shift | Non
     Returns:
         The place; ``None`` where there is none.
     """
-    if node.op_type in _BIASED and len(node.input) > 2 and node.input[2]:
-        factor = float(attributes(node).get("beta", 1.0)) if node.op_type == "Gemm" else 1.0
-        return (
-            Shift(node, node.input[2], factor)
-            if factor and _movable(model, node.input[2], channels)
-            else None
-        )
-    after = _shift_after(model, node, channels)
-    if after is None and node.op_type in _BIASED:
-        return Shift(node, "")
+    view = _view_of(model, node)
+    bias = view.bias if view is not None else None
+    if view is not None and bias is not None and bias < len(node.input) and node.input[bias]:
+        fits = view.beta and _movable(model, node.input[bias], channels)
+        return Shift(node, node.input[bias], view.beta, operand=bias) if fits else None
+    after = _shift_after(model, node, channels, view)
+    if after is None and view is not None and bias is not None:
+        return Shift(node, "", operand=bias)
     return after
 
 
-def _shift_after(model: Model, node: onnx.NodeProto, channels: int) -> Shift | None:
+def _view_of(model: Model, node: onnx.NodeProto) -> LinearView | None:
+    """Return how a node is linear in its data, where product and bias are all of its result."""
+    views = [v for v in views_of(model, node) if v.final and not v.integers]
+    fixed = [v for v in views if node.input[v.weights] in model.constants]
+    return next(iter(fixed or views), None)
+
+
+def _shift_after(model: Model, node: onnx.NodeProto, channels: int, view: LinearView | None) -> Shift | None:
     """Find it in the only node that reads the result."""
     result = node.output[0]
     readers = [n for n in model.nodes if result in n.input or result in captured(n)]
     if len(readers) != 1 or any(o.name == result for o in model.outputs):
         return None
     reader = readers[0]
-    if reader.op_type == "BatchNormalization" and reader.input[0] == result:
-        mean = reader.input[3]
+    spec = spec_of(reader)
+    if spec.statistics and reader.input[0] == result:
+        mean = reader.input[spec.statistics[0]]
         return Shift(node, mean, -1.0, inside=False) if _movable(model, mean, channels) else None
-    if reader.op_type == "Add" and len(set(reader.input)) == 2:
+    if spec.arithmetic == "sum" and len(set(reader.input)) == len(reader.input) == 2:
         other = next(i for i in reader.input if i != result)
-        fits = _movable(model, other, channels) and _lies_on_channels(model, other, node)
+        fits = _movable(model, other, channels) and _lies_on_channels(model, other, node, view)
         return Shift(node, other, inside=False) if fits else None
     return None
 
@@ -111,10 +120,10 @@ def _movable(model: Model, name: str, channels: int) -> bool:
     return sum(list(n.input).count(name) for n in model.nodes) == 1
 
 
-def _lies_on_channels(model: Model, name: str, node: onnx.NodeProto) -> bool:
+def _lies_on_channels(model: Model, name: str, node: onnx.NodeProto, view: LinearView | None) -> bool:
     """Whether a constant that is added to a node's result has its numbers on the axis of the channels."""
     dims = list(model.constants[name].dims)
-    if node.op_type in ("Gemm", "MatMul"):
+    if view is None or view.layout not in WINDOWS:
         return dims[-1:] == [math.prod(dims)]
-    spatial = len(model.constants[node.input[1]].dims) - 2
+    spatial = len(model.constants[node.input[view.weights]].dims) - 2
     return len(dims) in (spatial + 1, spatial + 2) and dims[-spatial - 1] == math.prod(dims)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnxprune.ir import label
+from onnxprune.ops.spec import spec_of
 from onnxprune.repair.pair import Pair
 from onnxprune.repair.shifts import Shift, find_shift
 from onnxprune.runtime import Array
@@ -72,7 +73,7 @@ class Stage:
     @property
     def normalises(self) -> bool:
         """Whether the node is a BatchNormalization; otherwise it is a linear map."""
-        return self.node.op_type == "BatchNormalization"
+        return bool(spec_of(self.node).statistics)
 
     def columns(self, y: Array) -> Array:
         """Return a result with its channels on the last axis."""

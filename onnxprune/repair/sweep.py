@@ -86,7 +86,7 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
 
 def _methods_for(node: onnx.NodeProto, wanted: Sequence[str]) -> list[str]:
     """Return which of some methods a node of this type may be repaired by, in their order."""
-    return [m for m in METHODS if m in wanted and node.op_type in METHODS[m][0]]
+    return [m for m in METHODS if m in wanted and METHODS[m][0](node)]
 
 
 def _out_of_reach(pair: Pair, methods: Sequence[str]) -> list[dict[str, str]]:

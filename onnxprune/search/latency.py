@@ -23,9 +23,10 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.cost import Counts, Polynomial
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.decisions.channels.fed import fed_as_before
-from onnxprune.ir import attributes
 from onnxprune.ops.axes import Typing
+from onnxprune.ops.views import WINDOWS
 from onnxprune.runtime import Array, Feeds, Session, measure_latency
+from onnxprune.scoring.layerwise.layers import views_of
 from onnxprune.search.judge import Removed
 from onnxprune.search.offers import Offer, removed_by
 from onnxprune.support.progress import task
@@ -138,12 +139,12 @@ def _at_reference(typing: Typing, dims: Sequence[Dim]) -> list[Dim]:
 
 def _kind(channels: Channels, node: onnx.NodeProto) -> str:
     """Return which of the kinds a node is of whose multiply-accumulates take different times."""
-    if node.op_type not in ("Conv", "ConvTranspose"):
+    view = next((v for v in views_of(channels.model, node) if v.layout in WINDOWS), None)
+    if view is None:
         return node.op_type
-    grouped = int(attributes(node).get("group", 1)) > 1
-    weight = channels.model.constants.get(node.input[1])
+    weight = channels.model.constants.get(node.input[view.weights])
     small = weight is not None and all(size == 1 for size in weight.dims[2:])
-    return f"{node.op_type} {'in groups' if grouped else '1×1' if small else 'k×k'}"
+    return f"{node.op_type} {'in groups' if view.groups > 1 else '1×1' if small else 'k×k'}"
 
 
 def _explained(costs: Array, times: Array, weights: Sequence[float]) -> Array:

@@ -10,39 +10,12 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.ops.spec import OpSpec, find_spec
 from onnxprune.train.emit import Untrainable
-
-# Operator -> the operands that are its parameters.
-PARAMETERS: Mapping[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "SimplifiedLayerNormalization": (1,),
-    "SkipLayerNormalization": (2, 3, 4),
-    "SkipSimplifiedLayerNormalization": (2, 3),
-    "RMSNormalization": (1,),
-    "FusedConv": (1, 2),
-    "FusedGemm": (0, 1, 2),
-    "FusedMatMul": (0, 1),
-    "TransposeMatMul": (0, 1),
-    "Einsum": (0, 1, 2, 3),
-    "BiasGelu": (1,),
-    "PRelu": (1,),
-    "Gather": (0,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-}
-RUNNING_STATISTICS = (3, 4)
 
 # What an exporter may put between a parameter and its use; the gradient passes through.
 _VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
-_POINTWISE = frozenset({"Add", "Mul"})
+_ARITHMETIC = ("sum", "product")
 _LARGEST_PARAMETER = 1e4  # an Add of −1e9 is an attention mask
 
 
@@ -57,14 +30,18 @@ def trainables_of(graph: gs.Graph) -> dict[str, gs.Constant]:
     """
     chosen: dict[str, gs.Constant] = {}
     for node in graph.nodes:
-        for index in PARAMETERS.get(node.op, ()):
+        for index in _parameters(node):
             if index < len(node.inputs):
                 _take(chosen, node.inputs[index])
-    weighted = [node for node in graph.nodes if node.op in PARAMETERS and _has_parameter(node, chosen)]
+    weighted = [node for node in graph.nodes if _has_parameter(node, chosen)]
     after = _reached(weighted, forward=True)
     before = _reached(weighted, forward=False)
     for node in graph.nodes:
-        if node.op in _POINTWISE and id(node) in after and (id(node) in before or _follows(node, weighted)):
+        if (
+            _spec(node).arithmetic in _ARITHMETIC
+            and id(node) in after
+            and (id(node) in before or _follows(node, weighted))
+        ):
             for operand in node.inputs:
                 _take(chosen, operand, smallest=2)
     return chosen
@@ -78,13 +55,22 @@ def running_statistics_of(graph: gs.Graph) -> tuple[str, ...]:
     """
     names: dict[str, None] = {}
     for node in graph.nodes:
-        if node.op == "BatchNormalization":
-            for index in RUNNING_STATISTICS:
-                statistic = node.inputs[index]
-                if not isinstance(statistic, gs.Constant):
-                    raise Untrainable(f"the running statistic {statistic.name} of {node.name} is computed")
-                names[statistic.name] = None
+        for index in _spec(node).statistics:
+            statistic = node.inputs[index]
+            if not isinstance(statistic, gs.Constant):
+                raise Untrainable(f"the running statistic {statistic.name} of {node.name} is computed")
+            names[statistic.name] = None
     return tuple(names)
+
+
+def _spec(node: gs.Node) -> OpSpec:
+    return find_spec(node.domain or "", node.op)
+
+
+def _parameters(node: gs.Node) -> tuple[int, ...]:
+    """Return the operands of a node that training changes."""
+    spec = _spec(node)
+    return spec.parameters if spec.trainable else ()
 
 
 def _take(chosen: dict[str, gs.Constant], operand: gs.Tensor, smallest: int = 1) -> None:
@@ -104,7 +90,7 @@ def _root(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def _has_parameter(node: gs.Node, chosen: Mapping[str, gs.Constant]) -> bool:
-    operands = [node.inputs[index] for index in PARAMETERS[node.op] if index < len(node.inputs)]
+    operands = [node.inputs[index] for index in _parameters(node) if index < len(node.inputs)]
     return any(_root(operand).name in chosen for operand in operands)
 
 

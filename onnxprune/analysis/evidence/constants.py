@@ -19,9 +19,11 @@ from onnx import helper
 from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, resolve
 from onnxprune.analysis.groups.values import mask_values
 from onnxprune.ir import attributes
-from onnxprune.ops.axes import Linear, Typing, lookup
+from onnxprune.ops.axes import Typing
 from onnxprune.ops.axes.constants import Array, Numbers, aligned
 from onnxprune.ops.axes.variables import View, Views
+from onnxprune.ops.spec import spec_of
+from onnxprune.ops.views import LinearView
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 LARGEST_RANK = 64
@@ -142,7 +144,7 @@ class Constants:
     def _find_matrices(self, index: int) -> Matrices | None:
         node = self.typing.nodes[index]
         for linear in self.typing.linear.get(index, ()):
-            weights = self.of(node.input[linear.weights])
+            weights = self.of(node.input[linear.weights]) if linear.is_plain else None
             if weights is not None and not np.isnan(weights).any():
                 shape = [dim.count for dim in self.typing.axes_of(node.input[linear.weights])]
                 return Matrices.of(linear, np.broadcast_to(weights, shape))
@@ -159,12 +161,12 @@ class Matrices:
         reads: Likewise, whether any of those is not zero.
     """
 
-    linear: Linear
+    linear: LinearView
     values: Array
     reads: Mask
 
     @classmethod
-    def of(cls, linear: Linear, weights: Array) -> Matrices:
+    def of(cls, linear: LinearView, weights: Array) -> Matrices:
         """Bring weights into that form."""
         whole = linear.by_group(weights)
         return cls(linear, linear.alpha * whole.sum(-1), np.any(whole != 0, axis=-1))
@@ -228,8 +230,8 @@ def find_constants(typing: Typing) -> Constants:
 
 
 def _results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Array | None]:
-    rule = lookup(node.domain, node.op_type)
-    if rule is None:
+    spec = spec_of(node)
+    if spec.axes is None:
         return []
     matrices = found.matrices(index)
     if matrices is not None:
@@ -237,7 +239,7 @@ def _results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Arr
     operands = tuple(found.of(i) if i else None for i in node.input)
     if not any(o is not None for o in operands):
         return []
-    return rule.constant(_numbers(found.typing, node, operands))
+    return spec.constant(_numbers(found.typing, node, operands))
 
 
 def _numbers(typing: Typing, node: onnx.NodeProto, operands: tuple[Array | None, ...]) -> Numbers:
@@ -284,7 +286,7 @@ def _multiplied(found: Constants, node: onnx.NodeProto, matrices: Matrices) -> A
     return aligned(np.where(varies, np.nan, result), linear.result_axis, rank) if rank else None
 
 
-def _bias(found: Constants, node: onnx.NodeProto, linear: Linear) -> Array | float:
+def _bias(found: Constants, node: onnx.NodeProto, linear: LinearView) -> Array | float:
     if linear.bias is None or linear.bias >= len(node.input) or not node.input[linear.bias]:
         return 0.0
     known = found.of(node.input[linear.bias])
@@ -297,8 +299,8 @@ def _bias(found: Constants, node: onnx.NodeProto, linear: Linear) -> Array | flo
 
 def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views) -> None:
     """Add what the rule of zeros says: each channel of a result is zero if certain operands are."""
-    rule, typing = lookup(node.domain, node.op_type), found.typing
-    if rule is None or index in typing.never_zero:
+    spec, typing = spec_of(node), found.typing
+    if spec.axes is None or index in typing.never_zero:
         return
     for number, name in enumerate(node.output):
         for factor in {f for d in typing.axes.get(name, ()) for f in factors(d) if f.free}:
@@ -306,7 +308,7 @@ def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views)
                 seen: dict[int | None, Mask] = {}
                 for view in views.of(index, number, factor):
                     operands = _zeros(found, node, factor, view)
-                    zero = _flags(rule.zero, operands, factor.count)
+                    zero = _flags(spec.zero, operands, factor.count)
                     seen[view.axis] = seen.get(view.axis, True) & zero
                 for axis, zero in seen.items():
                     _set_zero(found, name, factor, zero, axis)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxprune.algebra.axes import Factor, factors
-from onnxprune.ops.axes import Contraction, Ghost, Typing, lookup, pointwise
+from onnxprune.ops.axes import Contraction, Ghost, Typing
 from onnxprune.ops.axes.context import Axes
+from onnxprune.ops.spec import spec_of
 
 SUMMING = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1")
 DEEPEST = 16
@@ -100,8 +101,7 @@ class _Search:
         if index is None or own < 0 or self.factor not in factors(dims[own]):
             return None
         node = self.typing.nodes[index]
-        rule = lookup(node.domain, node.op_type)
-        if rule is None or rule.apply.__module__ != pointwise.__name__ or len(node.output) != 1:
+        if not spec_of(node).elementwise or len(node.output) != 1:
             return None
         operands = [self.follow(i, depth + 1) for i in node.input if i]
         if any(o is None for o in operands) or len(operands) != len(node.input):

@@ -17,8 +17,9 @@ from onnxprune.algebra.axes import Block, Dim, Factor, block, factors
 from onnxprune.analysis.groups.ghosts import find_ghost
 from onnxprune.analysis.shapes.evaluation import evaluate
 from onnxprune.ir import label
-from onnxprune.ops.axes import Contraction, Divisor, Typing, lookup, pointwise
+from onnxprune.ops.axes import Contraction, Divisor, Typing
 from onnxprune.ops.axes.variables import Views
+from onnxprune.ops.spec import spec_of
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
 INFINITE = "it has no finite value where a channel is removed"
@@ -126,17 +127,15 @@ def _values(
     for index in sorted({makers[t] for t in carrying if t in makers}):
         node = typing.nodes[index]
         made = carrying.intersection(node.output)
-        found = lookup(node.domain, node.op_type)
-        if found is None:
-            continue
+        spec = spec_of(node)
         types = typing.shapes.types  # results of another type are indices or masks
         for number, name in enumerate(node.output):
             if name in made and types.get(name) == types.get(node.output[0]):
                 seen = _seen(node, carrying, index, number, factor, views)
-                zero = all(found.zero(_flags(node, values, operands)) for operands in seen)
+                zero = all(spec.zero(_flags(node, values, operands)) for operands in seen)
                 if zero and index not in typing.never_zero:
                     values[name] = 0.0
-                elif found.apply.__module__ == pointwise.__name__ and all(seen[0] == o for o in seen):
+                elif spec.elementwise and all(seen[0] == o for o in seen):
                     value = _evaluated(typing, node, values, seen[0])
                     values |= {name: value} if value is not None else {}
     return values

@@ -13,9 +13,6 @@ from onnxprune.algebra.sizes.tensors import INTEGERS, Shape, TensorSequence, Val
 from onnxprune.analysis.sizes.inputs import Inputs
 from onnxprune.analysis.sizes.result import SizeAnalysis
 from onnxprune.analysis.sizes.walk import Walk
-from onnxprune.ops import sizes as operators
-
-operators.load()
 
 
 def infer_sizes(

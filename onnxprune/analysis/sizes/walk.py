@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import onnx
 
@@ -12,10 +11,7 @@ from onnxprune.algebra.sizes.facts import ContradictionError, Facts
 from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each
 from onnxprune.analysis.sizes import asking
 from onnxprune.ops.sizes.node import Node
-from onnxprune.ops.sizes.table import lookup
-
-if TYPE_CHECKING:
-    from onnxprune.ops.sizes.table import SizeRule
+from onnxprune.ops.spec import spec_of
 
 _STANDARD = ("", "ai.onnx")
 _AHEAD = 40
@@ -138,7 +134,7 @@ class Walk:
 
     def _apply(self, proto: onnx.NodeProto) -> None:
         node = Node(proto, self)
-        rule: SizeRule | None = lookup(proto.domain, proto.op_type)
+        rule = spec_of(proto).sizes
         try:
             if rule is None:
                 self.ask(node)

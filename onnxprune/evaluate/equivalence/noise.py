@@ -9,17 +9,12 @@ import onnx
 from onnx import numpy_helper
 
 from onnxprune.ir import every_graph
+from onnxprune.ops.spec import spec_of
 
 Array = np.ndarray
 LAST_PLACE = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
 """The spacing of numbers at 1.0 by the size, in bytes, of the type."""
 ROUNDS = 3
-_WEIGHTED = set(
-    "Add Attention BatchNormalization BiasGelu Conv ConvTranspose Div Einsum FusedConv FusedGemm FusedMatMul"
-    " GRU Gather Gemm GroupNormalization InstanceNormalization LSTM LayerNormalization MatMul Mul PRelu RNN"
-    " SimplifiedLayerNormalization SkipLayerNormalization SkipSimplifiedLayerNormalization Sub"
-    " RMSNormalization MultiHeadAttention MatMulNBits EmbedLayerNormalization".split()
-)
 
 
 def shaken(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
@@ -31,13 +26,21 @@ def shaken(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     copy.CopyFrom(proto)
     random = np.random.default_rng(seed)
     graphs = list(every_graph(copy.graph))
-    read = {i for g in graphs for n in g.node if n.op_type in _WEIGHTED for i in n.input}
+    read = {i for g in graphs for n in g.node for i in _weights(n)}
     for tensor in _tensors(graphs, read):
         values = numpy_helper.to_array(tensor)
         if values.dtype.kind == "f" and values.size > 1:
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(moved(random, values), name))
     return copy
+
+
+def _weights(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the operands that may hold weights: parameters, statistics, what is added or multiplied."""
+    spec = spec_of(node)
+    if spec.arithmetic:
+        yield from node.input
+    yield from (node.input[k] for k in (*spec.parameters, *spec.statistics) if k < len(node.input))
 
 
 def moved(random: np.random.Generator, values: Array) -> Array:

@@ -27,28 +27,23 @@ from onnxprune.ops.axes.context import (
     Contraction,
     Divisor,
     Ghost,
-    Linear,
     Quantised,
     SizeUse,
     Typing,
     Work,
 )
-from onnxprune.ops.axes.table import RULES, Rule, infer_axes, lookup
+from onnxprune.ops.axes.table import infer_axes
 
 __all__ = [
     "RESULT",
-    "RULES",
     "Contraction",
     "Divisor",
     "Ghost",
-    "Linear",
     "Quantised",
-    "Rule",
     "SizeUse",
     "Typing",
     "Work",
     "infer_axes",
-    "lookup",
 ]
 
 FAMILIES = (

@@ -15,6 +15,7 @@ from onnxprune.algebra.axes import Dim, Factor, concatenated, nested
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ops.axes.context import CannotSayError, Context
 from onnxprune.ops.axes.table import first, rule
+from onnxprune.ops.views import LinearView, Operands
 
 MICROSOFT = "com.microsoft"
 NORMALISED = "it normalises the scores over the keys"
@@ -46,7 +47,7 @@ def attention(c: Context) -> None:
     finish(c, axes, bias=3, past=4)
 
 
-@rule("MultiHeadAttention", domain=MICROSOFT)
+@rule("MultiHeadAttention", domain=MICROSOFT, parameters=(3,), trainable=False)
 def multi_head_attention(c: Context) -> None:
     """Queries, keys and values, apart or side by side, with one bias for all three end to end.
 
@@ -74,7 +75,12 @@ def _layout(c: Context) -> str:
     return LAYOUTS[ranks]
 
 
-@rule("Attention", domain=MICROSOFT)
+def projections(_: Operands) -> list[LinearView]:
+    """Return the linear view of the projections to queries, keys and values."""
+    return [LinearView(0, -1, 1, -1, inputs_first=True, bias=2, after="mixing")]
+
+
+@rule("Attention", domain=MICROSOFT, linear=projections, parameters=(1, 2), trainable=False)
 def fused_attention(c: Context) -> None:
     """The projections to queries, keys and values are part of the node, side by side in one weight."""
     if c.attributes.get("do_rotary"):

@@ -99,11 +99,6 @@ def narrowed(values: Array) -> Array:
     return values
 
 
-def nothing(_: Numbers) -> list[Array | None]:
-    """Nothing is known of the results, except what the rule of zeros says."""
-    return []
-
-
 def by_itself(v: Numbers) -> list[Array | None]:
     """Each element is made of the same elements of all operands: the operator is run on what is known."""
     present = [k for k, name in enumerate(v.node.input) if name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,8 @@ from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, attributes, captured, label
 from onnxprune.ops.axes import notation
 from onnxprune.ops.axes.variables import Indexing
+from onnxprune.ops.spec import OpSpec
+from onnxprune.ops.views import LinearView, Operands
 
 Axes = tuple[Dim, ...]
 RESULT = -1
@@ -172,44 +174,6 @@ class Work:
     dims: Axes
 
 
-@dataclass(frozen=True)
-class Linear:
-    """A product with weights: ``result = alpha · weights · data + beta · bias``, one matrix for each group.
-
-    Attributes:
-        data: The operand that is multiplied, and ...
-        axis: ... its axis that is summed over, groups major.
-        weights: The operand that holds the matrices; further axes are places of a kernel, summed over too.
-        result_axis: The axis of the result that the rows make, groups major.
-        groups: How many matrices there are.
-        inputs_first: Whether the weights are ``[groups · inputs, outputs, …]``, not
-            ``[groups · outputs, inputs, …]``.
-        bias: The operand that is added, of one axis; ``None`` where the operator has none.
-        alpha: Factor of the product.
-        beta: Factor of the bias.
-        final: Whether the product and the bias are all of the result.
-        uneven: Why data that are the same everywhere do not give a result that is; empty where they do.
-    """
-
-    data: int
-    axis: int
-    weights: int
-    result_axis: int
-    groups: int = 1
-    inputs_first: bool = False
-    bias: int | None = None
-    alpha: float = 1.0
-    beta: float = 1.0
-    final: bool = True
-    uneven: str = ""
-
-    def by_group(self, weights: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-        """Return a view of the weights as ``[groups, outputs, inputs, places of the kernel]``."""
-        shape = (self.groups, weights.shape[0] // self.groups, weights.shape[1], -1)
-        matrices = weights.reshape(shape)
-        return matrices.swapaxes(1, 2) if self.inputs_first else matrices
-
-
 @dataclass
 class Typing:
     """The axes of all tensors, and all that the rules have said."""
@@ -248,7 +212,7 @@ class Typing:
     """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
     indexing: dict[int, Indexing] = field(default_factory=dict)
     """Nodes, and which axes of their operands and results run along the same index."""
-    linear: dict[int, list[Linear]] = field(default_factory=dict)
+    linear: dict[int, tuple[LinearView, ...]] = field(default_factory=dict)
     """Nodes that are linear in an operand, in one way or several: the first of known weights counts."""
     means: set[str] = field(default_factory=set)
     """Tensors that sum to one along their last axis."""
@@ -504,14 +468,15 @@ class Context:
         """Say how many multiply-accumulates the node takes: the product of the sizes."""
         self.typing.work.append(Work(self.index, dims))
 
-    def multiplies(self, linear: Linear) -> None:
-        """Say that, where the weights are constant, the node is linear in one operand."""
-        self.typing.linear.setdefault(self.index, []).append(linear)
-
-    def changes_product(self) -> None:
-        """Say that more is done to the product than ``multiplies`` said."""
-        known = self.typing.linear.get(self.index, [])
-        self.typing.linear[self.index] = [replace(linear, final=False) for linear in known]
+    def multiplies(self, spec: OpSpec) -> None:
+        """Note the linear views of the node, as the spec of its operator has them."""
+        shapes = [
+            self.shape(k) if name and name in self.typing.shapes.sizes else None
+            for k, name in enumerate(self.node.input)
+        ]
+        views = spec.views(Operands(self.attributes, shapes))
+        if views:
+            self.typing.linear[self.index] = views
 
     def sums_to_one(self) -> None:
         """Say that the result's elements along its last axis sum to one."""

@@ -5,35 +5,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxprune.algebra.axes import Dim
-from onnxprune.ops.axes.context import Context, Linear
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import rule, weights_and_bias
+from onnxprune.ops.views import LinearView, Operands
 
 PADDED = "it pads its input with zeros, so what is the same everywhere is not at the edges"
 STAMPED = "it lays its kernel out beside itself, so what is the same everywhere becomes a pattern"
 
 
-@rule("Conv", zero=weights_and_bias)
+def windows(o: Operands) -> list[LinearView]:
+    """Return the linear view of a convolution: windows of the data times the kernels, and a bias."""
+    uneven = PADDED if _padded(o) else ""
+    return [LinearView(0, 1, 1, 1, "windows", groups=_groups(o), bias=2, uneven=uneven)]
+
+
+def transposed_windows(o: Operands) -> list[LinearView]:
+    """Return the linear view of a transposed convolution."""
+    groups = _groups(o)
+    return [LinearView(0, 1, 1, 1, "transposed windows", groups, inputs_first=True, bias=2, uneven=STAMPED)]
+
+
+@rule("Conv", zero=weights_and_bias, linear=windows, parameters=(1, 2))
 def conv(c: Context) -> None:
     """Groups are the major part of the channels; depthwise is one channel in each group."""
     axes = c.match("X[n (g ci) *s] W[(g co) ci *k] B[(g co)] -> Y[n (g co) *t]", {"g": _groups(c)})
     finish(c, axes, "*t")
-    c.multiplies(Linear(0, 1, 1, 1, groups=_groups(c), bias=2, uneven=PADDED if _padded(c) else ""))
 
 
-@rule("ConvTranspose", zero=weights_and_bias)
+@rule("ConvTranspose", zero=weights_and_bias, linear=transposed_windows, parameters=(1, 2))
 def conv_transpose(c: Context) -> None:
     """As Conv, but the weight's first axis is the input's."""
     axes = c.match("X[n (g ci) *s] W[(g ci) co *k] B[(g co)] -> Y[n (g co) *t]", {"g": _groups(c)})
     finish(c, axes, "*s")
-    c.multiplies(Linear(0, 1, 1, 1, groups=_groups(c), inputs_first=True, bias=2, uneven=STAMPED))
 
 
-def _padded(c: Context) -> bool:
-    same = str(c.attributes.get("auto_pad", "NOTSET")).startswith("SAME")
-    return any(c.attributes.get("pads", ())) or (same and any(k != 1 for k in c.shape(1)[2:]))
+def _padded(o: Operands) -> bool:
+    same = str(o.attributes.get("auto_pad", "NOTSET")).startswith("SAME")
+    kernel = o.shapes[1]
+    return any(o.attributes.get("pads", ())) or (same and (kernel is None or any(k != 1 for k in kernel[2:])))
 
 
-def _groups(c: Context) -> int:
+def _groups(c: Context | Operands) -> int:
     return int(c.attributes.get("group", 1))
 
 

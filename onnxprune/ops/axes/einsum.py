@@ -7,9 +7,35 @@ from onnxprune.ops.axes.context import CannotSayError, Context
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import rule, some
 from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right
+from onnxprune.ops.views import LinearView, Operands
 
 
-@rule("Einsum", zero=some)
+def _views(o: Operands) -> list[LinearView]:
+    """Return the linear views of a product of two operands that sums over one letter alone."""
+    terms, result = _parse(o.attributes["equation"])
+    if len(terms) != 2 or any(len(set(t)) != len(t) for t in terms):
+        return []
+    shared = [s for s in terms[0] if s in terms[1] and s != "."]
+    if len(shared) != 1 or shared[0] in result:
+        return []
+    return [v for data in (0, 1) for v in _view(data, terms[data], terms[1 - data], result, shared[0])]
+
+
+def _view(data: int, term: str, weights: str, result: str, summed: str) -> list[LinearView]:
+    """Return the view in one operand; by a matrix where the axes of the data stay as they are."""
+    if "." in weights:
+        return []
+    axis = term.index(summed) - (len(term) if "." in term else 0)
+    if "." in term[term.index(summed) :]:
+        axis = term.index(summed)
+    place = weights.index(summed)
+    made = weights.replace(summed, "")
+    if len(made) == 1 and result == term.replace(summed, "") + made and axis in (-1, len(term) - 1):
+        return [LinearView(data, -1, 1 - data, -1, inputs_first=place == 0)]
+    return [LinearView(data, axis, 1 - data, -1, "letters", after="mixing", summed=place)]
+
+
+@rule("Einsum", zero=some, linear=_views, parameters=(0, 1, 2, 3))
 def einsum(c: Context) -> None:
     """Letters that only operands have are summed over; an ellipsis stands for axes that broadcast."""
     terms, result = _parse(c.attributes["equation"])

@@ -19,6 +19,7 @@ from onnxprune.ir.canonical.routers import ROUTER, bias_of
 from onnxprune.ops.axes.context import CannotSayError, Context
 from onnxprune.ops.axes.table import Zeros, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
+from onnxprune.ops.views import INNER, LinearView, Operands
 
 MICROSOFT = "com.microsoft"
 NO_BIAS = "its router has no bias of its own that could switch an expert off"
@@ -32,7 +33,33 @@ def _second_layer(zeros: Zeros) -> bool:
     return zeros[4] is True and all(z is True for z in zeros[5:6])
 
 
-@rule("MoE", domain=MICROSOFT, zero=_second_layer)
+def _layers(o: Operands) -> list[LinearView]:
+    """Return the linear views of the layers of the experts, ``[experts, outputs, inputs]``."""
+    views = [LinearView(data, -1, weights, -1, "stack", after="mixing") for data, weights in _ORDER[1]]
+    return [view for view in views if o.rank(view.weights) is not None]
+
+
+def _packed_layers(o: Operands) -> list[LinearView]:
+    """Return the same of integers that share bytes, and scales in blocks."""
+    views = [
+        LinearView(data, -1, k, -1, "blocks", after="mixing", integers=True, scales=k + 1, summed=2)
+        for data, k in _ORDER[2]
+    ]
+    return [view for view in views if o.rank(view.weights) is not None]
+
+
+_ORDER = {1: ((0, 2), (INNER, 4), (0, 6)), 2: ((0, 2), (INNER, 5), (0, 8))}
+"""The data and the weights of the layers of MoE, 1, and QMoE, 2."""
+
+
+@rule(
+    "MoE",
+    domain=MICROSOFT,
+    zero=_second_layer,
+    linear=_layers,
+    parameters=(2, 3, 4, 5, 6, 7),
+    trainable=False,
+)
 def mixture(c: Context) -> None:
     """Two layers for each expert, the first of which may have a gate in a third weight."""
     e, i, h = _hidden(c, first=2, second=4, third=6)
@@ -53,7 +80,14 @@ def _second_scales(zeros: Zeros) -> bool:
     return zeros[6] is True and all(z is True for z in zeros[7:8])
 
 
-@rule("QMoE", domain=MICROSOFT, zero=_second_scales)
+@rule(
+    "QMoE",
+    domain=MICROSOFT,
+    zero=_second_scales,
+    linear=_packed_layers,
+    parameters=(2, 3, 4, 5, 6, 7, 8, 9, 10),
+    trainable=False,
+)
 def quantised_mixture(c: Context) -> None:
     """As MoE, over integers that share scales; masking sets scales to zero.
 

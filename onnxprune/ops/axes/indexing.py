@@ -19,7 +19,7 @@ BY_NUMBER = "it picks elements of this axis by number"
 MAX_RUNS = 16
 
 
-@rule("Gather", zero=first, constant=moved)
+@rule("Gather", zero=first, constant=moved, parameters=(0,))
 def gather(c: Context) -> None:
     """Pick elements of one axis; the others pass through (embedding tables).
 

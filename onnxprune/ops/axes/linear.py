@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxprune.algebra.axes import Dim, Factor
 from onnxprune.ops.axes.constants import averages
-from onnxprune.ops.axes.context import Axes, CannotSayError, Context, Linear
+from onnxprune.ops.axes.context import Axes, CannotSayError, Context
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import Zeros, rule, some
 from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right
+from onnxprune.ops.views import LinearView, Operands
 
 
 def product_and_bias(zeros: Zeros) -> bool:
@@ -18,7 +20,51 @@ def product_and_bias(zeros: Zeros) -> bool:
     return some(zeros[:2]) and bias is True
 
 
-@rule("Gemm", zero=product_and_bias)
+def gemm_views(o: Operands) -> list[LinearView]:
+    """Return the linear views of Gemm: in the first operand, and in the second."""
+    a, b, alpha, beta = o.flag("transA"), o.flag("transB"), o.number("alpha"), o.number("beta")
+    right = LinearView(0, 0 if a else 1, 1, 1, inputs_first=not b, bias=2, alpha=alpha, beta=beta)
+    left = LinearView(1, 1 if b else 0, 0, 0, inputs_first=a, alpha=alpha)
+    return [right, replace(left, after="elementwise") if o.has(2) else left]
+
+
+def matmul_views(o: Operands) -> list[LinearView]:
+    """Return the linear views of MatMul; ``transA`` and ``transB`` are those of its fused forms."""
+    if o.flag("transBatchA") or o.flag("transBatchB"):
+        return []
+    a, b = o.flag("transA"), o.flag("transB")
+    return [*matrix_view(o, 0, 1, a, b), *matrix_view(o, 1, 0, b, a)]
+
+
+def matrix_view(
+    o: Operands, data: int, weights: int, turned: bool = False, weights_turned: bool = False
+) -> list[LinearView]:
+    """Return the view in one operand, by a matrix or a stack of them in the other.
+
+    Args:
+        o: The node.
+        data: The operand that is multiplied.
+        weights: The other one; the lower of both stands on the left.
+        turned: Whether the last two axes of the data are exchanged before.
+        weights_turned: Whether those of the weights are.
+    """
+    right, rank, data_rank = data < weights, o.rank(weights), o.rank(data)
+    if rank is None or rank < 2 or (data_rank == 1 and not right):
+        return []
+    return [
+        LinearView(
+            data,
+            -1 if right != turned else -2,
+            weights=weights,
+            result_axis=-1 if right else -2,
+            layout="matrix" if rank == 2 else "stack",
+            inputs_first=right != weights_turned,
+            alpha=o.number("alpha"),
+        )
+    ]
+
+
+@rule("Gemm", zero=product_and_bias, linear=gemm_views, parameters=(0, 1, 2))
 def gemm(c: Context) -> None:
     """``Y = A·B + C``, either factor transposed on request."""
     a = "k m" if c.attributes.get("transA") else "m k"
@@ -31,20 +77,13 @@ def gemm(c: Context) -> None:
         c.runs_along(added(2, c.axes(2), "m", "n"))
     c.weights(0, 1, 2)
     c.works(axes["m"], axes["n"], axes["k"])
-    axis, first = (0 if c.attributes.get("transA") else 1), not c.attributes.get("transB")
-    alpha, beta = (float(c.attributes.get(name, 1.0)) for name in ("alpha", "beta"))
-    c.multiplies(Linear(0, axis, 1, 1, inputs_first=first, bias=2, alpha=alpha, beta=beta))
 
 
-@rule("MatMul", zero=some, constant=averages)
+@rule("MatMul", zero=some, constant=averages, linear=matmul_views, parameters=(0, 1))
 def matmul(c: Context) -> None:
     """Leading axes broadcast, and a vector stands for a matrix of one row or column, as in numpy."""
     matrix_product(c, c.axes(0), c.axes(1))
     c.weights(0, 1)
-    if len(c.axes(1)) == 2:
-        c.multiplies(Linear(0, -1, weights=1, result_axis=-1, inputs_first=True))
-    if len(c.axes(0)) == 2 and len(c.axes(1)) > 1:
-        c.multiplies(Linear(1, -2, weights=0, result_axis=-2))
 
 
 def added(operand: int, dims: Axes, rows: str, columns: str) -> Indexing:

@@ -30,7 +30,14 @@ def _normalised(v: Numbers) -> list[Array | None]:
     return [np.where(scale == 0, bias, (data - mean) * factor + bias)]
 
 
-@rule("BatchNormalization", zero=weights_and_bias, constant=_normalised)
+@rule(
+    "BatchNormalization",
+    zero=weights_and_bias,
+    constant=_normalised,
+    parameters=(1, 2),
+    statistics=(3, 4),
+    normalises=True,
+)
 def batch_normalization(c: Context) -> None:
     """Every channel on its own, so removing one changes no other."""
     axes = c.match("X[n c *s] scale[c] B[c] mean[c] var[c] -> Y[n c *s] running_mean[c] running_var[c]")
@@ -40,7 +47,13 @@ def batch_normalization(c: Context) -> None:
     c.weights(1, 2)
 
 
-@rule("InstanceNormalization", zero=weights_and_bias, constant=scaled(2, axis=1))
+@rule(
+    "InstanceNormalization",
+    zero=weights_and_bias,
+    constant=scaled(2, axis=1),
+    parameters=(1, 2),
+    normalises=True,
+)
 def instance_normalization(c: Context) -> None:
     """Statistics over the spatial axes of one channel, which other channels may lie on (GroupNorm)."""
     axes = c.match("X[n c *s] scale[c] B[c] -> Y[n c *s]")
@@ -52,7 +65,7 @@ def instance_normalization(c: Context) -> None:
     c.weights(1, 2)
 
 
-@rule("LRN", zero=first)
+@rule("LRN", zero=first, normalises=True)
 def lrn(c: Context) -> None:
     """Sums over a window of neighbouring channels: removing one moves its neighbours together."""
     axes = c.match("X[n c *s] -> Y[n c *s]")
@@ -72,7 +85,13 @@ def softmax(c: Context) -> None:
         c.sums_to_one()
 
 
-@rule("GroupNormalization", zero=weights_and_bias, constant=scaled(2, axis=1))
+@rule(
+    "GroupNormalization",
+    zero=weights_and_bias,
+    constant=scaled(2, axis=1),
+    parameters=(1, 2),
+    normalises=True,
+)
 def group_normalization(c: Context) -> None:
     """Statistics within groups of channels, so only whole groups may go."""
     pattern = "X[n (g c) *s] scale[(g c)] B[(g c)] -> Y[n (g c) *s]"
@@ -84,7 +103,7 @@ def group_normalization(c: Context) -> None:
     c.follow_attribute("num_groups", axes["g"])
 
 
-@rule("LayerNormalization", zero=weights_and_bias, constant=scaled(2))
+@rule("LayerNormalization", zero=weights_and_bias, constant=scaled(2), parameters=(1, 2), normalises=True)
 def layer_normalization(c: Context) -> None:
     """Centred and divided by the deviation over the last axes."""
     dims = c.axes(0)
@@ -95,7 +114,7 @@ def layer_normalization(c: Context) -> None:
     _define(c, dims, over)
 
 
-@rule("RMSNormalization", "SimplifiedLayerNormalization", zero=some)
+@rule("RMSNormalization", "SimplifiedLayerNormalization", zero=some, parameters=(1,), normalises=True)
 def rms_normalization(c: Context) -> None:
     """Divided by the root of the mean square over the last axes.
 
@@ -110,7 +129,9 @@ def rms_normalization(c: Context) -> None:
     _define(c, dims, over)
 
 
-rule("SimplifiedLayerNormalization", domain=MICROSOFT, zero=some)(rms_normalization)
+rule("SimplifiedLayerNormalization", domain=MICROSOFT, zero=some, parameters=(1,), normalises=True)(
+    rms_normalization
+)
 
 
 def _skipped(zeros: Zeros) -> bool:
@@ -118,7 +139,7 @@ def _skipped(zeros: Zeros) -> bool:
     return every([*zeros[:2], *zeros[3:]])
 
 
-@rule("SkipSimplifiedLayerNormalization", domain=MICROSOFT, zero=_skipped)
+@rule("SkipSimplifiedLayerNormalization", domain=MICROSOFT, zero=_skipped, parameters=(2, 3), normalises=True)
 def skip_rms_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as RMSNormalization over the last axis."""
     dims = _line_up(c, (0, 1, 3, 2), (0, 3))
@@ -133,7 +154,14 @@ def _skipped_and_bias(zeros: Zeros) -> bool:
     return every(zeros)
 
 
-@rule("SkipLayerNormalization", domain=MICROSOFT, zero=_skipped_and_bias, constant=scaled(3, scale=2))
+@rule(
+    "SkipLayerNormalization",
+    domain=MICROSOFT,
+    zero=_skipped_and_bias,
+    constant=scaled(3, scale=2),
+    parameters=(2, 3, 4),
+    normalises=True,
+)
 def skip_layer_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as LayerNormalization over the last axis."""
     dims = _line_up(c, range(5), (0, 3))
@@ -143,7 +171,9 @@ def skip_layer_normalization(c: Context) -> None:
     c.define(3, dims)
 
 
-@rule("EmbedLayerNormalization", domain=MICROSOFT)
+@rule(
+    "EmbedLayerNormalization", domain=MICROSOFT, parameters=(2, 3, 4, 5, 6), trainable=False, normalises=True
+)
 def embed_layer_normalization(c: Context) -> None:
     """Rows of two or three tables are added, then as LayerNormalization over the last axis."""
     tables = "words[v h] positions[p h] kinds[k h] gamma[h] beta[h]"
@@ -155,7 +185,7 @@ def embed_layer_normalization(c: Context) -> None:
     c.weights(2, 3, 4, 5, 6)
 
 
-@rule("LpNormalization", zero=first)
+@rule("LpNormalization", zero=first, normalises=True)
 def lp_normalization(c: Context) -> None:
     """Divided by the sum, or the root of the sum of squares, over one axis: zeros add nothing."""
     dims = c.axes(0)
@@ -163,7 +193,7 @@ def lp_normalization(c: Context) -> None:
     c.define(0, dims)
 
 
-@rule("MeanVarianceNormalization")
+@rule("MeanVarianceNormalization", normalises=True)
 def mean_variance_normalization(c: Context) -> None:
     """Statistics over the axes named; there is no epsilon, so nothing may be zero all over them."""
     dims = c.axes(0)

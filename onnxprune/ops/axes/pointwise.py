@@ -62,25 +62,25 @@ def elementwise(c: Context) -> None:
         c.define(result, axes)
 
 
-rule(*ZERO_AT_ZERO, zero=first, constant=by_itself)(elementwise)
-rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never, constant=by_itself)(elementwise)
+rule(*ZERO_AT_ZERO, zero=first, constant=by_itself, elementwise=True)(elementwise)
+rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never, constant=by_itself, elementwise=True)(elementwise)
 
 
-@rule("Cast", "Identity", zero=first, constant=by_itself)
+@rule("Cast", "Identity", zero=first, constant=by_itself, elementwise=True)
 def moved(c: Context) -> None:
     """The same numbers."""
     elementwise(c)
     c.moves()
 
 
-@rule("Log", "Reciprocal", "Acosh", constant=by_itself)
+@rule("Log", "Reciprocal", "Acosh", constant=by_itself, elementwise=True)
 def singular(c: Context) -> None:
     """No number at zero."""
     elementwise(c)
     c.divides_by(0)
 
 
-@rule("Pow", zero=first, constant=by_itself)
+@rule("Pow", zero=first, constant=by_itself, elementwise=True)
 def power(c: Context) -> None:
     """Zero to a positive power is zero, to a negative one infinite."""
     elementwise(c)
@@ -91,35 +91,41 @@ def power(c: Context) -> None:
         c.divides_by(0)
 
 
-@rule("CastLike", zero=first, constant=same)
+@rule("CastLike", zero=first, constant=same, elementwise=True)
 def cast_like(c: Context) -> None:
     """The same numbers; of the second operand only the type counts."""
     c.define(0, c.axes(0))
 
 
-@rule("Mod", constant=by_itself)
+@rule("Mod", constant=by_itself, elementwise=True)
 def modulo(c: Context) -> None:
     """The second operand may not become zero."""
     elementwise(c)
     c.divides_by(1)
 
 
-@rule("Add", "Sub", "Sum", "Mean", "Max", "Min", zero=every, constant=by_itself)
+@rule("Mean", "Max", "Min", zero=every, constant=by_itself, elementwise=True)
+def chosen(c: Context) -> None:
+    """Means and extremes: a removed channel of every operand is zero, constants included."""
+    elementwise(c)
+
+
+@rule("Add", "Sum", zero=every, constant=by_itself, elementwise=True, arithmetic="sum")
+@rule("Sub", zero=every, constant=by_itself, elementwise=True, arithmetic="difference")
 def additive(c: Context) -> None:
     """Sums: a removed channel of every operand is zero, constants included."""
     elementwise(c)
-    if c.node.op_type in ("Add", "Sub", "Sum"):
-        c.weights(*range(len(c.node.input)))
+    c.weights(*range(len(c.node.input)))
 
 
-@rule("Mul", zero=some, constant=by_itself)
+@rule("Mul", zero=some, constant=by_itself, elementwise=True, arithmetic="product")
 def mul(c: Context) -> None:
     """Products: one zero is enough."""
     elementwise(c)
     c.weights(0, 1)
 
 
-@rule("Div", zero=first, constant=by_itself)
+@rule("Div", zero=first, constant=by_itself, elementwise=True, arithmetic="quotient")
 def div(c: Context) -> None:
     """Zero where the first operand is; the second one may not become zero."""
     elementwise(c)
@@ -127,7 +133,7 @@ def div(c: Context) -> None:
     c.divides_by(1)
 
 
-@rule("PRelu", zero=first, constant=by_itself)
+@rule("PRelu", zero=first, constant=by_itself, elementwise=True, parameters=(1,))
 def prelu(c: Context) -> None:
     """Zero at zero, whatever the slopes, which are stretched to the data and never the other way round."""
     dims = c.axes(0)
@@ -137,7 +143,7 @@ def prelu(c: Context) -> None:
     c.define(0, dims)
 
 
-@rule("Clip", zero=first, constant=by_itself)
+@rule("Clip", zero=first, constant=by_itself, elementwise=True)
 def clip(c: Context) -> None:
     """Bounds are single numbers; zero stays zero if it lies between them."""
     c.define(0, c.axes(0))
@@ -147,14 +153,14 @@ def clip(c: Context) -> None:
         c.makes_no_zeros()
 
 
-@rule("Dropout", zero=first, constant=same)
+@rule("Dropout", zero=first, constant=same, elementwise=True)
 def dropout(c: Context) -> None:
     """Identity at inference; the mask has the same axes."""
     for result in range(len(c.node.output)):
         c.define(result, c.axes(0))
 
 
-@rule("Where", zero=lambda zeros: every(zeros[1:]), constant=by_itself)
+@rule("Where", zero=lambda zeros: every(zeros[1:]), constant=by_itself, elementwise=True)
 def where(c: Context) -> None:
     """Choose between two operands, all three broadcast."""
     elementwise(c)

@@ -18,14 +18,41 @@ from onnxprune.ops.axes.constants import same
 from onnxprune.ops.axes.context import Axes, CannotSayError, Context, Quantised
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.joining import join
-from onnxprune.ops.axes.linear import added, matrix_product
+from onnxprune.ops.axes.linear import added, matrix_product, matrix_view
 from onnxprune.ops.axes.pointwise import broadcast
-from onnxprune.ops.axes.recurrent import candidates_are_zero
-from onnxprune.ops.axes.table import Zeros, carriers, first, rule, some
+from onnxprune.ops.axes.recurrent import candidates_are_zero, gates
+from onnxprune.ops.axes.table import Said, Zeros, carriers, first, rule, some
 from onnxprune.ops.axes.variables import Indexing, from_the_right
+from onnxprune.ops.views import LinearRule, LinearView, Operands
 
 MICROSOFT = "com.microsoft"
 IN_BLOCKS = "its elements share a scale"
+
+
+def _integers(view: LinearView) -> LinearView:
+    """Return a view whose weights are integers; what comes out is scaled and rounded."""
+    return replace(view, integers=True, after="elementwise")
+
+
+def _product(weights: int, bias: int | None = None) -> LinearRule:
+    """Return the linear views of products of integers, by a matrix in an operand from the right."""
+
+    def linear(o: Operands) -> list[LinearView]:
+        views = matrix_view(o, 0, weights, o.flag("transA"), o.flag("transB"))
+        return [replace(_integers(view), bias=bias) for view in views]
+
+    return linear
+
+
+def _windows(weights: int, bias: int | None = None) -> LinearRule:
+    """Return the linear view of convolutions of integers."""
+
+    def linear(o: Operands) -> list[LinearView]:
+        axis = -1 if o.flag("channels_last") else 1
+        groups = int(o.attributes.get("group", 1))
+        return [_integers(LinearView(0, axis, weights, axis, "windows", groups, bias=bias))]
+
+    return linear
 
 
 @rule("QuantizeLinear", zero=first)
@@ -92,7 +119,10 @@ def _weights_and_bias(zeros: Zeros) -> bool:
     return zeros[3] is True and (len(zeros) < 9 or zeros[8] is True)
 
 
-@rule("QLinearConv", zero=_weights_and_bias)
+_QLINEAR_CONV = Said(zero=_weights_and_bias, linear=_windows(3, bias=8), parameters=(3, 8), trainable=False)
+
+
+@rule("QLinearConv", **_QLINEAR_CONV)
 def qlinear_conv(c: Context) -> None:
     """Conv, every tensor with a scale and a zero point; those of the weight may be one for each filter."""
     scale, co = "xs[*a] xz[*b]", "(g co)"
@@ -108,10 +138,14 @@ def qlinear_conv(c: Context) -> None:
     c.weights(8)
 
 
-rule("QLinearConv", domain=MICROSOFT, zero=_weights_and_bias)(qlinear_conv)
+rule("QLinearConv", domain=MICROSOFT, **_QLINEAR_CONV)(qlinear_conv)
 
 
-@rule("QAttention", domain=MICROSOFT)
+def _projections(o: Operands) -> list[LinearView]:
+    return [replace(view, integers=True) for view in attention.projections(o)]
+
+
+@rule("QAttention", domain=MICROSOFT, linear=_projections, parameters=(1, 2), trainable=False)
 def quantised_attention(c: Context) -> None:
     """Attention whose projections are products of integers."""
     if c.attributes.get("do_rotary"):
@@ -124,7 +158,13 @@ def quantised_attention(c: Context) -> None:
     attention.finish_with_one_cache(c, axes, past=8)
 
 
-@rule("ConvInteger", zero=lambda zeros: zeros[1] is True)
+@rule(
+    "ConvInteger",
+    zero=lambda zeros: zeros[1] is True,
+    linear=_windows(1),
+    parameters=(1,),
+    trainable=False,
+)
 def conv_integer(c: Context) -> None:
     """Conv whose result is the sum of integers."""
     co = "(g co)"
@@ -140,7 +180,13 @@ def _each(c: Context, operand: int, axis: str) -> str:
     return axis if c.has(operand) and c.shape(operand) and c.shape(operand)[0] != 1 else f"*p{operand}_"
 
 
-@rule("QLinearMatMul", zero=lambda zeros: some((zeros[0], zeros[3])))
+@rule(
+    "QLinearMatMul",
+    zero=lambda zeros: some((zeros[0], zeros[3])),
+    linear=_product(3),
+    parameters=(3,),
+    trainable=False,
+)
 def qlinear_matmul(c: Context) -> None:
     """MatMul, every tensor with a scale and a zero point; those of the second may be one for each column."""
     a, b = c.axes(0), c.axes(3)
@@ -152,7 +198,13 @@ def qlinear_matmul(c: Context) -> None:
     _weights(c, 3, scale=4, zero=5, axis=-1)
 
 
-@rule("MatMulInteger", zero=lambda zeros: some(zeros[:2]))
+@rule(
+    "MatMulInteger",
+    zero=lambda zeros: some(zeros[:2]),
+    linear=_product(1),
+    parameters=(1,),
+    trainable=False,
+)
 def matmul_integer(c: Context) -> None:
     """MatMul whose result is the sum of integers."""
     a, b = c.axes(0), c.axes(1)
@@ -163,7 +215,14 @@ def matmul_integer(c: Context) -> None:
     _weights(c, 1, zero=3, axis=-1)
 
 
-@rule("MatMulIntegerToFloat", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[6:]))
+@rule(
+    "MatMulIntegerToFloat",
+    domain=MICROSOFT,
+    zero=lambda zeros: some(zeros[:2]) and all(zeros[6:]),
+    linear=_product(1, bias=6),
+    parameters=(1, 6),
+    trainable=False,
+)
 def matmul_integer_to_float(c: Context) -> None:
     """MatMulInteger, scaled, and a bias."""
     a, b = c.axes(0), c.axes(1)
@@ -180,7 +239,14 @@ def _product_and_bias(zeros: Zeros) -> bool:
     return some((zeros[0], zeros[3])) and all(zeros[6:7])
 
 
-@rule("QGemm", domain=MICROSOFT, zero=_product_and_bias)
+@rule(
+    "QGemm",
+    domain=MICROSOFT,
+    zero=_product_and_bias,
+    linear=_product(3, bias=6),
+    parameters=(3, 6),
+    trainable=False,
+)
 def qgemm(c: Context) -> None:
     """Gemm of integers; scale and zero point of the second operand may be one for each column."""
     a, b = c.axes(0), c.axes(3)
@@ -204,7 +270,19 @@ def _scales_and_bias(zeros: Zeros) -> bool:
     return zeros[2] is True and all(zeros[5:6])
 
 
-@rule("MatMulNBits", domain=MICROSOFT, zero=_scales_and_bias)
+def _blocks(_: Operands) -> list[LinearView]:
+    """Return the linear view of a product with packed weights, ``[columns, blocks, bytes]``."""
+    return [LinearView(0, -1, 1, -1, "blocks", bias=5, integers=True, scales=2, summed=1)]
+
+
+@rule(
+    "MatMulNBits",
+    domain=MICROSOFT,
+    zero=_scales_and_bias,
+    linear=_blocks,
+    parameters=(1, 2, 5),
+    trainable=False,
+)
 def matmul_n_bits(c: Context) -> None:
     """``A · B`` with a few bits an element of B, ``[columns, blocks, bytes]``, and a scale for each block.
 
@@ -247,7 +325,13 @@ def _along_columns(c: Context, operand: int, columns: Dim, blocks: Dim) -> None:
     c.same(nested(dims), nested((columns, inner)))
 
 
-@rule("GatherBlockQuantized", domain=MICROSOFT, zero=lambda zeros: zeros[2] is True)
+@rule(
+    "GatherBlockQuantized",
+    domain=MICROSOFT,
+    zero=lambda zeros: zeros[2] is True,
+    parameters=(0, 2),
+    trainable=False,
+)
 def gather_block_quantized(c: Context) -> None:
     """Gather from a table in blocks that share a scale, which masking sets to zero: whole blocks can go."""
     data, scales = list(c.axes(0)), c.axes(2)
@@ -280,7 +364,14 @@ def _elements_of_a_byte(c: Context) -> int:
     return 8 // int(c.attributes.get("bits", 4)) if is_packed else 1
 
 
-@rule("DynamicQuantizeMatMul", domain=MICROSOFT, zero=lambda zeros: some(zeros[:2]) and all(zeros[4:]))
+@rule(
+    "DynamicQuantizeMatMul",
+    domain=MICROSOFT,
+    zero=lambda zeros: some(zeros[:2]) and all(zeros[4:]),
+    linear=_product(1, bias=4),
+    parameters=(1, 4),
+    trainable=False,
+)
 def dynamic_quantize_matmul(c: Context) -> None:
     """DynamicQuantizeLinear of the first operand, then MatMulIntegerToFloat."""
     a, b = c.axes(0), c.axes(1)
@@ -293,7 +384,17 @@ def dynamic_quantize_matmul(c: Context) -> None:
     c.weights(4)
 
 
-@rule("DynamicQuantizeLSTM", domain=MICROSOFT)
+def _integer_gates(o: Operands) -> list[LinearView]:
+    return [replace(view, integers=True, inputs_first=True) for view in gates(o)]
+
+
+@rule(
+    "DynamicQuantizeLSTM",
+    domain=MICROSOFT,
+    linear=_integer_gates,
+    parameters=(1, 2, 3, 7),
+    trainable=False,
+)
 def dynamic_quantize_lstm(c: Context) -> None:
     """LSTM whose weights are integers, and whose data and states become integers by their range.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import Zeros, rule
+from onnxprune.ops.views import INNER, LinearView, Operands
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 ZERO_AT_ZERO = {"Tanh", "Relu", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "Softsign", "Elu"}
@@ -19,14 +20,22 @@ def _weights_and_states(zeros: Zeros) -> bool:
     return all(z is not False for z in zeros[1:])
 
 
-@rule(*GATES, zero=_weights_and_states)
+def gates(_: Operands) -> list[LinearView]:
+    """Return the linear views of a recurrent layer: in its data, and in its hidden state."""
+    return [
+        LinearView(0, -1, 1, -1, "gates", after="mixing"),
+        LinearView(INNER, -1, 2, -1, "gates", after="mixing"),
+    ]
+
+
+@rule(*GATES, zero=_weights_and_states, linear=gates, parameters=(1, 2, 3))
 def recurrent(c: Context) -> None:
     """Gates and directions stay; each gate has the same hidden channels."""
-    gates = GATES[c.node.op_type]
+    count = GATES[c.node.op_type]
     batch_first = bool(c.attributes.get("layout", 0))
     x, y = ("n t i", "n t d h") if batch_first else ("t n i", "t d n h")
     state = "n d h" if batch_first else "d n h"
-    weights = f"W[d ({gates} h) i] R[d ({gates} h) h] B[d ({2 * gates} h)]"
+    weights = f"W[d ({count} h) i] R[d ({count} h) h] B[d ({2 * count} h)]"
     states = f"lengths[n] initial_h[{state}] initial_c[{state}] P[d (3 h)]"
     axes = c.match(f"X[{x}] {weights} {states} -> Y[{y}] Y_h[{state}] Y_c[{state}]")
     c.block(axes["d"], "directions are part of what the operator is")
@@ -34,7 +43,7 @@ def recurrent(c: Context) -> None:
     c.contract(axes["h"], 2, results=(0, 1), axis=2)
     c.weights(1, 2, 3, 5, 6, 7)
     c.follow_attribute("hidden_size", axes["h"])
-    rows = (axes["t"], axes["n"], axes["d"], c.fixed(gates, "gates"), axes["h"])
+    rows = (axes["t"], axes["n"], axes["d"], c.fixed(count, "gates"), axes["h"])
     c.works(*rows, axes["i"])
     c.works(*rows, axes["h"])
     if not candidates_are_zero(c):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from onnxprune.ops.axes.context import CannotSayError, Context, Linear
+from onnxprune.ops.axes.context import CannotSayError, Context
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.table import Zeros, every, first, rule
+from onnxprune.ops.views import LinearView, Operands
 
 OUTSIDE = "it may read beside its input, where zeros are, so what is the same everywhere is not after it"
 
@@ -40,7 +41,12 @@ def _weights_and_bias(zeros: Zeros) -> bool:
     return zeros[1] is True and every(zeros[3:4])
 
 
-@rule("DeformConv", zero=_weights_and_bias)
+def _offset_windows(o: Operands) -> list[LinearView]:
+    groups = int(o.attributes.get("group", 1))
+    return [LinearView(0, 1, 1, 1, "offset windows", groups, bias=3, uneven=OUTSIDE)]
+
+
+@rule("DeformConv", zero=_weights_and_bias, linear=_offset_windows, parameters=(1, 3))
 def deform_conv(c: Context) -> None:
     """A convolution that reads at offsets; all channels read at the same ones."""
     if c.attributes.get("offset_group", 1) != 1:
@@ -53,4 +59,3 @@ def deform_conv(c: Context) -> None:
     for name in ("*s", "*t"):
         c.block(axes[name], "it reads at offsets along this axis")
     finish(c, axes, "*t", weights=(1, 3))
-    c.multiplies(Linear(0, 1, 1, 1, groups=int(c.attributes.get("group", 1)), bias=3, uneven=OUTSIDE))

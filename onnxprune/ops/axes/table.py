@@ -3,101 +3,68 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypedDict
 
 import onnx
 
 from onnxprune.algebra.axes import Block, Factor, block, unify
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, bodies, fixed_axes, label, noted_vocabulary, open_values
-from onnxprune.ops.axes.constants import Carry, nothing
-from onnxprune.ops.axes.context import Axes, CannotSayError, Context, Typing
+from onnxprune.ops.axes.context import CannotSayError, Context, Typing
 from onnxprune.ops.axes.estimates import estimate
+from onnxprune.ops.spec import (
+    Arithmetic,
+    AxesRule,
+    Opens,
+    ZeroRule,
+    Zeros,
+    carriers,
+    enter,
+    every,
+    first,
+    never,
+    some,
+    spec_of,
+    weights_and_bias,
+)
+from onnxprune.ops.views import LinearRule
 
-Zeros: TypeAlias = "Sequence[bool | None]"
-"""For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
-Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+    from onnxprune.ops.axes.constants import Carry
 
-def never(_: Zeros) -> bool:
-    """Not known to be zero anywhere."""
-    return False
-
-
-def first(zeros: Zeros) -> bool:
-    """Zero where the first operand is."""
-    return zeros[0] is True
-
-
-def every(zeros: Zeros) -> bool:
-    """Zero where all operands are."""
-    return all(z is True for z in zeros)
-
-
-def some(zeros: Zeros) -> bool:
-    """Zero where any operand is."""
-    return any(z is True for z in zeros)
-
-
-def carriers(zeros: Zeros) -> bool:
-    """Zero where all operands are that have the axis."""
-    return all(z is not False for z in zeros)
-
-
-def weights_and_bias(zeros: Zeros) -> bool:
-    """Zero where the weights and the bias, operands 1 and 2, are: ``W·x + b``."""
-    return all(z is True for z in zeros[1:3])
-
-
-def _nothing(_: Typing, __: onnx.NodeProto) -> Sequence[Axes | None]:
-    """No body, or one that is given nothing."""
-    return ()
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What an operator does to axes.
-
-    Attributes:
-        apply: Says it, through a context.
-        zero: How zeros travel: whether the result is zero at a removed channel, given the operands.
-        constant: How other numbers travel that are the same whatever the network is fed.
-        opens: The axes of what its body is given, in order; ``None`` where they are not known.
-    """
-
-    apply: Callable[[Context], None]
-    zero: Callable[[Zeros], bool]
-    constant: Carry = nothing
-    opens: Opens = _nothing
-
+__all__ = ["Zeros", "carriers", "every", "first", "infer_axes", "never", "rule", "some", "weights_and_bias"]
 
 MOST_TERMS = 8
 """More terms than any rule says of the work of one node."""
-RULES: dict[tuple[str, str], Rule] = {}
 
 
-def rule(
-    *operators: str,
-    domain: str = "",
-    zero: Callable[[Zeros], bool] = never,
-    constant: Carry = nothing,
-    opens: Opens = _nothing,
-) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
-    """Enter a function into the table as the rule of some operators."""
+class Said(TypedDict, total=False):
+    """What is said of an operator beside its axes rule; see `OpSpec`."""
 
-    def enter(apply: Callable[[Context], None]) -> Callable[[Context], None]:
+    zero: ZeroRule
+    constant: Carry
+    opens: Opens
+    linear: LinearRule
+    parameters: tuple[int, ...]
+    trainable: bool
+    statistics: tuple[int, ...]
+    elementwise: bool
+    arithmetic: Arithmetic
+    normalises: bool
+
+
+def rule(*operators: str, domain: str = "", **said: Unpack[Said]) -> Callable[[AxesRule], AxesRule]:
+    """Enter a function into the table as the axes rule of some operators, with what else is known of them."""
+
+    def add(axes: AxesRule) -> AxesRule:
         for operator in operators:
-            RULES[domain, operator] = Rule(apply, zero, constant, opens)
-        return apply
+            enter(domain, operator, axes=axes, **said)
+        return axes
 
-    return enter
-
-
-def lookup(domain: str, operator: str) -> Rule | None:
-    """Return an operator's rule, ``None`` where there is none."""
-    return RULES.get(("" if domain == "ai.onnx" else domain, operator))
+    return add
 
 
 def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Typing:
@@ -141,8 +108,7 @@ def _infer(typing: Typing, graph: onnx.GraphProto, numbers: Iterator[int]) -> No
 
 def _open(typing: Typing, node: onnx.NodeProto, body: onnx.GraphProto) -> None:
     """Say what the axes are of what a body is given; where nobody knows they are its own, and stay."""
-    found = lookup(node.domain, node.op_type)
-    given = found.opens(typing, node) if found is not None else ()
+    given = spec_of(node).opens(typing, node)
     for value, dims in itertools.zip_longest(body.input, given):
         sizes = typing.shapes.sizes.get(value.name) if value is not None else None
         if sizes is not None and dims is not None and tuple(d.size for d in dims) == sizes:
@@ -154,15 +120,16 @@ def _open(typing: Typing, node: onnx.NodeProto, body: onnx.GraphProto) -> None:
 
 def _apply(context: Context) -> None:
     node = context.node
-    found = lookup(node.domain, node.op_type)
+    spec = spec_of(node)
     if node.op_type == "Constant" and context.node.output[0] in context.typing.model.constants:
         return
-    if found is None:
+    if spec.axes is None:
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         _refuse(context, f"no rule for operator {operator}: what it does to its axes is not known")
         return
     try:
-        found.apply(context)
+        spec.axes(context)
+        context.multiplies(spec)
     except CannotSayError as reason:
         _refuse(context, str(reason))
     except (ArithmeticError, IndexError, StopIteration, ValueError) as error:

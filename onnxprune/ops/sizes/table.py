@@ -1,28 +1,20 @@
-"""The table: operator → size rule."""
+"""The size rules of operators, entered into the table of operators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.spec import SizeRule, enter
 
-SizeRule: TypeAlias = "Callable[[Node], None]"
-RULES: dict[tuple[str, str], SizeRule] = {}
 MICROSOFT = "com.microsoft"
 
 
 def size_rule(*operators: str, domain: str = "") -> Callable[[SizeRule], SizeRule]:
-    """Enter a function into the table as the rule of some operators."""
+    """Enter a function into the table as the size rule of some operators."""
 
-    def enter(rule: SizeRule) -> SizeRule:
+    def add(rule: SizeRule) -> SizeRule:
         for operator in operators:
-            RULES[domain, operator] = rule
+            enter(domain, operator, sizes=rule)
         return rule
 
-    return enter
-
-
-def lookup(domain: str, operator: str) -> SizeRule | None:
-    """Return an operator's rule, ``None`` where there is none."""
-    return RULES.get(("" if domain == "ai.onnx" else domain, operator))
+    return add

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,13 @@ from onnx import TensorProto, helper
 
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import DataError
-from onnxprune.ir import Model, attributes
+from onnxprune.ir import Model
+from onnxprune.ops.views import INNER, LinearView
 from onnxprune.runtime import Array, Feeds, Session
 from onnxprune.scoring.criteria.evidence import Evidence
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import Scores, share
 
-_KINDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
@@ -39,14 +39,14 @@ class _Tap:
     """Where something flows into a weight.
 
     Attributes:
-        node: The node that multiplies.
-        weight: The name of its constant operand.
+        view: How the weight is laid out.
+        weight: The name of the constant operand.
         flow: The name of the other.
         axis: The axis of the other that counts what the weight tells apart, from the front.
         total: The name of the sum of squares along that axis, once it is in the graph.
     """
 
-    node: onnx.NodeProto
+    view: LinearView
     weight: str
     flow: str
     axis: int
@@ -90,27 +90,28 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
 
 
 def _taps(channels: Channels) -> Iterable[_Tap]:
+    typing, main = channels.typing, {o for node in channels.model.nodes for o in node.output}
+    for index, views in typing.linear.items():
+        node = typing.nodes[index]
+        if node.output[0] in main:
+            for view in views:
+                tap = _tap(channels, view, list(node.input), f"onnxprune_squares_{index}_{view.weights}")
+                if tap is not None:
+                    yield tap
+
+
+def _tap(channels: Channels, view: LinearView, operands: Sequence[str], total: str) -> _Tap | None:
+    """Return the place where real numbers meet constant weights; ``None`` where they do not."""
     constants, shapes = channels.model.constants, channels.typing.shapes
-    for index, node in enumerate(channels.model.nodes):
-        fixed = [k for k, name in enumerate(node.input[:2]) if name in constants]
-        if node.op_type not in _KINDS or len(fixed) != 1:
-            continue
-        weight, flow = node.input[fixed[0]], node.input[1 - fixed[0]]
-        if shapes.types.get(flow) in _FLOATS and flow in shapes.sizes:
-            rank = len(shapes.sizes[flow])
-            axis = _axis(node, fixed[0], rank)
-            if rank >= 2 and len(constants[weight].dims) >= 2:
-                yield _Tap(node, weight, flow, axis, f"onnxprune_squares_{index}")
-
-
-def _axis(node: onnx.NodeProto, operand: int, rank: int) -> int:
-    """Return which axis of what flows is summed over with the weight."""
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return 1
-    if node.op_type == "Gemm":
-        swapped = attributes(node).get("transA" if operand == 1 else "transB", 0)
-        return int((operand == 1) != bool(swapped))
-    return rank - 1 if operand == 1 else rank - 2
+    if view.data == INNER or view.integers or operands[view.weights] not in constants:
+        return None
+    weight, flow = operands[view.weights], operands[view.data]
+    rank = len(shapes.sizes.get(flow, ()))
+    if flow in constants or shapes.types.get(flow) not in _FLOATS:
+        return None
+    if rank < 2 or len(constants[weight].dims) < 2:
+        return None
+    return _Tap(view, weight, flow, view.axis % rank, total)
 
 
 def _tapped(channels: Channels, taps: Iterable[_Tap]) -> onnx.ModelProto:
@@ -137,15 +138,4 @@ def _tapped(channels: Channels, taps: Iterable[_Tap]) -> onnx.ModelProto:
 
 def _spread(model: Model, tap: _Tap, norms: Array) -> Array:
     """Lay norms, one for each input of a weight, along its axes so that they broadcast against it."""
-    dims, node = list(model.constants[tap.weight].dims), tap.node
-    if node.op_type == "Conv":
-        groups = int(attributes(node).get("group", 1))
-        rows = np.repeat(norms.reshape(groups, dims[1]), dims[0] // groups, axis=0)
-        return rows.reshape(dims[0], dims[1], *[1] * (len(dims) - 2))
-    if node.op_type == "ConvTranspose":
-        return norms.reshape(-1, *[1] * (len(dims) - 1))
-    if node.op_type == "Gemm":
-        first = tap.weight == node.input[0]
-        swapped = bool(attributes(node).get("transA" if first else "transB", 0))
-        return norms[None] if first != swapped else norms[:, None]
-    return norms[None] if tap.weight == node.input[0] else norms[:, None]
+    return np.asarray(tap.view.along_inputs(norms, list(model.constants[tap.weight].dims)))

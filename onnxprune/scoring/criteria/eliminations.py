@@ -98,7 +98,7 @@ def _readers(channels: Channels) -> Iterator[_Reader]:
     """Yield the layers that read prunable channels, in order of execution."""
     held = 0
     for index, node in enumerate(channels.model.nodes):
-        layer = linear_of(channels.model, node)
+        layer = linear_of(channels.model, node, before=True)
         if isinstance(layer, str):
             continue
         members = {g.name: m for g in channels.groups if (m := _members(channels, g, layer)) is not None}

@@ -2,36 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
-from onnxprune.ir import Model
+from onnxprune.ir import Model, attributes
+from onnxprune.ops.spec import spec_of
+from onnxprune.ops.views import INNER, Layout, LinearView, Operands
 from onnxprune.scoring.layerwise.linear import Linear, Product, Stack
 from onnxprune.scoring.layerwise.windows import Convolution, TransposedConvolution
 
-_KINDS: dict[str, type[Linear]] = {
-    "Conv": Convolution,
-    "ConvTranspose": TransposedConvolution,
-    "Gemm": Product,
-    "MatMul": Product,
+_KINDS: Mapping[Layout, type[Linear]] = {
+    "matrix": Product,
+    "stack": Stack,
+    "windows": Convolution,
+    "transposed windows": TransposedConvolution,
 }
-LINEAR = tuple(_KINDS)
-"""Operators that may be linear maps."""
+_UNKNOWN = {
+    "gates": "its hidden state comes in between",
+    "offset windows": "it reads its data at places that are computed",
+    "blocks": "its weights are packed",
+    "letters": "its weights are neither a matrix nor a stack that stands on the right",
+}
 
 
-def linear_of(model: Model, node: onnx.NodeProto) -> Linear | str:
-    """Return a node as a linear map, or the reason why it cannot be treated as one."""
-    kind = _KINDS.get(node.op_type)
-    if kind is None or node.domain not in ("", "ai.onnx"):
+def is_layer(node: onnx.NodeProto) -> bool:
+    """Whether a node multiplies by weights, so that it may be a linear map."""
+    return spec_of(node).mixes
+
+
+def views_of(model: Model, node: onnx.NodeProto) -> tuple[LinearView, ...]:
+    """Return the linear views of a node, as far as constants tell their shapes."""
+    dims = [model.constants[i].dims if i in model.constants else None for i in node.input]
+    return spec_of(node).views(Operands(attributes(node), dims))
+
+
+def _stands_on_the_right(view: LinearView) -> bool:
+    return view.inputs_first and view.axis == view.result_axis == -1 and view.alpha == 1
+
+
+def linear_of(model: Model, node: onnx.NodeProto, *, before: bool = False) -> Linear | str:
+    """Return a node as a linear map, or the reason why it cannot be treated as one.
+
+    Args:
+        model: The model.
+        node: One of its nodes.
+        before: Also return the product of nodes that apply an activation, or add another operand, after it.
+    """
+    if not is_layer(node):
         return f"{node.op_type} is not a linear map with weights of its own"
-    fixed = [k for k, name in enumerate(node.input[:2]) if name in model.constants]
-    if len(fixed) != 1 or (kind is not Product and fixed != [1]):
+    found = [v for v in views_of(model, node) if node.input[v.weights] in model.constants]
+    fixed = [v for v in found if v.data == INNER or node.input[v.data] not in model.constants]
+    if not fixed:
         return "its weights are not a constant"
-    name = node.input[fixed[0]]
-    if sum(name in n.input for n in model.nodes) > 1:
+    view, *others = fixed
+    if sum(node.input[view.weights] in n.input for n in model.nodes) > 1:
         return "other nodes share its weights"
-    shape = tuple(model.constants[name].dims)
-    if kind is Product and len(shape) != 2:
-        if fixed == [0] or len(shape) < 3:
-            return "its weights are neither a matrix nor a stack that stands on the right"
-        kind = Stack
-    return kind(node, shape, fixed[0])
+    if view.integers:
+        return "its weights are integers that stand for other numbers"
+    if view.layout not in _KINDS or (view.layout == "stack" and not _stands_on_the_right(view)):
+        return _UNKNOWN.get(view.layout, _UNKNOWN["letters"])
+    if others or view.after == "mixing" or (view.after and not before):
+        return "more is done to the product within the node"
+    return _KINDS[view.layout](node, tuple(model.constants[node.input[view.weights]].dims), view)

@@ -11,16 +11,17 @@ import numpy as np
 import onnx
 
 from onnxprune.ir import attributes, label
+from onnxprune.ops.views import LinearView
 from onnxprune.runtime import Array
 
 
 class Linear(ABC):
-    """A node that multiplies one of its first two operands by the other, which is constant.
+    """A node that multiplies an operand by another one, which is constant.
 
     Args:
         node: The node.
         shape: Of its weights.
-        operand: Which operand they are, 0 or 1.
+        view: Where its weights are, and how they lie.
 
     Attributes:
         name: What to call the node.
@@ -33,11 +34,11 @@ class Linear(ABC):
     groups: int = 1
     outputs: int
 
-    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
-        self.node, self.shape = node, shape
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], view: LinearView) -> None:
+        self.node, self.shape, self.view = node, shape, view
         self.name, self.attributes = label(node), attributes(node)
-        self.weight: str = node.input[operand]
-        self.flow: str = node.input[1 - operand]
+        self.weight: str = node.input[view.weights]
+        self.flow: str = node.input[view.data]
 
     @abstractmethod
     def matrices(self, weights: Array) -> Array:
@@ -68,13 +69,12 @@ class Linear(ABC):
 class Product(Linear):
     """Gemm, and MatMul by a matrix from either side."""
 
-    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
-        super().__init__(node, shape, operand)
-        flags = [bool(self.attributes.get(name, 0)) for name in ("transA", "transB")]
-        self._left = operand == 0
-        self._outputs_first = self._left != flags[operand]
-        self._rows_last = self._left != flags[1 - operand]
-        self._factor = float(self.attributes.get("alpha", 1.0))
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], view: LinearView) -> None:
+        super().__init__(node, shape, view)
+        self._left = view.result_axis in (0, -2)
+        self._outputs_first = not view.inputs_first
+        self._rows_last = view.axis in (0, -2)
+        self._factor = view.alpha
         self.outputs = shape[0 if self._outputs_first else 1]
 
     def matrices(self, weights: Array) -> Array:
@@ -101,8 +101,8 @@ class Product(Linear):
 class Stack(Linear):
     """MatMul by a stack of matrices, ``[*stack, inputs, outputs]``, each with rows of its own."""
 
-    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
-        super().__init__(node, shape, operand)
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], view: LinearView) -> None:
+        super().__init__(node, shape, view)
         self._stack = shape[:-2]
         self.groups, self.outputs = int(np.prod(self._stack)), shape[-1]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxprune.ops.views import LinearView
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.linear import Linear
 
@@ -14,9 +15,9 @@ from onnxprune.scoring.layerwise.linear import Linear
 class Convolution(Linear):
     """Conv of any number of spatial axes: grouped, strided, dilated, padded on either side."""
 
-    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
-        super().__init__(node, shape, operand)
-        self.groups = int(self.attributes.get("group", 1))
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], view: LinearView) -> None:
+        super().__init__(node, shape, view)
+        self.groups = view.groups
         self.outputs = shape[0] // self.groups
         self._kernel = shape[2:]
         self._strides = self.attributes.get("strides") or [1] * len(self._kernel)
@@ -73,8 +74,8 @@ class Convolution(Linear):
 class TransposedConvolution(Convolution):
     """ConvTranspose: a convolution of the input with zeros between its elements, the window turned around."""
 
-    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], operand: int = 1) -> None:
-        super().__init__(node, shape, operand)
+    def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], view: LinearView) -> None:
+        super().__init__(node, shape, view)
         self.outputs = shape[1]
 
     def matrices(self, weights: Array) -> Array:

@@ -18,8 +18,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.evaluate.data import Dataset
-from onnxprune.ir import Model, attributes, captured
+from onnxprune.ir import Model, captured
+from onnxprune.ops.spec import spec_of
+from onnxprune.ops.views import LinearView
 from onnxprune.runtime import Array, Session
+from onnxprune.scoring.layerwise.layers import views_of
 from onnxprune.scoring.layerwise.moments import ChannelMoments
 
 Unfold: TypeAlias = Literal["auto", "always", "never"]
@@ -32,12 +35,6 @@ SAMPLES = 512
 NEAR = 0.1
 """Distance from the original below which a network has been repaired, or was never harmed."""
 _BATCH = 64
-_NORMALIZERS = frozenset(
-    "BatchNormalization InstanceNormalization GroupNormalization LayerNormalization RMSNormalization "
-    "SimplifiedLayerNormalization SkipLayerNormalization LRN MeanVarianceNormalization "
-    "LpNormalization".split()
-)
-_WEIGHTED = frozenset("Conv ConvTranspose Gemm MatMul LSTM GRU RNN Attention".split())
 
 
 @dataclass(frozen=True)
@@ -131,15 +128,15 @@ def foldable(model: Model, choice: Unfold = "auto") -> tuple[str, ...]:
     """
     if choice == "never":
         return ()
-    if choice == "auto" and any(node.op_type in _NORMALIZERS for node in model.nodes):
+    if choice == "auto" and any(spec_of(node).normalises for node in model.nodes):
         return ()
     readers = _readers(model)
     return tuple(
         node.output[0]
         for node in model.nodes
-        if node.op_type in ("Conv", "ConvTranspose")
+        if _convolution(model, node) is not None
         and _owns_parameters(model, node, readers)
-        and not any(reader.op_type in _NORMALIZERS for reader in readers[node.output[0]])
+        and not any(spec_of(reader).normalises for reader in readers[node.output[0]])
         and _feeds_weights_only(node.output[0], readers)
     )
 
@@ -222,8 +219,9 @@ def _normalised(
         for name, value in zip(names, values, strict=True)
     )
     parts = (scale, shift, running_mean, variance)
-    transposed = node.op_type == "ConvTranspose"
-    fold = Fold(result, weight, bias, attributes(node).get("group", 1) if transposed else 0, parts)
+    view = _convolution(model, node)
+    assert view is not None
+    fold = Fold(result, weight, bias, view.groups if view.inputs_first else 0, parts)
     del node.input[2]
     node.output[0] = f"{result}__unnormalised"
     normalisation = helper.make_node(
@@ -254,6 +252,12 @@ def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
     return readers
 
 
+def _convolution(model: Model, node: onnx.NodeProto) -> LinearView | None:
+    """Return the linear view of a node that is a convolution, and nothing more."""
+    views = [v for v in views_of(model, node) if v.final and (v.data, v.weights, v.bias) == (0, 1, 2)]
+    return next((v for v in views if v.layout in ("windows", "transposed windows")), None)
+
+
 def _owns_parameters(
     model: Model, node: onnx.NodeProto, readers: Mapping[str, Collection[onnx.NodeProto]]
 ) -> bool:
@@ -273,7 +277,7 @@ def _feeds_weights_only(name: str, readers: Mapping[str, Sequence[onnx.NodeProto
         for node in readers[pending.pop()]:
             if not node.op_type:
                 return False
-            if node.op_type in _WEIGHTED:
+            if spec_of(node).mixes:
                 continue
             fresh = [output for output in node.output if output not in seen]
             seen.update(fresh)

@@ -1,0 +1,41 @@
+"""The modules whose import fills the table with size rules."""
+
+from onnxprune.ops.sizes import (
+    attention,
+    control,
+    convolution,
+    creation,
+    detection,
+    elementwise,
+    fused,
+    indexing,
+    joining,
+    layout,
+    linear,
+    quantization,
+    recurrent,
+    reduction,
+    sampling,
+    sequences,
+    signal,
+)
+
+FAMILIES = (
+    attention,
+    control,
+    convolution,
+    creation,
+    detection,
+    elementwise,
+    fused,
+    indexing,
+    joining,
+    layout,
+    linear,
+    quantization,
+    recurrent,
+    reduction,
+    sampling,
+    sequences,
+    signal,
+)

@@ -1,0 +1,169 @@
+"""The table of operators: one `OpSpec` each, which all rooms read.
+
+An operator is described in the file of its family (`onnxprune.ops.axes`, `onnxprune.ops.sizes`), or outside
+the package: an entry point of the group ``onnxprune.ops`` names an `OpSpec`, or several of them in a list.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from onnxprune.ops.views import LinearRule, LinearView, Operands
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnxprune.ops.axes.constants import Carry
+    from onnxprune.ops.axes.context import Axes, Context, Typing
+    from onnxprune.ops.sizes.node import Node
+
+Zeros: TypeAlias = "Sequence[bool | None]"
+"""For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
+ZeroRule: TypeAlias = "Callable[[Zeros], bool]"
+AxesRule: TypeAlias = "Callable[[Context], None]"
+SizeRule: TypeAlias = "Callable[[Node], None]"
+Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
+Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]
+
+
+def never(_: Zeros) -> bool:
+    """Not known to be zero anywhere."""
+    return False
+
+
+def first(zeros: Zeros) -> bool:
+    """Zero where the first operand is."""
+    return zeros[0] is True
+
+
+def every(zeros: Zeros) -> bool:
+    """Zero where all operands are."""
+    return all(z is True for z in zeros)
+
+
+def some(zeros: Zeros) -> bool:
+    """Zero where any operand is."""
+    return any(z is True for z in zeros)
+
+
+def carriers(zeros: Zeros) -> bool:
+    """Zero where all operands are that have the axis."""
+    return all(z is not False for z in zeros)
+
+
+def weights_and_bias(zeros: Zeros) -> bool:
+    """Zero where the weights and the bias, operands 1 and 2, are: ``W·x + b``."""
+    return all(z is True for z in zeros[1:3])
+
+
+def nothing(_: Any) -> list[Any]:
+    """No result is known to be constant, except where the rule of zeros says so."""
+    return []
+
+
+def no_bodies(_: Typing, __: onnx.NodeProto) -> Sequence[Axes | None]:
+    """No body, or one that is given nothing."""
+    return ()
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Everything that is known of one operator.
+
+    Attributes:
+        name: The operator's name.
+        domain: Its domain; empty for the standard one.
+        axes: The axes rule: says through a context which axes are the same, summed over, or have to stay,
+            what masking may set to zero, and the multiply-accumulates. Without one all axes are blocked.
+        zero: How zeros travel: whether the result is zero at a removed channel, given the operands.
+        constant: How other numbers travel that are the same whatever the network is fed.
+        opens: The axes of the inputs of its body, in order; ``None`` where they are not known.
+        sizes: The size rule. Without one onnx and onnxruntime are asked.
+        linear: The linear views of a node: weights, activation, bias, layout.
+        parameters: The operands that hold parameters.
+        trainable: Whether training changes the parameters. Those of quantised and packed operators stay.
+        statistics: The operands that hold running statistics of training.
+        elementwise: Whether each element of the results is made of the elements of the operands at the same
+            place, by a formula that knows no axes.
+        arithmetic: Which of the four basic operations it is.
+        normalises: Whether it divides by a deviation or a norm of its data.
+        function: The operator as a function of standard operators, run where onnxruntime has no
+            implementation of its own.
+    """
+
+    name: str
+    domain: str = ""
+    axes: AxesRule | None = None
+    zero: ZeroRule = never
+    constant: Carry = nothing
+    opens: Opens = no_bodies
+    sizes: SizeRule | None = None
+    linear: LinearRule | None = None
+    parameters: tuple[int, ...] = ()
+    trainable: bool = True
+    statistics: tuple[int, ...] = ()
+    elementwise: bool = False
+    arithmetic: Arithmetic = ""
+    normalises: bool = False
+    function: onnx.FunctionProto | None = None
+
+    @property
+    def mixes(self) -> bool:
+        """Whether it multiplies its data by matrices: a layer of a network."""
+        return self.linear is not None
+
+    def views(self, operands: Operands) -> tuple[LinearView, ...]:
+        """Return the linear views of a node of this operator, none where it is not linear."""
+        return tuple(self.linear(operands)) if self.linear is not None else ()
+
+
+class Operation(Protocol):
+    """A node of any library: what it is looked up by."""
+
+    @property
+    def op_type(self) -> str:
+        """The operator's name."""
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain."""
+
+
+SPECS: dict[tuple[str, str], OpSpec] = {}
+"""The specs by domain and name; `find_spec` and `spec_of` fill the table before they read it."""
+FAMILIES = ("onnxprune.ops.axes", "onnxprune.ops.sizes.families")
+ENTRY_POINTS = "onnxprune.ops"
+_STANDARD = "ai.onnx"
+_loaded = False
+
+
+def enter(domain: str, name: str, **said: Any) -> OpSpec:
+    """Add to what is known of an operator, and return all of it."""
+    known = SPECS.get((domain, name)) or OpSpec(name, domain)
+    spec = SPECS[domain, name] = replace(known, **said)
+    return spec
+
+
+def find_spec(domain: str, name: str) -> OpSpec:
+    """Return an operator's spec; an empty one where nothing is known of it."""
+    load()
+    domain = "" if domain == _STANDARD else domain
+    return SPECS.get((domain, name)) or OpSpec(name, domain)
+
+
+def spec_of(node: Operation) -> OpSpec:
+    """Return the spec of a node's operator; an empty one where nothing is known of it."""
+    return find_spec(node.domain, node.op_type)
+
+
+def load() -> None:
+    """Fill the table, the operators from outside the package last."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for family in FAMILIES:
+        importlib.import_module(family)
