@@ -46,7 +46,13 @@ def _offset_windows(o: Operands) -> list[LinearView]:
     return [LinearView(0, 1, 1, 1, "offset windows", groups, bias=3, uneven=OUTSIDE)]
 
 
-@rule("DeformConv", zero=_weights_and_bias, linear=_offset_windows, parameters=(1, 3))
+@rule(
+    "DeformConv",
+    zero=_weights_and_bias,
+    linear=_offset_windows,
+    parameters=(1, 3),
+    trainable=False,
+)
 def deform_conv(c: Context) -> None:
     """A convolution that reads at offsets; all channels read at the same ones."""
     if c.attributes.get("offset_group", 1) != 1:
