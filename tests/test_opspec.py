@@ -111,14 +111,16 @@ CASES = {
     "RNN": plain("RNN", floats(3, 2, 6), floats(1, 4, 6), floats(1, 4, 4), hidden_size=4),
     "Attention": fused("Attention", floats(2, 4, 6), floats(6, 24), floats(24), num_heads=2),
     "QLinearConv": plain(
-        "QLinearConv", bytes_of(2, 6, 5, 5), ONE, POINT, bytes_of(8, 6, 3, 3), ONE, POINT, np.float32(4), POINT,
+        "QLinearConv", bytes_of(2, 6, 5, 5), ONE, POINT, bytes_of(8, 6, 3, 3), ONE, POINT, np.float32(4),
+        POINT,
         zeros={0: 3, 3: 3},
     ),
     "ConvInteger": plain(
         "ConvInteger", bytes_of(2, 6, 5, 5), bytes_of(8, 6, 3, 3), POINT, POINT, zeros={0: 3, 1: 3}
     ),
     "QLinearMatMul": plain(
-        "QLinearMatMul", bytes_of(4, 6), ONE, POINT, bytes_of(6, 8), ONE, POINT, np.float32(1), POINT,
+        "QLinearMatMul", bytes_of(4, 6), ONE, POINT, bytes_of(6, 8), ONE, POINT, np.float32(1),
+        POINT,
         zeros={0: 3, 3: 3},
     ),
     "MatMulInteger": plain("MatMulInteger", bytes_of(4, 6), bytes_of(6, 8), POINT, POINT, zeros={0: 3, 1: 3}),
