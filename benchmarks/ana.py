@@ -34,7 +34,7 @@ from onnxprune.decisions.plan import Analysis
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import Answer, Baseline, baseline_outputs, evaluate, get_metric
 from onnxprune.evaluate.sensitivity.cut import extract
-from onnxprune.evaluate.sensitivity.samples import Examination, Scores, Tally, observe
+from onnxprune.evaluate.sensitivity.samples import Examination, MetricAccumulator, Scores, observe
 from onnxprune.evaluate.sensitivity.suffix import Suffixes
 from onnxprune.ir import load
 from onnxprune.passes import Ana, Prune
@@ -212,7 +212,7 @@ def plan_scores(
     metric = get_metric(options.metric)
     exam = Examination(metric, batch_size=options.batch_size)
     exam = observe(Session(model.proto, threads=options.threads), [dataset], exam)
-    tally = Tally(metric)
+    tally = MetricAccumulator(metric)
     for index, batch in enumerate(dataset.batches(options.batch_size)):
         made = pruned.run(batch.filled(pruned.fixed_batch or batch.size))
         trimmed = {n: o[: batch.size] for n, o in made.items()}

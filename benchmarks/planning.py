@@ -19,7 +19,7 @@ from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.ir import Model, check
-from onnxprune.search import Balance, Budget, Limits, Offer, make_offer, sensitively
+from onnxprune.search import Balance, Budget, Candidate, Limits, make_offer, sensitively
 from onnxprune.search.greedy import cheapest
 from onnxprune.search.optimum import best_levels
 
@@ -48,7 +48,7 @@ def chain(groups: int, width: int) -> Channels:
     return find_channels(check(Model(made)))
 
 
-def offers_of(channels: Channels, round_to: int) -> list[Offer]:
+def offers_of(channels: Channels, round_to: int) -> list[Candidate]:
     random, found = np.random.default_rng(1), []
     for group in channels.groups:
         scale, bend = float(np.exp(random.normal(0, 1.5))), float(random.uniform(1.0, 4.0))
@@ -59,7 +59,7 @@ def offers_of(channels: Channels, round_to: int) -> list[Offer]:
     return found
 
 
-def loss(offers: list[Offer], levels: list[int]) -> float:
+def loss(offers: list[Candidate], levels: list[int]) -> float:
     return sum((0.0, *o.losses)[n] for o, n in zip(offers, levels, strict=True))
 
 

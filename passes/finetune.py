@@ -18,7 +18,7 @@ import numpy as np
 
 from onnxprune.algebra.axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.decisions.channels.fed import fed_as_before
+from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
@@ -34,10 +34,10 @@ from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
 from onnxprune.train.settings import OptimizerName, Schedule, StepReport, TrainSettings
-from onnxprune.train.tuning.exam import Exam, baseline_for, metric_for
 from onnxprune.train.tuning.origin import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
+from onnxprune.train.tuning.validation import Validation, baseline_for, metric_for
 
 Removed = Mapping[str, Sequence[int]]
 _TOLD_BY = 256
@@ -184,7 +184,7 @@ class Finetune(Pass):
         student: Model,
         data: Dataset,
         teacher: Teacher | None,
-        exam: Exam | None,
+        exam: Validation | None,
         checkpoints: Checkpoints | None,
     ) -> tuple[Mapping[str, Array], dict[str, Any]]:
         """Train; return the weights to keep and what there is to report."""
@@ -212,11 +212,11 @@ class Finetune(Pass):
         }
         return (exam.best if exam else result.weights), facts
 
-    def _exam(self, student: Model, val: Dataset, checkpoints: Checkpoints | None) -> Exam:
+    def _exam(self, student: Model, val: Dataset, checkpoints: Checkpoints | None) -> Validation:
         metric, whole = metric_for(self.loss, self.metric), _loaded(self.teacher)
         teacher = Session(whole.proto, threads=self.threads) if whole is not None else None
         baseline = baseline_for(metric, teacher, val)
-        return Exam(student, val, metric, baseline, self.threads, self.patience, checkpoints)
+        return Validation(student, val, metric, baseline, self.threads, self.patience, checkpoints)
 
     def _teacher(self, channels: Channels, removed: Removed) -> Teacher | None:
         """Prepare the teacher to answer with what the student still has."""

@@ -19,7 +19,7 @@ from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.errors import NothingToDoError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
-from onnxprune.evaluate.equivalence import Budget, examine
+from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.ir import Model, merged
@@ -29,12 +29,12 @@ from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import NEED_DATA, check_criterion
 from onnxprune.search import DEFAULT_ROUND_TO, STRATEGIES, Limits
 from onnxprune.search.files import PlanFile
+from onnxprune.search.problem import KINDS, PruningProblem, PruningSolution, Request
 from onnxprune.search.ties import equal_counts, tied_groups
-from onnxprune.search.wanted import KINDS, Found, Request, Wanted
 from onnxprune.train.tuning.origin import noted
 
 DEFAULT_EVALUATIONS = 100
-_CHECK = Budget(seconds=3.0)
+_CHECK = CheckBudget(seconds=3.0)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Prune(Pass):
         repaired = step(pruned)
         return replace(repaired, modified=True, facts=pruned.facts | {"recovery": repaired.facts})
 
-    def _made(self, wanted: Wanted) -> Found:
+    def _made(self, wanted: PruningProblem) -> PruningSolution:
         """Plan; where layers are to be equal and are not, plan again around one number for all of them."""
         found = wanted.make()
         ties = tied_groups(wanted.channels, wanted.groups) if self.equal_layers else []
@@ -266,9 +266,9 @@ class Prune(Pass):
 
     def _want(
         self, given: PassResult, channels: Channels, groups: list[Group], earlier: Plan | None
-    ) -> Wanted:
+    ) -> PruningProblem:
         analysis = self.analysis or given.analysis
-        return Wanted(
+        return PruningProblem(
             model=given.model,
             channels=channels,
             groups=groups,

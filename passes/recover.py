@@ -22,7 +22,7 @@ from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, eva
 from onnxprune.ir import Model, load, merged
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.repair import METHODS, Pair, Report, Settings, sweep
-from onnxprune.repair.synthetic import Stand, noise
+from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
 from onnxprune.train.tuning.origin import noted
 
@@ -84,14 +84,14 @@ class Recover(Pass):
         pair = Pair.of(channels, removed, original, plan)
         session = Session(pair.original.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None
-        exam = _Exam.open(self, session, data)
+        exam = _Validation.open(self, session, data)
         facts: dict[str, Any] = {"methods": [m for m in METHODS if m in self.methods]}
         facts |= exam.mark(pair.sparse, "score_before") if exam else {}
         start = perf_counter()
         if data is None:
             shapes = merged(plan.input_shapes if plan else {}, given.model.sizes)
             feeds = noise(pair.original, session, shapes, self.samples, self.batch_size, self.seed)
-            stand = Stand.on(pair, feeds, self.threads)
+            stand = SyntheticPair.on(pair, feeds, self.threads)
             report = self._sweep(stand.pair, feeds)
             repaired = stand.leave()
         else:
@@ -150,7 +150,7 @@ def check_methods(methods: Sequence[str]) -> None:
 
 
 @dataclass
-class _Exam:
+class _Validation:
     """Data and a metric on it."""
 
     data: Dataset
@@ -159,7 +159,7 @@ class _Exam:
     options: Recover
 
     @classmethod
-    def open(cls, options: Recover, original: Session, data: Dataset | None) -> _Exam | None:
+    def open(cls, options: Recover, original: Session, data: Dataset | None) -> _Validation | None:
         if options.metric is None:
             return None
         metric = get_metric(options.metric)

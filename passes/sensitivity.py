@@ -21,7 +21,13 @@ from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec
-from onnxprune.evaluate.sensitivity import DEFAULT_CACHE_BYTES, Crew, Question, Search, Study
+from onnxprune.evaluate.sensitivity import (
+    DEFAULT_CACHE_BYTES,
+    Executor,
+    Search,
+    SensitivityRequest,
+    SensitivityRun,
+)
 from onnxprune.evaluate.sensitivity.fast import agreement
 from onnxprune.evaluate.sensitivity.ledger import check_place
 from onnxprune.passes.base import Pass, PassResult
@@ -119,7 +125,7 @@ class Ana(Pass):
             )
         check_criterion(self.criterion)
         self._search.check()
-        self._crew.check()
+        self._executor.check()
         if self.file is not None:
             check_place(self.file, resume=self.resume, force=self.force)
         super().requires(given)
@@ -128,7 +134,7 @@ class Ana(Pass):
         """Rehearse, measure the baseline, then group by group."""
         start = time.perf_counter()
         question = replace(self._question, input_shapes=dict(given.model.sizes))
-        study = Study.open(question, given.model, self._crew, self.cache_bytes)
+        study = SensitivityRun.open(question, given.model, self._executor, self.cache_bytes)
         study.rehearse()
         ledger = study.begin(self.file, resume=self.resume, force=self.force)
         if self.method == "fast":
@@ -155,13 +161,13 @@ class Ana(Pass):
         return Search(self.mode, self.confidence, self.precision)
 
     @property
-    def _crew(self) -> Crew:
-        return Crew(self.workers, self.backend, self.threads)
+    def _executor(self) -> Executor:
+        return Executor(self.workers, self.backend, self.threads)
 
     @property
-    def _question(self) -> Question:
-        names = [f.name for f in fields(Question) if f.name != "search"]
-        return Question(**{name: getattr(self, name) for name in names}, search=self._search)
+    def _question(self) -> SensitivityRequest:
+        names = [f.name for f in fields(SensitivityRequest) if f.name != "search"]
+        return SensitivityRequest(**{name: getattr(self, name) for name in names}, search=self._search)
 
 
 def analysis_facts(analysis: Analysis) -> dict[str, Any]:

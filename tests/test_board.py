@@ -6,13 +6,13 @@ import pytest
 from recipes import recipe_in
 from rich.console import Console
 
-from onnxprune.app.cli import board as board_module
-from onnxprune.app.cli.board import Board, on_display
+from onnxprune.app.cli import live_status as board_module
+from onnxprune.app.cli.live_status import LiveStatus, on_display
 from onnxprune.app.runner.forecast import Forecast, planned_steps
 from onnxprune.support.progress import task
 
 
-def drawn(board: Board) -> str:
+def drawn(board: LiveStatus) -> str:
     screen = io.StringIO()
     Console(file=screen, width=120).print(board)
     return screen.getvalue()
@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 def test_every_round_has_a_row_with_its_figures(tmp_path, clock):
-    board = Board(recipe_in(tmp_path, "finetune.epochs=1"))
+    board = LiveStatus(recipe_in(tmp_path, "finetune.epochs=1"))
     done = {"event": "done", "duration_s": 75.0, "remaining_s": 120.0}
     board.hear({**done, "step": "baseline", "facts": {"score": 0.985}})
     board.hear({"event": "kept", "step": "1-ana", "duration_s": 2.0, "facts": {}, "remaining_s": None})
@@ -44,13 +44,13 @@ def test_every_round_has_a_row_with_its_figures(tmp_path, clock):
 
 
 def test_recovery_has_a_column_where_there_is_some(tmp_path):
-    assert "recovery" not in drawn(Board(recipe_in(tmp_path)))
-    assert "recovery" in drawn(Board(recipe_in(tmp_path, "recover.enabled=true")))
+    assert "recovery" not in drawn(LiveStatus(recipe_in(tmp_path)))
+    assert "recovery" in drawn(LiveStatus(recipe_in(tmp_path, "recover.enabled=true")))
 
 
 def test_bars_are_drawn_below_the_board(tmp_path):
     screen = io.StringIO()
-    board = Board(recipe_in(tmp_path))
+    board = LiveStatus(recipe_in(tmp_path))
     console = Console(file=screen, force_terminal=True, width=100)
     with on_display(board, console) as live, task("finetune", total=3) as step:
         board.hear({"event": "start", "step": "1-prune", "remaining_s": None})

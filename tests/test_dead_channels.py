@@ -19,7 +19,7 @@ from onnxprune.algebra.axes import channel_of, factors
 from onnxprune.analysis.evidence.folding import folded
 from onnxprune.analysis.evidence.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
 from onnxprune.analysis.evidence.precomputed import precomputed
-from onnxprune.analysis.groups.channels import Channels, Place, find_channels
+from onnxprune.analysis.groups.channels import AxisRef, Channels, find_channels
 from onnxprune.analysis.groups.slots import lined_up
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk
@@ -68,7 +68,7 @@ def quarter(channels: Channels) -> dict[str, list[int]]:
     }
 
 
-def reads(channels: Channels, place: Place) -> bool | None:
+def reads(channels: Channels, place: AxisRef) -> bool | None:
     """Whether a node sums over an axis of its weights; ``None`` for a vector, which has no others."""
     model = channels.model
     if sum(size > 1 for size in model.constants[place.tensor].dims) < 2:

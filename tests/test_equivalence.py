@@ -13,11 +13,11 @@ from helpers import Net
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import NotShownError, VerificationError
-from onnxprune.evaluate.equivalence import Budget, Verdict, examine, verify
+from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, verify
 from onnxprune.ir import Model, check, load
 
 CASES = Path(__file__).parent / "cases"
-QUICK = Budget(seconds=4.0)
+QUICK = CheckBudget(seconds=4.0)
 
 
 def model(proto: onnx.ModelProto) -> Model:

@@ -30,9 +30,9 @@ from onnxprune.passes import Finetune, Prune, Transform
 from onnxprune.runtime import Session
 from onnxprune.train.losses import LOSSES
 from onnxprune.train.tuning import teacher as teaching
-from onnxprune.train.tuning.exam import Exam
 from onnxprune.train.tuning.teacher import Teacher
 from onnxprune.train.tuning.unfold import Unfolded, foldable, moments_of, unfold
+from onnxprune.train.tuning.validation import Validation
 
 DECODER = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -296,7 +296,7 @@ def test_scores_that_are_no_numbers_are_never_the_best():
         ("mse", (math.nan, 0.4, 0.3), 2),
         ("mse", (0.2, math.nan), 0),
     ):
-        exam = Exam(Model(network()), None, get_metric(name), before=scores[0], scores=list(scores[1:]))
+        exam = Validation(Model(network()), None, get_metric(name), before=scores[0], scores=list(scores[1:]))
         assert exam.best_epoch == best
         assert exam.facts()["best_score"] == scores[best]
 

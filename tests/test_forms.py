@@ -10,7 +10,18 @@ import pytest
 import recipes
 
 from onnxprune.decisions.plan import PLAN_KEY
-from onnxprune.support.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, Either, Maybe, read_form
+from onnxprune.support.forms import (
+    ANYTHING,
+    COUNT,
+    FLAG,
+    NUMBER,
+    REAL,
+    TEXT,
+    MappingOf,
+    Nullable,
+    OneOf,
+    read_form,
+)
 
 DEEP = "[" * 100_000
 
@@ -24,9 +35,9 @@ DEEP = "[" * 100_000
         (TEXT, '["", "é"]', '[1, "\\ud800"]'),
         (FLAG, "[true]", "[1]"),
         (ANYTHING, "[null, {}]", "[]"),
-        (Maybe(COUNT), "[null, 1]", "[-1]"),
-        (Either(COUNT, TEXT), '[1, "a"]', "[null, -1]"),
-        (Each(COUNT), '[{}, {"a": 1}]', '[{"a": -1}, {"\\ud800": 1}, [], 1]'),
+        (Nullable(COUNT), "[null, 1]", "[-1]"),
+        (OneOf(COUNT, TEXT), '[1, "a"]', "[null, -1]"),
+        (MappingOf(COUNT), '[{}, {"a": 1}]', '[{"a": -1}, {"\\ud800": 1}, [], 1]'),
         ({"a": COUNT, "b?": TEXT}, '[{"a": 1}, {"a": 1, "b": "x", "c": 9}]', '[{}, {"a": 1, "b": 2}, []]'),
         ([COUNT], "[[], [1]]", "[[null], {}, 1]"),
     ],
@@ -41,7 +52,7 @@ def test_forms(form, good, bad):
 
 def test_the_place_is_named():
     with pytest.raises(ValueError, match=r"a\.b\[1\] should be a count, not -3"):
-        read_form('{"a": {"b": [1, -3]}}', {"a": Each([COUNT])})
+        read_form('{"a": {"b": [1, -3]}}', {"a": MappingOf([COUNT])})
     with pytest.raises(ValueError, match="nested too deeply"):
         read_form(DEEP, ANYTHING)
 

@@ -23,7 +23,7 @@ from onnxprune.errors import ModelError, OnnxpruneError, OutputError, UsageError
 from onnxprune.ir import Model, load
 from onnxprune.ir.output import write_model, write_text
 from onnxprune.support.locks import Lock
-from onnxprune.support.places import check_places
+from onnxprune.support.path_guard import check_places
 from onnxprune.support.staging import MARK, scratch_folder, sweep
 
 MODULE = """

@@ -34,7 +34,7 @@ LAYERS = (
     {"algebra.sizes"},
     {"ir", "evaluate.metrics"},
     {"evaluate.data", "datasets", "train"},
-    {"support.places"},
+    {"support.path_guard"},
     {"runtime", "decisions.origin", "decisions.plan", "support.callables", "app.console", "app.figures"},
     {
         "support.forms",

@@ -15,7 +15,14 @@ from hypothesis.extra import numpy as hnp
 
 from onnxprune.errors import DataError, UsageError
 from onnxprune.evaluate.data import Dataset, open_data
-from onnxprune.evaluate.metrics import Answer, Baseline, MeanMetric, baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.metrics import (
+    Baseline,
+    BatchOutputs,
+    MeanMetric,
+    baseline_outputs,
+    evaluate,
+    get_metric,
+)
 from onnxprune.runtime import Session, WeightSession
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -52,7 +59,7 @@ def scores(name: str, output: Any, target: Any = None, before: Any = None) -> li
         {} if target is None else {"y" if metric.name in ("mse", "mae") else "labels": np.asarray(target)}
     )
     remembered = {} if before is None else Baseline([{"y": np.asarray(before)}]).remembered(0)
-    return metric.scores(Answer({"y": np.asarray(output)}, targets, remembered)).tolist()
+    return metric.scores(BatchOutputs({"y": np.asarray(output)}, targets, remembered)).tolist()
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
@@ -96,7 +103,9 @@ class TestTop:
     def test_another_output_than_the_first(self) -> None:
         metric = get_metric("top1@b")
         assert isinstance(metric, MeanMetric)
-        answer = Answer({"a": np.zeros((1, 3)), "b": np.array([[0, 0, 1.0]])}, {"labels": np.array([2])}, {})
+        answer = BatchOutputs(
+            {"a": np.zeros((1, 3)), "b": np.array([[0, 0, 1.0]])}, {"labels": np.array([2])}, {}
+        )
         assert metric.scores(answer).tolist() == [1]
         with pytest.raises(DataError, match="top1: the model has no output 'c'") as caught:
             get_metric("top1@c").value([answer])
@@ -130,7 +139,9 @@ class TestErrors:
     def test_outputs_count_alike_whatever_their_size(self) -> None:
         metric = get_metric("mse")
         outputs = {"a": np.zeros((1, 100)), "b": np.zeros((1, 1)), "free": np.ones((1, 1))}
-        assert metric.value([Answer(outputs, {"a": np.ones((1, 100)), "b": np.zeros((1, 1))}, {})]) == 0.5
+        assert (
+            metric.value([BatchOutputs(outputs, {"a": np.ones((1, 100)), "b": np.zeros((1, 1))}, {})]) == 0.5
+        )
 
     def test_shapes_must_be_equal(self) -> None:
         with pytest.raises(DataError, match=r"output 'y' has shape \[2, 3\], its target \[2, 1\]"):
@@ -208,7 +219,7 @@ class TestBaselineMetrics:
         metric = get_metric(name)
         a, b = self.LOGITS, self.OTHER
         remembered = Baseline([{"one": a, "two": a}]).remembered(0)
-        both = metric.value([Answer({"one": a, "two": b}, {}, remembered)])
+        both = metric.value([BatchOutputs({"one": a, "two": b}, {}, remembered)])
         single = [np.mean(scores(name, x, before=a)) for x in (a, b)]
         assert both == pytest.approx(np.mean(single), rel=1e-12)
 
@@ -224,7 +235,7 @@ class TestBaselineMetrics:
         with pytest.raises(DataError, match=r"output 'y' has shape \[1, 3\], the baseline's shape \[1, 2\]"):
             scores("kl", np.zeros((1, 3)), before=np.zeros((1, 2)))
         with pytest.raises(DataError, match="the baseline's nothing"):
-            get_metric("kl").value([Answer({"y": np.zeros((1, 3))}, {}, {})])
+            get_metric("kl").value([BatchOutputs({"y": np.zeros((1, 3))}, {}, {})])
 
 
 class TestGetMetric:
@@ -360,4 +371,4 @@ class TestUserMetrics:
 
         batches: Sequence[Array] = [np.zeros((1, 2)), np.zeros((1, 3))]
         with pytest.raises(DataError, match="cannot be joined"):
-            get_metric(user).value(Answer({"y": b}, {}, {}) for b in batches)
+            get_metric(user).value(BatchOutputs({"y": b}, {}, {}) for b in batches)

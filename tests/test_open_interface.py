@@ -15,7 +15,7 @@ from test_rules_attention import projections
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.app.cli import program
-from onnxprune.decisions.channels.fed import fed_as_before
+from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.interface import Interface, NarrowedSession
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk, shrunk_inside

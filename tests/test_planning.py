@@ -20,7 +20,7 @@ from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune
 from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, score
-from onnxprune.search import Budget, Limits, Offer, allocate, globally, make_offer
+from onnxprune.search import Budget, Candidate, Limits, allocate, globally, make_offer
 
 FINE = ("residual", "mobilenet_v2", "densenet", "inception", "unet_resize", "swiglu", "cross_stage_partial")
 """Ideas whose groups are large: a channel is less than a percent of any cost."""
@@ -272,11 +272,11 @@ def test_any_prices(seed: int, share: float, of: str) -> None:
         assert removed.get(offer.group.name, []) == sorted(offer.order[:gone].tolist())
 
 
-def remaining(offers: list[Offer], removed: dict[str, list[int]]) -> dict[object, int]:
+def remaining(offers: list[Candidate], removed: dict[str, list[int]]) -> dict[object, int]:
     return {o.group.factor: o.group.size - len(removed.get(o.group.name, ())) for o in offers}
 
 
-def largest_step(offers: list[Offer], polynomial: object, removed: dict[str, list[int]]) -> float:
+def largest_step(offers: list[Candidate], polynomial: object, removed: dict[str, list[int]]) -> float:
     """The most that one step more, or one less, changes the cost."""
     now = remaining(offers, removed)
     value = polynomial.value  # type: ignore[attr-defined]

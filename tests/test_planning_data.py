@@ -19,8 +19,8 @@ from onnxprune.ir import Model
 from onnxprune.passes import Ana, Prune
 from onnxprune.runtime import Session
 from onnxprune.scoring.layerwise.statistics import renewed
+from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.frontier import largest_reduction
-from onnxprune.search.judge import Judge
 
 
 @cache
@@ -73,15 +73,15 @@ def test_a_search_goes_on_where_it_was_stopped(tmp_path: Any, monkeypatch: pytes
     file = tmp_path / "trials.json"
     options: dict[str, Any] = {"data": pictures(), "strategy": "search", "reduce_macs": 0.5, "round_to": 4}
     whole = Prune(evaluations=8, **options)(network())
-    real, calls = Judge.drop, []
+    real, calls = PlanEvaluator.drop, []
 
-    def failing(self: Judge, removed: Any, **how: Any) -> float:
+    def failing(self: PlanEvaluator, removed: Any, **how: Any) -> float:
         calls.append(removed)
         if len(calls) == 5:
             raise KeyboardInterrupt
         return real(self, removed, **how)
 
-    monkeypatch.setattr(Judge, "drop", failing)
+    monkeypatch.setattr(PlanEvaluator, "drop", failing)
     with pytest.raises(KeyboardInterrupt):
         Prune(evaluations=8, trials=file, **options)(network())
     assert len(json.loads(file.read_text())["trials"]) == 4

@@ -19,10 +19,10 @@ from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Transform
-from onnxprune.search import Balance, Budget, Limits, Offer, make_offer, optimise, sensitively
+from onnxprune.search import Balance, Budget, Candidate, Limits, make_offer, optimise, sensitively
 from onnxprune.search.budgets import REACHED
+from onnxprune.search.candidates import loss_at
 from onnxprune.search.greedy import cheapest
-from onnxprune.search.offers import loss_at
 from onnxprune.search.optimum import best_levels
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
@@ -38,7 +38,7 @@ def groups(name: str) -> Channels:
     return find_channels(network(name))
 
 
-def drawn(name: str, seed: int, round_to: int) -> list[Offer]:
+def drawn(name: str, seed: int, round_to: int) -> list[Candidate]:
     """Offers with random curves, rising as measured ones do, not always convex."""
     random, found = np.random.default_rng(seed), []
     analysis = Analysis("", "kl", False, 0.0, {})
@@ -50,7 +50,7 @@ def drawn(name: str, seed: int, round_to: int) -> list[Offer]:
     return found
 
 
-def loss(offers: list[Offer], levels: tuple[int, ...] | list[int]) -> float:
+def loss(offers: list[Candidate], levels: tuple[int, ...] | list[int]) -> float:
     return sum((0.0, *o.losses)[n] for o, n in zip(offers, levels, strict=True))
 
 

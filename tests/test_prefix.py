@@ -11,22 +11,24 @@ from test_sensitivity import GROUPS, net, samples
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
-from onnxprune.evaluate.sensitivity.examine import Examiner
-from onnxprune.evaluate.sensitivity.samples import Examination, observe
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, observe
+from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.runtime import Session
 
 BATCH = 8
 
 
-def examiner(cache_bytes: int) -> Examiner:
+def examiner(cache_bytes: int) -> VariantEvaluator:
     model = net()
     session = Session(model.proto, threads=1)
     dataset = open_data(samples(model), session.inputs, session.outputs)
-    exam = Examination(get_metric("kl"), batch_size=BATCH, cache_bytes=cache_bytes)
-    return Examiner(find_channels(model), observe(session, [dataset], exam), [[name] for name in GROUPS])
+    exam = MeasurementSetup(get_metric("kl"), batch_size=BATCH, cache_bytes=cache_bytes)
+    return VariantEvaluator(
+        find_channels(model), observe(session, [dataset], exam), [[name] for name in GROUPS]
+    )
 
 
-def tensors(found: Examiner, stop: int, limit: int) -> list[dict[str, Any]]:
+def tensors(found: VariantEvaluator, stop: int, limit: int) -> list[dict[str, Any]]:
     at, batches = found._route.cuts[stop], []
     for piece in found.pieces(0, stop):
         held = found._prefixes[0]._held

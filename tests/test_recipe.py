@@ -8,7 +8,7 @@ from recipes import RECIPE, write_recipe
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.app.recipe import Recipe, Schedule, line_of, read_recipe
-from onnxprune.app.runner.draft import Wish, draft
+from onnxprune.app.runner.recipe_template import RecipeRequest, draft
 from onnxprune.errors import UsageError
 from onnxprune.ir import load
 
@@ -134,7 +134,7 @@ def test_the_bundled_recipes_are_recipes(name, least):
 def test_a_drafted_recipe_is_one_and_explains_every_key(tmp_path):
     path = write_recipe(tmp_path)
     channels = find_channels(load(tmp_path / "net.onnx"))
-    wish = Wish(str(tmp_path / "train.npz"), None)
+    wish = RecipeRequest(str(tmp_path / "train.npz"), None)
     text, facts = draft(channels, tmp_path / "net.onnx", path, wish, {"image": (1, 1, 8, 8)})
     path.write_text(text)
     recipe = read_recipe(path)

@@ -18,7 +18,7 @@ from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover, Transform
 from onnxprune.repair import METHODS, Pair, Settings, sweep
-from onnxprune.repair.synthetic import Stand, noise
+from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Session
 
 
@@ -434,7 +434,7 @@ def test_drawn_inputs_put_the_stored_statistics_behind_every_normalisation():
     sparse = pruned(model)
     plan = stored_plan(sparse)
     channels, removed = removed_channels(sparse, plan)
-    stand = Stand.on(Pair.of(channels, removed, model, plan), feeds, 1)
+    stand = SyntheticPair.on(Pair.of(channels, removed, model, plan), feeds, 1)
     x = np.concatenate([feed["x"] for feed in feeds])
     for name, scale, offset in (("n", "scale", "offset"), ("m", "scale2", "offset2")):
         found = tensors(stand.pair.original, x, name)

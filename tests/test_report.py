@@ -15,7 +15,7 @@ from onnxprune.app.report import collect, figures, plots, render
 from onnxprune.app.report.charts import nice_ticks, over_iterations
 from onnxprune.app.report.page import score_change, score_format
 from onnxprune.app.runner import run
-from onnxprune.app.runner.data import Material
+from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.errors import UsageError
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -192,7 +192,7 @@ def test_names_cannot_break_the_page(facts):
 
 def test_what_the_page_says_of_a_dropped_iteration(tmp_path, monkeypatch):
     scores = iter((0.9, 0.89, 0.5, 0.89, 0.9))
-    monkeypatch.setattr(Material, "score", lambda *_: next(scores))
+    monkeypatch.setattr(RecipeData, "score", lambda *_: next(scores))
     run(recipe_in(tmp_path, "stop.max_drop=0.02"))
     page = render(collect(tmp_path / "work"))
     assert "below the floor" in page

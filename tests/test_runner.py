@@ -16,7 +16,7 @@ from recipes import RECIPE, Told, recipe_in, write_recipe
 
 from onnxprune.app.recipe import Recipe, read_recipe
 from onnxprune.app.runner import STATE, read_state, run
-from onnxprune.app.runner.data import Material
+from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.errors import DataError, ModelError, NothingToDoError, OutputError, UsageError
 from onnxprune.evaluate.equivalence import verify
 from onnxprune.ir import load
@@ -254,7 +254,7 @@ def test_data_that_cannot_be_read_stops_a_run_and_nothing_that_was_done_is_lost(
 def scripted(monkeypatch, *scores):
     """Let a run find these scores, the original's first."""
     left = iter(scores)
-    monkeypatch.setattr(Material, "score", lambda *_: next(left))
+    monkeypatch.setattr(RecipeData, "score", lambda *_: next(left))
 
 
 def test_an_iteration_below_the_floor_is_dropped(tmp_path, monkeypatch):

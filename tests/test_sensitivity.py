@@ -23,8 +23,8 @@ from onnxprune.decisions.plan import PLAN_KEY, Analysis
 from onnxprune.errors import DataError, ModelError, OutputError, PlanError, UsageError, WorkerError
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
-from onnxprune.evaluate.sensitivity.examine import Examiner
-from onnxprune.evaluate.sensitivity.samples import Examination, observe
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, observe
+from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model, check
 from onnxprune.passes import Ana, Prune
 from onnxprune.runtime import Session
@@ -192,11 +192,11 @@ class TestCurves:
         data = samples(model)
         del data["labels"]
         dataset = open_data(data, session.inputs, session.outputs)
-        exam = observe(session, [dataset], Examination(get_metric("mse"), batch_size=16))
+        exam = observe(session, [dataset], MeasurementSetup(get_metric("mse"), batch_size=16))
         variants: list[dict[str, list[int]]] = [
             {"first": [0, 1, 2, 3, 4, 5]}, {"wide": [1, 2]}, {}, {"stem": [0, 7], "wide": [5]}
         ]  # fmt: skip
-        found = Examiner(channels, exam, [GROUPS]).values(0, variants)
+        found = VariantEvaluator(channels, exam, [GROUPS]).values(0, variants)
         assert found == pytest.approx(
             [naive(model, data, "mse", v, batch_size=16) for v in variants], rel=1e-6
         )

@@ -16,8 +16,8 @@ from onnxprune.analysis.groups.slots import ranked
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
-from onnxprune.evaluate.sensitivity.examine import Examiner, Subject
-from onnxprune.evaluate.sensitivity.samples import Examination, Tally, observe
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, observe
+from onnxprune.evaluate.sensitivity.variants import Subject, VariantEvaluator
 from onnxprune.ir import Model, check
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
@@ -30,7 +30,7 @@ def nothing(outputs: dict[str, Any], targets: dict[str, Any] | None) -> float:
     return 0.0
 
 
-class Collector(Tally):
+class Collector(MetricAccumulator):
     """Keeps the outputs."""
 
     def __init__(self) -> None:
@@ -63,8 +63,8 @@ def test_against_the_whole_network(name: str) -> None:
     session = Session(model.proto, threads=1)
     dataset = open_data(feed, session.inputs, session.outputs)
     size = session.fixed_batch or dataset.count()
-    exam = observe(session, [dataset], Examination(get_metric(nothing), batch_size=size))
-    examiner = Examiner(channels, exam, [[g.name] for g in channels.groups])
+    exam = observe(session, [dataset], MeasurementSetup(get_metric(nothing), batch_size=size))
+    examiner = VariantEvaluator(channels, exam, [[g.name] for g in channels.groups])
     for stop, group in enumerate(channels.groups):
         variants = parts(channels, group)
         found = {k: Collector() for k in range(len(variants))}

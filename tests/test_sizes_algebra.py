@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.algebra.sizes import algebra as a
 from onnxprune.algebra.sizes.algebra import Value
-from onnxprune.analysis.sizes import algebra as a
 
 H, W, N = a.symbol("h"), a.symbol("w"), a.symbol("n")
 PAST = a.symbol("past", 0)

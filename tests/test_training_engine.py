@@ -17,7 +17,7 @@ from training_networks import CLASSES, cnn, parsed, stripe_batches, stripes, wei
 
 from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.runtime import Session
-from onnxprune.train import client, engine, job
+from onnxprune.train import client, engine, preparation
 from onnxprune.train.engine import train, trainable_names
 from onnxprune.train.settings import TrainSettings
 
@@ -115,7 +115,7 @@ def test_fading_momentum_ends_in_zero():
     batch = next(stripe_batches(1)(0))
     settings = TrainSettings(optimizer="sgd", threads=1)
     masked = np.arange(8) > 3
-    prepared = job.prepare(cnn(), batch, settings, {"w1": masked[:, None, None, None]})
+    prepared = preparation.prepare(cnn(), batch, settings, {"w1": masked[:, None, None, None]})
     with client.Worker() as worker:
         worker.send("load", prepared.fields, prepared.arrays)
         worker.receive("ready")

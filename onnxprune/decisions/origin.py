@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.errors import PlanError
-from onnxprune.support.forms import COUNT, FLAG, TEXT, Each, Maybe, read_form
+from onnxprune.support.forms import COUNT, FLAG, TEXT, MappingOf, Nullable, read_form
 
 ORIGIN_KEY = "onnxprune.origin"
 FORMAT = 1
@@ -26,9 +26,9 @@ _MOST_BYTES = 1 << 28
 _FORM = {
     "format": COUNT,
     "near": FLAG,
-    "file": Maybe(TEXT),
-    "sha256": Maybe(TEXT),
-    "channels": Each(COUNT),
+    "file": Nullable(TEXT),
+    "sha256": Nullable(TEXT),
+    "channels": MappingOf(COUNT),
     "values": TEXT,
 }
 _HINT = "prune the original model again"

@@ -16,8 +16,8 @@ from onnxprune.support.forms import (
     NUMBER,
     REAL,
     TEXT,
-    Each,
-    Maybe,
+    MappingOf,
+    Nullable,
     check_form,
     read_form,
 )
@@ -25,13 +25,13 @@ from onnxprune.support.forms import (
 PLAN_KEY = "onnxprune.plan"
 FORMAT = 1
 _PLAN = {
-    "removed": Each([COUNT]),
-    "sizes": Each(COUNT),
-    "baseline": Each(NUMBER),
-    "settings": Each(ANYTHING),
+    "removed": MappingOf([COUNT]),
+    "sizes": MappingOf(COUNT),
+    "baseline": MappingOf(NUMBER),
+    "settings": MappingOf(ANYTHING),
     "allow_inexact": FLAG,
-    "input_shapes": Each([Maybe(COUNT)]),
-    "within?": Each([[COUNT]]),
+    "input_shapes": MappingOf([Nullable(COUNT)]),
+    "within?": MappingOf([[COUNT]]),
 }
 _CURVE = {"size": COUNT, "ratios": [NUMBER], "values": [REAL], "uncertainties?": [REAL], "samples?": [COUNT]}
 _ANALYSIS = {
@@ -39,8 +39,8 @@ _ANALYSIS = {
     "metric": TEXT,
     "higher_is_better": FLAG,
     "baseline": REAL,
-    "curves": Each(_CURVE),
-    "settings": Each(ANYTHING),
+    "curves": MappingOf(_CURVE),
+    "settings": MappingOf(ANYTHING),
 }
 _MADE_BY = "`prune` writes plans into models, `ana` writes analyses: run it again with this version"
 

@@ -28,7 +28,7 @@ from onnxprune.ir import Model, load
 from onnxprune.ir.compact import compacted
 from onnxprune.runtime import Feeds, Session, sample_feeds
 from onnxprune.support.external import data_files
-from onnxprune.support.places import check_output, files_of
+from onnxprune.support.path_guard import check_output, files_of
 from onnxprune.support.staging import in_use, is_own_file, publish, scratch_folder, take_after
 
 EXTERNAL_ABOVE = 1_900_000_000

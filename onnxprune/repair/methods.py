@@ -15,7 +15,7 @@ import onnx
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
 from onnxprune.repair.shifts import Shift
-from onnxprune.repair.stage import Stage, UnfitError
+from onnxprune.repair.stage import NotRepairableError, Stage
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import is_layer
@@ -34,7 +34,9 @@ def least_squares(stage: Stage) -> dict[str, Any]:
     groups, outputs, columns = (np.flatnonzero(mask.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
     axes = groups, outputs, columns
     if gram_bytes(len(groups), len(columns)) > GRAM_BYTES:
-        raise UnfitError(f"its Gram matrix of {len(columns)} inputs would take over {GRAM_BYTES >> 20} MiB")
+        raise NotRepairableError(
+            f"its Gram matrix of {len(columns)} inputs would take over {GRAM_BYTES >> 20} MiB"
+        )
     weights = layer.matrices(pair.sparse.array(layer.weight).astype(np.float64))
     shift = stage.shift
     bias = np.zeros(len(stage.kept)) + (_present(stage, shift) if shift else _fixed_bias(stage))
@@ -99,7 +101,7 @@ def batchnorm(stage: Stage) -> dict[str, Any]:
     sparse = stage.pair.sparse
     for name, values in zip(stage.node.input[3:5], (found.mean, found.variance), strict=True):
         if sum(name in n.input for n in sparse.nodes) != 1 or name not in sparse.constants:
-            raise UnfitError("its statistics are shared with other nodes, or computed")
+            raise NotRepairableError("its statistics are shared with other nodes, or computed")
         before = sparse.array(name)
         sparse.set_array(name, np.where(stage.kept, values, before).astype(before.dtype))
     return {}
@@ -125,7 +127,7 @@ LOWER_ERROR = ("least-squares", "bias")
 def _shift_of(stage: Stage) -> Shift:
     shift = stage.shift
     if shift is None:
-        raise UnfitError("it has no bias, and neither BatchNormalization nor an addition follows")
+        raise NotRepairableError("it has no bias, and neither BatchNormalization nor an addition follows")
     return shift
 
 
@@ -144,5 +146,5 @@ def _fixed_bias(stage: Stage) -> Array | float:
         return 0.0
     tensor = stage.pair.sparse.constants.get(name)
     if tensor is None or math.prod(tensor.dims) not in (1, len(stage.kept)):
-        raise UnfitError("its bias is computed, or differs from row to row")
+        raise NotRepairableError("its bias is computed, or differs from row to row")
     return np.asarray(stage.pair.sparse.array(name).astype(np.float64).ravel() * view.beta)

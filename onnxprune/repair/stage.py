@@ -23,7 +23,7 @@ ROUNDING = 1e-12
 """A squared error below this part of the squared result is none."""
 
 
-class UnfitError(Exception):
+class NotRepairableError(Exception):
     """A method has nothing it could do at a node; the message is the reason."""
 
 
@@ -55,7 +55,7 @@ class Stage:
         """The node as a linear map."""
         found = linear_of(self.pair.sparse, self.node)
         if isinstance(found, str):
-            raise UnfitError(found)
+            raise NotRepairableError(found)
         return found
 
     @property

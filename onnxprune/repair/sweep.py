@@ -12,7 +12,7 @@ import onnx
 from onnxprune.ir import label
 from onnxprune.repair.methods import LOWER_ERROR, METHODS
 from onnxprune.repair.pair import Pair
-from onnxprune.repair.stage import Stage, UnfitError
+from onnxprune.repair.stage import NotRepairableError, Stage
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.moments import check_finite
 from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
@@ -109,7 +109,7 @@ def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
     node = label(stage.node)
     try:
         error = stage.error()
-    except UnfitError as reason:
+    except NotRepairableError as reason:
         report.skipped.extend({"node": node, "method": m, "reason": str(reason)} for m in methods)
         return
     for method in methods if error else ():
@@ -118,8 +118,8 @@ def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
             more = METHODS[method][1](stage)
             error = stage.error()
             if method in LOWER_ERROR and error > before:
-                raise UnfitError(f"the error would rise from {before:.3g} to {error:.3g}")
-        except UnfitError as reason:
+                raise NotRepairableError(f"the error would rise from {before:.3g} to {error:.3g}")
+        except NotRepairableError as reason:
             stage.go_back(memory)
             error = before
             report.skipped.append({"node": node, "method": method, "reason": str(reason)})

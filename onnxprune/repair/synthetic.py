@@ -73,7 +73,7 @@ def _coloured(values: Array, random: np.random.Generator) -> Array:
 
 
 @dataclass(frozen=True)
-class Stand:
+class SyntheticPair:
     """Two models whose normalisations go by the statistics of drawn inputs, and the way back.
 
     Attributes:
@@ -87,7 +87,7 @@ class Stand:
     variances: Mapping[str, tuple[Array, Array]]
 
     @classmethod
-    def on(cls, pair: Pair, feeds: Sequence[Mapping[str, Array]], threads: int | None) -> Stand:
+    def on(cls, pair: Pair, feeds: Sequence[Mapping[str, Array]], threads: int | None) -> SyntheticPair:
         """Put copies of two models on drawn inputs."""
         before, after = pair.original, renewed(pair.original, feeds, threads)
         sparse, means, variances = pair.sparse.copy(), {}, {}

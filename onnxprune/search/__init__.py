@@ -1,16 +1,16 @@
 """Plans: what each group has to give, the budgets that must hold, and how to choose between the two."""
 
 from onnxprune.search.budgets import Balance, Budget
-from onnxprune.search.greedy import allocate
-from onnxprune.search.limits import DEFAULT_ROUND_TO, Limits
-from onnxprune.search.offers import (
-    Offer,
+from onnxprune.search.candidates import (
+    Candidate,
     curve_of,
     globally,
     make_offer,
     sensitively,
     uniformly,
 )
+from onnxprune.search.greedy import allocate
+from onnxprune.search.limits import DEFAULT_ROUND_TO, Limits
 from onnxprune.search.optimum import optimise
 from onnxprune.search.planner import STRATEGIES
 
@@ -19,8 +19,8 @@ __all__ = [
     "STRATEGIES",
     "Balance",
     "Budget",
+    "Candidate",
     "Limits",
-    "Offer",
     "allocate",
     "curve_of",
     "globally",

@@ -10,8 +10,8 @@ import numpy as np
 
 from onnxprune.analysis.groups.cost import Counts, Polynomial
 from onnxprune.errors import PlanError
+from onnxprune.search.candidates import Candidate
 from onnxprune.search.monomials import Monomials, Widths
-from onnxprune.search.offers import Offer
 
 REACHED = 1e-3
 """A budget that is missed by less than this part of the baseline counts as met."""
@@ -53,12 +53,12 @@ class Balance:
         budgets: One or more.
     """
 
-    def __init__(self, offers: Sequence[Offer], budgets: Sequence[Budget]) -> None:
+    def __init__(self, offers: Sequence[Candidate], budgets: Sequence[Budget]) -> None:
         self.offers, self.budgets = offers, budgets
         groups = [o.group.factor for o in offers]
         self._costs = [Monomials.of(b.polynomial, groups, b.elsewhere) for b in budgets]
 
-    def with_offers(self, offers: Sequence[Offer]) -> Balance:
+    def with_offers(self, offers: Sequence[Candidate]) -> Balance:
         """Return the same budgets over the same groups, which ask for something else."""
         other = copy(self)
         other.offers = offers

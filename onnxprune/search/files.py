@@ -10,12 +10,12 @@ from typing import Any
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import PlanError
 from onnxprune.search.planner import Planner
-from onnxprune.support.forms import ANYTHING, COUNT, TEXT, Each, Either, check_form, read_form
+from onnxprune.support.forms import ANYTHING, COUNT, TEXT, MappingOf, OneOf, check_form, read_form
 
 FORMAT = 1
 _KIND = "onnxprune plan"
-_WIDTH = {"size": COUNT, "keep": COUNT, "removed?": Either([COUNT], [[COUNT]])}
-_PLAN_FILE = {"groups": Each(_WIDTH), "settings?": Each(ANYTHING)}
+_WIDTH = {"size": COUNT, "keep": COUNT, "removed?": OneOf([COUNT], [[COUNT]])}
+_PLAN_FILE = {"groups": MappingOf(_WIDTH), "settings?": MappingOf(ANYTHING)}
 _MADE_BY = "`prune --plan-out` writes such files"
 
 

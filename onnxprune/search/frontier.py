@@ -15,7 +15,7 @@ PRECISION = 0.005
 
 
 @dataclass(frozen=True)
-class Reached(Generic[T]):
+class FrontierPoint(Generic[T]):
     """The end of the way.
 
     Attributes:
@@ -33,7 +33,7 @@ class Reached(Generic[T]):
 
 def largest_reduction(
     plan_at: Callable[[float], T], drop_of: Callable[[T], float], most: float, allowed: float
-) -> Reached[T]:
+) -> FrontierPoint[T]:
     """Halve the interval between what is allowed and what is not.
 
     The drop is taken to rise with the reduction. Whatever it does, what is returned was measured.
@@ -70,4 +70,4 @@ def largest_reduction(
             f"removing {least:.1%} costs {drop:.4g} already, more than the {allowed:g} that is allowed",
             "allow a larger drop, use --round-to 1, or another criterion",
         )
-    return Reached(*best, tuple(sorted(tried)))
+    return FrontierPoint(*best, tuple(sorted(tried)))

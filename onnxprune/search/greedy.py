@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.search.budgets import REACHED, Balance, Budget
-from onnxprune.search.offers import Offer, removed_by
+from onnxprune.search.candidates import Candidate, removed_by
 
 _NOTHING = 1e-12
 """What is too much by less than this is rounding."""
 
 
-def allocate(offers: Sequence[Offer], budgets: Sequence[Budget]) -> dict[str, list[int]]:
+def allocate(offers: Sequence[Candidate], budgets: Sequence[Budget]) -> dict[str, list[int]]:
     """Take the cheapest steps until all budgets are met, as closely as the steps allow.
 
     Returns:
@@ -30,7 +30,7 @@ def allocate(offers: Sequence[Offer], budgets: Sequence[Budget]) -> dict[str, li
 
 def cheapest(balance: Balance) -> list[int]:
     """Return how many steps each offer gives."""
-    basket = _Basket(balance)
+    basket = _Selected(balance)
     offers = balance.offers
     queue = [(o.prices[0], k) for k, o in enumerate(offers) if o.steps]
     heapq.heapify(queue)
@@ -46,7 +46,7 @@ def cheapest(balance: Balance) -> list[int]:
     return basket.levels
 
 
-class _Basket:
+class _Selected:
     """The steps taken so far, and how far the worst budget is from being met."""
 
     def __init__(self, balance: Balance) -> None:

@@ -22,13 +22,13 @@ from onnxprune.algebra.axes import Dim, at_numbers
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.cost import Counts, Polynomial
 from onnxprune.analysis.inputs import feeds_that_run
-from onnxprune.decisions.channels.fed import fed_as_before
+from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.views import WINDOWS
 from onnxprune.runtime import Array, Feeds, Session, measure_latency
 from onnxprune.scoring.layerwise.layers import views_of
-from onnxprune.search.judge import Removed
-from onnxprune.search.offers import Offer, removed_by
+from onnxprune.search.candidates import Candidate, removed_by
+from onnxprune.search.evaluator import Removed
 from onnxprune.support.progress import task
 
 SAMPLES = 10
@@ -65,7 +65,7 @@ class Stopwatch:
     ratios: list[float] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
-    def calibrate(self, offers: Sequence[Offer]) -> None:
+    def calibrate(self, offers: Sequence[Candidate]) -> None:
         """Time networks between the widest and the narrowest there is, most of them of random widths."""
         random = np.random.default_rng(self.seed)
         plans = []

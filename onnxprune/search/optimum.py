@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.search.budgets import REACHED, Balance, Budget
+from onnxprune.search.candidates import Candidate, removed_by
 from onnxprune.search.greedy import cheapest
 from onnxprune.search.monomials import Widths
-from onnxprune.search.offers import Offer, removed_by
 
 _SWEEPS = 6
 """How often the groups choose in turn, at one multiplier."""
@@ -34,7 +34,7 @@ _NEAREST = 64
 Levels = np.ndarray[Any, np.dtype[np.intp]]
 
 
-def optimise(offers: Sequence[Offer], budgets: Sequence[Budget]) -> dict[str, list[int]]:
+def optimise(offers: Sequence[Candidate], budgets: Sequence[Budget]) -> dict[str, list[int]]:
     """Find the steps whose losses add up to least.
 
     Returns:

@@ -15,11 +15,8 @@ from onnxprune.errors import UsageError
 from onnxprune.scoring.criteria import Evidence, comparable
 from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.search.budgets import Balance, Budget
-from onnxprune.search.greedy import allocate, cheapest
-from onnxprune.search.judge import Judge, Removed
-from onnxprune.search.limits import Limits
-from onnxprune.search.offers import (
-    Offer,
+from onnxprune.search.candidates import (
+    Candidate,
     curve_of,
     globally,
     make_offer,
@@ -28,6 +25,9 @@ from onnxprune.search.offers import (
     typical_loss,
     uniformly,
 )
+from onnxprune.search.evaluator import PlanEvaluator, Removed
+from onnxprune.search.greedy import allocate, cheapest
+from onnxprune.search.limits import Limits
 from onnxprune.search.optimum import optimise
 from onnxprune.search.trials import Trials, improve, one_step
 
@@ -64,7 +64,7 @@ class Planner:
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     analysis: Analysis | None = None
     evidence: Evidence | None = None
-    judge: Judge | None = None
+    judge: PlanEvaluator | None = None
     evaluations: int = 0
     trials: Path | None = None
     digest: str = ""
@@ -95,7 +95,7 @@ class Planner:
         trials = Trials(balance.offers, _Drop(self.judge, self.gone), self.digest, self.trials)
         return removed_by(balance.offers, one_step(balance, trials, self.evaluations, self.seed))
 
-    def offers(self, strategy: str) -> list[Offer]:
+    def offers(self, strategy: str) -> list[Candidate]:
         """Return what every group has to give, priced by a strategy."""
         found = [
             make_offer(self.channels, g, self.scores[g.name], self.limits, self.gone.get(g.name, ()))
@@ -122,7 +122,7 @@ class Planner:
             found[group.name] = rows.mean(axis=0)
         return found
 
-    def _corrected(self, balance: Balance, judge: Judge) -> dict[str, list[int]]:
+    def _corrected(self, balance: Balance, judge: PlanEvaluator) -> dict[str, list[int]]:
         """Let the plans of the other strategies compete, and improve the best of all on data."""
         balance.check()
         others = [tuple(cheapest(balance.with_offers(self.offers(s)))) for s in ("uniform", "global")]
@@ -134,7 +134,7 @@ class Planner:
 class _Drop:
     """Judges plans with new statistics, together with what is gone already."""
 
-    judge: Judge
+    judge: PlanEvaluator
     gone: Mapping[str, Sequence[int]]
 
     def __call__(self, removed: Removed) -> float:

@@ -17,8 +17,8 @@ import numpy as np
 from onnxprune.errors import PlanError
 from onnxprune.ir.output import write_text
 from onnxprune.search.budgets import Balance
+from onnxprune.search.candidates import Candidate, removed_by
 from onnxprune.search.greedy import cheapest
-from onnxprune.search.offers import Offer, removed_by
 from onnxprune.search.optimum import best_levels
 from onnxprune.support.progress import task
 
@@ -48,7 +48,7 @@ class Trials:
         PlanError: The file is of another search, or damaged.
     """
 
-    def __init__(self, offers: Sequence[Offer], drop: Drop, digest: str = "", path: Path | None = None):
+    def __init__(self, offers: Sequence[Candidate], drop: Drop, digest: str = "", path: Path | None = None):
         self._offers, self._drop, self._digest, self._path = offers, drop, digest, path
         self._known: dict[Levels, float] = _stored(path, digest) if path else {}
         self.tried: set[Levels] = set()
@@ -154,7 +154,7 @@ def _weighted(balance: Balance, weights: Iterable[float]) -> Balance:
     return balance.with_offers([_times(o, float(w)) for o, w in pairs])
 
 
-def _times(offer: Offer, weight: float) -> Offer:
+def _times(offer: Candidate, weight: float) -> Candidate:
     return replace(
         offer,
         losses=tuple(x * weight for x in offer.losses),

@@ -6,7 +6,8 @@ A form is a description of what may stand in a file:
 * ``[form]``: a list of such things;
 * ``{"name": form, "other?": form}``: an object with these keys, the second of which may be left out, and
   others, which nobody looks at;
-* ``Each(form)``: an object with any keys; ``Maybe(form)``: that or ``null``; ``Either(…)``: one of several.
+* ``MappingOf(form)``: an object with any keys;
+* ``Nullable(form)``: that or ``null``; ``OneOf(…)``: one of several.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ LARGEST = 1 << 53
 
 
 @dataclass(frozen=True)
-class Each:
+class MappingOf:
     """An object whose values are all of one form."""
 
     form: Form
 
 
 @dataclass(frozen=True)
-class Maybe:
+class Nullable:
     """Something that may be ``null``."""
 
     form: Form
 
 
-class Either:
+class OneOf:
     """One of several forms, the first that fits."""
 
     def __init__(self, *forms: Form) -> None:
@@ -73,10 +74,10 @@ def check_form(value: Any, form: Form, where: str = "") -> None:
     if isinstance(form, str):
         if not _FITS[form](value):
             raise ValueError(f"{_place(where)} should be {form}, not {_shown(value)}")
-    elif isinstance(form, Maybe):
+    elif isinstance(form, Nullable):
         if value is not None:
             check_form(value, form.form, where)
-    elif isinstance(form, Either):
+    elif isinstance(form, OneOf):
         _check_either(value, form, where)
     elif isinstance(form, list):
         _check_kind(value, list, "a list", where)
@@ -87,12 +88,12 @@ def check_form(value: Any, form: Form, where: str = "") -> None:
         _check_object(value, form, where)
 
 
-def _check_object(value: dict[str, Any], form: Each | dict[str, Form], where: str) -> None:
+def _check_object(value: dict[str, Any], form: MappingOf | dict[str, Form], where: str) -> None:
     under = f"{where}." if where else ""
     for key in value:
         if not _is_text(key):
             raise ValueError(f"{_place(where)} has a key that is no text: {_shown(key)}")
-    if isinstance(form, Each):
+    if isinstance(form, MappingOf):
         for key, entry in value.items():
             check_form(entry, form.form, f"{under}{key}")
         return
@@ -104,7 +105,7 @@ def _check_object(value: dict[str, Any], form: Each | dict[str, Form], where: st
             raise ValueError(f"{under}{key} is missing")
 
 
-def _check_either(value: Any, form: Either, where: str) -> None:
+def _check_either(value: Any, form: OneOf, where: str) -> None:
     for inner in form.forms[:-1]:
         try:
             return check_form(value, inner, where)

@@ -15,7 +15,7 @@ import onnx
 from onnxprune.errors import DataError
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.client import Worker
-from onnxprune.train.job import Batch, prepare
+from onnxprune.train.preparation import Batch, prepare
 from onnxprune.train.run import Run
 from onnxprune.train.settings import StepReport, TrainResult, TrainSettings
 from onnxprune.train.training_copy import make_training_copy

@@ -32,8 +32,8 @@ from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.runtime import Session
 from onnxprune.train.client import Worker
 from onnxprune.train.emit import Emitter
-from onnxprune.train.job import Batch, Job, checked_inputs, prepare
 from onnxprune.train.losses import LABELS, Head
+from onnxprune.train.preparation import Batch, Job, checked_inputs, prepare
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.training_copy import TrainingCopy, make_training_copy
 from onnxprune.train.wire import Array

@@ -14,7 +14,7 @@ from onnx import helper
 from onnxprune.errors import DataError, TrainingError
 from onnxprune.train.checkpoint import Checkpoints, State
 from onnxprune.train.client import Worker
-from onnxprune.train.job import Batch, Job
+from onnxprune.train.preparation import Batch, Job
 from onnxprune.train.settings import StepReport, TrainResult, TrainSettings
 from onnxprune.train.wire import Array
 

@@ -37,7 +37,7 @@ Values = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
-class Place:
+class AxisRef:
     """One axis of one constant tensor.
 
     Attributes:
@@ -67,7 +67,7 @@ class Group:
 
     name: str
     size: int
-    places: tuple[Place, ...]
+    places: tuple[AxisRef, ...]
     nodes: tuple[str, ...]
     optional: bool
     factor: Factor = field(repr=False)
@@ -131,7 +131,7 @@ class Channels:
         outer = self.freedoms.get(group.name, ())
         return replace(group, size=group.size * prod(g.size for g in outer), outer=outer)
 
-    def members(self, group: Group, place: Place) -> Indices:
+    def members(self, group: Group, place: AxisRef) -> Indices:
         """Return the channel of each element of a tensor, −1 where it has none; it broadcasts against it."""
         return members(self.typing.axes[place.tensor], place.axis, group.factor, group.outer)
 
@@ -281,9 +281,9 @@ def _groups(typing: Typing) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _places(typing: Typing) -> tuple[dict[Factor, list[Place]], dict[Factor, list[str]]]:
+def _places(typing: Typing) -> tuple[dict[Factor, list[AxisRef]], dict[Factor, list[str]]]:
     """Return the constant axes of each free factor, and the nodes that read them, in order of execution."""
-    places: dict[Factor, list[Place]] = defaultdict(list)
+    places: dict[Factor, list[AxisRef]] = defaultdict(list)
     makers: dict[Factor, list[str]] = defaultdict(list)
     constants, seen = typing.model.constants, set()
     for index, node in enumerate(typing.nodes):
@@ -297,7 +297,7 @@ def _places(typing: Typing) -> tuple[dict[Factor, list[Place]], dict[Factor, lis
                         user = typing.users.get((index, operand), index)
                         makers[factor] += [label(typing.nodes[user]), label(node)]
                     if (name, axis, factor) not in seen:
-                        places[factor].append(Place(name, axis, bool(uses)))
+                        places[factor].append(AxisRef(name, axis, bool(uses)))
                         seen.add((name, axis, factor))
     return {f: p for f, p in places.items() if f in makers}, makers
 

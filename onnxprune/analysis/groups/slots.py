@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels, Group, Indices, Place
+from onnxprune.analysis.groups.channels import AxisRef, Channels, Group, Indices
 from onnxprune.analysis.groups.values import mask_values
 from onnxprune.ir import Model
 
@@ -106,7 +106,7 @@ def removed_rows(channels: Channels, removed: Mapping[str, Sequence[int]]) -> di
     return {name: lines.tolist() for name, lines in rows.items() if np.any(lines != lines[0])}
 
 
-def _total(channels: Channels, group: Group, place: Place) -> Scores:
+def _total(channels: Channels, group: Group, place: AxisRef) -> Scores:
     """Return the sum of the magnitudes in one tensor for each channel of a group."""
     values = np.abs(mask_values(channels.typing, place.tensor)).astype(np.float64)
     member = np.broadcast_to(channels.members(group, place), values.shape)

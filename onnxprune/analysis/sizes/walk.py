@@ -9,7 +9,7 @@ import onnx
 from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent
 from onnxprune.algebra.sizes.facts import ContradictionError, Facts
 from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each
-from onnxprune.analysis.sizes import asking
+from onnxprune.analysis.sizes import delegation
 from onnxprune.ops.sizes.node import Node
 from onnxprune.ops.spec import spec_of
 
@@ -154,7 +154,7 @@ class Walk:
             said = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
             raise ContradictionError(said, self._hint) from error
         except (KeyError, TypeError, AttributeError) as error:
-            objection = asking.objection(node)
+            objection = delegation.objection(node)
             if not objection:
                 raise  # a defect of the rule: the operator takes these operands
             said = f"{self._where}: node '{node.label}' ({node.operator}) cannot be: {objection}"
@@ -162,7 +162,7 @@ class Walk:
 
     def ask(self, node: Node) -> None:
         """Ask the tools of an operator without a rule."""
-        asking.ask(node)
+        delegation.ask(node)
 
     def pass_on(self, source: str, target: str) -> bool:
         """Give what is no tensor another name; say whether it was none."""

@@ -160,7 +160,7 @@ def finetune(
     from onnxprune.ir import load
     from onnxprune.ir.output import write_model
     from onnxprune.passes.finetune import Finetune
-    from onnxprune.support.places import check_places
+    from onnxprune.support.path_guard import check_places
     from onnxprune.support.progress import task
     from onnxprune.train.checkpoint import check_place, remove
 

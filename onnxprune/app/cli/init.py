@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def render(facts: Facts) -> RenderableType:
     """Say what was chosen."""
-    from onnxprune.app.runner.draft import explained
+    from onnxprune.app.runner.recipe_template import explained
 
     chosen = "\n".join(f"  {line}" for line in explained(facts))
     return f"recipe: {facts['output']}\n{chosen}\nlook through it, then: onnxprune run {facts['output']}"
@@ -44,7 +44,7 @@ def init(
     """Write a recipe for `run` that fits a model, every key explained."""
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.analysis.groups.selection import why_blocked
-    from onnxprune.app.runner.draft import Wish, draft
+    from onnxprune.app.runner.recipe_template import RecipeRequest, draft
     from onnxprune.errors import NothingToDoError, UsageError
     from onnxprune.ir import load, sized
     from onnxprune.ir.output import write_text
@@ -57,6 +57,6 @@ def init(
     if not channels.groups:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
     given = {n: s for n, s in channels.typing.shapes.inputs.items() if n in read.sizes}
-    text, facts = draft(channels, Path(model), place, Wish(data, val), given)
+    text, facts = draft(channels, Path(model), place, RecipeRequest(data, val), given)
     write_text(output, text)
     return {"model": model, "output": output, **facts}

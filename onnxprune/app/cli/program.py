@@ -123,7 +123,7 @@ def _check_folder() -> None:
 
 def _check_places(context: click.Context) -> None:
     """Refuse a command line that would overwrite what it reads, or that reads what never ends."""
-    from onnxprune.support.places import check_places, check_readable
+    from onnxprune.support.path_guard import check_places, check_readable
 
     reads = reads_of(context)
     check_readable(reads)

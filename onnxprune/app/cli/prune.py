@@ -269,9 +269,14 @@ def _check_options(output: str | None, plan_out: str | None, plan_only: bool) ->
 def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
     """Put the limits of a file beside those of the command; the command's count where both name a group."""
     from onnxprune.errors import PlanError
-    from onnxprune.support.forms import COUNT, TEXT, Each, read_form
+    from onnxprune.support.forms import COUNT, TEXT, MappingOf, read_form
 
-    known = {"keep_at_least?": Each(COUNT), "keep_at_most?": Each(COUNT), "exclude?": [TEXT], "only?": [TEXT]}
+    known = {
+        "keep_at_least?": MappingOf(COUNT),
+        "keep_at_most?": MappingOf(COUNT),
+        "exclude?": [TEXT],
+        "only?": [TEXT],
+    }
     hint = f"limits may have: {', '.join(key.removesuffix('?') for key in known)}"
     found = _read(path, lambda text, _: read_form(text, known), hint) or {}
     if unknown := [key for key in found if f"{key}?" not in known]:

@@ -42,7 +42,7 @@ def report(
     from onnxprune.app.report import collect
     from onnxprune.app.report import render as make_page
     from onnxprune.ir.output import write_bytes, write_text
-    from onnxprune.support.places import check_places
+    from onnxprune.support.path_guard import check_places
 
     facts = collect(folder)
     other = collect(against) if against is not None else None

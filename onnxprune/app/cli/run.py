@@ -73,7 +73,7 @@ def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
     """
     from onnxprune.app.recipe import read_recipe
     from onnxprune.app.runner import run as run_recipe
-    from onnxprune.support.places import check_folder
+    from onnxprune.support.path_guard import check_folder
 
     read = read_recipe(recipe, overrides)
     if folder is not None:
@@ -94,7 +94,7 @@ def watching(recipe: Recipe, as_json: bool) -> Iterator[Callable[[Facts], None]]
     Yields:
         What the run is to tell its events.
     """
-    from onnxprune.app.cli.board import Board, on_display
+    from onnxprune.app.cli.live_status import LiveStatus, on_display
     from onnxprune.app.console import JsonLines, show_progress
     from onnxprune.support.progress import reporting
 
@@ -102,7 +102,7 @@ def watching(recipe: Recipe, as_json: bool) -> Iterator[Callable[[Facts], None]]
         with reporting(JsonLines()):
             yield _say_json
     elif sys.stderr.isatty():
-        board = Board(recipe)
+        board = LiveStatus(recipe)
         with on_display(board):
             yield board.hear
     else:

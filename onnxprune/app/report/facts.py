@@ -9,7 +9,7 @@ from typing import Any
 from onnxprune.app.runner import ONE_SHOT, read_state
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import DataError, PlanError, UsageError
-from onnxprune.support.places import check_readable
+from onnxprune.support.path_guard import check_readable
 
 Facts = dict[str, Any]
 

@@ -16,6 +16,6 @@ touches are all the same thing.
 from onnxprune.app.runner.journal import Journal, read_state
 from onnxprune.app.runner.loop import run
 from onnxprune.app.runner.stages import ONE_SHOT
-from onnxprune.support.places import STATE
+from onnxprune.support.path_guard import STATE
 
 __all__ = ["ONE_SHOT", "STATE", "Journal", "read_state", "run"]

@@ -20,7 +20,7 @@ from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.ir.output import write_text
 from onnxprune.support.forms import ANYTHING, read_form
 from onnxprune.support.locks import holding
-from onnxprune.support.places import LOCK, PAGE, ROUNDS, STATE, check_readable, is_run_file
+from onnxprune.support.path_guard import LOCK, PAGE, ROUNDS, STATE, check_readable, is_run_file
 from onnxprune.support.progress import task
 from onnxprune.support.staging import SCRATCH, is_own_file, sweep
 

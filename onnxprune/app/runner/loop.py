@@ -10,15 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 from onnxprune.app.recipe import Recipe
-from onnxprune.app.runner.data import Material
 from onnxprune.app.runner.forecast import Forecast, planned_steps
 from onnxprune.app.runner.journal import Facts, Listener, open_journal
+from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
 from onnxprune.app.runner.tracking import tracking
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.ir import load
 from onnxprune.runtime import runtime_info
-from onnxprune.support.places import check_folder, check_readable
+from onnxprune.support.path_guard import check_folder, check_readable
 from onnxprune.support.processors import usable_processors
 from onnxprune.support.progress import Task, task
 from onnxprune.train.settings import parse_loss
@@ -222,7 +222,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         journal = stack.enter_context(open_journal(Path(str(recipe.folder)), crier))
         crier.track = stack.enter_context(tracking(recipe, journal.header, crier.complain))
         threads = recipe.threads or journal.header.get("threads") or usable_processors()
-        material = Material(recipe, original, int(threads))
+        material = RecipeData(recipe, original, int(threads))
         if recipe.finetune.epochs or recipe.finetune.last_epochs:
             training_runtime()  # that it is missing should show now, not in an hour
         kept = journal.header.get("result")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxprune.support.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, Each, Maybe, check_form
+from onnxprune.support.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, MappingOf, Nullable, check_form
 
 _COSTS = {"macs": COUNT, "params": COUNT, "channels": COUNT}
 _REDUCTIONS = {"macs_reduction": NUMBER, "params_reduction": NUMBER, "channels_reduction": NUMBER}
@@ -16,13 +16,13 @@ _BASELINE = {
     "score": NUMBER,
     **_COSTS,
     "size_bytes": COUNT,
-    "groups": Each(COUNT),
-    "spared": Each(COUNT),
+    "groups": MappingOf(COUNT),
+    "spared": MappingOf(COUNT),
     "blocked": [_BLOCKED],
 }
 _FACTS = {
     "baseline": _BASELINE,
-    "prune": {**_COSTS, **_REDUCTIONS, "groups": Each(_WIDTH)},
+    "prune": {**_COSTS, **_REDUCTIONS, "groups": MappingOf(_WIDTH)},
     "score": {"score": NUMBER},
     "finetune": {"losses?": [REAL], "steps?": COUNT},
     "transform": {
@@ -35,23 +35,28 @@ _FACTS = {
         "allowed_rel_error": NUMBER,
         "runs": COUNT,
     },
-    "bench": {"models": Each({"latency_ms": NUMBER}), "batch_size?": COUNT, "threads?": Maybe(COUNT)},
+    "bench": {"models": MappingOf({"latency_ms": NUMBER}), "batch_size?": COUNT, "threads?": Nullable(COUNT)},
 }
 """What steps say of themselves, by the last part of their names."""
 _RESULT = {
     "reason": TEXT,
-    "floor": Maybe(NUMBER),
+    "floor": Nullable(NUMBER),
     "best_iteration": COUNT,
     "sparse": TEXT,
     "dense": TEXT,
     "iterations": [{"number": COUNT, "good": FLAG}],
 }
-_STEP = {"inputs": Each(ANYTHING), "files": Each(TEXT), "facts": Each(ANYTHING), "duration_s": NUMBER}
-_STATE = {"result?": Maybe(_RESULT), "steps": Each(_STEP)}
+_STEP = {
+    "inputs": MappingOf(ANYTHING),
+    "files": MappingOf(TEXT),
+    "facts": MappingOf(ANYTHING),
+    "duration_s": NUMBER,
+}
+_STATE = {"result?": Nullable(_RESULT), "steps": MappingOf(_STEP)}
 _BEGUN = {
-    "recipe": {"model": TEXT, "budget": Each(Maybe(NUMBER))},
-    "threads": Maybe(COUNT),
-    "made_with": Each(TEXT),
+    "recipe": {"model": TEXT, "budget": MappingOf(Nullable(NUMBER))},
+    "threads": Nullable(COUNT),
+    "made_with": MappingOf(TEXT),
 }
 """What the first step, and all that follow it, are done with."""
 
@@ -66,7 +71,9 @@ def check_state(state: Any) -> None:
     for name, step in state["steps"].items():
         if set(step) != set(_STEP):
             raise ValueError(f"steps.{name} has other keys than {', '.join(_STEP)}")
-        check_form(step["facts"], _FACTS.get(name.rpartition("-")[2], Each(ANYTHING)), f"steps.{name}.facts")
+        check_form(
+            step["facts"], _FACTS.get(name.rpartition("-")[2], MappingOf(ANYTHING)), f"steps.{name}.facts"
+        )
     for name in state["steps"]:
         pruned = f"{name.removesuffix('-score')}-prune"
         if name.endswith("-score") and pruned not in state["steps"]:

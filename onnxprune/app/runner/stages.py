@@ -16,8 +16,8 @@ from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.recipe import Recipe
-from onnxprune.app.runner.data import Material
 from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
+from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import shrunk_inside
 from onnxprune.decisions.plan import Analysis
@@ -75,7 +75,7 @@ class Stages:
 
     recipe: Recipe
     journal: Journal
-    material: Material
+    material: RecipeData
 
     def baseline(self) -> Entry:
         """Judge the original, count what it costs, list what can be pruned and what is blocked."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.evidence.constants import channels_on
-from onnxprune.analysis.groups.channels import Channels, Group, Indices, Place
+from onnxprune.analysis.groups.channels import AxisRef, Channels, Group, Indices
 from onnxprune.analysis.groups.slots import dead_slots
 from onnxprune.analysis.groups.values import mask_values, zero_value
 from onnxprune.errors import PlanError
@@ -86,7 +86,7 @@ def _dead(channels: Channels, group: Group) -> Mask:
     return dead
 
 
-def _members(channels: Channels, group: Group, place: Place) -> list[Indices]:
+def _members(channels: Channels, group: Group, place: AxisRef) -> list[Indices]:
     """Return the channels of each element of a tensor; several where the factor is nested with itself."""
     if group.outer:
         return [channels.members(group, place)]

@@ -22,7 +22,7 @@ from onnxprune.runtime import Array
 from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.callables import load_callable, user_code
 from onnxprune.support.memory import need
-from onnxprune.support.places import shards
+from onnxprune.support.path_guard import shards
 from onnxprune.support.progress import tell
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]

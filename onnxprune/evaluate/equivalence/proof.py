@@ -10,7 +10,7 @@ from onnxprune.decisions.channels.planned import planned_channels, stored_plan
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.data import DataSpec
-from onnxprune.evaluate.equivalence.examination import Budget, examine
+from onnxprune.evaluate.equivalence.runs import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verdict import Verdict
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 
@@ -23,7 +23,7 @@ def verify(
     samples: int = 64,
     seed: int = 0,
     channels: Channels | None = None,
-    budget: Budget | None = None,
+    budget: CheckBudget | None = None,
 ) -> Verdict:
     """Compare two models, and raise an error unless they are shown to compute the same.
 

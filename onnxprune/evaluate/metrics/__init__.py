@@ -21,11 +21,11 @@ from onnxprune.evaluate.metrics.evaluation import (
     get_metric,
     without_filling,
 )
-from onnxprune.evaluate.metrics.metric import Answer, MeanMetric, Metric, UserMetric
+from onnxprune.evaluate.metrics.metric import BatchOutputs, MeanMetric, Metric, UserMetric
 
 __all__ = [
-    "Answer",
     "Baseline",
+    "BatchOutputs",
     "MeanMetric",
     "Metric",
     "MetricSpec",

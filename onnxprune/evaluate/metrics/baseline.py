@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.evaluate.metrics.metric import Answer, Outputs, Scores, average, per_sample
+from onnxprune.evaluate.metrics.metric import BatchOutputs, Outputs, Scores, average, per_sample
 from onnxprune.runtime import Array
 
 _SMALLEST = 1e-12  # a probability below this counts as this, so that one underflow does not decide a metric
@@ -38,7 +38,7 @@ class Reading:
         return np.concatenate([1 - scores, scores], axis=-1)
 
 
-class Remembered(NamedTuple):
+class BaselineOutput(NamedTuple):
     """What the baseline said of one output for one batch.
 
     Attributes:
@@ -63,9 +63,9 @@ class Baseline:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def remembered(self, index: int) -> dict[str, Remembered]:
+    def remembered(self, index: int) -> dict[str, BaselineOutput]:
         """Return what the baseline said of a batch."""
-        return {name: Remembered(v, self._readings[name]) for name, v in self.batches[index].items()}
+        return {name: BaselineOutput(v, self._readings[name]) for name, v in self.batches[index].items()}
 
     @cached_property
     def _readings(self) -> dict[str, Reading | None]:
@@ -98,7 +98,7 @@ def read(batches: Sequence[Array]) -> Reading | None:
     return Reading(axis, logits=True)
 
 
-def divergence(answer: Answer) -> Scores:
+def divergence(answer: BatchOutputs) -> Scores:
     """Return KL(baseline ‖ model) in nats, averaged over positions and outputs.
 
     The divergence of S. Kullback and R. Leibler, "On information and sufficiency", 1951.
@@ -123,7 +123,7 @@ def divergence(answer: Answer) -> Scores:
     return average(scores)
 
 
-def agreement(answer: Answer) -> Scores:
+def agreement(answer: BatchOutputs) -> Scores:
     """Return the share of positions where the model decides as the baseline did, averaged over outputs.
 
     Outputs read as classes decide by their largest value; integers, booleans and strings must be equal.
@@ -150,7 +150,7 @@ def agreement(answer: Answer) -> Scores:
     return average(scores)
 
 
-def cosine(answer: Answer) -> Scores:
+def cosine(answer: BatchOutputs) -> Scores:
     """Return the cosine of the angle between the flattened outputs of a sample, averaged over outputs.
 
     Two zero vectors are alike (1); a zero vector and another one are not (0).
@@ -179,7 +179,7 @@ def cosine(answer: Answer) -> Scores:
     return average(scores)
 
 
-def _pairs(answer: Answer) -> list[tuple[Remembered, Array]]:
+def _pairs(answer: BatchOutputs) -> list[tuple[BaselineOutput, Array]]:
     """Return what the baseline and the model said, output by output."""
     for name, output in answer.outputs.items():
         before = answer.remembered[name].values.shape if name in answer.remembered else None

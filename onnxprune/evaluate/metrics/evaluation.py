@@ -12,7 +12,14 @@ from onnxprune.errors import DataError, UsageError
 from onnxprune.evaluate.data import Dataset
 from onnxprune.evaluate.metrics import targets
 from onnxprune.evaluate.metrics.baseline import Baseline, agreement, cosine, divergence
-from onnxprune.evaluate.metrics.metric import Answer, MeanMetric, Metric, Outputs, UserFunction, UserMetric
+from onnxprune.evaluate.metrics.metric import (
+    BatchOutputs,
+    MeanMetric,
+    Metric,
+    Outputs,
+    UserFunction,
+    UserMetric,
+)
 from onnxprune.runtime import Array, Feeds, Session
 from onnxprune.runtime.batch_axes import Declared, made_axis
 from onnxprune.support.callables import is_reference, load_callable
@@ -131,7 +138,7 @@ def answers(
     batch_size: int,
     baseline: Baseline | None = None,
     overrides: Feeds | None = None,
-) -> Iterator[Answer]:
+) -> Iterator[BatchOutputs]:
     """Run a model over the data, a batch at a time; the arguments and errors are those of `evaluate`."""
     size = session.fixed_batch or batch_size
     count = 0
@@ -144,7 +151,7 @@ def answers(
         remembered = baseline.remembered(index) if baseline is not None else {}
         declared = {o.name: o.shape for o in session.outputs}
         found = without_filling(made, batch.size, rows, declared, session.batch_name)
-        yield Answer(found, {name: batch.by_sample(name) for name in batch.targets}, remembered)
+        yield BatchOutputs(found, {name: batch.by_sample(name) for name in batch.targets}, remembered)
     if baseline is not None and count != len(baseline):
         raise DataError(
             f"{dataset.name} did not give as many batches as when the baseline ran",

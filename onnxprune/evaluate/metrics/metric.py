@@ -15,7 +15,7 @@ from onnxprune.runtime import Array
 from onnxprune.support.callables import user_code
 
 if TYPE_CHECKING:
-    from onnxprune.evaluate.metrics.baseline import Remembered
+    from onnxprune.evaluate.metrics.baseline import BaselineOutput
 
 Outputs: TypeAlias = dict[str, Array]
 Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -23,7 +23,7 @@ UserFunction: TypeAlias = Callable[[Outputs, "dict[str, Array] | None"], float]
 
 
 @dataclass(frozen=True)
-class Answer:
+class BatchOutputs:
     """What a model said of one batch, and what it is judged by.
 
     Attributes:
@@ -34,7 +34,7 @@ class Answer:
 
     outputs: Outputs
     targets: Mapping[str, Array]
-    remembered: Mapping[str, Remembered]
+    remembered: Mapping[str, BaselineOutput]
 
 
 class Metric(ABC):
@@ -51,7 +51,7 @@ class Metric(ABC):
     uses_baseline: bool
 
     @abstractmethod
-    def value(self, answers: Iterable[Answer]) -> float:
+    def value(self, answers: Iterable[BatchOutputs]) -> float:
         """Return the metric over all batches, which are taken one at a time."""
 
     def rank(self, score: float) -> float:
@@ -75,9 +75,9 @@ class MeanMetric(Metric):
     name: str
     higher_is_better: bool
     uses_baseline: bool
-    scores: Callable[[Answer], Scores]
+    scores: Callable[[BatchOutputs], Scores]
 
-    def value(self, answers: Iterable[Answer]) -> float:
+    def value(self, answers: Iterable[BatchOutputs]) -> float:
         """Return the mean over all samples."""
         total, count = 0.0, 0
         for answer in answers:
@@ -105,7 +105,7 @@ class UserMetric(Metric):
     higher_is_better: bool = True
     uses_baseline: bool = False
 
-    def value(self, answers: Iterable[Answer]) -> float:
+    def value(self, answers: Iterable[BatchOutputs]) -> float:
         """Return what the function makes of everything."""
         outputs, targets = [], []
         for answer in answers:

@@ -8,13 +8,13 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate.data import LABELS, class_axis
-from onnxprune.evaluate.metrics.metric import Answer, Scores, average, per_sample
+from onnxprune.evaluate.metrics.metric import BatchOutputs, Scores, average, per_sample
 from onnxprune.runtime import Array
 
 _UNLABELLED = "kl, agreement and cosine need no labels: they compare with the baseline's own outputs"
 
 
-def top(k: int, name: str, answer: Answer) -> Scores:
+def top(k: int, name: str, answer: BatchOutputs) -> Scores:
     """Score 1 where fewer than k classes come before the right one, else 0; averaged over positions.
 
     Of classes with equal scores the lower index comes first, as for argmax, so that a dead network is not
@@ -46,7 +46,7 @@ def top(k: int, name: str, answer: Answer) -> Scores:
     return per_sample(before < k)
 
 
-def error(measure: Callable[[Array], Array], name: str, answer: Answer) -> Scores:
+def error(measure: Callable[[Array], Array], name: str, answer: BatchOutputs) -> Scores:
     """Average a measure of output − target over each output that has a target, then over those outputs.
 
     Args:

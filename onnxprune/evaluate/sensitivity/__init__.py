@@ -10,17 +10,17 @@
     cut        where a network is cut in two
     prefix     what lies before the cut, computed once
     suffix     what lies behind it, without some channels
-    errand     what a worker needs to know
+    task     what a worker needs to know
     workers    the same work for many items: here, in processes, on a cluster
     clusters   Dask and Ray
 
 The idea is that of Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 2017), section 3.2.
 """
 
-from onnxprune.evaluate.sensitivity.question import Question
+from onnxprune.evaluate.sensitivity.request import SensitivityRequest
 from onnxprune.evaluate.sensitivity.samples import DEFAULT_CACHE_BYTES
 from onnxprune.evaluate.sensitivity.search import Search
-from onnxprune.evaluate.sensitivity.study import Study
-from onnxprune.evaluate.sensitivity.workers import Crew
+from onnxprune.evaluate.sensitivity.study import SensitivityRun
+from onnxprune.evaluate.sensitivity.workers import Executor
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Crew", "Question", "Search", "Study"]
+__all__ = ["DEFAULT_CACHE_BYTES", "Executor", "Search", "SensitivityRequest", "SensitivityRun"]

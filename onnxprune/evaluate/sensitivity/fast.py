@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 from onnxprune.algebra.axes import factors
-from onnxprune.analysis.groups.channels import Channels, Group, Place
+from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.values import finite_values
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import DataError, TrainingError, UsageError
@@ -131,7 +131,7 @@ def _heads(channels: Channels) -> list[onnx.ModelProto]:
     return [extract(model, channels.typing.shapes, [name], inputs).proto for name in outputs]
 
 
-def _readers(channels: Channels, group: Group) -> list[Place]:
+def _readers(channels: Channels, group: Group) -> list[AxisRef]:
     """Return where weights read the channels, or all places where none does."""
     summed = {t for c in channels.typing.contractions if group.factor in factors(c.dim) for t in c.tensors}
     places = [p for p in group.places if p.weight]
@@ -141,7 +141,7 @@ def _readers(channels: Channels, group: Group) -> list[Place]:
 def _change(
     channels: Channels,
     group: Group,
-    places: Iterable[Place],
+    places: Iterable[AxisRef],
     weights: Mapping[str, Scores],
     gradients: Mapping[str, Array],
 ) -> Scores:

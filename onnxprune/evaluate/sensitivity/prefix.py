@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import DataError
 from onnxprune.evaluate.sensitivity.cut import Cut, extract, stations
-from onnxprune.evaluate.sensitivity.samples import Examination, Stage
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, Stage
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedBatch:
     """A batch on its way through the network.
 
     Attributes:
@@ -40,12 +40,12 @@ class Held:
         """The memory it takes."""
         return sum(a.nbytes for part in (self.tensors, self.targets) for a in part.values())
 
-    def only(self, names: set[str]) -> Held:
+    def only(self, names: set[str]) -> CachedBatch:
         """Return the batch without other tensors than these."""
         return replace(self, tensors={n: a for n, a in self.tensors.items() if n in names})
 
 
-class Route:
+class CutSequence:
     """The way through a network, from cut to cut.
 
     However far the samples have come already, what is known of them at a cut is computed in the same steps:
@@ -89,13 +89,15 @@ class Prefix:
         cache_bytes: Most that is kept of their tensors.
     """
 
-    def __init__(self, route: Route, examination: Examination, stage: Stage, cache_bytes: int) -> None:
+    def __init__(
+        self, route: CutSequence, examination: MeasurementSetup, stage: Stage, cache_bytes: int
+    ) -> None:
         self._route, self._exam, self._stage = route, examination, stage
         self._limit = cache_bytes
-        self._held: list[Held] = []
+        self._held: list[CachedBatch] = []
         self._behind = 0
 
-    def pieces(self, number: int) -> Iterator[list[Held]]:
+    def pieces(self, number: int) -> Iterator[list[CachedBatch]]:
         """Yield the samples as they come to a cut, in pieces; each is gone when the next is asked for.
 
         Args:
@@ -111,7 +113,7 @@ class Prefix:
         if sum(h.nbytes for h in self._held) > self._limit // 2:
             self._start_over()  # room for the pieces
         at = self._route.cuts[number]
-        piece: list[Held] = []
+        piece: list[CachedBatch] = []
         free = room = self._limit - sum(h.nbytes for h in self._held)
         for brought in self._brought(number + 1):
             held = brought.only({*at.carried, *at.unreached})
@@ -147,7 +149,7 @@ class Prefix:
     def _start_over(self) -> None:
         self._held, self._behind = [], 0
 
-    def _brought(self, behind: int) -> Iterator[Held]:
+    def _brought(self, behind: int) -> Iterator[CachedBatch]:
         """Yield the batches with what is known of them behind so many cuts."""
         legs = self._route.legs(self._behind, behind, self._exam.threads)
         for held in self._held if self._behind else self._from_the_data():
@@ -157,14 +159,14 @@ class Prefix:
                 known = {n: made[n] if n in made else known[n] for n in names}
             yield replace(held, tensors=known)
 
-    def _from_the_data(self) -> Iterator[Held]:
+    def _from_the_data(self) -> Iterator[CachedBatch]:
         """Yield the batches as they enter the network."""
         count = 0
         for batch in self._stage.dataset.batches(self._exam.batch_size):
             if count < self._stage.batches:
                 rows = self._exam.batch_size if self._exam.whole_batches else batch.size
                 targets = {name: batch.by_sample(name) for name in batch.targets}
-                yield Held(self._stage.first + count, batch.size, rows, batch.filled(rows), targets)
+                yield CachedBatch(self._stage.first + count, batch.size, rows, batch.filled(rows), targets)
             count += 1
         if count != self._stage.batches:
             raise DataError(

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate.data import Dataset
-from onnxprune.evaluate.metrics import Answer, Baseline, MeanMetric, Metric, answers
+from onnxprune.evaluate.metrics import Baseline, BatchOutputs, MeanMetric, Metric, answers
 from onnxprune.runtime import Array, Session
 
 DEFAULT_CACHE_BYTES = 1 << 30
@@ -36,7 +36,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Examination:
+class MeasurementSetup:
     """What variants are measured by.
 
     Attributes:
@@ -62,15 +62,15 @@ class Examination:
     samples: int = 0
 
 
-class Tally:
+class MetricAccumulator:
     """A metric over answers that come one at a time."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._scores: list[Scores] = []
-        self._answers: list[Answer] = []
+        self._answers: list[BatchOutputs] = []
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: BatchOutputs) -> None:
         """Score an answer, or keep it for a metric that wants to see them all."""
         if isinstance(self._metric, MeanMetric):
             self._scores.append(self._metric.scores(answer))
@@ -90,7 +90,7 @@ class Tally:
         return total / sum(map(len, self._scores))
 
 
-def observe(session: Session, datasets: Sequence[Dataset], examination: Examination) -> Examination:
+def observe(session: Session, datasets: Sequence[Dataset], examination: MeasurementSetup) -> MeasurementSetup:
     """Run the network itself over all samples, once.
 
     Args:
@@ -106,7 +106,11 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Examinat
         ModelError: The network fails.
     """
     metric, outputs = examination.metric, list[dict[str, Array]]()
-    whole, tallies, counts = Tally(metric), [Tally(metric) for _ in datasets], list[int]()
+    whole, tallies, counts = (
+        MetricAccumulator(metric),
+        [MetricAccumulator(metric) for _ in datasets],
+        list[int](),
+    )
     for dataset, tally in zip(datasets, tallies, strict=True):
         counts.append(0)
         for answer in answers(session, dataset, examination.batch_size):
@@ -120,7 +124,7 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Examinat
     first = np.cumsum([0, *counts]).tolist()
     if baseline is not None:
         for index, made in enumerate(outputs):
-            answer = Answer(made, {}, baseline.remembered(index))
+            answer = BatchOutputs(made, {}, baseline.remembered(index))
             whole.add(answer)
             tallies[int(np.searchsorted(first, index, "right")) - 1].add(answer)
     value = whole.value()

@@ -19,9 +19,9 @@ import numpy as np
 
 from onnxprune.decisions.plan import Curve
 from onnxprune.errors import UsageError
-from onnxprune.evaluate.sensitivity.examine import Examiner, Subject
 from onnxprune.evaluate.sensitivity.intervals import half_width, span_of
-from onnxprune.evaluate.sensitivity.samples import Examination, Scores, Tally
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, Scores
+from onnxprune.evaluate.sensitivity.variants import Subject, VariantEvaluator
 
 MODES = ("exact", "adaptive")
 FIRST_SAMPLES = 64
@@ -95,7 +95,7 @@ class Search:
             count = round(count * _GROWTH)
         return [*found, total]
 
-    def curve(self, examiner: Examiner, stop: int, steps: Sequence[Step]) -> Curve:
+    def curve(self, examiner: VariantEvaluator, stop: int, steps: Sequence[Step]) -> Curve:
         """Measure one group.
 
         Args:
@@ -119,10 +119,12 @@ class Search:
             samples=tuple(p.samples for p in points),
         )
 
-    def _explore(self, examiner: Examiner, subject: Subject, steps: Sequence[Step]) -> dict[int, _Point]:
+    def _explore(
+        self, examiner: VariantEvaluator, subject: Subject, steps: Sequence[Step]
+    ) -> dict[int, _Point]:
         """Measure all points, and those where the curve bends on more and more samples, until it is clear."""
         examination = examiner.examination
-        tallies = {k: Tally(examination.metric) for k in range(len(steps))}
+        tallies = {k: MetricAccumulator(examination.metric) for k in range(len(steps))}
         for stage in range(len(examination.stages)):
             subject.measure(stage, tallies)
             found = {k: self._estimate(examination, t, stage) for k, t in tallies.items()}
@@ -160,7 +162,7 @@ class Search:
     def _weight(self, drop: float) -> float:
         return max(abs(drop), _FLOOR * self.scale, sys.float_info.min)
 
-    def _estimate(self, examination: Examination, tally: Tally, stage: int) -> _Point:
+    def _estimate(self, examination: MeasurementSetup, tally: MetricAccumulator, stage: int) -> _Point:
         """Say what is known of a point after some stages; paired with what the network itself scores."""
         sign = 1.0 if examination.metric.higher_is_better else -1.0
         if stage + 1 == len(examination.stages):

@@ -21,14 +21,14 @@ from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import MeanMetric, answers, get_metric
-from onnxprune.evaluate.sensitivity.errand import Errand, Todo, find, packed
-from onnxprune.evaluate.sensitivity.examine import Examiner
 from onnxprune.evaluate.sensitivity.fast import estimate
 from onnxprune.evaluate.sensitivity.ledger import Ledger, digest_of, earlier_analysis
-from onnxprune.evaluate.sensitivity.question import Question, Schedule
-from onnxprune.evaluate.sensitivity.samples import Examination, Tally, check_number, observe
+from onnxprune.evaluate.sensitivity.remote_task import RemoteTask, Todo, find, packed
+from onnxprune.evaluate.sensitivity.request import Schedule, SensitivityRequest
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, check_number, observe
 from onnxprune.evaluate.sensitivity.search import Search
-from onnxprune.evaluate.sensitivity.workers import Crew
+from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
+from onnxprune.evaluate.sensitivity.workers import Executor
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
@@ -37,7 +37,7 @@ from onnxprune.support.progress import task
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class SensitivityRun:
     """A question, and everything that is at hand to answer it.
 
     Attributes:
@@ -48,37 +48,39 @@ class Study:
         session: The network, ready to run.
         dataset: The samples.
         examination: What is measured, and how; without stages at first.
-        crew: Who does the work.
+        executor: Who does the work.
     """
 
-    question: Question
+    question: SensitivityRequest
     model: Model
     channels: Channels
     schedules: Mapping[str, Schedule]
     session: Session
     dataset: Dataset
-    examination: Examination
-    crew: Crew
+    examination: MeasurementSetup
+    executor: Executor
 
     @classmethod
-    def open(cls, question: Question, model: Model, crew: Crew, cache_bytes: int) -> Study:
+    def open(
+        cls, question: SensitivityRequest, model: Model, executor: Executor, cache_bytes: int
+    ) -> SensitivityRun:
         """Find the groups, open the data, and rank the channels as `prune` does.
 
         Args:
             question: What is asked.
             model: The network.
-            crew: Who does the work.
+            executor: Who does the work.
             cache_bytes: Most that all workers together keep of tensors computed once.
         """
-        session = Session(model.proto, threads=crew.threads_each)
+        session = Session(model.proto, threads=executor.threads_each)
         dataset = open_data(question.data, session.inputs, session.outputs)
         chosen = dataset if question.samples is None else dataset.take(question.samples)
-        examination = Examination(
+        examination = MeasurementSetup(
             metric=get_metric(question.metric),
             batch_size=session.fixed_batch or question.batch_size,
             whole_batches=session.fixed_batch is not None,
-            threads=crew.threads_each,
-            cache_bytes=cache_bytes // crew.sharing,
+            threads=executor.threads_each,
+            cache_bytes=cache_bytes // executor.sharing,
         )
         plan = stored_plan(model)
         gone = plan.removed if plan else {}
@@ -89,7 +91,7 @@ class Study:
             question.criterion,
             chosen,
             batch_size=question.batch_size,
-            threads=crew.threads_each,
+            threads=executor.threads_each,
             seed=question.seed,
         )
         judged = {
@@ -100,7 +102,7 @@ class Study:
         schedules = {
             g.name: Schedule.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
         }
-        return cls(question, model, channels, schedules, session, chosen, examination, crew)
+        return cls(question, model, channels, schedules, session, chosen, examination, executor)
 
     def rehearse(self) -> None:
         """Run one batch through the network, and through the network with all masked that ever will be.
@@ -113,7 +115,7 @@ class Study:
         for _ in answers(self._worst, first, self.examination.batch_size):
             pass
 
-    def observed(self) -> Study:
+    def observed(self) -> SensitivityRun:
         """Return the study with the network's own value, and the samples in the order they are needed."""
         total = self.dataset.count()
         ranks = np.random.default_rng(self.question.seed).permutation(total)
@@ -131,7 +133,10 @@ class Study:
     def _scaled(self) -> Search:
         """Learn what the worst costs, on the first of the samples."""
         exam, stage = self.examination, self.examination.stages[0]
-        search, tally = replace(self.question.search, groups=len(self.schedules)), Tally(exam.metric)
+        search, tally = (
+            replace(self.question.search, groups=len(self.schedules)),
+            MetricAccumulator(exam.metric),
+        )
         for index, answer in enumerate(answers(self._worst, stage.dataset, exam.batch_size)):
             remembered = exam.baseline.remembered(index) if exam.baseline else {}
             tally.add(replace(answer, remembered=remembered))
@@ -189,7 +194,7 @@ class Study:
             [schedule.group for schedule in self.schedules.values()],
             self.dataset,
             batch_size=self.examination.batch_size,
-            threads=self.crew.threads_each,
+            threads=self.executor.threads_each,
             seed=self.question.seed,
         )
         curves = {n: s.curve(0.0, found.curve(n, s.steps)) for n, s in self.schedules.items() if n in missing}
@@ -207,7 +212,7 @@ class Study:
     def _measure(self, ledger: Ledger, todo: list[Todo]) -> int:
         points = 0
         with task("ana", sum(len(steps) for _, steps in todo)) as progress:
-            for (name, steps), found in self.crew.spread(self._work(), todo):
+            for (name, steps), found in self.executor.spread(self._work(), todo):
                 for ratio, value in zip(found.ratios, found.values, strict=True):
                     count = round(ratio * self.schedules[name].group.size)
                     what = f"the model without {count} channels of '{name}'"
@@ -220,10 +225,10 @@ class Study:
     def _work(self) -> Callable[[Todo], Curve]:
         """Return what measures a group, here or elsewhere."""
         search, route = self.question.search, list(self.schedules)
-        if self.crew.alone:
-            examiner = Examiner(self.channels, self.examination, [[name] for name in self.schedules])
+        if self.executor.alone:
+            examiner = VariantEvaluator(self.channels, self.examination, [[name] for name in self.schedules])
             return lambda todo: search.curve(examiner, route.index(todo[0]), todo[1])
-        return Errand(
+        return RemoteTask(
             uuid4().hex,
             packed(self.model),
             self.question.allow_inexact,

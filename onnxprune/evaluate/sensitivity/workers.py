@@ -22,7 +22,7 @@ _FEWER = f"out of memory? Try fewer workers; {_GO_ON}"
 
 
 @dataclass(frozen=True)
-class Crew:
+class Executor:
     """Who does the work.
 
     Attributes:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from onnxprune.algebra.axes import Dim, Factor, concatenated, nested
 from onnxprune.algebra.sizes.algebra import Extent
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import first, rule
 from onnxprune.ops.views import LinearView, Operands
 
@@ -71,7 +71,7 @@ def _layout(c: Context) -> str:
     """Return the pattern of what MultiHeadAttention reads, by the ranks of its operands."""
     ranks = tuple(len(c.axes(k)) if c.has(k) else 0 for k in range(3))
     if ranks not in LAYOUTS:
-        raise CannotSayError(f"its queries, keys and values are of ranks {ranks}")
+        raise UnknownOperandError(f"its queries, keys and values are of ranks {ranks}")
     return LAYOUTS[ranks]
 
 
@@ -84,7 +84,7 @@ def projections(_: Operands) -> list[LinearView]:
 def fused_attention(c: Context) -> None:
     """The projections to queries, keys and values are part of the node, side by side in one weight."""
     if c.attributes.get("do_rotary"):
-        raise CannotSayError("it turns its queries and keys inside")
+        raise UnknownOperandError("it turns its queries and keys inside")
     axes = projected(c, c.attributes.get("qkv_hidden_sizes") or [c.count(c.shape(1)[1]) // 3] * 3)
     c.weights(1, 2)
     finish_with_one_cache(c, axes, past=4, bias=5)
@@ -119,7 +119,7 @@ def group_query_attention(c: Context) -> None:
     groups = int(c.attributes["kv_num_heads"])
     heads = {"g": groups, "r": int(c.attributes["num_heads"]) // groups}
     if c.attributes.get("kv_cache_bit_width"):
-        raise CannotSayError("it keeps quantised keys and values")
+        raise UnknownOperandError("it keeps quantised keys and values")
     if c.has(1):
         axes = c.match("Q[n t (g r k)] K[n s (g k)] V[n s (g k)] -> Y[n t (g r k)]", heads)
     else:

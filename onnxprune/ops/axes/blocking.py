@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import rule
 
 REASONS = {
@@ -49,7 +49,7 @@ MICROSOFT_REASONS = {
 def _blocked(reason: str) -> Callable[[Context], None]:
     def refuse(c: Context) -> None:
         """Nothing this node touches may change."""
-        raise CannotSayError(reason)
+        raise UnknownOperandError(reason)
 
     return refuse
 

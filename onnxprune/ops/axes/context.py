@@ -29,7 +29,7 @@ Axes = tuple[Dim, ...]
 RESULT = -1
 
 
-class CannotSayError(Exception):
+class UnknownOperandError(Exception):
     """A rule cannot describe this node; the message is the reason its axes are blocked with."""
 
 
@@ -248,7 +248,7 @@ class Typing:
         """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""
         if name not in self.axes:
             if name not in self.shapes.sizes:
-                raise CannotSayError(f"the shape of '{name}' is not known")
+                raise UnknownOperandError(f"the shape of '{name}' is not known")
             self.axes[name] = tuple(Factor(s) for s in self.shapes.sizes[name])
         return self.axes[name]
 
@@ -296,28 +296,28 @@ class Context:
         """Return a size that has to be a number.
 
         Raises:
-            CannotSayError: It follows the input.
+            UnknownOperandError: It follows the input.
         """
         if not isinstance(size, int):
-            raise CannotSayError(f"the size {size} follows the input")
+            raise UnknownOperandError(f"the size {size} follows the input")
         return size
 
     def parts_of(self, size: Extent, divisor: Extent) -> Extent:
         """Return how many parts of one size an axis has.
 
         Raises:
-            CannotSayError: The parts do not fill it for all inputs.
+            UnknownOperandError: The parts do not fill it for all inputs.
         """
         quotient = exact_quotient(size, divisor) if divisor != 0 else None
         if quotient is None:
-            raise CannotSayError(f"the size {size} is no multiple of {divisor}")
+            raise UnknownOperandError(f"the size {size} is no multiple of {divisor}")
         return quotient
 
     def result_shape(self, result: int = 0) -> tuple[Extent, ...]:
         """Return the sizes of a result, as the size analysis has them."""
         name = self.node.output[result]
         if name not in self.typing.shapes.sizes:
-            raise CannotSayError(f"the shape of its result '{name}' is not known")
+            raise UnknownOperandError(f"the shape of its result '{name}' is not known")
         return self.typing.shapes.sizes[name]
 
     def value(self, operand: int) -> np.ndarray[Any, np.dtype[Any]] | None:
@@ -328,20 +328,20 @@ class Context:
         """Return integers that older opsets keep in an attribute and newer ones in an operand.
 
         Raises:
-            CannotSayError: They are computed at run time, or follow the input.
+            UnknownOperandError: They are computed at run time, or follow the input.
         """
         listed = self.listed(attribute, operand)
         if listed is None:
             return None
         if not all(isinstance(v, int) for v in listed):
-            raise CannotSayError(f"its '{attribute}' are computed at run time")
+            raise UnknownOperandError(f"its '{attribute}' are computed at run time")
         return [v for v in listed if isinstance(v, int)]
 
     def listed(self, attribute: str, operand: int) -> list[Extent | None] | None:
         """Return the same integers as expressions in the input's sizes, ``None`` for each unknown one.
 
         Raises:
-            CannotSayError: Not even their number is known.
+            UnknownOperandError: Not even their number is known.
         """
         if attribute in self.attributes:
             found = self.attributes[attribute]
@@ -351,7 +351,7 @@ class Context:
         self.keep_list(operand)
         listed = self.typing.shapes.integers(self.node.input[operand])
         if listed is None:
-            raise CannotSayError(f"its '{attribute}' are computed at run time")
+            raise UnknownOperandError(f"its '{attribute}' are computed at run time")
         return listed
 
     def define(self, result: int, axes: Sequence[Dim]) -> None:
@@ -361,7 +361,7 @@ class Context:
         sizes = tuple(d.size for d in axes)
         inferred = self.typing.shapes.sizes.get(self.node.output[result], sizes)
         if sizes != inferred:
-            raise CannotSayError(f"its result is {inferred} but its rule expects {sizes}")
+            raise UnknownOperandError(f"its result is {inferred} but its rule expects {sizes}")
         self.typing.axes[self.node.output[result]] = tuple(axes)
 
     def same(self, a: Dim, b: Dim) -> None:
@@ -538,7 +538,7 @@ class Context:
     def match(self, pattern: str, given: Mapping[str, Extent] | None = None) -> dict[str, Dim]:
         """Apply an axis pattern such as ``A[m k] B[k n] C[n] -> Y[m n]`` (see ``rules.notation``)."""
         if not notation.fits(self, pattern):
-            raise CannotSayError("its operands have other ranks than its rule expects")
+            raise UnknownOperandError("its operands have other ranks than its rule expects")
         return notation.match(self, pattern, given or {})
 
     def refuse(self, reason: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.algebra.axes import Dim
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import rule, some
 from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right
@@ -40,7 +40,7 @@ def einsum(c: Context) -> None:
     """Letters that only operands have are summed over; an ellipsis stands for axes that broadcast."""
     terms, result = _parse(c.attributes["equation"])
     if any(len(set(t)) != len(t) for t in terms):
-        raise CannotSayError("it takes a diagonal")
+        raise UnknownOperandError("it takes a diagonal")
     letters: dict[str, Dim] = {}
     spread: dict[int, list[Dim]] = {}
     for operand, term in enumerate(terms):

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.algebra.sizes.algebra import exact_quotient
 from onnxprune.ir.canonical.routers import ROUTER, bias_of
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import Zeros, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 from onnxprune.ops.views import INNER, LinearView, Operands
@@ -94,7 +94,7 @@ def quantised_mixture(c: Context) -> None:
     Only weights as they are quantised are followed, not those in an order of some device.
     """
     if c.attributes.get("quant_type", "int") != "int" or c.attributes.get("weights_prepacked", -1) == 1:
-        raise CannotSayError("its weights are packed in a form of one device")
+        raise UnknownOperandError("its weights are packed in a form of one device")
     e, i, h = _hidden(c, first=2, second=5, third=8)
     c.contract(i, 3)
     c.contract(h, 0)
@@ -116,10 +116,10 @@ def _hidden(c: Context, first: int, second: int, third: int) -> tuple[Factor, Fa
     rows, experts = c.count(c.axes(first)[1].size), c.axes(first)[0].size
     gated = c.attributes.get("activation_type", "relu") in GATED and not c.has(third)
     if gated and c.attributes.get("swiglu_fusion", 0) not in (1, 2):
-        raise CannotSayError("where its gates lie is not said")
+        raise UnknownOperandError("where its gates lie is not said")
     width = rows // 2 if gated else rows
     if gated and rows % 2:
-        raise CannotSayError("its gates and values are not as many")
+        raise UnknownOperandError("its gates and values are not as many")
     return Factor(experts), Factor(width), c.axes(0)[-1]
 
 
@@ -147,7 +147,7 @@ def _packed(c: Context, weight: int, zeros: int, e: Dim, outer: Dim, inner: Dim)
     c.same(rows, outer)
     _in_packs(c, inner, packed, PACKED)
     if not c.has(weight + 1):
-        raise CannotSayError("its weights have no scales")
+        raise UnknownOperandError("its weights have no scales")
     scales = c.axes(weight + 1)
     for dim, axis in zip(scales[:2], (e, outer), strict=True):
         c.same(dim, axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxprune.ops.axes.constants import by_itself
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.convolution import conv, windows
 from onnxprune.ops.axes.indexing import gather_nd, trilu
 from onnxprune.ops.axes.joining import pad
@@ -97,7 +97,7 @@ def fused_gemm(c: Context) -> None:
 def fused_matmul(c: Context) -> None:
     """MatMul of operands whose last two axes may be swapped."""
     if c.attributes.get("transBatchA") or c.attributes.get("transBatchB"):
-        raise CannotSayError("it moves batch axes")
+        raise UnknownOperandError("it moves batch axes")
     a, b = c.axes(0), c.axes(1)
     turned = bool(c.attributes.get("transA")), bool(c.attributes.get("transB"))
     matrix_product(c, a, b, turned=turned)

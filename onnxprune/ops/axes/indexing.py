@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.algebra.axes import Dim, Factor, Mirror, concatenated, factors, nested, split
 from onnxprune.ops.axes.constants import moved
-from onnxprune.ops.axes.context import Axes, CannotSayError, Context
+from onnxprune.ops.axes.context import Axes, Context, UnknownOperandError
 from onnxprune.ops.axes.table import first, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 
@@ -182,5 +182,5 @@ def reverse_sequence(c: Context) -> None:
 def compress(c: Context) -> None:
     """How many elements remain is known at run time."""
     if "axis" not in c.attributes:
-        raise CannotSayError("it picks elements of the flattened tensor by number")
-    raise CannotSayError("how many elements it picks is known at run time only")
+        raise UnknownOperandError("it picks elements of the flattened tensor by number")
+    raise UnknownOperandError("how many elements it picks is known at run time only")

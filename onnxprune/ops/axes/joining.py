@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.algebra.axes import Block, Dim, Factor, Mirror, concatenated, factors, nested, split
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ops.axes.constants import joined, moved, parts, windows
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import carriers, first, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 
@@ -75,7 +75,7 @@ def slice_(c: Context) -> None:
     dims, result = c.axes(0), list(c.axes(0))
     starts, ends, steps = c.listed("starts", 1), c.listed("ends", 2), c.listed("steps", 4)
     if starts is None or ends is None:
-        raise CannotSayError("it has no bounds")
+        raise UnknownOperandError("it has no bounds")
     axes = c.numbers("axes", 3) or list(range(len(starts)))
     cuts = zip(axes, starts, ends, steps or [1] * len(starts), strict=True)
     for element, (axis, start, end, step) in enumerate(cuts):
@@ -183,9 +183,9 @@ def resize(c: Context) -> None:
         if c.has(operand):
             c.keep_list(operand)
     if c.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        raise CannotSayError("it crops as well")
+        raise UnknownOperandError("it crops as well")
     if c.attributes.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise CannotSayError("it keeps the ratio of the sizes")
+        raise UnknownOperandError("it keeps the ratio of the sizes")
     listed = c.attributes.get("axes") or range(len(dims))
     places = {axis % len(dims): element for element, axis in enumerate(listed)}
     result: list[Dim] = []

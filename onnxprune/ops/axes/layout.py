@@ -8,7 +8,7 @@ from onnx import numpy_helper
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ops.axes.constants import Array, Numbers, in_order, moved, same
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.pointwise import UNDECIDED
 from onnxprune.ops.axes.table import first, rule
 from onnxprune.ops.axes.variables import from_the_right
@@ -125,7 +125,7 @@ def tile(c: Context) -> None:
             c.prefer_other(results[-1])
             c.follow_operand(1, element, results[-1])
         elif repeats is None:
-            raise CannotSayError("how often it repeats an axis is known at run time only")
+            raise UnknownOperandError("how often it repeats an axis is known at run time only")
         else:
             results.append(nested((c.fixed(int(repeats[element]), "Tile repeats it"), dim)))
     c.define(0, results)

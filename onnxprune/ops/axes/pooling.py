@@ -6,7 +6,7 @@ import onnx
 
 from onnxprune.algebra.axes import Factor
 from onnxprune.ops.axes.constants import Numbers, windows
-from onnxprune.ops.axes.context import CannotSayError, Context, Typing
+from onnxprune.ops.axes.context import Context, Typing, UnknownOperandError
 from onnxprune.ops.axes.reduction import take_maximum
 from onnxprune.ops.axes.table import first, rule
 
@@ -90,7 +90,7 @@ def max_unpool(c: Context) -> None:
         or maker.op_type != "MaxPool"
         or not _puts_back(c.typing, c.node, c.node.input[1], maker)
     ):
-        raise CannotSayError("it puts elements at places that count through all channels")
+        raise UnknownOperandError("it puts elements at places that count through all channels")
     axes = c.match("X[n c *s] indices[n c *s] -> Y[n c *t]")
     for name in ("*s", "*t"):
         c.block(axes[name], "it puts elements at places on this axis")

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.ops.axes import attention
 from onnxprune.ops.axes.constants import same
-from onnxprune.ops.axes.context import Axes, CannotSayError, Context, Quantised
+from onnxprune.ops.axes.context import Axes, Context, Quantised, UnknownOperandError
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.joining import join
 from onnxprune.ops.axes.linear import added, matrix_product, matrix_view
@@ -149,7 +149,7 @@ def _projections(o: Operands) -> list[LinearView]:
 def quantised_attention(c: Context) -> None:
     """Attention whose projections are products of integers."""
     if c.attributes.get("do_rotary"):
-        raise CannotSayError("it turns its queries and keys inside")
+        raise UnknownOperandError("it turns its queries and keys inside")
     axes = attention.projected(c, [c.count(c.shape(1)[1]) // 3] * 3)
     _columns(c, c.axes(1), 4, 7)
     c.reads(0, _how(c, 3, 6))
@@ -289,7 +289,7 @@ def matmul_n_bits(c: Context) -> None:
     Masking sets scales to zero, for several elements share a byte. Along the sum whole blocks can go.
     """
     if c.has(4):
-        raise CannotSayError("its rows are put in another order by a list")
+        raise UnknownOperandError("its rows are put in another order by a list")
     blocks, size = c.shape(1)[1], int(c.attributes["block_size"])
     n, b = Factor(int(c.attributes["N"])), Factor(blocks)
     lead, k = c.axes(0)[:-1], c.axes(0)[-1]
@@ -339,9 +339,9 @@ def gather_block_quantized(c: Context) -> None:
     axis, along = (int(c.attributes.get(n, d)) % rank for n, d in (("gather_axis", 0), ("quantize_axis", 1)))
     size, each = int(c.attributes.get("block_size", 128)), _elements_of_a_byte(c)
     if axis == along or (each > 1 and along != last):
-        raise CannotSayError("it picks from an axis that is quantised in blocks")
+        raise UnknownOperandError("it picks from an axis that is quantised in blocks")
     if data[along].size * each != scales[along].size * size:
-        raise CannotSayError("the last block of its table is not full")
+        raise UnknownOperandError("the last block of its table is not full")
     parameters = [(scales, 1), *([(c.axes(3), each)] if c.has(3) else [])]
     for k in range(rank):
         for dims, packed in parameters:

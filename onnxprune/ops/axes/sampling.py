@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnxprune.ops.axes.context import CannotSayError, Context
+from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.table import Zeros, every, first, rule
 from onnxprune.ops.views import LinearView, Operands
@@ -56,7 +56,7 @@ def _offset_windows(o: Operands) -> list[LinearView]:
 def deform_conv(c: Context) -> None:
     """A convolution that reads at offsets; all channels read at the same ones."""
     if c.attributes.get("offset_group", 1) != 1:
-        raise CannotSayError("groups of its channels read at different places")
+        raise UnknownOperandError("groups of its channels read at different places")
     pattern = "X[n (g ci) *s] W[(g co) ci *k] offset[n o *t] B[(g co)] mask[n m *t] -> Y[n (g co) *t]"
     axes = c.match(pattern, {"g": int(c.attributes.get("group", 1))})
     for name in "om":

@@ -11,7 +11,7 @@ import onnx
 from onnxprune.algebra.axes import Block, Factor, block, unify
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, bodies, fixed_axes, label, noted_vocabulary, open_values
-from onnxprune.ops.axes.context import CannotSayError, Context, Typing
+from onnxprune.ops.axes.context import Context, Typing, UnknownOperandError
 from onnxprune.ops.axes.estimates import estimate
 from onnxprune.ops.spec import (
     Arithmetic,
@@ -130,7 +130,7 @@ def _apply(context: Context) -> None:
     try:
         spec.axes(context)
         context.multiplies(spec)
-    except CannotSayError as reason:
+    except UnknownOperandError as reason:
         _refuse(context, str(reason))
     except (ArithmeticError, IndexError, StopIteration, ValueError) as error:
         _refuse(context, f"no operator takes such operands: {error}")

@@ -1,6 +1,7 @@
 """How much each channel of a group matters: by its weights, by what it sees on data, by its gradients."""
 
 from onnxprune.scoring.criteria.activations import observe
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.criteria import (
     CRITERIA,
     NEED_DATA,
@@ -9,7 +10,6 @@ from onnxprune.scoring.criteria.criteria import (
     comparable,
     score,
 )
-from onnxprune.scoring.criteria.evidence import Evidence
 from onnxprune.scoring.criteria.gather import gather
 
 __all__ = [

@@ -14,7 +14,7 @@ from onnxprune.errors import DataError
 from onnxprune.ir import Model
 from onnxprune.ops.views import INNER, LinearView
 from onnxprune.runtime import Array, Feeds, Session
-from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import Scores, share
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.scoring.criteria import activations, eliminations, gradients, weights
-from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
 
 

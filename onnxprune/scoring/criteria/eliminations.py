@@ -11,13 +11,13 @@ from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array, Feeds
 from onnxprune.scoring.criteria import weights
-from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import linear_of
 from onnxprune.scoring.layerwise.linear import Linear
 from onnxprune.scoring.layerwise.moments import Moments
-from onnxprune.scoring.layerwise.surgeon import Patient, elimination_costs
+from onnxprune.scoring.layerwise.obs import ObsLayer, elimination_costs
 from onnxprune.scoring.layerwise.trace import Trace
 from onnxprune.support.progress import task
 
@@ -70,7 +70,7 @@ def operate(
     Raises:
         DataError: The samples make values that are not finite, or there are none.
     """
-    patients: dict[str, list[Patient]] = {}
+    layers: dict[str, list[ObsLayer]] = {}
     powers: dict[str, list[float]] = {}
     readers = list(_readers(channels))
     trace = Trace(channels.model, [dict(fed) for fed in feeds], 0, threads)
@@ -79,16 +79,16 @@ def operate(
     with task("look at samples", total=len(readers)) as progress:
         for reader in readers:
             trace.advance(reader.index)
-            for name, patient, power in _admitted(channels, reader, trace, seed):
-                patients.setdefault(name, []).append(patient)
+            for name, layer, power in _admitted(channels, reader, trace, seed):
+                layers.setdefault(name, []).append(layer)
                 powers.setdefault(name, []).append(power)
             progress.advance(1, note=reader.layer.name)
     found = {}
-    with task("weigh channels", total=len(patients)) as progress:
+    with task("weigh channels", total=len(layers)) as progress:
         for group in channels.groups:
-            if group.name in patients:
+            if group.name in layers:
                 size = channels.apart(group).size
-                waiting = patients.pop(group.name)
+                waiting = layers.pop(group.name)
                 found[group.name] = elimination_costs(waiting, powers[group.name], size, ROUNDS)
                 progress.advance(1, note=group.name)
     return Evidence(eliminations=found)
@@ -124,7 +124,7 @@ def _members(channels: Channels, group: Group, layer: Linear) -> Array | None:
 
 def _admitted(
     channels: Channels, reader: _Reader, trace: Trace, seed: int
-) -> Iterator[tuple[str, Patient, float]]:
+) -> Iterator[tuple[str, ObsLayer, float]]:
     """Yield the matrices of a reader with their Gram matrices, and the power of the result, by group."""
     layer = reader.layer
     node = channels.model.nodes[reader.index]
@@ -140,7 +140,7 @@ def _admitted(
             columns = _columns(members[which], sizes[name])
             if columns is not None:
                 power = float(((matrix @ gram) * matrix).sum()) * len(matrices)
-                yield name, Patient.admit(matrix, gram, columns), power or 1.0
+                yield name, ObsLayer.admit(matrix, gram, columns), power or 1.0
 
 
 def _centred(moments: Moments) -> Array:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.data import Dataset
 from onnxprune.scoring.criteria.activations import observe
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.criteria import CRITERIA
 from onnxprune.scoring.criteria.eliminations import operate
-from onnxprune.scoring.criteria.evidence import Evidence
 from onnxprune.scoring.criteria.gradients import slopes_of
 from onnxprune.train.gradients import GradientLoss, gradients_of
 

@@ -10,7 +10,7 @@ from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.values import finite_values
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array
-from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import Scores, sums
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.analysis.groups.channels import Channels, Group, Place
+from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.ops.views import LinearView
 from onnxprune.scoring.criteria.shares import matrices
 
 
-def reading_places(channels: Channels, group: Group) -> list[Place]:
+def reading_places(channels: Channels, group: Group) -> list[AxisRef]:
     """Return the places of a group whose axis is summed over; all matrices where there is none."""
     summed = set(_summed_axes(channels))
     return [p for p in group.places if p.weight and (p.tensor, p.axis) in summed] or matrices(channels, group)

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels, Group, Place
+from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.values import finite_values
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Members = np.ndarray[Any, np.dtype[np.intp]]
 
 
-def matrices(channels: Channels, group: Group) -> list[Place]:
+def matrices(channels: Channels, group: Group) -> list[AxisRef]:
     """Return the places on tensors of two axes and more; biases and scales say little on their own."""
     constants = channels.model.constants
     weights = [p for p in group.places if p.weight]
     return [p for p in weights if sum(d > 1 for d in constants[p.tensor].dims) > 1] or weights
 
 
-def members(channels: Channels, group: Group, place: Place) -> Members | None:
+def members(channels: Channels, group: Group, place: AxisRef) -> Members | None:
     """Return the channel of each element of an axis, −1 where it has none.
 
     ``None`` where the axis alone does not tell: the channels are counted apart in each element of factors
@@ -37,7 +37,7 @@ def members(channels: Channels, group: Group, place: Place) -> Members | None:
 
 
 def share(
-    channels: Channels, group: Group, place: Place, magnitude: Callable[[str, Scores], Scores]
+    channels: Channels, group: Group, place: AxisRef, magnitude: Callable[[str, Scores], Scores]
 ) -> Scores:
     """Return the mean magnitude of each channel's elements in one tensor, ``[channels]``.
 
@@ -51,7 +51,7 @@ def share(
     return sums(channels, group, place, values) * group.size / values.size
 
 
-def sums(channels: Channels, group: Group, place: Place, values: Scores) -> Scores:
+def sums(channels: Channels, group: Group, place: AxisRef, values: Scores) -> Scores:
     """Add up an array shaped like a tensor over the elements of each channel, ``[channels]``."""
     member = channels.members(group, place)
     alike = tuple(axis for axis, size in enumerate(member.shape) if size == 1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels, Group, Place
+from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.values import finite_values
-from onnxprune.scoring.criteria.evidence import Evidence
+from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.shares import Scores, matrices, members, share
 
 
@@ -62,7 +62,7 @@ def lamp(scores: Scores) -> Scores:
     return found
 
 
-def _distances(channels: Channels, group: Group, place: Place) -> Scores:
+def _distances(channels: Channels, group: Group, place: AxisRef) -> Scores:
     """Return the sum of each channel's distances to the others, by their elements in one tensor."""
     values = finite_values(channels.typing, place.tensor)
     lines = np.moveaxis(values, place.axis, 0).reshape(values.shape[place.axis], -1)

@@ -15,9 +15,9 @@ from onnxprune.analysis.groups.channels import Channels, Indices, find_channels
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import Curve
 from onnxprune.errors import UsageError
-from onnxprune.evaluate.sensitivity.examine import Examiner
-from onnxprune.evaluate.sensitivity.samples import Examination
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup
 from onnxprune.evaluate.sensitivity.search import Search, Step
+from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model
 from onnxprune.runtime import Array
 
@@ -25,15 +25,15 @@ Todo: TypeAlias = tuple[str, list[Step]]
 """A group, and what is taken from it step by step."""
 
 _remembered = threading.local()
-"""The examiner of the latest errand: what it has computed of the samples serves the next group."""
+"""The examiner of the latest task: what it has computed of the samples serves the next group."""
 
 
 @dataclass(frozen=True, eq=False)
-class Errand:
+class RemoteTask:
     """Measure groups of a network.
 
     Attributes:
-        key: Tells one errand from another, even of the same words: a worker may outlive the run.
+        key: Tells one task from another, even of the same words: a worker may outlive the run.
         proto: The model as bytes: an array, which is handed over through a file mapped into memory.
         allow_inexact: Open axes that the network normalises over.
         input_shapes: Full shapes to analyse with, by input name.
@@ -48,7 +48,7 @@ class Errand:
     allow_inexact: bool
     input_shapes: Mapping[str, tuple[int, ...]]
     orders: Mapping[str, Indices]
-    examination: Examination
+    examination: MeasurementSetup
     route: Sequence[str]
     search: Search
 
@@ -58,7 +58,9 @@ class Errand:
             model = Model(onnx.ModelProto.FromString(self.proto.tobytes()))
             channels = find(model, self.allow_inexact, self.input_shapes)
             channels = channels.arranged(self.orders)
-            _remembered.examiner = Examiner(channels, self.examination, [[name] for name in self.route])
+            _remembered.examiner = VariantEvaluator(
+                channels, self.examination, [[name] for name in self.route]
+            )
             _remembered.key = self.key
         return self.search.curve(_remembered.examiner, self.route.index(todo[0]), todo[1])
 

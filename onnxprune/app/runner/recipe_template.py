@@ -138,7 +138,7 @@ $groups
 
 
 @dataclass(frozen=True)
-class Wish:
+class RecipeRequest:
     """What the user has said already.
 
     Attributes:
@@ -151,7 +151,7 @@ class Wish:
 
 
 def draft(
-    channels: Channels, model: Path, place: Path, wish: Wish, shapes: Mapping[str, Sequence[int]]
+    channels: Channels, model: Path, place: Path, wish: RecipeRequest, shapes: Mapping[str, Sequence[int]]
 ) -> tuple[str, dict[str, Any]]:
     """Write a recipe.
 

@@ -49,7 +49,7 @@ class Operand:
 
 
 @dataclass(frozen=True)
-class Question:
+class NodeQuery:
     """A node without the names: equal questions have equal answers.
 
     Attributes:
@@ -88,7 +88,7 @@ class Question:
             if o is not None and o.value
         }
 
-    def with_numbers(self, numbers: Mapping[Dim, int]) -> Question:
+    def with_numbers(self, numbers: Mapping[Dim, int]) -> NodeQuery:
         """Put numbers in the place of names."""
         return replace(
             self,
@@ -102,7 +102,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class NodeTypes:
     """What a tool says.
 
     Attributes:
@@ -147,12 +147,12 @@ def objection(node: Node) -> str:
     return _of_onnx(question).refusal or _of_onnx(question.with_numbers(numbers)).refusal
 
 
-def _question(node: Node, names: dict[Size, str]) -> Question:
+def _question(node: Node, names: dict[Size, str]) -> NodeQuery:
     bare = onnx.NodeProto(op_type=node.operator, domain=node.proto.domain, attribute=node.proto.attribute)
     bare.input.extend(f"i{k}" if i else "" for k, i in enumerate(node.inputs))
     bare.output.extend(f"o{k}" if o else "" for k, o in enumerate(node.outputs))
     operands = tuple(_operand(node, k, names) if node.has(k) else None for k in range(len(node.inputs)))
-    return Question(bare.SerializeToString(), operands, tuple(sorted(node.walk.opsets.items())))
+    return NodeQuery(bare.SerializeToString(), operands, tuple(sorted(node.walk.opsets.items())))
 
 
 def _operand(node: Node, place: int, names: dict[Size, str]) -> Operand:
@@ -177,7 +177,7 @@ def _deciding(node: Node, place: int) -> bytes:
     return b""
 
 
-def _agreed(named: Answer, numbered: Answer, numbers: Mapping[Dim, int]) -> Answer:
+def _agreed(named: NodeTypes, numbered: NodeTypes, numbers: Mapping[Dim, int]) -> NodeTypes:
     """Keep what two answers say; where the numbers do not fit the operator, trust names, but no zero."""
     results: list[tuple[int | None, Dims]] = []
     for (kind, dims), (other_kind, others) in zip(named.results, numbered.results, strict=True):
@@ -191,11 +191,11 @@ def _agreed(named: Answer, numbered: Answer, numbers: Mapping[Dim, int]) -> Answ
         else:
             both = zip(dims, others, strict=True)
             results.append((kind, tuple(d if numbers.get(d, d) == e else None for d, e in both)))
-    return Answer(tuple(results), named.refusal or numbered.refusal)
+    return NodeTypes(tuple(results), named.refusal or numbered.refusal)
 
 
 @lru_cache(maxsize=4096)
-def _answered(question: Question) -> Answer:
+def _answered(question: NodeQuery) -> NodeTypes:
     """Return what onnx says, and what onnxruntime says of what onnx does not."""
     answer = _of_onnx(question)
     outputs = question.proto().output
@@ -208,14 +208,14 @@ def _answered(question: Question) -> Answer:
         one if one[1] is not None else (one[0] or two[0], two[1])
         for one, two in zip(answer.results, other.results, strict=True)
     )
-    return Answer(results, "; ".join(filter(None, (answer.refusal, other.refusal))))
+    return NodeTypes(results, "; ".join(filter(None, (answer.refusal, other.refusal))))
 
 
-def _nothing(question: Question, refusal: str) -> Answer:
-    return Answer(((None, None),) * len(question.proto().output), refusal)
+def _nothing(question: NodeQuery, refusal: str) -> NodeTypes:
+    return NodeTypes(((None, None),) * len(question.proto().output), refusal)
 
 
-def _of_onnx(question: Question) -> Answer:
+def _of_onnx(question: NodeQuery) -> NodeTypes:
     node, opsets = question.proto(), dict(question.opsets)
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
@@ -236,7 +236,7 @@ def _of_onnx(question: Question) -> Answer:
         return _nothing(question, f"onnx: {said[-1] if said else type(error).__name__}")
     whole = all(o is None or o.dims is not None for o in question.operands)
     results = tuple(_read(found.get(name), whole) for name in node.output)
-    return Answer(results)
+    return NodeTypes(results)
 
 
 def _read(kind: onnx.TypeProto | None, whole: bool) -> tuple[int | None, Dims]:
@@ -253,7 +253,7 @@ def _read(kind: onnx.TypeProto | None, whole: bool) -> tuple[int | None, Dims]:
     return tensor.elem_type, tuple(dims)
 
 
-def _of_runtime(question: Question) -> Answer:
+def _of_runtime(question: NodeQuery) -> NodeTypes:
     """Load a model of one node and read what onnxruntime says of its results, or makes of examples."""
     from onnxprune.runtime import Session
 
@@ -267,13 +267,13 @@ def _of_runtime(question: Question) -> Answer:
     said = {o.name: (helper.np_dtype_to_tensor_dtype(o.dtype), o.shape) for o in session.outputs}
     results = [said.get(name, (None, ())) for name in node.output]
     if all(shape for (_, shape), name in zip(results, node.output, strict=True) if name):
-        return Answer(tuple((kind, tuple(shape) or None) for kind, shape in results))
+        return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
     if node.domain in ("", "ai.onnx"):  # an empty shape also stands for an unknown one
-        return Answer(tuple((kind, tuple(shape) or None) for kind, shape in results))
+        return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
     return _of_examples(question)
 
 
-def _model(question: Question, node: onnx.NodeProto) -> onnx.ModelProto:
+def _model(question: NodeQuery, node: onnx.NodeProto) -> onnx.ModelProto:
     imports = [helper.make_opsetid(d, v) for d, v in question.opsets]
     model = onnx.ModelProto(ir_version=_IR_VERSION, opset_import=imports)
     model.graph.name = "one node"
@@ -287,7 +287,7 @@ def _model(question: Question, node: onnx.NodeProto) -> onnx.ModelProto:
     return model
 
 
-def _of_examples(question: Question) -> Answer:
+def _of_examples(question: NodeQuery) -> NodeTypes:
     """Run a node at two sets of sizes, on zeros and on ones: sizes that follow no name alone are open."""
     names = dict.fromkeys(
         d for o in question.operands if o is not None for d in o.dims or () if isinstance(d, str)
@@ -309,10 +309,10 @@ def _of_examples(question: Question) -> Answer:
         ranks = {len(shape) for _, shape in shapes}
         dims = [_common(shapes, axis) for axis in range(ranks.pop())] if len(ranks) == 1 else None
         results.append((kind or None, None if dims is None else tuple(dims)))
-    return Answer(tuple(results))
+    return NodeTypes(tuple(results))
 
 
-def _run(question: Question, number: int) -> list[tuple[int, tuple[int, ...]]]:
+def _run(question: NodeQuery, number: int) -> list[tuple[int, tuple[int, ...]]]:
     from onnxprune.runtime import Session
 
     node = question.proto()

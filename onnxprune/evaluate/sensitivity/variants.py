@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.evaluate.metrics import Answer, without_filling
-from onnxprune.evaluate.sensitivity.prefix import Held, Prefix, Route
-from onnxprune.evaluate.sensitivity.samples import Examination, Tally
+from onnxprune.evaluate.metrics import BatchOutputs, without_filling
+from onnxprune.evaluate.sensitivity.prefix import CachedBatch, CutSequence, Prefix
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator
 from onnxprune.evaluate.sensitivity.suffix import Removed, Suffixes
 from onnxprune.runtime import Session
 from onnxprune.runtime.batch_axes import batch_name, described
 
 
-class Examiner:
+class VariantEvaluator:
     """Measures variants, group after group: fastest in the order of the route.
 
     Args:
@@ -29,14 +29,16 @@ class Examiner:
     """
 
     def __init__(
-        self, channels: Channels, examination: Examination, route: Sequence[Collection[str]]
+        self, channels: Channels, examination: MeasurementSetup, route: Sequence[Collection[str]]
     ) -> None:
         self.examination = examination
         self._suffixes = Suffixes(channels)
         inputs, outputs = (described(side) for side in (channels.model.inputs, channels.model.outputs))
         self._outputs = {o.name: o.shape for o in outputs}
         self._batch_name = batch_name(inputs, outputs)
-        self._route = Route(channels.model, channels.typing.shapes, [self._suffixes.cut(g) for g in route])
+        self._route = CutSequence(
+            channels.model, channels.typing.shapes, [self._suffixes.cut(g) for g in route]
+        )
         total = sum(stage.batches for stage in examination.stages)
         self._prefixes = [
             Prefix(self._route, examination, stage, examination.cache_bytes * stage.batches // total)
@@ -55,12 +57,12 @@ class Examiner:
             ModelError: The network fails.
         """
         subject = Subject(self, stop, variants)
-        tallies = [Tally(self.examination.metric) for _ in variants]
+        tallies = [MetricAccumulator(self.examination.metric) for _ in variants]
         for stage in range(len(self._prefixes)):
             subject.measure(stage, dict(enumerate(tallies)))
         return [tally.value() for tally in tallies]
 
-    def pieces(self, stage: int, stop: int) -> Iterator[list[Held]]:
+    def pieces(self, stage: int, stop: int) -> Iterator[list[CachedBatch]]:
         """Yield the samples of a stage as they come to a stop."""
         return self._prefixes[stage].pieces(stop)
 
@@ -69,14 +71,14 @@ class Examiner:
         model = self._suffixes.model(self._route.cuts[stop], removed)
         return Session(model.proto, threads=self.examination.threads) if model.nodes else None
 
-    def answer(self, session: Session | None, held: Held) -> Answer:
+    def answer(self, session: Session | None, held: CachedBatch) -> BatchOutputs:
         """Run what lies behind a cut; the outputs come in the network's order."""
         made = {**held.tensors}
         if session is not None:
             made |= session.run({i.name: held.tensors[i.name] for i in session.inputs})
         remembered = self.examination.baseline
         found = {name: made[name] for name in self._outputs}
-        return Answer(
+        return BatchOutputs(
             without_filling(found, held.size, held.rows, self._outputs, self._batch_name),
             held.targets,
             remembered.remembered(held.index) if remembered else {},
@@ -92,11 +94,11 @@ class Subject:
         variants: The removed channels of each.
     """
 
-    def __init__(self, examiner: Examiner, stop: int, variants: Sequence[Removed]) -> None:
+    def __init__(self, examiner: VariantEvaluator, stop: int, variants: Sequence[Removed]) -> None:
         self._examiner, self._stop, self._variants = examiner, stop, variants
         self._sessions: dict[int, Session | None] = {}
 
-    def measure(self, stage: int, tallies: dict[int, Tally]) -> None:
+    def measure(self, stage: int, tallies: dict[int, MetricAccumulator]) -> None:
         """Run some variants over the samples of a stage.
 
         Args:

@@ -27,7 +27,7 @@ DEFAULT_METRIC: Mapping[str, str] = {
 
 
 @dataclass
-class Exam:
+class Validation:
     """Held-back data, a metric on it, and what came of it.
 
     Attributes:

@@ -20,9 +20,9 @@ from onnxprune.evaluate.sensitivity.ledger import digest_of
 from onnxprune.ir import Model, skeleton
 from onnxprune.scoring.criteria import NEED_DATA, Evidence, gather, score
 from onnxprune.search.budgets import Balance, Budget
+from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.files import PlanFile, removed_channels
 from onnxprune.search.frontier import largest_reduction
-from onnxprune.search.judge import Judge
 from onnxprune.search.latency import CLOSE, CORRECTIONS, Stopwatch
 from onnxprune.search.limits import Limits
 from onnxprune.search.planner import Planner
@@ -52,7 +52,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Found:
+class PruningSolution:
     """What was decided.
 
     Attributes:
@@ -69,7 +69,7 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class PruningProblem:
     """A pruning to be planned.
 
     Attributes:
@@ -88,7 +88,7 @@ class Wanted:
     analysis: Analysis | None
     request: Request
 
-    def make(self) -> Found:
+    def make(self) -> PruningSolution:
         """Plan, and measure what the plan is said to do.
 
         Raises:
@@ -101,7 +101,7 @@ class Wanted:
             return self._within_drop(self._fixed_budgets)
         return self._found(self.planner.plan(self._fixed_budgets))
 
-    def apply(self, plan: PlanFile) -> Found:
+    def apply(self, plan: PlanFile) -> PruningSolution:
         """Do what a plan says, whoever wrote it.
 
         Raises:
@@ -161,11 +161,11 @@ class Wanted:
         return ranked(channels, scores, self._gone)
 
     @cached_property
-    def _judge(self) -> Judge | None:
+    def _judge(self) -> PlanEvaluator | None:
         request = self.request
         if request.data is None:
             return None
-        return Judge.open(
+        return PlanEvaluator.open(
             self.channels,
             request.data,
             request.metric,
@@ -221,13 +221,13 @@ class Wanted:
 
     # --- plans that are measured ---------------------------------------------------------------------------
 
-    def _in_time(self) -> Found:
+    def _in_time(self) -> PruningSolution:
         """Plan for a latency, time the plan, and plan again until prediction and measurement agree."""
         planner, request = self.planner, self.request
         watch = Stopwatch(planner.channels, request.threads, request.seed)
         watch.calibrate(planner.offers("uniform"))
         wanted = request.reductions["latency"]
-        best: tuple[float, Found] | None = None
+        best: tuple[float, PruningSolution] | None = None
         for _ in range(CORRECTIONS):
             budget = Budget("latency", watch.polynomial(), 1.0, wanted, self._elsewhere)
             found = self._within([*self._fixed_budgets, budget])
@@ -250,12 +250,12 @@ class Wanted:
         assert best is not None
         return best[1]
 
-    def _within(self, budgets: Sequence[Budget]) -> Found:
+    def _within(self, budgets: Sequence[Budget]) -> PruningSolution:
         if self.request.max_drop is not None:
             return self._within_drop(budgets)
         return self._found(self.planner.plan(budgets))
 
-    def _within_drop(self, budgets: Sequence[Budget]) -> Found:
+    def _within_drop(self, budgets: Sequence[Budget]) -> PruningSolution:
         """Remove as many multiply-accumulates as the drop allows, the budgets kept."""
         judge, allowed = self.planner.judge, self.request.max_drop
         assert judge is not None
@@ -280,7 +280,7 @@ class Wanted:
         removed: Removed,
         facts: Mapping[str, Any] | None = None,
         rows: Mapping[str, Sequence[Sequence[int]]] | None = None,
-    ) -> Found:
+    ) -> PruningSolution:
         channels = self.planner.channels
         within = (
             {**removed_rows(channels, removed), **(rows or {})} if rows else removed_rows(channels, removed)
@@ -292,7 +292,7 @@ class Wanted:
         size = self._costs["size"].value(counts)
         said |= {"size_bytes_baseline": round(self._baseline["size"]), "dense_size_bytes": round(size)}
         names = [g.name for g in channels.groups if removed.get(g.name)]
-        return Found(
+        return PruningSolution(
             removed={n: tuple(removed[n]) for n in names},
             within={n: tuple(map(tuple, lines)) for n, lines in within.items()},
             baseline=self._baseline,
@@ -308,7 +308,7 @@ def file_bytes(model: Model) -> int:
     return weights + int(skeleton(model.proto).ByteSize())
 
 
-def _measured(judge: Judge, removed: Removed) -> dict[str, Any]:
+def _measured(judge: PlanEvaluator, removed: Removed) -> dict[str, Any]:
     drop = judge.drop(removed)
     score = judge.baseline - drop if judge.metric.higher_is_better else judge.baseline + drop
     return {"metric": judge.metric.name, "score_before": judge.baseline, "score": score, "drop": drop}

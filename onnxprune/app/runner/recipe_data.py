@@ -16,7 +16,7 @@ from onnxprune.evaluate.metrics import Baseline, Metric, baseline_outputs, evalu
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.support.callables import is_reference, load_callable
-from onnxprune.support.places import shards
+from onnxprune.support.path_guard import shards
 
 
 def identity(spec: str) -> dict[str, str]:
@@ -42,7 +42,7 @@ def identity(spec: str) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Material:
+class RecipeData:
     """What a recipe trains on and judges by.
 
     Attributes:

@@ -19,7 +19,7 @@ Removed = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class PlanEvaluator:
     """A network, samples and a metric.
 
     Attributes:
@@ -46,7 +46,7 @@ class Judge:
         samples: int | None = None,
         batch_size: int = 64,
         threads: int | None = None,
-    ) -> Judge:
+    ) -> PlanEvaluator:
         """Open data for a network.
 
         Raises:

@@ -23,7 +23,7 @@ _TOGETHER = 0.8
 
 
 @dataclass(frozen=True)
-class Offer:
+class Candidate:
     """What one group has to give.
 
     Attributes:
@@ -56,7 +56,7 @@ class Offer:
 
 def make_offer(
     channels: Channels, group: Group, scores: Scores, limits: Limits, gone: Sequence[int] = ()
-) -> Offer:
+) -> Candidate:
     """Rank the channels of one group and list the steps it can be shrunk by.
 
     Args:
@@ -71,15 +71,15 @@ def make_offer(
     counts = kept_counts(channels, group, limits, group.size - len(gone))
     order, forced = np.argsort(ranked, kind="stable"), group.size - len(gone) > limits.most(group)
     start = group.size - counts.pop(0) if forced else len(gone)
-    return Offer(group, order, tuple(group.size - n for n in counts), gone=start, forced=forced)
+    return Candidate(group, order, tuple(group.size - n for n in counts), gone=start, forced=forced)
 
 
-def uniformly(offer: Offer) -> Offer:
+def uniformly(offer: Candidate) -> Candidate:
     """Price the steps by the fraction of the group that is gone, so that all groups shrink alike."""
     return _priced(offer, [n / offer.group.size for n in offer.steps])
 
 
-def globally(offer: Offer, scores: Scores) -> Offer:
+def globally(offer: Candidate, scores: Scores) -> Candidate:
     """Price each step by the mean score of what goes, over the part of the group that is left by then.
 
     The least important go first, wherever they are, and the fewer of a group are left the dearer they
@@ -96,7 +96,9 @@ def globally(offer: Offer, scores: Scores) -> Offer:
     return _priced(offer, [mean / part for mean, part in zip(means, left, strict=True)])
 
 
-def sensitively(offer: Offer, curve: Curve, analysis: Analysis, typical: float | None = None) -> Offer:
+def sensitively(
+    offer: Candidate, curve: Curve, analysis: Analysis, typical: float | None = None
+) -> Candidate:
     """Price the steps by the metric's measured loss.
 
     Losses of several groups do not just add up. Where their errors are independent, variances add, and with
@@ -152,13 +154,13 @@ def curve_of(analysis: Analysis, group: Group) -> Curve:
     return curve
 
 
-def removed_by(offers: Sequence[Offer], levels: Sequence[int]) -> dict[str, list[int]]:
+def removed_by(offers: Sequence[Candidate], levels: Sequence[int]) -> dict[str, list[int]]:
     """Return the removed channels by group name; groups that lose none are left out."""
     found = {o.group.name: o.removed(n) for o, n in zip(offers, levels, strict=True)}
     return {name: gone for name, gone in found.items() if gone}
 
 
-def _priced(offer: Offer, prices: Sequence[float]) -> Offer:
+def _priced(offer: Candidate, prices: Sequence[float]) -> Candidate:
     rising = np.maximum.accumulate(prices) if prices else np.zeros(0)
     sizes = np.diff([offer.gone, *offer.steps])
     return replace(offer, losses=tuple(np.cumsum(rising * sizes).tolist()), prices=tuple(rising.tolist()))

@@ -40,7 +40,7 @@ class _Row:
 
 
 @dataclass
-class Board:
+class LiveStatus:
     """What is to be seen of a run.
 
     Attributes:
@@ -100,7 +100,7 @@ class Board:
 
 
 @contextmanager
-def on_display(board: Board, console: Console | None = None) -> Iterator[Live]:
+def on_display(board: LiveStatus, console: Console | None = None) -> Iterator[Live]:
     """Draw a board, and bars for what is being done, for as long as the block runs.
 
     Args:

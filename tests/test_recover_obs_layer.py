@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxprune.scoring.layerwise import surgeon
+from onnxprune.scoring.layerwise import obs as surgeon
 from onnxprune.scoring.layerwise.moments import Moments
+from onnxprune.scoring.layerwise.obs import ObsLayer, elimination_costs
 from onnxprune.scoring.layerwise.solve import ridge
-from onnxprune.scoring.layerwise.surgeon import Patient, elimination_costs
 
 
 def layer(seed: int, channels: int, width: int, outputs: int = 3):
@@ -35,7 +35,7 @@ def best_without(weights, gram, gone):
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 4))
 def test_one_block_costs_what_least_squares_leaves(seed, channels, width):
     weights, gram, columns = layer(seed, channels, width)
-    costs = Patient.admit(weights, gram, columns).costs(np.arange(channels))
+    costs = ObsLayer.admit(weights, gram, columns).costs(np.arange(channels))
     wanted = [best_without(weights, gram, gone)[1] for gone in columns]
     np.testing.assert_allclose(costs, wanted, rtol=1e-6, atol=1e-6 * max(wanted))
 
@@ -44,11 +44,11 @@ def test_one_block_costs_what_least_squares_leaves(seed, channels, width):
 @given(st.integers(0, 10**6), st.integers(3, 6), st.integers(1, 3), st.integers(1, 2))
 def test_blocks_one_after_the_other_are_all_at_once(seed, channels, width, first):
     weights, gram, columns = layer(seed, channels, width)
-    patient = Patient.admit(weights, gram, columns)
-    patient.remove(np.arange(first))
+    obs = ObsLayer.admit(weights, gram, columns)
+    obs.remove(np.arange(first))
     wanted, error = best_without(weights, gram, columns[:first].ravel())
-    np.testing.assert_allclose(patient.weights, wanted, rtol=1e-5, atol=1e-6)
-    after = patient.costs(np.array([channels - 1]))[0]
+    np.testing.assert_allclose(obs.weights, wanted, rtol=1e-5, atol=1e-6)
+    after = obs.costs(np.array([channels - 1]))[0]
     _, both = best_without(weights, gram, columns[[*range(first), channels - 1]].ravel())
     assert error + after == pytest.approx(both, rel=1e-6)
 
@@ -59,8 +59,8 @@ def test_the_cheapest_channels_go_first_and_copies_are_cheap():
     x = random.standard_normal((500, 4)) * [1.0, 1.0, 0.2, 3.0]
     x[:, 1] = x[:, 0] + 1e-3 * x[:, 1]
     weights = np.ones((2, 4))
-    patient = Patient.admit(weights, x.T @ x, np.arange(4)[:, None])
-    costs = elimination_costs([patient], [1.0], 4, rounds=4)
+    obs = ObsLayer.admit(weights, x.T @ x, np.arange(4)[:, None])
+    costs = elimination_costs([obs], [1.0], 4, rounds=4)
     copies = sorted([costs[0], costs[1]])
     assert copies[0] < 0.1 * copies[1]
     assert costs[2] < copies[1] < costs[3]
@@ -69,8 +69,8 @@ def test_the_cheapest_channels_go_first_and_copies_are_cheap():
 @pytest.mark.parametrize("rounds", [1, 3, 64])
 def test_every_channel_gets_a_cost_whatever_the_rounds(rounds):
     weights, gram, columns = layer(1, 10, 2)
-    patients = [Patient.admit(weights, gram, columns), Patient.admit(weights * 0, gram, columns)]
-    costs = elimination_costs(patients, [2.0, 1.0], 10, rounds)
+    layers = [ObsLayer.admit(weights, gram, columns), ObsLayer.admit(weights * 0, gram, columns)]
+    costs = elimination_costs(layers, [2.0, 1.0], 10, rounds)
     assert (costs > 0).all()
     assert len(np.unique(costs)) >= min(rounds, 9)
 
@@ -78,16 +78,16 @@ def test_every_channel_gets_a_cost_whatever_the_rounds(rounds):
 def test_the_update_is_the_one_of_least_squares():
     """`recover` with least squares does what the surgeon would, and sees what layers before have lost."""
     weights, gram, columns = layer(3, 5, 2)
-    patient = Patient.admit(weights, gram, columns)
-    patient.remove(np.array([1, 4]))
+    obs = ObsLayer.admit(weights, gram, columns)
+    obs.remove(np.array([1, 4]))
     kept = columns[[0, 2, 3]].ravel()
     moments = Moments.empty(1, len(kept), len(weights))
     moments.xx[0], moments.xy[0], moments.count = gram[np.ix_(kept, kept)], gram[kept] @ weights.T, 1
     strength = surgeon.DAMPING * np.trace(gram) / len(gram) / (np.trace(moments.xx[0]) / len(kept))
     found, _ = ridge(moments, weights[None, :, kept], np.zeros((1, len(weights))), strength, shift=False)
-    np.testing.assert_allclose(patient.weights[:, kept], found[0], rtol=1e-6)
+    np.testing.assert_allclose(obs.weights[:, kept], found[0], rtol=1e-6)
 
 
 def test_nothing_arrives():
-    patient = Patient.admit(np.ones((2, 3)), np.zeros((3, 3)), np.arange(3)[:, None])
-    assert np.isfinite(elimination_costs([patient], [1.0], 3, 3)).all()
+    obs = ObsLayer.admit(np.ones((2, 3)), np.zeros((3, 3)), np.arange(3)[:, None])
+    assert np.isfinite(elimination_costs([obs], [1.0], 3, 3)).all()

@@ -22,7 +22,7 @@ DAMPING = 1e-2
 
 
 @dataclass
-class Patient:
+class ObsLayer:
     """One matrix that reads channels, and how it stands after those that have gone.
 
     Attributes:
@@ -36,7 +36,7 @@ class Patient:
     columns: Array
 
     @classmethod
-    def admit(cls, weights: Array, gram: Array, columns: Array) -> Patient:
+    def admit(cls, weights: Array, gram: Array, columns: Array) -> ObsLayer:
         """Invert the Gram matrix.
 
         Args:
@@ -74,11 +74,11 @@ class Patient:
         self.weights[:, gone] = 0
 
 
-def elimination_costs(patients: Sequence[Patient], scales: Sequence[float], size: int, rounds: int) -> Array:
+def elimination_costs(layers: Sequence[ObsLayer], scales: Sequence[float], size: int, rounds: int) -> Array:
     """Take channels out of all their readers, always the cheapest, until one is left.
 
     Args:
-        patients: All that read the channels; they are used up.
+        layers: All that read the channels; they are used up.
         scales: What the squared errors of each are divided by.
         size: How many channels there are.
         rounds: In how many rounds: in each as many go, by what they cost at its beginning.
@@ -89,13 +89,13 @@ def elimination_costs(patients: Sequence[Patient], scales: Sequence[float], size
     left, costs, paid = np.arange(size), np.zeros(size), 0.0
     many = -(-size // rounds)
     while len(left) > 1:
-        found = sum(p.costs(left) / scale for p, scale in zip(patients, scales, strict=True))
+        found = sum(p.costs(left) / scale for p, scale in zip(layers, scales, strict=True))
         order = np.argsort(found, kind="stable")[: min(many, len(left) - 1)]
         for which in order:
             paid = max(paid, float(np.asarray(found)[which]))
             costs[left[which]] = paid
-        for patient in patients:
-            patient.remove(left[order])
+        for layer in layers:
+            layer.remove(left[order])
         left = np.delete(left, order)
-    costs[left] = max(paid, float(sum(p.costs(left)[0] / s for p, s in zip(patients, scales, strict=True))))
+    costs[left] = max(paid, float(sum(p.costs(left)[0] / s for p, s in zip(layers, scales, strict=True))))
     return costs

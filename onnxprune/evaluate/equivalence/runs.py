@@ -34,7 +34,7 @@ _PATIENCE = 6
 
 
 @dataclass(frozen=True)
-class Budget:
+class CheckBudget:
     """What a comparison may take, beside what the shapes that the file fixes need.
 
     Attributes:
@@ -47,7 +47,7 @@ class Budget:
 
 
 @dataclass
-class Examination:
+class EquivalenceCheck:
     """Two models, and the runs made with them so far.
 
     Attributes:
@@ -62,7 +62,7 @@ class Examination:
     reference: Model
     candidate: Model
     subjects: Subjects
-    budget: Budget
+    budget: CheckBudget
     seed: int = 0
     shrunk: Shrunk | None = None
     graphs: tuple[Graph, Graph] = field(init=False)
@@ -206,7 +206,7 @@ class Examination:
 class Conclusion:
     """What follows from the runs of an examination."""
 
-    def __init__(self, examination: Examination) -> None:
+    def __init__(self, examination: EquivalenceCheck) -> None:
         self._of = examination
         self._records = examination.comparison.records
         self._noises: dict[Pair, Record] | None = None
@@ -350,7 +350,7 @@ def examine(
     seed: int = 0,
     exact: bool = True,
     shrunk: Shrunk | None = None,
-    budget: Budget | None = None,
+    budget: CheckBudget | None = None,
 ) -> Verdict:
     """Compare two models on inputs of several sizes, and on data.
 
@@ -374,7 +374,7 @@ def examine(
         return Verdict(reason=differences[0], exact=exact, differs=True)
     try:
         made = subjects(reference, candidate)
-        examination = Examination(reference, candidate, made, budget or Budget(), seed, shrunk)
+        examination = EquivalenceCheck(reference, candidate, made, budget or CheckBudget(), seed, shrunk)
     except DifferenceError as found:
         return Verdict(reason=str(found), exact=exact, differs=True)
     except ModelError as error:
@@ -390,7 +390,7 @@ def _cuts(model: Model, shrunk: Shrunk | None) -> dict[str, dict[int, int]]:
 
 
 def _examined(
-    of: Examination,
+    of: EquivalenceCheck,
     shapes: Mapping[str, Sequence[int]] | None,
     data: DataSpec | None,
     samples: int,

@@ -17,7 +17,7 @@ from onnxprune.evaluate.sensitivity.search import Search, Step
 
 
 @dataclass(frozen=True)
-class Question:
+class SensitivityRequest:
     """What is asked of a network.
 
     Attributes:
