@@ -1,4 +1,4 @@
-"""What can go wrong, said to a person.
+"""Errors with a message and a hint.
 
 Every error carries what is wrong and, where there is one, what to do about it. The command line prints
 them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only ever means a bug of ours.

@@ -1,4 +1,4 @@
-"""What every pass is: a frozen set of options that turns a model into a result.
+"""The base of all passes: a frozen set of options that maps a model to a result.
 
 A pass states what it requires of the model it is given and ensures what it promises of the one it returns;
 ``__call__`` is the only way through and checks both.
@@ -20,7 +20,7 @@ from onnxprune.ir.declarations import correct_declarations, refusal, wrong_decla
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass hands on.
+    """The result of a pass.
 
     Attributes:
         model: The model, the same object where the pass only measured.
@@ -93,7 +93,7 @@ def check_valid(model: Model, made_by: str, given: Model | None = None) -> None:
 
 
 def _is_refused(given: Model) -> bool:
-    """Whether inference has something against a model that a pass was given, whatever that declares."""
+    """Return whether shape inference refuses a model that a pass was given."""
     return wrong_declarations(given) is None or refusal(given, numbers=True) is not None
 
 

@@ -194,7 +194,7 @@ class Prune(Pass):
 
     @property
     def _methods(self) -> Sequence[str]:
-        """How to repair."""
+        """The repair methods and their options."""
         if self.recover is not None:
             return self.recover
         return DEFAULT_METHODS if self.data is not None else ()

@@ -80,7 +80,7 @@ class Factor(Sized):
 
     @property
     def free(self) -> bool:
-        """Whether single elements may be removed: unbound, unblocked, and a known number greater than 1."""
+        """Return whether single elements may be removed: unbound, unblocked, of a known size above 1."""
         return self.link is None and not self.blocks and isinstance(self.size, int) and self.size > 1
 
 

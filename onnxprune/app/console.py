@@ -1,4 +1,4 @@
-"""What people see while they wait: progress on standard error, and nothing of it on standard output."""
+"""Progress display on standard error; standard output carries results only."""
 
 from __future__ import annotations
 

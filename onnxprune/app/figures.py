@@ -1,4 +1,4 @@
-"""How numbers and tables look."""
+"""Formatting of numbers and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sparse model knows of the model it was pruned from, so that later steps need not be given that.
+"""Notes of a sparse model about its original: statistics that later steps need.
 
 A note in the file's metadata: a line of JSON, its arrays as 32-bit floats, compressed with zlib and written
 in base64. It costs eight bytes for each channel of a convolution's result, before compression.

@@ -1,4 +1,4 @@
-"""What was decided, as data: a plan travels inside the sparse model, an analysis in a file of its own."""
+"""Plans and analyses as data: a plan is stored in the sparse model, an analysis in its own file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _MADE_BY = "`prune` writes plans into models, `ana` writes analyses: run it agai
 
 @dataclass(frozen=True)
 class Plan:
-    """Which channels a sparse model has lost.
+    """The channels removed from a sparse model.
 
     Attributes:
         removed: Removed channels by group name, ascending; of a group in ``within`` those of the first row.
@@ -131,7 +131,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a metric falls as one group loses channels.
+    """A metric as a function of the channels removed from one group.
 
     Attributes:
         size: Channels in the group.
@@ -162,7 +162,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Analysis:
-    """How sensitive each group is.
+    """The sensitivity of each group.
 
     Attributes:
         digest: Identifies model, data and options.

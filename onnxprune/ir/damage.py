@@ -1,4 +1,4 @@
-"""What no exporter writes: values, types and names by which a damaged file is told before it is worked on.
+"""Detection of damaged files: values, types and names that are invalid in any model.
 
 onnx's own checker leaves these out, or would have to copy all weights to see them.
 """

@@ -109,5 +109,5 @@ def _said(kind: onnx.TypeProto.Tensor) -> str:
 
 
 def _only_misses_types(error: Exception) -> bool:
-    """Whether inference only got no further behind operators that onnx has no inference for."""
+    """Return whether inference only got no further behind operators that onnx has no inference for."""
     return all("instead is null" in line for line in str(error).splitlines() if line.strip())

@@ -58,7 +58,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What to call this model in a message."""
+        """The name of the model in messages."""
         return str(self.path) if self.path else (self.proto.graph.name or "the model")
 
     @property
@@ -73,7 +73,7 @@ class Model:
 
     @property
     def nested(self) -> bool:
-        """Whether there are bodies at all."""
+        """Return whether there are bodies at all."""
         if self._nested is None:
             self._nested = len(self.graphs) > 1
         return self._nested
@@ -132,12 +132,12 @@ class Model:
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
-        """What a caller has to feed: graph inputs that have no default value."""
+        """Required inputs: graph inputs without a default value."""
         return [i for i in self.proto.graph.input if i.name not in self.constants]
 
     @property
     def outputs(self) -> list[onnx.ValueInfoProto]:
-        """What the network returns."""
+        """The outputs of the network."""
         return list(self.proto.graph.output)
 
     def opset(self, domain: str = "") -> int:
@@ -221,7 +221,7 @@ def flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
-    """Whether a Loop takes as many turns as its first operand says: nothing else ends it.
+    """Return whether a Loop takes as many turns as its first operand says: nothing else ends it.
 
     Args:
         node: The loop.

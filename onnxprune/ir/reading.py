@@ -20,7 +20,7 @@ LARGEST_MESSAGE = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class _Piece:
-    """Where the values of a tensor lie.
+    """The location of the values of a tensor.
 
     Attributes:
         tensor: The tensor, of the model's main graph, of a body or of a local function.

@@ -1,1 +1,1 @@
-"""What is known of each operator: its axes and the sizes of its results."""
+"""Operator knowledge: axes, sizes, and all other facts of each operator."""

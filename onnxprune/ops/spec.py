@@ -112,7 +112,7 @@ class OpSpec:
 
     @property
     def mixes(self) -> bool:
-        """Whether it multiplies its data by matrices: a layer of a network."""
+        """Return whether it multiplies its data by matrices: a layer of a network."""
         return self.linear is not None
 
     def views(self, operands: Operands) -> tuple[LinearView, ...]:

@@ -73,12 +73,12 @@ class LinearView:
 
     @property
     def final(self) -> bool:
-        """Whether the product and the bias are all of the result."""
+        """Return whether the product and the bias are all of the result."""
         return not self.after
 
     @property
     def is_plain(self) -> bool:
-        """Whether the weights are the matrices themselves and each row makes a place of the result's axis."""
+        """Return whether the weights are the matrices, with one row for each result channel."""
         plain = self.layout in FRONT and not self.integers
         return plain and self.data != INNER and self.after != "mixing"
 
@@ -133,7 +133,7 @@ class Operands:
         return float(self.attributes.get(attribute, default))
 
     def has(self, operand: int) -> bool:
-        """Whether an operand is there."""
+        """Return whether an operand is there."""
         return operand < len(self.shapes)
 
     def flag(self, attribute: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is done at one node, so that its result becomes more like the original's.
+"""Repair methods: each adapts one node such that its result approaches the original's.
 
 Every method sees the sparse model as it has become so far: all nodes before this one have been repaired.
 """

@@ -95,7 +95,7 @@ def _bias_operand(node: onnx.NodeProto) -> int | None:
 
 
 def _same_node(sparse: onnx.NodeProto, original: onnx.NodeProto) -> bool:
-    """Whether two nodes are the same; an earlier recovery may have given the sparse one a bias."""
+    """Return whether two nodes are the same; an earlier recovery may have given the sparse one a bias."""
     inputs = list(sparse.input)
     bias = _bias_operand(original)
     if bias is not None and bias < len(inputs) and (bias >= len(original.input) or not original.input[bias]):

@@ -1,4 +1,4 @@
-"""Where the mean of a node's result can be moved: its bias, the BatchNormalization or the addition after it.
+"""Shifts: parameters that move the mean of a node's result (bias, BatchNormalization, addition).
 
 A node with none of these is given a bias if it can have one.
 """
@@ -113,7 +113,7 @@ def _shift_after(model: Model, node: onnx.NodeProto, channels: int, view: Linear
 
 
 def _movable(model: Model, name: str, channels: int) -> bool:
-    """Whether a tensor is a constant with one number a channel, read at a single place."""
+    """Return whether a tensor is a constant with one number a channel, read at a single place."""
     tensor = model.constants.get(name)
     if tensor is None or math.prod(tensor.dims) != channels:
         return False
@@ -121,7 +121,7 @@ def _movable(model: Model, name: str, channels: int) -> bool:
 
 
 def _lies_on_channels(model: Model, name: str, node: onnx.NodeProto, view: LinearView | None) -> bool:
-    """Whether a constant that is added to a node's result has its numbers on the axis of the channels."""
+    """Return whether an added constant has its elements on the channel axis."""
     dims = list(model.constants[name].dims)
     if view is None or view.layout not in WINDOWS:
         return dims[-1:] == [math.prod(dims)]

@@ -60,19 +60,19 @@ class Stage:
 
     @property
     def shift(self) -> Shift | None:
-        """Where the mean of the result can be moved."""
+        """The parameter that moves the mean of the result."""
         return find_shift(self.pair.sparse, self.node, len(self.kept))
 
     @cached_property
     def kept(self) -> Array:
-        """Which channels of the result remain, ``[channels]``."""
+        """The remaining channels of the result, ``[channels]``."""
         if self.normalises:
             return self.pair.mask(self.node.input[1])
         return self.linear.matrices(self.pair.mask(self.linear.weight)).any(-1).ravel()
 
     @property
     def normalises(self) -> bool:
-        """Whether the node is a BatchNormalization; otherwise it is a linear map."""
+        """Return whether the node is a BatchNormalization; otherwise it is a linear map."""
         return bool(spec_of(self.node).statistics)
 
     def columns(self, y: Array) -> Array:

@@ -21,7 +21,7 @@ from onnxprune.support.progress import task
 
 @dataclass(frozen=True)
 class Settings:
-    """How to repair.
+    """The repair methods and their options.
 
     Attributes:
         methods: Names of methods.
@@ -38,7 +38,7 @@ class Settings:
 
 @dataclass
 class Report:
-    """What was done, and what could not be.
+    """Repairs that were made, and repairs that were skipped.
 
     Attributes:
         layers: For each node and method: the mean squared error before and after, and more.

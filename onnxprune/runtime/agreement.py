@@ -1,4 +1,4 @@
-"""Whether two models compute the same."""
+"""Comparison of the outputs of two models."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnxprune.runtime.session import Array, Feeds, TensorSpec
 
 
 class Runnable(Protocol):
-    """What can be compared: a session, or something that stands before one."""
+    """A runnable model: a session, or a wrapper of one."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What comes back."""
+        """The outputs."""
 
     def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
         """Run it once."""
@@ -25,7 +25,7 @@ class Runnable(Protocol):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output strays.
+    """The difference of one output.
 
     Attributes:
         max_rel_error: ``max|a − b| / max|a|`` over a whole tensor, the worst over all runs.
@@ -48,7 +48,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a candidate strays from a reference.
+    """The difference of a candidate from a reference.
 
     Attributes:
         max_rel_error: The worst of all outputs, see `Difference`.

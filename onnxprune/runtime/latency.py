@@ -1,4 +1,4 @@
-"""How long models take, measured so that their ratio can be trusted."""
+"""Latency measurement of several models in turns, for reliable ratios."""
 
 from __future__ import annotations
 

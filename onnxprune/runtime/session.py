@@ -38,7 +38,7 @@ _ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a model says of one of its inputs or outputs.
+    """The declaration of an input or output.
 
     Attributes:
         name: The tensor's name in the file.
@@ -56,7 +56,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class RuntimeInfo:
-    """Which onnxruntime did the work, for reports.
+    """The onnxruntime build, for reports.
 
     Attributes:
         package: The distribution it was installed from, such as ``onnxruntime`` or ``onnxruntime-gpu``.

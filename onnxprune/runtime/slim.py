@@ -102,7 +102,7 @@ def _renamed(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
 
 
 def _is_large(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor is worth handing over as an array, and of a type numpy has."""
+    """Return whether a tensor is worth handing over as an array, and of a type numpy has."""
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     if dtype.kind not in "fiu" or not dtype.isbuiltin:
         return False

@@ -21,7 +21,7 @@ _ALMOST = 5e-3
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of a cost is to go.
+    """The reduction of one cost.
 
     Attributes:
         name: Of what: ``macs``, ``params``, ``size``, ``latency`` or ``channels``.
@@ -39,12 +39,12 @@ class Budget:
 
     @property
     def target(self) -> float:
-        """What may remain."""
+        """The allowed cost."""
         return self.baseline * (1 - self.reduction)
 
 
 class Balance:
-    """What is still too much, of every budget, at any widths of the groups.
+    """The excess over each budget at given widths of the groups.
 
     The *excess* is counted in baselines: 0 is what was asked for, 0.01 one percent too much.
 

@@ -1,4 +1,4 @@
-"""What each group has to give, step by step, and at what price."""
+"""Candidates: the removable steps of each group and their prices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOGETHER = 0.8
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one group has to give.
+    """The removable steps of one group.
 
     Attributes:
         group: The group.
@@ -46,7 +46,7 @@ class Candidate:
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
-        """How many channels remain before the first step and after each."""
+        """The number of channels before the first step and after each."""
         return tuple(self.group.size - n for n in (self.gone, *self.steps))
 
     def removed(self, level: int) -> list[int]:

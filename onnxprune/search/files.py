@@ -21,7 +21,7 @@ _MADE_BY = "`prune --plan-out` writes such files"
 
 @dataclass(frozen=True)
 class Width:
-    """How wide a group is to be.
+    """The width of a group in a plan file.
 
     Attributes:
         size: How many channels it has.

@@ -1,4 +1,4 @@
-"""How far one can go: the largest reduction whose measured drop is still allowed."""
+"""The largest reduction whose measured drop is allowed."""
 
 from __future__ import annotations
 

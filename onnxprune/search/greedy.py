@@ -57,11 +57,11 @@ class _Selected:
 
     @property
     def excess(self) -> float:
-        """What is too much, of the budget that is worst off."""
+        """The excess over the most violated budget."""
         return float(self._excess.max())
 
     def has_next(self, k: int) -> bool:
-        """Whether offer ``k`` has a step left."""
+        """Return whether offer ``k`` has a step left."""
         return self.levels[k] < len(self.balance.offers[k].steps)
 
     def excess_after(self, k: int) -> float:

@@ -1,4 +1,4 @@
-"""How long the network takes at any widths of its groups: measured at some, fitted in between.
+"""The latency model: measured at some widths of the groups, fitted in between.
 
 Whole networks are timed, not single operators: what an operator takes depends on what runs before and after
 it, on threads that wait for one another and on what the runtime fuses. Some networks of random widths are

@@ -1,4 +1,4 @@
-"""What no plan may go beyond: rounding, and how many channels a group keeps."""
+"""Limits of a plan: rounding, and the channels a group keeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_ROUND_TO = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What no plan may go beyond.
+    """Limits of a plan.
 
     Attributes:
         round_to: What remains of a group is a multiple of this.

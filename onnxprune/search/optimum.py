@@ -113,7 +113,7 @@ def _settle(balance: Balance, start: Levels, multipliers: Widths) -> Levels:
 
 @dataclass(frozen=True)
 class _Moves:
-    """What single groups can do.
+    """Moves of single groups.
 
     Attributes:
         groups: Which one, ``[moves]``.
@@ -148,11 +148,11 @@ class _Search:
 
     @property
     def excess(self) -> float:
-        """What is too much, of the budget that is worst off."""
+        """The excess over the most violated budget."""
         return float(self._excess().max())
 
     def rank(self) -> tuple[float, float]:
-        """What is least in the best plan: what is too much of a budget, then the loss."""
+        """The order of plans: by excess over the budgets, then by loss."""
         return max(self.excess, REACHED), self.loss
 
     def run(self) -> _Search:

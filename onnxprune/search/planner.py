@@ -1,4 +1,4 @@
-"""From groups and budgets to the channels that go, by whichever strategy."""
+"""The planner: selects channels for budgets by a strategy."""
 
 from __future__ import annotations
 

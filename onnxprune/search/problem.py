@@ -1,4 +1,4 @@
-"""What a pruning asks for, and how it is brought about: evidence, budgets, plan, check."""
+"""The pruning problem and its solution: evidence, budgets, plan, check."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class PruningSolution:
-    """What was decided.
+    """The selected channels and the figures of the plan.
 
     Attributes:
         removed: Removed channels by group name, ascending.
@@ -134,7 +134,7 @@ class PruningProblem:
 
     @property
     def _digest(self) -> str:
-        """What tells these trials from those of other models, data and options."""
+        """The digest of model, data and options that identifies trials."""
         request = self.request
         options = {
             "strategy": request.strategy,
@@ -200,7 +200,7 @@ class PruningProblem:
 
     @cached_property
     def _baseline(self) -> dict[str, float]:
-        """What the model cost before any pruning."""
+        """The cost of the original model."""
         known = {name: float(round(cost.value())) for name, cost in self._costs.items()}
         return known | (dict(self.earlier.baseline) if self.earlier else {})
 
@@ -214,7 +214,7 @@ class PruningProblem:
 
     @property
     def _elsewhere(self) -> dict[Factor, int]:
-        """How many channels an earlier plan left of each group it touched."""
+        """The width of each group after an earlier plan."""
         return {
             g.factor: g.size - len(self._gone[g.name]) for g in self.channels.groups if g.name in self._gone
         }

@@ -31,7 +31,7 @@ _POWERS = (1.0, 0.5, 2.0)
 
 
 class Trials:
-    """What plans were tried and what they cost, kept in a file so that a search can go on.
+    """Evaluated plans and their losses, stored in a file for resumption.
 
     What a plan costs does not depend on the budgets, so the file serves other reductions too.
 

@@ -17,7 +17,7 @@ _REFERENCE = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\
 
 
 def is_reference(text: str) -> bool:
-    """Whether a text has the form ``module:callable``; dots are allowed on either side."""
+    """Return whether a text has the form ``module:callable``; dots are allowed on either side."""
     return _REFERENCE.fullmatch(text) is not None
 
 

@@ -120,7 +120,7 @@ def _check_kind(value: Any, kind: type, called: str, where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether something is a number that a float can hold, infinity and NaN among them."""
+    """Return whether something is a number that a float can hold, infinity and NaN among them."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -131,7 +131,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether something is text that can be written again: half a surrogate pair cannot."""
+    """Return whether something is text that can be written again: half a surrogate pair cannot."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:

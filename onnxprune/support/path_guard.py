@@ -1,4 +1,4 @@
-"""What a command reads and what it may write: one guard before any work.
+"""The path guard: checks all paths a command reads and writes before any work.
 
 A path that a command writes must be none of the files it reads. Those are more than the paths it was given:
 a model has data files, a folder of data its shards, ``module:callable`` a module, a run its work folder.

@@ -19,7 +19,7 @@ def usable_processors() -> int:
 
 
 def idle() -> bool:
-    """Whether nobody else wants the processors just now; ``False`` where the system does not tell.
+    """Return whether nobody else wants the processors just now; ``False`` where the system does not tell.
 
     A tenth of a second is looked at: what the system says of the last minute may be this program's own work.
     """

@@ -1,4 +1,4 @@
-"""How far a long step has come, for whoever listens.
+"""Progress of long steps, for registered listeners.
 
 A step says where it is, and knows nothing of bars or terminals; whoever wants to show it installs a
 `Reporter`. Without one, nothing is shown.

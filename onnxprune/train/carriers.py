@@ -1,4 +1,4 @@
-"""What can be computed on tensors laid out ``[channels, pictures, positions]``, and how."""
+"""Operators on tensors in channel-major layout, ``[channels, pictures, positions]``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BINARY = ("Add", "Sub", "Mul", "Div")
 
 @dataclass(frozen=True)
 class Carrier:
-    """How one operator is carried.
+    """The channel-major form of one operator.
 
     Attributes:
         fits: Whether a node of it can be.
@@ -35,7 +35,7 @@ class Carrier:
 
 
 def can_be_carried(node: gs.Node, pictures: int) -> bool:
-    """Whether a node can be computed so, and is not slower for so many pictures."""
+    """Return whether a node can be computed so, and is not slower for so many pictures."""
     carrier = None if node.domain else CARRIERS.get(node.op)
     if carrier is None or len(node.outputs) != 1 or not _is_map(node.outputs[0]):
         return False
@@ -48,12 +48,12 @@ def flows_of(node: gs.Node) -> list[gs.Tensor]:
 
 
 def _is_map(x: gs.Tensor) -> bool:
-    """Whether a tensor has pictures, channels and positions, all known but how many pictures."""
+    """Return whether a tensor has pictures, channels and positions, all known but how many pictures."""
     return has_known_sizes(x, 1) and len(x.shape) > 2
 
 
 def _first_flows(node: gs.Node) -> bool:
-    """Whether the first operand flows, and all others are fixed."""
+    """Return whether the first operand flows, and all others are fixed."""
     first, *others = node.inputs
     fixed = all(isinstance(x, gs.Constant) or x.is_empty() for x in others)
     return fixed and not isinstance(first, gs.Constant) and _is_map(first)
@@ -71,14 +71,14 @@ def _convolves(node: gs.Node) -> bool:
 
 
 def _pays(node: gs.Node, pictures: int) -> bool:
-    """Whether a convolution is of single positions, or depthwise over a small map."""
+    """Return whether a convolution is of single positions, or depthwise over a small map."""
     many = pictures >= depthwise.MANY
     growth = depthwise.LARGEST_GROWTH_OF_MANY if many else depthwise.LARGEST_GROWTH
     return _of_single_positions(node) or depthwise.pays(node, growth)
 
 
 def _of_single_positions(node: gs.Node) -> bool:
-    """Whether a convolution looks at one position for each result, and at all channels."""
+    """Return whether a convolution looks at one position for each result, and at all channels."""
     x, weight = node.inputs[:2]
     single = math.prod([node.attrs.get("group", 1), *weight.shape[2:]]) == 1
     return single and not any(node.attrs.get("pads") or ()) and x.shape[2:] == node.outputs[0].shape[2:]
@@ -109,7 +109,7 @@ def _normalised(node: gs.Node, operands: Operands, emit: Emitter) -> Any:
 
 
 def _combines(node: gs.Node) -> bool:
-    """Whether all that flows has as many channels, and what is fixed is one number for each at most."""
+    """Return whether all activations have equal channels, and constants at most one number each."""
     flows, (result,) = flows_of(node), node.outputs
     fixed = [x for x in node.inputs if isinstance(x, gs.Constant)]
     alike = all(_meets(x, result) for x in flows) and all(_lies_on_channels(x, result) for x in fixed)
@@ -117,13 +117,13 @@ def _combines(node: gs.Node) -> bool:
 
 
 def _meets(x: gs.Tensor, result: gs.Tensor) -> bool:
-    """Whether an operand has the result's channels, and its positions or a single one."""
+    """Return whether an operand has the result's channels, and its positions or a single one."""
     axes = len(result.shape) - 2
     return x.shape[1] == result.shape[1] and list(x.shape[2:]) in ([1] * axes, list(result.shape[2:]))
 
 
 def _lies_on_channels(x: gs.Constant, result: gs.Tensor) -> bool:
-    """Whether a constant is one number, or one for each channel."""
+    """Return whether a constant is one number, or one for each channel."""
     channels, axes = result.shape[1], len(result.shape) - 2
     return x.values.size == 1 or (
         x.values.size == channels and list(x.shape[-axes - 1 :]) == [channels, *[1] * axes]
@@ -139,7 +139,7 @@ def _combined(node: gs.Node, operands: Operands, emit: Emitter) -> Any:
 
 
 def _joins(node: gs.Node) -> bool:
-    """Whether a Concat is one of channels."""
+    """Return whether a Concat is one of channels."""
     flows, axis = flows_of(node), node.attrs["axis"] % len(node.outputs[0].shape)
     return axis == 1 and len(flows) == len(node.inputs)
 

@@ -39,7 +39,7 @@ def lay_out_by_channel(graph: gs.Graph, pictures: int) -> None:
 
 @dataclass(frozen=True)
 class _Ends:
-    """Where a stretch begins and ends.
+    """The first and the last tensor of a stretch.
 
     Attributes:
         entries: Tensors that its nodes read and others make.

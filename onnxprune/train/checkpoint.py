@@ -26,7 +26,7 @@ _WORKER, _OWN = "worker/", "caller/"
 
 @dataclass(frozen=True)
 class State:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes:
         progress: Of the trainer: epoch, batches, steps, losses.

@@ -1,4 +1,4 @@
-"""From any ONNX file to the dialect onnxruntime-training 1.19.2 reads.
+"""Conversion of ONNX files to the operators and opsets of onnxruntime-training 1.19.2.
 
 It reads operator sets up to 21 and IR versions up to 10, gradients need operator set 13, and it wants a model
 without functions, without initializers listed as inputs, in 32-bit floats, and with a free batch size. Only

@@ -100,7 +100,7 @@ def sizes_of(tensor: gs.Tensor, first: int = 0) -> list[int]:
 
 
 def has_known_sizes(tensor: gs.Tensor, first: int = 0) -> bool:
-    """Whether the sizes of the axes from `first` on are known before the model runs."""
+    """Return whether the sizes of the axes from `first` on are known before the model runs."""
     return tensor.shape is not None and all(isinstance(size, int) for size in tensor.shape[first:])
 
 

@@ -1,4 +1,4 @@
-"""Does the training copy compute what the model computes? Asked before anything is trained.
+"""Check of the training copy against the model, before any training.
 
 Both run through the onnxruntime the user has, unoptimised, on the first samples of the training data.
 """

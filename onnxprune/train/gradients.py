@@ -54,7 +54,7 @@ class _Samples(Protocol):
 
 
 class Samples(Protocol):
-    """What `onnxprune.evaluate.data.Dataset` offers."""
+    """The part of `onnxprune.evaluate.data.Dataset` that gradients need."""
 
     def batches(
         self, batch_size: int, *, shuffle: bool = ..., seed: int = ..., epoch: int = ...
@@ -150,7 +150,7 @@ def _passes(dataset: Samples, batch_size: int, seed: int, once: bool) -> Iterato
 
 @dataclass(frozen=True)
 class _Selection:
-    """What gradients are wanted of."""
+    """The tensors whose gradients are requested."""
 
     names: Collection[str] | None
     gates: Mapping[str, int]

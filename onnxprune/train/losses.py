@@ -1,4 +1,4 @@
-"""What can be minimised: each loss is a few ONNX nodes behind an output of the model.
+"""Losses: each is a few ONNX nodes behind an output of the model.
 
 A model that ends in Softmax, LogSoftmax or Sigmoid is trained on what goes into it, where the same loss is
 stable; its targets stay what the model's own outputs would be.
@@ -51,7 +51,7 @@ class Head:
 
     @property
     def labelled(self) -> bool:
-        """Whether the targets are integer labels instead of arrays like the output."""
+        """Return whether the targets are integer labels instead of arrays like the output."""
         return self.name == LABELS
 
 
@@ -100,7 +100,7 @@ def binary_cross_entropy(head: Head, emit: Emitter, settings: TrainSettings) -> 
 
 
 def distillation(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
-    """What fits the output: divergence of classes, cross-entropy of probabilities, or relative error.
+    """The distillation loss for an output: divergence, cross-entropy or relative error.
 
     Classes are what ends in Softmax or LogSoftmax, and tables [samples, 2 or more] that end in neither it nor
     Sigmoid.
@@ -136,7 +136,7 @@ def _mean(x: gs.Tensor, emit: Emitter, head: Head) -> Any:
 
 @dataclass(frozen=True)
 class LossEntry:
-    """How a loss is attached.
+    """A loss and its attachment to an output.
 
     Attributes:
         function: Appends its nodes for one head.

@@ -32,7 +32,7 @@ class Trainable:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay applies: to matrices and kernels, not to biases and scales."""
+        """Return whether weight decay applies: to matrices and kernels, not to biases and scales."""
         return self.weight.ndim >= 2
 
 
@@ -78,7 +78,7 @@ class Optimizer(ABC):
     @property
     @abstractmethod
     def slots(self) -> Sequence[Sequence[Array]]:
-        """What is remembered from step to step: lists with one array for each trainable."""
+        """Optimiser state: lists with one array for each trainable."""
 
     @abstractmethod
     def _update(self, learning_rate: float) -> None:

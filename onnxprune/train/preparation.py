@@ -1,4 +1,4 @@
-"""What is decided before a worker starts: the graph, what is trained in it, how batches become its inputs."""
+"""Preparation of a training: the graph, the trainables, the inputs of each batch."""
 
 from __future__ import annotations
 

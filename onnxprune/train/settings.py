@@ -1,4 +1,4 @@
-"""What a training run is told, and what it says back."""
+"""Settings and results of a training."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _is_loss(name: str) -> bool:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train.
+    """The settings of a training.
 
     Attributes:
         loss: What is minimised: a name from `onnxprune.train.losses`, an ONNX file or `module:callable`
@@ -194,7 +194,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training leaves behind.
+    """The result of a training.
 
     Attributes:
         weights: The trained tensors and the running statistics of BatchNormalization, by the name, and in

@@ -1,4 +1,4 @@
-"""Where the training build of onnxruntime lives: a folder of its own.
+"""The folder of the training build of onnxruntime.
 
 onnxruntime and onnxruntime-training-cpu install into the same package folder and break each other, so the
 second one goes where only the training worker looks. Its last release is 1.19.2 (September 2024): wheels for

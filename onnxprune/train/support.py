@@ -1,4 +1,4 @@
-"""What onnxruntime-training 1.19.2 differentiates, so that what it does not is said before anything is spent.
+"""Operators that onnxruntime-training 1.19.2 differentiates, checked before a training starts.
 
 Measured operator by operator against finite differences on its CPU build.
 """

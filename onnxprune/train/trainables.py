@@ -1,4 +1,4 @@
-"""Which tensors are trained: chosen by the role they play, not by being floats.
+"""Selection of trainable tensors by their role.
 
 A scalar such as 1/√d, an anchor grid or a table of means is a float constant too, and must stay as it is.
 """
@@ -95,7 +95,7 @@ def _has_parameter(node: gs.Node, chosen: Mapping[str, gs.Constant]) -> bool:
 
 
 def _follows(node: gs.Node, weighted: Iterable[gs.Node]) -> bool:
-    """Whether an operand is directly the result of a weighted operator."""
+    """Return whether an operand is directly the result of a weighted operator."""
     producers = {id(producer) for operand in node.inputs for producer in operand.inputs}
     return any(id(candidate) in producers for candidate in weighted)
 

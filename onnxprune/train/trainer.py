@@ -1,4 +1,4 @@
-"""What becomes of the weights in the worker: steps, their running average, and a way back from bad ones.
+"""The trainer in the worker: steps, running average of the weights, return from bad steps.
 
 A step whose loss or gradient is not finite, or whose loss is out of all proportion, is not taken. The weights
 then go back to where they last were well, and from there on every step is half as long.

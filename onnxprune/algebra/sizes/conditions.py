@@ -56,7 +56,7 @@ class Condition:
 
     @property
     def statement(self) -> str:
-        """What is demanded, in words."""
+        """The condition as text."""
         options = " or ".join(map(str, self.options))
         return {
             "nonnegative": f"{self.size} >= 0",

@@ -1,4 +1,4 @@
-"""What an analysis learns of symbols, and what it cannot decide."""
+"""Facts about symbols: learned equations and conditions that remain undecided."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ContradictionError(ModelError):
 
 
 class Facts:
-    """What is shared by a graph and its bodies.
+    """Facts shared by a graph and its bodies.
 
     Attributes:
         algebra: The tables of the analysis.
@@ -66,7 +66,7 @@ class Facts:
 
     @property
     def learnt(self) -> bool:
-        """Whether anything is known of any size."""
+        """Return whether anything is known of any size."""
         return bool(self.known or self._aliases)
 
     def now(self, value: Value) -> Value:

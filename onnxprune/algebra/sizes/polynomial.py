@@ -69,7 +69,7 @@ class Atom:
 
     @property
     def boolean(self) -> bool:
-        """Whether it is always 0 or 1."""
+        """Return whether it is always 0 or 1."""
         return self.integral and self.bounds == (0, 1)
 
     def __str__(self) -> str:
@@ -222,7 +222,7 @@ class Size:
 
     @property
     def integral(self) -> bool:
-        """Whether it is known to have integer values alone."""
+        """Return whether it is known to have integer values alone."""
         atoms, divisor = self.algebra.atoms, self.algebra.divisor
         return all(
             (isinstance(c, int) or (c * divisor(m)).denominator == 1) and all(atoms[k].integral for k, _ in m)

@@ -1,4 +1,4 @@
-"""What is known of tensors: shapes, element types, and small values."""
+"""Abstract tensors: shapes, element types and small values."""
 
 from __future__ import annotations
 

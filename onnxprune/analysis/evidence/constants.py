@@ -1,4 +1,4 @@
-"""What is the same in a network whatever it is fed.
+"""Constant propagation: values that do not depend on the input.
 
 A filter of zeros leaves a channel that is nothing but its bias; batch normalisation, activations, pools and
 sums make other constants of that. The rules say how constants travel (``constant=``), how zeros do
@@ -32,7 +32,7 @@ LARGEST_RANK = 64
 
 @dataclass
 class Constants:
-    """What is known of each tensor: an array that broadcasts against it, ``NaN`` where nothing is.
+    """Constant values by tensor: an array that broadcasts against it, ``NaN`` where unknown.
 
     Attributes:
         typing: The network and its axes.
@@ -70,7 +70,7 @@ class Constants:
         return self._matrices[index]
 
     def is_fixed(self, name: str) -> bool:
-        """Whether a tensor is known as a whole: a weight, computed or not."""
+        """Return whether a tensor is known as a whole: a weight, computed or not."""
         return name in self.typing.model.constants or not np.isnan(self.known.get(name, np.nan)).any()
 
     def zero_channels(

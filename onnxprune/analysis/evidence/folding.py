@@ -120,7 +120,7 @@ def _into_operand(
 
 
 def holds_shift(model: Model, name: str, size: int) -> bool:
-    """Whether a tensor is a constant to which a vector along its last axis can be added."""
+    """Return whether a tensor is a constant to which a vector along its last axis can be added."""
     dims = tuple(model.constants[name].dims) if name in model.constants else (0,)
     return math.prod(dims) in (1, size) and dims[-1:] in ((), (1,), (size,))
 

@@ -1,4 +1,4 @@
-"""Which channels a network would not miss: found in its weights, whoever put them there.
+"""Liveness of channels: dead channels found in the weights, whichever tool zeroed them.
 
 A channel may go where every sum over it can do without: its term is zero, because the channel is or because
 nothing that remains reads it; or it is a constant, which a bias can hold. Where a constant channel does not
@@ -91,7 +91,7 @@ class Product:
 
     @property
     def even(self) -> bool:
-        """Whether a bias can hold what constant channels add."""
+        """Return whether a bias can hold what constant channels add."""
         return not self.matrices.linear.uneven
 
     def channels(self, holds: Mask, factor: Factor) -> Mask:
@@ -106,7 +106,7 @@ class Product:
 
 @dataclass
 class Evidence:
-    """What can go, and what has to be put in its place.
+    """Dead channels, and the constants that replace them.
 
     Attributes:
         channels: The groups of the network.
@@ -331,5 +331,5 @@ def _losses(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
 
 
 def _is_list(search: _Search, name: str) -> bool:
-    """Whether a tensor says where to put or take what another one holds."""
+    """Return whether a tensor says where to put or take what another one holds."""
     return search.channels.typing.shapes.types.get(name) == onnx.TensorProto.INT64

@@ -42,7 +42,7 @@ def precomputed(model: Model) -> Model:
 
 
 def _is_fixed(node: onnx.NodeProto) -> bool:
-    """Whether a node makes one tensor of its operands, by an operator that onnx can evaluate."""
+    """Return whether a node makes one tensor of its operands, by an operator that onnx can evaluate."""
     standard = node.domain in ("", "ai.onnx") and node.op_type not in _MADE_ANEW
     return standard and len(node.output) == 1 and bool(node.input)
 

@@ -23,7 +23,7 @@ Indices = np.ndarray[Any, np.dtype[np.intp]]
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """Which channel lies in which slot.
+    """The channel in each slot.
 
     Attributes:
         factor: The channels.

@@ -237,7 +237,7 @@ def group_channels(model: Model, shapes: Shapes, *, allow_inexact: bool = False)
 
 
 def cuts_inexactly(channels: Channels, removed: Mapping[str, Sequence[int]]) -> bool:
-    """Whether a plan shortens axes that the network normalises over, and so changes its results."""
+    """Return whether a plan shortens axes that the network normalises over, and so changes its results."""
     gone = set(channels.kept(removed))
     return any(gone.intersection(factors(dim)) for dim, _ in channels.typing.inexact)
 

@@ -1,4 +1,4 @@
-"""What a network costs, as a polynomial in the channels that remain.
+"""The cost of a network as a polynomial in the remaining channels.
 
 Every product of sizes the rules name (the multiply-accumulates of a node, the elements of a weight) is one
 term. A budget is evaluated by putting counts into the terms, without touching the graph.

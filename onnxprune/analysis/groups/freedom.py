@@ -1,4 +1,4 @@
-"""Which channels may be chosen apart in each part of the network.
+"""Freedom of a group: factors along which channels can be chosen independently.
 
 A grouped convolution carries ``(g c)``: the ``c`` of one of its groups are never mixed with the same ``c`` of
 another. Where that holds throughout, numbering the channels of ``c`` anew within each ``g``, in all tensors

@@ -1,4 +1,4 @@
-"""What a removed channel would have held, where that is not zero but known from other tensors.
+"""Values of removed channels that are not zero but known from other tensors.
 
 A layer normalisation that is spelled out subtracts the mean: where the data are zero, ``x − m`` is ``−m``,
 and its square ``m²``. A sum over channels is exact without them if that is added as often as channels go.
@@ -51,7 +51,7 @@ def find_ghost(
 
 
 def _sums_one_axis(typing: Typing, contraction: Contraction, dropped: int) -> bool:
-    """Whether a node sums over one axis alone: along others the ghost may be shorter than the tensor."""
+    """Return whether a node sums over one axis alone: others may broadcast the ghost."""
     here = [c for c in typing.contractions if c.node == contraction.node]
     return len(here) == 1 and dropped <= 1
 

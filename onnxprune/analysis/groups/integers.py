@@ -1,4 +1,4 @@
-"""What the integers of a network stand for: which number is zero in each tensor of them.
+"""Quantised integers: the zero point of each integer tensor.
 
 A rule says that an integer tensor is zero where it holds its zero point, and masking writes that. So all
 nodes that make, read or only move about the same integers have to agree on what it is. Where they do,
@@ -189,7 +189,7 @@ def _makes_floats(typing: Typing, node: onnx.NodeProto) -> bool:
 
 
 def _is_integer(kind: int | None) -> bool:
-    """Whether numbers of a type may stand for others: integers, and floats of a byte or less."""
+    """Return whether numbers of a type may stand for others: integers, and floats of a byte or less."""
     return kind in _INTEGERS
 
 

@@ -1,4 +1,4 @@
-"""How much of a network the groups reach, and what they do not: nothing is lost from sight.
+"""Reach: the share of parameters and MACs that lies on removable channels, and the rest.
 
 A weight that no rule takes for one, for example behind an operator nobody knows, is on no group and on no
 list of blocked axes. Here it is listed all the same, with the reason; nodes whose work is not known are too.
@@ -22,7 +22,7 @@ UNFOLLOWED = "it does not take this for a weight"
 
 @dataclass(frozen=True)
 class Reach:
-    """Which fractions of a network lie on channels that can go, were all of them to go.
+    """Fractions of a network that lie on removable channels.
 
     Attributes:
         params: Of its parameters.

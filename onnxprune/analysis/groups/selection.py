@@ -1,4 +1,4 @@
-"""Which groups a command works on."""
+"""Selection of groups by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From channels judged one by one to slots, which are removed everywhere at once.
+"""Slots: channels ranked separately in each part and removed together.
 
 Where a group is free within other factors, each of their elements may lose other channels, but all must lose
 as many. Channels of equal rank share a slot.

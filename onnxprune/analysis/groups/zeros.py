@@ -1,4 +1,4 @@
-"""Where a removed channel is zero: what makes sums over it exact to shorten, and what must not divide by it.
+"""Zeros of removed channels: sums over them shorten exactly, divisions by them are blocked.
 
 Masking sets weights to zero. A sum over a channel does not notice its removal if one of the operands of the
 sum is a masked weight, or is an activation that is zero there because all it was made of is. An operand that
@@ -49,7 +49,7 @@ def block_inexact_sums(typing: Typing) -> None:
 
 
 def is_masked(typing: Typing, tensor: str) -> bool:
-    """Whether a tensor is a constant that masking sets to zero, moved about or not.
+    """Return whether a tensor is a constant that masking sets to zero, moved about or not.
 
     Some reader has to take it as a weight.
     """

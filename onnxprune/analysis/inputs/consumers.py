@@ -272,7 +272,7 @@ def _compares(node: onnx.NodeProto, facts: Facts) -> Found:
 
 @_of("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 def _orders(node: onnx.NodeProto, facts: Facts) -> Found:
-    """What is compared with a range of steps is the length of a sequence."""
+    """A value compared with a range of steps is a sequence length."""
     for one, other in ((0, 1), (1, 0)):
         name, steps = node.input[one], node.input[other]
         if name not in facts.plain or (facts.span(steps) is not None and facts.number(steps) is not None):

@@ -83,7 +83,7 @@ class Facts:
         return size[axis] if size is not None and -len(size) <= axis < len(size) else None
 
     def counts(self, name: str) -> bool:
-        """Whether a tensor is a range of numbers, moved about."""
+        """Return whether a tensor is a range of numbers, moved about."""
         while name in self.makers and self.makers[name].op_type in MOVES:
             name = self.makers[name].input[0]
         return name in self.makers and self.makers[name].op_type == "Range"

@@ -146,7 +146,7 @@ def _mul(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
 
 
 def _masks(name: str, facts: Facts) -> bool:
-    """Whether a tensor comes from whole numbers or booleans of the input by casts and moves alone."""
+    """Return whether a tensor comes from whole numbers or booleans of the input by casts and moves alone."""
     while name in facts.makers:
         node = facts.makers[name]
         if node.op_type not in MOVES and node.op_type not in _LOGIC:

@@ -49,7 +49,7 @@ class Trial:
 
     @property
     def elements(self) -> int:
-        """How many numbers are fed."""
+        """The number of fed elements."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 

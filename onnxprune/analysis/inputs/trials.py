@@ -120,7 +120,7 @@ def _simpler(
 
 
 def _finite(outputs: Mapping[str, Array]) -> bool:
-    """Whether no output is NaN or infinite."""
+    """Return whether no output is NaN or infinite."""
     arrays = [np.asarray(made) for made in outputs.values()]
     return all(bool(np.isfinite(a).all()) for a in arrays if a.dtype.kind in "fc")
 

@@ -35,7 +35,7 @@ LARGEST_ASKED = 4 << 20
 
 @dataclass(frozen=True)
 class Operand:
-    """What is known of an operand.
+    """An operand without its name: type, shape and small value.
 
     Attributes:
         kind: Its element type; 0 where it is left out or no tensor.
@@ -103,7 +103,7 @@ class NodeQuery:
 
 @dataclass(frozen=True)
 class NodeTypes:
-    """What a tool says.
+    """Inferred types and shapes of the results of a node.
 
     Attributes:
         results: The element type and the shape of each result, by place.

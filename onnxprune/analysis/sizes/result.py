@@ -1,4 +1,4 @@
-"""What an analysis of sizes finds."""
+"""The result of size analysis."""
 
 from __future__ import annotations
 

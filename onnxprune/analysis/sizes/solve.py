@@ -33,7 +33,7 @@ Numbers = dict[str, int]
 
 @dataclass(frozen=True)
 class Demand:
-    """What sizes have to fulfil.
+    """Conditions on sizes, to be solved.
 
     Attributes:
         symbols: The symbols it is about.

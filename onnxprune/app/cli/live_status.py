@@ -31,7 +31,7 @@ _OWN_ROW = {"baseline": "original", "transform": "dense", "bench": "latency"}
 
 @dataclass
 class _Row:
-    """What is known of a round."""
+    """The figures of one round."""
 
     took: dict[str, str] = field(default_factory=dict)
     loss: str = ""
@@ -41,7 +41,7 @@ class _Row:
 
 @dataclass
 class LiveStatus:
-    """What is to be seen of a run.
+    """The live display of a run.
 
     Attributes:
         recipe: What is being done.

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, how errors are said, and what may reach standard output."""
+"""Conventions of all commands: exit codes, error messages, standard output."""
 
 from __future__ import annotations
 

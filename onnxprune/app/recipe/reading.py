@@ -1,4 +1,4 @@
-"""From a TOML file to a recipe.
+"""Reading of recipes from TOML files.
 
 A recipe that is wrong is refused before anything is spent on it: every error names the line, the key and what
 is allowed there.

@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Where samples come from: ``.npz`` files, folders of them, ``module:callable``.
+    """Sources of samples: ``.npz`` files, folders of them, ``module:callable``.
 
     Attributes:
         train: What is trained on.
@@ -56,7 +56,7 @@ class Data(Section):
 
 
 class Budget(Section):
-    """How much is to go, as a fraction of what the model costs before pruning: one of these.
+    """The reduction, as a fraction of the cost of the original model: one of these.
 
     Attributes:
         reduce_macs: Of the multiply-accumulates.
@@ -80,7 +80,7 @@ class Budget(Section):
 
     @property
     def of(self) -> str:
-        """What is to be reduced: ``macs``, ``params``, ``size``, ``latency`` or ``channels``."""
+        """The reduced cost: ``macs``, ``params``, ``size``, ``latency`` or ``channels``."""
         return next(iter(self.model_dump(exclude_none=True))).removeprefix("reduce_")
 
     @property
@@ -90,7 +90,7 @@ class Budget(Section):
 
 
 class Schedule(Section):
-    """How the reduction rises from iteration to iteration.
+    """Schedule of the reduction over the iterations.
 
     Attributes:
         iterations: How often to prune and train.
@@ -118,7 +118,7 @@ class Schedule(Section):
 
 
 class AnaSettings(Section):
-    """Whether and how sensitivity is measured before every pruning; see the command `ana`.
+    """Sensitivity analysis before every pruning; see the command `ana`.
 
     Attributes:
         enabled: Whether it is.
@@ -145,7 +145,7 @@ class AnaSettings(Section):
 
 
 class PruneSettings(Section):
-    """Which channels go; see the command `prune`.
+    """Selection of channels; see the command `prune`.
 
     Attributes:
         strategy: How the reduction is shared out among the groups; by default ``sensitivity`` where it is
@@ -182,12 +182,12 @@ class PruneSettings(Section):
 
     @property
     def looks_at_data(self) -> bool:
-        """Whether it takes samples to choose channels."""
+        """Return whether it takes samples to choose channels."""
         return self.criterion in NEED_DATA or self.strategy == "search"
 
 
 class RecoverSettings(Section):
-    """Whether what is lost is made up for in closed form, before training; see the command `recover`.
+    """Recovery in closed form, before training; see the command `recover`.
 
     Attributes:
         enabled: Whether it is.
@@ -201,7 +201,7 @@ class RecoverSettings(Section):
 
 
 class FinetuneSettings(Section):
-    """How the pruned model is trained; see the command `finetune`.
+    """Training of the pruned model; see the command `finetune`.
 
     Attributes:
         loss: What is minimised; those that ask a teacher ask the original.
@@ -279,7 +279,7 @@ class Stop(Section):
 
 
 class Compare(Section):
-    """What the report sets beside the result.
+    """Comparisons in the report.
 
     Attributes:
         one_shot: The same reduction at once, trained for as many epochs as all iterations together.
@@ -289,7 +289,7 @@ class Compare(Section):
 
 
 class Log(Section):
-    """Where figures go while the run is under way, beside the work folder.
+    """Tracking services that receive the figures of a run.
 
     Attributes:
         tensorboard: A folder for event files.
@@ -303,7 +303,7 @@ class Log(Section):
 
 
 class Bench(Section):
-    """How latency is measured in the end; see the command `bench`.
+    """Latency measurement of the result; see the command `bench`.
 
     Attributes:
         runs: Rounds in which all models are measured in turn.

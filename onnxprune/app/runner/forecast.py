@@ -1,4 +1,4 @@
-"""Which steps a run will take, and how long they will."""
+"""Forecast of the steps of a run and their duration."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def kind_of(step: str) -> str:
 
 @dataclass
 class Forecast:
-    """How long a run will still take, judged by how long its steps have taken so far.
+    """The remaining duration of a run, estimated from its finished steps.
 
     Attributes:
         pending: Sizes of the steps to come, by name.

@@ -43,7 +43,7 @@ def identity(spec: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class RecipeData:
-    """What a recipe trains on and judges by.
+    """Training data, validation data and metric of a recipe.
 
     Attributes:
         recipe: The recipe.
@@ -88,7 +88,7 @@ class RecipeData:
 
     @cached_property
     def metric(self) -> Metric:
-        """What models are judged by."""
+        """The metric."""
         return get_metric(self.recipe.metric)
 
     def _baseline(self, data: Dataset) -> Baseline | None:

@@ -139,7 +139,7 @@ $groups
 
 @dataclass(frozen=True)
 class RecipeRequest:
-    """What the user has said already.
+    """Options the user has given.
 
     Attributes:
         train: Training data, if known.

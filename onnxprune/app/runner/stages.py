@@ -1,4 +1,4 @@
-"""What each step of a run does, from file to file."""
+"""The steps of a run, from file to file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the caller of a dense model feeds and reads, where axes of its inputs and outputs have shrunk."""
+"""The interface of a dense model whose inputs or outputs have shrunk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onnxprune.runtime import Array, Feeds, Session, TensorSpec
 
 @dataclass(frozen=True)
 class Interface:
-    """Which elements of a network's tensors a dense model still has.
+    """Elements of a network's tensors that remain in the dense model.
 
     Attributes:
         cuts: The elements that remain, by the name of a tensor and its axis; whole axes are missing.
@@ -56,7 +56,7 @@ class NarrowedSession:
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What comes back."""
+        """The outputs."""
         return self._session.outputs
 
     def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:

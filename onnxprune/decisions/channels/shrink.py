@@ -111,7 +111,7 @@ def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int
 
 
 def _must_be_written(channels: Channels, use: SizeUse, new: Extent, counts: Mapping[Factor, int]) -> bool:
-    """Whether an operand's number changes; 0 and -1 in a Reshape target mostly follow by themselves."""
+    """Return whether an operand's number changes; 0 and -1 in a Reshape target mostly adapt."""
     node = channels.typing.nodes[use.node]
     listed = channels.typing.shapes.integers(node.input[use.operand])
     written = listed[use.element or 0] if listed is not None else None
@@ -221,7 +221,7 @@ def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: 
 
 
 def _sees(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) -> bool:
-    """Whether a reader of a list sees elements that have changed."""
+    """Return whether a reader of a list sees elements that have changed."""
     if node.op_type not in ("Gather", "Slice"):
         return True
     known = [channels.typing.shapes.values.get(i) for i in node.input[1:]]

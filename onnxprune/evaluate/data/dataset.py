@@ -85,7 +85,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """What to call the data in a message."""
+        """The name of the data in messages."""
         return self._source.name
 
     @property
@@ -241,7 +241,7 @@ def _regrouped(parts: Iterable[Part], size: int, rng: np.random.Generator | None
 
 
 def _same_form(one: Part, other: Part) -> bool:
-    """Whether two groups of samples can be joined: of one form, and what is the same for all is the same."""
+    """Return whether two groups of samples can be joined: equal form, equal shared arrays."""
     a, b = one.arrays, other.arrays
     if set(a) != set(b) or one.axes != other.axes:
         return False

@@ -1,4 +1,4 @@
-"""What a model takes and returns, and whether arrays fit it."""
+"""The schema of a model: names, types and shapes that arrays must match."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _matches(shape: Sequence[int], wanted: Sequence[int | str | None], same_rank
 
 
 def _converts(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Whether a conversion is one of those `Schema` allows."""
+    """Return whether a conversion is one of those `Schema` allows."""
     if given == wanted or (given.kind == "U" and wanted.kind == "O"):
         return True
     if given.kind == wanted.kind and given.kind in "fc":

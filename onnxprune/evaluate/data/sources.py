@@ -1,4 +1,4 @@
-"""Where arrays come from: shards on disk, a callable, memory."""
+"""Sources of arrays: shards on disk, a callable, memory."""
 
 from __future__ import annotations
 
@@ -270,12 +270,12 @@ class _Member:
 
     @property
     def all_bytes(self) -> int:
-        """How many bytes all values take."""
+        """The size of all values in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def sample_bytes(self) -> int:
-        """How many bytes one sample takes."""
+        """The size of one sample in bytes."""
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def mapped(self) -> Array:

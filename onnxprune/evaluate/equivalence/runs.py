@@ -35,7 +35,7 @@ _PATIENCE = 6
 
 @dataclass(frozen=True)
 class CheckBudget:
-    """What a comparison may take, beside what the shapes that the file fixes need.
+    """The time and memory budget of a comparison, beyond the shapes that the file fixes.
 
     Attributes:
         seconds: Time from the first run on.
@@ -204,7 +204,7 @@ class EquivalenceCheck:
 
 
 class Conclusion:
-    """What follows from the runs of an examination."""
+    """The conclusion from the runs of a check."""
 
     def __init__(self, examination: EquivalenceCheck) -> None:
         self._of = examination
@@ -262,7 +262,7 @@ class Conclusion:
         return passes(record, self._noise[pair], saturates) and self._passes_unrounded(pair, saturates)
 
     def _passes_unrounded(self, pair: Pair, saturates: bool) -> bool:
-        """Whether a tensor agrees without the rounding of activations before it."""
+        """Return whether a tensor agrees without the rounding of activations before it."""
         if not self._records[pair].rounded:
             return True
         made = self._of.subjects
@@ -273,7 +273,7 @@ class Conclusion:
         return plain is None or plain.rounded or passes(plain, None, saturates)
 
     def _is_other_layout(self, pair: Pair) -> bool:
-        """Whether two tensors are no counterparts, for they lie in other shapes."""
+        """Return whether two tensors are no counterparts, for they lie in other shapes."""
         return self._records[pair].worst.reason.startswith(("shape ", "type "))
 
     def _by_tail(self, found: OutputVerdict, pair: Pair) -> OutputVerdict | None:

@@ -53,7 +53,7 @@ class OutputVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well two models agree.
+    """The agreement of two models.
 
     Attributes:
         outputs: Output by output.

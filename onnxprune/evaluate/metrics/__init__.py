@@ -1,4 +1,4 @@
-"""How good a model is, as one number.
+"""Metrics: the quality of a model as one number.
 
     top1 top5 mse mae          against what the data says the model should answer
     kl agreement cosine        against what the baseline answered: no labels needed

@@ -18,7 +18,7 @@ _SMALLEST = 1e-12  # a probability below this counts as this, so that one underf
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read an output as probabilities of classes.
+    """The interpretation of an output as class probabilities.
 
     Attributes:
         axis: The axis that counts the classes; if it has one entry, that is the yes of a yes or no.
@@ -39,7 +39,7 @@ class Reading:
 
 
 class BaselineOutput(NamedTuple):
-    """What the baseline said of one output for one batch.
+    """The baseline's output for one batch.
 
     Attributes:
         values: Its output.

@@ -1,4 +1,4 @@
-"""What a metric is: a number from a model's answers, batch by batch."""
+"""Metrics over the outputs of a model, batch by batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UserFunction: TypeAlias = Callable[[Outputs, "dict[str, Array] | None"], float]
 
 @dataclass(frozen=True)
 class BatchOutputs:
-    """What a model said of one batch, and what it is judged by.
+    """The outputs of a model for one batch, with targets.
 
     Attributes:
         outputs: The model's outputs by name, in its order; samples on the first axis, whatever the model has.

@@ -1,4 +1,4 @@
-"""How a metric falls as each group of channels shrinks, one group at a time.
+"""Sensitivity analysis: a metric as a function of the width of each group.
 
     question   what is asked, and which channels go at every step
     study      one run, from the question to the answer

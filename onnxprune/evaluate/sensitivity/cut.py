@@ -20,7 +20,7 @@ Tensors = Mapping[str, onnx.TensorProto]
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a network is cut.
+    """A cut of a network.
 
     Attributes:
         carried: Tensors that the rest reads: made before it, or inputs of the network.

@@ -42,7 +42,7 @@ _LOOKS = 256
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the curves are estimated by.
+    """Statistics from which curves are estimated.
 
     Attributes:
         by: ``fisher`` or ``energy``.

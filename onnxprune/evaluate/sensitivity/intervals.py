@@ -1,4 +1,4 @@
-"""How sure the mean over all samples is, when only some have been looked at."""
+"""Confidence intervals of a mean over a part of the samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies before the cuts of a network, computed once for all of them.
+"""The prefix of a network before each cut, computed once for all cuts.
 
 The tensors at one cut are kept within a memory limit, and those at the next are computed from them. Where
 they do not fit, they are made again piece by piece for every group, from the last cut where they did fit.

@@ -1,4 +1,4 @@
-"""What a worker needs to measure groups, wherever it is: it finds the channels itself, once."""
+"""A measurement task for a worker process or a remote worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `ana` is asked, and what that means for each group: which channels go at every step."""
+"""The request of `ana`, and the channels removed from each group at every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnxprune.evaluate.sensitivity.search import Search, Step
 
 @dataclass(frozen=True)
 class SensitivityRequest:
-    """What is asked of a network.
+    """The options of a sensitivity analysis.
 
     Attributes:
         data: Samples to measure on.
@@ -69,7 +69,7 @@ class SensitivityRequest:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What is taken from one group, step by step.
+    """The channels removed from one group, step by step.
 
     Attributes:
         group: The group.

@@ -37,7 +37,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class MeasurementSetup:
-    """What variants are measured by.
+    """The metric, samples and baseline for the measurement of variants.
 
     Attributes:
         metric: The measure.

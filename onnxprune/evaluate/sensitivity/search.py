@@ -1,4 +1,4 @@
-"""Which points of a curve are measured, and on how many samples.
+"""Adaptive choice of the measured points of a curve and of the samples for each.
 
 Exact: all of them, on all samples. Adaptive: all points of a group on the first samples; then those at which
 the curve bends, on more and more samples, until their intervals are narrow enough to tell what a plan costs.
@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """How thoroughly curves are measured.
+    """The precision of measured curves.
 
     Attributes:
         mode: ``exact`` or ``adaptive``.

@@ -1,4 +1,4 @@
-"""What lies behind a cut, once for every set of removed channels, as a small network of its own.
+"""The suffix of a network behind a cut, as a small network for each set of removed channels.
 
 Removed channels are cut off, not only masked: there is less to compute then. But onnxruntime's convolutions
 work on blocks of channels and are slow on any other number, so what remains is filled up to whole blocks

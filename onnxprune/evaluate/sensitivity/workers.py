@@ -23,7 +23,7 @@ _FEWER = f"out of memory? Try fewer workers; {_GO_ON}"
 
 @dataclass(frozen=True)
 class Executor:
-    """Who does the work.
+    """The executor of tasks: this process, worker processes or a cluster.
 
     Attributes:
         workers: How many processes. One on this machine is this process itself; on a cluster, ``None`` stands
@@ -55,19 +55,19 @@ class Executor:
 
     @property
     def alone(self) -> bool:
-        """Whether this process does everything."""
+        """Return whether this process does everything."""
         return self.backend == LOCAL and self.workers in (None, 1)
 
     @property
     def threads_each(self) -> int:
-        """How many threads a worker has, so that they do not fight for processors."""
+        """Threads of each worker, such that all workers share the processors."""
         if self.threads is not None:
             return self.threads
         return max(1, usable_processors() // (self.workers or 1)) if self.backend == LOCAL else 1
 
     @property
     def sharing(self) -> int:
-        """How many workers share the memory of this machine."""
+        """The number of workers on this machine."""
         return (self.workers or 1) if self.backend == LOCAL else 1
 
     def spread(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:

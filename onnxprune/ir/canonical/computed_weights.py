@@ -124,7 +124,7 @@ class _ConstantPart:
         return part
 
     def is_worth_it(self, part: _Part) -> bool:
-        """Whether a part computes something, and writing its results down does not make the file larger."""
+        """Return whether a part computes something, and its folding does not enlarge the file."""
         moves = all(node.op_type in _MOVES for node in part.nodes)
         if moves and any(math.prod(self._dims(name)) > SMALL for name in part.constants):
             return False
@@ -171,7 +171,7 @@ class _Sets:
 
 
 def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
-    """Whether a node makes the same results in every run; of what is dequantised single numbers only."""
+    """Return whether a node has equal results in every run; of dequantised values only scalars."""
     plain = node.domain in ("", "ai.onnx") and node.op_type not in _KEPT | _DRAWN
     if node.op_type == "DequantizeLinear" and node.input[0] in model.constants:
         plain = math.prod(model.constants[node.input[0]].dims) == 1

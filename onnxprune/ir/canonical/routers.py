@@ -54,7 +54,7 @@ def bias_of(nodes: list[onnx.NodeProto], constants: Mapping[str, onnx.TensorProt
 
 
 def _wants(model: Model, node: onnx.NodeProto) -> bool:
-    """Whether a node is a mixture whose router is a layer of the network, and has no bias yet."""
+    """Return whether a node is a mixture whose router is a layer of the network, and has no bias yet."""
     if node.op_type not in MIXTURES or node.domain != MICROSOFT or len(node.input) <= EXPERTS:
         return False
     weights = model.constants.get(node.input[EXPERTS])

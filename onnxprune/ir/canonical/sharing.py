@@ -82,7 +82,7 @@ def _is_list(node: onnx.NodeProto, operand: int) -> bool:
 
 
 def _is_accident(model: Model, name: str, found: list[Place]) -> bool:
-    """Whether a constant is a vector, zero points of several matrices, or a weight of one number alone."""
+    """Return whether a constant is a vector, shared zero points, or a weight of one number."""
     tensor = model.constants[name]
     long = sum(1 for d in tensor.dims if d > 1)
     if tensor.data_type == onnx.TensorProto.STRING or long < 2:

@@ -60,7 +60,7 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
 
 
 def _only(returned: Sequence[str], name: str, place: int) -> bool:
-    """Whether a body returns what it was given nowhere else: it may return only what it makes."""
+    """Return whether a body returns what it was given nowhere else: it may return only what it makes."""
     return name not in (*returned[:place], *returned[place + 1 :])
 
 

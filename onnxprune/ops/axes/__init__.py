@@ -1,4 +1,4 @@
-"""What each operator does to the axes of its tensors: one entry an operator, in one table."""
+"""Axis rules: the effect of each operator on the axes of its tensors, in one table."""
 
 from onnxprune.ops.axes import (
     attention,

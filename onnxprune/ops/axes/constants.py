@@ -1,4 +1,4 @@
-"""How constants travel: what a node makes of numbers that are the same whatever the network is fed.
+"""Constant propagation rules of operators.
 
 What is known of a tensor is an array that broadcasts against it, ``NaN`` where it is not known: ``[1, C, 1,
 1]`` for a picture whose channels are uniform, each of its own value. The functions here stand in the table

@@ -1,4 +1,4 @@
-"""What a rule sees of its node, and what it may say about the axes.
+"""The context of an axis rule: the operands of its node, and the statements it can make.
 
 A rule says which axes are the same (``same``, ``match``), which must stay (``block``), over which it sums
 (``contract``), which operands are weights that masking may set to zero (``weights``), and which attributes
@@ -91,7 +91,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Ghost:
-    """What a removed channel would have held where a node sums over it: not zero, but known.
+    """The known value of a removed channel in a sum over it.
 
     Attributes:
         node: Index of the node that sums.
@@ -135,7 +135,7 @@ class IndexUse:
 
 @dataclass(frozen=True)
 class Quantised:
-    """How the integers of a tensor are read: ``(q − zero) · scale``.
+    """The quantisation of a tensor: ``(q − zero) · scale``.
 
     Attributes:
         scale: Name of the constant that holds the scale, ``None`` for 1.
@@ -277,11 +277,11 @@ class Context:
         return Block(label(self.node), self.node.op_type, reason)
 
     def has(self, operand: int) -> bool:
-        """Whether an optional operand is given."""
+        """Return whether an optional operand is given."""
         return operand < len(self.node.input) and bool(self.node.input[operand])
 
     def makes(self, result: int) -> bool:
-        """Whether an optional result is asked for."""
+        """Return whether an optional result is asked for."""
         return result < len(self.node.output) and bool(self.node.output[result])
 
     def axes(self, operand: int) -> Axes:

@@ -46,7 +46,7 @@ _OTHERS = (
 
 
 def may_work(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Whether a node multiplies and accumulates, or is unknown and reads weights of more than one axis."""
+    """Return whether a node multiplies and accumulates, or is unknown and reads matrices."""
     known = {*CONVOLUTIONS, *PRODUCTS, *STATED, *ATTENTION, *_OTHERS}
     constants = typing.model.constants
     matrices = any(len(constants[i].dims) > 1 for i in node.input if i in constants)

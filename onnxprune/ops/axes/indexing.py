@@ -180,7 +180,7 @@ def reverse_sequence(c: Context) -> None:
 
 @rule("Compress")
 def compress(c: Context) -> None:
-    """How many elements remain is known at run time."""
+    """The number of remaining elements is known at run time only."""
     if "axis" not in c.attributes:
         raise UnknownOperandError("it picks elements of the flattened tensor by number")
     raise UnknownOperandError("how many elements it picks is known at run time only")

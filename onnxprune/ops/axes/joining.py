@@ -201,7 +201,7 @@ def resize(c: Context) -> None:
 
 
 def _scaled(c: Context, element: int | None) -> bool:
-    """Whether an axis has a scale other than 1, which may still leave its size as it was."""
+    """Return whether an axis has a scale other than 1, which may still leave its size as it was."""
     if element is None:
         return False
     if "scales" in c.attributes:

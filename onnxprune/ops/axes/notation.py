@@ -55,7 +55,7 @@ class Layout:
 
 
 def fits(context: Context, pattern: str) -> bool:
-    """Whether the operands and results of a node have the ranks that a pattern says."""
+    """Return whether the operands and results of a node have the ranks that a pattern says."""
     return _layout(context, pattern) is not None
 
 

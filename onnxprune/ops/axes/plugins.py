@@ -28,7 +28,7 @@ def fake_quantize(c: Context) -> None:
 
 
 def _of_zero(c: Context) -> bool:
-    """Whether zero becomes zero, whatever the channel."""
+    """Return whether zero becomes zero, whatever the channel."""
     bounds = [c.value(k) for k in range(1, 5)]
     if any(b is None for b in bounds):
         return False

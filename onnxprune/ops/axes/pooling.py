@@ -18,7 +18,7 @@ def pool(c: Context) -> None:
 
 
 def _sees_no_padding(v: Numbers) -> bool:
-    """Whether a mean is never taken over zeros laid beside the picture."""
+    """Return whether a mean is never taken over zeros laid beside the picture."""
     same = str(v.attributes.get("auto_pad", "NOTSET")).startswith("SAME")
     beside = any(v.attributes.get("pads", ())) or same or v.attributes.get("ceil_mode")
     return not (v.attributes.get("count_include_pad") and beside)
@@ -57,7 +57,7 @@ def max_pool(c: Context) -> None:
 
 
 def _only_put_back(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Whether all who read the indices of a pool are MaxUnpool, and make what was pooled again."""
+    """Return whether all who read the indices of a pool are MaxUnpool, and make what was pooled again."""
     waiting = [node.output[1]]
     outputs = {o.name for graph in typing.model.graphs for o in graph.output}
     while waiting:

@@ -527,7 +527,7 @@ def _how(c: Context, scale: int | None, zero: int, axis: int = 0, block: int = 0
 
 
 def _is_known(c: Context, how: Quantised) -> bool:
-    """Whether what stands for zero is known before the run."""
+    """Return whether what stands for zero is known before the run."""
     names = [n for n in (how.scale, how.zero) if n is not None]
     return all(name in c.typing.model.constants for name in names)
 

@@ -51,7 +51,7 @@ def recurrent(c: Context) -> None:
 
 
 def candidates_are_zero(c: Context) -> bool:
-    """Whether the activations of what a cell may remember, and of the cell itself, are zero at zero.
+    """Return whether the activations of what a cell may remember, and of the cell itself, are zero at zero.
 
     In the order of the specification LSTM lists ``f g h`` for each direction, GRU ``f g``, RNN ``f``.
     """

@@ -34,7 +34,7 @@ _ALL = {"Add", "Concat", "Div", "MatMul", "Mean", "Min", "Mul", "Sum"}
 
 
 def is_never_negative(c: Context, operand: int) -> bool:
-    """Whether no element of an operand can be below zero."""
+    """Return whether no element of an operand can be below zero."""
     known: dict[str, bool] = {}
     waiting = [c.node.input[operand]]
     while waiting:
@@ -52,7 +52,7 @@ def is_never_negative(c: Context, operand: int) -> bool:
 
 
 def loses_its_sign(c: Context, result: int) -> bool:
-    """Whether all who read a result pass on no negative number of it."""
+    """Return whether all who read a result pass on no negative number of it."""
     typing, waiting, seen = c.typing, [c.node.output[result]], set[str]()
     outputs = {o.name for graph in typing.model.graphs for o in graph.output}
     while waiting:
@@ -85,7 +85,7 @@ def _deciding(typing: Typing, node: onnx.NodeProto) -> Sequence[str]:
 
 
 def _holds(typing: Typing, name: str, node: onnx.NodeProto | None, operands: Sequence[bool]) -> bool:
-    """Whether a tensor is nowhere negative, given that of the operands that decide."""
+    """Return whether a tensor is nowhere negative, given that of the operands that decide."""
     if name in typing.model.constants:
         values = typing.model.array(name)
         return values.dtype.kind in "fiub" and bool(np.all(values >= 0))
@@ -102,7 +102,7 @@ def _holds(typing: Typing, name: str, node: onnx.NodeProto | None, operands: Seq
 
 
 def _is_square(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Whether a node multiplies a tensor by itself, or takes it to an even power."""
+    """Return whether a node multiplies a tensor by itself, or takes it to an even power."""
     if node.op_type == "Mul":
         return bool(node.input[0] == node.input[1])
     exponents = typing.shapes.values.get(node.input[1]) if node.op_type == "Pow" else None
@@ -127,7 +127,7 @@ def _bound(typing: Typing, node: onnx.NodeProto, name: str, operand: int) -> flo
 
 
 def _floors(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Whether a node passes on no negative number, as Relu and the maximum with 0 do."""
+    """Return whether a node passes on no negative number, as Relu and the maximum with 0 do."""
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type == "Clip":

@@ -42,7 +42,7 @@ MOST_TERMS = 8
 
 
 class Said(TypedDict, total=False):
-    """What is said of an operator beside its axes rule; see `OpSpec`."""
+    """Facts of an operator beside its axis rule; see `OpSpec`."""
 
     zero: ZeroRule
     constant: Carry

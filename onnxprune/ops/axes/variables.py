@@ -64,7 +64,7 @@ class View:
 
 
 class Views:
-    """What each index of the results of a network's nodes sees of the operands."""
+    """The operand indices that each result index of a node depends on."""
 
     def __init__(self, typing: Typing) -> None:
         self.typing = typing
@@ -92,7 +92,7 @@ class Views:
         return [View(None, unknown)]
 
     def _lies_once(self, index: int, result: int, factor: Factor) -> bool:
-        """Whether all axes with a factor run along one index: nothing has it twice, nor sums over it."""
+        """Return whether all axes with a factor run along one index, without a sum over it."""
         node = self.typing.nodes[index]
         counts = [self._count(name, factor) for name in node.input]
         summed = factor in self._summed[index] and sum(map(bool, counts)) > 1

@@ -21,7 +21,7 @@ _ROUNDS = 4
 
 @size_rule("If")
 def if_(node: Node) -> None:
-    """What the branch makes that is taken; a choice between both where the input decides."""
+    """The results of the taken branch; a choice between both where the input decides."""
     condition = node.elements(0)
     truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
     bodies = {True: node.attribute("then_branch"), False: node.attribute("else_branch")}

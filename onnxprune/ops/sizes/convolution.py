@@ -197,7 +197,7 @@ def _laid_out(node: Node, shape: Shape, weight: Shape) -> list[Value]:
 
 @size_rule("MaxUnpool")
 def unpool(node: Node) -> None:
-    """What a pool was made of: a size that is given, or the least."""
+    """The size before pooling: given, or the smallest possible."""
     shape = node.shape()
     given = node.elements(2) if node.has(2) else None
     if shape is None:

@@ -68,7 +68,7 @@ def clip(node: Node) -> None:
 
 @size_rule(*VARIADIC)
 def variadic(node: Node) -> None:
-    """What the operands broadcast to."""
+    """The broadcast of the operands."""
     places = [k for k in range(len(node.inputs)) if node.has(k)]
     shape = node.broadcast([node.shape(k) for k in places])
     kind = BOOL if node.operator in TRUTHS else node.kind()
@@ -81,7 +81,7 @@ def variadic(node: Node) -> None:
 
 @size_rule("Where")
 def where(node: Node) -> None:
-    """What the condition and both choices broadcast to."""
+    """The broadcast of the condition and both choices."""
     shape = node.broadcast([node.shape(k) for k in range(3)])
     sizes, value = plain(shape), None
     if sizes is not None and math.prod(sizes) <= SMALL and any(node.known(k) is not None for k in range(3)):

@@ -91,7 +91,7 @@ def _scattered(node: Node) -> Values | None:
 
 @size_rule("Slice")
 def slice_(node: Node) -> None:
-    """From starts to ends in steps, along some axes."""
+    """Slices from starts to ends in steps, along some axes."""
     shape = node.shape()
     if shape is None:
         node.put(0, None)

@@ -180,7 +180,7 @@ def squeeze(node: Node) -> None:
 
 @size_rule("Expand")
 def expand(node: Node) -> None:
-    """What the operand and a target shape broadcast to."""
+    """The broadcast of the operand and a target shape."""
     shape, target = node.shape(), node.elements(1)
     if shape is None or target is None:
         length = node.length(1)

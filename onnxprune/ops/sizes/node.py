@@ -54,7 +54,7 @@ class Node:
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """The name of the node in messages."""
         return label(self.proto)
 
     def has(self, place: int) -> bool:

@@ -33,7 +33,7 @@ def dynamic_quantize(node: Node) -> None:
 
 @size_rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
 def quantized_elementwise(node: Node) -> None:
-    """What both operands broadcast to."""
+    """The broadcast of both operands."""
     node.put(0, node.broadcast([node.shape(0), node.shape(3)]))
 
 

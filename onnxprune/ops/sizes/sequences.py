@@ -185,7 +185,7 @@ def concat(node: Node) -> None:
 
 @size_rule("Optional", "OptionalGetElement")
 def optional(node: Node) -> None:
-    """What is in it, as it is."""
+    """The contained value, unchanged."""
     if not node.has(0):
         node.walk.tensors.kinds[node.outputs[0]] = "optional"
     elif not node.walk.pass_on(node.inputs[0], node.outputs[0]):

@@ -1,4 +1,4 @@
-"""How much each channel of a group matters: by its weights, by what it sees on data, by its gradients."""
+"""Saliency of channels: by weights, by activations, by gradients."""
 
 from onnxprune.scoring.criteria.activations import observe
 from onnxprune.scoring.criteria.calibration import Evidence

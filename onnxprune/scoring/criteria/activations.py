@@ -1,4 +1,4 @@
-"""What the weights multiply: norms of the activations, summed up inside the runtime in one pass."""
+"""Norms of the activations at each weight, accumulated by the runtime in one pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def weighted(channels: Channels, group: Group, evidence: Evidence, seed: int) ->
 
 @dataclass(frozen=True)
 class _Tap:
-    """Where something flows into a weight.
+    """An activation operand of a weight.
 
     Attributes:
         view: How the weight is laid out.

@@ -1,4 +1,4 @@
-"""What was seen of a network on data: all that a criterion may know beside the weights."""
+"""Calibration statistics: facts from data for the criteria."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
 
 @dataclass(frozen=True)
 class Criterion:
-    """How channels are judged.
+    """A saliency criterion.
 
     Attributes:
         shares: From a group to what each of its tensors says of the channels.

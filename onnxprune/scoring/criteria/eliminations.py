@@ -1,4 +1,4 @@
-"""What every channel is worth to the layers that read it, once the other channels have made up for it."""
+"""Elimination costs: the error of the reading layers after an optimal compensation (OBS)."""
 
 from __future__ import annotations
 

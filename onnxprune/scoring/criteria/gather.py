@@ -1,4 +1,4 @@
-"""What criteria look at beside the weights, gathered from samples."""
+"""Calibration: statistics for the criteria, gathered from samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the channels of a group are read: the columns of the weights that multiply them.
+"""Readers of a group: the weight columns that multiply its channels.
 
 What a channel adds to the layers behind it is what its removal takes away. The weights that make it do not
 tell that: a normalisation or a scale may come between.

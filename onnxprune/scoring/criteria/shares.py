@@ -1,4 +1,4 @@
-"""What each tensor says of the channels of a group, and how the tensors' words are put together.
+"""Saliency of a group's channels in each tensor, and the aggregation over tensors.
 
 A channel is spread over several tensors: the filter that makes it, its normalisation, the columns of those
 that read it. Each of them gives every channel a *share*. Scaled to an average of one and averaged over the

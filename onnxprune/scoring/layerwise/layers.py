@@ -1,4 +1,4 @@
-"""Which nodes are linear maps with weights of their own."""
+"""Recognition of layers: linear maps with their own weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UNKNOWN = {
 
 
 def is_layer(node: onnx.NodeProto) -> bool:
-    """Whether a node multiplies by weights, so that it may be a linear map."""
+    """Return whether a node multiplies by weights, so that it may be a linear map."""
     return spec_of(node).mixes
 
 

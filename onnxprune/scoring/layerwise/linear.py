@@ -1,4 +1,4 @@
-"""Whatever multiplies by constant weights, as one thing: rows of inputs, times a matrix, give rows.
+"""The linear view of a weighted node: input rows times a matrix give output rows.
 
 A layer is ``groups`` such maps side by side: the groups of a convolution, the matrices of a stack.
 """

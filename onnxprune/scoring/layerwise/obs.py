@@ -1,4 +1,4 @@
-"""What a layer loses when inputs go and the others make up for it: the optimal brain surgeon, on channels.
+"""The optimal brain surgeon on channels: the loss of a layer after optimal compensation.
 
 With the Gram matrix H of a layer's inputs as the Hessian of its squared error, taking the columns B out of
 the weights W costs least if the others change by ``−W_B (H⁻¹_BB)⁻¹ H⁻¹_B``, and then costs

@@ -44,7 +44,7 @@ class Convolution(Linear):
 
     @property
     def _reach(self) -> list[int]:
-        """How far a window reaches along each spatial axis."""
+        """The extent of a window along each spatial axis."""
         return [d * (k - 1) + 1 for d, k in zip(self._dilations, self._kernel, strict=True)]
 
     def _windows(self, x: Array, made: tuple[int, ...]) -> Array:

@@ -63,7 +63,7 @@ def _spread(x: gs.Tensor, emit: Emitter, strides: list[int]) -> gs.Tensor:
 
 
 def _turned(weight: gs.Tensor, emit: Emitter, group: int) -> gs.Tensor:
-    """From [g·i, o, *k] to [g·o, i, *k] with every spatial axis reversed."""
+    """Convert [g·i, o, *k] to [g·o, i, *k] with every spatial axis reversed."""
     channels_in, per_group, *kernel = sizes_of(weight)
     axes = len(kernel)
     apart = emit("Reshape", weight, emit.ints([group, channels_in // group, per_group, *kernel]))

@@ -23,7 +23,7 @@ LARGEST_SHARE = 1.6
 
 
 def pays(node: gs.Node) -> bool:
-    """Whether a convolution of known sizes has one group and a map small enough."""
+    """Return whether a convolution of known sizes has one group and a map small enough."""
     x, weight = node.inputs[:2]
     if node.attrs.get("group", 1) != 1:
         return False

@@ -31,7 +31,7 @@ LARGEST_ELEMENTS = 1 << 24
 
 
 def pays(node: gs.Node, largest_growth: float = LARGEST_GROWTH) -> bool:
-    """Whether a convolution of known sizes is a depthwise one over a map small enough.
+    """Return whether a convolution of known sizes is a depthwise one over a map small enough.
 
     Args:
         node: The convolution.

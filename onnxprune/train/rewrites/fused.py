@@ -1,4 +1,4 @@
-"""What onnxruntime's optimiser fuses, taken apart again (contrib operator specification of onnxruntime)."""
+"""Decomposition of fused operators (contrib operator specification of onnxruntime)."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def simple(node: gs.Node, emit: Emitter) -> Any:
 
 
 def _driven(node: gs.Node, emit: Emitter, index: int, x: gs.Tensor) -> Any:
-    """What the input alone adds to each step, both biases included."""
+    """The contribution of the input to each step, both biases included."""
     product = emit("MatMul", x, emit("Transpose", _direction(node, emit, index, 1), perm=[0, 2, 1]))
     if optional_input(node, 3) is None:
         return product

@@ -40,12 +40,12 @@ class Window:
 
     @property
     def span(self) -> int:
-        """What a window covers, gaps included."""
+        """The span of a window, gaps included."""
         return (self.kernel - 1) * self.dilation + 1
 
     @property
     def overhang(self) -> int:
-        """How far behind the input the last window reaches."""
+        """The overhang of the last window behind the input."""
         return (self.outputs - 1) * self.stride + self.span - self.size - self.begin
 
     def taps_within(self, position: int, padded: bool) -> int:

@@ -1,4 +1,4 @@
-"""What finetuning is made of, beside the engine that trains.
+"""Parts of finetuning beside the training engine.
 
 unfold      BatchNormalization put back where it was folded away, and folded again
 origin      what a sparse model is told of the model it was pruned from

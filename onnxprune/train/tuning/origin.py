@@ -1,4 +1,4 @@
-"""What a sparse model is told of the model it was pruned from, once samples are at hand."""
+"""Statistics of the original model, noted in the sparse model."""
 
 from __future__ import annotations
 

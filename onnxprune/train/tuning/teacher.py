@@ -1,4 +1,4 @@
-"""What a student learns from another model: its outputs, and tensors within it.
+"""The teacher of a distillation: its outputs and inner tensors.
 
 Where the samples are the same in every epoch the teacher answers each of them once, before training starts,
 in the order of the data; so a training that goes on from a checkpoint hears the very same numbers. Samples
@@ -112,7 +112,7 @@ class Teacher:
         }
 
     def _joinable(self, first: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-        """Whether answers can be put behind one another: they differ in nothing but their samples."""
+        """Return whether answers can be put behind one another: they differ in nothing but their samples."""
         return all(
             (axis := self._axes[name]) is not None
             and np.delete(array.shape, axis).tolist() == np.delete(other[name].shape, axis).tolist()

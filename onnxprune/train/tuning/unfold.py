@@ -261,7 +261,7 @@ def _convolution(model: Model, node: onnx.NodeProto) -> LinearView | None:
 def _owns_parameters(
     model: Model, node: onnx.NodeProto, readers: Mapping[str, Collection[onnx.NodeProto]]
 ) -> bool:
-    """Whether kernel and bias are 32-bit constants that nobody else reads."""
+    """Return whether kernel and bias are 32-bit constants that nobody else reads."""
     return len(node.input) == 3 and all(
         name in model.constants
         and model.constants[name].data_type == TensorProto.FLOAT
@@ -271,7 +271,7 @@ def _owns_parameters(
 
 
 def _feeds_weights_only(name: str, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> bool:
-    """Whether every way from a tensor to an output of the network passes a layer with weights."""
+    """Return whether every way from a tensor to an output of the network passes a layer with weights."""
     pending, seen = [name], {name}
     while pending:
         for node in readers[pending.pop()]:

@@ -1,4 +1,4 @@
-"""How a model in training does on held-back data: the score of every epoch, and the best weights so far."""
+"""Validation during training: the score of every epoch, and the best weights."""
 
 from __future__ import annotations
 
