@@ -117,6 +117,14 @@ def test_tables_of_options_and_keys_are_those_of_the_program():
     assert stale == [], "bring them up to date with: python docs/generate.py"
 
 
+def test_the_picture_of_the_rooms_is_that_of_the_imports():
+    spec = importlib.util.spec_from_file_location("draw_architecture", DOCS / "architecture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    drawn = (DOCS / "architecture.svg").read_text("utf-8")
+    assert drawn == module.picture(), "draw it again: python docs/architecture.py"
+
+
 def test_every_option_and_every_key_is_explained():
     for page, text in generator().pages().items():
         rows = [line for line in text.splitlines() if line.startswith("| `")]

@@ -3,50 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS = (
-    {"__main__"},
-    {"app.cli"},
-    {"app.report"},
-    {"app.runner"},
-    {"app.recipe", "pipeline"},
-    {"passes"},
-    {"repair", "train.tuning"},
-    {"search"},
-    {"evaluate.equivalence", "evaluate.sensitivity"},
-    {"decisions.channels", "scoring.criteria"},
-    {"analysis.evidence"},
-    {"analysis.groups"},
-    {"ops.axes", "ir.canonical.canonicalise", "ir.output"},
-    {"ir.canonical"},
-    {"ir.canonical.bodies"},
-    {"analysis.inputs"},
-    {"analysis.shapes"},
-    {"scoring.layerwise", "evaluate.runnable"},
-    {"algebra.axes"},
-    {"analysis.sizes"},
-    {"ops.sizes"},
-    {"algebra.sizes"},
-    {"ir", "evaluate.metrics"},
-    {"evaluate.data", "datasets", "train"},
-    {"support.path_guard"},
-    {"runtime", "decisions.origin", "decisions.plan", "support.callables", "app.console", "app.figures"},
-    {
-        "support.forms",
-        "support.globs",
-        "support.memory",
-        "support.processors",
-        "support.progress",
-        "support.staging",
-    },
-    {"ops.spec"},
-    {"ops.views", "errors", "support.external", "support.lifeline", "support.locks", "support.wording"},
-)
+LAYERS = [set(layer) for layer in json.loads((ROOT / "docs" / "layers.json").read_text("utf-8"))]
+"""Rooms and modules, from the highest layer to the lowest."""
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}
 ROOMS = {name.rpartition(".")[0] for name in HEIGHT} - set(HEIGHT)
 FILES = sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")])
