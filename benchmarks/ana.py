@@ -167,7 +167,7 @@ def variants_of(channels: Channels, group: Group) -> list[Removed]:
 
 def share_behind(channels: Channels, group: Group) -> float:
     """Return the fraction of the multiply-accumulates behind the first weight that a group touches."""
-    at = Suffixes(channels).cut([group.name])
+    (at,) = Suffixes(channels).cuts([[group.name]])
     after = extract(channels.model, channels.typing.shapes, at.reached, at.carried)
     made = {output for node in after.nodes for output in node.output}
     macs = [

@@ -9,6 +9,9 @@ import onnxruntime
 import pytest
 from hypothesis import settings
 
+from onnxprune.ir import Model
+
+Model.verified = True
 settings.register_profile("default", max_examples=200, derandomize=True)
 settings.register_profile("quick", max_examples=50, derandomize=True)
 settings.register_profile("thorough", max_examples=5000)

@@ -1,6 +1,9 @@
 """A model in memory.
 
 model       the file's own message, and quick ways through it
+bodies      graphs inside nodes, and what they capture
+index       values with their producer and uses; liveness, backward slices
+extraction  subgraphs as models, models with other outputs
 attributes  what a node holds, made when it is asked for
 given       sizes of inputs that the user gives
 interface   inputs and outputs whose axes may shrink
@@ -12,22 +15,19 @@ damage      what is wrong with a file that cannot be read
 """
 
 from onnxprune.ir.attributes import Attributes, attributes
+from onnxprune.ir.bodies import bodies, captured, every_graph, flat, label, subgraphs
+from onnxprune.ir.extraction import extracted, with_outputs
 from onnxprune.ir.given import merged, sized, symbol
+from onnxprune.ir.index import CAPTURED, GraphIndex, Use
 from onnxprune.ir.interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.ir.model import (
     OLDEST_OPSET,
     Model,
-    bodies,
-    captured,
     check,
     check_weights,
-    every_graph,
-    flat,
     goes_on,
-    label,
     load,
     skeleton,
-    subgraphs,
 )
 from onnxprune.ir.vocabulary import (
     VOCABULARY_KEY,
@@ -39,11 +39,14 @@ from onnxprune.ir.vocabulary import (
 )
 
 __all__ = [
+    "CAPTURED",
     "OLDEST_OPSET",
     "OPEN_KEY",
     "VOCABULARY_KEY",
     "Attributes",
+    "GraphIndex",
     "Model",
+    "Use",
     "Vocabulary",
     "attributes",
     "bodies",
@@ -51,6 +54,7 @@ __all__ = [
     "check",
     "check_weights",
     "every_graph",
+    "extracted",
     "find_vocabulary",
     "fixed_axes",
     "flat",
@@ -67,4 +71,5 @@ __all__ = [
     "skeleton",
     "subgraphs",
     "symbol",
+    "with_outputs",
 ]

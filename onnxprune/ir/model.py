@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import graphlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.ir.bodies import bodies, captured, flat, label, subgraphs, with_bodies
 from onnxprune.ir.damage import EXPORT_AGAIN, graphs, refuse_damage
 from onnxprune.ir.functions import inlined
+from onnxprune.ir.index import GraphIndex
 from onnxprune.ir.meaning import read_as_meant
 from onnxprune.ir.reading import read
 
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
-_WITH_BODIES = ("If", "Loop", "Scan")
 _OPSET_OF_NO_NODE = 13
 """What is said of the standard domain in a file that has no node of it."""
 _LARGE = 1 << 20
@@ -47,6 +48,9 @@ class Model:
         sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
     """
 
+    verified: ClassVar[bool] = False
+    """Whether what is remembered is compared with the graph at every use: tests do that."""
+
     proto: onnx.ModelProto
     path: Path | None = None
     external: bool = False
@@ -55,6 +59,8 @@ class Model:
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
     _nested: bool | None = field(default=None, repr=False)
+    _index: GraphIndex | None = field(default=None, repr=False)
+    _main: GraphIndex | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -69,7 +75,7 @@ class Model:
     @property
     def graphs(self) -> list[onnx.GraphProto]:
         """The main graph, and the bodies inside it that the analysis reads."""
-        return list(_with_bodies(self.proto.graph))
+        return list(with_bodies(self.proto.graph))
 
     @property
     def nested(self) -> bool:
@@ -98,6 +104,32 @@ class Model:
                         self._constants[node.output[0]] = tensor
         return self._constants
 
+    @property
+    def index(self) -> GraphIndex:
+        """Producer and uses of every value, by the numbers of `all_nodes`; built once until `edited`."""
+        if self._index is None or self.verified:
+            found = GraphIndex.flat(self.proto.graph, self.graphs)
+            assert self._index is None or self._index == found, "edited without `Model.edited`"
+            self._index = found
+        return self._index
+
+    @property
+    def main(self) -> GraphIndex:
+        """Producer and uses by the numbers of `nodes`: a node with bodies reads what those capture."""
+        if not self.nested:
+            return self.index
+        if self._main is None or self.verified:
+            found = GraphIndex.of(self.proto.graph)
+            assert self._main is None or self._main == found, "edited without `Model.edited`"
+            self._main = found
+        return self._main
+
+    def rewire(self, number: int, operands: Iterable[str]) -> None:
+        """Give a node of the main graph, by its number in `nodes`, other operands."""
+        self.main.rewire(number, operands)
+        if self.nested:
+            self._index = None
+
     def node(self, number: int) -> onnx.NodeProto:
         """Return a node by its number in `all_nodes`."""
         if not self.nested:
@@ -110,12 +142,14 @@ class Model:
         """Put a node before, or after, the one with a number in `all_nodes`, into the same graph."""
         if not self.nested:
             self.proto.graph.node.insert(number + after, node)
+            self._index = self._main = None
             return
         anchor = self.node(number)
         for graph in self.graphs:
             for place, other in enumerate(graph.node):
                 if other is anchor:
                     graph.node.insert(place + after, node)
+                    self._index = self._main = None
                     return
 
     @property
@@ -128,7 +162,7 @@ class Model:
 
     def edited(self) -> None:
         """Say that nodes or initializers were added or removed from outside: nothing remembered holds."""
-        self._constants = self._names = self._nested = None
+        self._constants = self._names = self._nested = self._index = self._main = None
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -191,35 +225,6 @@ class Model:
         return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs a node holds (If, Loop, Scan)."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs a node holds, where the analysis knows what they do: those of If, Loop and Scan."""
-    if node.op_type in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
-        yield from subgraphs(node)
-
-
-def _with_bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for body in bodies(node):
-            yield from _with_bodies(body)
-
-
-def flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of a graph, those of a body right before the node that holds it."""
-    for node in graph.node:
-        for body in bodies(node):
-            yield from flat(body)
-        yield node
-
-
 def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
     """Return whether a Loop takes as many turns as its first operand says: nothing else ends it.
 
@@ -239,30 +244,6 @@ def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[A
     if name in fixed:
         return bool(numpy_helper.to_array(fixed[name]).all())
     return name == body.input[1].name or bool(np.all(known.get(name, False)))
-
-
-def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and all graphs inside its nodes, whatever nodes those are."""
-    yield graph
-    for node in graph.node:
-        for body in subgraphs(node):
-            yield from every_graph(body)
-
-
-def captured(node: onnx.NodeProto) -> set[str]:
-    """Return the outer tensors that a node's subgraphs read without listing them as inputs."""
-    names: set[str] = set()
-    for graph in subgraphs(node):
-        own = {t.name for t in graph.initializer} | {i.name for i in graph.input}
-        own |= {o for n in graph.node for o in n.output}
-        read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
-        names |= (read.union(*(captured(n) for n in graph.node)) if graph.node else read) - own - {""}
-    return names
-
-
-def label(node: onnx.NodeProto) -> str:
-    """Return what to call a node: its name, or its first output where it has none."""
-    return node.name or next((o for o in node.output if o), node.op_type)
 
 
 def load(path: str | Path) -> Model:

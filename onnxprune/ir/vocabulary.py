@@ -16,7 +16,8 @@ from onnx import helper
 
 from onnxprune.errors import ModelError
 from onnxprune.ir.attributes import attributes
-from onnxprune.ir.model import Model, label
+from onnxprune.ir.bodies import label
+from onnxprune.ir.model import Model
 
 VOCABULARY_KEY = "onnxprune.vocabulary"
 _COPIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")

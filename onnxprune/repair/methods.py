@@ -100,7 +100,7 @@ def batchnorm(stage: Stage) -> dict[str, Any]:
         found.add(np.moveaxis(x, 1, -1), where)
     sparse = stage.pair.sparse
     for name, values in zip(stage.node.input[3:5], (found.mean, found.variance), strict=True):
-        if sum(name in n.input for n in sparse.nodes) != 1 or name not in sparse.constants:
+        if len(sparse.main.readers(name)) != 1 or name not in sparse.constants:
             raise NotRepairableError("its statistics are shared with other nodes, or computed")
         before = sparse.array(name)
         sparse.set_array(name, np.where(stage.kept, values, before).astype(before.dtype))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnxprune.ir import Model, captured, label
+from onnxprune.ir import Model, label
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import WINDOWS, LinearView
 from onnxprune.runtime import Array
@@ -56,9 +56,9 @@ class Shift:
             weight = next(i for i in self.node.input if i in model.constants)
             kind = model.array(weight).dtype
             name = model.add_constant(f"{label(self.node)}__bias", delta.astype(kind))
-            missing = self.operand + 1 - len(self.node.input)
-            self.node.input.extend([""] * missing)
-            self.node.input[self.operand] = name
+            operands = [*self.node.input, *[""] * (self.operand + 1 - len(self.node.input))]
+            operands[self.operand] = name
+            model.rewire(model.main.producers[self.node.output[0]], operands)
             return
         values = model.array(self.tensor)
         moved = values.astype(np.float64) + delta.reshape(values.shape) / self.factor
@@ -97,10 +97,10 @@ def _view_of(model: Model, node: onnx.NodeProto) -> LinearView | None:
 def _shift_after(model: Model, node: onnx.NodeProto, channels: int, view: LinearView | None) -> Shift | None:
     """Find it in the only node that reads the result."""
     result = node.output[0]
-    readers = [n for n in model.nodes if result in n.input or result in captured(n)]
-    if len(readers) != 1 or any(o.name == result for o in model.outputs):
+    readers = model.main.readers(result)
+    if len(readers) != 1 or result in model.main.returned:
         return None
-    reader = readers[0]
+    reader = model.main.nodes[readers[0]]
     spec = spec_of(reader)
     if spec.statistics and reader.input[0] == result:
         mean = reader.input[spec.statistics[0]]
@@ -117,7 +117,7 @@ def _movable(model: Model, name: str, channels: int) -> bool:
     tensor = model.constants.get(name)
     if tensor is None or math.prod(tensor.dims) != channels:
         return False
-    return sum(list(n.input).count(name) for n in model.nodes) == 1
+    return model.main.count(name) == 1
 
 
 def _lies_on_channels(model: Model, name: str, node: onnx.NodeProto, view: LinearView | None) -> bool:

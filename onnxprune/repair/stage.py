@@ -48,7 +48,7 @@ class Stage:
     @property
     def node(self) -> onnx.NodeProto:
         """The sparse model's node."""
-        return self.pair.sparse.nodes[self.index]
+        return self.pair.sparse.main.nodes[self.index]
 
     @cached_property
     def linear(self) -> Linear:
@@ -120,8 +120,7 @@ class Stage:
     def go_back(self, memory: tuple[list[str], dict[str, Array]]) -> None:
         """Make a change undone."""
         inputs, constants = memory
-        del self.node.input[:]
-        self.node.input.extend(inputs)
+        self.pair.sparse.rewire(self.index, inputs)
         for name, values in constants.items():
             self.pair.sparse.set_array(name, values)
 

@@ -76,7 +76,7 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
     with task("recover", total=len(places)) as progress, np.errstate(over="ignore", invalid="ignore"):
         for index, methods in places:
             sparse.advance(index)
-            original.advance(index + 1, pair.sparse.nodes[index].output[:1])
+            original.advance(index + 1, pair.sparse.proto.graph.node[index].output[:1])
             _repair(Stage(pair, sparse, original, index, settings.seed), methods, report)
             progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
     after = _output_errors(sparse, original)
@@ -131,7 +131,7 @@ def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
 def _output_errors(sparse: Trace, original: Trace) -> dict[str, float]:
     """Return the mean squared error of each floating-point output of the network."""
     names = [o.name for o in sparse.model.outputs]
-    runs = [trace.tensors(len(trace.model.nodes), names) for trace in (sparse, original)]
+    runs = [trace.tensors(len(trace.model.main.nodes), names) for trace in (sparse, original)]
     total, count = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for ours, theirs in zip(*runs, strict=True):
         for name in names:

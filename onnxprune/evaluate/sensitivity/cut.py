@@ -2,20 +2,26 @@
 
 However those weights change, what lies before them computes the same. Whoever tries many values of them runs
 it once, keeps what it hands over, and runs only the rest again and again.
+
+The cuts for all groups are found in two passes over the nodes: every value carries the set of cuts that reach
+it, as the bits of an integer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 from onnx import helper
 
 from onnxprune.analysis.shapes import Shapes
-from onnxprune.ir import Model, bodies, captured, flat
+from onnxprune.ir import Model, bodies, captured, extracted, flat
 
 Tensors = Mapping[str, onnx.TensorProto]
+Bits = dict[str, int]
+"""A set of cuts for each value: bit k stands for cut k."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,12 @@ class Cut:
 
 
 def cut(model: Model, shapes: Shapes, changing: Collection[str]) -> Cut:
-    """Cut a network as early as anything that changes is read or made.
+    """Cut a network as early as anything that changes is read or made (see `cuts`)."""
+    return cuts(model, shapes, [changing])[0]
+
+
+def cuts(model: Model, shapes: Shapes, changing: Sequence[Collection[str]]) -> list[Cut]:
+    """Cut a network as early as anything that changes is read or made, once for each set of what changes.
 
     What depends on neither that nor the inputs (arithmetic on other weights) goes with the rest, so that the
     runtime still sees constants there.
@@ -44,17 +55,25 @@ def cut(model: Model, shapes: Shapes, changing: Collection[str]) -> Cut:
     Args:
         model: The network.
         shapes: Its shapes: a tensor whose type or rank is unknown is not cut at.
-        changing: Names of constants, and of other tensors that are no longer to be what they were.
+        changing: For each cut names of constants, and of other tensors that are no longer what they were.
     """
-    inputs = {i.name for i in model.inputs}
-    reached = _downstream(model, changing)
-    fixed = inputs | _declarable(model, shapes, _downstream(model, inputs) - reached)
+    reads = [_reads(node) for node in model.main.nodes]
+    reached, begins = _reached(model, reads, changing)
+    fixed = _fixed(model, shapes, reads, reached, (1 << len(changing)) - 1)
     outputs = [o.name for o in model.outputs]
-    ends = tuple(o for o in outputs if o in reached)
-    carried = _upstream(model, ends, fixed)[1]
-    unreached = tuple(o for o in outputs if o not in reached)
-    affected = (k for k, n in enumerate(model.nodes) if not reached.isdisjoint(n.output))
-    return Cut(carried, ends, unreached, begin=next(affected, len(model.nodes)))
+    wanted = _wanted(model, reads, {o: reached.get(o, 0) for o in outputs}, fixed)
+    carried: list[list[str]] = [[] for _ in changing]
+    for name in wanted.keys() & fixed.keys():
+        for k in _places(wanted[name] & fixed[name]):
+            carried[k].append(name)
+    found = []
+    for k, names in enumerate(carried):
+        ends = [bool(reached.get(o, 0) >> k & 1) for o in outputs]
+        behind, before = (
+            tuple(o for o, e in zip(outputs, ends, strict=True) if e == side) for side in (True, False)
+        )
+        found.append(Cut(tuple(sorted(names)), behind, before, begins.get(k, len(reads))))
+    return found
 
 
 def stations(model: Model, shapes: Shapes, cuts: Sequence[Cut]) -> list[tuple[str, ...]]:
@@ -65,12 +84,16 @@ def stations(model: Model, shapes: Shapes, cuts: Sequence[Cut]) -> list[tuple[st
         shapes: Its shapes.
         cuts: The cuts, in the order in which they begin.
     """
-    found: list[tuple[str, ...]] = []
+    index, found = model.main, list[tuple[str, ...]]()
     inputs, wanted = {i.name for i in model.inputs}, set[str]()
-    declarable = _declarable(model, shapes, _downstream(model, inputs))
+    reads = [_reads(node) for node in index.nodes]
+    declarable = inputs | _declarable(model, shapes, _downstream(model, reads, inputs))
+    passing = _passing(model, {at.begin for at in cuts}, inputs)
     for at in reversed(cuts):
-        known = {*at.carried, *at.unreached, *_passing(model, at.begin, inputs | declarable)}
-        known |= inputs.intersection(_upstream(model, wanted, known | inputs)[1])
+        known = {*at.carried, *at.unreached, *(passing[at.begin] & declarable)}
+        stops = known | inputs
+        read = set(wanted).union(*(index.reads(number) for number in index.needed(wanted, stops)))
+        known |= inputs & read
         found.append(tuple(sorted(known)))
         wanted = known
     return found[::-1]
@@ -92,73 +115,131 @@ def extract(
         known: What it may be fed; it lists those inputs that it reads.
         weights: Constants to take instead of the network's own, by name.
     """
-    nodes, inputs = _upstream(model, outputs, known)
-    return _part(model, shapes, nodes, inputs, outputs, weights or {})
+    index, graph = model.main, model.proto.graph
+    numbers = index.needed(outputs, known)
+    read = dict.fromkeys(outputs) | dict.fromkeys(name for number in numbers for name in index.reads(number))
+    declared = {v.name: v for v in (*graph.input, *graph.output)}
+    constants = [n for n in read if n in model.constants and n not in index.producers and n not in known]
+    part = extracted(
+        model,
+        [index.nodes[number] for number in numbers],
+        constants,
+        [declared.get(n) or _declaration(n, shapes) for n in sorted(read.keys() & set(known))],
+        [declared.get(n) or _declaration(n, shapes) for n in outputs],
+        weights,
+    )
+    part.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
+    return Model(part, model.path)
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
     """Return what a node reads, constants and all else inside its bodies included."""
+    if not node.attribute:
+        return tuple(filter(None, node.input))
     inside = {name for body in bodies(node) for n in flat(body) for name in n.input}
-    return {*node.input, *captured(node), *inside} - {""}
+    return tuple({*node.input, *captured(node), *inside} - {""})
 
 
-def _downstream(model: Model, names: Collection[str]) -> set[str]:
+def _reached(
+    model: Model, reads: Sequence[Sequence[str]], changing: Sequence[Collection[str]]
+) -> tuple[Bits, dict[int, int]]:
+    """Return the cuts that reach each value, and the first node that each of them reaches."""
+    found: Bits = defaultdict(int)
+    for k, names in enumerate(changing):
+        for name in names:
+            found[name] |= 1 << k
+    begins: dict[int, int] = {}
+    seen = 0
+    for number, node in enumerate(model.main.nodes):
+        bits = _union(found, reads[number])
+        made = [o for o in node.output if o]
+        for name in made if bits else ():
+            found[name] |= bits
+        fresh = _union(found, made) & ~seen
+        seen |= fresh
+        begins.update((k, number) for k in _places(fresh))
+    return dict(found), begins
+
+
+def _fixed(model: Model, shapes: Shapes, reads: Sequence[Sequence[str]], reached: Bits, every: int) -> Bits:
+    """Return for which cuts each value is known: inputs, and what is made of them that nothing reaches."""
+    inputs = {i.name for i in model.inputs}
+    known = _known(shapes, _downstream(model, reads, inputs))
+    found = dict.fromkeys(inputs, every)
+    for node in model.main.nodes:
+        made = [o for o in node.output if o]
+        if made and known.issuperset(made):
+            bits = every & ~_union(reached, made)
+            found.update((name, found.get(name, 0) | bits) for name in made)
+    return found
+
+
+def _wanted(model: Model, reads: Sequence[Sequence[str]], outputs: Bits, fixed: Bits) -> Bits:
+    """Return for which cuts each value is read by what computes some outputs from the values known there."""
+    found: Bits = defaultdict(int, outputs)
+    nodes = model.main.nodes
+    for number in range(len(nodes) - 1, -1, -1):
+        bits = 0
+        for name in nodes[number].output:
+            if found.get(name):
+                bits |= found[name] & ~fixed.get(name, 0)
+        for name in reads[number] if bits else ():
+            found[name] |= bits
+    return dict(found)
+
+
+def _union(bits: Bits, names: Collection[str]) -> int:
+    found = 0
+    for name in names:
+        found |= bits.get(name, 0)
+    return found
+
+
+def _places(bits: int) -> Iterator[int]:
+    """Yield the numbers of the bits that are set."""
+    while bits:
+        yield (bits & -bits).bit_length() - 1
+        bits &= bits - 1
+
+
+def _downstream(model: Model, reads: Sequence[Sequence[str]], names: Collection[str]) -> set[str]:
     """Return the names, and all tensors computed from them."""
     found = set(names)
-    for node in model.proto.graph.node:
-        if not found.isdisjoint(_reads(node)):
+    for number, node in enumerate(model.main.nodes):
+        if not found.isdisjoint(reads[number]):
             found.update(o for o in node.output if o)
     return found
 
 
-def _declarable(model: Model, shapes: Shapes, names: Collection[str]) -> set[str]:
+def _known(shapes: Shapes, names: set[str]) -> set[str]:
+    """Return those of some tensors whose type and rank are known."""
+    return {name for name in shapes.sizes if shapes.types.get(name)} & names
+
+
+def _declarable(model: Model, shapes: Shapes, names: set[str]) -> set[str]:
     """Return those of some tensors that a model can take as inputs: all a node makes, or none of it."""
-    known = {name for name in shapes.sizes if shapes.types.get(name)}.intersection(names)
-    made = (set(node.output) - {""} for node in model.proto.graph.node)
+    known = _known(shapes, names)
+    made = (set(node.output) - {""} for node in model.main.nodes)
     return set[str]().union(*(outputs for outputs in made if outputs <= known))
 
 
-def _passing(model: Model, begin: int, known: set[str]) -> set[str]:
-    """Return what the nodes from some place on read of what those before it make."""
-    nodes = model.nodes
-    made = {i.name for i in model.inputs}.union(*(n.output for n in nodes[:begin]))
-    read = {o.name for o in model.outputs}.union(*map(_reads, nodes[begin:]))
-    return made & read & known
-
-
-def _upstream(
-    model: Model, outputs: Collection[str], stops: Collection[str]
-) -> tuple[list[onnx.NodeProto], tuple[str, ...]]:
-    """Return the nodes that make some tensors from others, and which of those others they need."""
-    wanted, nodes = set(outputs), []
-    for node in reversed(model.proto.graph.node):
-        if any(o in wanted and o not in stops for o in node.output):
-            nodes.append(node)
-            wanted |= _reads(node)
-    return nodes[::-1], tuple(sorted(wanted.intersection(stops)))
-
-
-def _part(
-    model: Model,
-    shapes: Shapes,
-    nodes: Iterable[onnx.NodeProto],
-    inputs: Iterable[str],
-    outputs: Iterable[str],
-    weights: Tensors,
-) -> Model:
-    """Make a model of some nodes of another, with the constants they read."""
-    graph = model.proto.graph
-    part = onnx.ModelProto(ir_version=max(model.proto.ir_version, 4))  # so that no constant is an input
-    part.opset_import.extend(model.proto.opset_import)
-    part.graph.name = graph.name
-    part.graph.node.extend(nodes)
-    declared = {v.name: v for v in (*graph.input, *graph.output)}
-    part.graph.input.extend(declared.get(n) or _declaration(n, shapes) for n in inputs)
-    part.graph.output.extend(declared.get(n) or _declaration(n, shapes) for n in outputs)
-    read = {name for node in part.graph.node for name in _reads(node)}.union(outputs)
-    part.graph.initializer.extend(weights.get(t.name, t) for t in graph.initializer if t.name in read)
-    part.graph.sparse_initializer.extend(t for t in graph.sparse_initializer if t.values.name in read)
-    return Model(part, model.path)
+def _passing(model: Model, begins: Collection[int], inputs: set[str]) -> dict[int, set[str]]:
+    """Return, for some places, what the nodes from there on read of the inputs and of what is made before."""
+    index, found, live = model.main, dict[int, set[str]](), set(inputs)
+    ends: dict[int, list[str]] = defaultdict(list)
+    for name in live:
+        ends[index.last_read(name)].append(name)
+    done = 0
+    for begin in sorted(begins):
+        for number in range(done, begin):
+            for name in filter(None, index.nodes[number].output):
+                live.add(name)
+                ends[index.last_read(name)].append(name)
+            live.difference_update(ends.pop(number, ()))
+        live.difference_update(ends.pop(-1, ()))
+        done = begin
+        found[begin] = set(live)
+    return found
 
 
 def _declaration(name: str, shapes: Shapes) -> onnx.ValueInfoProto:

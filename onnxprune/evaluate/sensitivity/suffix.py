@@ -18,7 +18,7 @@ from onnxprune.algebra.axes import Factor, Product, factors, resolve
 from onnxprune.analysis.groups.channels import Channels, Group, cuts_inexactly
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk
-from onnxprune.evaluate.sensitivity.cut import Cut, cut, extract
+from onnxprune.evaluate.sensitivity.cut import Cut, cuts, extract
 from onnxprune.ir import Model
 
 Removed = Mapping[str, Sequence[int]]
@@ -38,12 +38,14 @@ class Suffixes:
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
 
-    def cut(self, groups: Collection[str]) -> Cut:
-        """Return where the network is to be cut so that some groups lie behind."""
-        chosen = [g.factor for g in self.channels.groups if g.name in groups]
-        changing = {name for factor in chosen for name in self._carriers[factor]}
-        changing -= {i.name for i in self.channels.model.inputs}
-        return cut(self.channels.model, self.channels.typing.shapes, changing)
+    def cuts(self, stops: Sequence[Collection[str]]) -> list[Cut]:
+        """Return, for each of several collections of groups, the cut that has them all behind it."""
+        factors = {g.name: g.factor for g in self.channels.groups}
+        inputs = {i.name for i in self.channels.model.inputs}
+        changing = [
+            {name for group in groups for name in self._carriers[factors[group]]} - inputs for groups in stops
+        ]
+        return cuts(self.channels.model, self.channels.typing.shapes, changing)
 
     def model(self, at: Cut, removed: Removed) -> Model:
         """Return what lies behind the cut, without some channels.

@@ -36,9 +36,7 @@ class VariantEvaluator:
         inputs, outputs = (described(side) for side in (channels.model.inputs, channels.model.outputs))
         self._outputs = {o.name: o.shape for o in outputs}
         self._batch_name = batch_name(inputs, outputs)
-        self._route = CutSequence(
-            channels.model, channels.typing.shapes, [self._suffixes.cut(g) for g in route]
-        )
+        self._route = CutSequence(channels.model, channels.typing.shapes, self._suffixes.cuts(route))
         total = sum(stage.batches for stage in examination.stages)
         self._prefixes = [
             Prefix(self._route, examination, stage, examination.cache_bytes * stage.batches // total)

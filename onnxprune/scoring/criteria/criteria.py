@@ -128,17 +128,12 @@ def comparable(
 
 def structure(channels: Channels, group: Group) -> Hashable:
     """Return what two groups have in common if they lie in the network in the same way, sizes aside."""
-    readers: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    names = {p.tensor for p in group.places}
-    for node in channels.typing.nodes:
-        for operand, name in enumerate(node.input):
-            if name in names:
-                readers[name].append((node.op_type, operand))
-    constants = channels.model.constants
-    return tuple(
-        (p.axis, p.weight, tuple(constants[p.tensor].dims[2:]), tuple(readers[p.tensor]))
-        for p in group.places
-    )
+    index, constants = channels.model.index, channels.model.constants
+    found = []
+    for place in group.places:
+        readers = tuple((index.nodes[u.node].op_type, u.operand) for u in index.operands(place.tensor))
+        found.append((place.axis, place.weight, tuple(constants[place.tensor].dims[2:]), readers))
+    return tuple(found)
 
 
 def _shares(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -97,11 +98,16 @@ def operate(
 def _readers(channels: Channels) -> Iterator[_Reader]:
     """Yield the layers that read prunable channels, in order of execution."""
     held = 0
+    groups: dict[str, dict[str, Group]] = defaultdict(dict)
+    for group in channels.groups:
+        for place in group.places:
+            groups[place.tensor][group.name] = group
     for index, node in enumerate(channels.model.nodes):
         layer = linear_of(channels.model, node, before=True)
         if isinstance(layer, str):
             continue
-        members = {g.name: m for g in channels.groups if (m := _members(channels, g, layer)) is not None}
+        near = groups[layer.weight].values()
+        members = {g.name: m for g in near if (m := _members(channels, g, layer)) is not None}
         matrices, inputs = next(iter(members.values())).shape if members else (0, 0)
         if members and held + gram_bytes(matrices, inputs) <= HELD_BYTES:
             held += gram_bytes(matrices, inputs) * len(members)
@@ -127,14 +133,14 @@ def _admitted(
 ) -> Iterator[tuple[str, ObsLayer, float]]:
     """Yield the matrices of a reader with their Gram matrices, and the power of the result, by group."""
     layer = reader.layer
-    node = channels.model.nodes[reader.index]
+    node = channels.model.main.nodes[reader.index]
     matrices = layer.matrices(channels.model.array(layer.weight).astype(np.float64))
     axes = np.arange(matrices.shape[0]), np.arange(1), np.arange(matrices.shape[2])  # outputs do not matter
     names = [layer.flow, node.output[0]]
     arrivals = ((made[names[0]], made[names[1]]) for made in trace.tensors(reader.index + 1, names))
     seen, held = gather(layer, arrivals, axes, len(trace.batches), (seed, reader.index))
     moments = seen + held
-    sizes = {g.name: channels.apart(g).size for g in channels.groups}
+    sizes = {g.name: channels.apart(g).size for g in channels.groups if g.name in reader.members}
     for name, members in reader.members.items():
         for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
             columns = _columns(members[which], sizes[name])

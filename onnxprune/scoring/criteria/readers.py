@@ -15,16 +15,18 @@ from onnxprune.scoring.criteria.shares import matrices
 
 def reading_places(channels: Channels, group: Group) -> list[AxisRef]:
     """Return the places of a group whose axis is summed over; all matrices where there is none."""
-    summed = set(_summed_axes(channels))
-    return [p for p in group.places if p.weight and (p.tensor, p.axis) in summed] or matrices(channels, group)
+    reading = [p for p in group.places if p.weight and p.axis in _summed_axes(channels, p.tensor)]
+    return reading or matrices(channels, group)
 
 
-def _summed_axes(channels: Channels) -> Iterator[tuple[str, int]]:
-    """Yield the axes that are summed over, of all constants that some node is known to multiply with."""
-    typing = channels.typing
-    for index, views in typing.linear.items():
-        for view in views:
-            yield from _summed(channels, view, list(typing.nodes[index].input))
+def _summed_axes(channels: Channels, name: str) -> set[int]:
+    """Return the axes of a constant that some node is known to sum over when it multiplies with it."""
+    typing, found = channels.typing, set[int]()
+    for number in channels.model.index.readers(name):
+        for view in typing.linear.get(number, ()):
+            summed = _summed(channels, view, list(typing.nodes[number].input))
+            found.update(axis for constant, axis in summed if constant == name)
+    return found
 
 
 def _summed(channels: Channels, view: LinearView, operands: list[str]) -> Iterator[tuple[str, int]]:

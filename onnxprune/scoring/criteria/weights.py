@@ -28,9 +28,13 @@ def bn(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[
 
     A group that no BatchNormalization scales is scored by ``l2``.
     """
-    nodes = channels.typing.nodes
-    scales = {n.input[1] for n in nodes if n.op_type == "BatchNormalization"}
-    places = [p for p in group.places if p.tensor in scales] or matrices(channels, group)
+    index = channels.model.index
+
+    def scales(name: str) -> bool:
+        uses = index.operands(name)
+        return any(u.operand == 1 and index.nodes[u.node].op_type == "BatchNormalization" for u in uses)
+
+    places = [p for p in group.places if scales(p.tensor)] or matrices(channels, group)
     return [share(channels, group, p, lambda _, w: np.square(w)) for p in places]
 
 

@@ -56,7 +56,7 @@ def linear_of(model: Model, node: onnx.NodeProto, *, before: bool = False) -> Li
     if not fixed:
         return "its weights are not a constant"
     view, *others = fixed
-    if sum(node.input[view.weights] in n.input for n in model.nodes) > 1:
+    if len(model.index.readers(node.input[view.weights])) > 1:
         return "other nodes share its weights"
     if view.integers:
         return "its weights are integers that stand for other numbers"

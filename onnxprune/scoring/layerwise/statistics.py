@@ -68,11 +68,10 @@ def renewed(model: Model, feeds: Iterable[Feeds], threads: int | None = None) ->
 
 
 def _norms(model: Model) -> Iterable[_Norm]:
-    uses = [name for node in model.nodes for name in node.input]
     for index, node in enumerate(model.nodes):
         if node.op_type == "BatchNormalization" and len(node.output) == 1:
             mean, variance = node.input[3:5]
-            if all(n in model.constants and uses.count(n) == 1 for n in (mean, variance)):
+            if all(n in model.constants and model.main.count(n) == 1 for n in (mean, variance)):
                 yield _Norm(index, mean, variance)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxprune.ir import Model, captured
+from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
 
 CHECKPOINT_BYTES = 1 << 30
@@ -45,8 +45,8 @@ class Trace:
             upto: The first node that does not run.
             names: Tensors made before it, or read at the checkpoint.
         """
-        nodes = needed(self.model.nodes[self.position : upto], names)
-        session = self._session(nodes, names) if nodes else None
+        numbers = self.model.main.needed(names, self.model.constants, self.position, upto)
+        session = self._session(numbers, names) if numbers else None
         for stored in self.batches:
             made = session.run({i.name: stored[i.name] for i in session.inputs}) if session else {}
             yield {name: made[name] if name in made else stored[name] for name in names}
@@ -69,16 +69,17 @@ class Trace:
 
     def _live(self, position: int) -> set[str]:
         """Return the tensors made before it that later nodes, or whoever runs the model, read."""
-        nodes = self.model.nodes
-        made = {o for n in nodes[:position] for o in n.output} | {i.name for i in self.model.inputs}
-        read = {i for n in nodes[position:] for i in (*n.input, *captured(n))}
-        read |= {o.name for o in self.model.outputs}
-        return read & made - set(self.model.constants)
+        index = self.model.main
+        known = set(self.batches[0]) if self.batches else {i.name for i in self.model.inputs}
+        known.update(index.made(self.position, position))
+        return index.live(position, known - self.model.constants.keys())
 
-    def _session(self, nodes: list[onnx.NodeProto], names: Sequence[str]) -> Session:
+    def _session(self, numbers: Sequence[int], names: Sequence[str]) -> Session:
         """Make a session of some nodes, fed with what the checkpoint holds."""
+        index = self.model.main
+        nodes = [index.nodes[number] for number in numbers]
         made = {o for n in nodes for o in n.output if o}
-        read = {i for n in nodes for i in (*n.input, *captured(n)) if i} - made
+        read = {i for number in numbers for i in index.reads(number)} - made
         proto = onnx.ModelProto(ir_version=max(self.model.proto.ir_version, 4))
         proto.opset_import.extend(self.model.proto.opset_import)
         proto.graph.name = self.model.proto.graph.name or "graph"
@@ -92,16 +93,6 @@ class Trace:
                 proto.graph.initializer[-1].name = name
         proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made)
         return Session(proto, threads=self.threads)
-
-
-def needed(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that some tensors take, in order; constants are no nodes here."""
-    wanted, found = set(names), []
-    for node in reversed(nodes):
-        if node.op_type != "Constant" and wanted & set(node.output):
-            found.append(node)
-            wanted |= set(node.input) | captured(node)
-    return found[::-1]
 
 
 def _like(name: str, batch: Mapping[str, Array]) -> onnx.ValueInfoProto:
