@@ -27,8 +27,6 @@ from ideas import IDEAS
 
 _LARGEST_SEED = 200_000
 """Bytes up to which a network is a seed: the larger are no different, only slower."""
-_LEFT_OUT = ("droptrain", "topk_order", "long_recurrence")
-"""What draws numbers as it runs, or makes much of the last digit: two runs of one model differ."""
 PRUNE = ("--reduce-channels", "0.5", "--round-to", "1", "--criterion", "l2")
 KINDS = {"model": 70, "bytes": 4, "sparse": 8, "texts": 8, "data": 6, "report": 3, "recipe": 1}
 
@@ -59,7 +57,7 @@ def write_corpus(folder: Path) -> None:
         if proto.ByteSize() <= _LARGEST_SEED:
             disk.save(proto, models / f"{name}.onnx")
     for path in sorted((Path(__file__).resolve().parent.parent / "cases").glob("*.onnx")):
-        if path.stat().st_size <= _LARGEST_SEED and path.stem not in _LEFT_OUT:
+        if path.stat().st_size <= _LARGEST_SEED:
             shutil.copy(path, models / path.name)
     model = disk.save(disk.network(), folder / "model.onnx")
     disk.save_data(folder / "data.npz", **disk.samples(8))

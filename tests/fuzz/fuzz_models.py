@@ -56,16 +56,7 @@ NAMES = (
     "\0",
 )
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "local", "some.body")
-_DRAWN = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
-"""Operators that draw numbers as they run: two runs of one network differ then."""
-SCHEMAS = [s for s in defs.get_all_schemas_with_history() if s.name not in _DRAWN]
+SCHEMAS = defs.get_all_schemas_with_history()
 _KINDS = sorted({s.name for s in SCHEMAS if s.domain == ""})
 _LARGEST_COPY = 1 << 16
 """Bytes up to which a part of a model is copied into another place."""
