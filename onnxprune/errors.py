@@ -6,6 +6,9 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     OnnxpruneError
     ├── UsageError          wrong options or option values (exit code 2)
     ├── ModelError          the ONNX file cannot be read, is not valid, or cannot be run
+    │   └── LimitError      a run takes more memory than it may
+    │       └── EndlessError    or more time
+    ├── DefectError         a rule of ours failed on a node that the runtime takes
     ├── DataError           the data or the metric does not fit the model
     ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
     ├── NothingToDoError    nothing can be pruned or removed
@@ -57,6 +60,41 @@ class ModelError(OnnxpruneError):
     def __init__(self, message: str, hint: str = "", node: str = "") -> None:
         super().__init__(message, hint)
         self.node = node
+
+
+class LimitError(ModelError):
+    """A run that takes more memory or time than it may: that says nothing about what it computes."""
+
+
+class EndlessError(LimitError):
+    """A run that had not ended when its time was over."""
+
+
+class DefectError(OnnxpruneError):
+    """A rule of this program failed on a node that onnxruntime runs; no file is written.
+
+    Args:
+        message: The node, its operator, and what failed.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            "this is a defect of onnxprune, or of the package that describes this operator: please report it"
+            " with this message and the node",
+        )
+
+
+UNEXPECTED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""Raised by rules on nodes they were not written for; what rules expect they say by errors of their own."""
 
 
 class DataError(OnnxpruneError):

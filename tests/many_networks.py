@@ -1,9 +1,9 @@
-"""Random networks of every generator, compared with the given network at five sizes, for as long as is wanted.
+"""Random networks of every generator, compared with the given network at five sizes, by hand.
 
     python tests/many_networks.py meeting 20000 [first seed]
     python tests/many_networks.py opened 5000        and so for: random, branched, sizes
 
-Prints what is wrong, and how much was removed in how many networks. The exit code is 1 where anything is wrong.
+Prints what is wrong, and how much was removed in how many networks. Exit code 1: something is.
 """
 
 from __future__ import annotations

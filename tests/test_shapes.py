@@ -206,3 +206,25 @@ def test_an_operand_of_unknown_sizes_leaves_those_of_the_sum_open() -> None:
     rows, columns = infer(net.model(net.sized(z, ["a", "b"]))).sizes[z]
     assert not isinstance(rows, int)
     assert columns == 3
+
+
+def test_sizes_that_a_given_one_makes_fractions_are_refused() -> None:
+    """Two rows of one input are one of the other; the first is given three."""
+    net = Net()
+    pairs = net.sized(net.reshape(net.input("x", ["N", 4]), -1, 8), ["M", 8])
+    y = net.concat(net.linear(net.input("y", ["M", 8]), 8), pairs, axis=1)
+    model = net.model(net.sized(y, ["M", 16]))
+    assert infer(model, {"x": [6, 4]}).inputs == {"x": (6, 4), "y": (3, 8)}
+    with pytest.raises(ModelError, match="whole number"):
+        infer(model, {"x": [3, 4]})
+
+
+def test_numbers_that_are_none_are_no_sizes() -> None:
+    """The root of a negative number, computed from a shape."""
+    net = Net()
+    x = net.linear(net.input("x", ["N", 4]), 8)
+    width = net.op("Gather", net.op("Shape", x), net.ints(1))
+    root = net.op("Sqrt", net.op("Sub", net.op("Cast", width, to=onnx.TensorProto.FLOAT), net.const([99.0])))
+    model = net.model(net.sized(net.op("Div", x, root), ["N", 8]))
+    assert infer(model).integers(root) == [None]
+    assert find_channels(model) is not None

@@ -21,12 +21,12 @@ from onnx import helper, numpy_helper
 
 from onnxprune.analysis.inputs import feeds_that_run, input_values, trial_shapes
 from onnxprune.analysis.shapes import fitting_shapes
-from onnxprune.errors import ModelError, NotShownError, OutputError, UnverifiedError
+from onnxprune.errors import EndlessError, ModelError, NotShownError, OutputError, UnverifiedError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.runnable import runnable_session
 from onnxprune.ir import Model, load
 from onnxprune.ir.compact import compacted
-from onnxprune.runtime import Feeds, Session, sample_feeds
+from onnxprune.runtime import RUN_S, Feeds, Session, runs_within, sample_feeds
 from onnxprune.support.external import data_files
 from onnxprune.support.path_guard import check_output, files_of
 from onnxprune.support.staging import in_use, is_own_file, publish, scratch_folder, take_after
@@ -316,7 +316,11 @@ def _runs_small(session: Session, model: Model) -> bool:
         try:
             values = input_values(model, session.inputs, trial.shapes)
             shapes = {spec.name: trial.shapes[spec.name] for spec in session.inputs}
-            session.run(sample_feeds(session.inputs, shapes=shapes, values=values)[0])
+            feed = sample_feeds(session.inputs, shapes=shapes, values=values)[0]
+            with runs_within(RUN_S):
+                session.run(feed)
+        except EndlessError:
+            raise
         except ModelError:
             continue
         return True

@@ -1,13 +1,16 @@
 """Running models: the only package that touches onnxruntime.
 
 session     a model ready to run, its weights fixed or fed
+single      one node on its own, run with such operands as it has
 unpacked    operators this runtime has no form of, in another
+deadline    runs that end
 feeds       seeded random inputs
 agreement   do two models compute the same?
 latency     how long do several models take, measured side by side?
 """
 
 from onnxprune.runtime.agreement import Agreement, Difference, compare, difference
+from onnxprune.runtime.deadline import RUN_S, runs_within
 from onnxprune.runtime.feeds import Values, sample_feeds
 from onnxprune.runtime.latency import Latency, measure_latency
 from onnxprune.runtime.session import (
@@ -20,12 +23,15 @@ from onnxprune.runtime.session import (
     has_operator,
     runtime_info,
 )
+from onnxprune.runtime.single import Known, objection
 
 __all__ = [
+    "RUN_S",
     "Agreement",
     "Array",
     "Difference",
     "Feeds",
+    "Known",
     "Latency",
     "RuntimeInfo",
     "Session",
@@ -36,6 +42,8 @@ __all__ = [
     "difference",
     "has_operator",
     "measure_latency",
+    "objection",
+    "runs_within",
     "runtime_info",
     "sample_feeds",
 ]

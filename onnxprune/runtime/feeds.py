@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import LimitError, ModelError, UsageError
 from onnxprune.runtime.session import Array, TensorSpec
 from onnxprune.runtime.size_names import computed, terms, total_of
+from onnxprune.support.memory import need
 
 DEFAULT_SIZE = 64  # of a symbolic axis that is not the batch: a multiple of the usual strides
 DEFAULT_HIGH = 4  # integers are mostly indices, and small ones are nearly always in range
+_DRAWN_BYTES = 8
+"""What an element takes while it is drawn."""
 _WORDS = ("a", "b", "c", "d")
 
 
@@ -73,8 +76,11 @@ def sample_feeds(
     Raises:
         UsageError: A shape names no input or contradicts the model.
         ModelError: An input is of a type nothing can be drawn for.
+        LimitError: They take more memory than is allowed.
     """
     resolved = resolve_shapes(specs, shapes or {}, batch)
+    taken = sum(math.prod(resolved[s.name]) * max(s.dtype.itemsize, _DRAWN_BYTES) for s in specs)
+    need(samples * taken, "a drawn input", LimitError)
     rng = np.random.default_rng(seed)
     known = {s.name: Values(most=(highs or {}).get(s.name, DEFAULT_HIGH) - 1) for s in specs}
     known |= values or {}

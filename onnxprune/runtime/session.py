@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import EndlessError, LimitError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
+from onnxprune.runtime.deadline import Watch
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 
@@ -134,11 +135,18 @@ class Session:
 
         Raises:
             ModelError: An input is missing or does not fit, or a node failed; the message names the node.
+            LimitError: The memory is not enough.
+            EndlessError: The time is not enough that `runs_within` allows.
         """
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
+        options = _onnxruntime().RunOptions()
+        watch = Watch(options)
         try:
-            values = self._session.run(names, dict(feeds))
+            with watch:
+                values = self._session.run(names, dict(feeds), options)
         except Exception as error:  # as above
+            if watch.struck:
+                raise _endless(self.name, watch.seconds) from error
             raise _refusal(f"onnxruntime cannot run {self.name}", error) from error
         return dict(zip(names, values, strict=True))
 
@@ -282,6 +290,13 @@ _NOISE = (
 )
 
 
+def _endless(name: str, seconds: float | None) -> EndlessError:
+    return EndlessError(
+        f"a run of {name} had not ended after {seconds:.0f} s: a loop in it may have no end on these inputs",
+        "give samples of real inputs with --data, or smaller sizes with --shape or --dim",
+    )
+
+
 _OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
 
 
@@ -292,7 +307,8 @@ def _refusal(what: str, error: Exception) -> ModelError:
     for noise in _NOISE:
         text = re.sub(noise, "", text)
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
-    hint = "another export, or a newer onnxruntime, may do better"
+    name, message = found["name"] if found else "", f"{what}{where}: {text}"
     if any(said in text for said in _OUT_OF_MEMORY):
         hint = "allow more memory with --memory, or give smaller sizes with --shape or --dim"
-    return ModelError(f"{what}{where}: {text}", hint, found["name"] if found else "")
+        return LimitError(message, hint, name)
+    return ModelError(message, "another export, or a newer onnxruntime, may do better", name)

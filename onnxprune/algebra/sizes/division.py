@@ -13,6 +13,7 @@ from onnxprune.algebra.sizes.bounds import Interval
 from onnxprune.algebra.sizes.polynomial import (
     Extent,
     Monomial,
+    NotWholeError,
     Number,
     Size,
     Value,
@@ -232,11 +233,11 @@ def as_extent(value: Value) -> Extent:
     """Return a value as the size of an axis.
 
     Raises:
-        ValueError: It is a fraction.
+        NotWholeError: It is a fraction.
     """
     if isinstance(value, Fraction):
         if value.denominator != 1:
-            raise ValueError(f"{value} is no size")
+            raise NotWholeError(f"{value} is no size")
         return value.numerator
     return value
 

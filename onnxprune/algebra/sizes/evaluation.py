@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from onnxprune.algebra.sizes import division, functions
-from onnxprune.algebra.sizes.polynomial import Algebra, Atom, Extent, Number, Size, Value
+from onnxprune.algebra.sizes.polynomial import Algebra, Atom, Extent, NotWholeError, Number, Size, Value
 
 
 def evaluate(extent: Extent, numbers: Mapping[str, int]) -> int:
@@ -19,11 +19,11 @@ def evaluate(extent: Extent, numbers: Mapping[str, int]) -> int:
 
     Raises:
         KeyError: A symbol has no number.
-        ValueError: The size is no integer for these: the network does not run with them.
+        NotWholeError: The size is no integer for these: the network does not run with them.
     """
     found = number_of(extent, numbers)
     if found.denominator != 1:
-        raise ValueError(f"{extent} is no whole number for {dict(numbers)}")
+        raise NotWholeError(f"{extent} is no whole number for {dict(numbers)}")
     return found.numerator
 
 

@@ -28,6 +28,10 @@ Monomial: TypeAlias = "tuple[tuple[int, int], ...]"
 Terms: TypeAlias = "tuple[tuple[Monomial, Number], ...]"
 
 
+class NotWholeError(ValueError):
+    """A size that is no whole number."""
+
+
 class Atom:
     """An indivisible part of a size.
 

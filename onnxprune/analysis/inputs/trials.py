@@ -10,9 +10,9 @@ import numpy as np
 
 from onnxprune.analysis.inputs.sizes import Shapes, full_shapes, other_shapes
 from onnxprune.analysis.inputs.values import input_values
-from onnxprune.errors import ModelError
+from onnxprune.errors import EndlessError, ModelError
 from onnxprune.ir import Model, label, merged
-from onnxprune.runtime import Array, Session, TensorSpec, Values, sample_feeds
+from onnxprune.runtime import RUN_S, Array, Session, TensorSpec, Values, runs_within, sample_feeds
 
 Feed = dict[str, Array]
 _SMALL = 3
@@ -51,6 +51,7 @@ def feeds_that_run(
     Raises:
         ModelError: The model runs on none of them. It names the node and the inputs that this reads, and the
             options that help.
+        EndlessError: A run does not end.
     """
     given = merged(given, model.sizes)
     first = full_shapes(session.inputs, merged(shapes, given), batch)
@@ -61,7 +62,10 @@ def feeds_that_run(
         feeds = sample_feeds(session.inputs, shapes=sizes, values=values, samples=count, seed=seed)
         varied = any(v.turns for v in values.values())
         try:
-            outputs = [session.run(feed) for feed in (feeds if varied else feeds[:1])]
+            with runs_within(RUN_S):
+                outputs = [session.run(feed) for feed in (feeds if varied else feeds[:1])]
+        except EndlessError:
+            raise
         except ModelError as error:
             failure = failure or error
             continue

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.algebra.sizes.algebra import Extent, as_extent, evaluate, substitute
+from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, as_extent, evaluate, substitute
 from onnxprune.analysis.sizes import SizeAnalysis
 from onnxprune.analysis.sizes.solve import default_sizes
 from onnxprune.errors import ModelError, UsageError
@@ -107,7 +107,10 @@ def fits(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> bool:
     if not all(condition.holds(numbers) for condition in analysis.conditions):
         return False
     sizes = {e for shape in analysis.shapes.values() for e in shape if not isinstance(e, int)}
-    return all(evaluate(size, numbers) >= 0 for size in sizes)
+    try:
+        return all(evaluate(size, numbers) >= 0 for size in sizes)
+    except NotWholeError:
+        return False
 
 
 def given_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Sequence[int]]) -> dict[str, int]:

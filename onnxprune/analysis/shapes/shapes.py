@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.sizes.algebra import Extent, evaluate
+from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, evaluate
 from onnxprune.analysis.shapes.evaluation import evaluate as evaluate_node
 from onnxprune.analysis.shapes.reference import Numbers, reference_sizes
 from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
@@ -61,7 +61,7 @@ class Shapes:
         """
         try:
             return size if isinstance(size, int) else evaluate(size, self.reference)
-        except ValueError as error:
+        except NotWholeError as error:
             raise ModelError(
                 f"sizes do not fit: {error}", "give sizes it works with: --dim NAME=N"
             ) from error
@@ -77,7 +77,7 @@ class Shapes:
             The elements in order; ``None`` where not even their number is known.
         """
         if name in self.values:
-            return [int(v) for v in self.values[name].ravel()]
+            return [_whole(v) for v in self.values[name].ravel()]
         if name in self.listed:
             return list(self.listed[name].ravel())
         return None
@@ -123,9 +123,10 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
         types=dict(analysis.types),
         branches=dict(analysis.branches),
         reference=reference,
-        inputs={n: tuple(evaluate(e, reference) for e in shape) for n, shape in inputs.items()},
+        inputs={},
         analysis=analysis,
     )
+    shapes.inputs = {name: tuple(map(shapes.number, shape)) for name, shape in inputs.items()}
     shapes.take_constants(model)
     for name, elements in analysis.values.items():
         if name in shapes.values:
@@ -171,6 +172,13 @@ def fitting_shapes(
         given: Shapes that are fixed by the caller.
     """
     return infer(model, given).inputs
+
+
+def _whole(value: Any) -> int | None:
+    """Return a number as an integer, ``None`` where it is none: a fraction, no number at all, or a string."""
+    if isinstance(value, str | bytes) or not np.isfinite(value) or value != int(value):
+        return None
+    return int(value)
 
 
 def _as_numbers(elements: Array, kind: int) -> Array:

@@ -140,11 +140,28 @@ def ask(node: Node) -> None:
 
 
 def objection(node: Node) -> str:
-    """Return what onnx has against the operands and attributes of a node, empty where it has nothing."""
+    """Return what onnx or onnxruntime has against a node and its operands, empty where it can be run."""
     names: dict[Size, str] = {}
     question = _question(node, names)
     numbers: dict[Dim, int] = dict(zip(names.values(), NUMBERS, strict=False))
-    return _of_onnx(question).refusal or _of_onnx(question.with_numbers(numbers)).refusal
+    numbered = question.with_numbers(numbers)
+    said = _of_onnx(question).refusal or _of_onnx(numbered).refusal if _is_known(question) else ""
+    if said:
+        return said
+    if any(o is not None and (o.dims is None or not o.kind) for o in question.operands):
+        return "the type or the rank of an operand is not known"
+    try:
+        _run(numbered, 0)
+    except ModelError as error:
+        return error.message
+    return ""
+
+
+def _is_known(question: NodeQuery) -> bool:
+    """Say whether onnx knows an operator."""
+    node, opsets = question.proto(), dict(question.opsets)
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return bool(defs.has(node.op_type, opsets.get(domain, 1), domain))
 
 
 def _question(node: Node, names: dict[Size, str]) -> NodeQuery:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent
+from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, Size, Value, as_extent
 from onnxprune.algebra.sizes.facts import ContradictionError, Facts
 from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each
 from onnxprune.analysis.sizes import delegation
+from onnxprune.errors import UNEXPECTED, DefectError, OnnxpruneError
 from onnxprune.ops.sizes.node import Node
 from onnxprune.ops.spec import spec_of
 
@@ -90,7 +91,7 @@ class Walk:
     def _extent(self, size: Value, name: str, axis: int) -> Extent:
         try:
             return as_extent(size)
-        except ValueError as error:
+        except NotWholeError as error:
             raise ContradictionError(f"axis {axis} of '{name}': {error}") from error
 
     def follow(self, graph: onnx.GraphProto) -> None:
@@ -150,15 +151,18 @@ class Walk:
         except ZeroDivisionError as error:
             said = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
             raise ContradictionError(said, self._hint) from error
-        except (IndexError, ValueError) as error:  # an operand has fewer axes than it needs, or other numbers
+        except NotWholeError as error:
             said = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
             raise ContradictionError(said, self._hint) from error
-        except (KeyError, TypeError, AttributeError) as error:
-            objection = delegation.objection(node)
-            if not objection:
-                raise  # a defect of the rule: the operator takes these operands
-            said = f"{self._where}: node '{node.label}' ({node.operator}) cannot be: {objection}"
-            raise ContradictionError(said, self._hint) from error
+        except UNEXPECTED as error:
+            raise self._unexpected(node, error) from error
+
+    def _unexpected(self, node: Node, error: Exception) -> OnnxpruneError:
+        """Tell operands that no operator takes from a defect of a rule."""
+        named = f"{self._where}: node '{node.label}' ({node.operator})"
+        if objection := delegation.objection(node):
+            return ContradictionError(f"{named} cannot be: {objection}", self._hint)
+        return DefectError(f"{named}: its size rule fails with {type(error).__name__}: {error}")
 
     def ask(self, node: Node) -> None:
         """Ask the tools of an operator without a rule."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxprune.decisions.channels.interface import Interface
-from onnxprune.errors import ModelError
+from onnxprune.errors import LimitError, ModelError
 from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
 from onnxprune.evaluate.equivalence.paths import Graph
@@ -66,11 +66,14 @@ class Comparison:
 
         Raises:
             ModelError: The reference does not take these inputs.
+            LimitError: One of the two takes too much time or memory.
             DifferenceError: The candidate does not.
         """
         expected = self.interface.narrowed(self.session.run(run.feed))
         try:
             actual = self._other.run(self.interface.narrowed(run.feed))
+        except LimitError:
+            raise
         except ModelError as error:
             said = f"with {run.where} only the first model can be run: {error.message}"
             raise DifferenceError(said) from error

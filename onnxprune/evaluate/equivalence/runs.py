@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxprune.analysis.inputs.ladder import Shapes, Trial, estimated_bytes, trial_shapes
 from onnxprune.decisions.channels.interface import Interface
-from onnxprune.errors import ModelError
+from onnxprune.errors import EndlessError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.comparison import Comparison, Run
 from onnxprune.evaluate.equivalence.contract import interface_differences
@@ -22,6 +22,7 @@ from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail, picked
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ir import Model
+from onnxprune.runtime import RUN_S, runs_within
 
 Shrunk = Callable[[Iterable[str]], Interface]
 SMALL = 1 << 14
@@ -29,6 +30,8 @@ SMALL = 1 << 14
 _LARGEST_STEP = 128
 """Shapes of more than so many times the numbers of the smallest that ran show nothing more."""
 _KEPT_RUNS = 24
+_LONGER = 5
+"""So many times as long may a run take that only tells how much rounding does: it may be on data."""
 _PATIENCE = 6
 """So many times the budget is spent where no shape has run yet."""
 
@@ -40,10 +43,12 @@ class CheckBudget:
     Attributes:
         seconds: Time from the first run on.
         size_bytes: Estimated size of all tensors of one run.
+        run_seconds: Time of one run; where one takes longer, nothing more is drawn.
     """
 
     seconds: float = 10.0
     size_bytes: int = 400_000_000
+    run_seconds: float = RUN_S
 
 
 @dataclass
@@ -57,6 +62,7 @@ class EquivalenceCheck:
         budget: What may be spent.
         seed: Of what is drawn.
         shrunk: What the candidate still has of tensors of the reference.
+        limit: Why nothing more is drawn: a run took too much time.
     """
 
     reference: Model
@@ -73,6 +79,7 @@ class EquivalenceCheck:
     tried: dict[str, Shapes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
+    limit: EndlessError | None = None
     _start: float = field(default_factory=time.monotonic)
     _kind: str = KINDS[0]
 
@@ -107,7 +114,8 @@ class EquivalenceCheck:
         aside: list[Trial] = []
         for trial in trial_shapes(self.reference, given):
             patience = self.budget.seconds * (1 if self.tried else _PATIENCE)
-            if self.spent > patience or (smallest and trial.elements > _LARGEST_STEP * smallest):
+            spent = self.limit is not None or self.spent > patience
+            if spent or (smallest and trial.elements > _LARGEST_STEP * smallest):
                 break
             if trial.kind in done:
                 continue
@@ -117,7 +125,7 @@ class EquivalenceCheck:
                 done.add(trial.kind)
                 smallest = smallest or (trial.elements if trial.kind == "small" else 0)
         for trial in aside if not self.tried else ():
-            if self._try(trial):
+            if self.limit or self._try(trial):
                 break
 
     def try_data(self, data: DataSpec, samples: int) -> None:
@@ -131,18 +139,18 @@ class EquivalenceCheck:
         """Draw in other ways: masks that hide something, and what the outputs need that are not shown yet."""
         by_size = sorted(self.tried.values(), key=_elements)
         tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
-        for shapes in tried:
+        for shapes in tried if not self.limit else ():
             self._draw(shapes, KINDS[1], 2)
         for kind in KINDS[2:]:
             for shapes in tried:
-                if self._is_shown() or self.spent > self.budget.seconds:
+                if self.limit or self._is_shown() or self.spent > self.budget.seconds:
                     return
                 if kind != self._kind:
                     self._draw(shapes, kind, 2)
 
     def cover_tables(self) -> None:
         """Feed every number that an integer input may take, as far as the budget goes."""
-        if self.tried and self._rows and self._kind == KINDS[0]:
+        if not self.limit and self.tried and self._rows and self._kind == KINDS[0]:
             left = self.budget.seconds - self.spent
             specs = self.comparison.session.inputs
             run, shapes = self._run_quietly, self._largest()
@@ -154,6 +162,8 @@ class EquivalenceCheck:
     def _try(self, trial: Trial) -> bool:
         """Run a shape in the first way of drawing that the reference takes; tell whether there is one."""
         for kind in (self._kind,) if self.tried else KINDS:
+            if self.limit:
+                return False
             if self._draw(trial.shapes, kind, 2 if len(self.tried) < 3 else 1):
                 self._kind = kind
                 self.tried[_said(trial.shapes)] = trial.shapes
@@ -179,7 +189,11 @@ class EquivalenceCheck:
     def _run_quietly(self, run: Run) -> bool:
         """Run inputs; tell whether the reference takes them."""
         try:
-            self._run(run)
+            with runs_within(self.budget.run_seconds):
+                self._run(run)
+        except EndlessError as error:
+            self.limit = self.limit or error
+            return False
         except ModelError as error:
             self.refusal = self.refusal or error.message
             return False
@@ -400,7 +414,7 @@ def _examined(
 
     def verdict(outputs: tuple[OutputVerdict, ...] = (), reason: str = "", differs: bool = False) -> Verdict:
         notes = (*of.subjects.notes, *of.notes)
-        hint = "" if outputs else "give samples of real inputs with --data"
+        hint = "" if outputs else of.limit.hint if of.limit else "give samples of real inputs with --data"
         return Verdict(outputs, of.count, tuple(of.tried.values()), notes, reason, hint, exact, differs)
 
     try:
@@ -410,11 +424,14 @@ def _examined(
         of.redraw()
         of.cover_tables()
         if not of.count:
-            why = of.refusal or "no shape that is small enough was found"
+            why = of.limit.message if of.limit else of.refusal or "no shape that is small enough was found"
             return verdict(reason=f"the model takes no drawn inputs: {why}")
-        outputs = of.conclude()
+        with runs_within(_LONGER * of.budget.run_seconds):
+            outputs = of.conclude()
     except DifferenceError as found:
         return verdict(reason=str(found), differs=True)
+    if of.limit is not None:
+        of.notes.append(f"fewer inputs were drawn: {of.limit.message}")
     if len(of.tried) == 1 and any(_is_open(i) for i in of.reference.inputs):
         of.notes.append("only one input size could be tried")
     return verdict(outputs)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import LimitError, ModelError
 from onnxprune.evaluate.equivalence.tails import Pair
 from onnxprune.evaluate.runnable import Cut, cut_before, reproducible, unknown_operators, widened
 from onnxprune.ir import Model, every_graph, label
@@ -114,6 +114,8 @@ def _runnable(made: Subjects) -> Subjects:
         Session(made.reference, optimize=False)
     try:
         Session(made.candidate, optimize=False)
+    except LimitError:
+        raise
     except ModelError as error:
         raise DifferenceError(f"only the first model can be run: {error.message}") from error
     return made

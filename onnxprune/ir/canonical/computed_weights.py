@@ -131,6 +131,8 @@ class _ConstantPart:
         sizes = _sizes(self.model, part)
         if not part.results or any(sizes.get(o) is None for n in part.nodes for o in n.output if o):
             return False
+        if not all(kind for _, kind in sizes.values()):
+            return False
         if max(_bytes(kind, dims) for dims, kind in sizes.values()) > LARGEST_STEP + 4 * self._room(
             part.constants
         ):

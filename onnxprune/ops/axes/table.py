@@ -10,7 +10,8 @@ import onnx
 
 from onnxprune.algebra.axes import Block, Factor, block, unify
 from onnxprune.analysis.shapes import Shapes
-from onnxprune.ir import Model, bodies, fixed_axes, label, noted_vocabulary, open_values
+from onnxprune.errors import UNEXPECTED, DefectError
+from onnxprune.ir import Model, bodies, captured, fixed_axes, label, noted_vocabulary, open_values
 from onnxprune.ops.axes.context import Context, Typing, UnknownOperandError
 from onnxprune.ops.axes.estimates import estimate
 from onnxprune.ops.spec import (
@@ -29,6 +30,7 @@ from onnxprune.ops.spec import (
     weights_and_bias,
 )
 from onnxprune.ops.views import LinearRule
+from onnxprune.runtime import Known, objection
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -132,8 +134,24 @@ def _apply(context: Context) -> None:
         context.multiplies(spec)
     except UnknownOperandError as reason:
         _refuse(context, str(reason))
-    except (ArithmeticError, IndexError, StopIteration, ValueError) as error:
-        _refuse(context, f"no operator takes such operands: {error}")
+    except UNEXPECTED as error:
+        if not (objection := _objection(context)):
+            said = f"its rule fails with {type(error).__name__}: {error}"
+            raise DefectError(f"node '{label(node)}' ({node.op_type}): {said}") from error
+        _refuse(context, f"no operator takes such operands: {objection}")
+
+
+def _objection(context: Context) -> str:
+    """Return what the runtime has against a node and its operands, at the reference sizes."""
+    typing, node = context.typing, context.node
+    shapes, constants = typing.shapes, typing.model.constants
+    read = [i for i in (*node.input, *sorted(captured(node))) if i]
+    known = {
+        name: Known(shapes.types[name], shapes.numbers(name), constants.get(name))
+        for name in dict.fromkeys(read)
+        if name in shapes.sizes and name in shapes.types
+    }
+    return objection(node, known, typing.model.proto.opset_import)
 
 
 def _refuse(context: Context, reason: str) -> None:

@@ -19,7 +19,7 @@ def attention(node: Node) -> None:
     heads, groups = query[1], key[1]
     width, value_width, length = key[-1], value[-1], key[-2]
     if flat:
-        heads, groups = node.attribute("q_num_heads"), node.attribute("kv_num_heads")
+        heads, groups = node.required("q_num_heads"), node.required("kv_num_heads")
         width, value_width = floor_div(key[2], groups), floor_div(value[2], groups)
         length = key[1]
     total: Extent = length + (past[2] if past is not None else 0)
@@ -34,7 +34,7 @@ def attention(node: Node) -> None:
 def multi_head_attention(node: Node) -> None:
     """Query, key and value apart or packed; the present is as long as past and key together."""
     query, key, value = (node.shape(k) for k in range(3))
-    heads = node.attribute("num_heads")
+    heads = node.required("num_heads")
     if query is None:
         node.put(0, None)
         return
@@ -68,7 +68,7 @@ def masked_attention(node: Node) -> None:
 def group_query_attention(node: Node) -> None:
     """Fewer heads of keys than of queries; the length of the present is a number in a tensor."""
     shape = node.shape()
-    heads, groups = node.attribute("num_heads"), node.attribute("kv_num_heads")
+    heads, groups = node.required("num_heads"), node.required("kv_num_heads")
     if shape is None:
         node.put(0, None)
         return
@@ -98,7 +98,7 @@ def packed_attention(node: Node) -> None:
     if shape is None or weight is None:
         node.put(0, None)
         return
-    heads, parts = node.attribute("num_heads"), node.attribute("qkv_hidden_sizes")
+    heads, parts = node.required("num_heads"), node.attribute("qkv_hidden_sizes")
     node.same(shape[2], weight[0], "features")
     whole: Extent = parts[2] if parts else floor_div(weight[1], 3)
     kind = None if node.operator == "Attention" else node.kind(3)
@@ -130,4 +130,4 @@ def gated_bias(node: Node) -> None:
     if layer is None:
         node.put_rank(4)
         return
-    node.put(0, [layer[0], node.attribute("num_heads"), layer[1], layer[1]])
+    node.put(0, [layer[0], node.required("num_heads"), layer[1], layer[1]])

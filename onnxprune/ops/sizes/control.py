@@ -24,7 +24,7 @@ def if_(node: Node) -> None:
     """The results of the taken branch; a choice between both where the input decides."""
     condition = node.elements(0)
     truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
-    bodies = {True: node.attribute("then_branch"), False: node.attribute("else_branch")}
+    bodies = {True: node.required("then_branch"), False: node.required("else_branch")}
     if isinstance(truth, int):
         node.walk.branches[node.inputs[0]] = bool(truth)
         body = bodies[bool(truth)]
@@ -131,8 +131,8 @@ def scan(node: Node) -> None:
     if node.opset < 9:
         node.ask()
         return
-    body: onnx.GraphProto = node.attribute("body")
-    scanned = int(node.attribute("num_scan_inputs"))
+    body: onnx.GraphProto = node.required("body")
+    scanned = int(node.required("num_scan_inputs"))
     states = len(node.inputs) - scanned
     axes = node.attribute("scan_input_axes") or [0] * scanned
     given = [node.shape(k) for k in range(states)]
@@ -152,7 +152,7 @@ def scan(node: Node) -> None:
 @size_rule("Loop")
 def loop(node: Node) -> None:
     """A body for each turn; how many there are may depend on the data."""
-    body: onnx.GraphProto = node.attribute("body")
+    body: onnx.GraphProto = node.required("body")
     walk = node.walk
     walk.put(body.input[0].name, [], INT64)
     walk.put(body.input[1].name, [], BOOL)

@@ -52,6 +52,17 @@ class Node:
             self._attributes = attributes(self.proto) if self.proto.attribute else {}
         return self._attributes.get(name, default)
 
+    def required(self, name: str) -> Any:
+        """Return an attribute that the operator cannot do without, strings decoded.
+
+        Raises:
+            ContradictionError: The node has none.
+        """
+        found = self.attribute(name)
+        if found is None:
+            raise ContradictionError(f"its attribute '{name}' is missing")
+        return found
+
     @property
     def label(self) -> str:
         """The name of the node in messages."""
