@@ -33,7 +33,7 @@ from onnxprune.support.progress import Task, task
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
-from onnxprune.train.settings import OptimizerName, Schedule, StepReport, TrainSettings
+from onnxprune.train.settings import EngineName, OptimizerName, Schedule, StepReport, TrainSettings
 from onnxprune.train.tuning.origin import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
@@ -83,6 +83,8 @@ class Finetune(Pass):
         checkpoint_every: Steps from one checkpoint to the next.
         resume: Whether to go on from the checkpoint, if there is one.
         threads: Threads of the training process.
+        engine: What computes the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
+            ``setup-training``; or ``auto``, the faster one that can train the model.
         input_shapes: Full shapes to analyse and run with, by input name.
         dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
     """
@@ -115,6 +117,7 @@ class Finetune(Pass):
     checkpoint_every: int = 200
     resume: bool = False
     threads: int | None = None
+    engine: EngineName = "auto"
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
 
@@ -209,6 +212,7 @@ class Finetune(Pass):
             "steps": result.steps,
             "steps_failed": result.went_back,
             "training_s": result.seconds,
+            "engine": result.engine,
         }
         return (exam.best if exam else result.weights), facts
 

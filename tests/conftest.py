@@ -32,12 +32,25 @@ COMPUTED_OTHERWISE = ("test_rules.py::test_examples[Attention]",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out training where there is no build for it; one that is not set up is a failure."""
+    """Leave out onnxruntime-training where there is no build of it; one that is not set up is a failure."""
     if sys.version_info < (3, 13):
         return
     for item in items:
         if item.get_closest_marker("training"):
             item.add_marker(pytest.mark.skip(reason="there is no training runtime for this Python"))
+
+
+@pytest.fixture(params=["stock", pytest.param("ort-training", marks=pytest.mark.training)])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let training that leaves the engine open use one after the other."""
+    from onnxprune.train import engines
+
+    name = str(request.param)
+    only = {"stock": (engines.STOCK,), "ort-training": (engines.ORT_TRAINING,)}[name]
+    monkeypatch.setattr(
+        job, "candidates", lambda asked: only if asked == "auto" else engines.candidates(asked)
+    )
+    return name
 
 
 @pytest.fixture(autouse=True)

@@ -327,7 +327,6 @@ def test_recovery_knows_the_channels_of_each_group() -> None:
     assert Transform()(repaired.model).facts["equal"]
 
 
-@pytest.mark.training
 def test_finetuning_in_rounds() -> None:
     sparse = classifier()
     for reduction in (0.3, 0.6):

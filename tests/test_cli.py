@@ -341,7 +341,6 @@ def test_bench_runs_on_samples(model, data):
 # --- finetune
 
 
-@pytest.mark.training
 def test_finetune_trains_and_keeps_zeros(tmp_path, sparse, data):
     out = tmp_path / "tuned.onnx"
     words = ("--data", data, "--val", data, "--epochs", 2, "--batch-size", 8, "--threads", 1)
@@ -358,7 +357,6 @@ def test_finetune_trains_and_keeps_zeros(tmp_path, sparse, data):
     assert str(out) in said.out.replace("\n", "")
 
 
-@pytest.mark.training
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker through /proc")
 def test_a_killed_worker_is_an_error_and_loses_nothing(tmp_path, sparse):
     (tmp_path / "loader.py").write_text(

@@ -197,7 +197,6 @@ def test_a_metric_of_results_that_begin_with_time_does_not_depend_on_the_batch(
         assert other == pytest.approx(found[0], rel=1e-4)
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("loss", ["distill", "mse"])
 def test_results_that_begin_with_time_are_learnt(loss: str, tmp_path: Path) -> None:
     model, sparse = CASES / "time_major.onnx", tmp_path / "sparse.onnx"
@@ -217,7 +216,6 @@ def test_a_state_of_one_sample_is_measured_sample_by_sample(tmp_path: Path) -> N
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.training
 def test_a_voice_with_scales_is_trained(tmp_path: Path) -> None:
     model, sparse = CASES / "vitsin.onnx", tmp_path / "sparse.onnx"
     ids = np.random.default_rng(0).integers(0, 30, (10, 12))

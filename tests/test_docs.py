@@ -17,7 +17,6 @@ from onnxprune.app.recipe import read_recipe
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-TRAINING = {"finetune", "tutorial"}
 SLOW = {"tutorial"}
 
 
@@ -43,8 +42,7 @@ def snippets(page: Path) -> list[Snippet]:
 
 
 def marked(page: Path) -> object:
-    marks = [pytest.mark.training] if page.stem in TRAINING else []
-    marks += [pytest.mark.slow] if page.stem in SLOW else []
+    marks = [pytest.mark.slow] if page.stem in SLOW else []
     return pytest.param(page, id=str(page.relative_to(DOCS)), marks=marks)
 
 

@@ -73,7 +73,6 @@ def test_without_it_people_are_told_and_it_is_ended(command: str, loader: str) -
     assert "--samples" in lines[-1]
 
 
-@pytest.mark.training
 def test_training_on_it_is_ended() -> None:
     words = ("finetune", "sparse.onnx", "--data", "endless_loader:endless", "-o", "out.onnx")
     assert "gives more than 2000 samples" in disk.run(*words).err

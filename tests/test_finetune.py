@@ -159,7 +159,6 @@ def test_statistics_of_the_original_are_taken_where_something_is_lost(monkeypatc
         assert (np.abs(before - after).max() > 1e-3 * np.abs(before).max()) == changes
 
 
-@pytest.mark.training
 def test_pruned_folded_models_learn_with_normalisation():
     original = Model(network())
     sparse = Prune(reduce_channels=0.5, round_to=1)(original)
@@ -177,7 +176,6 @@ def test_pruned_folded_models_learn_with_normalisation():
 
 
 @pytest.mark.slow
-@pytest.mark.training
 def test_a_folded_copy_of_a_network_comes_back_as_far_as_the_network(monkeypatch):
     pytest.importorskip("mlxtend")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
@@ -239,7 +237,6 @@ def test_answers_without_room_are_given_anew(monkeypatch):
     assert not teacher._answers
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("loss", ["features", "0.5*features + distill"])
 def test_a_pruned_student_learns_features_from_what_is_left(loss):
     original = Model(network())
@@ -249,7 +246,6 @@ def test_a_pruned_student_learns_features_from_what_is_left(loss):
     assert result.facts["losses"][-1] < 0.7 * result.facts["losses"][0]
 
 
-@pytest.mark.training
 def test_training_ends_when_patience_does():
     # A step size of next to nothing: the first epoch is the best, for the others are no better.
     how = {"val": striped(64, 5), "epochs": 10, "lr": 1e-12, "patience": 2, "optimizer": "sgd"}
@@ -263,7 +259,6 @@ def misled(samples: int) -> Arrays:
     return images | {"labels": (images["labels"] + 1) % 4}
 
 
-@pytest.mark.training
 @pytest.mark.parametrize(
     ("optimizer", "lr", "unfold"), [("sgd", 0.1, "never"), ("sgd", 0.1, "auto"), ("adamw", 0.01, "never")]
 )
@@ -279,7 +274,6 @@ def test_what_was_given_is_kept_where_training_does_harm(optimizer, lr, unfold):
         np.testing.assert_array_equal(result.model.array(name), sparse.array(name), err_msg=name)
 
 
-@pytest.mark.training
 def test_the_best_epoch_is_kept_where_training_helps():
     data, val = striped(256), striped(128, 5)
     result = Finetune(data, val=val, epochs=3, lr=0.02, threads=1, unfold="never")(Model(network()))
@@ -350,7 +344,6 @@ def command(folder: Path, *more: str) -> list[str]:
     return [*first, "--teacher", "net.onnx", "--loss", "cross-entropy + 0.1*distill", "--json", *more]
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("victim", ["parent", pytest.param("worker", marks=pytest.mark.slow)])
 def test_a_killed_command_goes_on_to_the_same_file(files, victim):
     whole = subprocess.run(command(files, "-o", "whole.onnx"), cwd=files, capture_output=True, check=True)
@@ -388,7 +381,6 @@ def _child(pid: int) -> int:
     raise AssertionError("there is no worker")
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("order", [1, 2])
 def test_vectors_of_zeros_are_normalised_to_zeros(order):
     """As the runtime does; their gradient is zero, no infinity."""
@@ -415,7 +407,6 @@ def layer_normalised() -> Model:
     return net.model(net.linear(x, 2))
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("name", ["LayerNormalization", "rms_simp"])
 def test_scales_of_normalisations_over_fewer_channels_are_put_back(name):
     """The shrunk network has multiples of them; the sparse one must compute what was trained."""

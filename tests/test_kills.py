@@ -70,7 +70,6 @@ def results(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.training
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_killed_at_any_moment(tmp_path: Path, command: str) -> None:

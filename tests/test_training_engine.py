@@ -21,7 +21,7 @@ from onnxprune.train import client, engine, preparation
 from onnxprune.train.engine import train, trainable_names
 from onnxprune.train.settings import TrainSettings
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 ADAMW = TrainSettings(learning_rate=0.02, threads=1)
 TRAINED = {"w1", "scale", "bias", "w2", "b2", "w3", "b3"}
@@ -116,7 +116,7 @@ def test_fading_momentum_ends_in_zero():
     settings = TrainSettings(optimizer="sgd", threads=1)
     masked = np.arange(8) > 3
     prepared = preparation.prepare(cnn(), batch, settings, {"w1": masked[:, None, None, None]})
-    with client.Worker() as worker:
+    with client.Worker(prepared.engine) as worker:
         worker.send("load", prepared.fields, prepared.arrays)
         worker.receive("ready")
         worker.send("state")
@@ -398,8 +398,8 @@ class RecordedWorker(client.Worker):
 
     latest: client.Worker
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, engine: str) -> None:
+        super().__init__(engine)
         RecordedWorker.latest = self
 
 
@@ -436,7 +436,7 @@ def test_failing_callback_ends_the_worker(monkeypatch):
 def test_worker_ends_with_its_parent():
     script = """
 from onnxprune.train.client import Worker
-worker = Worker()
+worker = Worker("stock")
 print(worker.pid, worker._folder.name, flush=True)
 input()
 """

@@ -12,7 +12,7 @@ from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.runtime import Session
 from onnxprune.train.gradients import gradients_of
 
-pytestmark = pytest.mark.training
+pytestmark = pytest.mark.usefixtures("each_engine")
 TRAINED = {"w1", "scale", "bias", "w2", "b2", "w3", "b3"}
 
 

@@ -16,6 +16,7 @@ from onnxprune.train.engine import train
 from onnxprune.train.gradients import gradients_of
 from onnxprune.train.settings import TrainSettings, parse_loss
 
+pytestmark = pytest.mark.usefixtures("each_engine")
 SAMPLES = 6
 HEADS = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -184,7 +185,6 @@ CASES = {
 }
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_value_is_that_of_the_formula(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -199,7 +199,6 @@ def test_value_is_that_of_the_formula(case, tmp_path, monkeypatch):
     assert result.losses[0] == pytest.approx(case.formula(outputs(probed)), rel=1e-5)
 
 
-@pytest.mark.training
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.options is None])
 def test_gradient_is_the_slope_of_the_formula(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -242,7 +241,6 @@ def first_step(targets: Arrays, **settings) -> None:
     train(network(), lambda _: [(batch.inputs, batch.targets)], settings=how, total_steps=1)
 
 
-@pytest.mark.training
 def test_what_does_not_fit_is_refused(tmp_path):
     path = tmp_path / "own.onnx"
     onnx.save(own_loss(), path)
@@ -273,7 +271,6 @@ def test_a_loss_with_unknown_inputs_is_refused(tmp_path):
         first_step({"labels": LABELS, "a": A}, loss=str(tmp_path / "own.onnx"))
 
 
-@pytest.mark.training
 def test_ignored_labels_teach_nothing():
     images, labels = stripes(32, seed=1)
     some = np.where(np.arange(32) < 16, labels, -1)
@@ -289,7 +286,6 @@ def test_ignored_labels_teach_nothing():
         np.testing.assert_allclose(given.weights[name], values, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.training
 def test_mixed_losses_learn():
     def batches(epoch):
         for inputs, targets in stripe_batches(25)(epoch):

@@ -51,13 +51,19 @@ def test_forward_is_the_same(network, image):
         np.testing.assert_allclose(computed[name], wanted, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.training
-def test_gradients_equal_finite_differences(network, image, opset):
+@pytest.mark.parametrize("engine", ["stock", pytest.param("ort-training", marks=pytest.mark.training)])
+def test_gradients_equal_finite_differences(network, image, opset, engine):
     outputs = Session(network, optimize=False).run({"image": image})
     targets = {name: np.cos(np.arange(v.size)).reshape(v.shape).astype("f4") for name, v in outputs.items()}
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in network.graph.initializer}
     descent = TrainSettings(
-        loss="mse", optimizer="sgd", learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=math.inf
+        loss="mse",
+        optimizer="sgd",
+        learning_rate=1.0,
+        momentum=0.0,
+        schedule="constant",
+        clip_norm=math.inf,
+        engine=engine,
     )
     result = train(network, lambda _: [({"image": image}, targets)], settings=descent, total_steps=1)
     checked = {

@@ -51,7 +51,6 @@ SPELLED_OUT = """
 """
 
 
-@pytest.mark.training
 def test_batch_normalization_has_the_gradient_of_what_it_is():
     fused, spelled = cnn(), cnn()
     nodes = onnx.parser.parse_graph(

@@ -24,12 +24,15 @@ _GRACE_SECONDS = 5.0
 class Worker:
     """A training worker, alive for as long as the `with` block.
 
+    Args:
+        engine: The name of the engine that it is to hold.
+
     Raises:
         TrainingError: The training runtime is missing, or the worker refused something or died.
     """
 
-    def __init__(self) -> None:
-        runtime = training_runtime()
+    def __init__(self, engine: str) -> None:
+        runtime = training_runtime() if engine == "ort-training" else None
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-training-", ignore_cleanup_errors=True)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the worker
         self._process = subprocess.Popen(
@@ -119,9 +122,11 @@ class Worker:
         return TrainingError(f"the training worker ended with exit code {code}{last}")
 
 
-def _environment(runtime: Path) -> dict[str, str]:
-    """Give the worker what this process can import, with the training build in front."""
-    paths = [str(runtime), *(str(Path(entry or ".").absolute()) for entry in sys.path)]
+def _environment(runtime: Path | None) -> dict[str, str]:
+    """Give the worker what this process can import, with the training build in front if it is to hold it."""
+    paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
+    if runtime is not None:
+        paths.insert(0, str(runtime))
     own = {
         "PYTHONPATH": os.pathsep.join(paths),
         # The optimiser's numpy calls are short; threads of theirs would only fight with onnxruntime's.

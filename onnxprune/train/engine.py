@@ -71,7 +71,7 @@ def train(
     if first is None:
         raise DataError("the training data holds no batch")
     job = prepare(model, first, settings, masks or {})
-    with Worker() as worker:
+    with Worker(job.engine) as worker:
         worker.send("load", job.fields, job.arrays)
         worker.receive("ready")
         run = Run(job, worker, settings, total_steps, on_step, checkpoints)

@@ -34,8 +34,8 @@ from onnxprune.train.client import Worker
 from onnxprune.train.emit import Emitter
 from onnxprune.train.losses import LABELS, Head
 from onnxprune.train.preparation import Batch, Job, checked_inputs, prepare
-from onnxprune.train.settings import TrainSettings
-from onnxprune.train.training_copy import TrainingCopy, make_training_copy
+from onnxprune.train.settings import EngineName, TrainSettings
+from onnxprune.train.training_copy import TrainingCopy
 from onnxprune.train.wire import Array
 
 LabelFree: TypeAlias = Literal["own-labels", "sampled-labels", "output-norm"]
@@ -73,6 +73,7 @@ def gradients_of(
     names: Collection[str] | None = None,
     gates: Mapping[str, int] | None = None,
     threads: int | None = None,
+    engine: EngineName = "auto",
 ) -> Iterator[dict[str, Array]]:
     """Yield the gradient of a loss, batch by batch.
 
@@ -88,6 +89,7 @@ def gradients_of(
         gates: Axis of the channels by name of an activation that is to have gates; batches of
             another size than the first, such as the last of a pass, are then left out.
         threads: Threads of the worker; None takes the processors this process may use.
+        engine: What computes them, see `onnxprune.train.engines`.
 
     Yields:
         By the name it has in the model, the gradient of the mean loss of the batch with respect to every
@@ -102,7 +104,9 @@ def gradients_of(
     """
     if steps is not None and steps < 1:
         raise UsageError(f"{steps} batches give no gradient", "take one or more")
-    settings = TrainSettings(loss=_trained_loss(loss), optimizer="sgd", momentum=0.0, threads=threads)
+    settings = TrainSettings(
+        loss=_trained_loss(loss), optimizer="sgd", momentum=0.0, threads=threads, engine=engine
+    )
     batches = _passes(dataset, batch_size, seed, once=steps is None)
     first = next(batches, None)
     if first is None:
@@ -112,7 +116,7 @@ def gradients_of(
         batches = (batch for batch in batches if _size(batch) == samples)
     selection = _Selection(names, gates or {}, samples)
     job, targets = _prepare(model, first, loss, settings, seed, selection)
-    with Worker() as worker:
+    with Worker(job.engine) as worker:
         worker.send("load", job.fields, job.arrays)
         worker.receive("ready")
         waiting = False
@@ -197,16 +201,20 @@ def _prepare(
     seed: int,
     selection: _Selection,
 ) -> tuple[Job, _Targets]:
-    copied = make_training_copy(
-        model, checked_inputs(model, first[0], own_types=True), frozen_statistics=True
-    )
     if loss not in get_args(LabelFree):
-        return prepare(model, first, settings, {}, copied, selection), lambda inputs, given: given
-    forward = copied.model()
-    floats = [output.name for output in copied.graph.outputs if np.dtype(output.dtype).kind == "f"]
-    promised = floats if loss == "output-norm" else [LABELS]
-    job = prepare(model, (first[0], dict.fromkeys(promised, np.empty(0))), settings, {}, copied, selection)
-    return job, _own_targets(job, Session(forward, threads=settings.threads), loss, seed)
+        return prepare(model, first, settings, {}, True, selection), lambda inputs, given: given
+    promised: dict[str, None] = {LABELS: None}
+    if loss == "output-norm":
+        promised = dict.fromkeys(output.name for output in model.graph.output)
+    given = (first[0], dict.fromkeys(promised, np.empty(0)))
+    forward: list[onnx.ModelProto] = []
+
+    def chosen(copied: TrainingCopy) -> TrainingCopy:
+        forward[:] = [copied.model()]
+        return selection(copied)
+
+    job = prepare(model, given, settings, {}, True, chosen)
+    return job, _own_targets(job, Session(forward[0], threads=settings.threads), loss, seed)
 
 
 def _own_targets(job: Job, session: Session, loss: GradientLoss, seed: int) -> _Targets:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.errors import DataError, PlanError
+from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.support.processors import idle, usable_processors
+from onnxprune.train.engines import STOCK, Engine, candidates
 from onnxprune.train.forward import check_forward
 from onnxprune.train.losses import Head
 from onnxprune.train.objective import attach_loss, check_targets
 from onnxprune.train.samples import batch_size, input_axes, output_axes, sample_shape
 from onnxprune.train.settings import TrainSettings
+from onnxprune.train.step_graphs import StepGraphs
+from onnxprune.train.stock import VALUE
 from onnxprune.train.support import check_gradient_path
 from onnxprune.train.training_copy import TrainingCopy, make_training_copy
 from onnxprune.train.wire import MASK_PREFIX, Array
@@ -35,8 +38,10 @@ class Job:
         heads: What has targets.
         inputs: Names of the training graph's inputs, in order.
         fields: Of the worker's `load` request.
-        arrays: Of the same: the training graph and the masks.
+        arrays: Of the same: what the engine needs, and the masks.
         ignored: The label that counts for nothing.
+        engine: The name of the engine.
+        graphs: Of the stock engine: the graphs of its steps.
     """
 
     model: onnx.ModelProto
@@ -46,9 +51,11 @@ class Job:
     fields: Mapping[str, object]
     arrays: Mapping[str, Array]
     ignored: int | None
+    engine: str
+    graphs: StepGraphs | None
 
     def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
-        """Validate a batch; returns the arrays of the training graph's inputs and the number of samples."""
+        """Validate a batch; return what the worker needs for it, and the number of samples."""
         inputs = checked_inputs(self.model, batch[0])
         axes = input_axes(self.model, inputs)
         for name, array in inputs.items():
@@ -57,7 +64,8 @@ class Job:
                 raise DataError(f"input {name!r} has samples of shape {found}, the first had {expected}")
         samples = batch_size(inputs, axes)
         targets = check_targets(self.heads, batch[1], samples, self.ignored)
-        return {name: (targets | inputs)[name] for name in self.inputs}, samples
+        arrays = {name: (targets | inputs)[name] for name in self.inputs}
+        return arrays if self.graphs is None else arrays | self.graphs.new(arrays), samples
 
 
 def prepare(
@@ -65,7 +73,7 @@ def prepare(
     first: Batch,
     settings: TrainSettings,
     masks: Mapping[str, Array],
-    copied: TrainingCopy | None = None,
+    frozen_statistics: bool = False,
     change: Callable[[TrainingCopy], TrainingCopy] = lambda copied: copied,
 ) -> Job:
     """Make the copy, compare it with the model, attach the loss, and follow the gradient.
@@ -73,9 +81,9 @@ def prepare(
     Args:
         model: The user's model.
         first: The first batch, with whose shapes everything is decided.
-        settings: How to train.
+        settings: How to train, and with which engine.
         masks: What of the trained tensors may be other than zero.
-        copied: A training copy of the model made before; it is used up.
+        frozen_statistics: Whether BatchNormalization uses its running statistics, as in inference.
         change: What is done to the copy once it has been compared.
 
     Raises:
@@ -83,23 +91,59 @@ def prepare(
         PlanError: A mask does not fit its tensor.
         TrainingError: The model cannot be trained.
     """
+    engines = candidates(settings.engine)
+    refused: TrainingError | None = None
+    for engine in engines:
+        try:
+            return _prepared(model, first, settings, masks, frozen_statistics, change, engine)
+        except TrainingError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _prepared(
+    model: onnx.ModelProto,
+    first: Batch,
+    settings: TrainSettings,
+    masks: Mapping[str, Array],
+    frozen_statistics: bool,
+    change: Callable[[TrainingCopy], TrainingCopy],
+    engine: Engine,
+) -> Job:
+    """Prepare for one engine."""
     sample = checked_inputs(model, first[0], own_types=True)
-    copied = copied or make_training_copy(model, sample)
+    copied = make_training_copy(model, sample, frozen_statistics, engine.rewrites)
     outputs = check_forward(model, copied.model(), sample)
     copied = change(copied)
     heads = attach_loss(copied.graph, settings, first[1], outputs, output_axes(model, outputs))
-    trainables = check_gradient_path(copied.graph, copied.trainables)
+    trainables = check_gradient_path(copied.graph, copied.trainables, engine.refusal)
     inputs = tuple(tensor.name for tensor in copied.graph.inputs)
-    arrays = {"model": np.frombuffer(copied.model().SerializeToString(), np.uint8)}
+    fields = _fields(copied, trainables, settings, engine)
+    graph, graphs = copied.model(), None
+    if engine is STOCK:
+        frozen = fields["frozen"]
+        graphs = StepGraphs(graph, trainables, frozen)
+        graphs.prepare(batch_size(sample, input_axes(model, sample)))
+        arrays = _values(copied, (*trainables, *frozen))
+    else:
+        arrays = {"model": np.frombuffer(graph.SerializeToString(), np.uint8)}
     arrays |= _mask_arrays(copied, trainables, masks)
-    return Job(
-        model, sample, heads, inputs, _fields(copied, trainables, settings), arrays, settings.ignore_index
-    )
+    ignored = settings.ignore_index
+    return Job(model, sample, heads, inputs, fields, arrays, ignored, engine.name, graphs)
 
 
-def _fields(copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSettings) -> dict[str, object]:
+def _values(copied: TrainingCopy, names: Iterable[str]) -> dict[str, Array]:
+    tensors = copied.graph.tensors()
+    return {VALUE + name: np.asarray(tensors[name].values, np.float32) for name in names}
+
+
+def _fields(
+    copied: TrainingCopy, trainables: tuple[str, ...], settings: TrainSettings, engine: Engine
+) -> dict[str, Any]:
     kept = {tensor.name for node in copied.graph.nodes for tensor in node.inputs}
     return {
+        "engine": engine.name,
         "trainable": trainables,
         "frozen": [name for name in copied.statistics if name in kept],
         "threads": settings.threads or usable_processors(),

@@ -89,7 +89,9 @@ class Run:
 
     def result(self) -> TrainResult:
         """Return what there is in the end."""
-        return TrainResult(self.weights, tuple(self._losses), self._steps, self._went_back, self._seconds)
+        losses, taken = tuple(self._losses), self._steps
+        engine = self._job.engine
+        return TrainResult(self.weights, losses, taken, self._went_back, self._seconds, engine)
 
     def _stream(self, epoch: int, batches: Iterable[Batch]) -> Iterator[StepReport]:
         """Send steps, one ahead of what is waited for, but none across a checkpoint."""

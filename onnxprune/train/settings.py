@@ -16,6 +16,8 @@ Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "featu
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine", "step"]
 
+EngineName: TypeAlias = Literal["auto", "stock", "ort-training"]
+
 DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.02, "adamw": 0.0005}
 DEFAULT_CLIP_NORM: Mapping[str, float] = {"sgd": 1.0, "adamw": math.inf}
 
@@ -89,6 +91,7 @@ class TrainSettings:
         ema: Decay of a running average of the weights, which is then what training returns; None for none.
         temperature: Softens teacher and student in the `distill` loss.
         threads: Threads of the worker; None takes the processors this process may use.
+        engine: What computes the steps, see `onnxprune.train.engines`.
 
     Raises:
         UsageError: A value is out of range.
@@ -110,6 +113,7 @@ class TrainSettings:
     ema: float | None = None
     temperature: float = 4.0
     threads: int | None = None
+    engine: EngineName = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -124,6 +128,7 @@ class TrainSettings:
             "the decay of the average must be in (0, 1)": self.ema is None or 0 < self.ema < 1,
             "temperature must be positive": 0 < self.temperature < math.inf,
             "threads must be at least 1": self.threads is None or self.threads >= 1,
+            "the engine is auto, stock or ort-training": self.engine in get_args(EngineName),
         }
         rules["class weights must not be negative"] = all(w >= 0 for w in self.class_weights or ())
         names = {term.name for term in self.terms}
@@ -203,6 +208,7 @@ class TrainResult:
         steps: Steps taken.
         went_back: How many of them failed, and halved the step size from there on.
         seconds: Wall time, without the validation done in between.
+        engine: What computed the steps.
     """
 
     weights: Mapping[str, Array]
@@ -210,3 +216,4 @@ class TrainResult:
     steps: int
     went_back: int
     seconds: float
+    engine: str

@@ -5,7 +5,7 @@ Measured operator by operator against finite differences on its CPU build.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -58,12 +58,15 @@ REASONS = {operator: reason for reason, names in _GROUPS.items() for operator in
 NO_GRADIENT = "onnxruntime-training has no gradient for it"
 
 
-def check_gradient_path(graph: gs.Graph, trainables: Collection[str]) -> tuple[str, ...]:
+def check_gradient_path(
+    graph: gs.Graph, trainables: Collection[str], refusal: Callable[[gs.Node], str]
+) -> tuple[str, ...]:
     """Follow the gradient from the loss back to what is trained.
 
     Args:
         graph: The training copy with the loss as its only output, topologically sorted.
         trainables: What should be trained.
+        refusal: From a node to the reason why the engine does not differentiate it; empty if it does.
 
     Returns:
         Those of them that the loss depends on.
@@ -77,7 +80,9 @@ def check_gradient_path(graph: gs.Graph, trainables: Collection[str]) -> tuple[s
     for node in reversed(graph.nodes):
         if not any(id(output) in wanted and id(output) in carrying for output in node.outputs):
             continue
-        _require_gradient(node)
+        reason = refusal(node)
+        if reason:
+            raise TrainingError(f"node {node.name!r} ({node.op}) cannot be trained through: {reason}")
         for operand in _operands(node):
             wanted.add(id(operand))
             reached.add(operand.name)
@@ -111,12 +116,9 @@ def _operands(node: gs.Node) -> list[gs.Tensor]:
     ]
 
 
-def _require_gradient(node: gs.Node) -> None:
+def refusal_of(node: gs.Node) -> str:
+    """Return the reason why onnxruntime-training does not differentiate a node; empty if it does."""
     operator = qualified(node.op, node.domain)
     if operator.startswith("Scatter") and node.attrs.get("reduction", "none") != "none":
-        reason = "with a reduction its gradient is wrong"
-    elif operator in DIFFERENTIABLE:
-        return
-    else:
-        reason = REASONS.get(operator, NO_GRADIENT)
-    raise TrainingError(f"node {node.name!r} ({node.op}) cannot be trained through: {reason}")
+        return "with a reduction its gradient is wrong"
+    return "" if operator in DIFFERENTIABLE else REASONS.get(operator, NO_GRADIENT)

@@ -15,7 +15,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.train.channel_major import lay_out_by_channel
 from onnxprune.train.dialect import IR_VERSION, constants_of, to_dialect
 from onnxprune.train.emit import Emitter, Untrainable
-from onnxprune.train.rewrites import REWRITES
+from onnxprune.train.rewrites import REWRITES, Rewrite
 from onnxprune.train.rewrites.normalization import frozen_batch_normalization
 from onnxprune.train.rewrites.registry import qualified
 from onnxprune.train.trainables import running_statistics_of, trainables_of
@@ -44,7 +44,10 @@ class TrainingCopy:
 
 
 def make_training_copy(
-    model: onnx.ModelProto, sample: Mapping[str, Array], frozen_statistics: bool = False
+    model: onnx.ModelProto,
+    sample: Mapping[str, Array],
+    frozen_statistics: bool = False,
+    rewrites: Mapping[str, Rewrite] = REWRITES,
 ) -> TrainingCopy:
     """Make the training copy of a model.
 
@@ -53,6 +56,7 @@ def make_training_copy(
         sample: One batch of inputs.
         frozen_statistics: Whether BatchNormalization is to use its running statistics, as in inference,
             instead of those of the batch.
+        rewrites: What becomes of operators that the engine does not differentiate.
 
     Raises:
         TrainingError: Something in it cannot be trained; the message names the node and the reason.
@@ -71,7 +75,7 @@ def make_training_copy(
         if frozen_statistics and node.op == "BatchNormalization":
             emit = Emitter(graph, node.name)
             _replace(node, frozen_batch_normalization(node, emit), emit)
-        _rewrite(graph, node)
+        _rewrite(graph, node, rewrites)
         _separate_repeated_parameters(graph, node)
     graph.cleanup().toposort()
     # What came out of a function's body has no name in the model to be written back to.
@@ -108,9 +112,9 @@ def _name_nodes(graph: gs.Graph) -> None:
         taken.add(node.name)
 
 
-def _rewrite(graph: gs.Graph, node: gs.Node) -> None:
+def _rewrite(graph: gs.Graph, node: gs.Node, rewrites: Mapping[str, Rewrite]) -> None:
     """Replace a node by what the table says."""
-    rewrite = REWRITES.get(qualified(node.op, node.domain))
+    rewrite = rewrites.get(qualified(node.op, node.domain))
     if rewrite is None:
         return
     emit = Emitter(graph, node.name)

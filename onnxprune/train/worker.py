@@ -1,11 +1,11 @@
-"""The training worker: a process of its own that holds onnxruntime.training and does as it is told.
+"""The training worker: a process of its own that holds an engine and does as it is told.
 
-Started as `python -m onnxprune.train.worker FOLDER` with the training build first on its path and a
+Started as `python -m onnxprune.train.worker FOLDER` with the runtime of the engine first on its path and a
 folder made for it to load the model in, which it removes then. It reads frames (see
 `onnxprune.train.wire`) from standard input and answers on standard output. When the input ends, it ends
 itself, whatever it is computing: the trainer is gone.
 
-    load     the training copy, what to train, how      -> ready
+    load     what the engine needs, what to train, how  -> ready
     step     one batch, and a step size or none yet      -> stepped: loss, and what came of the step
     gradients  one batch                                 -> gradients: of all trained tensors, and the loss
     weights                                              -> weights: all trained tensors and statistics
@@ -22,47 +22,70 @@ import os
 import queue
 import shutil
 import sys
-import tempfile
 import threading
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-import onnx
+from typing import IO, Any, Protocol
 
 from onnxprune.support.lifeline import end_group, follow_parent
+from onnxprune.train.artifacts import ArtifactModule
 from onnxprune.train.optimizers import Trainable
+from onnxprune.train.stock import VALUE, StockModule
 from onnxprune.train.trainer import Trainer
-from onnxprune.train.wire import MASK_PREFIX, Frame, read_frame, write_frame
+from onnxprune.train.wire import MASK_PREFIX, Array, Frame, read_frame, write_frame
+
+
+class Module(Protocol):
+    """What an engine offers: gradients of batches, in buffers that stay where they are."""
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """Values of the trained tensors, which the trainer changes in place."""
+
+    @property
+    def gradients(self) -> Mapping[str, Array]:
+        """Their gradients, summed since the last reset."""
+
+    @property
+    def statistics(self) -> Mapping[str, Array]:
+        """Running statistics, as they are after the last batch."""
+
+    def __call__(self, arrays: Mapping[str, Array]) -> float:
+        """Compute the loss of a batch, and add its gradients to the buffers."""
+
+    def reset(self) -> None:
+        """Let the next gradients replace those that are there."""
+
+
+def open_module(request: Frame) -> Module:
+    """Open the engine that a `load` frame names."""
+    fields, arrays = request.fields, request.arrays
+    options = fields["trainable"], fields["frozen"], fields["threads"], fields["spin"]
+    if fields["engine"] == "stock":
+        values = {n.removeprefix(VALUE): a for n, a in arrays.items() if n.startswith(VALUE)}
+        return StockModule(values, *options)
+    return ArtifactModule(arrays["model"].tobytes(), *options)
 
 
 class Session:
     """A model being trained.
 
     Args:
-        request: The `load` frame: the serialised model and the masks as arrays; `trainable`, `frozen`,
-            `threads`, `spin`, `optimizer`, its `options` and `average` as fields.
+        request: The `load` frame: what the engine needs, and the masks, as arrays; `engine`, `trainable`,
+            `frozen`, `threads`, `spin`, `optimizer`, its `options` and `average` as fields.
     """
 
     def __init__(self, request: Frame) -> None:
-        model = onnx.load_from_string(request.arrays["model"].tobytes())
-        fields = request.fields
-        self._inputs = [info.name for info in model.graph.input]
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-            _generate(model, folder, fields["trainable"], fields["frozen"])
-            self._state, self._module = _open(Path(folder), fields["threads"], fields["spin"])
-        parameters = {name: self._state.parameters[name] for name in fields["trainable"]}
-        masks = {name.removeprefix(MASK_PREFIX): mask for name, mask in request.arrays.items()}
-        trainables = {
-            name: Trainable(parameter.data, parameter.grad, masks.get(name))
-            for name, parameter in parameters.items()
+        self._module = open_module(request)
+        masks = {
+            n.removeprefix(MASK_PREFIX): a for n, a in request.arrays.items() if n.startswith(MASK_PREFIX)
         }
-        statistics = {name: self._state.parameters[name].data for name in fields["frozen"]}
-        self._gradients = {name: tensor.gradient for name, tensor in trainables.items()}
-        self._trainer = Trainer(trainables, statistics, fields)
+        trainables = {
+            name: Trainable(value, self._module.gradients[name], masks.get(name))
+            for name, value in self._module.parameters.items()
+        }
+        self._trainer = Trainer(trainables, self._module.statistics, request.fields)
         self._losses: list[float] = []
 
     def step(self, request: Frame) -> Frame:
@@ -74,14 +97,14 @@ class Session:
         if rate is not None:
             outcome = self._trainer.step(sum(self._losses) / len(self._losses), rate, len(self._losses))
             self._losses.clear()
-            self._module.lazy_reset_grad()
+            self._module.reset()
         return Frame("stepped", {"loss": loss, **outcome})
 
     def gradients(self, request: Frame) -> Frame:
         """Return the gradient of the loss of one batch; nothing is trained."""
         loss = self._backward(request)
-        self._module.lazy_reset_grad()  # the values stay until the next batch
-        return Frame("gradients", {"loss": loss}, self._gradients)
+        self._module.reset()  # the values stay until the next batch
+        return Frame("gradients", {"loss": loss}, self._module.gradients)
 
     def weights(self, request: Frame) -> Frame:
         """Return every trained tensor and every running statistic as they are now."""
@@ -98,7 +121,7 @@ class Session:
 
     def _backward(self, request: Frame) -> float:
         """Compute the loss of one batch, and add its gradient to the buffers."""
-        return float(np.asarray(self._module(*(request.arrays[name] for name in self._inputs))))
+        return self._module(request.arrays)
 
 
 _ANSWERS = {
@@ -151,52 +174,8 @@ def _read_ahead(requests: IO[bytes], incoming: queue.Queue[Frame | None], at_end
         incoming.put(frame)
 
 
-def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen: list[str]) -> None:
-    """Build the gradient graph; the loss is the model's first output."""
-    from onnxruntime.training import artifacts
-    from onnxruntime.training.onnxblock import _training_graph_utils
-
-    # It makes options of its own, and with those logs every graph transformation it tries.
-    _training_graph_utils.SessionOptions = _options
-    artifacts.generate_artifacts(
-        model,
-        requires_grad=trainable,
-        frozen_params=frozen,
-        loss=None,
-        optimizer=None,
-        artifact_directory=folder,
-    )
-
-
-def _open(folder: Path, threads: int, spin: bool) -> tuple[Any, Any]:
-    """Load what `_generate` wrote: the checkpoint state and the module that steps it."""
-    from onnxruntime.training.api import CheckpointState, Module
-
-    options = _options()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
-    state = CheckpointState.load_checkpoint(folder / "checkpoint")
-    return state, Module(folder / "training_model.onnx", state, session_options=options)
-
-
-def _options() -> Any:
-    """Return options that keep quiet, and take numbers too small for their precision for zero.
-
-    The first session of a process decides the latter for this thread, too. Where gradients have died,
-    momentum fades into such numbers, which processors are slow with, and stays there.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return options
-
-
 def main() -> None:
     """Serve on the process's own pipes."""
-    # The import of this one pulls in torch, for mixed precision helpers that are not needed here.
-    sys.modules.setdefault("onnxruntime.training.optim", types.ModuleType("onnxruntime.training.optim"))
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the native code prints must not land between the frames
     folder = Path(sys.argv[1])

@@ -137,6 +137,13 @@ def _kept(facts: Facts) -> str:
     show_default=True,
     help="Put folded BatchNormalization back while training.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "stock", "ort-training"]),
+    default="auto",
+    show_default=True,
+    help="What computes the steps: the onnxruntime that is there, or onnxruntime-training.",
+)
 @click.option("--checkpoint", type=Writes(), help="Where to go on from; by default OUTPUT.checkpoint.")
 @click.option("--checkpoint-every", type=int, default=200, show_default=True, help="Steps between them.")
 @click.option(

@@ -226,6 +226,8 @@ class FinetuneSettings(Section):
         patience: With ``best``: epochs without a better score after which an iteration's training ends.
         unfold: Whether BatchNormalization that was folded away is put back while training.
         checkpoint_every: Steps from one checkpoint to the next; a killed run goes on from the last.
+        engine: What computes the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
+            `setup-training`; or ``auto``, the faster one that can train the model.
     """
 
     loss: str = "cross-entropy"
@@ -248,6 +250,7 @@ class FinetuneSettings(Section):
     patience: Count | None = None
     unfold: Literal["auto", "always", "never"] = "auto"
     checkpoint_every: Count = 200
+    engine: Literal["auto", "stock", "ort-training"] = "auto"
 
     @field_validator("loss")
     @classmethod

@@ -21,8 +21,8 @@ from onnxprune.runtime import runtime_info
 from onnxprune.support.path_guard import check_folder, check_readable
 from onnxprune.support.processors import usable_processors
 from onnxprune.support.progress import Task, task
+from onnxprune.train.engines import candidates
 from onnxprune.train.settings import parse_loss
-from onnxprune.train.sidecar import training_runtime
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         threads = recipe.threads or journal.header.get("threads") or usable_processors()
         material = RecipeData(recipe, original, int(threads))
         if recipe.finetune.epochs or recipe.finetune.last_epochs:
-            training_runtime()  # that it is missing should show now, not in an hour
+            candidates(recipe.finetune.engine)  # that it is missing should show now, not in an hour
         kept = journal.header.get("result")
         journal.header |= {"recipe": recipe.model_dump(mode="json"), "threads": threads, "result": None}
         journal.header.setdefault("made_with", _versions())

@@ -1,0 +1,77 @@
+"""The two engines that train: which operators each differentiates, and which one is taken.
+
+    stock         the onnxruntime that is there: a step is one plain graph, written by the pullbacks
+    ort-training  onnxruntime-training 1.19.2 in a folder of its own, and its gradient graphs
+
+`auto` takes the stock one, which is as fast or faster (docs/performance.md has the figures) and needs nothing
+to be set up, and the other one, where it is installed, for a model that the first refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.errors import TrainingError
+from onnxprune.train.pullbacks import PULLBACKS
+from onnxprune.train.rewrites import REWRITES, Rewrite
+from onnxprune.train.rewrites.registry import qualified
+from onnxprune.train.settings import EngineName
+from onnxprune.train.sidecar import training_runtime
+from onnxprune.train.support import REASONS, refusal_of
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an engine can do.
+
+    Attributes:
+        name: As in the option.
+        rewrites: What becomes of operators that it does not differentiate in its training copy.
+        refusal: From a node of the copy to the reason why it does not differentiate it; empty if it does.
+    """
+
+    name: Literal["stock", "ort-training"]
+    rewrites: Mapping[str, Rewrite]
+    refusal: Callable[[gs.Node], str]
+
+
+_FORMS = frozenset({"Conv", "LSTM", "GRU", "Pad", "Dropout", "Transpose"})
+"""Operators with a pullback whose other forms (implicit pads, two directions, …) are rewritten first."""
+
+
+def _without_pullback(node: gs.Node) -> str:
+    operator = qualified(node.op, node.domain)
+    return "" if operator in PULLBACKS else REASONS.get(operator, "there is no pullback for it")
+
+
+STOCK = Engine(
+    "stock",
+    {name: rewrite for name, rewrite in REWRITES.items() if name in _FORMS or name not in PULLBACKS},
+    _without_pullback,
+)
+ORT_TRAINING = Engine("ort-training", REWRITES, refusal_of)
+
+
+def candidates(name: EngineName) -> tuple[Engine, ...]:
+    """Return the engines to try, in order.
+
+    Args:
+        name: The option.
+
+    Raises:
+        TrainingError: The engine that is named is not installed.
+    """
+    if name == "stock":
+        return (STOCK,)
+    if name == "ort-training":
+        training_runtime()
+        return (ORT_TRAINING,)
+    try:
+        training_runtime()
+    except TrainingError:
+        return (STOCK,)
+    return STOCK, ORT_TRAINING
