@@ -43,12 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=["stock", pytest.param("ort-training", marks=pytest.mark.training)])
 def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let training that leaves the engine open use one after the other."""
-    from onnxprune.train import engines
+    from onnxprune.train import engines, preparation
 
     name = str(request.param)
     only = {"stock": (engines.STOCK,), "ort-training": (engines.ORT_TRAINING,)}[name]
     monkeypatch.setattr(
-        job, "candidates", lambda asked: only if asked == "auto" else engines.candidates(asked)
+        preparation, "candidates", lambda asked: only if asked == "auto" else engines.candidates(asked)
     )
     return name
 
