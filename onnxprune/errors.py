@@ -12,6 +12,7 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     ├── DataError           the data or the metric does not fit the model
     ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
     ├── NothingToDoError    nothing can be pruned or removed
+    ├── MissedError         a result is written, but is not what was asked for
     ├── VerificationError   the sparse and the dense model disagree
     │   └── NotShownError   no input showed whether they do
     ├── TrainingError       the training worker is missing, refused the model, or died
@@ -107,6 +108,20 @@ class PlanError(OnnxpruneError):
 
 class NothingToDoError(OnnxpruneError):
     """Nothing can be pruned or removed; the message says why."""
+
+
+class MissedError(OnnxpruneError):
+    """A result is written, but is not what was asked for.
+
+    Args:
+        message: As for every error, with both figures.
+        hint: As for every error.
+        facts: What there is to report all the same, ready for JSON.
+    """
+
+    def __init__(self, message: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.facts = dict(facts or {})
 
 
 class VerificationError(OnnxpruneError):

@@ -48,6 +48,9 @@ epochs = 0
 
 [bench]
 runs = 1
+
+[recover]
+enabled = false
 """
 
 

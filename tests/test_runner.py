@@ -10,17 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from recipes import RECIPE, Told, recipe_in, write_recipe
 
 from onnxprune.app.recipe import Recipe, read_recipe
+from onnxprune.app.report import collect, render
 from onnxprune.app.runner import STATE, read_state, run
 from onnxprune.app.runner.recipe_data import RecipeData
-from onnxprune.errors import DataError, ModelError, NothingToDoError, OutputError, UsageError
+from onnxprune.app.runner.stages import Stages
+from onnxprune.errors import DataError, MissedError, ModelError, OutputError, UsageError
 from onnxprune.evaluate.equivalence import verify
 from onnxprune.ir import load
 from onnxprune.passes import finetune
+from onnxprune.runtime import Session
 from onnxprune.support.staging import MARK
 
 STEPS = ["baseline", "1-ana", "1-prune", "1-score", "2-ana", "2-prune", "2-score", "transform", "bench"]
@@ -254,6 +258,7 @@ def scripted(monkeypatch, *scores):
     """Let a run find these scores, the original's first."""
     left = iter(scores)
     monkeypatch.setattr(RecipeData, "score", lambda *_: next(left))
+    monkeypatch.setattr(RecipeData, "noise", lambda *_: 0.0)
 
 
 def test_an_iteration_below_the_floor_is_dropped(tmp_path, monkeypatch):
@@ -293,8 +298,8 @@ def test_where_no_result_comes_of_it_the_last_good_iteration_is_gone_back_to(tmp
 
 
 def test_an_iteration_below_even_the_lower_floor_is_dropped(tmp_path, monkeypatch):
-    scripted(monkeypatch, 0.9, 0.6)
-    with pytest.raises(NothingToDoError, match="iteration 1 fell below the floor"):
+    scripted(monkeypatch, 0.9, 0.6, 0.6, 0.9)
+    with pytest.raises(MissedError, match="iteration 1 fell below the floor"):
         run(recipe_in(tmp_path, "stop.max_drop=0.02", "stop.early_drop=0.2"))
 
 
@@ -311,11 +316,64 @@ def test_where_smaller_is_better_the_floor_is_a_ceiling(tmp_path, monkeypatch):
     assert (facts["best_iteration"], facts["floor"]) == (1, pytest.approx(0.2))
 
 
-def test_without_a_good_iteration_there_is_no_result(tmp_path, monkeypatch):
-    scripted(monkeypatch, 0.9, 0.1)
-    with pytest.raises(NothingToDoError, match="iteration 1 fell below the floor"):
+def test_without_a_good_iteration_the_best_is_written_and_the_run_fails(tmp_path, monkeypatch):
+    scripted(monkeypatch, 0.9, 0.1, 0.1, 0.9)
+    with pytest.raises(MissedError, match=r"top1 0\.1, asked for 0\.88; iteration 1 fell") as missed:
         run(recipe_in(tmp_path, "stop.max_drop=0.02"))
-    assert read_state(tmp_path / "work")["result"] is None
+    assert missed.value.exit_code == 1
+    assert load(tmp_path / "work" / "dense.onnx").nodes
+    assert read_state(tmp_path / "work")["result"]["missed"]
+    page = render(collect(tmp_path / "work"), "md")
+    assert "though below the floor" in page
+    assert "fell below the floor of 0.88" in page
+
+
+def test_a_floor_that_is_missed_by_less_than_the_noise_holds(tmp_path, monkeypatch):
+    """One of a thousand digits is no reason to throw away an iteration."""
+    scripted(monkeypatch, 0.985, 0.979, 0.979, 0.985)
+    monkeypatch.setattr(RecipeData, "noise", lambda *_: 0.002)
+    facts = run(recipe_in(tmp_path, "stop.floor=0.98", "schedule.iterations=1"))
+    assert (facts["best_iteration"], facts["missed"]) == (1, False)
+    assert facts["reason"] == "the target is reached, within noise of the floor of 0.98 (± 0.002)"
+    monkeypatch.setattr(RecipeData, "noise", lambda *_: 0.0005)
+    scripted_again = iter((0.979, 0.979, 0.985))
+    monkeypatch.setattr(RecipeData, "score", lambda *_: next(scripted_again))
+    with pytest.raises(MissedError, match=r"by more than its noise of 0\.0005"):
+        run(recipe_in(tmp_path, "stop.floor=0.98", "schedule.iterations=1", "seed=1"))
+
+
+def test_noise_is_that_of_differences_sample_by_sample(tmp_path):
+    recipe = recipe_in(tmp_path)
+    original = load(recipe.model)
+    other = load(recipe.model)
+    other.set_array("w3", other.array("w3")[::-1].copy())
+    found = RecipeData(recipe, original, 1)
+    answers = [Session(m.proto).run({"image": found_images(tmp_path)})["logits"] for m in (original, other)]
+    labels = np.load(tmp_path / "val.npz")["labels"]
+    ours, theirs = ((a.argmax(1) == labels).astype(float) for a in answers)
+    wanted = np.std(theirs - ours, ddof=1) / np.sqrt(len(labels))
+    assert found.noise(original) == 0
+    assert found.noise(other) == pytest.approx(wanted)
+    assert 0 < wanted < 0.2
+
+
+def found_images(folder):
+    return np.load(folder / "val.npz")["image"]
+
+
+def test_the_page_says_what_stopped_a_run(tmp_path, monkeypatch):
+    def failing(*_):
+        raise DataError("the disk is on fire")
+
+    recipe = recipe_in(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stages, "bench", failing)
+        with pytest.raises(DataError):
+            run(recipe)
+    for form in ("md", "html"):
+        assert "the disk is on fire" in render(collect(tmp_path / "work"), form)
+    run(recipe)
+    assert "on fire" not in render(collect(tmp_path / "work"), "html")
 
 
 def test_a_budget_out_of_reach_ends_with_what_was_reached(tmp_path):

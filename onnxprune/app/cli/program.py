@@ -17,7 +17,7 @@ import click
 
 from onnxprune.app.cli.options import reads_of, writes_of
 from onnxprune.app.cli.streams import prepare, put, tell
-from onnxprune.errors import OnnxpruneError, OutputError, VerificationError
+from onnxprune.errors import MissedError, OnnxpruneError, OutputError, VerificationError
 from onnxprune.support.wording import clean, sentence
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def command(
                 with _within(memory), _work(shows_progress):
                     _check_places(click.get_current_context())
                     facts = function(**options)
-            except VerificationError as error:
+            except (MissedError, VerificationError) as error:
                 if as_json:
                     put(_json(error.facts))
                 raise

@@ -52,7 +52,7 @@ def render(facts: Facts) -> RenderableType:
 
 def _remark(iteration: Facts, best: int) -> str:
     if iteration["number"] == best:
-        return "best"
+        return "best, within noise of the floor" if iteration["noise"] else "best"
     return "" if iteration["good"] else "below the floor"
 
 
@@ -73,6 +73,7 @@ def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
     """
     from onnxprune.app.recipe import read_recipe
     from onnxprune.app.runner import run as run_recipe
+    from onnxprune.errors import MissedError
     from onnxprune.support.path_guard import check_folder
 
     read = read_recipe(recipe, overrides)
@@ -83,7 +84,11 @@ def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
         sys.path.append(beside)
     check_folder(Path(str(read.folder)), [recipe])
     with watching(read, bool(click.get_current_context().params["as_json"])) as listen:
-        facts = run_recipe(read, listen)
+        try:
+            facts = run_recipe(read, listen)
+        except MissedError as error:
+            error.facts["report"] = _report(Path(str(read.folder)), bool(error.facts["unchanged"]))
+            raise
     return {**facts, "report": _report(Path(facts["folder"]), facts["unchanged"])}
 
 

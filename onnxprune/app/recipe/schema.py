@@ -163,7 +163,7 @@ class PruneSettings(Section):
     """
 
     strategy: Literal["uniform", "global", "sensitivity", "search"] | None = None
-    criterion: str = "l2"
+    criterion: str = "obs"
     evaluations: Count = 100
     round_to: Count | None = None
     max_ratio: Fraction = 0.9
@@ -195,7 +195,7 @@ class RecoverSettings(Section):
         samples: How many samples of the calibration data.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     methods: tuple[Literal["least-squares", "bias", "scale", "batchnorm"], ...] = ("least-squares",)
     samples: Annotated[int, Field(ge=2)] = 512
 
@@ -267,7 +267,9 @@ class Stop(Section):
 
     Attributes:
         max_drop: How much worse than the original an iteration may be, in the metric's unit; one that is
-            worse is dropped, and the result is the last one before it.
+            worse, by more than the standard error of its difference from the original sample by sample, is
+            dropped, and the result is the last one before it. Where there is none before it the result is
+            the one of the best score, and `run` ends with exit code 1.
         floor: The same as an absolute value of the metric.
         early_drop: How much worse an iteration may be that another one follows; by default no more than the
             two above allow. It goes with ``finetune.early_schedule``: what trains with large steps to the end

@@ -38,6 +38,7 @@ def collect(folder: Path) -> Facts:
         "budget": _budget(state["recipe"]),
         "original": _original(facts, latencies),
         "iterations": iterations,
+        "stopped": state.get("stopped"),
         "result": _result(facts, state.get("result"), latencies),
         "one_shot": _one_shot(facts, latencies),
         "widths": _widths(facts, iterations),
@@ -71,6 +72,7 @@ def _result(facts: Mapping[str, Facts], result: Facts | None, latencies: Mapping
     names = ("score", "judged_on", *_COSTS, "size_bytes", "max_rel_error", "allowed_rel_error", "runs")
     found = {name: facts["transform"][name] for name in names}
     said = {name: result[name] for name in ("reason", "floor", "best_iteration", "dense")}
+    said["missed"] = result.get("missed", False)
     return found | said | latencies.get("dense", {})
 
 

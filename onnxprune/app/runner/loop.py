@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner.forecast import Forecast, planned_steps
-from onnxprune.app.runner.journal import Facts, Listener, open_journal
+from onnxprune.app.runner.journal import Facts, Journal, Listener, open_journal
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
 from onnxprune.app.runner.tracking import tracking
-from onnxprune.errors import NothingToDoError, PlanError
+from onnxprune.errors import MissedError, NothingToDoError, OnnxpruneError, PlanError
 from onnxprune.ir import load
 from onnxprune.runtime import runtime_info
 from onnxprune.support.path_guard import check_folder, check_readable
@@ -35,7 +36,8 @@ class Iteration:
         reduction: The one that came of it.
         score: The metric on the validation data.
         model: Its sparse model, within the folder.
-        good: Whether it is not below the floor.
+        good: Whether it is not below the floor, or by no more than its noise.
+        noise: Standard error of its score, compared with the original's; 0 where nobody had to ask.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Iteration:
     score: float
     model: str = ""
     good: bool = True
+    noise: float = 0.0
 
 
 @dataclass
@@ -98,6 +101,13 @@ class _Loop:
         """The furthest iteration that may be the result; the original if there is none."""
         return next(i for i in reversed(self.path) if i.good)
 
+    @property
+    def result(self) -> Iteration:
+        """The iteration that is made dense: the best; where all missed the floor, that of the best score."""
+        if self.best.number or not self.done:
+            return self.best
+        return max(self.done, key=lambda i: (self.sign * i.score, -i.number))
+
     def run(self) -> None:
         """Go on until the target is reached, an iteration falls below the floor, or nothing more can go."""
         retries = self.recipe.stop.retries
@@ -117,22 +127,20 @@ class _Loop:
                 self.path.append(iteration)
                 continue
             self.reason = f"iteration {iteration.number} fell below the floor of {self.floor:.6g}"
+            self.reason += f" by more than its noise of {iteration.noise:.2g}" if iteration.noise else ""
             self.path = self.path[: self.path.index(self.best) + 1]
             self.pending = deque([(self.last.reduction + asked) / 2] if retries else [])
             retries -= 1
         if self.best.asked == self.recipe.budget.target:
             self.reason = "the target is reached"
+            if not self._reaches(self.best.score, self.floor):
+                self.reason += f", within noise of the floor of {self.floor:.6g} (± {self.best.noise:.2g})"
 
     def finish(self) -> None:
         """Make the best iteration dense and measure how fast all are."""
-        if not self.best.number:
-            raise NothingToDoError(
-                f"no iteration stays above the floor: {self.reason}",
-                "allow a larger stop.max_drop, train for more epochs, or begin with a smaller reduction",
-            )
-        self.stages.transform(self.best.model)
-        models = {str(i.number): i.model for i in self.done if i is not self.best}
-        if self.recipe.compare.one_shot:
+        self.stages.transform(self.result.model)
+        models = {str(i.number): i.model for i in self.done if i is not self.result}
+        if self.recipe.compare.one_shot and self.best.number:
             models[ONE_SHOT.name] = self._at_once()
         self.stages.bench(models | {"dense": DENSE})
 
@@ -142,14 +150,31 @@ class _Loop:
         return {
             "reason": self.reason,
             "floor": self.floor,
-            "best_iteration": self.best.number or None,
-            "sparse": self.best.model or None,
-            "dense": DENSE if self.best.number else None,
+            "missed": not self.best.number,
+            "best_iteration": self.result.number,
+            "sparse": self.result.model,
+            "dense": DENSE,
             "iterations": [
-                {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score, "good": i.good}
+                {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score}
+                | {"good": i.good, "noise": i.noise}
                 for i in self.done
             ],
         }
+
+    def check(self, facts: Facts) -> None:
+        """Refuse to call a run done whose every result is below the floor.
+
+        Raises:
+            MissedError: With what there is.
+        """
+        if not self.best.number:
+            raise MissedError(
+                f"no iteration stays above the floor: {self.recipe.metric} {self.result.score:.6g},"
+                f" asked for {self.floor:.6g}; {self.reason}",
+                f"the best one is written, {Path(str(self.recipe.folder)) / DENSE}: allow a larger"
+                " stop.max_drop, train for more epochs, or begin with a smaller reduction",
+                facts,
+            )
 
     def _iterate(self, asked: float) -> Iteration:
         recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
@@ -158,12 +183,13 @@ class _Loop:
         model, pruned = stages.prune(at, given, analysis, asked)
         made = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
         model, score = stages.score(at, made)
-        good = self._reaches(score, self.floor)
+        noise = 0.0 if self._reaches(score, self.floor) else stages.noise(at, model)
+        good = self._reaches(score, self.floor, noise)
         reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
-        return Iteration(number, asked, reduction, score, model, good)
+        return Iteration(number, asked, reduction, score, model, good, noise)
 
-    def _reaches(self, score: float, limit: float | None) -> bool:
-        return limit is None or self.sign * score >= self.sign * limit
+    def _reaches(self, score: float, limit: float | None, noise: float = 0.0) -> bool:
+        return limit is None or self.sign * score + noise >= self.sign * limit
 
     def _analysis(self, at: Round, given: str) -> str | None:
         """Return the file of the sensitivities to go by, measured anew or not."""
@@ -212,6 +238,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         How it went, ready for JSON; the same is in ``state.json`` in the folder.
 
     Raises:
+        MissedError: The result is written, and below the floor.
         OnnxpruneError: A step failed. What was done before stays, and is not done again.
     """
     check_readable(_reads(recipe))
@@ -229,8 +256,9 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         journal.header |= {"recipe": recipe.model_dump(mode="json"), "threads": threads, "result": None}
         journal.header.setdefault("made_with", _versions())
         loop = _Loop.open(recipe, Stages(recipe, journal, material))
-        loop.run()
-        loop.finish()
+        with _told(journal):
+            loop.run()
+            loop.finish()
         dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []
         unchanged = not journal.worked and not dropped and kept is not None
         journal.header["result"] = loop.facts()
@@ -238,7 +266,21 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
             journal.header["made_with"] = _versions()
         journal.save()
     worked = {"steps_done": journal.worked, "steps_kept": len(journal.visited) - journal.worked}
-    return {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
+    facts = {"folder": recipe.folder, "unchanged": unchanged, "dropped": dropped, **worked, **loop.facts()}
+    loop.check(facts)
+    return facts
+
+
+@contextlib.contextmanager
+def _told(journal: Journal) -> Iterator[None]:
+    """Keep in the folder why a run has stopped, for its page."""
+    journal.header.pop("stopped", None)
+    try:
+        yield
+    except OnnxpruneError as error:
+        journal.header["stopped"] = error.message
+        journal.save()
+        raise
 
 
 def _reads(recipe: Recipe) -> list[str]:

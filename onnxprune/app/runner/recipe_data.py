@@ -8,11 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner.journal import sha256
 from onnxprune.errors import DataError
 from onnxprune.evaluate.data import Dataset, open_data
-from onnxprune.evaluate.metrics import Baseline, Metric, baseline_outputs, evaluate, get_metric
+from onnxprune.evaluate.metrics import (
+    Baseline,
+    Metric,
+    baseline_outputs,
+    evaluate,
+    get_metric,
+    sample_scores,
+)
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.support.callables import is_reference, load_callable
@@ -85,6 +94,20 @@ class RecipeData:
         """Judge a model by the recipe's metric."""
         session, data = Session(model.proto, threads=self.threads), self.dataset(name)
         return evaluate(session, data, self.metric, baseline=self._baseline(data))
+
+    def noise(self, model: Model, name: str = "val") -> float:
+        """Return the standard error of how much better or worse a model is than the original.
+
+        The two are compared sample by sample: what is hard for both says nothing. 0 for a metric that judges
+        all samples together.
+        """
+        data = self.dataset(name)
+        baseline = self._baseline(data)
+        sessions = (Session(model.proto, threads=self.threads), self._session)
+        ours, theirs = (sample_scores(s, data, self.metric, baseline=baseline) for s in sessions)
+        if ours is None or theirs is None or len(ours) < 2:
+            return 0.0
+        return float(np.std(ours - theirs, ddof=1) / np.sqrt(len(ours)))
 
     @cached_property
     def metric(self) -> Metric:

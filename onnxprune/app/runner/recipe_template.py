@@ -69,7 +69,7 @@ mode = "exact"                  # adaptive: ratios and samples only where they t
 
 [prune]
 # strategy = "global"           # uniform global sensitivity search; by default sensitivity with ana
-criterion = "l2"                # $criteria
+criterion = "obs"               # $criteria
 # evaluations = 100             # plans that search tries
 # round_to = 16                 # what is kept of a group is a multiple of this; by default of 8 or less
 max_ratio = 0.9                 # the most that may go of a group
@@ -80,7 +80,7 @@ exclude = $exclude
 allow_inexact = false           # true: also axes the model normalises over
 
 [recover]                       # make up for losses in closed form, before training
-enabled = false
+enabled = true
 methods = ["least-squares"]     # least-squares bias scale batchnorm
 samples = 512
 

@@ -44,6 +44,7 @@ _RESULT = {
     "best_iteration": COUNT,
     "sparse": TEXT,
     "dense": TEXT,
+    "missed?": FLAG,
     "iterations": [{"number": COUNT, "good": FLAG}],
 }
 _STEP = {
@@ -52,7 +53,7 @@ _STEP = {
     "facts": MappingOf(ANYTHING),
     "duration_s": NUMBER,
 }
-_STATE = {"result?": Nullable(_RESULT), "steps": MappingOf(_STEP)}
+_STATE = {"result?": Nullable(_RESULT), "stopped?": TEXT, "steps": MappingOf(_STEP)}
 _BEGUN = {
     "recipe": {"model": TEXT, "budget": MappingOf(Nullable(NUMBER))},
     "threads": Nullable(COUNT),

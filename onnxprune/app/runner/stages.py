@@ -109,6 +109,7 @@ class Stages:
         file, options, of = f"{at.folder}/sparse.onnx", self.recipe.prune, self.recipe.budget.of
         how = options.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
         how |= {f"reduce_{of}": reduction, "seed": self.recipe.seed, "threads": self._threads(of)}
+        how |= {"recover": ()}  # a step of its own
         inputs = {"model": self._digest(model), "prune": how}
         inputs |= {"analysis": self._digest(analysis)} if analysis else {}
         if options.looks_at_data:
@@ -205,6 +206,15 @@ class Stages:
 
         facts = self.journal.step(f"{at.name}-score", inputs, (), work).facts
         return str(facts["model"]), float(facts["score"])
+
+    def noise(self, at: Round, model: str) -> float:
+        """Return how far off the score of a round may be, compared with the original's."""
+        inputs = {"model": self._digest(model)} | self.material.judged_by() | self._original()
+
+        def work() -> Facts:
+            return {"standard_error": self.material.noise(self._load(model))}
+
+        return float(self.journal.step(f"{at.name}-noise", inputs, (), work).facts["standard_error"])
 
     def transform(self, model: str) -> Entry:
         """Make the best iteration dense, and judge the result."""

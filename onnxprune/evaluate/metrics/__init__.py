@@ -19,6 +19,7 @@ from onnxprune.evaluate.metrics.evaluation import (
     baseline_outputs,
     evaluate,
     get_metric,
+    sample_scores,
     without_filling,
 )
 from onnxprune.evaluate.metrics.metric import BatchOutputs, MeanMetric, Metric, UserMetric
@@ -34,5 +35,6 @@ __all__ = [
     "baseline_outputs",
     "evaluate",
     "get_metric",
+    "sample_scores",
     "without_filling",
 ]

@@ -17,6 +17,7 @@ from onnxprune.evaluate.metrics.metric import (
     MeanMetric,
     Metric,
     Outputs,
+    Scores,
     UserFunction,
     UserMetric,
 )
@@ -112,6 +113,33 @@ def evaluate(
             "look for NaN or infinity among the model's outputs, or use another metric",
         )
     return value
+
+
+def sample_scores(
+    session: Session,
+    dataset: Dataset,
+    metric: Metric,
+    *,
+    batch_size: int = 64,
+    baseline: Baseline | None = None,
+) -> Scores | None:
+    """Measure a model sample by sample.
+
+    Args:
+        session: As for `evaluate`, like all that follow.
+        dataset: The samples.
+        metric: The measure.
+        batch_size: Samples a batch.
+        baseline: What the metric compares with.
+
+    Returns:
+        One score a sample, ``[samples]``; ``None`` for a metric that judges all samples together.
+    """
+    if not isinstance(metric, MeanMetric):
+        return None
+    used = baseline if metric.uses_baseline else None
+    found = [metric.scores(answer) for answer in answers(session, dataset, batch_size, used)]
+    return np.concatenate(found)
 
 
 def baseline_outputs(session: Session, dataset: Dataset, *, batch_size: int = 64) -> Baseline:
