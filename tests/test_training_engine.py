@@ -19,7 +19,9 @@ from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.runtime import Session
 from onnxprune.train import client, engine, preparation
 from onnxprune.train.engine import train, trainable_names
+from onnxprune.train.forward import check_forward
 from onnxprune.train.settings import TrainSettings
+from onnxprune.train.training_copy import make_training_copy
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -460,3 +462,13 @@ def _alive(pid: int) -> bool:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_a_batch_that_lies_on_another_axis_is_said():
+    """A convolution with weights of its own for each sample has the samples among its channels."""
+    model = onnx.load(Path(__file__).parent / "cases" / "condconvB.onnx")
+    sample = {"img": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)}
+    copied = make_training_copy(model, sample)
+    with pytest.raises(TrainingError, match="fixes a batch of 2 and node 'Reshape_12'") as caught:
+        check_forward(model, copied.model(), sample)
+    assert "open batch axis" in caught.value.hint

@@ -50,12 +50,38 @@ def check_forward(
     try:
         copied = Session(training_copy, optimize=False).run(floats)
     except ModelError as error:
+        if _runs_in_its_own_batch(model, training_copy, floats):
+            raise _batch_is_merged(model, error) from error
         raise TrainingError(f"the training copy of this model does not run: {error}") from error
     expected = _run_in_batches(model, few, [output.name for output in model.graph.output])
     for name, wanted in expected.items():
         if _differ(model, wanted, copied[name]):
             raise TrainingError(_first_difference(model, training_copy, few, floats))
     return copied
+
+
+def _runs_in_its_own_batch(
+    model: onnx.ModelProto, training_copy: onnx.ModelProto, floats: Mapping[str, Array]
+) -> bool:
+    """Tell if the copy runs on as many samples as the file fixes, and on no others."""
+    batch = declared_batch(model)
+    if batch is None:
+        return False
+    try:
+        Session(training_copy, optimize=False).run(taken(floats, input_axes(model, floats), np.arange(batch)))
+    except ModelError:
+        return False
+    return True
+
+
+def _batch_is_merged(model: onnx.ModelProto, error: ModelError) -> TrainingError:
+    """Say that a network has its number of samples in more than the first axis of its tensors."""
+    where = f"node '{error.node}'" if error.node else "a node"
+    return TrainingError(
+        f"the file fixes a batch of {declared_batch(model)} and {where} lays its samples along another axis,"
+        " so the model cannot be trained on batches of other sizes",
+        "export the model with an open batch axis, or with a batch of 1",
+    )
 
 
 def _few(model: onnx.ModelProto, sample: Mapping[str, Array], batch: int | None) -> dict[str, Array]:
