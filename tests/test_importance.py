@@ -12,7 +12,8 @@ from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.errors import UsageError
 from onnxprune.ir import Model, load
 from onnxprune.passes import Prune, Transform
-from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, score
+from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, comparable, score
+from onnxprune.scoring.criteria.criteria import structure
 
 
 def network(normalised: bool = True) -> Model:
@@ -124,3 +125,29 @@ def test_places_that_are_forbidden_do_not_stop_the_ranking(criterion: str) -> No
     path = Path(__file__).parent / "cases" / "inf_bias.onnx"
     sparse = Prune(reduce_channels=0.5, round_to=1, criterion=criterion)(load(path))
     assert Transform()(sparse).facts["params_reduction"] >= 0.45
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_a_bias_in_another_shape_makes_no_other_structure(criterion: str) -> None:
+    """Biases added as ``[1, c, 1, 1]``, reshaped before they are, or a part of the convolution's own."""
+
+    def network(shaped: bool) -> Model:
+        net = Net(seed=3)
+        x = net.input("x", [1, 3, 8, 8])
+        for width, first in ((8, True), (96, False)):
+            x = net.conv(x, width, bias=False)
+            bias = net.random.normal(size=width)
+            if shaped and first:
+                bias = net.const(bias.reshape(1, width, 1, 1))
+            else:
+                bias = net.reshape(net.const(bias), 1, width, 1, 1)
+            x = net.relu(net.add(x, bias))
+        return net.model(net.head(net.conv(x, 4)))
+
+    scores = []
+    for shaped in (False, True):
+        channels = find_channels(network(shaped))
+        scores.append(comparable(channels, channels.groups, criterion))
+        assert len({structure(channels, g) for g in channels.groups[:2]}) == 1
+    for one, two in zip(*(s.values() for s in scores), strict=True):
+        assert np.allclose(one, two)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,9 @@ def score(
     return to_mean_one(weights.lamp(scores) if chosen.adaptive else scores)
 
 
+_RESHAPING = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+
+
 def comparable(
     channels: Channels,
     groups: Sequence[Group],
@@ -127,13 +130,28 @@ def comparable(
 
 
 def structure(channels: Channels, group: Group) -> Hashable:
-    """Return what two groups have in common if they lie in the network in the same way, sizes aside."""
-    index, constants = channels.model.index, channels.model.constants
+    """Return what two groups have in common if they lie in the network in the same way, sizes aside.
+
+    A vector is the same whatever axes of one element it has, and whether a node adds those to it.
+    """
+    constants = channels.model.constants
     found = []
     for place in group.places:
-        readers = tuple((index.nodes[u.node].op_type, u.operand) for u in index.operands(place.tensor))
-        found.append((place.axis, place.weight, tuple(constants[place.tensor].dims[2:]), readers))
+        dims = constants[place.tensor].dims
+        layout = (place.axis, tuple(dims[2:])) if sum(d > 1 for d in dims) > 1 else ()
+        found.append((layout, place.weight, tuple(_readers(channels, place.tensor))))
     return tuple(found)
+
+
+def _readers(channels: Channels, tensor: str) -> Iterator[tuple[str, int]]:
+    """Yield the operators that compute with a tensor, and their operands, behind those that reshape it."""
+    index = channels.model.index
+    for use in index.operands(tensor):
+        node = index.nodes[use.node]
+        if node.op_type in _RESHAPING and use.operand == 0:
+            yield from _readers(channels, node.output[0])
+        else:
+            yield node.op_type, use.operand
 
 
 def _shares(
