@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from onnxprune.decisions.channels.hints import Hints
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, check_weights, sized
@@ -27,12 +28,14 @@ class PassResult:
         modified: Whether the pass changed anything.
         facts: What there is to report, ready for JSON, units in the key names.
         analysis: The newest analysis, for the passes that follow.
+        kept: Which elements of the constants are left, where some are gone (see `onnxprune.certify`).
     """
 
     model: Model
     modified: bool
     facts: dict[str, Any] = field(default_factory=dict)
     analysis: Analysis | None = None
+    kept: Hints = field(default_factory=dict)
 
 
 class Pass(ABC):

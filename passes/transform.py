@@ -13,8 +13,10 @@ from onnxprune.analysis.evidence.precomputed import precomputed
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.selection import why_blocked
-from onnxprune.analysis.groups.slots import lined_up
+from onnxprune.analysis.groups.slots import lined_up, zeros_first
+from onnxprune.certify import certify
 from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
+from onnxprune.decisions.channels.hints import Elements, Hints, in_order, kept_elements
 from onnxprune.decisions.channels.interface import Interface
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import shrunk
@@ -62,24 +64,30 @@ class Transform(Pass):
         channels, removed = removed_channels(given.model, plan)
         if not any(len(gone) for gone in removed.values()):
             return self._unchanged(given, "its plan removes no channel; run `prune` again")
-        return self._proven(given, channels, removed, shrunk(channels, removed))
+        hints = kept_elements(channels, removed)
+        return self._proven(given, channels, removed, shrunk(channels, removed), hints)
 
     def _by_evidence(self, given: PassResult) -> PassResult:
         """Remove what the weights say the network would not miss."""
         channels = find_channels(precomputed(given.model))
+        moved: Elements = {}
         if channels.freedoms:
-            channels = find_channels(lined_up(channels))
+            arranged = zeros_first(channels)
+            moved = in_order(arranged)
+            channels = find_channels(lined_up(channels, arranged))
         evidence = find_evidence(channels)
         left = [asdict(remainder) for remainder in evidence.left]
         if not evidence.removed and (dense := without_dead_branches(channels.model)) is not channels.model:
-            result = self._proven(given, channels, {}, dense)
+            result = self._proven(given, channels, {}, dense, kept_elements(channels, {}, moved))
             return replace(result, facts=result.facts | {"left": left})
         if not evidence.removed:
             why = "; ".join(f"{r['operator']} '{r['node']}' keeps channels: {r['reason']}" for r in left[:3])
             why = why or "no channel is zero, constant or unread; run `prune` first"
             return self._unchanged(given, why if channels.groups else why_blocked(channels), left)
-        dense = shrunk(find_channels(folded(evidence)), evidence.removed)
-        result = self._proven(given, evidence.channels, evidence.removed, dense)
+        channels = find_channels(folded(evidence))
+        hints = kept_elements(channels, evidence.removed, moved)
+        dense = shrunk(channels, evidence.removed)
+        result = self._proven(given, evidence.channels, evidence.removed, dense, hints)
         return replace(result, facts=result.facts | {"left": left})
 
     def _unchanged(self, given: PassResult, why: str, left: Sequence[Mapping[str, Any]] = ()) -> PassResult:
@@ -88,9 +96,18 @@ class Transform(Pass):
         raise NothingToDoError("nothing to remove", why)
 
     def _proven(
-        self, given: PassResult, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
+        self,
+        given: PassResult,
+        channels: Channels,
+        removed: Mapping[str, Sequence[int]],
+        dense: Model,
+        hints: Hints,
     ) -> PassResult:
-        """Run both models on the same inputs, and return the dense one if they agree."""
+        """Run both models on the same inputs, and return the dense one if they agree.
+
+        Beside that it is certified for all inputs, where that can be shown. A certificate replaces no
+        comparison; it stands alone where no input showed anything.
+        """
         found = widths(channels, removed)
         whole, dense = dense, without_dead_branches(dense)
         for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
@@ -111,18 +128,20 @@ class Transform(Pass):
             exact=is_exact(given.model, channels),
         )
         left = None if dense is whole else cost_of(find_channels(dense)).figures()
+        certificate = certify(given.model.proto, dense.proto, hints)
         facts = self._facts(channels, removed, verdict, left) | (
             {} if rows is None else {"rows": rows.tolist()}
         )
+        facts |= {"certificate": certificate.facts()}
         files = configurations(given.model)
         facts |= (
             {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
         )
-        result = PassResult(dense, True, facts, given.analysis)
+        result = PassResult(dense, True, facts, given.analysis, hints)
         try:
             demand(verdict, given.model.name, "the dense model")
         except NotShownError as error:
-            if not self.unverified:
+            if not self.unverified and not certificate.certified:
                 error.result = result
                 raise
         return result

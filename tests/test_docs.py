@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from onnxprune.app.cli import main
+from onnxprune.certify.__main__ import main as certify
 from onnxprune.app.recipe import read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,10 +91,11 @@ def follow(snippet: Snippet, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def printed_by(command: list[str], capfd: pytest.CaptureFixture[str]) -> list[str]:
-    assert command[:3] == ["python", "-m", "onnxprune"], command
+    assert command[:2] == ["python", "-m"], command
+    program = {"onnxprune": main, "onnxprune.certify": lambda words: sys.exit(certify(words))}[command[2]]
     capfd.readouterr()
     with pytest.raises(SystemExit) as ended:
-        main(command[3:])
+        program(command[3:])
     out, err = capfd.readouterr()
     assert ended.value.code == 0, err
     return [words(line) for line in out.splitlines()]

@@ -86,8 +86,22 @@ def agreement(facts: Mapping[str, Any], models: str) -> str:
         models: What to call the two.
     """
     if not facts.get("shown", True):
-        return f"{models} were not shown to compute the same: {facts['reason']}"
+        return f"{models} were not shown to compute the same by a run: {facts['reason']}{certified(facts)}"
     error = f"max_rel_error {facts['max_rel_error']:.1e}, allowed {facts['allowed_rel_error']:.1e}"
+    proof = certified(facts)
     verb = "agree" if facts["equal"] else "differ, as axes that the network normalises over were shortened,"
     notes = "".join(f"; {note}" for note in facts.get("notes", ()))
-    return f"{models} {verb} on {facts['runs']} runs: {error}{notes}"
+    return f"{models} {verb} on {facts['runs']} runs: {error}{notes}{proof}"
+
+
+def certified(facts: Mapping[str, Any]) -> str:
+    """Return how far two models are shown to compute the same beyond the runs, as the end of a sentence."""
+    certificate = facts.get("certificate")
+    if certificate is None:
+        return ""
+    if certificate["certified"]:
+        return "; certified for all inputs"
+    count = len(facts.get("sizes", ()))
+    where = f"{certificate['operator']} '{certificate['tensor']}': " if "tensor" in certificate else ""
+    sizes = f"compared at {count} size{'' if count == 1 else 's'}"
+    return f"; {sizes}, not certified for all inputs ({where}{certificate['reason']})"

@@ -78,20 +78,31 @@ def dead_slots(
     return channels.without(rows), removed
 
 
-def lined_up(channels: Channels) -> Model:
-    """Return the network with its zeros in the same slots of each row, wherever rows may differ.
+def zeros_first(channels: Channels) -> Channels:
+    """Return the groups arranged so that zeros are in the same slots of each row, wherever rows may differ.
 
-    It computes the same; what is zero in one tensor at least comes first.
+    What is zero in one tensor at least comes first.
     """
     scores: dict[str, Scores] = {}
     for group in (g for g in channels.groups if g.name in channels.freedoms):
         least = np.min([_total(channels, channels.apart(group), p) for p in group.places if p.weight], axis=0)
         if not least.all():
             scores[group.name] = np.asarray(least, np.float64)
-    if not scores:
+    return ranked(channels, scores)[0] if scores else channels
+
+
+def lined_up(channels: Channels, arranged: Channels | None = None) -> Model:
+    """Return the network with its channels in the order of their slots; it computes the same.
+
+    Args:
+        channels: The groups.
+        arranged: The same, arranged; by default zeros are in the same slots of each row (see `zeros_first`).
+    """
+    arranged = arranged or zeros_first(channels)
+    if not arranged.arrangements:
         return channels.model
-    arranged, model = ranked(channels, scores)[0], channels.model.copy()
-    for name in {p.tensor for g in channels.groups if g.name in scores for p in g.places}:
+    model = channels.model.copy()
+    for name in {p.tensor for g in channels.groups if g.name in arranged.arrangements for p in g.places}:
         model.set_array(name, arranged.put_in_order(name, model.array(name)))
     return model
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from onnxprune.app.cli.options import (
+    Writes,
     data_option,
     model_argument,
     output_option,
@@ -22,6 +25,7 @@ from onnxprune.app.cli.program import Facts, command
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxprune.decisions.channels.hints import Hints
     from onnxprune.ir import Model
 
 
@@ -47,6 +51,7 @@ def render(facts: Facts) -> RenderableType:
         agreement(facts, "sparse and dense model"),
         *_configured(facts),
         *([f"old number of each row: {facts['id_map']}"] if "id_map" in facts else []),
+        *([f"certificate: {facts['certificate_file']}"] if "certificate_file" in facts else []),
         f"dense model: {facts['output']}",
     )
 
@@ -80,11 +85,18 @@ def _left(facts: Facts) -> list[RenderableType]:
 @unverified_option
 @seed_option
 @size_options
+@click.option(
+    "--certificate",
+    type=Writes(),
+    metavar="FILE",
+    help="Where to write which elements are kept, for `python -m onnxprune.certify`.",
+)
 @output_option("the dense model")
 def transform(
     sparse: str,
     data: str | None,
     output: str,
+    certificate: str | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     dims: Sequence[tuple[str, int]],
     **options: Any,
@@ -117,6 +129,8 @@ def transform(
     found = facts.pop("configurations", {})
     if found:
         written |= {"configurations": [_write_configuration(n, c, output, inputs) for n, c in found.items()]}
+    if certificate is not None and result.modified:
+        written |= {"certificate_file": _write_certificate(result.kept, certificate, sparse, output, inputs)}
     rows = facts.pop("rows", None)
     if rows is not None:
         written |= {"id_map": _write_rows(given, output, rows, inputs)}
@@ -134,6 +148,15 @@ def _write_configuration(name: str, made: Facts, output: str, inputs: Sequence[s
     changes = {entry: {"before": b, "after": a} for entry, (b, a) in made["changes"].items()}
     unclear = {entry: {"before": b, "after": a} for entry, (b, a) in made["unclear"].items()}
     return {"file": str(place), "written": free, "changes": changes, "unclear": unclear}
+
+
+def _write_certificate(hints: Hints, place: str, sparse: str, dense: str, inputs: Sequence[str]) -> str:
+    """Write down which elements of the sparse constants the dense ones hold; return where."""
+    from onnxprune.certify import digest, to_json
+    from onnxprune.ir.output import write_text
+
+    write_text(Path(place), to_json(hints, digest(sparse), digest(dense)), inputs=inputs)
+    return place
 
 
 def _configured(facts: Facts) -> list[str]:

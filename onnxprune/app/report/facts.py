@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from onnxprune.app.figures import certified
 from onnxprune.app.runner import ONE_SHOT, read_state
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import DataError, PlanError, UsageError
@@ -71,6 +72,7 @@ def _result(facts: Mapping[str, Facts], result: Facts | None, latencies: Mapping
         return None
     names = ("score", "judged_on", *_COSTS, "size_bytes", "max_rel_error", "allowed_rel_error", "runs")
     found = {name: facts["transform"][name] for name in names}
+    found["shown"] = certified(facts["transform"])
     said = {name: result[name] for name in ("reason", "floor", "best_iteration", "dense")}
     said["missed"] = result.get("missed", False)
     return found | said | latencies.get("dense", {})

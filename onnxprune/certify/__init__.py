@@ -1,0 +1,29 @@
+"""A verifier of its own: a dense model is the sparse one, for all inputs and all sizes.
+
+    python -m onnxprune.certify SPARSE DENSE [CERTIFICATE] [--original FILE] [--json]
+
+It imports numpy, onnx and nothing of the rest of the program, and is small enough to be read in an hour. For
+every input for which the tensors of the sparse model are finite, the dense model computes the same, in real
+arithmetic: sums are the same but for terms that are zero. Constants that were moved into biases are compared
+after rounding. Operators without a rule are refused by name.
+
+refusal      something is not shown
+sizes        sizes as integers times unknowns
+shapes       how they follow from each other, operator by operator
+values       constants and shape arithmetic
+graph        all of that, of one model
+bounds       intervals that hold elements of the sparse model, whatever it is fed
+relation     which elements of a sparse tensor a dense one holds
+reshaping    the same through Reshape
+constants    dense constants compared with what is left of sparse ones
+pair         two nodes; the table of rules
+elementwise, moves, windows, reductions, products, recurrent, bodies    the rules
+proof        relations from the inputs to the outputs
+verdict      the result
+certificate  the hints in a file
+"""
+
+from onnxprune.certify.certificate import digest, to_json
+from onnxprune.certify.verdict import Verdict, certify
+
+__all__ = ["Verdict", "certify", "digest", "to_json"]

@@ -1,0 +1,120 @@
+"""Rules of If, Loop and Scan: their bodies are proofs of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.certify.bounds import Bounds, hull, only_zero, unbounded
+from onnxprune.certify.graph import Body, bodies_of
+from onnxprune.certify.pair import Pair, rule
+from onnxprune.certify.refusal import need
+from onnxprune.certify.relation import Relation, dropped, inserted
+
+TURNS = 3
+"""How often the bounds of states are tried, before nothing is known of them."""
+
+
+def _same_form(one: Relation, other: Relation) -> bool:
+    """Return true if two relations cut alike; bounds aside."""
+    alike = one.rank == other.rank and one.free == other.free and one.scale == other.scale
+    return (
+        alike
+        and one.shift is None
+        and other.shift is None
+        and one.lists.keys() == other.lists.keys()
+        and all(m.shape == other.lists[a].shape and (m == other.lists[a]).all() for a, m in one.lists.items())
+    )
+
+
+def _walk(pair: Pair, sparse: Body, dense: Body) -> list[Relation]:
+    """Prove a body, and return the relations of its outputs."""
+    proof = pair.proof
+    nodes = list(proof.sparse.flattened(sparse))
+    proof.walk(nodes, proof.dense.flattened(dense))
+    need(len(sparse.outputs) == len(dense.outputs), "bodies with other outputs")
+    return [proof.related(one, two) for one, two in zip(sparse.outputs, dense.outputs, strict=True)]
+
+
+@rule("If")
+def branches(pair: Pair) -> list[Relation]:
+    """Both branches are cut alike."""
+    pair.whole(0)
+    one, two = bodies_of(pair.graphs[0], pair.sparse), bodies_of(pair.graphs[1], pair.dense)
+    need(one.keys() == two.keys(), "other branches")
+    first, second = (_walk(pair, one[name], two[name]) for name in ("then_branch", "else_branch"))
+    made = []
+    for then, other in zip(first, second, strict=True):
+        need(_same_form(then, other), "the branches keep other channels")
+        shapes = then.bounds.shape == other.bounds.shape
+        bounds = hull([then.bounds, other.bounds]) if shapes else unbounded(then.rank)
+        made.append(then.holding(bounds))
+    return made
+
+
+@rule("Loop")
+def loop(pair: Pair) -> list[Relation]:
+    """States are cut alike before and after each turn; what is collected is cut as in each turn."""
+    pair.whole(0)
+    pair.whole(1)
+    one, two = (bodies_of(g, n)["body"] for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True))
+    count = len(pair.sparse.input) - 2
+    need(len(pair.dense.input) - 2 == count, "another number of states")
+    for inner in zip(one.inputs[:2], two.inputs[:2], strict=True):
+        pair.proof.of[inner[1]] = (inner[0], Relation(0, unbounded(0)))
+    states = [pair.relation(2 + k) for k in range(count)]
+    results, states = _turns(pair, one, two, states, one.inputs[2:], two.inputs[2:], 1)
+    need(results[0].plain, "the turns end otherwise")
+    return [*states, *(inserted(r.exact(), 0) for r in results[1 + count :])]
+
+
+@rule("Scan")
+def scan(pair: Pair) -> list[Relation]:
+    """The same over the elements of inputs."""
+    pair.same_attributes("body")
+    need(pair.opset >= 9, "a Scan over samples")
+    scanned = pair.given["num_scan_inputs"]
+    axes = [*pair.given.get("scan_input_axes", []), *pair.given.get("scan_output_axes", [])]
+    need(not any(axes), "a Scan along other axes")
+    one, two = (bodies_of(g, n)["body"] for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True))
+    count = len(pair.sparse.input) - scanned
+    need(len(pair.dense.input) - scanned == count, "another number of states")
+    for k in range(count, count + scanned):
+        element = dropped(pair.relation(k).exact(), 0)
+        pair.proof.note(one.inputs[k], two.inputs[k], element)
+    states = [pair.relation(k) for k in range(count)]
+    results, states = _turns(pair, one, two, states, one.inputs[:count], two.inputs[:count], 0)
+    return [*states, *(inserted(r.exact(), 0) for r in results[count:])]
+
+
+def _turns(
+    pair: Pair, one: Body, two: Body, states: list[Relation], sparse: list[str], dense: list[str], first: int
+) -> tuple[list[Relation], list[Relation]]:
+    """Find bounds of the states that hold before and after each turn, and prove the body with them.
+
+    Returns:
+        The relations of the body's outputs, and those of the states after any number of turns.
+    """
+    states = [s.exact() for s in states]
+    for turn in range(TURNS + 1):
+        for s, d, state in zip(sparse, dense, states, strict=True):
+            pair.proof.note(s, d, state)
+        results = _walk(pair, one, two)
+        after = results[first : first + len(states)]
+        for before, state in zip(states, after, strict=True):
+            need(_same_form(before, state), "a state keeps other channels after a turn")
+        if all(_within(a.bounds, b.bounds) for b, a in zip(states, after, strict=True)):
+            return results, states
+        last = turn >= TURNS - 1
+        states = [b.holding(_wider(b.bounds, a.bounds, last)) for b, a in zip(states, after, strict=True)]
+    need(False, "the bounds of a state do not hold after a turn")
+    return [], states
+
+
+def _within(inner: Bounds, outer: Bounds) -> bool:
+    return bool((inner.low >= outer.low).all() and (inner.high <= outer.high).all())
+
+
+def _wider(one: Bounds, other: Bounds, last: bool) -> Bounds:
+    """Return bounds that hold for both; in the last try only zeros are."""
+    both = Bounds(np.minimum(one.low, other.low), np.maximum(one.high, other.high))
+    return only_zero(both) if last else both

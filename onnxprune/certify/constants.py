@@ -1,0 +1,169 @@
+"""Dense constants compared with what is left of the sparse ones, bit for bit.
+
+Which elements are left follows from the operands beside a constant, stands in the certificate, or is looked
+for by comparing rows. However a list is come by, the constants are compared element by element: a wrong one
+proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxprune.certify.bounds import Array, Bounds, exactly, lift
+from onnxprune.certify.refusal import Refusal, need
+from onnxprune.certify.relation import Lists, Relation, line, plainer
+
+ROUNDING = {2: 2.0**-10, 4: 2.0**-22, 8: 2.0**-50}
+"""Relative rounding of a floating-point type, by its bytes."""
+PLACES = 64
+"""How many roundings what is computed before the run may be off by."""
+DIFFERENT = "a constant is not what is left of the sparse one"
+
+
+def matched(
+    sparse: Array,
+    dense: Array,
+    known: Lists,
+    hints: Lists | None = None,
+    within: Sequence[int] = (),
+    rounded: bool = False,
+) -> Relation:
+    """Find how a dense constant was cut out of a sparse one.
+
+    Args:
+        sparse: The sparse constant.
+        dense: The dense one.
+        known: Index lists that follow from other operands.
+        hints: Lists that the certificate gives for other axes.
+        within: Axes in each element of which another list may be looked for.
+        rounded: Whether the sparse constant was computed by the verifier, so that its last places may differ.
+    """
+    need(sparse.dtype == dense.dtype and sparse.ndim == dense.ndim, "a constant of another type or rank")
+    lists = {a: m for a, m in (hints or {}).items() if m.ndim == sparse.ndim and a < sparse.ndim}
+    lists |= {a: m for a, m in known.items() if sparse.shape[a] != 1}
+    for axis in range(sparse.ndim):
+        if axis not in lists and sparse.shape[axis] != dense.shape[axis]:
+            lists[axis] = _found(sparse, dense, lists, axis, within)
+    left, here = np.broadcast_arrays(selected(sparse, lists), dense)
+    need(here.shape == dense.shape, DIFFERENT)
+    if left.tobytes() != here.tobytes():
+        need(rounded and left.dtype.kind == "f", DIFFERENT)
+        room = 4 * ROUNDING[left.dtype.itemsize] * np.abs(left.astype(np.float64))
+        need((np.abs(left.astype(np.float64) - here) <= room).all(), DIFFERENT)
+    return Relation(sparse.ndim, exactly(sparse), plainer(lists, sparse.shape))
+
+
+def selected(values: Array, lists: Lists) -> Array:
+    """Return what is left of a tensor."""
+    if not lists:
+        return values
+    need(
+        all(m.min(initial=0) >= 0 and m.max(initial=0) < values.shape[a] for a, m in lists.items()),
+        "an index list that names elements that are not there",
+    )
+    where = [lists.get(a, line(values.shape[a], a, values.ndim)) for a in range(values.ndim)]
+    return np.asarray(values[tuple(np.broadcast_arrays(*where))])
+
+
+def with_shift(sparse: Array, dense: Array, lists: Lists, shift: Bounds) -> Relation:
+    """Compare a dense constant with a sparse one to which what was removed has been added.
+
+    Args:
+        sparse: The sparse constant.
+        dense: The dense one.
+        lists: Index lists of the sparse constant.
+        shift: Bounds of what has been added.
+    """
+    need(sparse.dtype == dense.dtype and dense.dtype.itemsize in ROUNDING, "a bias of another type")
+    rank = max(sparse.ndim, shift.rank)
+    wide = lift(sparse, rank)
+    left = selected(
+        wide,
+        {
+            a + rank - sparse.ndim: lift(m, rank)
+            for a, m in lists.items()
+            if wide.shape[a + rank - sparse.ndim] != 1
+        },
+    )
+    close(
+        left.astype(np.float64),
+        lift(dense, rank),
+        shift,
+        "a bias does not hold the constants that were removed",
+    )
+    return Relation(sparse.ndim, exactly(sparse), plainer(lists, sparse.shape))
+
+
+def close(before: Array, after: Array, shift: Bounds, reason: str) -> None:
+    """Refuse unless ``after`` is ``before`` plus the shift, rounded to its type."""
+    size = np.abs(before) + np.maximum(np.abs(shift.low), np.abs(shift.high))
+    room = PLACES * ROUNDING[after.dtype.itemsize] * size + np.finfo(after.dtype).tiny
+    values = after.astype(np.float64)
+    inside = (values >= before + shift.high - room) & (values <= before + shift.low + room)
+    need(inside.all(), reason)
+
+
+def _found(sparse: Array, dense: Array, lists: Lists, axis: int, within: Sequence[int]) -> Array:
+    """Look for the elements of an axis that are left, in each element of the axes ``within`` apart."""
+    others = [b for b in range(sparse.ndim) if b not in within and b != axis]
+    order = [*within, axis, *others]
+    rows, left = selected(sparse, lists).transpose(order), dense.transpose(order)
+    need(rows.shape[: len(within)] == left.shape[: len(within)], "another number of groups")
+    found = [_places(rows[w], left[w]) for w in np.ndindex(*rows.shape[: len(within)])]
+    shape = [dense.shape[b] if b in within or b == axis else 1 for b in order]
+    return np.asarray(found, np.int64).reshape(shape).transpose(np.argsort(order))
+
+
+def _places(rows: Array, left: Array) -> list[int]:
+    """Return where some rows stand among others, in order where there is a choice."""
+    places: dict[bytes, list[int]] = {}
+    for k, row in enumerate(rows):
+        places.setdefault(row.tobytes(), []).append(k)
+    last, kept = -1, []
+    for row in left:
+        options = places.get(row.tobytes(), [])
+        need(options, DIFFERENT)
+        last = next((k for k in options if k > last), options[0])
+        options.remove(last)
+        kept.append(last)
+    return kept
+
+
+def inherited(bounds: Bounds, sparse: Array, dense: Array, lists: Lists) -> Array:
+    """Return sparse weights that compute the same with the columns of the dense ones where constants are.
+
+    Inputs that are the same whatever the network is fed can stand for each other: what the removed ones add
+    may be in the columns of one that stays, at each place of the kernel by itself: padding does not matter.
+
+    Args:
+        bounds: Of the inputs, ``[groups, 1, inputs]``.
+        sparse: Weights, ``[groups, outputs, inputs, places]``.
+        dense: Dense weights of that form.
+        lists: Index lists of all axes that are cut.
+    """
+    at = [lists.get(a, line(sparse.shape[a], a, 4)) for a in range(4)]
+    if any(m.shape[a] != dense.shape[a] for a, m in enumerate(at)):
+        raise Refusal("the certificate has to say which channels are kept where inputs are constant")
+    every = line(sparse.shape[2], 2, 4)
+    groups = [len(at[0]), 1, sparse.shape[2], 1]
+    held = bounds.moved(lambda v: np.broadcast_to(v[..., None], (sparse.shape[0], 1, sparse.shape[2], 1)))
+    held = held.moved(lambda v: np.broadcast_to(v[tuple(np.broadcast_arrays(at[0], 0, every, 0))], groups))
+    stays = np.broadcast_to(at[2], (dense.shape[0], 1, dense.shape[2], 1))
+    fixed, value = held.fixed, held.middle
+    mine = np.take_along_axis(value, stays, 2)
+    moved = fixed.copy()
+    np.put_along_axis(moved, stays, mine != 0, 2)
+    have = sparse[tuple(np.broadcast_arrays(at[0], at[1], every, at[3]))].astype(np.float64)
+    one = (have * np.where(moved, value, 0.0)).sum(2)
+    other = (dense * mine).sum(2)
+    size = (np.abs(have) * np.abs(value)).sum(2) + (np.abs(dense) * np.abs(mine)).sum(2)
+    room = PLACES * ROUNDING[sparse.dtype.itemsize] * size
+    need((np.abs(one - other) <= room).all(), "constants do not add up to the same")
+    same = sparse.copy()
+    where = tuple(np.broadcast_arrays(at[0], at[1], every, at[3]))
+    same[where] = np.where(np.broadcast_to(moved, have.shape), 0, have).astype(sparse.dtype)
+    target = tuple(np.broadcast_arrays(*at))
+    same[target] = np.where(np.broadcast_to(mine != 0, dense.shape), dense, same[target])
+    return same

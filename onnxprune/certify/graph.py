@@ -1,0 +1,360 @@
+"""One model as the verifier reads it: constants, and the size of every tensor.
+
+Sizes and the values of shape arithmetic are found here from the operators' definitions, by rules of this
+package alone. What no rule says is asked of onnx's own inference, as far as that gives numbers; what is left
+is an unknown that no other tensor shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.certify import values
+from onnxprune.certify.bounds import Array
+from onnxprune.certify.refusal import need
+from onnxprune.certify.shapes import SHAPES
+from onnxprune.certify.sizes import INPUT, Size, unknown
+
+SMALL = 4096
+"""Elements up to which a value is kept as numbers and sizes."""
+LARGE = 1024
+"""Elements from which constants are not shown to onnx's inference."""
+STANDARD = ("", "ai.onnx")
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
+_NOT_FOLDED = RANDOM | {"Dropout", "Constant", "If", "Loop", "Scan"}
+
+
+@dataclass
+class Body:
+    """A graph, main or inside a node.
+
+    Attributes:
+        inputs: Names of its inputs.
+        outputs: Names of its outputs.
+        nodes: Its nodes, constants aside.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    nodes: list[onnx.NodeProto]
+
+
+class Graph:
+    """A model with the sizes of its tensors. Names are unique over the main graph and all bodies.
+
+    Args:
+        model: The model.
+        side: A word for names of unknowns that only this model has.
+
+    Attributes:
+        constants: Values that are the same in every run, by name.
+        folded: Names of those that were computed here.
+        sizes: By name.
+        values: Arrays of numbers and sizes: shape arithmetic, by name.
+        main: The main graph.
+        bodies: The graphs inside nodes, by the node's first result and the attribute.
+    """
+
+    def __init__(self, model: onnx.ModelProto, side: str) -> None:
+        self.side = side
+        self.opset = next((o.version for o in model.opset_import if o.domain in STANDARD), 1)
+        self.imports = list(model.opset_import)
+        self.constants: dict[str, Array] = {}
+        self.folded: set[str] = set()
+        self.sizes: dict[str, list[Size]] = {}
+        self.values: dict[str, Array] = {}
+        self.bodies: dict[tuple[str, str], Body] = {}
+        self._taken: set[str] = set()
+        initialized = {t.name for t in model.graph.initializer}
+        self.inputs = [i for i in model.graph.input if i.name not in initialized]
+        self._inferred = inferred_sizes(model)
+        self.main = self._read(model.graph, {}, [i.name for i in self.inputs])
+        for name, value in self.constants.items():
+            self._note_constant(name, value)
+        for value_info in self.inputs:
+            self._declare(value_info)
+
+    def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        """Return the attributes of a node by name."""
+        return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+    def visit(self, node: onnx.NodeProto) -> None:
+        """Find the sizes of what a node makes, and its value where it is shape arithmetic."""
+        self._fold(node)
+        if node.output[0] in self.constants:
+            return
+        if any(a.type == a.GRAPH for a in node.attribute):
+            self._visit_bodies(node)
+            return
+        found: Sequence[Sequence[Size] | None] = []
+        rule = SHAPES.get(node.op_type) if node.domain in STANDARD else None
+        if rule is not None:
+            try:
+                found = rule(self, node) or []
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+                found = []  # sizes it depends on are not known
+        for place, name in enumerate(node.output):
+            self._note_sizes(name, found[place] if place < len(found) else None)
+        value = values.value_of(self, node) if node.domain in STANDARD else None
+        if value is not None and value.size <= SMALL:
+            self.values[node.output[0]] = value
+            self.sizes[node.output[0]] = list(value.shape)
+
+    def flattened(self, body: Body) -> Iterator[onnx.NodeProto]:
+        """Yield the nodes of a graph, each visited just before; an If of known condition is its branch."""
+        for node in body.nodes:
+            taken = self._known_branch(node)
+            if taken is None:
+                self.visit(node)
+                yield node
+            else:
+                yield from self.flattened(_inlined(node, taken))
+
+    def _known_branch(self, node: onnx.NodeProto) -> Body | None:
+        if node.op_type != "If" or node.domain not in STANDARD:
+            return None
+        value = self.values.get(node.input[0])
+        if value is None or value.size != 1 or not isinstance(value.ravel()[0], bool | np.bool_):
+            return None
+        return self.bodies[node.output[0], "then_branch" if value.ravel()[0] else "else_branch"]
+
+    def adopt(self, name: str, other: Graph, theirs: str) -> None:
+        """Give a tensor the sizes of one of another graph that it equals."""
+        if theirs in other.sizes:
+            self.sizes[name] = other.sizes[theirs]
+        if theirs in other.values:
+            self.values[name] = other.values[theirs]
+
+    def integers(self, name: str) -> list[Size]:
+        """Return a list of numbers and sizes.
+
+        Raises:
+            KeyError: It is not known.
+        """
+        listed: list[Size] = self.values[name].ravel().tolist()
+        return listed
+
+    def listed(self, node: onnx.NodeProto, name: str, place: int) -> list[Size] | None:
+        """Return numbers that are an attribute in old opsets and an operand in new ones, none if absent."""
+        given = self.attributes(node).get(name)
+        if given is not None:
+            return list(given) if isinstance(given, list | tuple) else [given]
+        return self.integers(node.input[place]) if self.has(node, place) else None
+
+    @staticmethod
+    def has(node: onnx.NodeProto, place: int) -> bool:
+        """Return true if a node has an operand."""
+        return len(node.input) > place and bool(node.input[place])
+
+    def dtype(self, name: str) -> np.dtype[Any] | None:
+        """Return the type of a constant."""
+        return self.constants[name].dtype if name in self.constants else None
+
+    def _visit_bodies(self, node: onnx.NodeProto) -> None:
+        """Find the sizes inside a node with bodies, and those of its results."""
+        made: list[Sequence[Size] | None] = []
+        inside = bodies_of(self, node)
+        if node.op_type == "If":
+            for body in inside.values():
+                for _ in self.flattened(body):
+                    pass
+            found = [[self.sizes.get(o) for o in body.outputs] for body in inside.values()]
+            made = [one if one == other else None for one, other in zip(*found, strict=True)]
+        elif node.op_type in ("Loop", "Scan"):
+            made = list(self._repeated(node, inside["body"]))
+        for place, name in enumerate(node.output):
+            self._note_sizes(name, made[place] if place < len(made) else None)
+
+    def _repeated(self, node: onnx.NodeProto, body: Body) -> Iterator[Sequence[Size] | None]:
+        """Visit a body that is run again and again; yield the sizes of the results."""
+        operands, states = list(node.input), len(body.outputs) - 1
+        if node.op_type == "Scan":
+            scanned = self.attributes(node)["num_scan_inputs"]
+            states = len(operands) - scanned
+            given = dict(zip(body.inputs, operands, strict=False))
+        else:
+            given = dict(zip(body.inputs[2:], operands[2:], strict=False))
+            states = len(given)
+            for name in body.inputs[:2]:
+                self.sizes[name] = []
+        for place, (inner, outer) in enumerate(given.items()):
+            if outer in self.sizes:
+                scan = node.op_type == "Scan" and place >= states
+                self.sizes[inner] = list(self.sizes[outer][1:] if scan else self.sizes[outer])
+        for _ in self.flattened(body):
+            pass
+        first = 1 if node.op_type == "Loop" else 0
+        for place, (inner, name) in enumerate(zip(list(given)[:states], body.outputs[first:], strict=False)):
+            made = self.sizes.get(name)
+            if made is None or made != self.sizes.get(inner):
+                self.sizes.pop(inner, None)  # it may have another size in each turn
+                made = None
+            yield made if place < states else None
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    def _read(self, graph: onnx.GraphProto, outer: Mapping[str, str], inputs: Iterable[str]) -> Body:
+        """Read a graph and the bodies in it; names that are taken get others, as a scope of their own."""
+        need(not graph.sparse_initializer, "sparse initializers have no rule")
+        names = dict(outer)
+        entered = [self._enter(name, names) for name in inputs]
+        for tensor in graph.initializer:
+            self.constants[self._enter(tensor.name, names)] = numpy_helper.to_array(tensor)
+        nodes = []
+        for given in graph.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(given)
+            node.input[:] = [names.get(i, i) for i in given.input]
+            for attribute in given.attribute:
+                if attribute.type == attribute.GRAPH:
+                    inside = [i.name for i in attribute.g.input]
+                    key = (self._will_be(given.output[0]), attribute.name)
+                    self.bodies[key] = self._read(attribute.g, names, inside)
+                need(attribute.type != attribute.GRAPHS, "a node with several bodies in one attribute")
+            node.output[:] = [self._enter(o, names) if o else "" for o in given.output]
+            if node.op_type == "Constant" and node.domain in STANDARD:
+                self.constants[node.output[0]] = values.constant(node)
+            else:
+                nodes.append(node)
+        return Body(entered, [names.get(o.name, o.name) for o in graph.output], nodes)
+
+    def _will_be(self, name: str) -> str:
+        fresh, count = name, 2
+        while fresh in self._taken:
+            fresh, count = f"{name}__{count}", count + 1
+        return fresh
+
+    def _enter(self, name: str, names: dict[str, str]) -> str:
+        fresh = self._will_be(name)
+        self._taken.add(fresh)
+        names[name] = fresh
+        return fresh
+
+    def _declare(self, info: onnx.ValueInfoProto) -> None:
+        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
+            self.sizes[info.name] = [
+                d.dim_value
+                if d.HasField("dim_value")
+                else unknown(INPUT + (d.dim_param or f"{info.name}.{k}"))
+                for k, d in enumerate(info.type.tensor_type.shape.dim)
+            ]
+
+    # --- what is known of a tensor -------------------------------------------------------------------------
+
+    def _note_constant(self, name: str, value: Array) -> None:
+        self.sizes[name] = list(value.shape)
+        if value.size <= SMALL and value.dtype.kind in "iubf":
+            self.values[name] = value.astype(object)
+
+    def _note_sizes(self, name: str, found: Sequence[Size] | None) -> None:
+        if not name:
+            return
+        sure = self._inferred.get(name)
+        if found is None and sure is not None:
+            found = [unknown(f"{self.side} {name}.{axis}") for axis in range(len(sure))]
+        if found is None:
+            return
+        if sure is not None and len(sure) == len(found):
+            found = [size if number is None else number for number, size in zip(sure, found, strict=True)]
+        self.sizes[name] = list(found)
+
+    def _fold(self, node: onnx.NodeProto) -> None:
+        """Compute a node whose operands are all constants."""
+        if (
+            node.domain not in STANDARD
+            or node.op_type in _NOT_FOLDED
+            or len([o for o in node.output if o]) != 1
+        ):
+            return
+        if not any(node.input) or not all(i in self.constants for i in node.input if i):
+            return
+        value = values.run(self, node, {i: self.constants[i] for i in node.input if i})
+        if value is not None:
+            self.constants[node.output[0]] = value
+            self.folded.add(node.output[0])
+            self._note_constant(node.output[0], value)
+
+
+def captured(graph: Graph, body: Body) -> Iterator[str]:
+    """Yield the names that a body and the bodies in it read from outside."""
+    made = {*body.inputs, *(o for n in body.nodes for o in n.output)}
+    for node in body.nodes:
+        yield from (i for i in node.input if i and i not in made)
+        for inside in bodies_of(graph, node).values():
+            yield from (i for i in captured(graph, inside) if i not in made)
+    yield from (o for o in body.outputs if o not in made)
+
+
+def _inlined(node: onnx.NodeProto, branch: Body) -> Body:
+    """Return a branch as part of the graph around it: its results have the names of those of the node."""
+    made = {o for n in branch.nodes for o in n.output}
+    pairs = [(i, o) for i, o in zip(branch.outputs, node.output, strict=True) if o]
+    names = {i: o for i, o in pairs if i in made and branch.outputs.count(i) == 1}
+    nodes = []
+    for given in branch.nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(given)
+        copy.input[:] = [names.get(i, i) for i in given.input]
+        copy.output[:] = [names.get(o, o) for o in given.output]
+        nodes.append(copy)
+    nodes += [helper.make_node("Identity", [i], [o]) for i, o in pairs if i not in names]
+    return Body([], list(node.output), nodes)
+
+
+def bodies_of(graph: Graph, node: onnx.NodeProto) -> dict[str, Body]:
+    """Return the bodies of a node by attribute."""
+    names = [a.name for a in node.attribute if a.type == a.GRAPH]
+    return {name: graph.bodies[node.output[0], name] for name in names}
+
+
+def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
+    """Return what onnx infers of sizes, declared shapes of inner tensors and outputs left out."""
+    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    graph = bare.graph
+    graph.name = "bare"
+    for tensor in model.graph.initializer:
+        if np.prod(tensor.dims, dtype=np.int64) > LARGE:
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+        else:
+            graph.initializer.add().CopyFrom(tensor)
+    large = {i.name for i in graph.input}
+    graph.input.extend(i for i in model.graph.input if i.name not in large)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+            if np.prod(tensor.dims, dtype=np.int64) > LARGE:
+                name, dims = node.output[0], list(tensor.dims)
+                graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, dims))
+                continue
+        graph.node.add().CopyFrom(node)
+    for value in model.graph.output:
+        made = graph.output.add()
+        made.CopyFrom(value)
+        if made.type.HasField("tensor_type"):
+            made.type.tensor_type.ClearField("shape")
+    try:
+        done = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception:  # inference refuses more than runtimes do: then nothing is known from it
+        return {}
+    return {
+        v.name: [d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim]
+        for v in (*done.graph.value_info, *done.graph.output)
+        if v.type.HasField("tensor_type") and v.type.tensor_type.HasField("shape")
+    }

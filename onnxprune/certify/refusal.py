@@ -1,0 +1,26 @@
+"""The one exception of the verifier: something is not shown."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is no error of the program
+    """The models are not shown to be equal.
+
+    Attributes:
+        reason: What is missing.
+        tensor: The first tensor of the dense model that is not shown, empty where it is not known yet.
+        operator: The operator that makes it.
+    """
+
+    def __init__(self, reason: str, tensor: str = "", operator: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.tensor, self.operator = reason, tensor, operator
+
+    def __str__(self) -> str:
+        return f"{self.operator} '{self.tensor}': {self.reason}" if self.tensor else self.reason
+
+
+def need(condition: object, reason: str) -> None:
+    """Raise a refusal unless a condition holds."""
+    if not condition:
+        raise Refusal(reason)
