@@ -35,6 +35,7 @@ COLOURS = {
     "algebra": "#d9d9f1",
     "ir": "#e6d8ee",
     "runtime": "#e4e4e4",
+    "certify": "#e9ddc9",
     "support": "#eeeeee",
 }
 WIDTH, HEIGHT, GAP, ROW = 172, 30, 14, 54

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from onnxprune.app.cli import main
-from onnxprune.certify.__main__ import main as certify
 from onnxprune.app.recipe import read_recipe
+from onnxprune.certify.__main__ import main as certify
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
