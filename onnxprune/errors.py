@@ -9,6 +9,7 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     │   └── LimitError      a run takes more memory than it may
     │       └── EndlessError    or more time
     ├── DefectError         a rule of ours failed on a node that the runtime takes
+    ├── DeviceError         an execution provider or device is missing, or fails
     ├── DataError           the data or the metric does not fit the model
     ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
     ├── NothingToDoError    nothing can be pruned or removed
@@ -96,6 +97,10 @@ UNEXPECTED = (
     ValueError,
 )
 """Raised by rules on nodes they were not written for; what rules expect they say by errors of their own."""
+
+
+class DeviceError(OnnxpruneError):
+    """An execution provider or a device that is missing, or that fails."""
 
 
 class DataError(OnnxpruneError):

@@ -1,5 +1,6 @@
 """Running models: the only package that touches onnxruntime.
 
+execution   the provider that sessions run on, and its options
 session     a model ready to run, its weights fixed or fed
 single      one node on its own, run with such operands as it has
 unpacked    operators this runtime has no form of, in another
@@ -11,6 +12,7 @@ latency     how long do several models take, measured side by side?
 
 from onnxprune.runtime.agreement import Agreement, Difference, compare, difference
 from onnxprune.runtime.deadline import RUN_S, runs_within
+from onnxprune.runtime.execution import ExecutionConfig, executing
 from onnxprune.runtime.feeds import Values, sample_feeds
 from onnxprune.runtime.latency import Latency, measure_latency
 from onnxprune.runtime.session import (
@@ -30,6 +32,7 @@ __all__ = [
     "Agreement",
     "Array",
     "Difference",
+    "ExecutionConfig",
     "Feeds",
     "Known",
     "Latency",
@@ -40,6 +43,7 @@ __all__ = [
     "WeightSession",
     "compare",
     "difference",
+    "executing",
     "has_operator",
     "measure_latency",
     "objection",

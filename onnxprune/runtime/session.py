@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -13,11 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from onnxprune.errors import EndlessError, LimitError, ModelError
+from onnxprune.errors import DeviceError, EndlessError, LimitError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.deadline import Watch
+from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, untold
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
+from onnxprune.support.progress import tell
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Feeds: TypeAlias = Mapping[str, Array]
@@ -82,15 +84,18 @@ class Session:
         threads: How many threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
         spin: Whether those threads wait for one another in busy loops, as is onnxruntime's default. That is a
             little faster on an idle machine and several times slower on one that others use too.
-        providers: onnxruntime's execution providers, best first.
+        execution: The provider. By default the one in use (`onnxprune.runtime.execution`) where the graph may
+            be rewritten, and the CPU where it may not: comparisons must not depend on a device.
 
     Attributes:
         name: What to call the model in a message.
         inputs: What has to be fed.
         outputs: What comes back.
+        on_cpu: The operators that the named provider leaves to the CPU.
 
     Raises:
         ModelError: onnxruntime is missing, refuses the model, or does not know a tensor type.
+        DeviceError: The named provider cannot be used.
     """
 
     def __init__(
@@ -100,18 +105,26 @@ class Session:
         optimize: bool = True,
         threads: int | None = None,
         spin: bool = False,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        execution: ExecutionConfig | None = None,
     ) -> None:
         self.name = f"model {model.graph.name!r}" if model.graph.name else "the model"
         ort = _onnxruntime()
+        self.execution = execution or (current() if optimize else ExecutionConfig())
         options = _session_options(ort, optimize, threads, spin)
         graph, self._weights = self._hand_over(model, ort, options)
         try:
-            self._session = ort.InferenceSession(graph, options, providers=list(providers))
+            self._session = _opened(ort, graph, options, self.execution)
+        except DeviceError:
+            raise
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise _refusal(f"onnxruntime cannot load {self.name}", error) from error
+            raise _refusal(f"onnxruntime cannot load {self.name}{self._where}", error) from error
+        self.on_cpu = frozenset[str]() if self.execution.is_cpu else on_cpu(self._session)
         self.inputs = tuple(_spec(a) for a in self._session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(a) for a in self._session.get_outputs())
+
+    @property
+    def _where(self) -> str:
+        return "" if self.execution.is_cpu else f" with provider {self.execution.name}"
 
     @property
     def fixed_batch(self) -> int | None:
@@ -122,6 +135,11 @@ class Session:
     def batch_name(self) -> str | None:
         """The name of the axis that counts samples, ``None`` where it has none."""
         return batch_name(self.inputs, self.outputs)
+
+    def tell_fallbacks(self) -> None:
+        """Tell which operators the named provider leaves to the CPU, each once a process."""
+        if fresh := untold(self.on_cpu, self.execution):
+            tell(f"{self.execution.name} leaves these operators to the CPU: {', '.join(fresh)}")
 
     def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
         """Run the model once.
@@ -138,6 +156,7 @@ class Session:
             LimitError: The memory is not enough.
             EndlessError: The time is not enough that `runs_within` allows.
         """
+        self.tell_fallbacks()
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
         options = _onnxruntime().RunOptions()
         watch = Watch(options)
@@ -147,7 +166,7 @@ class Session:
         except Exception as error:  # as above
             if watch.struck:
                 raise _endless(self.name, watch.seconds) from error
-            raise _refusal(f"onnxruntime cannot run {self.name}", error) from error
+            raise _refusal(f"onnxruntime cannot run {self.name}{self._where}", error) from error
         return dict(zip(names, values, strict=True))
 
     def _hand_over(
@@ -176,7 +195,7 @@ class WeightSession(Session):
         optimize: As for `Session`.
         threads: As for `Session`.
         spin: As for `Session`.
-        providers: As for `Session`.
+        execution: As for `Session`.
 
     Attributes:
         weights: What may be fed in addition to the inputs.
@@ -193,10 +212,10 @@ class WeightSession(Session):
         optimize: bool = True,
         threads: int | None = None,
         spin: bool = False,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        execution: ExecutionConfig | None = None,
     ) -> None:
         self._fed = tuple(fed)
-        super().__init__(model, optimize=optimize, threads=threads, spin=spin, providers=providers)
+        super().__init__(model, optimize=optimize, threads=threads, spin=spin, execution=execution)
         self.weights = tuple(_spec(a) for a in self._session.get_overridable_initializers())
 
     def _hand_over(
@@ -258,6 +277,21 @@ def _session_options(ort: ModuleType, optimize: bool, threads: int | None, spin:
     return options
 
 
+def _opened(ort: ModuleType, graph: bytes, options: Any, config: ExecutionConfig) -> Any:
+    """Open a session, and refuse one that silently left the named provider out."""
+    if config.is_cpu:
+        return ort.InferenceSession(graph, options, providers=config.providers())
+    if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(graph, options, providers=config.providers())
+    if config.provider not in session.get_providers():
+        raise DeviceError(
+            f"provider {config.name} cannot be started on this machine",
+            "its driver or its libraries are missing or of another version; see: onnxprune doctor",
+        )
+    return session
+
+
 def _spec(argument: Any) -> TensorSpec:
     """Translate onnxruntime's description of an input or output."""
     if argument.type not in _ELEMENT_TYPES:
@@ -309,6 +343,6 @@ def _refusal(what: str, error: Exception) -> ModelError:
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
     name, message = found["name"] if found else "", f"{what}{where}: {text}"
     if any(said in text for said in _OUT_OF_MEMORY):
-        hint = "allow more memory with --memory, or give smaller sizes with --shape or --dim"
+        hint = "allow more memory with --memory, or give smaller sizes with --shape, --dim or --batch-size"
         return LimitError(message, hint, name)
     return ModelError(message, "another export, or a newer onnxruntime, may do better", name)

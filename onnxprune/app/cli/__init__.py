@@ -21,6 +21,7 @@ import click
 from onnxprune import __version__
 from onnxprune.app.cli.ana import ana
 from onnxprune.app.cli.bench import bench
+from onnxprune.app.cli.doctor import doctor
 from onnxprune.app.cli.finetune import finetune
 from onnxprune.app.cli.init import init
 from onnxprune.app.cli.inspect import inspect
@@ -53,7 +54,7 @@ def program(context: click.Context) -> None:
 
 for command in (
     *(inspect, ana, prune, recover, finetune, transform),
-    *(verify, bench, init, run, report, setup_training),
+    *(verify, bench, init, run, report, setup_training, doctor),
 ):
     program.add_command(command)
 

@@ -103,7 +103,7 @@ def _most_fragile(facts: Facts) -> str:
     return f"most fragile: {', '.join(said)}"
 
 
-@command("ana", render)
+@command("ana", render, executes=True)
 @model_argument()
 @data_option("Data to measure on", required=True)
 @click.option(

@@ -45,7 +45,7 @@ def render(facts: Facts) -> RenderableType:
     return Group(table(columns, map(cells, facts["models"])), how)
 
 
-@command("bench", render)
+@command("bench", render, executes=True)
 @click.argument("models", nargs=-1, required=True, type=Reads(), metavar="MODEL [MODEL…]")
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")

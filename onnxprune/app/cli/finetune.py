@@ -64,7 +64,7 @@ def _kept(facts: Facts) -> str:
     return f"the weights of epoch {facts['best_epoch']} are kept"
 
 
-@command("finetune", render)
+@command("finetune", render, executes=True)
 @model_argument("sparse")
 @data_option("Training data", required=True)
 @click.option(

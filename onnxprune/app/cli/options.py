@@ -132,6 +132,33 @@ def size_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return dims(shapes(function))
 
 
+def provider_option(text: str) -> tuple[str, str]:
+    """Read an option of an execution provider: ``device_id=1``."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"'{text}' is not of the form device_id=1")
+    return name, value
+
+
+def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--provider`` and ``--provider-option``."""
+    options = click.option(
+        "--provider-option",
+        "provider_options",
+        multiple=True,
+        type=provider_option,
+        metavar="KEY=VALUE",
+        help="Option of the execution provider, such as device_id=1 (repeatable).",
+    )
+    provider = click.option(
+        "--provider",
+        metavar="NAME",
+        help="Execution provider to run models on: cpu, cuda, tensorrt, openvino, … (see doctor);"
+        " comparisons run on the CPU, and then on this one.",
+    )
+    return provider(options(function))
+
+
 open_option = click.option(
     "--open-io",
     "open_io",

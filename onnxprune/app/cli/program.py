@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
 
-from onnxprune.app.cli.options import reads_of, writes_of
+from onnxprune.app.cli.options import execution_options, reads_of, writes_of
 from onnxprune.app.cli.streams import prepare, put, tell
 from onnxprune.errors import MissedError, OnnxpruneError, OutputError, VerificationError
 from onnxprune.support.wording import clean, sentence
@@ -57,7 +57,7 @@ def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoRe
 
 
 def command(
-    name: str, render: Render, *, shows_progress: bool = True
+    name: str, render: Render, *, shows_progress: bool = True, executes: bool = False
 ) -> Callable[[Callable[..., Facts]], click.Command]:
     """Make a command of a function that returns facts.
 
@@ -65,14 +65,16 @@ def command(
         name: What users type.
         render: From the facts to what people see. ``--json`` prints the facts themselves.
         shows_progress: Whether to show how far it is; a command that has a way of its own needs no other.
+        executes: Whether it runs models, on a provider of the user's choice.
     """
 
     def decorate(function: Callable[..., Facts]) -> click.Command:
         @functools.wraps(function)
         def run(as_json: bool, memory: int | None, **options: Any) -> None:
+            provider = [options.pop(name) for name in ("provider", "provider_options")] if executes else []
             try:
                 _check_folder()
-                with _within(memory), _work(shows_progress):
+                with _within(memory), _work(shows_progress), _executing(*provider):
                     _check_places(click.get_current_context())
                     facts = function(**options)
             except (MissedError, VerificationError) as error:
@@ -82,7 +84,7 @@ def command(
             put(_json(facts) if as_json else _for_people(render(clean(facts))))
 
         described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
-        return click.command(name)(_memory_option(described))
+        return click.command(name)(_memory_option(execution_options(described) if executes else described))
 
     return decorate
 
@@ -109,6 +111,18 @@ def _within(memory: int | None) -> Iterator[None]:
     from onnxprune.support.memory import confined
 
     with confined(memory):
+        yield
+
+
+@contextlib.contextmanager
+def _executing(provider: str | None = None, options: Sequence[tuple[str, str]] = ()) -> Iterator[None]:
+    """Run models on the provider that the user named."""
+    if provider is None and not options:
+        yield
+        return
+    from onnxprune.runtime.execution import ExecutionConfig, executing
+
+    with executing(ExecutionConfig.of(provider or "cpu", options)):
         yield
 
 

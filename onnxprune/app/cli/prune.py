@@ -98,7 +98,7 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
     )
 
 
-@command("prune", render)
+@command("prune", render, executes=True)
 @model_argument()
 @_reduction_option("macs", "MACs")
 @_reduction_option("params", "parameters")

@@ -50,7 +50,7 @@ def summary(facts: Facts) -> str:
     return said
 
 
-@command("recover", render)
+@command("recover", render, executes=True)
 @model_argument("sparse")
 @click.option(
     "--original",

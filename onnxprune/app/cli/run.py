@@ -56,7 +56,7 @@ def _remark(iteration: Facts, best: int) -> str:
     return "" if iteration["good"] else "below the floor"
 
 
-@command("run", render, shows_progress=False)
+@command("run", render, executes=True, shows_progress=False)
 @click.argument("recipe", type=Reads(path_type=Path))
 @click.option(
     "--set",

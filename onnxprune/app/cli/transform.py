@@ -77,7 +77,7 @@ def _left(facts: Facts) -> list[RenderableType]:
     )
 
 
-@command("transform", render)
+@command("transform", render, executes=True)
 @model_argument("sparse")
 @data_option("What to compare the two models on, beside random inputs")
 @samples_option

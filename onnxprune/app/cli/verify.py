@@ -19,7 +19,7 @@ def render(facts: Facts) -> RenderableType:
     return agreement(facts, "the models")
 
 
-@command("verify", render)
+@command("verify", render, executes=True)
 @model_argument("sparse")
 @model_argument("dense")
 @data_option("What to compare on, beside random inputs")

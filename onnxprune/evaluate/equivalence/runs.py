@@ -13,6 +13,7 @@ from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.comparison import Comparison, Run
 from onnxprune.evaluate.equivalence.contract import interface_differences
 from onnxprune.evaluate.equivalence.coverage import covering
+from onnxprune.evaluate.equivalence.device import with_device
 from onnxprune.evaluate.equivalence.draws import KINDS, drawn, table_rows
 from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
 from onnxprune.evaluate.equivalence.measure import Record
@@ -366,7 +367,7 @@ def examine(
     shrunk: Shrunk | None = None,
     budget: CheckBudget | None = None,
 ) -> Verdict:
-    """Compare two models on inputs of several sizes, and on data.
+    """Compare two models on inputs of several sizes, and on data; on the CPU, and then on the device in use.
 
     Args:
         reference: The model that is right by definition.
@@ -393,7 +394,8 @@ def examine(
         return Verdict(reason=str(found), exact=exact, differs=True)
     except ModelError as error:
         return Verdict(reason=f"{error.message}", hint=error.hint, exact=exact)
-    return _examined(examination, shapes, data, samples, exact)
+    verdict = _examined(examination, shapes, data, samples, exact)
+    return verdict if cuts else with_device(reference, candidate, verdict, seed)
 
 
 def _cuts(model: Model, shrunk: Shrunk | None) -> dict[str, dict[int, int]]:

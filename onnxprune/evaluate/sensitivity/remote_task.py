@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -19,7 +19,8 @@ from onnxprune.evaluate.sensitivity.samples import MeasurementSetup
 from onnxprune.evaluate.sensitivity.search import Search, Step
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model
-from onnxprune.runtime import Array
+from onnxprune.runtime import Array, ExecutionConfig, executing
+from onnxprune.runtime.execution import current
 
 Todo: TypeAlias = tuple[str, list[Step]]
 """A group, and what is taken from it step by step."""
@@ -41,6 +42,7 @@ class RemoteTask:
         examination: What the groups are measured by.
         route: All groups in the order in which they are computed, measured already or not.
         search: How thoroughly.
+        execution: The provider that variants run on.
     """
 
     key: str
@@ -51,9 +53,14 @@ class RemoteTask:
     examination: MeasurementSetup
     route: Sequence[str]
     search: Search
+    execution: ExecutionConfig = field(default_factory=current)
 
     def __call__(self, todo: Todo) -> Curve:
         """Measure one group."""
+        with executing(self.execution):
+            return self._curve(todo)
+
+    def _curve(self, todo: Todo) -> Curve:
         if getattr(_remembered, "key", None) != self.key:
             model = Model(onnx.ModelProto.FromString(self.proto.tobytes()))
             channels = find(model, self.allow_inexact, self.input_shapes)
