@@ -26,7 +26,7 @@ _IR_VERSION = 10
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a tensor that a node reads.
+    """An operand of a node: its type, shape and value as far as known.
 
     Attributes:
         kind: Its element type, a ``TensorProto`` number.

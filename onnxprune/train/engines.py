@@ -26,7 +26,7 @@ from onnxprune.train.support import REASONS, refusal_of
 
 @dataclass(frozen=True)
 class Engine:
-    """What an engine can do.
+    """The abilities of an engine.
 
     Attributes:
         name: As in the option.

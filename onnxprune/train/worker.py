@@ -37,7 +37,7 @@ from onnxprune.train.wire import MASK_PREFIX, Array, Frame, read_frame, write_fr
 
 
 class Module(Protocol):
-    """What an engine offers: gradients of batches, in buffers that stay where they are."""
+    """The interface of an engine: gradients of batches, in buffers that stay where they are."""
 
     @property
     def parameters(self) -> Mapping[str, Array]:

@@ -85,12 +85,12 @@ class Geometry:
 
     @property
     def padded(self) -> bool:
-        """Whether there is padding."""
+        """Return whether there is padding."""
         return any(self.begin) or any(self.end)
 
     @property
     def pointwise(self) -> bool:
-        """Whether every result looks at a single position."""
+        """Return whether every result looks at a single position."""
         return all(taps == 1 for taps in self.kernel) and not self.padded
 
     @property
@@ -159,7 +159,7 @@ def give_data_gradient(tape: Tape, g: Geometry, x: str, w: str, arrived: Gradien
 
 
 def _turned(write: Writer, weight: str, g: Geometry) -> str:
-    """From [g·o, i, 1…] to [g·i, o, 1…]."""
+    """Convert [g·o, i, 1…] to [g·i, o, 1…]."""
     ones = [1] * g.axes
     if g.group == 1:
         return write.reshape(
@@ -278,7 +278,7 @@ def _in_bands(write: Writer, g: Geometry, x: str, dy: str) -> str:
 
 
 def _pairs(taps: int, width: int, columns: int, stride: int, begin: int) -> Array:
-    """Which tap joins a column of the result with one of the data, [columns · width, taps]."""
+    """The tap that joins a column of the result with one of the data, [columns · width, taps]."""
     column, position, tap = np.ogrid[:columns, :width, :taps]
     joined = np.asarray(column * stride - begin + tap == position)
     return joined.reshape(columns * width, taps).astype(np.float32)

@@ -23,7 +23,7 @@ _LIKE_FIRST_INPUT = frozenset({"Gelu", "FastGelu", "QuickGelu", "BiasGelu"})
 
 @dataclass
 class Facts:
-    """What is known before the graph runs.
+    """Facts known before the graph runs.
 
     Attributes:
         shapes: By tensor; None where the number of axes is not known, and for a size that is not.

@@ -34,7 +34,7 @@ class Gradient:
 
 
 class Tape:
-    """What pullbacks read and write.
+    """The tape that pullbacks read and write.
 
     Args:
         writer: Where nodes are appended.
@@ -90,11 +90,11 @@ class Tape:
         return array
 
     def wants(self, name: str) -> bool:
-        """Whether the gradient of a tensor is needed."""
+        """Return whether the gradient of a tensor is needed."""
         return name in self._wanted
 
     def has(self, name: str) -> bool:
-        """Whether a gradient of a tensor has arrived."""
+        """Return whether a gradient of a tensor has arrived."""
         return name in self._gradients
 
     def carried(self, name: str) -> Gradient:
@@ -175,5 +175,5 @@ def permutation_back(order: Sequence[int]) -> list[int]:
 
 
 def is_attribute_set(attributes: Mapping[str, object], name: str) -> bool:
-    """Whether an attribute is there and not zero."""
+    """Return whether an attribute is there and not zero."""
     return bool(attributes.get(name))
