@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.ir import Model
+from onnxprune.ir import Model, analysis_scope
 from onnxprune.passes.base import Pass, PassResult
 
 
@@ -28,12 +28,13 @@ class Pipeline:
         """
         results: list[PassResult] = []
         given: Model | PassResult = model
-        for step in self.passes:
-            try:
-                given = step(given)
-            except OnnxpruneError as error:
-                done = " → ".join(p.name for p in self.passes[: len(results)]) or "nothing"
-                error.message = f"{step.name} (after {done}): {error.message}"
-                raise
-            results.append(given)
+        with analysis_scope():
+            for step in self.passes:
+                try:
+                    given = step(given)
+                except OnnxpruneError as error:
+                    done = " → ".join(p.name for p in self.passes[: len(results)]) or "nothing"
+                    error.message = f"{step.name} (after {done}): {error.message}"
+                    raise
+                results.append(given)
         return results

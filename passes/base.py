@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from onnxprune.decisions.channels.hints import Hints
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import ModelError
-from onnxprune.ir import Model, check_weights, sized
+from onnxprune.ir import Model, analysis_scope, check_weights, sized
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
 
 
@@ -45,9 +45,12 @@ class Pass(ABC):
         name: What the pass is called.
         input_shapes: Full shapes to analyse and run with, by input name; a field of most passes.
         dims: Sizes by the name of an open axis of the inputs, likewise.
+        preserves: Names of the analyses of the model it is given that hold for the model it makes. A pass
+            that modifies nothing returns the same model and preserves all.
     """
 
     name: ClassVar[str]
+    preserves: ClassVar[frozenset[str]] = frozenset()
     input_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     dims: Mapping[str, int] = MappingProxyType({})
 
@@ -55,11 +58,13 @@ class Pass(ABC):
         """Run the pass on a model, or on what another pass handed on."""
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
         before = replace(before, model=sized(before.model, self.input_shapes, self.dims))
-        self.requires(before)
-        after = self.run(before)
-        if after.modified:
-            after = with_right_declarations(before.model, after)
-        self.ensures(before, after)
+        with analysis_scope():
+            self.requires(before)
+            after = self.run(before)
+            if after.modified:
+                after = with_right_declarations(before.model, after)
+                after.model.analyses.preserve(after.model, before.model.analyses, self.preserves)
+            self.ensures(before, after)
         return after
 
     @abstractmethod

@@ -90,6 +90,7 @@ class Finetune(Pass):
     """
 
     name: ClassVar[str] = "finetune"
+    preserves: ClassVar[frozenset[str]] = frozenset({"plan"})
 
     data: DataSpec
     loss: str = "cross-entropy"

@@ -51,6 +51,7 @@ class Recover(Pass):
     """
 
     name: ClassVar[str] = "recover"
+    preserves: ClassVar[frozenset[str]] = frozenset({"plan"})
 
     original: Model | str
     data: DataSpec | None = None

@@ -3,6 +3,7 @@
 model       the file's own message, and quick ways through it
 bodies      graphs inside nodes, and what they capture
 index       values with their producer and uses; liveness, backward slices
+analyses    results of analyses, kept for one version of a model
 extraction  subgraphs as models, models with other outputs
 attributes  what a node holds, made when it is asked for
 given       sizes of inputs that the user gives
@@ -14,6 +15,7 @@ vocabulary  tables whose rows the caller picks by number
 damage      what is wrong with a file that cannot be read
 """
 
+from onnxprune.ir.analyses import AnalysisManager, Scope, analysis, analysis_scope
 from onnxprune.ir.attributes import Attributes, attributes
 from onnxprune.ir.bodies import bodies, captured, every_graph, flat, label, subgraphs
 from onnxprune.ir.extraction import extracted, with_outputs
@@ -43,11 +45,15 @@ __all__ = [
     "OLDEST_OPSET",
     "OPEN_KEY",
     "VOCABULARY_KEY",
+    "AnalysisManager",
     "Attributes",
     "GraphIndex",
     "Model",
+    "Scope",
     "Use",
     "Vocabulary",
+    "analysis",
+    "analysis_scope",
     "attributes",
     "bodies",
     "captured",

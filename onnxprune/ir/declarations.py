@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import shape_inference
 
+from onnxprune.ir.analyses import analysis
 from onnxprune.ir.damage import graphs
 from onnxprune.ir.model import Model, skeleton
 
@@ -36,6 +37,7 @@ class Declaration:
         return f"output '{self.name}' was declared as {self.declared} and is {self.inferred}: corrected"
 
 
+@analysis("refusal", sized=False)
 def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
     """Return what the ONNX specification or strict shape inference has against a model, if anything.
 
@@ -70,6 +72,7 @@ def correct_declarations(model: Model) -> None:
     if inferred is not None:
         for _, value, found in list(_compared(model, inferred)):
             value.type.CopyFrom(found.type)
+        model.edited()
 
 
 def _without_declarations(model: Model) -> onnx.ModelProto | None:

@@ -18,6 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.ir.analyses import AnalysisManager, analysis
 from onnxprune.ir.bodies import bodies, captured, flat, label, subgraphs, with_bodies
 from onnxprune.ir.damage import EXPORT_AGAIN, graphs, refuse_damage
 from onnxprune.ir.functions import inlined
@@ -46,6 +47,7 @@ class Model:
         external: Whether its weights lay in a file of their own, and are to be written so again.
         compact: Names of constants whose values the file made of much less, and is to again.
         sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
+        analyses: Results of analyses of this version.
     """
 
     verified: ClassVar[bool] = False
@@ -56,6 +58,7 @@ class Model:
     external: bool = False
     compact: frozenset[str] = frozenset()
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    analyses: AnalysisManager = field(default_factory=AnalysisManager, repr=False, compare=False)
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
     _nested: bool | None = field(default=None, repr=False)
@@ -127,6 +130,7 @@ class Model:
     def rewire(self, number: int, operands: Iterable[str]) -> None:
         """Give a node of the main graph, by its number in `nodes`, other operands."""
         self.main.rewire(number, operands)
+        self.analyses.invalidate()
         if self.nested:
             self._index = None
 
@@ -143,6 +147,7 @@ class Model:
         if not self.nested:
             self.proto.graph.node.insert(number + after, node)
             self._index = self._main = None
+            self.analyses.invalidate()
             return
         anchor = self.node(number)
         for graph in self.graphs:
@@ -150,6 +155,7 @@ class Model:
                 if other is anchor:
                     graph.node.insert(place + after, node)
                     self._index = self._main = None
+                    self.analyses.invalidate()
                     return
 
     @property
@@ -163,6 +169,7 @@ class Model:
     def edited(self) -> None:
         """Say that nodes or initializers were added or removed from outside: nothing remembered holds."""
         self._constants = self._names = self._nested = self._index = self._main = None
+        self.analyses.invalidate()
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -185,6 +192,7 @@ class Model:
 
     def set_array(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Replace the values, and with them the shape, of a constant tensor."""
+        self.analyses.invalidate()
         tensor = self.constants[name]
         doc = tensor.doc_string
         tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), tensor.name))
@@ -198,6 +206,7 @@ class Model:
         unique, suffix = name, 2
         while unique in self.names:
             unique, suffix = f"{name}__{suffix}", suffix + 1
+        self.analyses.invalidate()
         tensor = self.proto.graph.initializer.add()
         tensor.MergeFrom(numpy_helper.from_array(np.asarray(values, order="C"), unique))
         self.constants[unique] = tensor
@@ -213,6 +222,7 @@ class Model:
 
     def set_metadata(self, key: str, value: str | None) -> None:
         """Write a note into the model, or remove it with ``None``."""
+        self.analyses.invalidate()
         kept = [(p.key, p.value) for p in self.proto.metadata_props if p.key != key]
         del self.proto.metadata_props[:]
         for k, v in [*kept, *([(key, value)] if value is not None else [])]:
@@ -349,6 +359,7 @@ def _name_runtime_operators(bare: onnx.ModelProto) -> None:
         bare.opset_import.append(helper.make_opsetid("onnxruntime", 1))
 
 
+@analysis("check of weights", sized=False)
 def check_weights(model: Model) -> None:
     """Refuse a model whose weights hold NaN: no score and no comparison means anything then.
 

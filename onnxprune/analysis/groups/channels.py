@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import TopologicalSorter
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -28,11 +28,12 @@ from onnxprune.analysis.groups.freedom import Outer, freedoms
 from onnxprune.analysis.groups.integers import settle_integers
 from onnxprune.analysis.groups.zeros import block_inexact_sums
 from onnxprune.analysis.shapes import Shapes
-from onnxprune.ir import Model, label
+from onnxprune.ir import Model, analysis, label, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.ops.axes import RESULT, Typing, infer_axes
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
+T = TypeVar("T")
 Values = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -122,6 +123,14 @@ class Channels:
         outside = {f for v in values for d in self.typing.axes.get(v.name, ()) for f in factors(d)}
         outside |= set(factors(self.typing.rows)) if self.typing.rows is not None else set()
         return frozenset(g.name for g in self.groups if g.factor in outside)
+
+    def derived(self, name: str, compute: Callable[[], T]) -> T:
+        """Return what follows from model, axes and groups alone, computed once however they are arranged."""
+        key = (name, id(self.model), id(self.groups))
+        if key not in self.typing.derived:
+            self.typing.derived[key] = (compute(), self.model, self.groups)  # so that no other has their ids
+        found: T = self.typing.derived[key][0]
+        return found
 
     def apart(self, group: Group) -> Group:
         """Return a group with its channels counted apart in each element of what it is free within.
@@ -223,6 +232,12 @@ def find_channels(
     Raises:
         ModelError: The shapes of the graph do not fit.
     """
+    return _channels(model, allow_inexact, merged(given, model.sizes))
+
+
+@analysis("channels")
+def _channels(model: Model, allow_inexact: bool, given: Mapping[str, Sequence[int]]) -> Channels:
+    """Find all groups; sizes that are given and those of the model are one argument."""
     return group_channels(*canonicalise(model, given), allow_inexact=allow_inexact)
 
 

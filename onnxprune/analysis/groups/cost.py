@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -114,8 +114,15 @@ def cost_of(channels: Channels, groups: Iterable[Group] | None = None) -> Cost:
         channels: Its groups.
         groups: The groups whose channels are counted; all that are not optional by default.
     """
+    default = [g for g in channels.groups if not g.optional]
+    chosen = default if groups is None else list(groups)
+    if chosen != default:
+        return _built(channels, chosen)
+    return channels.derived("cost", lambda: _built(channels, default))
+
+
+def _built(channels: Channels, chosen: Sequence[Group]) -> Cost:
     typing, free = channels.typing, {g.factor for g in channels.groups}
-    chosen = [g for g in channels.groups if not g.optional] if groups is None else list(groups)
     constants = channels.model.constants
     sized = [
         (1.0, typing.axes[n]) if n in typing.axes else (float(math.prod(t.dims)), ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnxprune.analysis.shapes.evaluation import evaluate as evaluate_node
 from onnxprune.analysis.shapes.reference import Numbers, reference_sizes
 from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
 from onnxprune.errors import ModelError
-from onnxprune.ir import Model, merged, subgraphs
+from onnxprune.ir import Model, analysis, merged, subgraphs
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,18 +88,28 @@ class Shapes:
             if math.prod(tensor.dims) <= SMALL and tensor.data_type != onnx.TensorProto.STRING:
                 self.values[name] = model.array(name)
 
-    def note_constants(self, model: Model) -> None:
-        """Take in constants added since, and values that have become constants."""
+    def with_constants(self, model: Model) -> Shapes:
+        """Return the shapes with constants added since, and values that have become constants."""
+        sizes, values, types = dict(self.sizes), dict(self.values), dict(self.types)
+        listed, derived = dict(self.listed), set(self.derived)
         for name, tensor in model.constants.items():
             if name in self.sizes and name not in self.derived:
                 continue
-            self.sizes[name], self.types[name] = tuple(map(int, tensor.dims)), tensor.data_type
-            self.derived.discard(name)
-            self.listed.pop(name, None)
+            sizes[name], types[name] = tuple(map(int, tensor.dims)), tensor.data_type
+            derived.discard(name)
+            listed.pop(name, None)
             if math.prod(tensor.dims) <= SMALL:
-                self.values[name] = model.array(name)
+                values[name] = model.array(name)
+        return replace(self, sizes=sizes, values=values, types=types, listed=listed, derived=derived)
 
 
+@analysis("sizes", sized=False)
+def sizes_of(model: Model) -> SizeAnalysis:
+    """Return the sizes of all tensors as expressions of the open input axes."""
+    return infer_sizes(model.proto, where=model.name)
+
+
+@analysis("shapes")
 def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Shapes:
     """Find the shapes of all tensors.
 
@@ -112,27 +122,28 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
         ModelError: The shapes of the graph contradict each other.
         UsageError: A shape is given for no input, or contradicts the file.
     """
-    analysis = infer_sizes(model.proto, where=model.name)
-    reference = reference_sizes(model, analysis, merged(given, model.sizes) or {})
-    inputs = {i.name: analysis.shapes[i.name] for i in model.inputs if i.name in analysis.shapes}
+    sizes = sizes_of(model)
+    sizes = replace(sizes, unknown=dict(sizes.unknown))
+    reference = reference_sizes(model, sizes, merged(given, model.sizes) or {})
+    inputs = {i.name: sizes.shapes[i.name] for i in model.inputs if i.name in sizes.shapes}
     shapes = Shapes(
-        sizes=dict(analysis.shapes),
+        sizes=dict(sizes.shapes),
         values={},
         listed={},
-        derived=set(analysis.derived),
-        types=dict(analysis.types),
-        branches=dict(analysis.branches),
+        derived=set(sizes.derived),
+        types=dict(sizes.types),
+        branches=dict(sizes.branches),
         reference=reference,
         inputs={},
-        analysis=analysis,
+        analysis=sizes,
     )
     shapes.inputs = {name: tuple(map(shapes.number, shape)) for name, shape in inputs.items()}
     shapes.take_constants(model)
-    for name, elements in analysis.values.items():
+    for name, elements in sizes.values.items():
         if name in shapes.values:
             continue
         if all(isinstance(e, int | Fraction) for e in elements.ravel()):
-            shapes.values[name] = _as_numbers(elements, analysis.types[name])
+            shapes.values[name] = _as_numbers(elements, sizes.types[name])
         else:
             shapes.listed[name] = elements
     for node in model.all_nodes:

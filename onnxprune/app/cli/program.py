@@ -152,8 +152,10 @@ def _work(shows_progress: bool) -> Iterator[None]:
     standard error.
     """
     from onnxprune.app.console import show_progress
+    from onnxprune.ir.analyses import analysis_scope
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(analysis_scope())
         with contextlib.suppress(OSError):  # a process may have been given no standard output at all
             saved = os.dup(1)
             stack.callback(os.close, saved)

@@ -11,9 +11,10 @@ from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.masks import check_zero, dead_channels
 from onnxprune.decisions.plan import PLAN_KEY, Plan
 from onnxprune.errors import PlanError
-from onnxprune.ir import Model
+from onnxprune.ir import Model, analysis
 
 
+@analysis("plan", sized=False)
 def stored_plan(model: Model) -> Plan | None:
     """Return the plan a model carries, ``None`` if it carries none.
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.shapes import Shapes, infer
-from onnxprune.ir import Model, attributes, captured, label
+from onnxprune.ir import Model, analysis, attributes, captured, label
 from onnxprune.ir.canonical.bodies import distinct, known_branches, take_branches
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
 from onnxprune.ir.canonical.routers import with_biases
@@ -26,6 +26,7 @@ from onnxprune.ir.compact import SMALLEST, fill_bytes
 from onnxprune.support.memory import need
 
 
+@analysis("canonical form")
 def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> tuple[Model, Shapes]:
     """Return the model in canonical form, and its shapes; the model given stays as it is.
 
@@ -49,8 +50,8 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     for node, sizes in _splits_by_number(model, shapes):
         _write_out_sizes(model, node, sizes)
     unshare(model)
-    shapes.note_constants(model)
-    return model, shapes
+    model.edited()
+    return model, shapes.with_constants(model)
 
 
 def without_dead_nodes(model: Model) -> Model:

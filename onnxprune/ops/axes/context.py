@@ -224,6 +224,9 @@ class Typing:
     users: dict[tuple[int, int], int] = field(default_factory=dict)
     """The node that takes a constant for a weight, by the operand of the node that moves it about first."""
 
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What was computed from these axes, to be computed once (see `Channels.derived`)."""
+
     nodes: list[onnx.NodeProto] = field(init=False, repr=False)
     """All nodes, those of bodies included, by the numbers that are given here."""
 
