@@ -122,3 +122,13 @@ def test_samples_are_needed():
         Prune(reduce_channels=0.3, criterion="obs")(model)
     with pytest.raises(DataError, match="no samples"):
         operate(find_channels(model), [])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_inputs_that_do_not_vary_have_no_rounding_for_variance(seed):
+    body = f"{MAKE} y = Conv <kernel_shape = [1, 1]> (h, w2)"
+    model = network(body, seed, w1=(CHANNELS, 3, 1, 1), w2=(5, 12, 1, 1))
+    still = np.random.default_rng(seed).uniform(0.5, 1.5, (1, 3, 1, 1)).astype(np.float32)
+    data = {"x": np.broadcast_to(still, (50, 3, 6, 6)).copy()}
+    found = Prune(reduce_channels=0.3, round_to=1, criterion="obs", data=data)(model)
+    assert sum(map(len, stored_plan(found.model).removed.values())) >= 3

@@ -17,7 +17,7 @@ from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import linear_of
 from onnxprune.scoring.layerwise.linear import Linear
-from onnxprune.scoring.layerwise.moments import Moments
+from onnxprune.scoring.layerwise.moments import Moments, centred
 from onnxprune.scoring.layerwise.obs import ObsLayer, elimination_costs
 from onnxprune.scoring.layerwise.trace import Trace
 from onnxprune.support.progress import task
@@ -151,8 +151,8 @@ def _admitted(
 
 def _centred(moments: Moments) -> Array:
     """Return the Gram matrices about the mean: what is constant goes into the bias."""
-    means = moments.x / moments.count
-    return np.asarray(moments.xx - moments.x[:, :, None] * means[:, None, :])
+    parts = zip(moments.xx, moments.x, strict=True)
+    return np.stack([centred(xx, x, moments.count)[0] for xx, x in parts])
 
 
 def _columns(members: Array, size: int) -> Array | None:

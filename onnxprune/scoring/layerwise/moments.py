@@ -13,6 +13,8 @@ import numpy as np
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array
 
+_ROUNDING = 1e-12
+"""A variance below this part of the mean square is rounding."""
 _SMALL_PRODUCT = 200_000
 """Multiplications below which OpenBLAS uses one thread."""
 
@@ -79,6 +81,23 @@ class Moments:
         square = np.einsum("goi,goi->go", weights @ self.xx, weights)
         predicted = square + 2 * bias * linear + self.count * bias**2
         return np.asarray(np.maximum(self.yy - 2 * cross + predicted, 0))
+
+
+def centred(xx: Array, x: Array, count: int) -> tuple[Array, Array]:
+    """Return a Gram matrix about the mean, and which inputs vary.
+
+    The variance of an input that does not vary is rounding, as often negative as positive; it counts as zero.
+
+    Args:
+        xx: Sums of products of inputs, ``[inputs, inputs]``.
+        x: Sums of inputs, ``[inputs]``.
+        count: How many rows were summed up.
+    """
+    gram = xx - np.outer(x, x / count)
+    varies = np.diag(gram) > _ROUNDING * np.diag(xx)
+    gram[~varies] = 0
+    gram[:, ~varies] = 0
+    return np.asarray(gram), varies
 
 
 def _add_products(sums: Array, a: Array, b: Array) -> None:

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 
 from onnxprune.runtime import Array
-from onnxprune.scoring.layerwise.moments import Moments
+from onnxprune.scoring.layerwise.moments import Moments, centred
 
 STRENGTHS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges that are tried, in units of the mean of the Gram matrix's diagonal."""
@@ -45,8 +45,9 @@ def ridge(moments: Moments, weights: Array, bias: Array, strength: float, shift:
     solved = weights.copy()
     for group, start in enumerate(weights):
         if shift:
-            gram = xx[group] - np.outer(moments.x[group], mean_x[group])
+            gram, varies = centred(xx[group], moments.x[group], moments.count)
             wanted = xy[group] - np.outer(moments.x[group], mean_y[group])
+            wanted[~varies] = 0
         else:
             gram = xx[group].copy()
             wanted = xy[group] - np.outer(moments.x[group], bias[group])
