@@ -3,8 +3,8 @@
     python tests/growth.py [--sizes 500,1000,2000,4000,8000] [--only GLOB]
 
 Work in proportion to the number of nodes takes the same time for each of them at every depth. The exit status
-is 1 where the largest network takes more than 1.5 times as long for a node as the smallest one of at least 1,000
-nodes. Processor time is what counts, so other programs do not.
+is 1 where the largest network takes more than 1.5 times as long for a node as the smallest one of at least
+1,000 nodes. Processor time is what counts, so other programs do not.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 
+import growth
 import pytest
 from deep_networks import DEEP
 from helpers import params
@@ -22,6 +23,12 @@ LARGEST_RATIO = 2 * TIMES
 """Linear work takes ``TIMES`` as long, quadratic work the square of that: 64."""
 FAST = 0.1
 """Seconds of processor time below which a stage takes no time that matters."""
+
+
+@pytest.fixture(autouse=True)
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time the work alone: verification looks at the whole network at every use of what is remembered."""
+    monkeypatch.setattr(Model, "verified", False)
 
 
 def half(channels: Channels) -> dict[str, list[int]]:
@@ -78,3 +85,24 @@ def test_no_network_is_too_deep(name: str) -> None:
     channels = find_channels(model)
     smaller = shrunk(channels, half(channels))
     assert params(smaller) < 0.6 * params(model)
+
+
+NODES, MORE = 250, 4
+"""`python tests/growth.py` does the same up to 8,000 nodes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", growth.NETWORKS)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(s, marks=[pytest.mark.training] if s in growth.TRAINING else []) for s in growth.STAGES],
+)
+def test_a_pass_takes_no_longer_for_a_node_of_a_deeper_network(stage: str, network: str) -> None:
+    """Quadratic work would take four times as long for each."""
+    large = growth.per_node(network, stage, NODES * MORE)
+    small = growth.per_node(network, stage, NODES, rounds=2)
+    if (
+        large > growth.LARGEST_RATIO * small and large * NODES * MORE > FAST * 1e3
+    ):  # something else was at work?
+        large = min(large, growth.per_node(network, stage, NODES * MORE, rounds=2))
+    assert large <= growth.LARGEST_RATIO * small or large * NODES * MORE <= FAST * 1e3
