@@ -219,12 +219,12 @@ class Proof:
         if values[0] is not None and values[1] is not None and self.equal(*names):
             self.note(*names, same(values[0].ndim))
             return
-        need(not self.masked, "it is not the same as in the original")
-        known = dense.domain in STANDARD and dense.op_type in RULES
-        need(known, "there is no rule for this operator, and it reads what is cut")
         for name in dense.input:
             if name in self.failed and name not in self.dense.values:
                 raise self.failed[name]
+        need(not self.masked, "it is not the same as in the original")
+        known = dense.domain in STANDARD and dense.op_type in RULES
+        need(known, "there is no rule for this operator, and it reads what is cut")
         self.keep(sparse, dense, RULES[dense.op_type](Pair(self, sparse, dense)))
 
     def _all_equal(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> bool:
