@@ -165,5 +165,9 @@ class UnverifiedError(OnnxpruneError):
     """A finished result could not be run on any input; it is kept in a file beside its place."""
 
 
+class PluginError(OnnxpruneError):
+    """An operator, criterion, budget or pass of another package that is not what it has to be."""
+
+
 class OutputError(OnnxpruneError):
     """A result cannot be written."""

@@ -28,8 +28,9 @@ from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, 
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import NEED_DATA, check_criterion
 from onnxprune.search import DEFAULT_ROUND_TO, STRATEGIES, Limits
+from onnxprune.search.costs import KINDS, find_cost
 from onnxprune.search.files import PlanFile
-from onnxprune.search.problem import KINDS, PruningProblem, PruningSolution, Request
+from onnxprune.search.problem import PruningProblem, PruningSolution, Request
 from onnxprune.search.ties import equal_counts, tied_groups
 from onnxprune.train.tuning.origin import noted
 
@@ -50,6 +51,8 @@ class Prune(Pass):
         reduce_size: Fraction of the bytes of the file.
         reduce_latency: Fraction of the time one run takes, measured on this machine.
         reduce_channels: Fraction of the prunable channels.
+        reduce: Fractions of other costs, by the name of an entry point of ``onnxprune.budgets`` or by
+            ``module:callable``: a function from channels to a polynomial.
         max_drop: Remove as many multiply-accumulates as cost no more than this of the metric on the data.
         plan: A plan to apply, instead of making one.
         analysis: Sensitivity of the groups; by default that of an ``Ana`` pass run before.
@@ -90,6 +93,7 @@ class Prune(Pass):
     reduce_size: float | None = None
     reduce_latency: float | None = None
     reduce_channels: float | None = None
+    reduce: Mapping[str, float] = field(default_factory=dict)
     max_drop: float | None = None
     plan: PlanFile | None = None
     analysis: Analysis | None = None
@@ -190,7 +194,7 @@ class Prune(Pass):
     def reductions(self) -> dict[str, float]:
         """Return what is to be reduced, and by how much."""
         asked = {kind: getattr(self, f"reduce_{kind}") for kind in KINDS}
-        return {kind: value for kind, value in asked.items() if value is not None}
+        return {kind: value for kind, value in asked.items() if value is not None} | dict(self.reduce)
 
     @property
     def _methods(self) -> Sequence[str]:
@@ -235,6 +239,10 @@ class Prune(Pass):
 
     def _check_amounts(self) -> None:
         amounts = self.reductions()
+        for kind in self.reduce:
+            if kind in KINDS:
+                raise UsageError(f"a budget of {kind} has an option of its own", f"use --reduce-{kind}")
+            find_cost(kind)
         for kind, reduction in amounts.items():
             if not 0 < reduction < 1:
                 raise UsageError(

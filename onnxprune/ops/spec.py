@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from onnxprune.errors import PluginError
 from onnxprune.ops.views import LinearRule, LinearView, Operands
+from onnxprune.support.plugins import plugins
 
 if TYPE_CHECKING:
     import onnx
@@ -167,3 +169,24 @@ def load() -> None:
     _loaded = True
     for family in FAMILIES:
         importlib.import_module(family)
+    for name, said in plugins(ENTRY_POINTS).items():
+        for spec in said if isinstance(said, list | tuple) else (said,):
+            _add_foreign(name, spec)
+
+
+def _add_foreign(plugin: str, spec: object) -> None:
+    """Add an operator from outside the package.
+
+    Raises:
+        PluginError: It is no spec, or the operator is known already.
+    """
+    if not isinstance(spec, OpSpec):
+        raise PluginError(
+            f"'{plugin}' of {ENTRY_POINTS} holds no OpSpec", "let it name an OpSpec, or a list of them"
+        )
+    if (spec.domain, spec.name) in SPECS:
+        raise PluginError(
+            f"'{plugin}' of {ENTRY_POINTS} describes {spec.domain or _STANDARD}.{spec.name}, which is known",
+            "give the operator a domain of its own",
+        )
+    SPECS[spec.domain, spec.name] = spec

@@ -17,6 +17,7 @@ from onnxprune.errors import DeviceError, EndlessError, LimitError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.deadline import Watch
 from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, untold
+from onnxprune.runtime.functions import add_functions
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 from onnxprune.support.progress import tell
@@ -175,6 +176,7 @@ class Session:
         """Serialise the graph and lend its large weights to the session: they must outlive it."""
         small, weights = slim_copy(model, fed)
         take_apart(small)
+        add_functions(small, has_operator)
         lent = [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()]
         if lent:
             options.add_external_initializers(list(weights), lent)

@@ -18,8 +18,9 @@ from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.evaluate.sensitivity.ledger import digest_of
 from onnxprune.ir import Model, skeleton
-from onnxprune.scoring.criteria import NEED_DATA, Evidence, gather, score
+from onnxprune.scoring.criteria import Evidence, gather, looks_at_data, score
 from onnxprune.search.budgets import Balance, Budget
+from onnxprune.search.costs import KINDS, cost_by_name
 from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.files import PlanFile, removed_channels
 from onnxprune.search.frontier import largest_reduction
@@ -27,8 +28,6 @@ from onnxprune.search.latency import CLOSE, CORRECTIONS, Stopwatch
 from onnxprune.search.limits import Limits
 from onnxprune.search.planner import Planner
 
-KINDS = ("macs", "params", "size", "latency", "channels")
-"""What there are budgets of."""
 Removed = dict[str, list[int]]
 
 
@@ -177,7 +176,7 @@ class PruningProblem:
     @cached_property
     def _evidence(self) -> Evidence | None:
         request, judge = self.request, self._judge
-        if request.criterion not in NEED_DATA:
+        if not looks_at_data(request.criterion):
             return None
         if judge is None:
             raise UsageError(f"the criterion '{request.criterion}' looks at samples", "give them with --data")
@@ -196,7 +195,13 @@ class PruningProblem:
     def _costs(self) -> dict[str, Polynomial]:
         cost = cost_of(self.channels)
         size = bytes_of(self.channels, file_bytes(self.model))
-        return {"macs": cost.macs, "params": cost.params, "channels": cost.channels, "size": size}
+        known = {"macs": cost.macs, "params": cost.params, "channels": cost.channels, "size": size}
+        return known | {kind: cost_by_name(kind, self.channels) for kind in self._foreign}
+
+    @property
+    def _foreign(self) -> list[str]:
+        """The budgets of costs from outside the package."""
+        return [kind for kind in self.request.reductions if kind not in KINDS]
 
     @cached_property
     def _baseline(self) -> dict[str, float]:
@@ -291,6 +296,11 @@ class PruningProblem:
         counts = {factor: len(kept) for factor, kept in channels.kept(removed).items()}
         size = self._costs["size"].value(counts)
         said |= {"size_bytes_baseline": round(self._baseline["size"]), "dense_size_bytes": round(size)}
+        if self._foreign:
+            said["budgets"] = {
+                kind: {"baseline": self._baseline[kind], "predicted": self._costs[kind].value(counts)}
+                for kind in self._foreign
+            }
         names = [g.name for g in channels.groups if removed.get(g.name)]
         return PruningSolution(
             removed={n: tuple(removed[n]) for n in names},

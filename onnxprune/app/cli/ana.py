@@ -117,6 +117,7 @@ def _most_fragile(facts: Facts) -> str:
 @click.option("--ratios", type=numbers, default=_RATIOS, show_default=True, help="Fractions to remove.")
 @click.option(
     "--criterion",
+    type=Reads(),
     metavar="NAME",
     default="l2",
     show_default=True,

@@ -36,13 +36,22 @@ class Program(click.Group):
     """A group of commands, listed in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands."""
-        return list(self.commands)
+        """Return the names of the commands, those of passes from other packages last."""
+        from onnxprune.app.cli.plugin_passes import pass_names
+
+        return list(dict.fromkeys((*self.commands, *pass_names())))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; where the program has none of that name, that of a pass of another package."""
+        from onnxprune.app.cli.plugin_passes import pass_command
+
+        return super().get_command(ctx, cmd_name) or pass_command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with all of their first sentence, over several lines if need be."""
         with formatter.section("Commands"):
-            formatter.write_dl([(n, c.get_short_help_str(_SENTENCE)) for n, c in self.commands.items()])
+            found = {n: self.get_command(ctx, n) for n in self.list_commands(ctx)}
+            formatter.write_dl([(n, c.get_short_help_str(_SENTENCE)) for n, c in found.items() if c])
 
 
 def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoReturn:

@@ -82,6 +82,15 @@ def _limit(text: str) -> tuple[str, int]:
     return name, int(count)
 
 
+def _reduction(text: str) -> tuple[str, float]:
+    """Read a fraction of a cost: ``activation-memory=0.3``."""
+    name, _, fraction = text.rpartition("=")
+    try:
+        return name, float(fraction)
+    except ValueError as error:
+        raise click.BadParameter(f"'{text}' is not of the form COST=R, such as flash=0.3") from error
+
+
 def _limit_option(which: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
         f"--keep-at-{which}",
@@ -106,6 +115,13 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 @_reduction_option("latency", "time one run takes, measured on this machine")
 @_reduction_option("channels", "channels")
 @click.option(
+    "--reduce",
+    multiple=True,
+    type=_reduction,
+    metavar="COST=R",
+    help="Remove this fraction of another cost: that of a plugin, or module:callable (repeatable).",
+)
+@click.option(
     "--max-drop", type=float, metavar="D", help="Remove as much as costs no more than this of the metric."
 )
 @click.option("--analysis", type=Reads(), help="What `ana` found.")
@@ -116,9 +132,11 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 )
 @click.option(
     "--criterion",
+    type=Reads(),
     metavar="NAME",
-    help="l1, l2, geometric-median, bn, lamp, random; activation, obs, taylor or fisher with --data. By"
-    " default that of the analysis; without one obs with --data, else l2.",
+    help="l1, l2, geometric-median, bn, lamp, random; activation, obs, taylor or fisher with --data; that"
+    " of a plugin, or module:callable. By default that of the analysis; without one obs with --data, else"
+    " l2.",
 )
 @data_option("Samples without labels to rank channels, repair and measure by")
 @click.option(
@@ -281,7 +299,7 @@ def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
     found = _read(path, lambda text, _: read_form(text, known), hint) or {}
     if unknown := [key for key in found if f"{key}?" not in known]:
         raise PlanError(f"{path} holds '{unknown[0]}', which is no limit", hint)
-    merged = dict(options)
+    merged = dict(options) | {"reduce": dict(options["reduce"])}
     for name in ("keep_at_least", "keep_at_most"):
         merged[name] = {str(k): int(v) for k, v in found.get(name, {}).items()} | dict(options[name])
     for name in ("exclude", "only"):

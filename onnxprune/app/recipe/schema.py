@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from onnxprune.errors import UsageError
-from onnxprune.scoring.criteria import CRITERIA, NEED_DATA
+from onnxprune.errors import OnnxpruneError, UsageError
+from onnxprune.scoring.criteria import check_criterion, looks_at_data
 from onnxprune.train.settings import parse_loss
 
 try:
@@ -176,14 +176,16 @@ class PruneSettings(Section):
     @field_validator("criterion")
     @classmethod
     def _known(cls, criterion: str) -> str:
-        if criterion not in CRITERIA:
-            raise ValueError(f"it should be one of {', '.join(CRITERIA)}")
+        try:
+            check_criterion(criterion)
+        except OnnxpruneError as error:
+            raise ValueError(f"{error}; {error.hint}") from error
         return criterion
 
     @property
     def looks_at_data(self) -> bool:
         """Return whether it takes samples to choose channels."""
-        return self.criterion in NEED_DATA or self.strategy == "search"
+        return looks_at_data(self.criterion) or self.strategy == "search"
 
 
 class RecoverSettings(Section):

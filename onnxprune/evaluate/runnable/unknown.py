@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxprune.ir import captured, every_graph
+from onnxprune.ops.spec import find_spec
 from onnxprune.runtime import has_operator
 
 Operator = tuple[str, str]
@@ -36,7 +37,7 @@ def unknown_operators(proto: onnx.ModelProto) -> set[Operator]:
     """Return the operators of a model, bodies included, that this runtime has no implementation of."""
     used = {(n.domain, n.op_type) for graph in every_graph(proto.graph) for n in graph.node}
     functions = {(f.domain, f.name) for f in proto.functions}
-    return {o for o in used - functions if not has_operator(*o)}
+    return {o for o in used - functions if not has_operator(*o) and find_spec(*o).function is None}
 
 
 def cut_before(proto: onnx.ModelProto, operators: Collection[Operator], stand_in: bool = False) -> Cut:

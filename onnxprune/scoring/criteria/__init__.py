@@ -6,20 +6,29 @@ from onnxprune.scoring.criteria.criteria import (
     CRITERIA,
     NEED_DATA,
     NEED_GRADIENTS,
+    Criterion,
     check_criterion,
     comparable,
+    looks_at_data,
     score,
 )
 from onnxprune.scoring.criteria.gather import gather
+from onnxprune.scoring.criteria.readers import reading_places
+from onnxprune.scoring.criteria.shares import matrices, share
 
 __all__ = [
     "CRITERIA",
     "NEED_DATA",
     "NEED_GRADIENTS",
+    "Criterion",
     "Evidence",
     "check_criterion",
     "comparable",
     "gather",
+    "looks_at_data",
+    "matrices",
     "observe",
+    "reading_places",
     "score",
+    "share",
 ]

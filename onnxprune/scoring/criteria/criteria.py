@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels, Group
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError, PluginError, UsageError
 from onnxprune.scoring.criteria import activations, eliminations, gradients, weights
 from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
+from onnxprune.support.callables import is_reference, load_callable, user_code
+from onnxprune.support.plugins import plugin, plugin_names
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Criterion:
     """A saliency criterion.
 
     Attributes:
-        shares: From a group to what each of its tensors says of the channels.
+        shares: From a group to what each of its tensors says of the channels: arrays of non-negative numbers,
+            ``[channels]``.
         power: What the shares, put together, are raised to.
         adaptive: Whether the scores are made comparable between groups by ``lamp``.
         absolute: Whether they are of one unit in all groups: a change of the loss.
@@ -33,7 +36,12 @@ class Criterion:
     absolute: bool = False
     needs: str = ""
 
+    def __call__(self, channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+        """Return what each tensor of a group says of its channels."""
+        return self.shares(channels, group, evidence, seed)
 
+
+ENTRY_POINTS = "onnxprune.criteria"
 CRITERIA: dict[str, Criterion] = {
     "l1": Criterion(weights.l1),
     "l2": Criterion(weights.l2, power=0.5),
@@ -53,14 +61,29 @@ NEED_GRADIENTS = tuple(name for name, c in CRITERIA.items() if c.needs == "gradi
 
 
 def check_criterion(name: str) -> Criterion:
-    """Return a criterion by its name.
+    """Return a criterion by its name: one of ``CRITERIA``, that of an entry point, or ``module:callable``.
+
+    A callable is a `Criterion`, or a function such as its ``shares``.
 
     Raises:
         UsageError: There is none of that name.
+        DataError: The module or the callable is not there.
+        PluginError: The entry point cannot be imported, or is no criterion.
     """
-    if name not in CRITERIA:
-        raise UsageError(f"unknown criterion '{name}'", f"choose from: {', '.join(CRITERIA)}")
-    return CRITERIA[name]
+    if name in CRITERIA:
+        return CRITERIA[name]
+    found = load_callable(name) if is_reference(name) else plugin(ENTRY_POINTS, name)
+    if found is None:
+        known = ", ".join((*CRITERIA, *plugin_names(ENTRY_POINTS)))
+        raise UsageError(f"unknown criterion '{name}'", f"choose from: {known}; or module:callable")
+    if not callable(found):
+        raise PluginError(f"the criterion '{name}' is neither a Criterion nor a function", "name one of both")
+    return found if isinstance(found, Criterion) else Criterion(found)
+
+
+def looks_at_data(name: str) -> bool:
+    """Return whether a criterion looks at samples; see `check_criterion` for its errors."""
+    return bool(check_criterion(name).needs)
 
 
 def score(
@@ -154,6 +177,23 @@ def _readers(channels: Channels, tensor: str) -> Iterator[tuple[str, int]]:
             yield node.op_type, use.operand
 
 
+def _user_shares(
+    name: str, criterion: Criterion, channels: Channels, group: Group, evidence: Evidence, seed: int
+) -> list[Scores]:
+    """Return the shares of a criterion; those of a criterion from outside are checked."""
+    if name in CRITERIA:
+        return criterion(channels, group, evidence, seed)
+    with user_code(f"the criterion {name}"):
+        shares = [np.asarray(s, np.float64) for s in criterion(channels, group, evidence, seed)]
+    if not shares or any(s.shape != (group.size,) or (s < 0).any() for s in shares):
+        raise PluginError(
+            f"the criterion '{name}' returned {[s.shape for s in shares]} for the {group.size} channels of"
+            f" group '{group.name}'",
+            f"return a list of arrays of shape ({group.size},), none of them negative",
+        )
+    return shares
+
+
 def _shares(
     channels: Channels, group: Group, criterion: str, seed: int, evidence: Evidence | None
 ) -> list[Scores]:
@@ -161,7 +201,7 @@ def _shares(
     if chosen.needs and evidence is None:
         raise UsageError(f"the criterion '{criterion}' looks at samples", "give them with --data")
     with np.errstate(over="ignore", invalid="ignore"):  # found below, and said better
-        shares = chosen.shares(channels, group, evidence or Evidence(), seed)
+        shares = _user_shares(criterion, chosen, channels, group, evidence or Evidence(), seed)
     if not all(np.isfinite(s).all() for s in shares):
         raise ModelError(
             f"the channels of group '{group.name}' cannot be ranked: some of its weights are infinite",

@@ -6,7 +6,7 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.data import Dataset
 from onnxprune.scoring.criteria.activations import observe
 from onnxprune.scoring.criteria.calibration import Evidence
-from onnxprune.scoring.criteria.criteria import CRITERIA
+from onnxprune.scoring.criteria.criteria import check_criterion
 from onnxprune.scoring.criteria.eliminations import operate
 from onnxprune.scoring.criteria.gradients import slopes_of
 from onnxprune.train.gradients import GradientLoss, gradients_of
@@ -48,7 +48,7 @@ def gather(
         DataError: The samples do not fit.
         TrainingError: The network has no gradient, or there is no training runtime.
     """
-    needs = CRITERIA[criterion].needs
+    needs = check_criterion(criterion).needs
     if needs == "data":
         return observe(channels, (b.inputs for b in dataset.batches(batch_size)), threads)
     if needs == "products":

@@ -1,0 +1,55 @@
+"""Costs that budgets can be made of, beyond those the program knows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.groups.cost import Polynomial
+from onnxprune.errors import PluginError, UsageError
+from onnxprune.support.callables import is_reference, load_callable, user_code
+from onnxprune.support.plugins import plugin, plugin_names
+
+ENTRY_POINTS = "onnxprune.budgets"
+KINDS = ("macs", "params", "size", "latency", "channels")
+"""The costs the program knows itself."""
+CostFunction: TypeAlias = Callable[[Channels], Polynomial]
+"""From a network to a cost: a polynomial in the channels that remain."""
+
+
+def find_cost(name: str) -> CostFunction:
+    """Return a cost by its name: that of an entry point, or ``module:callable``.
+
+    Raises:
+        UsageError: There is none of that name.
+        DataError: The module or the callable is not there.
+        PluginError: The entry point cannot be imported, or is no function.
+    """
+    if is_reference(name):
+        return load_callable(name)
+    found = plugin(ENTRY_POINTS, name)
+    if found is None:
+        known = ", ".join((*KINDS, *plugin_names(ENTRY_POINTS)))
+        raise UsageError(f"there is no budget of '{name}'", f"choose from: {known}; or module:callable")
+    if not callable(found):
+        raise PluginError(f"the budget '{name}' is no function", "it takes the channels of a network")
+    return found  # type: ignore[no-any-return]
+
+
+def cost_by_name(name: str, channels: Channels) -> Polynomial:
+    """Return a cost of a network by the name of its function; see `find_cost`.
+
+    Raises:
+        PluginError: The function returns something else than a polynomial that is positive.
+        DataError: It raises an error.
+    """
+    function = find_cost(name)
+    with user_code(f"the budget {name}"):
+        cost: Any = function(channels)
+    if not isinstance(cost, Polynomial) or not cost.value() > 0:
+        raise PluginError(
+            f"the budget '{name}' returned {type(cost).__name__}, which is no positive cost",
+            "return an onnxprune.analysis.groups.cost.Polynomial",
+        )
+    return cost

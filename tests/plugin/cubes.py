@@ -1,0 +1,13 @@
+"""A criterion from outside the package: the cubes of the weights that read a channel."""
+
+import numpy as np
+
+from onnxprune.scoring.criteria import Criterion, reading_places, share
+
+
+def cubes(channels, group, evidence, seed):
+    """Return what each tensor says of the channels: the mean of |w|³ over the elements of each."""
+    return [share(channels, group, p, lambda _, w: np.abs(w) ** 3) for p in reading_places(channels, group)]
+
+
+CUBES = Criterion(cubes, power=1 / 3)
