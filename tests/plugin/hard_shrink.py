@@ -36,3 +36,5 @@ HARD_SHRINK = OpSpec(
     sizes=same_shape,
     function=_function(),
 )
+CONV = OpSpec("Conv")
+"""An operator that is known already."""
