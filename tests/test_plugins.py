@@ -37,7 +37,8 @@ round-weights = round_weights:RoundWeights
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Return a function that writes what an installer leaves of a package, until the test ends."""
-    known, loaded = dict(spec.SPECS), spec._loaded
+    spec.load()
+    known = dict(spec.SPECS)
 
     def install(entry_points: str = ENTRY_POINTS) -> None:
         home = tmp_path / "site" / "example-1.0.dist-info"
@@ -53,7 +54,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     yield install
     spec.SPECS.clear()
     spec.SPECS.update(known)
-    spec._loaded = loaded
+    spec._loaded = True
 
 
 def command(*words: str) -> Any:
