@@ -8,12 +8,12 @@ data as one more spatial axis it is a single node, which nothing has to be unrol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks import winograd
+from onnxprune.train.pullbacks.geometry import Geometry
+from onnxprune.train.pullbacks.registry import Node, forward, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape, elements
 from onnxprune.train.pullbacks.writer import Writer, ints
 from onnxprune.train.wire import Array
@@ -24,91 +24,18 @@ MANY_POSITIONS = 49
 """From which a 1×1 convolution's kernel gradient is a product for each picture, summed; below it is one."""
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Sizes of a convolution.
-
-    Attributes:
-        samples: Pictures.
-        channels: Of the data.
-        made: Of the result.
-        group: Groups of channels.
-        size: Positions of the data on each spatial axis.
-        outputs: Of the result.
-        kernel: Taps.
-        strides: Distance between positions.
-        dilations: Distance between taps.
-        begin: Padding in front.
-        end: Padding behind.
-    """
-
-    samples: int
-    channels: int
-    made: int
-    group: int
-    size: tuple[int, ...]
-    outputs: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begin: tuple[int, ...]
-    end: tuple[int, ...]
-
-    @classmethod
-    def of(cls, node: Node, data: Sequence[int], weight: Sequence[int], result: Sequence[int]) -> Geometry:
-        """Read a Conv with explicit pads."""
-        axes, given = len(weight) - 2, node.attributes
-        pads = tuple(given.get("pads") or [0] * (2 * axes))
-        return cls(
-            data[0],
-            data[1],
-            weight[0],
-            given.get("group", 1),
-            tuple(data[2:]),
-            tuple(result[2:]),
-            tuple(weight[2:]),
-            tuple(given.get("strides") or [1] * axes),
-            tuple(given.get("dilations") or [1] * axes),
-            pads[:axes],
-            pads[axes:],
-        )
-
-    @property
-    def axes(self) -> int:
-        """Number of spatial axes."""
-        return len(self.kernel)
-
-    @property
-    def each(self) -> int:
-        """Channels of the data in a group."""
-        return self.channels // self.group
-
-    @property
-    def padded(self) -> bool:
-        """Return whether there is padding."""
-        return any(self.begin) or any(self.end)
-
-    @property
-    def pointwise(self) -> bool:
-        """Return whether every result looks at a single position."""
-        return all(taps == 1 for taps in self.kernel) and not self.padded
-
-    @property
-    def unread(self) -> tuple[int, ...]:
-        """Positions behind the last window, which no result looks at."""
-        return tuple(
-            size + begin + end - (taps - 1) * dilation - 1 - (outputs - 1) * stride
-            for size, begin, end, taps, dilation, outputs, stride in zip(
-                self.size,
-                self.begin,
-                self.end,
-                self.kernel,
-                self.dilations,
-                self.outputs,
-                self.strides,
-                strict=True,
-            )
-        )
+@forward("Conv")
+def in_its_form(node: Node, tape: Tape) -> None:
+    """Use Winograd's form where it pays; a bias is added behind it."""
+    write, (x, w), y = tape.writer, node.inputs[:2], node.outputs[0]
+    g = Geometry.of(node, tape.dims(x), tape.dims(w), tape.dims(y))
+    if not winograd.pays(g):
+        tape.keep(node)
+        return
+    form = node.saved["winograd"] = winograd.Winograd(write, g, w)
+    bias = write.reshape(node.inputs[2], [g.made, 1, 1]) if node.input(2) else None
+    result = form.result(x)
+    write("Identity" if bias is None else "Add", result, bias, into=y)
 
 
 @pullback("Conv")
@@ -123,6 +50,9 @@ def convolution(node: Node, tape: Tape) -> None:
     if tape.wants(node.input(2)):
         total = tape.writer.total(arrived.value, [0, *range(2, g.axes + 2)])
         tape.give(node.inputs[2], tape.writer.mul(total, arrived.factor) if arrived.factor else total)
+    if "winograd" in node.saved:
+        node.saved["winograd"].give(tape, x, w, arrived)
+        return
     if tape.wants(w):
         tape.give(w, _scaled(tape.writer, kernel_gradient(tape.writer, g, x, arrived.value), arrived, g))
     if tape.wants(x):
