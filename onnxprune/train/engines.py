@@ -16,9 +16,13 @@ from typing import Literal
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import TrainingError
-from onnxprune.train.pullbacks import PULLBACKS
-from onnxprune.train.rewrites import REWRITES, Rewrite
+from onnxprune.train.emit import Emitter, has_known_sizes, sizes_of
+from onnxprune.train.pullbacks import PULLBACKS, winograd
+from onnxprune.train.pullbacks.geometry import Geometry
+from onnxprune.train.rewrites import REWRITES, Rewrite, convolution
+from onnxprune.train.rewrites.convolution import with_explicit_pads
 from onnxprune.train.rewrites.registry import qualified
+from onnxprune.train.rewrites.windows import windows_of
 from onnxprune.train.settings import EngineName
 from onnxprune.train.sidecar import training_runtime
 from onnxprune.train.support import REASONS, refusal_of
@@ -48,9 +52,22 @@ def _without_pullback(node: gs.Node) -> str:
     return "" if operator in PULLBACKS else REASONS.get(operator, "there is no pullback for it")
 
 
+def _convolution(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
+    """Leave a convolution whose pullback has a faster form than products of whole matrices."""
+    with_explicit_pads(node)
+    x, weight = node.inputs[:2]
+    if has_known_sizes(x, 1) and has_known_sizes(weight):
+        outputs = [window.outputs for window in windows_of(node, sizes_of(weight, 2))]
+        data, result = [1, *sizes_of(x, 1)], [1, weight.shape[0], *outputs]
+        if winograd.pays(Geometry.of(node.attrs, data, weight.shape, result)):
+            return None
+    return convolution.conv(node, emit)
+
+
 STOCK = Engine(
     "stock",
-    {name: rewrite for name, rewrite in REWRITES.items() if name in _FORMS or name not in PULLBACKS},
+    {name: rewrite for name, rewrite in REWRITES.items() if name in _FORMS or name not in PULLBACKS}
+    | {"Conv": _convolution},
     _without_pullback,
 )
 ORT_TRAINING = Engine("ort-training", REWRITES, refusal_of)

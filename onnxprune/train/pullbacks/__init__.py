@@ -19,6 +19,7 @@ from onnxprune.train.pullbacks import (
     products,
     recurrent,
     reduction,
+    winograd,
 )
 from onnxprune.train.pullbacks.registry import FORWARDS, PULLBACKS, Node
 from onnxprune.train.pullbacks.tape import Gradient, Tape
@@ -42,4 +43,5 @@ __all__ = [
     "products",
     "recurrent",
     "reduction",
+    "winograd",
 ]

@@ -28,7 +28,7 @@ MANY_POSITIONS = 49
 def in_its_form(node: Node, tape: Tape) -> None:
     """Use Winograd's form where it pays; a bias is added behind it."""
     write, (x, w), y = tape.writer, node.inputs[:2], node.outputs[0]
-    g = Geometry.of(node, tape.dims(x), tape.dims(w), tape.dims(y))
+    g = Geometry.of(node.attributes, tape.dims(x), tape.dims(w), tape.dims(y))
     if not winograd.pays(g):
         tape.keep(node)
         return
@@ -42,7 +42,7 @@ def in_its_form(node: Node, tape: Tape) -> None:
 def convolution(node: Node, tape: Tape) -> None:
     """A convolution for the kernel, a transposed one for the data, a sum for the bias."""
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
-    g = Geometry.of(node, tape.dims(x), tape.dims(w), tape.dims(y))
+    g = Geometry.of(node.attributes, tape.dims(x), tape.dims(w), tape.dims(y))
     arrived = tape.carried(y)
     worth_carrying = 2 * elements(tape.dims(w)) < elements(tape.dims(y))
     if arrived.factor and (arrived.axis != 1 or not worth_carrying):

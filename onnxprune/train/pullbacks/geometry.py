@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from onnxprune.train.pullbacks.registry import Node
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,11 @@ class Geometry:
     end: tuple[int, ...]
 
     @classmethod
-    def of(cls, node: Node, data: Sequence[int], weight: Sequence[int], result: Sequence[int]) -> Geometry:
-        """Read a Conv with explicit pads."""
-        axes, given = len(weight) - 2, node.attributes
+    def of(
+        cls, given: Mapping[str, Any], data: Sequence[int], weight: Sequence[int], result: Sequence[int]
+    ) -> Geometry:
+        """Read the attributes of a Conv with explicit pads, and the shapes of its operands and result."""
+        axes = len(weight) - 2
         pads = tuple(given.get("pads") or [0] * (2 * axes))
         return cls(
             data[0],

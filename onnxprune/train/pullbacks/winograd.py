@@ -21,6 +21,8 @@ from onnxprune.train.wire import Array
 
 LEAST_CHANNELS = 32
 """Of data and result. With fewer the transformations cost more than they save."""
+LEAST_GAIN = 1.5
+"""Multiplications of the convolution for each one of this form: tiles may reach beyond small maps."""
 SMALL = 49
 """Positions up to which both axes are transformed by one product."""
 _TILE = 4
@@ -49,15 +51,12 @@ _RESULT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0]
 
 
 def pays(g: Geometry) -> bool:
-    """Whether a convolution is of 3×3 at every position, over enough channels."""
-    ones = {1}
-    return (
-        g.kernel == (3, 3)
-        and g.group == 1
-        and set(g.strides) == ones
-        and set(g.dilations) == ones
-        and min(g.channels, g.made) >= LEAST_CHANNELS
-    )
+    """Whether a convolution is of 3×3 at every position, over enough channels and positions."""
+    if g.kernel != (3, 3) or g.group != 1 or {*g.strides, *g.dilations} != {1}:
+        return False
+    tiles = math.prod(-(-outputs // _TILE) for outputs in g.outputs)
+    saves = 36 * tiles * LEAST_GAIN <= 9 * math.prod(g.outputs)
+    return saves and min(g.channels, g.made) >= LEAST_CHANNELS
 
 
 def _into(size: int, outputs: int, begin: int) -> Array:

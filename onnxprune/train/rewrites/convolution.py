@@ -16,15 +16,20 @@ from onnxprune.train.rewrites.windows import windows_of
 @rewrites("Conv")
 def conv(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
     """Turn `auto_pad` into explicit pads, and convolutions over small maps into matrix products."""
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        windows = windows_of(node, sizes_of(node.inputs[1], 2))
-        node.attrs["pads"] = [window.begin for window in windows] + [window.end for window in windows]
-        del node.attrs["auto_pad"]
+    with_explicit_pads(node)
     if not (has_known_sizes(node.inputs[0], 1) and has_known_sizes(node.inputs[1])):
         return None
     if depthwise.pays(node):
         return depthwise.as_products(node, emit)
     return dense.as_product(node, emit) if dense.pays(node) else None
+
+
+def with_explicit_pads(node: gs.Node) -> None:
+    """Replace `auto_pad` by what it comes to."""
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        windows = windows_of(node, sizes_of(node.inputs[1], 2))
+        node.attrs["pads"] = [window.begin for window in windows] + [window.end for window in windows]
+        del node.attrs["auto_pad"]
 
 
 @rewrites("ConvTranspose")
