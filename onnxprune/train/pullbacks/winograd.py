@@ -51,7 +51,7 @@ _RESULT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0]
 
 
 def pays(g: Geometry) -> bool:
-    """Whether a convolution is of 3×3 at every position, over enough channels and positions."""
+    """Return whether a convolution is of 3×3 at every position, over enough channels and positions."""
     if g.kernel != (3, 3) or g.group != 1 or {*g.strides, *g.dilations} != {1}:
         return False
     tiles = math.prod(-(-outputs // _TILE) for outputs in g.outputs)
