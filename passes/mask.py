@@ -292,7 +292,7 @@ class Prune(Pass):
                 metric=self._metric(analysis),
                 samples=self.samples,
                 batch_size=self.batch_size,
-                evaluations=self.evaluations,
+                evaluations=0 if self._curves_hold(analysis) else self.evaluations,
                 trials=self.trials,
                 threads=self.threads,
                 seed=self.seed,
@@ -322,6 +322,11 @@ class Prune(Pass):
         criterion = self.criterion or str(known)
         check_criterion(criterion)
         return criterion
+
+    def _curves_hold(self, analysis: Analysis | None) -> bool:
+        """Whether plans are made by curves of the repaired network; unrepaired plans are worse judges."""
+        repaired = analysis is not None and bool(analysis.settings.get("repair"))
+        return repaired and bool(self._methods) and self._strategy(analysis) == "sensitivity"
 
     def _metric(self, analysis: Analysis | None) -> MetricSpec:
         return self.metric or (analysis.metric if analysis else "kl")

@@ -54,6 +54,8 @@ class Ana(Pass):
         exclude: Globs of groups, nodes or tensors to leave out.
         only: Globs of those to measure and no others.
         criterion: What ranks the channels within a group, as for `Prune`.
+        repair: Whether the layers that read removed channels are fitted anew before measuring, as `Prune`
+            repairs them afterwards.
         batch_size: Samples a batch, where the model does not fix it.
         samples: Only the first so many samples.
         mode: ``exact``: every ratio on all samples. ``adaptive``: ratios where the curve bends, and samples
@@ -84,7 +86,8 @@ class Ana(Pass):
     ratios: Sequence[float] = DEFAULT_RATIOS
     exclude: Sequence[str] = ()
     only: Sequence[str] = ()
-    criterion: str = "l2"
+    criterion: str = "obs"
+    repair: bool = True
     batch_size: int = 64
     samples: int | None = None
     mode: str = "exact"

@@ -17,12 +17,12 @@ from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import attributes
 from onnxprune.ops.spec import SPECS, OpSpec, find_spec, load, spec_of
 from onnxprune.ops.views import INNER, LinearView, Operands
-from onnxprune.repair.shifts import find_shift
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
 from onnxprune.scoring.criteria.activations import observe
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.layerwise.layers import linear_of
+from onnxprune.scoring.layerwise.shifts import find_shift
 from onnxprune.search.latency import costs_by_kind
 from onnxprune.train.tuning.unfold import foldable
 

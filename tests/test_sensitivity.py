@@ -31,6 +31,9 @@ from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
 from onnxprune.support.progress import reporting
 
+plain_ana = partial(Ana, criterion="l2", repair=False)
+"""Curves of networks as they are."""
+
 # Two outputs: what the first two layers say is out of reach for the layers behind.
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -102,7 +105,7 @@ def order(channels: Channels, name: str, criterion: str = "l2") -> list[int]:
 
 
 def analyse(model: Model, data: Any, **options: Any) -> Analysis:
-    found = Ana(data=data, **{"metric": "top1", "batch_size": 8, **options})(model).analysis
+    found = plain_ana(data=data, **{"metric": "top1", "batch_size": 8, **options})(model).analysis
     assert found is not None
     return found
 
@@ -222,7 +225,7 @@ class TestChoice:
         assert pruned.facts["settings"]["strategy"] == "sensitivity"
 
     def test_facts(self) -> None:
-        result = Ana(data=samples(net()), metric="kl")(net())
+        result = plain_ana(data=samples(net()), metric="kl")(net())
         facts, analysis = result.facts, result.analysis
         assert not result.modified
         assert analysis is not None
@@ -255,7 +258,7 @@ class TestAlreadyPruned:
 
     def test_nothing_more_to_take(self) -> None:
         pruned = Prune(reduce_channels=0.4, round_to=1, strategy="uniform")(net()).model
-        result = Ana(data=samples(net()), ratios=(0.1, 0.2))(pruned)
+        result = plain_ana(data=samples(net()), ratios=(0.1, 0.2))(pruned)
         assert result.facts["evaluations"] == 0
         assert result.analysis is not None
         assert {v for c in result.analysis.curves.values() for v in c.values} == {result.analysis.baseline}
@@ -300,13 +303,13 @@ class TestFile:
     def test_a_killed_run_goes_on_to_the_same_bytes(self, file: Path, groups: int, metric: str) -> None:
         options: dict[str, Any] = {"data": samples(net()), "metric": metric}
         whole = file.with_name("whole.json")
-        Ana(**options, file=whole)(net())
+        plain_ana(**options, file=whole)(net())
         with reporting(Killer(groups)), pytest.raises(KilledError):
-            Ana(**options, file=file)(net())
+            plain_ana(**options, file=file)(net())
         left = Analysis.from_json(file.read_text())
         assert list(left.curves) == GROUPS[:groups]
         assert left.settings["complete"] == (groups == 3)
-        rest = Ana(**options, file=file, resume=True)(net())
+        rest = plain_ana(**options, file=file, resume=True)(net())
         assert file.read_bytes() == whole.read_bytes()
         assert rest.facts["evaluations"] == {1: 18, 2: 9, 3: 0}[groups]
 
@@ -314,9 +317,9 @@ class TestFile:
         options: dict[str, Any] = {"data": samples(net()), "resume": True}
         for _ in range(3):
             with reporting(Killer(1)), pytest.raises(KilledError):
-                Ana(**options, file=file)(net())
-        Ana(**options, file=file)(net())
-        Ana(**options, file=(whole := file.with_name("whole.json")))(net())
+                plain_ana(**options, file=file)(net())
+        plain_ana(**options, file=file)(net())
+        plain_ana(**options, file=(whole := file.with_name("whole.json")))(net())
         assert file.read_bytes() == whole.read_bytes()
 
     def test_it_is_not_replaced_unasked(self, file: Path) -> None:
@@ -421,7 +424,7 @@ class TestRefusals:
         proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array(np.ones((24, 2), np.float32), "v"))
         data = {"x": np.ones((6, 3, 5), np.float32)}
         with pytest.raises(ModelError, match="flat"):
-            Ana(data=data, metric="cosine", input_shapes={"x": (1, 3, 4)})(check(Model(proto)))
+            plain_ana(data=data, metric="cosine", input_shapes={"x": (1, 3, 4)})(check(Model(proto)))
 
     def test_a_metric_that_is_no_number(self, file: Path) -> None:
         data = samples(net())
@@ -471,7 +474,7 @@ class TestWorkers:
         for metric in ("kl", best_class):
             one, two = (file.with_name(f"{n}.json") for n in (1, 2))
             for workers, path in ((1, one), (2, two)):
-                Ana(data=samples(net()), metric=metric, workers=workers, file=path, force=True)(net())
+                plain_ana(data=samples(net()), metric=metric, workers=workers, file=path, force=True)(net())
             assert one.read_bytes() == two.read_bytes()
 
     def test_errors_arrive_as_they_are(self) -> None:

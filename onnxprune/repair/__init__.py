@@ -1,7 +1,6 @@
 """Recovery without training: what pruning lost, brought back from a few samples without labels.
 
 pair        a sparse model and the original it was pruned from, side by side
-shifts      where the mean of a result can be moved: biases, means, additions
 stage       one node in both models, and what arrives there and leaves it
 methods     what is done at a node: least squares, bias, scale, BatchNormalization
 sweep       all nodes in order of execution

@@ -14,12 +14,12 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
-from onnxprune.repair.shifts import Shift
 from onnxprune.repair.stage import NotRepairableError, Stage
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import is_layer
 from onnxprune.scoring.layerwise.moments import ChannelMoments
+from onnxprune.scoring.layerwise.shifts import Shift
 from onnxprune.scoring.layerwise.solve import fit
 
 

@@ -12,11 +12,11 @@ import onnx
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
 from onnxprune.repair.pair import Pair
-from onnxprune.repair.shifts import Shift, find_shift
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.layers import linear_of
 from onnxprune.scoring.layerwise.linear import Linear
 from onnxprune.scoring.layerwise.moments import ChannelMoments, check_finite
+from onnxprune.scoring.layerwise.shifts import Shift, find_shift
 from onnxprune.scoring.layerwise.trace import Trace
 
 ROUNDING = 1e-12

@@ -18,8 +18,8 @@ from onnxprune.search.limits import Limits, kept_counts
 
 _RESERVE = 0.04
 """What every step costs beside the loss that was measured, in typical losses."""
-_TOGETHER = 0.8
-"""The power to which losses are raised before they are added up."""
+_TOGETHER = {False: 0.8, True: 1.0}
+"""The power to which losses are raised before they are added up: as measured, and of repaired networks."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def sensitively(
 
     Losses of several groups do not just add up. Where their errors are independent, variances add, and with
     them what is quadratic in the error, as the divergence is; where they point the same way, amplitudes do,
-    which are square roots of that. Measured on trained networks it is in between. And what a group can do
+    which are square roots of that. Measured on trained networks it is in between, and where the layers that
+    read the channels are fitted anew the first holds. And what a group can do
     without as long as all others are whole it may need when they are not: so every step costs a little by
     itself, the more the less remains.
 
@@ -115,8 +116,9 @@ def sensitively(
     """
     ratios = np.asarray([offer.gone, *offer.steps]) / offer.group.size
     losses = loss_at(curve, analysis, ratios)
-    unit = (typical_loss(analysis) if typical is None else typical) ** _TOGETHER
-    losses = losses**_TOGETHER - _RESERVE * unit * np.log1p(-ratios)
+    power = _TOGETHER[bool(analysis.settings.get("repair"))]
+    unit = (typical_loss(analysis) if typical is None else typical) ** power
+    losses = losses**power - _RESERVE * unit * np.log1p(-ratios)
     rising = losses[1:] - losses[0]
     return replace(offer, losses=tuple(rising.tolist()), prices=tuple(losses[1:].tolist()))
 

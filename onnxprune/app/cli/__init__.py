@@ -31,6 +31,7 @@ from onnxprune.app.cli.recover import recover
 from onnxprune.app.cli.report import report
 from onnxprune.app.cli.run import run
 from onnxprune.app.cli.setup_training import setup_training
+from onnxprune.app.cli.shrink import shrink
 from onnxprune.app.cli.transform import transform
 from onnxprune.app.cli.verify import verify
 
@@ -46,14 +47,15 @@ from onnxprune.app.cli.verify import verify
 def program(context: click.Context) -> None:
     """Make trained ONNX models smaller and faster by removing whole channels.
 
-    The usual order: ana, prune, finetune (the last two again with a higher reduction), transform.
+    All in one: shrink. Step by step: ana, prune, finetune (the last two again with a higher
+    reduction), transform.
     """
     if context.invoked_subcommand is None:
         raise click.UsageError(f"say what to do: {', '.join(program.commands)}", context)
 
 
 for command in (
-    *(inspect, ana, prune, recover, finetune, transform),
+    *(shrink, inspect, ana, prune, recover, finetune, transform),
     *(verify, bench, init, run, report, setup_training, doctor),
 ):
     program.add_command(command)

@@ -119,9 +119,15 @@ def _most_fragile(facts: Facts) -> str:
     "--criterion",
     type=Reads(),
     metavar="NAME",
-    default="l2",
+    default="obs",
     show_default=True,
     help="What ranks the channels of a group; the names are those of `prune`.",
+)
+@click.option(
+    "--repair/--no-repair",
+    default=True,
+    show_default=True,
+    help="Fit the layers that read removed channels anew before measuring, as `prune` does.",
 )
 @click.option(
     "--mode",

@@ -101,7 +101,8 @@ def _limit_option(which: str, what: str) -> Callable[[Callable[..., Any]], Calla
     )
 
 
-def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option that says how much of a cost is to be removed."""
     return click.option(
         f"--reduce-{name}", type=float, metavar="R", help=f"Remove this fraction of the {of}."
     )
@@ -109,11 +110,11 @@ def _reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Call
 
 @command("prune", render, executes=True)
 @model_argument()
-@_reduction_option("macs", "MACs")
-@_reduction_option("params", "parameters")
-@_reduction_option("size", "file's bytes")
-@_reduction_option("latency", "time one run takes, measured on this machine")
-@_reduction_option("channels", "channels")
+@reduction_option("macs", "MACs")
+@reduction_option("params", "parameters")
+@reduction_option("size", "file's bytes")
+@reduction_option("latency", "time one run takes, measured on this machine")
+@reduction_option("channels", "channels")
 @click.option(
     "--reduce",
     multiple=True,

@@ -43,16 +43,24 @@ class Data(Section):
     Attributes:
         train: What is trained on.
         val: What every iteration is judged by.
+        hold_back: Instead of it: so much of the training data judges, and is not trained on.
         calibration: What the analysis and the recovery look at; the training data by default.
         test: What only the original and the result are judged by, at the very end.
         limit: Only the first so many samples of each: to try a recipe out.
     """
 
     train: str
-    val: str
+    val: str | None = None
+    hold_back: Fraction | None = None
     calibration: str | None = None
     test: str | None = None
     limit: Count | None = None
+
+    @model_validator(mode="after")
+    def _judged(self) -> Data:
+        if (self.val is None) == (self.hold_back is None):
+            raise ValueError("give val, or hold_back")
+        return self
 
 
 class Budget(Section):

@@ -67,7 +67,9 @@ class RecipeData:
     def inputs(self, *names: str) -> dict[str, Any]:
         """Return what tells some of the data sets apart from others."""
         chosen = {name: identity(self.spec(name)) for name in names}
-        return {"data": chosen, "limit": self.recipe.data.limit}
+        held = self.recipe.data.hold_back
+        parts = {} if held is None else {"hold_back": held, "seed": self.recipe.seed, "parts": sorted(names)}
+        return {"data": chosen, "limit": self.recipe.data.limit, **parts}
 
     def judged_by(self, name: str = "val") -> dict[str, Any]:
         """Return what decides a score, beside the model judged."""
@@ -88,7 +90,18 @@ class RecipeData:
             name: ``train``, ``val``, ``calibration`` or ``test``.
         """
         whole = open_data(self.spec(name), self._session.inputs, self._session.outputs)
-        return whole if self.recipe.data.limit is None else whole.take(self.recipe.data.limit)
+        limit = self.recipe.data.limit
+        taken = whole if limit is None else whole.take(limit)
+        return taken if self.spec(name) != self.recipe.data.train else self._part(taken, name)
+
+    def _part(self, data: Dataset, name: str) -> Dataset:
+        """Return the part of the training data that judges, or the one that does not."""
+        held, count = self.recipe.data.hold_back, data.count()
+        if held is None:
+            return data
+        ranks = np.random.default_rng(self.recipe.seed).permutation(count)
+        judging = ranks < min(max(1, round(held * count)), count - 1)
+        return data.chosen(judging if name == "val" else ~judging)
 
     def score(self, model: Model, name: str = "val") -> float:
         """Judge a model by the recipe's metric."""

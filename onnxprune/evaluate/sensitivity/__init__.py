@@ -9,6 +9,7 @@
     samples    that data, and what the network itself said of it
     cut        where a network is cut in two
     prefix     what lies before the cut, computed once
+    refit      layers fitted anew where they read removed channels
     suffix     what lies behind it, without some channels
     task     what a worker needs to know
     workers    the same work for many items: here, in processes, on a cluster

@@ -15,6 +15,7 @@ from onnxprune.analysis.groups.channels import Channels, Indices, find_channels
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import Curve
 from onnxprune.errors import UsageError
+from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup
 from onnxprune.evaluate.sensitivity.search import Search, Step
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
@@ -42,6 +43,7 @@ class RemoteTask:
         examination: What the groups are measured by.
         route: All groups in the order in which they are computed, measured already or not.
         search: How thoroughly.
+        refit: The layers that are fitted anew where they read removed channels; ``None`` for none.
         execution: The provider that variants run on.
     """
 
@@ -53,6 +55,7 @@ class RemoteTask:
     examination: MeasurementSetup
     route: Sequence[str]
     search: Search
+    refit: Refit | None = None
     execution: ExecutionConfig = field(default_factory=current)
 
     def __call__(self, todo: Todo) -> Curve:
@@ -66,7 +69,7 @@ class RemoteTask:
             channels = find(model, self.allow_inexact, self.input_shapes)
             channels = channels.arranged(self.orders)
             _remembered.examiner = VariantEvaluator(
-                channels, self.examination, [[name] for name in self.route]
+                channels, self.examination, [[name] for name in self.route], self.refit
             )
             _remembered.key = self.key
         return self.search.curve(_remembered.examiner, self.route.index(todo[0]), todo[1])

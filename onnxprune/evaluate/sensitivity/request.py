@@ -33,6 +33,7 @@ class SensitivityRequest:
         input_shapes: Full shapes to analyse with, by input name.
         allow_inexact: Open axes that the network normalises over.
         search: Whether everything is measured, or only what is needed for the curves to be clear.
+        repair: Whether the layers that read removed channels are fitted anew before measuring.
         method: ``measured``, or ``fast``: estimated from one pass through the samples.
     """
 
@@ -41,7 +42,8 @@ class SensitivityRequest:
     ratios: Sequence[float] = (0.5,)
     exclude: Sequence[str] = ()
     only: Sequence[str] = ()
-    criterion: str = "l2"
+    criterion: str = "obs"
+    repair: bool = True
     batch_size: int = 64
     samples: int | None = None
     seed: int = 0
@@ -58,6 +60,7 @@ class SensitivityRequest:
             "exclude": list(self.exclude),
             "only": list(self.only),
             "criterion": self.criterion,
+            "repair": self.repair and self.method == "measured",
             "batch_size": self.batch_size,
             "samples": self.samples,
             "seed": self.seed,

@@ -23,6 +23,7 @@ from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import MeanMetric, answers, get_metric
 from onnxprune.evaluate.sensitivity.fast import estimate
 from onnxprune.evaluate.sensitivity.ledger import Ledger, digest_of, earlier_analysis
+from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.evaluate.sensitivity.remote_task import RemoteTask, Todo, find, packed
 from onnxprune.evaluate.sensitivity.request import Schedule, SensitivityRequest
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, check_number, observe
@@ -32,7 +33,10 @@ from onnxprune.evaluate.sensitivity.workers import Executor
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
-from onnxprune.scoring.criteria.gather import gather
+from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.criteria import CRITERIA
+from onnxprune.scoring.criteria.eliminations import observed_readers, weigh
+from onnxprune.scoring.criteria.gather import PRODUCT_SAMPLES, gather
 from onnxprune.support.progress import task
 
 
@@ -49,6 +53,7 @@ class SensitivityRun:
         dataset: The samples.
         examination: What is measured, and how; without stages at first.
         executor: Who does the work.
+        refit: The layers that are fitted anew; ``None`` for none.
     """
 
     question: SensitivityRequest
@@ -59,6 +64,7 @@ class SensitivityRun:
     dataset: Dataset
     examination: MeasurementSetup
     executor: Executor
+    refit: Refit | None = None
 
     @classmethod
     def open(
@@ -86,14 +92,7 @@ class SensitivityRun:
         gone = plan.removed if plan else {}
         channels = find(model, question.allow_inexact, question.input_shapes)
         groups = select_groups(channels, question.exclude, question.only)
-        seen = gather(
-            channels,
-            question.criterion,
-            chosen,
-            batch_size=question.batch_size,
-            threads=executor.threads_each,
-            seed=question.seed,
-        )
+        seen, refit = _calibrated(question, channels, chosen, examination)
         judged = {
             g.name: score(channels, channels.apart(g), question.criterion, question.seed, seen)
             for g in groups
@@ -102,7 +101,7 @@ class SensitivityRun:
         schedules = {
             g.name: Schedule.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
         }
-        return cls(question, model, channels, schedules, session, chosen, examination, executor)
+        return cls(question, model, channels, schedules, session, chosen, examination, executor, refit)
 
     def rehearse(self) -> None:
         """Run one batch through the network, and through the network with all masked that ever will be.
@@ -226,7 +225,8 @@ class SensitivityRun:
         """Return what measures a group, here or elsewhere."""
         search, route = self.question.search, list(self.schedules)
         if self.executor.alone:
-            examiner = VariantEvaluator(self.channels, self.examination, [[name] for name in self.schedules])
+            stops = [[name] for name in self.schedules]
+            examiner = VariantEvaluator(self.channels, self.examination, stops, self.refit)
             return lambda todo: search.curve(examiner, route.index(todo[0]), todo[1])
         return RemoteTask(
             uuid4().hex,
@@ -237,4 +237,24 @@ class SensitivityRun:
             self.examination,
             route,
             search,
+            self.refit,
         )
+
+
+def _calibrated(
+    question: SensitivityRequest, channels: Channels, data: Dataset, examination: MeasurementSetup
+) -> tuple[Evidence | None, Refit | None]:
+    """Look at samples once, for the criterion and for refitting."""
+    size, threads = examination.batch_size, examination.threads
+    if not question.repair or question.method != "measured":
+        how: dict[str, Any] = {"batch_size": question.batch_size, "threads": threads, "seed": question.seed}
+        return gather(channels, question.criterion, data, **how), None
+    batches = data.take(PRODUCT_SAMPLES).batches(size)
+    feeds = (b.inputs for b in batches if not examination.whole_batches or b.size == size)
+    seen = list(observed_readers(channels, feeds, threads, question.seed))
+    if CRITERIA[question.criterion].needs == "products":
+        evidence: Evidence | None = weigh(channels, seen)
+    else:
+        how = {"batch_size": question.batch_size, "threads": threads, "seed": question.seed}
+        evidence = gather(channels, question.criterion, data, **how)
+    return evidence, Refit.of(channels, seen)

@@ -19,6 +19,7 @@ from onnxprune.analysis.groups.channels import Channels, Group, cuts_inexactly
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.evaluate.sensitivity.cut import Cut, cuts, extract
+from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.ir import Model
 
 Removed = Mapping[str, Sequence[int]]
@@ -33,10 +34,11 @@ class Suffixes:
 
     Args:
         channels: The network.
+        refit: The layers that are fitted anew where they read removed channels; ``None`` for none.
     """
 
-    def __init__(self, channels: Channels) -> None:
-        self.channels = channels
+    def __init__(self, channels: Channels, refit: Refit | None = None) -> None:
+        self.channels, self.refit = channels, refit
 
     def cuts(self, stops: Sequence[Collection[str]]) -> list[Cut]:
         """Return, for each of several collections of groups, the cut that has them all behind it."""
@@ -57,6 +59,8 @@ class Suffixes:
         shapes = self.channels.typing.shapes
         channels = self._light.arranged_where(removed)
         bare = masked(channels, removed)
+        if self.refit is not None:
+            self.refit.apply(channels, removed, bare)
         gone = self._in_blocks(removed)
         if gone and not cuts_inexactly(channels, gone):
             bare = shrunk(replace(channels, model=bare), gone)
@@ -98,6 +102,7 @@ class Suffixes:
         model, typing = self.channels.model, self.channels.typing
         changing = {p.tensor for g in self.channels.groups for p in g.places}
         changing |= {typing.nodes[r.node].input[r.operand] for r in typing.rescales if r.operand is not None}
+        changing |= self.refit.tensors if self.refit is not None else set()
         tensors = (t for t in model.proto.graph.initializer if t.name not in changing)
         return {t.name: t for t in tensors if t.ByteSize() > _LARGE_BYTES}
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.metrics import BatchOutputs, without_filling
 from onnxprune.evaluate.sensitivity.prefix import CachedBatch, CutSequence, Prefix
+from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator
 from onnxprune.evaluate.sensitivity.suffix import Removed, Suffixes
 from onnxprune.runtime import Session
@@ -26,13 +27,18 @@ class VariantEvaluator:
         examination: What variants are measured by.
         route: The names of the groups to be measured, in the order in which they are computed; several that
             are measured together make one stop.
+        refit: The layers that are fitted anew where they read removed channels; ``None`` for none.
     """
 
     def __init__(
-        self, channels: Channels, examination: MeasurementSetup, route: Sequence[Collection[str]]
+        self,
+        channels: Channels,
+        examination: MeasurementSetup,
+        route: Sequence[Collection[str]],
+        refit: Refit | None = None,
     ) -> None:
         self.examination = examination
-        self._suffixes = Suffixes(channels)
+        self._suffixes = Suffixes(channels, refit)
         inputs, outputs = (described(side) for side in (channels.model.inputs, channels.model.outputs))
         self._outputs = {o.name: o.shape for o in outputs}
         self._batch_name = batch_name(inputs, outputs)

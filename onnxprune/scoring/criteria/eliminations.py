@@ -39,7 +39,7 @@ def eliminated(channels: Channels, group: Group, evidence: Evidence, seed: int) 
 
 
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """A layer that reads the channels of groups.
 
     Attributes:
@@ -71,8 +71,16 @@ def operate(
     Raises:
         DataError: The samples make values that are not finite, or there are none.
     """
-    layers: dict[str, list[ObsLayer]] = {}
-    powers: dict[str, list[float]] = {}
+    return weigh(channels, observed_readers(channels, feeds, threads, seed))
+
+
+def observed_readers(
+    channels: Channels, feeds: Iterable[Feeds], threads: int | None = None, seed: int = 0
+) -> Iterator[tuple[Reader, Moments]]:
+    """Yield the layers that read prunable channels, with the moments of what arrives there.
+
+    The arguments and errors are those of `operate`.
+    """
     readers = list(_readers(channels))
     trace = Trace(channels.model, [dict(fed) for fed in feeds], 0, threads)
     if not trace.batches:
@@ -80,10 +88,23 @@ def operate(
     with task("look at samples", total=len(readers)) as progress:
         for reader in readers:
             trace.advance(reader.index)
-            for name, layer, power in _admitted(channels, reader, trace, seed):
-                layers.setdefault(name, []).append(layer)
-                powers.setdefault(name, []).append(power)
+            yield reader, _moments(channels, reader, trace, seed)
             progress.advance(1, note=reader.layer.name)
+
+
+def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Evidence:
+    """Take the channels of every group out of their readers, whose moments are known.
+
+    Args:
+        channels: The network.
+        seen: What `observed_readers` yields.
+    """
+    layers: dict[str, list[ObsLayer]] = {}
+    powers: dict[str, list[float]] = {}
+    for reader, moments in seen:
+        for name, layer, power in _admitted(channels, reader, moments):
+            layers.setdefault(name, []).append(layer)
+            powers.setdefault(name, []).append(power)
     found = {}
     with task("weigh channels", total=len(layers)) as progress:
         for group in channels.groups:
@@ -95,7 +116,7 @@ def operate(
     return Evidence(eliminations=found)
 
 
-def _readers(channels: Channels) -> Iterator[_Reader]:
+def _readers(channels: Channels) -> Iterator[Reader]:
     """Yield the layers that read prunable channels, in order of execution."""
     held = 0
     groups: dict[str, dict[str, Group]] = defaultdict(dict)
@@ -111,7 +132,7 @@ def _readers(channels: Channels) -> Iterator[_Reader]:
         matrices, inputs = next(iter(members.values())).shape if members else (0, 0)
         if members and held + gram_bytes(matrices, inputs) <= HELD_BYTES:
             held += gram_bytes(matrices, inputs) * len(members)
-            yield _Reader(index, layer, members)
+            yield Reader(index, layer, members)
 
 
 def _members(channels: Channels, group: Group, layer: Linear) -> Array | None:
@@ -128,18 +149,22 @@ def _members(channels: Channels, group: Group, layer: Linear) -> Array | None:
     return None
 
 
-def _admitted(
-    channels: Channels, reader: _Reader, trace: Trace, seed: int
-) -> Iterator[tuple[str, ObsLayer, float]]:
-    """Yield the matrices of a reader with their Gram matrices, and the power of the result, by group."""
+def _moments(channels: Channels, reader: Reader, trace: Trace, seed: int) -> Moments:
+    """Return the moments of a reader's inputs."""
     layer = reader.layer
     node = channels.model.main.nodes[reader.index]
-    matrices = layer.matrices(channels.model.array(layer.weight).astype(np.float64))
-    axes = np.arange(matrices.shape[0]), np.arange(1), np.arange(matrices.shape[2])  # outputs do not matter
+    groups, _, inputs = layer.matrices(np.broadcast_to(np.float32(0), layer.shape)).shape
+    axes = np.arange(groups), np.arange(1), np.arange(inputs)  # outputs do not matter
     names = [layer.flow, node.output[0]]
     arrivals = ((made[names[0]], made[names[1]]) for made in trace.tensors(reader.index + 1, names))
     seen, held = gather(layer, arrivals, axes, len(trace.batches), (seed, reader.index))
-    moments = seen + held
+    return seen + held
+
+
+def _admitted(channels: Channels, reader: Reader, moments: Moments) -> Iterator[tuple[str, ObsLayer, float]]:
+    """Yield the matrices of a reader with their Gram matrices, and the power of the result, by group."""
+    layer = reader.layer
+    matrices = layer.matrices(channels.model.array(layer.weight).astype(np.float64))
     sizes = {g.name: channels.apart(g).size for g in channels.groups if g.name in reader.members}
     for name, members in reader.members.items():
         for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):

@@ -15,7 +15,7 @@ _LABELS = "labels"
 _GRADIENT_BATCH = 8
 """Few samples a gradient: of many the slopes cancel, and what single samples need is not seen."""
 
-_PRODUCT_SAMPLES = 512
+PRODUCT_SAMPLES = 512
 """All of them stay in memory while layer after layer is looked at."""
 
 
@@ -52,7 +52,7 @@ def gather(
     if needs == "data":
         return observe(channels, (b.inputs for b in dataset.batches(batch_size)), threads)
     if needs == "products":
-        few = dataset.take(_PRODUCT_SAMPLES)
+        few = dataset.take(PRODUCT_SAMPLES)
         return operate(channels, (b.inputs for b in few.batches(batch_size)), threads, seed)
     if needs != "gradients":
         return None

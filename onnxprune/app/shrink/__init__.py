@@ -1,0 +1,14 @@
+"""`shrink`: the whole job in one command, over the runner and its journal.
+
+choice      the recipe that suits a model, its data and the time there is
+forecast    how long its steps will take, measured before they begin
+job         the order of the work: a first result without training, then as much training as there is time for
+data_free   the way without samples
+int8        static quantisation on the same samples, and the four models side by side
+"""
+
+from onnxprune.app.shrink.choice import Wanted
+from onnxprune.app.shrink.data_free import shrink_without_data
+from onnxprune.app.shrink.job import shrink
+
+__all__ = ["Wanted", "shrink", "shrink_without_data"]
