@@ -24,6 +24,8 @@ Spec: TypeAlias = str | Path
 STATE = "state.json"
 """What makes a folder the work folder of a run."""
 LOCK = ".lock"
+NOTES = "shrink.json"
+"""What `shrink` decided by the clock, so that a job that was killed goes on with the same."""
 PAGE = "report.html"
 ROUNDS = ("iteration-*", "one-shot")
 """Folders of a work folder, as globs."""

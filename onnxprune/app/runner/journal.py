@@ -20,7 +20,7 @@ from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.ir.output import write_text
 from onnxprune.support.forms import ANYTHING, read_form
 from onnxprune.support.locks import holding
-from onnxprune.support.path_guard import LOCK, PAGE, ROUNDS, STATE, check_readable, is_run_file
+from onnxprune.support.path_guard import LOCK, NOTES, PAGE, ROUNDS, STATE, check_readable, is_run_file
 from onnxprune.support.progress import task
 from onnxprune.support.staging import SCRATCH, is_own_file, sweep
 
@@ -228,7 +228,8 @@ def _check_content(folder: Path) -> None:
         UsageError: As said.
     """
     found = list(folder.iterdir())
-    others = [f for f in found if f.name != LOCK and not f.name.startswith(SCRATCH)]  # a kill leaves those
+    own = (LOCK, NOTES)
+    others = [f for f in found if f.name not in own and not f.name.startswith(SCRATCH)]  # a kill leaves those
     if others and not (folder / STATE).exists():
         raise UsageError(f"{folder} holds something else than a run", "name a new folder, or an empty one")
     rounds = [f for name in ROUNDS for f in folder.glob(name)]

@@ -12,7 +12,6 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import LABELS, Dataset, open_data
 from onnxprune.ir import Model
 from onnxprune.runtime import Session, TensorSpec
-from onnxprune.train.sidecar import training_runtime
 
 HOLD_BACK = 0.2
 """The part of the data that judges where none is given for that."""
@@ -72,30 +71,23 @@ class Outlook:
         classes: Whether an output can be read as scores of classes.
         convolutional: Whether the model has convolutions.
         samples: How many samples there are; ``None`` where nobody knows before going through them.
-        trains: Whether there is a training runtime.
-        why_not: Why there is none.
     """
 
     labelled: bool
     classes: bool
     convolutional: bool
     samples: int | None
-    trains: bool
-    why_not: str = ""
 
     @classmethod
     def on(cls, model: Model, data: str) -> Outlook:
         """Look at a model and at the first of its samples."""
         session = Session(model.proto)
         dataset = open_data(data, session.inputs, session.outputs)
-        why = _why_untrained()
         return cls(
             labelled=LABELS in _first(dataset),
             classes=any(_scores(o) for o in session.outputs),
             convolutional=any(n.op_type in _CONVOLUTIONS for n in model.nodes),
             samples=dataset.samples,
-            trains=not why,
-            why_not=why,
         )
 
     @property
@@ -160,14 +152,3 @@ def _first(data: Dataset) -> Mapping[str, Any]:
 def _scores(output: TensorSpec) -> bool:
     """Whether an output can be read as scores of classes: one number for each of several, by sample."""
     return output.dtype.kind == "f" and len(output.shape) == 2 and output.shape[1] != 1
-
-
-def _why_untrained() -> str:
-    """Return why nothing can be trained here; empty where it can."""
-    from onnxprune.errors import TrainingError
-
-    try:
-        training_runtime()
-    except TrainingError as error:
-        return f"{error.message}; {error.hint}"
-    return ""

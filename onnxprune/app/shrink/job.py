@@ -16,17 +16,16 @@ from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import RecipeData, identity
 from onnxprune.app.shrink.choice import Outlook, Wanted, recipe_for
 from onnxprune.app.shrink.forecast import Pace, epochs_within
-from onnxprune.errors import MissedError
+from onnxprune.errors import MissedError, TrainingError
 from onnxprune.evaluate.data import Dataset
 from onnxprune.ir import Model, load, sized
 from onnxprune.ir.output import write_model, write_text
 from onnxprune.passes.finetune import Finetune
+from onnxprune.support.path_guard import NOTES
 from onnxprune.support.processors import usable_processors
 from onnxprune.train.losses import asks_teacher
 
 Facts = dict[str, Any]
-NOTES = "shrink.json"
-"""What was decided by the clock, so that a job that was killed goes on with the same."""
 _ANA_SHARE = 0.4
 """The part of the time that measuring sensitivities may take."""
 _TRAIN_SHARE = 0.85
@@ -79,23 +78,20 @@ def shrink(
     job.notes = _earlier(wanted) or _forecast(job)
     for line in _described(job):
         tell(line)
-    began = time.monotonic()
+    job.keep()
     missed: MissedError | None = None
     try:
         facts = run(job.recipe(0), listen)
     except MissedError as error:
         facts, missed = error.facts, error
-    if outlook.trains and _pays(facts):
-        if "epochs" not in job.notes:
-            left = 60 * wanted.minutes - (time.monotonic() - began) - job.notes["spent_s"]
-            job.notes["epochs"] = _epochs(job, facts, _TRAIN_SHARE * left)
-            job.keep()
-        if job.notes["epochs"]:
-            tell(f"training: {job.notes['epochs']} epochs at most, {outlook.loss}; the best one is kept")
-            try:
-                facts, missed = run(job.recipe(job.notes["epochs"]), listen), None
-            except MissedError as error:
-                facts, missed = error.facts, error
+    if "epochs" not in job.notes:
+        _decide_training(job, facts)
+    if job.notes["epochs"]:
+        tell(f"training: {job.notes['epochs']} epochs at most, {outlook.loss}; the best one is kept")
+        try:
+            facts, missed = run(job.recipe(job.notes["epochs"]), listen), None
+        except MissedError as error:
+            facts, missed = error.facts, error
     return _delivered(job, facts, missed)
 
 
@@ -149,18 +145,21 @@ def _described(job: _Job) -> list[str]:
     ana, measured = notes["ana_s"], notes["measured"]
     first = f"sensitivity about {duration(ana)}" if measured else "sensitivity not measured for want of time"
     left = max(0.0, 60 * wanted.minutes - notes["repair_s"] - (ana if measured else 0.0))
-    train = (
-        f"then training for up to {duration(left)}" if outlook.trains else f"no training: {outlook.why_not}"
-    )
     return [
         f"{wanted.model}: {', '.join(asked)}; {told}; judged by {metric} on {judged}",
-        f"{first}, repair about {duration(notes['repair_s'])}, {train}",
+        f"{first}, repair about {duration(notes['repair_s'])}, then training for up to {duration(left)}",
     ]
 
 
-def _pays(facts: Facts) -> bool:
-    """Whether anything is lost that training could bring back, or more could go."""
-    return bool(facts["iterations"])
+def _decide_training(job: _Job, facts: Facts) -> None:
+    """Note for how many epochs there is time, or why nothing is trained."""
+    steps = read_state(job.wanted.folder)["steps"].values()
+    left = 60 * job.wanted.minutes - job.notes["spent_s"] - sum(step["duration_s"] for step in steps)
+    try:
+        job.notes["epochs"] = _epochs(job, facts, _TRAIN_SHARE * left)
+    except TrainingError as error:
+        job.notes |= {"epochs": 0, "untrained": f"{error.message}; {error.hint}"}
+    job.keep()
 
 
 def _epochs(job: _Job, facts: Facts, seconds: float) -> int:
@@ -225,7 +224,10 @@ def _rows(steps: Facts, size: int) -> list[Facts]:
 
 def _warnings(job: _Job, steps: Facts) -> list[str]:
     """Say what is not as it was asked for."""
-    said = [] if job.outlook.trains else [f"nothing was trained: {job.outlook.why_not}"]
+    said = []
+    if not job.notes["epochs"]:
+        why = job.notes.get("untrained", "there was no time left, give more --minutes")
+        said.append(f"nothing was trained: {why}")
     wanted = job.wanted.reductions.get("latency")
     times = steps["bench"]["models"]
     reached = 1 - times["dense"]["latency_ms"] / times["original"]["latency_ms"]

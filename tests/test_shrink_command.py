@@ -1,0 +1,163 @@
+"""The command `shrink`: what it chooses, that it goes on after a kill, and what it delivers."""
+
+from __future__ import annotations
+
+import json
+
+import networks_on_disk as disk
+import numpy as np
+import pytest
+from recipes import Told, network
+from training_networks import stripes
+
+from onnxprune.app.runner import read_state
+from onnxprune.app.runner.recipe_data import RecipeData
+from onnxprune.app.runner.stages import Stages
+from onnxprune.app.shrink import Wanted, choice, job, shrink
+from onnxprune.errors import MissedError, TrainingError, UsageError
+from onnxprune.ir import load
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a model, samples with labels and without; nothing is trained."""
+    monkeypatch.setattr(job, "epochs_within", lambda *_: 0)
+    images, labels = stripes(128, 1)
+    np.savez(tmp_path / "labelled.npz", image=images, labels=labels)
+    np.savez(tmp_path / "bare.npz", image=images)
+    disk.save(network(), tmp_path / "model.onnx")
+    return tmp_path
+
+
+def wanted(place, data: str = "labelled", **options) -> Wanted:
+    options.setdefault("reductions", {"macs": 0.4})
+    files = {"model": str(place / "model.onnx"), "output": str(place / "small.onnx")}
+    return Wanted(**files, data=str(place / f"{data}.npz"), threads=1, **options)
+
+
+def test_labels_are_learnt_from_where_there_are_some(place):
+    for data, metric, loss in (("labelled", "top1", "cross-entropy"), ("bare", "agreement", "distill")):
+        asked = wanted(place, data)
+        outlook = choice.Outlook.on(load(asked.model), asked.data)
+        recipe = choice.recipe_for(asked, outlook, 3, True)
+        assert (recipe.metric, recipe.finetune.loss, recipe.finetune.epochs) == (metric, loss, 3)
+        assert (recipe.prune.criterion, recipe.recover.enabled) == ("obs", True)
+
+
+def test_what_judges_is_not_trained_on(place):
+    asked = wanted(place)
+    recipe = choice.recipe_for(asked, choice.Outlook.on(load(asked.model), asked.data), 0, False)
+    data = RecipeData(recipe, load(asked.model), 1)
+    whole = np.load(asked.data)["image"]
+    parts = [
+        {b.inputs["image"][k].tobytes() for b in data.dataset(name).batches(16) for k in range(b.size)}
+        for name in ("train", "val")
+    ]
+    assert (len(parts[0]), len(parts[1])) == (102, 26)
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == {image.tobytes() for image in whole}
+    assert data.inputs("train") != data.inputs("val")
+
+
+def test_the_result_is_dense_judged_and_told_beforehand(place):
+    said = []
+    facts = shrink(wanted(place), tell=said.append)
+    assert "−40% macs" in said[0]
+    assert "sensitivity about" in said[1]
+    original, pruned = facts["rows"]
+    assert pruned["macs"] <= 0.61 * original["macs"]
+    assert pruned["size_bytes"] == (place / "small.onnx").stat().st_size
+    assert {"score", "latency_ms", "params"} <= set(pruned)
+    assert facts["batch_size"] == 1
+    assert any("nothing was trained" in w for w in facts["warnings"])
+
+
+def test_a_killed_job_goes_on(place, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stages, "transform", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shrink(wanted(place))
+    told = Told()
+    shrink(wanted(place), told)
+    assert told.steps("kept") == ["baseline", "1-ana", "1-prune", "1-recover", "1-score"]
+    again = Told()
+    shrink(wanted(place), again)
+    assert again.steps("start") == []
+
+
+def test_training_takes_the_time_that_is_left(place, monkeypatch):
+    asked = []
+
+    def one(step, model, data, seconds):
+        asked.append(seconds)
+        return 1
+
+    monkeypatch.setattr(job, "epochs_within", one)
+    facts = shrink(wanted(place, minutes=2.0))
+    assert facts["epochs"] == 1
+    assert 0 < asked[0] < 0.85 * 120
+    assert "1-finetune" in read_state(place / "small.onnx.work")["steps"]
+    assert not facts["warnings"]
+
+
+def test_a_model_that_cannot_be_trained_is_shrunk_all_the_same(place, monkeypatch):
+    def refused(*_):
+        raise TrainingError("node 'x' cannot be trained through", "leave it")
+
+    monkeypatch.setattr(job, "epochs_within", refused)
+    facts = shrink(wanted(place))
+    assert facts["warnings"] == ["nothing was trained: node 'x' cannot be trained through; leave it"]
+    assert (place / "small.onnx").exists()
+
+
+def test_a_limit_is_approached_step_by_step(place):
+    asked = wanted(place, reductions={}, max_drop=0.0)
+    outlook = choice.Outlook.on(load(asked.model), asked.data)
+    recipe = choice.recipe_for(asked, outlook, 0, False)
+    assert recipe.schedule.planned(recipe.budget.target) == choice.RISING
+    with pytest.raises(UsageError):
+        choice.recipe_for(wanted(place, reductions={}), outlook, 0, False)
+    words = ("shrink", place / "model.onnx", "--data", place / "labelled.npz", "-o", place / "x.onnx")
+    assert disk.run(*words).code == 2
+
+
+def test_what_loses_too_much_is_written_and_fails_with_both_figures(place, monkeypatch):
+    monkeypatch.setattr(RecipeData, "score", lambda self, model, *_: 0.9 if model is self.original else 0.1)
+    monkeypatch.setattr(RecipeData, "noise", lambda *_: 0.0)
+    monkeypatch.setattr(choice, "RISING", (0.4,))
+    words = ("--data", place / "labelled.npz", "--max-drop", 0.1, "--threads", 1, "-o", place / "small.onnx")
+    said = disk.run("shrink", place / "model.onnx", *words)
+    assert said.code == 1
+    assert "top1 0.1, asked for 0.8" in said.err
+    assert (place / "small.onnx").exists()
+    assert MissedError.exit_code == 1
+
+
+def test_a_latency_that_is_missed_is_warned_of(place):
+    asked = job._Job(wanted(place, reductions={"latency": 0.4}), None, None, {"epochs": 1}, print)  # type: ignore[arg-type]
+    times = {"original": {"latency_ms": 10.0}, "dense": {"latency_ms": 6.6}}
+    said = job._warnings(asked, {"bench": {"models": times}})
+    assert said == ["the latency fell by 34.0%, not by 40.0%: ask for more, or exclude less"]
+    times["dense"]["latency_ms"] = 6.1
+    assert not job._warnings(asked, {"bench": {"models": times}})
+
+
+def test_four_models_side_by_side(place):
+    words = ("--data", place / "labelled.npz", "--reduce-macs", 0.4, "--quantize", "int8", "--threads", 1)
+    facts = disk.run("shrink", place / "model.onnx", *words, "-o", place / "small.onnx", "--json").facts
+    assert [r["model"] for r in facts["rows"]] == ["original", "original, int8", "pruned", "pruned, int8"]
+    assert all({"score", "latency_ms", "size_bytes"} <= set(row) for row in facts["rows"])
+    quantised = load(facts["int8"])
+    assert "QuantizeLinear" in {n.op_type for n in quantised.nodes}
+    assert json.loads((place / "small.onnx.work" / "shrink.json").read_text())["epochs"] == 0
+
+
+def test_without_data_the_way_is_said_to_be_weaker(place):
+    said = disk.run("shrink", place / "model.onnx", "--reduce-macs", 0.4, "-o", place / "small.onnx")
+    assert said.code == 0
+    assert "which is weaker" in said.out
+    assert load(place / "small.onnx").nodes
+    assert not (place / "small.onnx.work").exists()
