@@ -14,22 +14,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from pydantic import BaseModel, ValidationError
+
 from onnxprune.app.recipe.schema import Recipe
 from onnxprune.errors import UsageError
 from onnxprune.support.callables import is_reference
 
-try:
-    from pydantic import BaseModel, ValidationError
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-except ImportError as missing:
-    raise UsageError(
-        f"`run` needs a package that is not installed: {missing.name}",
-        'install it with: pip install "onnxprune[run]"',
-    ) from missing
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 Table: TypeAlias = dict[str, Any]
 

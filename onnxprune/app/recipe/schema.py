@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
 from onnxprune.errors import OnnxpruneError, UsageError
 from onnxprune.scoring.criteria import check_criterion, looks_at_data
 from onnxprune.train.settings import parse_loss
-
-try:
-    from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
-except ImportError as missing:
-    raise UsageError(
-        f"`run` needs a package that is not installed: {missing.name}",
-        'install it with: pip install "onnxprune[run]"',
-    ) from missing
 
 
 def _in_32_bits(count: int) -> int:
