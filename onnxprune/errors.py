@@ -43,6 +43,10 @@ class OnnxpruneError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """Return the message with its hint, for tracebacks and logs."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
 
 class UsageError(OnnxpruneError):
     """Options that make no sense, alone or together."""

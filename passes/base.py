@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from inspect import get_annotations
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from onnxprune.decisions.channels.hints import Hints
 from onnxprune.decisions.plan import Analysis
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, UsageError
 from onnxprune.ir import Model, analysis_scope, check_weights, sized
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
 
@@ -55,7 +56,12 @@ class Pass(ABC):
     dims: Mapping[str, int] = MappingProxyType({})
 
     def __call__(self, given: Model | PassResult) -> PassResult:
-        """Run the pass on a model, or on what another pass handed on."""
+        """Run the pass on a model, or on what another pass handed on.
+
+        Raises:
+            UsageError: A parameter that takes a list of names was given a text.
+        """
+        self._check_lists()
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
         before = replace(before, model=sized(before.model, self.input_shapes, self.dims))
         with analysis_scope():
@@ -66,6 +72,19 @@ class Pass(ABC):
                 after.model.analyses.preserve(after.model, before.model.analyses, self.preserves)
             self.ensures(before, after)
         return after
+
+    def _check_lists(self) -> None:
+        """Refuse a text in the place of a list: its letters would be taken for names."""
+        for name, value in vars(self).items():
+            if isinstance(value, str) and self._takes_list(name):
+                said = f"{self.name}: {name} takes a list of names, and was given the text {value!r}"
+                raise UsageError(said, f"write {name}=[{value!r}]")
+
+    @classmethod
+    def _takes_list(cls, name: str) -> bool:
+        """Return whether a parameter is annotated as a sequence; annotations are texts."""
+        found = (get_annotations(base).get(name) for base in cls.__mro__)
+        return str(next((kind for kind in found if kind is not None), "")).startswith("Sequence")
 
     @abstractmethod
     def run(self, given: PassResult) -> PassResult:

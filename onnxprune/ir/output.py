@@ -56,6 +56,7 @@ def write_model(
     inputs: Iterable[str | Path] = (),
     data: DataSpec | None = None,
     unverified: bool = False,
+    reference: str | Path | None = None,
 ) -> int:
     """Write a model, once onnxruntime has loaded the very file and run it: on a sample, or on drawn inputs.
 
@@ -71,6 +72,7 @@ def write_model(
         inputs: Files it must not overwrite.
         data: Samples for the model; it is run on the first of them.
         unverified: Write the model although no input was found that it runs on.
+        reference: The file that the model is to be compared with by hand, named where it ran on no input.
 
     Returns:
         Its size in bytes, external data included.
@@ -92,7 +94,7 @@ def write_model(
         if failure is not None and not unverified:
             kept = write_unverified(model, place, inputs)
             said = f"{failure.message}; it was written to {kept}, unverified"
-            raise UnverifiedError(said, _VERIFY.format(kept, kept)) from failure
+            raise UnverifiedError(said, _VERIFY.format(reference or kept, kept)) from failure
         if weights and place.exists():
             take_after(weights, place.stat())  # they are as secret as the model was
         with _published_data(weights, place.parent) if weights else nullcontext():

@@ -52,7 +52,7 @@ def check_forward(
     except ModelError as error:
         if _runs_in_its_own_batch(model, training_copy, floats):
             raise _batch_is_merged(model, error) from error
-        raise TrainingError(f"the training copy of this model does not run: {error}") from error
+        raise TrainingError(f"the training copy of this model does not run: {error.message}") from error
     expected = _run_in_batches(model, few, [output.name for output in model.graph.output])
     for name, wanted in expected.items():
         if _differ(model, wanted, copied[name]):

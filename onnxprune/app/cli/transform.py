@@ -123,6 +123,7 @@ def transform(
         fits = [i.type for i in given.inputs] == [i.type for i in result.model.inputs]
         fitting = data if fits and "rows" not in result.facts else None  # samples are of the whole model
         how: Facts = {"shapes": planned, "inputs": inputs, "data": fitting, "unverified": step.unverified}
+        how |= {"reference": sparse}
         size = write_model(result.model, output, **how)
     facts = dict(result.facts)
     written: Facts = {"model": sparse, "output": output, "unchanged": not result.modified}

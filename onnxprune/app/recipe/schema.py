@@ -262,7 +262,7 @@ class FinetuneSettings(Section):
         try:
             parse_loss(loss)
         except UsageError as error:
-            raise ValueError(f"{error}; {error.hint}") from error
+            raise ValueError(f"{error.message}; {error.hint}") from error
         return loss
 
 
