@@ -324,7 +324,7 @@ class Prune(Pass):
         return criterion
 
     def _curves_hold(self, analysis: Analysis | None) -> bool:
-        """Whether plans are made by curves of the repaired network; unrepaired plans are worse judges."""
+        """Return whether plans follow curves of the repaired network; unrepaired curves judge worse."""
         repaired = analysis is not None and bool(analysis.settings.get("repair"))
         return repaired and bool(self._methods) and self._strategy(analysis) == "sensitivity"
 

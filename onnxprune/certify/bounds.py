@@ -46,12 +46,12 @@ class Bounds:
 
     @property
     def zero(self) -> Array:
-        """Which elements are zero."""
+        """The elements that are zero."""
         return np.asarray((self.low == 0) & (self.high == 0))
 
     @property
     def fixed(self) -> Array:
-        """Which elements are known numbers."""
+        """The elements that are known numbers."""
         size = np.maximum(np.abs(self.low), np.abs(self.high))
         with np.errstate(invalid="ignore"):
             return np.asarray(np.isfinite(size) & (self.high - self.low <= FIXED * size))

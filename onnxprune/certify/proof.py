@@ -23,7 +23,7 @@ _MALFORMED = (KeyError, IndexError, ValueError, TypeError, AttributeError, Asser
 
 
 class Proof:
-    """What is shown so far.
+    """The relations shown so far.
 
     Args:
         sparse: The sparse model.

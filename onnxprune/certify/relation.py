@@ -24,7 +24,7 @@ Lists: TypeAlias = Mapping[int, Array]
 
 @dataclass(frozen=True)
 class Relation:
-    """What a dense tensor holds of a sparse one.
+    """The elements of a sparse tensor that a dense one holds.
 
     Attributes:
         rank: The number of axes of both.

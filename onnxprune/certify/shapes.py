@@ -1,4 +1,4 @@
-"""How the sizes of results follow from those of operands, operator by operator, as ONNX defines them."""
+"""Sizes of results from those of operands, operator by operator, as ONNX defines them."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def expand(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
 
 @rule("Slice")
 def cut(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """What lies between the ends."""
+    """The part between the ends."""
     made = list(graph.sizes[node.input[0]])
     for axis, start, end, step in slices(graph, node):
         made[axis] = _between(made[axis], start, end, step)
@@ -414,7 +414,7 @@ def filled(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
 
 @rule("Range")
 def counted(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """From zero in steps of one up to a size."""
+    """The numbers from zero up to a size."""
     start, limit, step = (graph.integers(i)[0] for i in node.input)
     if start != 0 or step != 1:
         raise KeyError("a range that does not count from zero")

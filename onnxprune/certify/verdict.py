@@ -17,7 +17,7 @@ from onnxprune.certify.refusal import Refusal
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a dense model is shown to be a sparse one for all inputs.
+    """The verdict: a dense model is shown to be a sparse one for all inputs, or is not.
 
     Attributes:
         certified: Whether it is.

@@ -20,7 +20,7 @@ WIDER = "the axis is normalised as a whole, and has to stay"
 
 @dataclass(frozen=True)
 class Indices:
-    """Where the maxima of a pooling stand, counted through the whole of what is pooled.
+    """Indices of the maxima of a pooling, counted through the whole of what is pooled.
 
     Attributes:
         sparse: The name of the sparse indices.
@@ -157,7 +157,7 @@ def group_normalization(pair: Pair) -> list[Relation]:
     "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum"
 )
 def along(pair: Pair) -> list[Relation]:
-    """What depends on an axis, or on all from one on, as a whole: they have to stay."""
+    """Operators that depend on a whole axis, or on all axes from one on: these have to stay."""
     pair.same_attributes(*(["epsilon"] if pair.operator == "RMSNormalization" else []))
     given = pair.relation(0).exact()
     if pair.operator == "RMSNormalization" and given.touched(given.rank - 1):

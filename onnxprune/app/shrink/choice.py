@@ -64,7 +64,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What was found out about a model and its data.
+    """Findings about a model and its data.
 
     Attributes:
         labelled: Whether the samples carry labels.
@@ -150,5 +150,5 @@ def _first(data: Dataset) -> Mapping[str, Any]:
 
 
 def _scores(output: TensorSpec) -> bool:
-    """Whether an output can be read as scores of classes: one number for each of several, by sample."""
+    """Return whether an output can be read as scores of classes: one number for each of several, by sample."""
     return output.dtype.kind == "f" and len(output.shape) == 2 and output.shape[1] != 1

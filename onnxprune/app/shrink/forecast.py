@@ -1,4 +1,4 @@
-"""How long the steps of `shrink` will take: by what a run of the model takes, and a few steps of training."""
+"""Forecast of the steps of `shrink`, from the time of a run and of a few training steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_EPOCHS = 60
 
 @dataclass(frozen=True)
 class Pace:
-    """What things take here.
+    """Measured durations on this machine.
 
     Attributes:
         run_s: Seconds of a run of the original, by sample.

@@ -1,4 +1,4 @@
-"""Which elements of the sparse constants the dense ones hold: what a certificate tells the verifier.
+"""The elements of the sparse constants that the dense ones hold: the hints of a certificate.
 
 See `onnxprune.certify`, which believes none of it and compares the constants bit for bit.
 """
