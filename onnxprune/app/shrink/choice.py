@@ -150,5 +150,5 @@ def _first(data: Dataset) -> Mapping[str, Any]:
 
 
 def _scores(output: TensorSpec) -> bool:
-    """Return whether an output can be read as scores of classes: one number for each of several, by sample."""
+    """Return whether an output can be read as scores of classes: one number a class, by sample."""
     return output.dtype.kind == "f" and len(output.shape) == 2 and output.shape[1] != 1
