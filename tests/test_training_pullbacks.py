@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -9,6 +11,8 @@ import pytest
 from onnx import parser
 
 from onnxprune.errors import TrainingError
+from onnxprune.train.engine import train
+from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import GRADIENT, step_graph
 
 Arrays = dict[str, np.ndarray]
@@ -181,6 +185,63 @@ def test_running_statistics_follow_as_the_specification_has_it():
     np.testing.assert_allclose(found["statistic:m"], wanted, rtol=1e-5, atol=1e-6)
     wanted = 0.75 * running["v"] + 0.25 * x.var((0, 2))
     np.testing.assert_allclose(found["statistic:v"], wanted, rtol=1e-5)
+
+
+FUNCTIONS = {"Acos", "Asin", "Atan"}
+"""Those that only this engine differentiates."""
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_functions(name):
+    constants = {"w": normal(5, 4, scale=0.4)}
+    body = f"h = MatMul(x, w)\nt = Tanh(h)\ny = {name}(t)"
+    check(model_of(body, "float[3, 5] x", constants), {"x": normal(3, 5)}, constants)
+
+
+SMOOTH = """
+    c = Conv<pads=[1,1,1,1]>(x, w1, b1)
+    n = BatchNormalization(c, s, b, m, v)
+    t = Sigmoid(n)
+    d = Conv<group=32, pads=[1,1,1,1], strides=[2,2]>(t, w2)
+    g = Tanh(d)
+    e = Conv<pads=[1,1,1,1]>(g, w3)
+    k = Softplus(e)
+    p = GlobalAveragePool(k)
+    f = Flatten(p)
+    y = Gemm<transB=1>(f, w4, b4)"""
+
+
+@pytest.mark.training
+def test_both_engines_have_the_same_gradients():
+    """The whole gradient; activations are smooth, for at a kink rounding decides."""
+    weights = {
+        "w1": normal(32, 3, 3, 3, scale=0.2),
+        "b1": normal(32),
+        "s": normal(32) + 1,
+        "b": normal(32),
+        "w2": normal(32, 1, 3, 3, scale=0.3),
+        "w3": normal(40, 32, 3, 3, scale=0.06),
+        "w4": normal(6, 40, scale=0.2),
+        "b4": normal(6),
+    }
+    running = {"m": np.zeros(32, "f4"), "v": np.ones(32, "f4")}
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    net (float[N, 3, 16, 14] x) => (float[N, 6] y) {{ {SMOOTH} }}"""
+    model = parser.parse_model(text)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in (weights | running).items())
+    batch = ({"x": normal(8, 3, 16, 14)}, {"labels": np.arange(8) % 6})
+    found = {}
+    for engine in ("stock", "ort-training"):
+        settings = TrainSettings(
+            learning_rate=1.0, momentum=0.0, schedule="constant", clip_norm=math.inf, engine=engine
+        )
+        result = train(model, lambda _: [batch], settings=settings, total_steps=1)
+        assert result.engine == engine
+        steps = [(values - result.weights[name]).ravel() for name, values in weights.items()]
+        found[engine] = np.concatenate(steps).astype(np.float64)
+        assert set(result.weights) == {*weights, *running}
+    apart = np.linalg.norm(found["stock"] - found["ort-training"])
+    assert apart < 1e-4 * np.linalg.norm(found["ort-training"])
 
 
 def test_refusal_names_node_and_operator():

@@ -8,11 +8,14 @@ import re
 import numpy as np
 import onnx
 import pytest
+from test_training_pullbacks import FUNCTIONS
 from training_cases import CASES
 from training_networks import CLASSES, cnn, stripes, with_weights
-from training_table import OWN, SPELLED, TABLE, operators, table, verdict
+from training_table import OWN, SPELLED, TABLE, operators, table, verdict, verdict_of_stock
 
+from onnxprune.ops.spec import find_spec
 from onnxprune.train.engine import train
+from onnxprune.train.pullbacks import PULLBACKS
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.support import DIFFERENTIABLE, REASONS, STOPS
 
@@ -28,6 +31,15 @@ def test_every_operator_that_is_trained_is_compared_with_finite_differences():
     compared = set(re.findall(r"= ([\w.]+)[<(]", written)) | ELSEWHERE
     trained = {operator for operator in operators() if verdict(operator)[0] in (OWN, SPELLED)}
     assert trained - compared == set()
+    stock = {operator for operator in operators() if verdict_of_stock(operator) in (OWN, SPELLED)}
+    assert stock - compared - FUNCTIONS == set()
+    assert trained <= stock
+
+
+def test_pullbacks_are_the_gradients_of_specs():
+    for operator, rule in PULLBACKS.items():
+        domain, _, name = operator.rpartition(".")
+        assert find_spec(domain, name).gradient is rule
 
 
 def test_no_operator_is_in_two_lists():

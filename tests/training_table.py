@@ -11,6 +11,8 @@ import onnxprune.ops.axes  # noqa: F401 - fills the table
 from onnxprune.ops.axes.blocking import REASONS as BLOCKED
 from onnxprune.ops.spec import SPECS, load
 from onnxprune.train.dialect import NEWER
+from onnxprune.train.engines import STOCK
+from onnxprune.train.pullbacks import PULLBACKS
 from onnxprune.train.rewrites import REWRITES
 from onnxprune.train.rewrites.registry import qualified
 from onnxprune.train.support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
@@ -26,7 +28,10 @@ trained has a network in `tests/test_training_rewrites.py` that is trained for o
 central differences of the loss (≤ 1e-3, relative). `python tests/training_table.py` writes this table, and a
 test keeps it true.
 
-* **own gradient**: onnxruntime-training 1.19.2 has one, and it is right.
+There are two engines: the stock one, which writes a step as a graph for the onnxruntime that is there, and
+onnxruntime-training 1.19.2 (`setup-training`). `--engine auto` takes the first that can train a model.
+
+* **own gradient**: the engine has one, and it is right.
 * **spelled in others**: it has none, or a wrong one; what is trained has other operators in its place.
 * **none needed**: its result does not change smoothly with anything that is trained.
 * All others stop `finetune`, which names the node, before anything is spent, but only where a gradient has to
@@ -74,12 +79,27 @@ def verdict(operator: str) -> tuple[str, str]:
     return "", REASONS.get(operator, NO_GRADIENT)
 
 
+def verdict_of_stock(operator: str) -> str:
+    """Return how the stock engine trains through an operator; nothing if it does not."""
+    if operator in CONVERTED or operator in NEWER:
+        return SPELLED
+    if operator in PULLBACKS:
+        return OWN
+    if operator in STOCK.rewrites:
+        return SPELLED
+    return NONE if operator in STOPS else ""
+
+
 def table() -> str:
     """The document up to the networks, which `training_corpus` writes."""
-    rows = [(operator, *verdict(operator)) for operator in operators()]
-    trained = sum(bool(how) for _, how, _ in rows)
-    lines = [f"{trained} of {len(rows)} operators:", "", "| operator | trained through | |", "|---|---|---|"]
-    lines += [f"| {operator} | {how or '**no**'} | {why} |" for operator, how, why in rows]
+    rows = [(operator, verdict_of_stock(operator), *verdict(operator)) for operator in operators()]
+    stock, other = (sum(bool(row[column]) for row in rows) for column in (1, 2))
+    lines = [
+        f"{stock} of {len(rows)} operators with the stock engine, {other} with onnxruntime-training:",
+        "",
+    ]
+    lines += ["| operator | stock | ort-training | |", "|---|---|---|---|"]
+    lines += [f"| {name} | {own or '**no**'} | {how or '**no**'} | {why} |" for name, own, how, why in rows]
     return INTRODUCTION + "\n".join(lines) + "\n\n" + NETWORKS
 
 

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from onnxprune.ops.axes.constants import Carry
     from onnxprune.ops.axes.context import Axes, Context, Typing
     from onnxprune.ops.sizes.node import Node
+    from onnxprune.train.pullbacks import Node as TrainedNode
+    from onnxprune.train.pullbacks import Tape
 
 Zeros: TypeAlias = "Sequence[bool | None]"
 """For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
 ZeroRule: TypeAlias = "Callable[[Zeros], bool]"
 AxesRule: TypeAlias = "Callable[[Context], None]"
 SizeRule: TypeAlias = "Callable[[Node], None]"
+GradientRule: TypeAlias = "Callable[[TrainedNode, Tape], None]"
 Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]
 
@@ -92,6 +95,8 @@ class OpSpec:
             place, by a formula that knows no axes.
         arithmetic: Which of the four basic operations it is.
         normalises: Whether it divides by a deviation or a norm of its data.
+        gradient: The pullback: writes the gradients of a node's operands, from those of its results, into the
+            graph of a training step. Without one training stops at the operator, or spells it in others.
         function: The operator as a function of standard operators, run where onnxruntime has no
             implementation of its own.
     """
@@ -110,6 +115,7 @@ class OpSpec:
     elementwise: bool = False
     arithmetic: Arithmetic = ""
     normalises: bool = False
+    gradient: GradientRule | None = None
     function: onnx.FunctionProto | None = None
 
     @property

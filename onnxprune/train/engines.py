@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import TrainingError
 from onnxprune.train.emit import Emitter, has_known_sizes, sizes_of
-from onnxprune.train.pullbacks import PULLBACKS, winograd
+from onnxprune.train.pullbacks import PULLBACKS, pullback_of, winograd
 from onnxprune.train.pullbacks.geometry import Geometry
 from onnxprune.train.rewrites import REWRITES, Rewrite, convolution
 from onnxprune.train.rewrites.convolution import with_explicit_pads
@@ -49,7 +49,7 @@ _FORMS = frozenset({"Conv", "LSTM", "GRU", "Pad", "Dropout", "Transpose"})
 
 def _without_pullback(node: gs.Node) -> str:
     operator = qualified(node.op, node.domain)
-    return "" if operator in PULLBACKS else REASONS.get(operator, "there is no pullback for it")
+    return "" if pullback_of(operator) else REASONS.get(operator, "there is no pullback for it")
 
 
 def _convolution(node: gs.Node, emit: Emitter) -> gs.Tensor | None:

@@ -11,7 +11,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnxprune.errors import TrainingError
 from onnxprune.train.dialect import IR_VERSION, opset_of
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks import FORWARDS, PULLBACKS, Node, Tape, Writer
+from onnxprune.train.pullbacks import FORWARDS, Node, Tape, Writer, pullback_of
 from onnxprune.train.pullbacks.facts import Facts
 from onnxprune.train.pullbacks.writer import OPSET
 from onnxprune.train.rewrites.registry import qualified
@@ -102,7 +102,7 @@ def _write_backward(nodes: Sequence[Node], tape: Tape) -> None:
         arrived = any(tape.has(name) for name in node.outputs)
         if not arrived or not any(tape.wants(name) for name in node.inputs):
             continue
-        rule = PULLBACKS.get(node.operator)
+        rule = pullback_of(node.operator)
         if rule is None:
             raise _refusal(node, "it has no pullback")
         try:

@@ -21,7 +21,7 @@ from onnxprune.train.pullbacks import (
     reduction,
     winograd,
 )
-from onnxprune.train.pullbacks.registry import FORWARDS, PULLBACKS, Node
+from onnxprune.train.pullbacks.registry import FORWARDS, PULLBACKS, Node, pullback_of
 from onnxprune.train.pullbacks.tape import Gradient, Tape
 from onnxprune.train.pullbacks.writer import Writer
 
@@ -41,6 +41,7 @@ __all__ = [
     "normalization",
     "pooling",
     "products",
+    "pullback_of",
     "recurrent",
     "reduction",
     "winograd",

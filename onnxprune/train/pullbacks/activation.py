@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from onnxprune.train.pullbacks.registry import PULLBACKS, Node, pullback
+from onnxprune.train.pullbacks.registry import Node, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape
 from onnxprune.train.pullbacks.writer import STEP, Operand, Writer
 
@@ -105,7 +105,7 @@ def _elementwise(node: Node, tape: Tape) -> None:
     tape.give(node.inputs[0], value, arrived.factor, arrived.axis)
 
 
-PULLBACKS.update(dict.fromkeys(DERIVATIVES, _elementwise))
+pullback(*DERIVATIVES)(_elementwise)
 
 
 @pullback("Clip")
@@ -232,7 +232,3 @@ def same(node: Node, tape: Tape) -> None:
 def cast(node: Node, tape: Tape) -> None:
     """The gradient as it is: all floats that training sees are of 32 bits."""
     tape.pass_on(node.inputs[0], tape.carried(node.outputs[0]))
-
-
-SMOOTH = frozenset(DERIVATIVES) - {"Abs", "Relu", "LeakyRelu", "HardSigmoid", "HardSwish", "Elu"}
-"""Those without a kink: gradients through them can be compared element by element."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.train.emit import Untrainable
 from onnxprune.train.pullbacks.registry import Node, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape
 
@@ -99,11 +98,3 @@ def where(node: Node, tape: Tape) -> None:
     tape.give_broadcast(a, Gradient(write("Where", condition, arrived, 0.0)), dims)
     if tape.wants(b):
         tape.give_broadcast(b, Gradient(write("Where", condition, 0.0, arrived)), dims)
-
-
-@pullback("Mod")
-def modulo(node: Node, tape: Tape) -> None:
-    """The gradient of the dividend; the divisor moves the result in jumps."""
-    if tape.wants(node.inputs[1]):
-        raise Untrainable("its divisor is trained")
-    tape.give_broadcast(node.inputs[0], tape.carried(node.outputs[0]), tape.dims(node.outputs[0]))

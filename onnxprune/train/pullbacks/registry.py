@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from onnxprune.ops.spec import enter, find_spec
 from onnxprune.train.rewrites.registry import qualified
 
 if TYPE_CHECKING:
@@ -44,26 +45,35 @@ class Node:
 Rule: TypeAlias = "Callable[[Node, Tape], None]"
 
 PULLBACKS: dict[str, Rule] = {}
-"""By operator: writes the gradients of a node's operands from those of its results."""
+"""By operator: those that this package has itself, which no rewriting is needed for."""
 
 FORWARDS: dict[str, Rule] = {}
 """By operator: writes a node in a form that keeps what its pullback reads. Others are copied."""
 
 
 def pullback(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
-    """Enter a pullback into the table for some operators of a domain."""
-    return _entering(PULLBACKS, operators, domain)
+    """Enter a pullback for some operators of a domain: as the gradient of their specs."""
+
+    def enter_rule(rule: Rule) -> Rule:
+        for operator in operators:
+            enter(domain, operator, gradient=rule)
+            PULLBACKS[qualified(operator, domain)] = rule
+        return rule
+
+    return enter_rule
+
+
+def pullback_of(operator: str) -> Rule | None:
+    """Return the gradient of an operator's spec, the domain in front of its name; None where it has none."""
+    domain, _, name = operator.rpartition(".")
+    return find_spec(domain, name).gradient
 
 
 def forward(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
     """Enter the forward form of some operators of a domain."""
-    return _entering(FORWARDS, operators, domain)
 
-
-def _entering(table: dict[str, Rule], operators: tuple[str, ...], domain: str) -> Callable[[Rule], Rule]:
-    def enter(rule: Rule) -> Rule:
-        for operator in operators:
-            table[qualified(operator, domain)] = rule
+    def enter_form(rule: Rule) -> Rule:
+        FORWARDS.update({qualified(operator, domain): rule for operator in operators})
         return rule
 
-    return enter
+    return enter_form

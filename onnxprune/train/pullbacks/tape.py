@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,8 +172,3 @@ def elements(dims: Sequence[int]) -> int:
 def permutation_back(order: Sequence[int]) -> list[int]:
     """Return the permutation of axes that undoes one."""
     return [int(k) for k in np.argsort(order)]
-
-
-def is_attribute_set(attributes: Mapping[str, object], name: str) -> bool:
-    """Return whether an attribute is there and not zero."""
-    return bool(attributes.get(name))
