@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.ir import Model
+from onnxprune.ops.spec import spec_of
 from onnxprune.repair.pair import Pair
 from onnxprune.runtime import Array, Session
 from onnxprune.scoring.layerwise.statistics import renewed
@@ -92,9 +93,10 @@ class SyntheticPair:
         before, after = pair.original, renewed(pair.original, feeds, threads)
         sparse, means, variances = pair.sparse.copy(), {}, {}
         for node in before.nodes:
-            if node.op_type != "BatchNormalization" or node.input[3] not in before.constants:
+            statistics = spec_of(node).statistics
+            if not statistics or node.input[statistics[0]] not in before.constants:
                 continue
-            mean, variance = node.input[3:5]
+            mean, variance = (node.input[k] for k in statistics)
             stored = sparse.array(mean), sparse.array(variance)
             wide = before.array(variance)
             factor = np.divide(after.array(variance), wide, out=np.ones_like(wide), where=wide > 0)

@@ -17,16 +17,10 @@ from onnxprune.analysis.evidence.constants import Constants, find_constants
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import without_dead_nodes
+from onnxprune.ops.spec import spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-_SCALES = {
-    "BatchNormalization": (1,),
-    "InstanceNormalization": (1,),
-    "LayerNormalization": (1,),
-    "Mul": (0, 1),
-}
-"""Operands that make everything zero if they are, where they are vectors."""
 
 
 def without_dead_branches(model: Model) -> Model:
@@ -58,16 +52,19 @@ def _pass_on(node: onnx.NodeProto, name: str) -> None:
 
 def _zero_weights(model: Model) -> Iterator[str]:
     """Yield the matrices, and the vectors something is scaled with, that are zero as a whole."""
-    scales = {
-        node.input[k]
-        for node in model.all_nodes
-        for k in _SCALES.get(node.op_type, ())
-        if k < len(node.input)
-    }
+    scales = {node.input[k] for node in model.all_nodes for k in _scales(node) if k < len(node.input)}
     for name, tensor in model.constants.items():
         scaling = len(tensor.dims) > 1 or name in scales
         if scaling and tensor.data_type in _FLOATS and not model.array(name).any():
             yield name
+
+
+def _scales(node: onnx.NodeProto) -> tuple[int, ...]:
+    """Return the operands that make everything zero if they are, where they are vectors."""
+    spec = spec_of(node)
+    if spec.normalises:
+        return spec.parameters[:1]
+    return (0, 1) if spec.arithmetic == "product" else ()
 
 
 def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int, Array]]:

@@ -14,13 +14,13 @@ import onnx
 from onnx import helper
 
 from onnxprune.ir import Model
+from onnxprune.ops.spec import spec_of
 
 MICROSOFT = "com.microsoft"
 MIXTURES = ("MoE", "QMoE")
 ROUTER, EXPERTS = 1, 2
 """The operands of a mixture that hold the logits and, one an expert, the first weights."""
 _PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-_PRODUCTS = ("Gemm", "MatMul", "FusedMatMul", "MatMulNBits", "Add")
 
 
 def with_biases(model: Model) -> Model:
@@ -72,7 +72,8 @@ def _float_type(model: Model, logits: str) -> int | None:
         if node.op_type == "Cast" and cast is None:
             cast = int(next(a.i for a in node.attribute if a.name == "to"))
         logits = node.input[0]
-    if logits not in makers or makers[logits].op_type not in _PRODUCTS:
+    spec = spec_of(makers[logits]) if logits in makers else None
+    if spec is None or not (spec.mixes or spec.arithmetic == "sum"):
         return None
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     kinds = [model.constants[i].data_type for i in makers[logits].input if i in model.constants]

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from onnxprune.ir import Model, bodies, captured
+from onnxprune.ops.spec import spec_of
 
 _LISTS = {
     "ConstantOfShape": (0,),
@@ -41,7 +42,6 @@ _LISTS = {
 """Operands that list numbers and have no axis of the network; of reductions the second as well."""
 _ZERO_POINTS = {"DequantizeLinear": 2, "QuantizeLinear": 2, "MatMulNBits": 3, "GatherBlockQuantized": 3}
 """Operators whose zero points may have several axes, and the operands that hold them."""
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 LARGEST = 1 << 20
 """Elements up to which a weight of one number alone is looked for, and copied."""
 Place = tuple[onnx.NodeProto, int]
@@ -89,7 +89,7 @@ def _is_accident(model: Model, name: str, found: list[Place]) -> bool:
         return long == 1 and tensor.data_type != onnx.TensorProto.STRING
     if all(_ZERO_POINTS.get(node.op_type) == operand for node, operand in found):
         return True
-    if math.prod(tensor.dims) > LARGEST or not all(node.op_type in _PRODUCTS for node, _ in found):
+    if math.prod(tensor.dims) > LARGEST or not all(spec_of(node).mixes for node, _ in found):
         return False
     values = model.array(name)
     return bool(np.all(values == values.flat[0]))

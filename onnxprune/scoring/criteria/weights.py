@@ -6,6 +6,7 @@ import numpy as np
 
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.values import finite_values
+from onnxprune.ops.spec import spec_of
 from onnxprune.scoring.criteria.calibration import Evidence
 from onnxprune.scoring.criteria.shares import Scores, matrices, members, share
 
@@ -32,7 +33,7 @@ def bn(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[
 
     def scales(name: str) -> bool:
         uses = index.operands(name)
-        return any(u.operand == 1 and index.nodes[u.node].op_type == "BatchNormalization" for u in uses)
+        return any(u.operand == 1 and spec_of(index.nodes[u.node]).statistics for u in uses)
 
     places = [p for p in group.places if scales(p.tensor)] or matrices(channels, group)
     return [share(channels, group, p, lambda _, w: np.square(w)) for p in places]

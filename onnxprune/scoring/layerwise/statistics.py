@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.errors import DataError
 from onnxprune.ir import Model
+from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import Array, Feeds, Session
 
 
@@ -69,8 +70,8 @@ def renewed(model: Model, feeds: Iterable[Feeds], threads: int | None = None) ->
 
 def _norms(model: Model) -> Iterable[_Norm]:
     for index, node in enumerate(model.nodes):
-        if node.op_type == "BatchNormalization" and len(node.output) == 1:
-            mean, variance = node.input[3:5]
+        if (statistics := spec_of(node).statistics) and len(node.output) == 1:
+            mean, variance = (node.input[k] for k in statistics)
             if all(n in model.constants and model.main.count(n) == 1 for n in (mean, variance)):
                 yield _Norm(index, mean, variance)
 
