@@ -12,6 +12,7 @@ from helpers import Net
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.app.cli.prune import _measured
 from onnxprune.ir import Model
 from onnxprune.passes import Prune
 from onnxprune.runtime import Latency
@@ -64,6 +65,25 @@ def test_the_time_is_what_was_asked_for(
     assert facts["latency_prediction_error"] <= 0.03 + 2 * noise
     assert facts["latency_ms"] < facts["latency_ms_baseline"]
     assert clock.timed < 25
+
+
+def test_one_sample_is_timed_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure_latency", Clock())
+    facts = Prune(reduce_latency=0.3, round_to=1)(network()).facts
+    assert facts["latency_input_shapes"] == {"x": [1, 3, 16, 16]}
+    several = Prune(reduce_latency=0.3, round_to=1, input_shapes={"x": (4, 3, 16, 16)})(network()).facts
+    assert several["latency_input_shapes"] == {"x": [4, 3, 16, 16]}
+
+
+def test_a_time_that_is_missed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine says half of what it takes, so that no plan comes near."""
+    monkeypatch.setattr(latency, "measure_latency", Clock())
+    reached = Prune(reduce_latency=0.3, round_to=1)(network()).facts
+    assert not reached["latency_missed"]
+    monkeypatch.setattr(Stopwatch, "correct", lambda *_: 0.9)
+    missed = Prune(reduce_latency=0.3, round_to=1)(network()).facts
+    assert missed["latency_missed"]
+    assert "warning: less than was asked for" in "".join(_measured(missed))
 
 
 def test_a_budget_of_time_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:

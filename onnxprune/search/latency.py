@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.views import WINDOWS
-from onnxprune.runtime import Array, Feeds, Session, measure_latency
+from onnxprune.runtime import Array, Feeds, Session, TensorSpec, measure_latency
 from onnxprune.scoring.layerwise.layers import views_of
 from onnxprune.search.candidates import Candidate, removed_by
 from onnxprune.search.evaluator import Removed
@@ -92,6 +93,11 @@ class Stopwatch:
         self._remember(removed, ratio, _NEAR)
         return ratio
 
+    @property
+    def input_shapes(self) -> dict[str, list[int]]:
+        """Shapes of the inputs that are timed, by name."""
+        return {name: list(array.shape) for name, array in self._feeds.items()}
+
     def polynomial(self) -> Polynomial:
         """Return the time in parts of the original's, as far as is known by now."""
         features = self._features
@@ -113,8 +119,18 @@ class Stopwatch:
 
     @cached_property
     def _feeds(self) -> Feeds:
-        model, sizes = self.channels.model, self.channels.typing.shapes.inputs
-        return feeds_that_run(model, Session(model.proto, threads=self.threads), sizes, seed=self.seed)[0]
+        """One input: a single sample, unless the file or the user says otherwise."""
+        model, found = self.channels.model, self.channels.typing.shapes.inputs
+        session = Session(model.proto, threads=self.threads)
+        shapes = {i.name: self._single(i, found[i.name]) for i in session.inputs if found.get(i.name)}
+        how: dict[str, Any] = {"given": shapes, "batch": 1, "seed": self.seed}
+        return feeds_that_run(model, session, shapes, **how)[0]
+
+    def _single(self, spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of an input with one sample, where its batch is open and nobody has set it."""
+        given = self.channels.model.sizes.get(spec.name, (-1,))
+        fixed = not spec.shape or isinstance(spec.shape[0], int) or (bool(given) and given[0] > 0)
+        return tuple(sizes) if fixed else (1, *sizes[1:])
 
 
 def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:

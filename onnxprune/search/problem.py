@@ -246,6 +246,8 @@ class PruningProblem:
                 "latency_ms": measured * watch.baseline_ms,
                 "latency_reduction": 1 - measured,
                 "latency_prediction_error": off,
+                "latency_input_shapes": watch.input_shapes,
+                "latency_missed": 1 - measured < wanted - CLOSE,
             }
             found = replace(found, facts=found.facts | facts)
             missed = abs(measured - (1 - wanted))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _EXTRAS = {
     "scipy": ("least squares, optimal plans", "scipy"),
-    "pydantic": ("recipes", "onnxprune[run]"),
+    "pydantic": ("recipes", "pydantic"),
     "jinja2": ("report pages", "onnxprune[report]"),
     "joblib": ("ana --workers", "onnxprune[parallel]"),
     "matplotlib": ("figures as PNG or PDF", "onnxprune[figures]"),

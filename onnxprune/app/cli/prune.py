@@ -61,8 +61,11 @@ def _measured(facts: Facts) -> list[str]:
     if "latency_ms" in facts:
         said.append(
             f"\nlatency {facts['latency_ms_baseline']:.3f} → {facts['latency_ms']:.3f} ms"
-            f" (−{facts['latency_reduction']:.1%}; predicted {facts['latency_ms_predicted']:.3f} ms)"
+            f" (−{facts['latency_reduction']:.1%}; predicted {facts['latency_ms_predicted']:.3f} ms),"
+            f" timed with {_shapes(facts['latency_input_shapes'])}"
         )
+        if facts["latency_missed"]:
+            said.append("warning: less than was asked for; a larger reduction or --max-ratio goes further")
     if "drop" in facts:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
@@ -72,6 +75,11 @@ def _measured(facts: Facts) -> list[str]:
 
         said.append("\n" + summary(facts["recovery"]))
     return said
+
+
+def _shapes(found: Facts) -> str:
+    """Name shapes of inputs: ``image 1×3×224×224``."""
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in found.items())
 
 
 def _limit(text: str) -> tuple[str, int]:
