@@ -1,5 +1,5 @@
-# `make demo` and `make test` do all the set-up they need: Python 3.10 to 3.12 and make are enough.
-# Python 3.13 will do too, but has no training runtime: the tests of training are left out, and no demo.
+# `make demo` and `make test` do all the set-up they need: Python 3.10 or newer and make are enough.
+# From Python 3.13 on there is no onnxruntime-training: tests of that engine are left out.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -61,7 +61,7 @@ class Ana(Pass):
         mode: ``exact``: every ratio on all samples. ``adaptive``: ratios where the curve bends, and samples
             only until it is clear what they say.
         method: ``measured``; or ``fast``: all curves at once, estimated from one pass through the samples, by
-            gradients where there is a training runtime. The estimate is of ``kl``, whatever the metric.
+            gradients where the model has them. The estimate is of ``kl``, whatever the metric.
         check: ``fast``: measure the curves as well, and report how well the estimate ranks.
         against: ``fast``: curves that were measured, to report how well the estimate ranks.
         confidence: ``adaptive``: how sure an interval is to hold the value over all samples.

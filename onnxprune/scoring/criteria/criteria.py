@@ -57,7 +57,7 @@ CRITERIA: dict[str, Criterion] = {
 NEED_DATA = tuple(name for name, c in CRITERIA.items() if c.needs)
 """Criteria that look at samples."""
 NEED_GRADIENTS = tuple(name for name, c in CRITERIA.items() if c.needs == "gradients")
-"""Criteria that look at gradients, which the training runtime computes."""
+"""Criteria that look at gradients, which a training engine computes."""
 
 
 def check_criterion(name: str) -> Criterion:

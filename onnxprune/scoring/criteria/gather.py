@@ -46,7 +46,7 @@ def gather(
 
     Raises:
         DataError: The samples do not fit.
-        TrainingError: The network has no gradient, or there is no training runtime.
+        TrainingError: The network has no gradient.
     """
     needs = check_criterion(criterion).needs
     if needs == "data":
