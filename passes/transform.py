@@ -19,6 +19,7 @@ from onnxprune.decisions.channels.configuration import CONFIG_KEY, configuration
 from onnxprune.decisions.channels.hints import Elements, Hints, in_order, kept_elements
 from onnxprune.decisions.channels.interface import Interface
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
+from onnxprune.decisions.channels.scales import with_scales_in_place
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
 from onnxprune.decisions.origin import ORIGIN_KEY
@@ -109,6 +110,7 @@ class Transform(Pass):
         comparison; it stands alone where no input showed anything.
         """
         found = widths(channels, removed)
+        dense, unfused = with_scales_in_place(dense, channels, removed)
         whole, dense = dense, without_dead_branches(dense)
         for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
@@ -133,6 +135,7 @@ class Transform(Pass):
             {} if rows is None else {"rows": rows.tolist()}
         )
         facts |= {"certificate": certificate.facts()}
+        facts |= {"unfused": unfused} if unfused else {}
         files = configurations(given.model)
         facts |= (
             {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}

@@ -48,6 +48,7 @@ def render(facts: Facts) -> RenderableType:
         "",
         *_left(facts),
         *facts.get("corrected", ()),
+        *facts.get("unfused", ()),
         agreement(facts, "sparse and dense model"),
         *_configured(facts),
         *([f"old number of each row: {facts['id_map']}"] if "id_map" in facts else []),

@@ -28,6 +28,7 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.shapes.evaluation import evaluate
 from onnxprune.decisions.channels.ghosts import corrected
 from onnxprune.decisions.channels.interface import declare
+from onnxprune.decisions.channels.lists import Lists
 from onnxprune.decisions.channels.masks import Mask, masked
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
@@ -84,6 +85,7 @@ def _insert(model: Model, inserted: Iterable[Insertion]) -> None:
 
 def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> list[Insertion]:
     """Rewrite attributes at once; operands are collected first, for one may hold several sizes."""
+    lists = Lists.of(model, channels.typing.shapes)
     operands: dict[tuple[int, int], dict[int, Change]] = defaultdict(dict)
     results: dict[int, dict[int, Change]] = defaultdict(dict)
     for use in channels.typing.size_uses:
@@ -93,7 +95,7 @@ def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
             old = use.dim.size
             results[use.node][use.element] = old if isinstance(old, int) else 1 / _fraction(use.dim, counts)
-        elif use.element is not None and _must_be_written(channels, use, new, counts):
+        elif use.element is not None and _must_be_written(channels, lists, use, new, counts):
             change = new if isinstance(new, int) else _fraction(use.dim, counts)
             operands[use.node, use.operand][use.element] = -change if use.backwards else change
     readers = _readers(model) if results else {}
@@ -102,15 +104,43 @@ def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int
         for k, sizes in results.items()
         for n in _read_as_before(channels, model, k, sizes, readers)
     ]
+    joined = _change_lists(lists, operands)
     chosen = [
         (k, False, n)
         for (k, o), sizes in operands.items()
         for n in _rewrite_operand(channels, model, k, o, sizes)
     ]
-    return [*read, *chosen]
+    return [*read, *joined, *chosen]
 
 
-def _must_be_written(channels: Channels, use: SizeUse, new: Extent, counts: Mapping[Factor, int]) -> bool:
+def _change_lists(lists: Lists, operands: dict[tuple[int, int], dict[int, Change]]) -> list[Insertion]:
+    """Change the lists whose numbers are constants joined with others; they are no longer among the operands.
+
+    Returns:
+        The nodes that join lists of their own for some of the readers.
+    """
+    wanted: dict[tuple[str, tuple[tuple[int, int], ...]], list[tuple[int, int]]] = defaultdict(list)
+    for (index, operand), changes in operands.items():
+        name = lists.model.node(index).input[operand]
+        numbers = [(e, n) for e, n in changes.items() if isinstance(n, int) and lists.place(name, e)]
+        if len(numbers) == len(changes):
+            wanted[name, tuple(numbers)].append((index, operand))
+    inserted: list[Insertion] = []
+    for (name, told), readers in wanted.items():
+        new = f"{name}__patched{readers[0][0]}_{readers[0][1]}"
+        node = lists.change(name, dict(told), len(readers), new)
+        for index, operand in readers:
+            del operands[index, operand]
+            if node is not None:
+                lists.model.node(index).input[operand] = new
+        if node is not None:
+            inserted.append((min(readers)[0], False, node))
+    return inserted
+
+
+def _must_be_written(
+    channels: Channels, lists: Lists, use: SizeUse, new: Extent, counts: Mapping[Factor, int]
+) -> bool:
     """Return whether an operand's number changes; 0 and -1 in a Reshape target mostly adapt."""
     node = channels.typing.nodes[use.node]
     listed = channels.typing.shapes.integers(node.input[use.operand])
@@ -118,9 +148,24 @@ def _must_be_written(channels: Channels, use: SizeUse, new: Extent, counts: Mapp
     if not isinstance(written, int) or node.op_type != "Reshape" or written > 0:
         return new != use.dim.size
     if written < 0:
-        return False
+        return isinstance(new, int) and _counts_parts(channels, lists, use, counts)
     copied = channels.typing.axes[node.input[0]][use.element or 0]
     return kept_size(copied, counts) != new
+
+
+def _counts_parts(channels: Channels, lists: Lists, use: SizeUse, counts: Mapping[Factor, int]) -> bool:
+    """Return whether a -1 stands for a number of heads that, or the width of which, changes, and can be replaced.
+
+    Nothing in the network needs it to be, but onnxruntime's transformer optimizer reads the number of heads
+    there, and takes that of its caller, who knows the old one, where it finds none.
+    """
+    node, element = channels.typing.nodes[use.node], use.element or 0
+    name, axes = node.input[use.operand], channels.typing.axes
+    given, made = axes[node.input[0]], axes[node.output[0]]
+    if len(given) >= len(made) or element + 1 == len(made):
+        return False
+    changed = any(kept_size(dim, counts) != dim.size for dim in made)
+    return changed and (name in channels.typing.shapes.values or lists.place(name, element) is not None)
 
 
 def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
