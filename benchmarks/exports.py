@@ -1,10 +1,10 @@
-"""The second table of docs/reach.md: each export through `inspect`, `prune` and `transform`, as users run them.
+"""The second table of docs/reach.md: each export through `inspect`, `prune` and `transform`, one by one.
 
     python benchmarks/architectures_torch.py FOLDER      # with an interpreter that has torch
     python benchmarks/transformers_torch.py FOLDER       # likewise
     python benchmarks/exports.py FOLDER [PATTERN…] [--results FILE]
 
-Every command is a process of its own with no option but the budget: `prune --reduce-macs 0.3`. A row tells the
+Every command is a process of its own with no option but the budget: `prune --reduce-macs 0.3`. A row has the
 opset, the share of the parameters that can be reached, what is left of parameters and multiply-accumulates,
 how far sparse and dense model differ, and for each command its processor seconds and the most memory it held.
 What went wrong is told below its row.

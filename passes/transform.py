@@ -110,7 +110,7 @@ class Transform(Pass):
         comparison; it stands alone where no input showed anything.
         """
         found = widths(channels, removed)
-        dense, unfused = with_scales_in_place(dense, channels, removed)
+        dense, unfused = _with_scales(given.model, channels, removed, dense, hints)
         whole, dense = dense, without_dead_branches(dense)
         for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
@@ -166,6 +166,20 @@ class Transform(Pass):
         groups = {g.name: g for g in channels.groups}
         widths = {n: {"before": groups[n].size, "after": groups[n].size - len(r)} for n, r in removed.items()}
         return facts | {"groups": widths, **verdict.facts()}
+
+
+def _with_scales(
+    sparse: Model, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model, hints: Hints
+) -> tuple[Model, list[str]]:
+    """Return the dense network in the form that runtimes fuse, and what of that is lost.
+
+    Where a network can be certified only with the nodes that a cut has put in, they stay.
+    """
+    moved, lost = with_scales_in_place(dense, channels, removed)
+    if moved is dense or certify(sparse.proto, moved.proto, hints).certified:
+        return moved, lost
+    bare, told = with_scales_in_place(dense, channels, removed, nodes=False)
+    return (bare, told) if certify(sparse.proto, bare.proto, hints).certified else (moved, lost)
 
 
 def _without_vocabulary(model: Model) -> Model:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers import Net
+from helpers import Net, half_of_each
 from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
 
 from onnxprune.analysis.groups.channels import find_channels
@@ -178,12 +178,27 @@ def test_a_root_mean_square_keeps_its_form(kind: str, tmp_path: object) -> None:
     x = net.linear(net.input("x", ("N", "T", WIDTH)), WIDTH)
     x = net.add(x, net.linear(net.relu(net.linear(root_mean_square(net, x, kind), 48)), WIDTH))
     model = net.model(net.linear(root_mean_square(net, x, kind), 8))
-    result = dense(model)
-    assert Counter(n.op_type for n in model.nodes) == Counter(n.op_type for n in result.model.nodes)
-    before, after = by_sessions(model, tmp_path), by_sessions(result.model, tmp_path)
+    channels = find_channels(model)
+    removed = half_of_each(channels)
+    cut, left = with_scales_in_place(shrunk(channels, removed), channels, removed)
+    assert Counter(n.op_type for n in model.nodes) == Counter(n.op_type for n in cut.nodes)
+    before, after = by_sessions(model, tmp_path), by_sessions(cut, tmp_path)
     assert before == after
     assert before["SimplifiedLayerNormalization"] == (2 if kind in ("quotient", "division") else 0)
-    assert "unfused" not in result.facts
+    assert difference(shrunk(channels, removed).proto, cut.proto) < 1e-5
+    assert not left
+
+
+def test_a_certificate_is_worth_more_than_a_fusion() -> None:
+    """A factor stays a node where only that can be certified, and is told."""
+    net = Net()
+    x = net.linear(net.input("x", ("N", "T", WIDTH)), WIDTH)
+    x = net.add(x, net.linear(net.relu(net.linear(root_mean_square(net, x, "division"), 48)), WIDTH))
+    result = dense(net.model(net.linear(root_mean_square(net, x, "division"), 8)))
+    assert result.facts["certificate"]["certified"]
+    assert len(result.facts.get("unfused", ())) in (0, 2)
+    told = [n for n in result.model.nodes if n.name.endswith("__rescaled")]
+    assert len(told) == len(result.facts.get("unfused", ()))
 
 
 def test_a_factor_that_others_read_stays_a_node() -> None:

@@ -40,7 +40,7 @@ _SMALL = 4096
 
 
 def with_scales_in_place(
-    model: Model, channels: Channels, removed: Mapping[str, Sequence[int]]
+    model: Model, channels: Channels, removed: Mapping[str, Sequence[int]], *, nodes: bool = True
 ) -> tuple[Model, list[str]]:
     """Return the dense network with such factors in its constants, and what could not be moved.
 
@@ -48,6 +48,7 @@ def with_scales_in_place(
         model: The dense network.
         channels: The groups of the network it was cut from.
         removed: Removed channels by group name.
+        nodes: Whether factors that have a node of their own are moved, beside the scales of attention.
 
     Returns:
         The network, itself where there is nothing to move; a sentence for each factor that stays, which names
@@ -59,7 +60,7 @@ def with_scales_in_place(
         return model, []
     model = model.copy()
     graph = _Scalars.of(model)
-    moves = [_without_node(graph, name) for name in rescaled]
+    moves = [_without_node(graph, name, nodes) for name in rescaled]
     moves += [move for name, widths in cut.items() if (move := _by_width(graph, name, *widths)) is not None]
     possible = graph.possible([move for move in moves if move.changes is not None])
     for move in possible:
@@ -97,11 +98,11 @@ def _cut_widths(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dic
     return found
 
 
-def _without_node(graph: _Scalars, name: str) -> _Move:
+def _without_node(graph: _Scalars, name: str, wanted: bool) -> _Move:
     """Move the factor of a node that a cut has put in."""
     node = graph.makers[name]
     factor = graph.scalar(node.input[1])
-    changes = graph.behind(name, factor) if factor is not None else None
+    changes = graph.behind(name, factor) if factor is not None and wanted else None
     said = f"'{name}' is multiplied by a node of its own: runtimes may not fuse what is around it"
     return _Move(changes, said, node)
 

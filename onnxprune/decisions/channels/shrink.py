@@ -154,7 +154,7 @@ def _must_be_written(
 
 
 def _counts_parts(channels: Channels, lists: Lists, use: SizeUse, counts: Mapping[Factor, int]) -> bool:
-    """Return whether a -1 stands for a number of heads that, or the width of which, changes, and can be replaced.
+    """Return whether a -1 stands for a number of heads that can be replaced, and they or their width change.
 
     Nothing in the network needs it to be, but onnxruntime's transformer optimizer reads the number of heads
     there, and takes that of its caller, who knows the old one, where it finds none.
