@@ -4,8 +4,9 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
+from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.rows import KeepRows
 from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.transform import Transform
 
-__all__ = ["Ana", "Finetune", "KeepRows", "Pass", "PassResult", "Prune", "Recover", "Transform"]
+__all__ = ["Ana", "Finetune", "KeepRows", "Pass", "PassResult", "Prune", "Recover", "Rotate", "Transform"]

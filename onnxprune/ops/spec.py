@@ -1,7 +1,8 @@
 """The table of operators: one `OpSpec` each, which all rooms read.
 
-An operator is described in the file of its family (`onnxprune.ops.axes`, `onnxprune.ops.sizes`), or outside
-the package: an entry point of the group ``onnxprune.ops`` names an `OpSpec`, or several of them in a list.
+An operator is described in the file of its family (`onnxprune.ops.axes`, `onnxprune.ops.sizes`,
+`onnxprune.ops.symmetry`), or outside the package: an entry point of the group ``onnxprune.ops`` names an
+`OpSpec`, or several of them in a list.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from onnxprune.ops.sizes.node import Node
     from onnxprune.train.pullbacks import Node as TrainedNode
     from onnxprune.train.pullbacks import Tape
+    from onnxprune.ops.symmetry.passage import Passage
+    from onnxprune.ops.symmetry.symmetry import Effect
 
 Zeros: TypeAlias = "Sequence[bool | None]"
 """For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
@@ -30,6 +33,7 @@ ZeroRule: TypeAlias = "Callable[[Zeros], bool]"
 AxesRule: TypeAlias = "Callable[[Context], None]"
 SizeRule: TypeAlias = "Callable[[Node], None]"
 GradientRule: TypeAlias = "Callable[[TrainedNode, Tape], None]"
+SymmetryRule: TypeAlias = "Callable[[Passage], Effect]"
 Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]
 
@@ -88,6 +92,8 @@ class OpSpec:
         opens: The axes of the inputs of its body, in order; ``None`` where they are not known.
         sizes: The size rule. Without one onnx and onnxruntime are asked.
         linear: The linear views of a node: weights, activation, bias, layout.
+        symmetry: The symmetry rule: the linear maps along an axis that the operator commutes with. Without
+            one those are the permutations.
         parameters: The operands that hold parameters.
         trainable: Whether training changes the parameters. Those of quantised and packed operators stay.
         statistics: The operands that hold running statistics of training.
@@ -109,6 +115,7 @@ class OpSpec:
     opens: Opens = no_bodies
     sizes: SizeRule | None = None
     linear: LinearRule | None = None
+    symmetry: SymmetryRule | None = None
     parameters: tuple[int, ...] = ()
     trainable: bool = True
     statistics: tuple[int, ...] = ()
@@ -142,7 +149,7 @@ class Operation(Protocol):
 
 SPECS: dict[tuple[str, str], OpSpec] = {}
 """The specs by domain and name; `find_spec` and `spec_of` fill the table before they read it."""
-FAMILIES = ("onnxprune.ops.axes", "onnxprune.ops.sizes.families")
+FAMILIES = ("onnxprune.ops.axes", "onnxprune.ops.sizes.families", "onnxprune.ops.symmetry.families")
 ENTRY_POINTS = "onnxprune.ops"
 _STANDARD = "ai.onnx"
 _loaded = False

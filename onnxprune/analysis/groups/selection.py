@@ -10,7 +10,9 @@ from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.support.globs import matching
 
 
-def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> list[Group]:
+def select_groups(
+    channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = (), *, optional: bool = False
+) -> list[Group]:
     """Return the groups to prune, in order of execution.
 
     Args:
@@ -19,6 +21,7 @@ def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequenc
             stays whole.
         only: Likewise; only groups that one of them touches are pruned. An optional group (the number of
             groups of a convolution, the width of attention heads) is pruned when one of them names it.
+        optional: Choose optional groups too.
 
     Raises:
         PlanError: A glob matches nothing.
@@ -35,8 +38,8 @@ def select_groups(channels: Channels, exclude: Sequence[str] = (), only: Sequenc
         g
         for g in channels.groups
         if not names[g.name] & excluded
-        and (names[g.name] & named if only else not g.optional)
-        and (not g.optional or g.name in named)
+        and (names[g.name] & named if only else optional or not g.optional)
+        and (optional or not g.optional or g.name in named)
     ]
     if not chosen:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))

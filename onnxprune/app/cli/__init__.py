@@ -29,6 +29,7 @@ from onnxprune.app.cli.program import Program, run_program
 from onnxprune.app.cli.prune import prune
 from onnxprune.app.cli.recover import recover
 from onnxprune.app.cli.report import report
+from onnxprune.app.cli.rotate import rotate
 from onnxprune.app.cli.run import run
 from onnxprune.app.cli.setup_training import setup_training
 from onnxprune.app.cli.shrink import shrink
@@ -55,7 +56,7 @@ def program(context: click.Context) -> None:
 
 
 for command in (
-    *(shrink, inspect, ana, prune, recover, finetune, transform),
+    *(shrink, inspect, ana, rotate, prune, recover, finetune, transform),
     *(verify, bench, init, run, report, setup_training, doctor),
 ):
     program.add_command(command)

@@ -15,8 +15,9 @@ from onnxprune.app.cli.program import Facts, command
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxprune.analysis.groups.channels import BlockedAxis, Channels, Group
+    from onnxprune.analysis.groups.channels import BlockedAxis, Channels
     from onnxprune.analysis.groups.cost import Cost
+    from onnxprune.analysis.groups.symmetry import GroupSymmetry
     from onnxprune.analysis.sizes import SizeAnalysis
 
 
@@ -24,7 +25,7 @@ def render(facts: Facts) -> RenderableType:
     """Show the totals and how much of them can be reached, the groups, and what is blocked."""
     from rich.console import Group as Lines
 
-    from onnxprune.app.cli.listing import BLOCKED_COLUMNS, GROUP_COLUMNS, blocked_rows, group_rows
+    from onnxprune.app.cli.listing import BLOCKED_COLUMNS, blocked_rows, group_columns, group_rows
     from onnxprune.app.figures import count, file_size, table
 
     every = facts["all"]
@@ -37,7 +38,7 @@ def render(facts: Facts) -> RenderableType:
     return Lines(
         f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}; {reach} can be reached",
         f"{len(facts['groups'])} groups, {chosen} of them to be pruned, {facts['channels']} channels\n",
-        table((*GROUP_COLUMNS, *(("tensors[axis]",) if every else ())), group_rows(facts["groups"], every)),
+        table(group_columns(facts["groups"], every), group_rows(facts["groups"], every)),
         "",
         table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every)),
         *_uncounted(facts),
@@ -91,6 +92,7 @@ def inspect(
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.analysis.groups.cost import cost_of
     from onnxprune.analysis.groups.reach import reach_of, staying_axes
+    from onnxprune.analysis.groups.symmetry import symmetries
     from onnxprune.ir import load, opened, sized
     from onnxprune.ir.output import stored_bytes
     from onnxprune.support.progress import task
@@ -108,7 +110,9 @@ def inspect(
         "params_reachable": reach.params,
         "macs_reachable": reach.macs,
         "input_shapes": {n: list(s) for n, s in channels.typing.shapes.inputs.items()},
-        "groups": [_group(channels, g, cost, g.name in chosen) for g in channels.groups],
+        "groups": [
+            _group(channels, found, cost, found.group.name in chosen) for found in symmetries(channels)
+        ],
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         "uncounted": [asdict(block) for block in reach.uncounted],
         "sizes": _described(channels.typing.shapes.analysis),
@@ -139,8 +143,18 @@ def _chosen(channels: Channels, exclude: Sequence[str], only: Sequence[str]) -> 
         return set()
 
 
-def _group(channels: Channels, group: Group, cost: Cost, selected: bool) -> dict[str, Any]:
+def _symmetry(found: GroupSymmetry) -> dict[str, Any]:
+    """Describe the linear maps along a group's channels that change no result."""
+    return {
+        "maps": found.symmetry.value,
+        "maps_after_absorption": found.opened.value,
+        "limited_by": asdict(found.limit) if found.limit else None,
+    }
+
+
+def _group(channels: Channels, found: GroupSymmetry, cost: Cost, selected: bool) -> dict[str, Any]:
     """Describe a group; ``parts`` is how many parts of the network may each lose other channels of it."""
+    group = found.group
     return {
         "name": group.name,
         "size": group.size,
@@ -149,6 +163,7 @@ def _group(channels: Channels, group: Group, cost: Cost, selected: bool) -> dict
         "params": round(sum(t.value({}) for t in cost.params.of(group.factor))),
         "optional": group.optional,
         "selected": selected,
+        "symmetry": _symmetry(found),
         "nodes": list(group.nodes),
         "tensors": [{"tensor": p.tensor, "axis": p.axis, "weight": p.weight} for p in group.places],
     }

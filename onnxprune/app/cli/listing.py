@@ -11,8 +11,18 @@ Entry = Mapping[str, Any]
 NAMED = 3
 """Nodes that a line names before it counts the rest."""
 
-GROUP_COLUMNS = ("group", ">channels", ">MACs", ">parameters", "", "nodes")
+GROUP_COLUMNS = ("group", ">channels", ">MACs", ">parameters", "")
 BLOCKED_COLUMNS = ("blocked axes", ">size", ">parameters", "by", "because")
+
+
+def group_columns(groups: Iterable[Entry], every: bool) -> tuple[str, ...]:
+    """Return the columns of a table of groups; symmetries where some axis may be rotated, or all is shown."""
+    maps = ("symmetry",) if _shows_maps(groups, every) else ()
+    return (*GROUP_COLUMNS, *maps, "nodes", *(("tensors[axis]",) if every else ()))
+
+
+def _shows_maps(groups: Iterable[Entry], every: bool) -> bool:
+    return every or any(_maps(g) not in ("", "positive scaling") for g in groups)
 
 
 def group_rows(groups: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
@@ -23,6 +33,8 @@ def group_rows(groups: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
         every: Whether each group gets a line of its own, with all its nodes and tensors.
     """
     kinds: dict[object, list[Entry]] = {}
+    groups = list(groups)
+    shows_maps = _shows_maps(groups, every)
     for group in groups:
         kinds.setdefault(group["name"] if every else _kind(group), []).append(group)
     rows: list[tuple[str, ...]] = []
@@ -30,6 +42,7 @@ def group_rows(groups: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
         first = alike[0]
         name = first["name"] if len(alike) == 1 else f"{first['name']} and {len(alike) - 1} like it"
         row = (name, _width(first), count(first["macs"]), count(first["params"]), _state(first))
+        row = (*row, *((_maps(first),) if shows_maps else ()))
         nodes = first["nodes"]
         tensors = (", ".join(f"{t['tensor']}[{t['axis']}]" for t in first["tensors"]),) if every else ()
         rows.append((*row, ", ".join(nodes) if every else _some(nodes), *tensors))
@@ -62,7 +75,7 @@ def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]
 def _kind(group: Entry) -> object:
     """Return what groups that share a line have in common."""
     same = ("size", "parts", "macs", "params", "optional", "selected")
-    return (*(group[name] for name in same), len(group["nodes"]), len(group["tensors"]))
+    return (*(group[name] for name in same), _maps(group), len(group["nodes"]), len(group["tensors"]))
 
 
 def _width(group: Entry) -> str:
@@ -71,6 +84,14 @@ def _width(group: Entry) -> str:
 
 def _state(group: Entry) -> str:
     return "" if group["selected"] else ("optional" if group["optional"] else "excluded")
+
+
+def _maps(group: Entry) -> str:
+    """Say which linear maps along the channels the network commutes with; permutations always."""
+    symmetry = group["symmetry"]
+    now, opened = symmetry["maps"], symmetry["maps_after_absorption"]
+    shown = opened if now == opened else f"{opened} (after absorption)"
+    return "" if opened == "permutation" else shown
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,0 +1,209 @@
+"""The basis in which an axis is best cut: what it carries and what its readers make of it, both diagonal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.algebra.axes import factors
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.groups.symmetry import GroupSymmetry
+from onnxprune.decisions.bases.change import fibres_of
+from onnxprune.errors import DataError
+from onnxprune.ir import Model
+from onnxprune.ops.symmetry import Symmetry, Vector
+from onnxprune.runtime import Feeds, Session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST_CONDITION = 1e3
+"""The largest condition number of a basis: rounding errors of float32 stay below 1e-4."""
+_RIDGE = 1e-4
+_CHUNK = 1 << 16
+
+
+@dataclass
+class SecondMoments:
+    """Sums over samples of what lies on an axis of a tensor, apart for each outer element.
+
+    Attributes:
+        count: How many lines went in.
+        total: Their sum, ``[outer, channels]``.
+        products: The sum of their outer products, ``[outer, channels, channels]``.
+    """
+
+    count: int
+    total: Array
+    products: Array
+
+    def add(self, lines: Array) -> None:
+        """Take in lines, ``[outer, channels, lines]``."""
+        for start in range(0, lines.shape[2], _CHUNK):
+            piece = lines[:, :, start : start + _CHUNK].astype(np.float64)
+            self.total += piece.sum(2)
+            self.products += piece @ piece.transpose(0, 2, 1)
+        self.count += lines.shape[2]
+
+    def about(self, *, mean: bool) -> Array:
+        """Return the mean product, about the mean or about zero."""
+        products = self.products / max(self.count, 1)
+        middle = self.total / max(self.count, 1)
+        return products - middle[:, :, None] * middle[:, None, :] if mean else products
+
+
+Seen = dict[tuple[str, str], SecondMoments]
+"""Moments by the name of a group and that of a tensor."""
+
+
+def observed(
+    channels: Channels, axes: Sequence[GroupSymmetry], feeds: Iterable[Feeds], threads: int | None
+) -> Seen:
+    """Run samples once and sum up what lies on some axes where it is read.
+
+    Raises:
+        DataError: There are no samples, or they make numbers that are not finite.
+    """
+    seen: Seen = {(a.group.name, name): _none(a) for a in axes for name in _read(a)}
+    names = sorted({name for _, name in seen})
+    inputs = {i.name for i in channels.model.inputs}
+    session = _tapped(channels.model, [n for n in names if n not in inputs], threads)
+    for fed in feeds:
+        made = {**fed, **session.run(fed)}
+        for axis in axes:
+            for name in _read(axis):
+                dims = channels.typing.axes[name]
+                where = next(k for k, d in enumerate(dims) if axis.group.factor in factors(d))
+                fibres = fibres_of(channels, axis, name, where, made[name].shape)
+                seen[axis.group.name, name].add(fibres.taken(made[name]))
+    for (_, name), moments in seen.items():
+        if not moments.count or not np.isfinite(moments.products).all():
+            raise DataError(
+                f"'{name}' is not finite on these samples, or there are none",
+                "are the samples scaled as the model expects them?",
+            )
+    return seen
+
+
+def basis(
+    channels: Channels, axis: GroupSymmetry, kind: Symmetry, seen: Mapping[tuple[str, str], SecondMoments]
+) -> tuple[Array, Array]:
+    """Return the basis of an axis, and its inverse, ``[outer, channels, channels]``, the best channels first.
+
+    With ``C`` the covariance of what lies on the axis and ``M`` the second moments of the weights that read
+    it, ``T = Uᵀ M^½`` of ``U S Vᵀ = svd(M^½ C^½)`` makes both diagonal (balanced truncation; B. C. Moore,
+    "Principal component analysis in linear systems", 1981). An orthogonal axis gets the orthogonal basis of
+    the same leading subspaces. Of a pairing, ``M`` are the second moments of the other side; what all keys
+    have in common is not seen behind a softmax, so theirs are taken about the mean.
+
+    Args:
+        channels: The groups.
+        axis: One of them.
+        kind: The maps that are allowed, orthogonal or general linear.
+        seen: What was seen on samples; where nothing was, the weights that make the axis stand for it.
+    """
+    covariance, metric = _both(channels, axis, seen)
+    pairs = [
+        _oriented(c, m, orthogonal=kind is Symmetry.ORTHOGONAL, shared=bool(axis.pairs))
+        for c, m in zip(covariance, metric, strict=True)
+    ]
+    return np.stack([t for t, _ in pairs]), np.stack([i for _, i in pairs])
+
+
+def _both(
+    channels: Channels, axis: GroupSymmetry, seen: Mapping[tuple[str, str], SecondMoments]
+) -> tuple[Array, Array]:
+    """Return the covariance and the metric of an axis."""
+    covariance, metric = (np.zeros(_none(axis).products.shape) for _ in range(2))
+    reads = [v for v in axis.vectors if v.kind == "read" and axis.sides[v.flow] > 0]
+    for vector in reads:
+        carried = _carried(channels, axis, vector.flow, seen, mean=True)
+        weights = _gram(channels, axis, vector)
+        power = float(np.einsum("hij,hij->", weights, carried))
+        metric += weights / (power or 1.0)
+        covariance += carried / len(reads)
+    for pair in axis.pairs:
+        one, two = pair.first, pair.second
+        if axis.sides[one] < 0:
+            one, two = two, one
+        covariance += _carried(channels, axis, one, seen, mean=one == pair.second)
+        metric += _carried(channels, axis, two, seen, mean=two == pair.second)
+    return covariance, metric
+
+
+def _carried(
+    channels: Channels,
+    axis: GroupSymmetry,
+    flow: str,
+    seen: Mapping[tuple[str, str], SecondMoments],
+    *,
+    mean: bool,
+) -> Array:
+    """Return the second moments of what lies on an axis."""
+    found = seen.get((axis.group.name, flow))
+    if found is not None:
+        return found.about(mean=mean)
+    side = axis.sides[flow]
+    makers = [v for v in axis.vectors if v.kind == "write" and axis.sides[v.flow] == side]
+    makers = makers or [v for v in axis.vectors if v.kind == "shift" and axis.sides[v.flow] == side]
+    return sum((_gram(channels, axis, v) for v in makers), np.zeros(_none(axis).products.shape))
+
+
+def _gram(channels: Channels, axis: GroupSymmetry, vector: Vector) -> Array:
+    """Return the products of the weights along an axis, summed over all else."""
+    values = channels.model.array(vector.constant).astype(np.float64)
+    fibres = fibres_of(channels, axis, vector.constant, vector.axis, values.shape)
+    lines = fibres.taken(values)
+    return np.asarray(lines @ lines.transpose(0, 2, 1))
+
+
+def _oriented(covariance: Array, metric: Array, *, orthogonal: bool, shared: bool) -> tuple[Array, Array]:
+    """Return the basis for one outer element; `shared` lets both sides of a pairing fall alike."""
+    ridge = _RIDGE
+    while True:
+        carried, (wanted, back) = _root(covariance, ridge)[0], _root(metric, ridge)
+        left, strengths, _ = np.linalg.svd(wanted @ carried)
+        basis, inverse = left.T @ wanted, back @ left
+        if orthogonal:
+            frame, triangle = np.linalg.qr(basis.T)
+            frame = frame * np.where(np.diag(triangle) < 0, -1.0, 1.0)
+            return frame.T, frame
+        norms = np.linalg.norm(basis, axis=1)
+        if shared:
+            norms = np.sqrt(np.maximum(strengths, 1e-6 * strengths[0]))
+        basis, inverse = basis / norms[:, None], inverse * norms
+        if np.linalg.cond(basis) <= MOST_CONDITION or ridge > 1:
+            return basis, inverse
+        ridge *= 10
+
+
+def _root(matrix: Array, ridge: float) -> tuple[Array, Array]:
+    """Return the square root of a symmetric matrix, a little of the identity added, and its inverse."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    values = np.maximum(values, 0)
+    values = np.sqrt(values + ridge * (float(values.mean()) or 1.0))
+    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+
+
+def _none(axis: GroupSymmetry) -> SecondMoments:
+    size, outer = axis.group.size, prod(o.count for o in axis.outer)
+    return SecondMoments(0, np.zeros((outer, size)), np.zeros((outer, size, size)))
+
+
+def _read(axis: GroupSymmetry) -> list[str]:
+    """Return the tensors of an axis that something reads with weights, or that are paired."""
+    names = [v.flow for v in axis.vectors if v.kind == "read"]
+    return list(dict.fromkeys([*names, *(n for p in axis.pairs for n in (p.first, p.second))]))
+
+
+def _tapped(model: Model, names: Sequence[str], threads: int | None) -> Session:
+    """Make a session of a network that returns some of its tensors."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return Session(proto, threads=threads)

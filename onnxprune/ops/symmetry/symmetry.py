@@ -1,0 +1,102 @@
+"""Kinds of symmetry, and what a change of basis does to the constants at a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, TypeAlias
+
+
+class Symmetry(Enum):
+    """The set of linear maps along an axis that the operators it passes commute with.
+
+    Every set holds the permutations that pruning needs; a positive scaling is one number a channel.
+    """
+
+    PERMUTATION = "permutation"
+    SCALING = "positive scaling"
+    ORTHOGONAL = "orthogonal"
+    LINEAR = "general linear"
+
+
+def meet(a: Symmetry, b: Symmetry) -> Symmetry:
+    """Return the maps that two sets have in common."""
+    if a is b or b is Symmetry.LINEAR:
+        return a
+    return b if a is Symmetry.LINEAR else Symmetry.PERMUTATION
+
+
+Kind: TypeAlias = Literal["read", "write", "shift"]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A constant that a change of basis rewrites.
+
+    Attributes:
+        kind: ``read`` for weights that sum over the axis; ``write`` for those that make it; ``shift`` for
+            numbers that are added to what lies on it, or are handed on as it.
+        constant: The constant.
+        axis: Which of its axes.
+        flow: The activation: what is read, or what is made.
+        node: The number of the node.
+    """
+
+    kind: Kind
+    constant: str
+    axis: int
+    flow: str
+    node: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sum over the axis of two activations: the basis of one is dual to that of the other."""
+
+    first: str
+    second: str
+    node: int
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation that takes its statistics over the axis, or whose parameters lie on it.
+
+    Attributes:
+        kind: ``layer`` for LayerNormalization, ``rms`` for one without a mean, ``batch`` for fixed
+            statistics.
+        node: The number of the node.
+    """
+
+    kind: Literal["layer", "rms", "batch"]
+    node: int
+
+
+Role: TypeAlias = Vector | Pair | Norm
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The effect of one node on one factor.
+
+    Attributes:
+        symmetry: The maps that it commutes with, its constants rewritten as the roles say.
+        roles: Constants and pairings.
+        opened: The maps it commutes with once its parameters are absorbed by its neighbours; the same as
+            ``symmetry`` where there is nothing to absorb.
+        reason: Why there are no more.
+    """
+
+    symmetry: Symmetry
+    roles: tuple[Role, ...] = ()
+    reason: str = ""
+    opened: Symmetry = field(default=Symmetry.PERMUTATION)
+
+    def __post_init__(self) -> None:
+        if self.opened is Symmetry.PERMUTATION:
+            object.__setattr__(self, "opened", self.symmetry)
+
+
+def permutation(reason: str) -> Effect:
+    """Return the effect of a node that commutes with permutations alone."""
+    return Effect(Symmetry.PERMUTATION, (), reason)

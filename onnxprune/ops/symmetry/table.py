@@ -1,0 +1,20 @@
+"""Entry of symmetry rules into the table of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxprune.ops.spec import SymmetryRule, enter
+
+MICROSOFT = "com.microsoft"
+
+
+def symmetry_rule(*operators: str, domain: str = "") -> Callable[[SymmetryRule], SymmetryRule]:
+    """Enter a function as the symmetry rule of some operators."""
+
+    def add(found: SymmetryRule) -> SymmetryRule:
+        for operator in operators:
+            enter(domain, operator, symmetry=found)
+        return found
+
+    return add

@@ -1,0 +1,191 @@
+"""``rotate``: put axes that allow it into the basis in which they are best cut, exactly.
+
+Along most axes a network commutes with permutations alone; along some with every orthogonal, or every
+invertible map (`onnxprune.ops.symmetry`). There the basis is free to choose. In the one chosen here channels
+are ordered by what they carry and what their readers make of it, so that a cut loses least. No node is added
+on the way of a residual stream, and the model is proved equal to the one that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
+from onnxprune.decisions.bases import changed
+from onnxprune.decisions.bases.absorption import absorbed
+from onnxprune.decisions.bases.balance import basis, observed
+from onnxprune.decisions.bases.spelling import spell_out
+from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.evaluate.data import DataSpec, open_data
+from onnxprune.evaluate.equivalence import CheckBudget, examine
+from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.ir import Model
+from onnxprune.ops.symmetry import Symmetry
+from onnxprune.passes.base import Pass, PassResult
+from onnxprune.runtime import Session
+
+DEFAULT_SAMPLES = 512
+ROTATABLE = (Symmetry.ORTHOGONAL, Symmetry.LINEAR)
+_CHECK = CheckBudget(seconds=5.0)
+
+
+@dataclass(frozen=True)
+class Rotate(Pass):
+    """Change the basis of every axis that allows it; the results stay the same up to rounding.
+
+    Attributes:
+        data: Samples, labels not needed, whose covariance along each axis is looked at. Without them the
+            weights that make an axis stand for what lies on it.
+        samples: How many samples are used.
+        batch_size: Samples a run.
+        exclude: Globs of groups, nodes or tensors to leave alone.
+        only: Globs of those to rotate and no others.
+        allow_unchanged: Return the model as it is where no axis can be rotated, instead of an error.
+        threads: Threads to compute with.
+        seed: Of what is drawn for the proof.
+        input_shapes: Full shapes to analyse and run with, by input name.
+        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
+    """
+
+    name: ClassVar[str] = "rotate"
+
+    data: DataSpec | None = None
+    samples: int = DEFAULT_SAMPLES
+    batch_size: int = 64
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
+    allow_unchanged: bool = False
+    threads: int | None = None
+    seed: int = 0
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+    def requires(self, given: PassResult) -> None:
+        """The options make sense, and nothing is pruned yet: zeros would be mixed with what is left."""
+        super().requires(given)
+        if self.samples < 2 or self.batch_size < 1:
+            raise UsageError(
+                f"cannot look at {self.samples} samples, {self.batch_size} a run", "give at least two"
+            )
+        if stored_plan(given.model) is not None:
+            raise UsageError(
+                f"{given.model.name} is pruned already, and a rotation would fill its zeros",
+                "rotate the model before `prune`",
+            )
+
+    def run(self, given: PassResult) -> PassResult:
+        """Absorb normalisations, look at samples, change bases, prove."""
+        start = perf_counter()
+        model, absorptions, refused = absorbed(given.model, self._selected)
+        channels = find_channels(model, allow_inexact=True)
+        found = symmetries(channels)
+        axes = [a for a in found if self._turns(channels, a)]
+        refused |= {a.group.name: _said(a) for a in found if a not in axes and a.group.name not in refused}
+        if not axes:
+            return self._unchanged(given, refused)
+        seen = observed(channels, axes, self._feeds(channels), self.threads) if self.data is not None else {}
+        rotated, facts = channels.model.copy(), []
+        for axis in axes:
+            maps, inverses = basis(channels, axis, axis.symmetry, seen)
+            changed(rotated, channels, axis, maps, inverses)
+            facts.append(_described(axis, float(np.linalg.cond(maps).max())))
+        spell_out(rotated, given.model)
+        result = self._own(given.model, model, channels, rotated)
+        error = self._prove(given.model, result)
+        told = {
+            "axes": facts,
+            "absorbed": absorptions,
+            "refused": [{"group": name, "reason": why} for name, why in refused.items()],
+            "max_rel_error": error,
+            "rotation_s": perf_counter() - start,
+        }
+        return PassResult(result, True, told, given.analysis)
+
+    def _own(self, given: Model, absorbed_model: Model, channels: Channels, rotated: Model) -> Model:
+        """Return the user's own graph with the new constants, where only constants are new."""
+        if absorbed_model is not given:
+            return rotated
+        own = in_own_graph(given, channels.model, rotated)
+        return rotated if own is None else own
+
+    def _selected(self, channels: Channels) -> set[str]:
+        try:
+            return {g.name for g in select_groups(channels, self.exclude, self.only, optional=True)}
+        except NothingToDoError:
+            return set()
+
+    def _turns(self, channels: Channels, axis: GroupSymmetry) -> bool:
+        chosen = axis.group.name in self._selected(channels)
+        return chosen and axis.symmetry in ROTATABLE and not _objection(channels, axis)
+
+    def _unchanged(self, given: PassResult, refused: Mapping[str, str]) -> PassResult:
+        if not self.allow_unchanged:
+            first = next(iter(refused.items()), None)
+            why = f": '{first[0]}': {first[1]}" if first else ""
+            raise NothingToDoError(
+                f"no axis of {given.model.name} can be rotated{why}",
+                "`inspect --all` lists the symmetry of every axis; --allow-unchanged copies the model",
+            )
+        listed = [{"group": name, "reason": why} for name, why in refused.items()]
+        return PassResult(given.model, False, {"unchanged": True, "refused": listed}, given.analysis)
+
+    def _feeds(self, channels: Channels) -> Any:
+        assert self.data is not None
+        session = Session(channels.model.proto, threads=self.threads)
+        data = open_data(self.data, session.inputs, session.outputs).take(self.samples)
+        return (batch.inputs for batch in data.batches(session.fixed_batch or self.batch_size))
+
+    def _prove(self, given: Model, rotated: Model) -> float | None:
+        """Compare the rotated model with the one that was given.
+
+        Raises:
+            VerificationError: They differ.
+            NotShownError: No input showed whether they do.
+        """
+        how: dict[str, Any] = {"data": self.data, "samples": 64} if self.data is not None else {}
+        verdict = examine(given, rotated, shapes=given.sizes or None, seed=self.seed, budget=_CHECK, **how)
+        demand(verdict, given.name, "its rotated form")
+        return max((o.max_rel_error for o in verdict.outputs), default=None)
+
+
+def _objection(channels: Channels, axis: GroupSymmetry) -> str:
+    """Return why an axis with a symmetry is not rotated."""
+    made = {o for node in channels.model.nodes for o in node.output} | {i.name for i in channels.model.inputs}
+    kinds = {v.kind for v in axis.vectors}
+    if "write" not in kinds and "shift" not in kinds:
+        return "nothing with weights makes it"
+    if "read" not in kinds and not axis.pairs:
+        return "nothing with weights reads it"
+    flows = [v.flow for v in axis.vectors] + [n for p in axis.pairs for n in (p.first, p.second)]
+    if any(name not in made for name in flows):
+        return "it lies within the body of a loop or a branch"
+    return ""
+
+
+def _said(axis: GroupSymmetry) -> str:
+    if axis.limit is None:
+        return "it is left alone"
+    return f"{axis.limit.operator} '{axis.limit.node}': {axis.limit.reason}"
+
+
+def _described(axis: GroupSymmetry, condition: float) -> dict[str, Any]:
+    """Describe what was done to an axis."""
+    return {
+        "group": axis.group.name,
+        "size": axis.group.size,
+        "parts": int(np.prod([o.count for o in axis.outer], dtype=int)),
+        "symmetry": axis.symmetry.value,
+        "condition": condition,
+        "reads": sum(v.kind == "read" for v in axis.vectors),
+        "writes": sum(v.kind == "write" for v in axis.vectors),
+        "pairs": len(axis.pairs),
+    }
