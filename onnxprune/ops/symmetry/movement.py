@@ -75,7 +75,7 @@ def largest(p: Passage) -> Effect:
     return Effect(Symmetry.SCALING, (), "it is not linear")
 
 
-@symmetry_rule("Shape", "Size")
+@symmetry_rule("Shape")
 def measured(p: Passage) -> Effect:
     """Sizes, which stay as they are."""
     return Effect(Symmetry.LINEAR) if not p.outputs else permutation(COUNTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.algebra.axes import factors
 from onnxprune.ops.symmetry.passage import Passage
 from onnxprune.ops.symmetry.symmetry import Effect, Pair, Role, Symmetry, Vector, permutation
-from onnxprune.ops.symmetry.table import MICROSOFT, symmetry_rule
+from onnxprune.ops.symmetry.table import symmetry_rule
 from onnxprune.ops.views import LinearView
 
 ROWS = "it applies its bias along this axis"
@@ -46,14 +46,13 @@ def weighted(p: Passage) -> Effect:
 
 
 @symmetry_rule("MatMul")
-@symmetry_rule("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
 def matrix_product(p: Passage) -> Effect:
     """With constant weights as above; two activations are a pairing along what they sum over."""
     if p.view is not None:
         return weighted(p)
     first, second = p.node.input[:2]
-    if any(p.is_constant(x) for x in (first, second)) or any(p.attributes.get(k) for k in _TURNS):
-        return permutation("its operands are turned, or constants without a linear view")
+    if any(p.is_constant(x) for x in (first, second)):
+        return permutation("its weights have no linear view")
     a, b = p.axes(first), p.axes(second)
     rank_a, rank_b = p.rank(first), p.rank(second)
     if a == [rank_a - 1] and b == [rank_b - 2] and not p.outputs:
@@ -61,9 +60,6 @@ def matrix_product(p: Passage) -> Effect:
     if (a == [rank_a - 2] and not b) or (b == [rank_b - 1] and not a):
         return Effect(Symmetry.LINEAR)
     return permutation("it pairs elements of the axis one by one")
-
-
-_TURNS = ("transA", "transB", "transBatchA", "transBatchB")
 
 
 def _axes(p: Passage, view: LinearView) -> tuple[int, int]:
