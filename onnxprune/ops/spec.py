@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from onnxprune.ops.axes.constants import Carry
     from onnxprune.ops.axes.context import Axes, Context, Typing
     from onnxprune.ops.sizes.node import Node
-    from onnxprune.train.pullbacks import Node as TrainedNode
-    from onnxprune.train.pullbacks import Tape
     from onnxprune.ops.symmetry.passage import Passage
     from onnxprune.ops.symmetry.symmetry import Effect
+    from onnxprune.train.pullbacks import Node as TrainedNode
+    from onnxprune.train.pullbacks import Tape
 
 Zeros: TypeAlias = "Sequence[bool | None]"
 """For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
