@@ -127,8 +127,8 @@ class AnalysisManager:
             self._checksum = checksum(proto)
 
     def _enter(self, model: Model, scope: Scope) -> None:
-        if self._results and self._checksum != checksum(model.proto):
-            self.invalidate()
+        if self._checksum is None or self._checksum != checksum(model.proto):
+            model.edited()
         self._scope = scope
         scope.models.append(ref(model))
 

@@ -68,6 +68,12 @@ class GraphIndex:
         number = self.producers.get(name)
         return None if number is None else self.nodes[number]
 
+    def behind(self, name: str, operators: Collection[str]) -> str:
+        """Return the value that a chain of nodes of some operators, ending in another, begins with."""
+        while (node := self.producer(name)) is not None and node.op_type in operators:
+            name = node.input[0]
+        return name
+
     def readers(self, name: str) -> list[int]:
         """Return the numbers of the nodes that read a value, ascending, each once."""
         return list(dict.fromkeys(use.node for use in self.uses.get(name, ())))

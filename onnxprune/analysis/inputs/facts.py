@@ -45,7 +45,7 @@ class Facts:
         self.shapes = dict(shapes)
         self.nodes = model.all_nodes
         self.types = {i.name: i.type.tensor_type.elem_type for i in model.inputs}
-        self.makers = {o: n for n in self.nodes for o in n.output if o}
+        self.index = model.index
         self._same = dict(_operands_of_bodies(self.nodes))
         self._spans: dict[str, tuple[float, float] | None] = {}
 
@@ -84,9 +84,9 @@ class Facts:
 
     def counts(self, name: str) -> bool:
         """Return whether a tensor is a range of numbers, moved about."""
-        while name in self.makers and self.makers[name].op_type in MOVES:
-            name = self.makers[name].input[0]
-        return name in self.makers and self.makers[name].op_type == "Range"
+        while (maker := self.index.producer(name)) is not None and maker.op_type in MOVES:
+            name = maker.input[0]
+        return maker is not None and maker.op_type == "Range"
 
     @cached_property
     def plain(self) -> frozenset[str]:
@@ -130,7 +130,7 @@ class Facts:
         if values is not None:
             numbers = values.dtype.kind in "fiub" and values.size
             return (float(values.min()), float(values.max())) if numbers else None
-        node = self.makers.get(name)
+        node = self.index.producer(name)
         if node is None:
             return None
         if node.op_type == "ConstantOfShape":

@@ -147,8 +147,7 @@ def _mul(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
 
 def _masks(name: str, facts: Facts) -> bool:
     """Return whether a tensor comes from whole numbers or booleans of the input by casts and moves alone."""
-    while name in facts.makers:
-        node = facts.makers[name]
+    while (node := facts.index.producer(name)) is not None:
         if node.op_type not in MOVES and node.op_type not in _LOGIC:
             return False
         name = node.input[0]

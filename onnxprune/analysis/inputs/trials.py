@@ -143,11 +143,11 @@ def _explained(failure: ModelError, model: Model, specs: Sequence[TensorSpec]) -
 
 def _inputs_of(model: Model, tensors: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the inputs that tensors are computed from, the nearest first."""
-    makers = {o: n for n in model.all_nodes for o in n.output}
     seen: dict[str, None] = dict.fromkeys(tensors)
     pending = list(seen)
     while pending:
-        behind = [i for name in pending if name in makers for i in makers[name].input if i not in seen]
+        makers = [maker for name in pending if (maker := model.index.producer(name)) is not None]
+        behind = [i for maker in makers for i in maker.input if i not in seen]
         seen |= dict.fromkeys(behind)
         pending = list(dict.fromkeys(behind))
     return [name for name in seen if name in names]

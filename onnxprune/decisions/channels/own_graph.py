@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx
 
-from onnxprune.ir import Model, bodies, captured
+from onnxprune.ir import GraphIndex, Model
 from onnxprune.ir.canonical.bodies import distinct
 
 Site = tuple[str, int]
@@ -93,27 +93,24 @@ def _sites(model: Model, names: Iterable[str]) -> dict[str, list[Site]]:
 
 def _readers(model: Model) -> Counter[str]:
     """Count the places that read each tensor, in graphs that the analysis does not look into too."""
-    found = Counter(o.name for graph in model.graphs for o in graph.output)
-    for node in model.all_nodes:
-        found.update(node.input)
-        found.update(captured(node) if not any(bodies(node)) else ())
-    return found
+    index = GraphIndex.flat(model.proto.graph, model.graphs)
+    return Counter({name: index.count(name) for name in (*index.uses, *index.returned)})
 
 
 def _drop(model: Model, names: set[str]) -> None:
     """Remove what the main graph computes some tensors from and nothing reads any more."""
     readers = _readers(model)
-    makers = {o: n for n in model.proto.graph.node for o in n.output if o}
+    values = GraphIndex.of(model.proto.graph)
     gone, waiting = set[str](), [n for n in names if not readers[n]]
     dead: set[str] = set()
     while waiting:
         name = waiting.pop()
         gone.add(name)
-        node = makers.get(name)
+        node = values.producer(name)
         if node is None or any(readers[o] for o in node.output) or node.output[0] in dead:
             continue
         dead.add(node.output[0])
-        for operand in (*node.input, *captured(node)):
+        for operand in values.reads(values.producers[name]):
             readers[operand] -= 1
             if operand and not readers[operand]:
                 waiting.append(operand)

@@ -310,14 +310,14 @@ def rescaled_constants(
     """
     kept = channels.kept(removed)
     counts = {factor: len(indices) for factor, indices in kept.items()}
-    makers = {o: node for node in dense.all_nodes for o in node.output if o}
     found: dict[str, tuple[str, float]] = {}
     for use in channels.typing.rescales:
         node = channels.typing.nodes[use.node]
-        if use.operand is None or node.output[0] not in makers:
+        maker = dense.index.producer(node.output[0])
+        if use.operand is None or maker is None:
             continue
         if kept_size(use.dim, counts) != use.dim.size:
-            name = makers[node.output[0]].input[use.operand]
+            name = maker.input[use.operand]
             _, before = found.get(name, ("", 1.0))
             factor = _rescaling(use, counts)
             found[name] = (node.input[use.operand], before * factor)

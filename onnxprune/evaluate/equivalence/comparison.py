@@ -14,6 +14,7 @@ from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
 from onnxprune.evaluate.equivalence.paths import Graph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError
 from onnxprune.evaluate.equivalence.tails import Pair
+from onnxprune.ir import with_outputs
 from onnxprune.runtime import Array, Session
 
 
@@ -103,19 +104,6 @@ class Comparison:
                     if expected[pair[0]].shape == moved[pair[0]].shape:
                         record.add(expected[pair[0]], moved[pair[0]], run.where, run.lenient)
         return noises
-
-
-def with_outputs(proto: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """Return a model with other outputs, tensors of its main graph; itself where they are the same."""
-    wanted = list(dict.fromkeys(names))
-    if wanted == [o.name for o in proto.graph.output]:
-        return proto
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    declared = {o.name: o for o in proto.graph.output}
-    del copy.graph.output[:]
-    copy.graph.output.extend(declared.get(name) or onnx.ValueInfoProto(name=name) for name in wanted)
-    return copy
 
 
 def _record(pair: Pair, graphs: tuple[Graph, Graph]) -> Record:

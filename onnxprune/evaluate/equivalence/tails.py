@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxprune.evaluate.equivalence.paths import Graph
-from onnxprune.ir import bodies, captured
+from onnxprune.ir import GraphIndex, bodies, captured
 
 Pair = tuple[str, str]
 """The name of a tensor in the reference, and that of its counterpart in the candidate."""
@@ -123,11 +123,9 @@ def _source(graph: Graph, name: str) -> str:
 
 def _passed_on(branch: onnx.GraphProto) -> str:
     """Return the outer tensor that a branch only shows in another shape, empty where it does more."""
-    makers = {o: n for n in branch.node for o in n.output}
-    name = branch.output[0].name
-    while name in makers and makers[name].op_type in _PASSING:
-        name = makers[name].input[0]
-    return "" if name in makers or any(t.name == name for t in branch.initializer) else name
+    index = GraphIndex.of(branch)
+    name = index.behind(branch.output[0].name, _PASSING)
+    return "" if name in index.producers or any(t.name == name for t in branch.initializer) else name
 
 
 def _alike(one: onnx.NodeProto, two: onnx.NodeProto, pair: Pair) -> bool:

@@ -20,7 +20,7 @@ import onnx
 from onnx import helper, shape_inference
 
 from onnxprune.errors import OnnxpruneError
-from onnxprune.ir import Model, bodies, captured, subgraphs
+from onnxprune.ir import Model, bodies, captured, extracted, subgraphs
 from onnxprune.runtime import Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -223,13 +223,8 @@ def _evaluated(model: Model, parts: Sequence[_Part]) -> dict[str, Array]:
 
 def _network(model: Model, part: _Part, results: Iterable[str]) -> onnx.ModelProto:
     """Return a part as a network of its own."""
-    bare = onnx.ModelProto(ir_version=max(model.proto.ir_version, 4))
-    bare.opset_import.extend(model.proto.opset_import)
-    bare.graph.name = "constants"
-    bare.graph.node.extend(part.nodes)
-    bare.graph.initializer.extend(_named(model.constants[name], name) for name in part.constants)
-    bare.graph.output.extend(onnx.ValueInfoProto(name=name) for name in results)
-    return bare
+    outputs = [onnx.ValueInfoProto(name=name) for name in results]
+    return extracted(model, part.nodes, part.constants, [], outputs)
 
 
 def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -65,17 +65,15 @@ def _wants(model: Model, node: onnx.NodeProto) -> bool:
 
 def _float_type(model: Model, logits: str) -> int | None:
     """Return the type of logits as the weights tell that make them; ``None`` where no layer makes them."""
-    makers = {o: n for n in model.all_nodes for o in n.output}
     cast: int | None = None
-    while logits in makers and makers[logits].op_type in _PASSING:
-        node = makers[logits]
+    index = model.index
+    while (node := index.producer(logits)) is not None and node.op_type in _PASSING:
         if node.op_type == "Cast" and cast is None:
             cast = int(next(a.i for a in node.attribute if a.name == "to"))
         logits = node.input[0]
-    spec = spec_of(makers[logits]) if logits in makers else None
-    if spec is None or not (spec.mixes or spec.arithmetic == "sum"):
+    if node is None or not (spec_of(node).mixes or spec_of(node).arithmetic == "sum"):
         return None
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    kinds = [model.constants[i].data_type for i in makers[logits].input if i in model.constants]
+    kinds = [model.constants[i].data_type for i in node.input if i in model.constants]
     found = [kind for kind in kinds if kind in floats]
     return cast if found and cast is not None else found[0] if found else None

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import helper
 
-from onnxprune.ir import Model, attributes, bodies, label
+from onnxprune.ir import GraphIndex, Model, attributes, bodies, label
 from onnxprune.ir.canonical.bodies import rename
+
+_COPIES = {"Identity"}
 
 
 def without_fixed_states(model: Model) -> Model:
@@ -49,11 +51,9 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
     found = []
     for body in bodies(node):
         returned = [value.name for value in body.output]
-        makers = {o: n for n in body.node for o in n.output}
+        index = GraphIndex.of(body)
         for state in _states(node):
-            name = body.output[state[2]].name
-            while name in makers and makers[name].op_type == "Identity":
-                name = makers[name].input[0]
+            name = index.behind(body.output[state[2]].name, _COPIES)
             if name == body.input[state[1]].name and node.input[state[0]] and _only(returned, name, state[2]):
                 found.append(state)
     return found

@@ -233,10 +233,9 @@ class Typing:
     def __post_init__(self) -> None:
         self.nodes = self.model.all_nodes
 
-    @cached_property
-    def makers(self) -> dict[str, onnx.NodeProto]:
-        """The node that makes each tensor, constants aside."""
-        return {o: node for node in self.nodes for o in node.output if o and o not in self.model.constants}
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """Return the node that makes a tensor; ``None`` for constants and inputs."""
+        return None if name in self.model.constants else self.model.index.producer(name)
 
     @cached_property
     def readers(self) -> dict[str, list[onnx.NodeProto]]:

@@ -82,9 +82,9 @@ def _puts_back(typing: Typing, reader: onnx.NodeProto, indices: str, node: onnx.
 @rule("MaxUnpool", zero=first)
 def max_unpool(c: Context) -> None:
     """Elements are put where MaxPool took them from, each within its own channel."""
-    maker = c.typing.makers.get(c.node.input[1])
+    maker = c.typing.maker(c.node.input[1])
     while maker is not None and maker.op_type == "Identity":
-        maker = c.typing.makers.get(maker.input[0])
+        maker = c.typing.maker(maker.input[0])
     if (
         maker is None
         or maker.op_type != "MaxPool"

@@ -39,7 +39,7 @@ def is_never_negative(c: Context, operand: int) -> bool:
     waiting = [c.node.input[operand]]
     while waiting:
         name = waiting[-1]
-        makes = c.typing.makers.get(name)
+        makes = c.typing.maker(name)
         needed = _deciding(c.typing, makes) if makes is not None and name not in known else []
         missing = [n for n in needed if n not in known]
         if missing:
@@ -154,9 +154,9 @@ def _pads(typing: Typing, node: onnx.NodeProto) -> bool:
 
 def _quantised(typing: Typing, node: onnx.NodeProto) -> str | None:
     """Return the tensor whose integers a node dequantises with the zero point they were made with."""
-    maker = typing.makers.get(node.input[0])
+    maker = typing.maker(node.input[0])
     while maker is not None and maker.op_type in _MOVE | _CHOOSE:
-        maker = typing.makers.get(maker.input[0])
+        maker = typing.maker(maker.input[0])
     if maker is None or maker.op_type != "QuantizeLinear":
         return None
     one, other = (n.input[2] if len(n.input) > 2 else "" for n in (maker, node))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxprune.ir import Model
+from onnxprune.ir import Model, extracted
 from onnxprune.runtime import Array, Session
 
 CHECKPOINT_BYTES = 1 << 30
@@ -80,18 +80,14 @@ class Trace:
         nodes = [index.nodes[number] for number in numbers]
         made = {o for n in nodes for o in n.output if o}
         read = {i for number in numbers for i in index.reads(number)} - made
-        proto = onnx.ModelProto(ir_version=max(self.model.proto.ir_version, 4))
-        proto.opset_import.extend(self.model.proto.opset_import)
-        proto.graph.name = self.model.proto.graph.name or "graph"
-        proto.graph.node.extend(nodes)
-        for name in sorted(read):
-            constant = self.model.constants.get(name)
-            if constant is None:
-                proto.graph.input.append(_like(name, self.batches[0]))
-            else:
-                proto.graph.initializer.append(constant)
-                proto.graph.initializer[-1].name = name
-        proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n in made)
+        constants = sorted(read & self.model.constants.keys())
+        proto = extracted(
+            self.model,
+            nodes,
+            constants,
+            [_like(name, self.batches[0]) for name in sorted(read - self.model.constants.keys())],
+            [onnx.ValueInfoProto(name=name) for name in names if name in made],
+        )
         return Session(proto, threads=self.threads)
 
 

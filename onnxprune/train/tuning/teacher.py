@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import Batch, Dataset
-from onnxprune.ir import Model
+from onnxprune.ir import Model, with_outputs
 from onnxprune.runtime import Array, Session
 from onnxprune.runtime.batch_axes import made_axis
 from onnxprune.support.progress import task
@@ -60,15 +59,11 @@ class Teacher:
         Raises:
             UsageError: It has no such tensor.
         """
-        made = {name for node in model.nodes for name in node.output}
         for name in features or {}:
-            if name not in made:
+            if name not in model.main.producers:
                 raise UsageError(f"the teacher has no tensor {name!r} to learn features from")
-        probed = onnx.ModelProto()
-        probed.CopyFrom(model.proto)
-        listed = {output.name for output in probed.graph.output}
-        wanted = [name for name in features or {} if name not in listed]
-        probed.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in wanted)
+        wanted = [*(output.name for output in model.outputs), *(features or {})]
+        probed = with_outputs(model.proto, wanted, TensorProto.FLOAT)
         return cls(Session(probed, threads=threads), features or {})
 
     def remember(self, data: Dataset) -> None:

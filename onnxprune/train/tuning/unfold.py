@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.evaluate.data import Dataset
-from onnxprune.ir import Model, captured
+from onnxprune.ir import Model, captured, with_outputs
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import LinearView
 from onnxprune.runtime import Array, Session
@@ -156,11 +156,7 @@ def moments_of(
     Raises:
         DataError: They are not finite.
     """
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model.proto)
-    del probed.graph.output[:]
-    probed.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names)
-    session = Session(probed, threads=threads)
+    session = Session(with_outputs(model.proto, names, TensorProto.FLOAT), threads=threads)
     moments: dict[str, ChannelMoments] = {}
     taken = 0
     for batch in data.batches(session.fixed_batch or _BATCH, shuffle=True, seed=seed):
