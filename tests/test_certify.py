@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from certify_mutants import Table, subjects
 from helpers import Net
 from test_ideas import IDEAS, half
 
@@ -188,6 +189,31 @@ def test_a_sparse_model_with_other_weights_is_not_the_original() -> None:
 
 def test_nonsense_is_refused_and_raises_nothing() -> None:
     assert not certify(onnx.ModelProto(), half("plain").dense.model.proto).certified
+
+
+def test_a_body_that_uses_the_name_of_an_output_is_another_tensor() -> None:
+    """What the main graph returns is compared, not a tensor of that name inside a branch."""
+
+    def network(factor: float) -> onnx.ModelProto:
+        text = f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[4] x, bool c) => (float[4] y) <float[1] f = {{{factor}}}> {{
+            a = If (c) <then_branch = one () => (float[4] y) {{ y = Identity (x) }},
+                        else_branch = two () => (float[4] z) {{ z = Neg (x) }}>
+            y = Mul (a, f)
+        }}"""
+        return onnx.parser.parse_model(text)
+
+    assert certify(network(2.0), network(2.0)).certified
+    assert not certify(network(2.0), network(3.0)).certified
+
+
+@pytest.mark.parametrize("pattern", ["plain", "opset_7", pytest.param("*", marks=pytest.mark.slow)])
+def test_no_mutant_is_certified_that_computes_something_else(pattern: str) -> None:
+    table = Table()
+    for subject in subjects(pattern):
+        table.add(subject, each=1)
+    assert not table.wrong
+    assert table.refused.total() > 10
 
 
 # --- on its own --------------------------------------------------------------------------------------------

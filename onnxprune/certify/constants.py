@@ -30,6 +30,19 @@ def matched(
     within: Sequence[int] = (),
     rounded: bool = False,
 ) -> Relation:
+    """Return how a dense constant was cut out of a sparse one, with the bounds of that (see `lists_of`)."""
+    lists = lists_of(sparse, dense, known, hints, within, rounded)
+    return Relation(sparse.ndim, exactly(sparse), lists)
+
+
+def lists_of(
+    sparse: Array,
+    dense: Array,
+    known: Lists,
+    hints: Lists | None = None,
+    within: Sequence[int] = (),
+    rounded: bool = False,
+) -> dict[int, Array]:
     """Find how a dense constant was cut out of a sparse one.
 
     Args:
@@ -52,7 +65,7 @@ def matched(
         need(rounded and left.dtype.kind == "f", DIFFERENT)
         room = 4 * ROUNDING[left.dtype.itemsize] * np.abs(left.astype(np.float64))
         need((np.abs(left.astype(np.float64) - here) <= room).all(), DIFFERENT)
-    return Relation(sparse.ndim, exactly(sparse), plainer(lists, sparse.shape))
+    return plainer(lists, sparse.shape)
 
 
 def selected(values: Array, lists: Lists) -> Array:
@@ -63,6 +76,10 @@ def selected(values: Array, lists: Lists) -> Array:
         all(m.min(initial=0) >= 0 and m.max(initial=0) < values.shape[a] for a, m in lists.items()),
         "an index list that names elements that are not there",
     )
+    if all(m.size == m.shape[a] for a, m in lists.items()):  # one list for all elements of the others
+        for axis, listed in lists.items():
+            values = values.take(listed.ravel(), axis)
+        return values
     where = [lists.get(a, line(values.shape[a], a, values.ndim)) for a in range(values.ndim)]
     return np.asarray(values[tuple(np.broadcast_arrays(*where))])
 

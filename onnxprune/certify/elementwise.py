@@ -157,10 +157,6 @@ def dropout(pair: Pair) -> list[Relation]:
     return [pair.relation(0)]
 
 
-def _div(one: Bounds, other: Bounds) -> Bounds:
-    return div(one, other)
-
-
 def _prelu(x: Bounds, slope: Bounds) -> Bounds:
     positive = Bounds(np.maximum(x.low, 0.0), np.maximum(x.high, 0.0))
     negative = Bounds(np.minimum(x.low, 0.0), np.minimum(x.high, 0.0))
@@ -195,7 +191,7 @@ BINARY: dict[str, Callable[..., Bounds]] = {
     "Add": plus,
     "Sub": lambda one, other: plus(one, negated(other)),
     "Mul": mul,
-    "Div": _div,
+    "Div": div,
     "Pow": power,
     "PRelu": _prelu,
     "Where": _chosen,
@@ -258,6 +254,9 @@ def elementwise(pair: Pair, function: Callable[..., Bounds]) -> Relation:
             rels[k] = matched(one, two, known, hints, rounded=pair.is_folded(k))
     parts = [(rels[k], _wide(sizes[k], rels[k].rank)) for k in pair.places]
     made = combined(parts, function)
+    kinds = [pair.graphs[0].dtype(name) for name in pair.sparse.input]
+    if pair.operator == "Div" and any(kind is not None and kind.kind in "iu" for kind in kinds):
+        made = made.holding(Bounds(np.floor(made.bounds.low), np.ceil(made.bounds.high)))  # it truncates
     if pair.operator == "Mul" and len(set(pair.sparse.input)) == 1:
         made = made.holding(power(rels[0].bounds, between(2, 2, rank)))
     return Relation(made.rank, made.bounds, made.lists, made.free, scale, shift)
@@ -302,6 +301,7 @@ def batch_normalization(pair: Pair) -> list[Relation]:
     pair.same_attributes()
     need(not pair.given.get("training_mode") and len(pair.sparse.output) == 1, "it is training")
     x = pair.relation(0).exact().only(1)
+    need(not x.free, "channels that do not vary")
     known = {0: x.lists[1].reshape(-1)} if 1 in x.lists else {}
     scale, bias, mean, variance = (
         pair.match(k, known).bounds.moved(lambda v: by_channel(v, x.rank)) for k in (1, 2, 3, 4)

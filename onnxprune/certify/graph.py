@@ -78,6 +78,7 @@ class Graph:
         self.values: dict[str, Array] = {}
         self.bodies: dict[tuple[str, str], Body] = {}
         self._taken: set[str] = set()
+        self._main = _defined(model.graph)
         initialized = {t.name for t in model.graph.initializer}
         self.inputs = [i for i in model.graph.input if i.name not in initialized]
         self._inferred = inferred_sizes(model)
@@ -206,13 +207,15 @@ class Graph:
 
     # --- reading -------------------------------------------------------------------------------------------
 
-    def _read(self, graph: onnx.GraphProto, outer: Mapping[str, str], inputs: Iterable[str]) -> Body:
+    def _read(
+        self, graph: onnx.GraphProto, outer: Mapping[str, str], inputs: Iterable[str], inside: bool = False
+    ) -> Body:
         """Read a graph and the bodies in it; names that are taken get others, as a scope of their own."""
         need(not graph.sparse_initializer, "sparse initializers have no rule")
         names = dict(outer)
-        entered = [self._enter(name, names) for name in inputs]
+        entered = [self._enter(name, names, inside) for name in inputs]
         for tensor in graph.initializer:
-            self.constants[self._enter(tensor.name, names)] = numpy_helper.to_array(tensor)
+            self.constants[self._enter(tensor.name, names, inside)] = numpy_helper.to_array(tensor)
         nodes = []
         for given in graph.node:
             node = onnx.NodeProto()
@@ -220,25 +223,27 @@ class Graph:
             node.input[:] = [names.get(i, i) for i in given.input]
             for attribute in given.attribute:
                 if attribute.type == attribute.GRAPH:
-                    inside = [i.name for i in attribute.g.input]
-                    key = (self._will_be(given.output[0]), attribute.name)
-                    self.bodies[key] = self._read(attribute.g, names, inside)
+                    listed = [i.name for i in attribute.g.input]
+                    key = (self._will_be(given.output[0], inside), attribute.name)
+                    self.bodies[key] = self._read(attribute.g, names, listed, True)
                 need(attribute.type != attribute.GRAPHS, "a node with several bodies in one attribute")
-            node.output[:] = [self._enter(o, names) if o else "" for o in given.output]
+            node.output[:] = [self._enter(o, names, inside) if o else "" for o in given.output]
             if node.op_type == "Constant" and node.domain in STANDARD:
                 self.constants[node.output[0]] = values.constant(node)
             else:
                 nodes.append(node)
         return Body(entered, [names.get(o.name, o.name) for o in graph.output], nodes)
 
-    def _will_be(self, name: str) -> str:
+    def _will_be(self, name: str, inside: bool) -> str:
+        """Return the name that a tensor gets: its own, in bodies another where that is taken."""
+        need(inside or name not in self._taken, f"the tensor '{name}' is made twice")
         fresh, count = name, 2
-        while fresh in self._taken:
+        while inside and (fresh in self._taken or fresh in self._main):
             fresh, count = f"{name}__{count}", count + 1
         return fresh
 
-    def _enter(self, name: str, names: dict[str, str]) -> str:
-        fresh = self._will_be(name)
+    def _enter(self, name: str, names: dict[str, str], inside: bool) -> str:
+        fresh = self._will_be(name, inside)
         self._taken.add(fresh)
         names[name] = fresh
         return fresh
@@ -286,6 +291,12 @@ class Graph:
             self.constants[node.output[0]] = value
             self.folded.add(node.output[0])
             self._note_constant(node.output[0], value)
+
+
+def _defined(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the tensors that a graph makes, those in bodies aside."""
+    made = {o for node in graph.node for o in node.output if o}
+    return made | {t.name for t in graph.initializer} | {i.name for i in graph.input}
 
 
 def captured(graph: Graph, body: Body) -> Iterator[str]:

@@ -319,6 +319,8 @@ def resize(pair: Pair) -> list[Relation]:
             bounds = bounds.squashed(axis)
     linear = pair.given.get("mode", b"nearest") in (b"nearest", b"linear")
     crops = pair.given.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
+    if crops and pair.given.get("extrapolation_value", 0.0):
+        return [given.holding(unbounded(given.rank))]
     return [given.holding(bounds if linear and not crops else only_zero(bounds))]
 
 

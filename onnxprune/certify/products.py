@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.certify.bounds import Array, Bounds, exactly, lift, mul, only_zero, plus, unbounded, widened
-from onnxprune.certify.constants import inherited, matched, with_shift
+from onnxprune.certify.constants import inherited, lists_of, matched, with_shift
 from onnxprune.certify.pair import Pair, by_channel, rule
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import (
@@ -59,19 +59,18 @@ class Layer:
         within = () if self.sparse.shape[0] == 1 else (0,)
         sparse = self.sparse
         try:
-            weights = matched(sparse, self.dense, known, hints, within, self.folded)
+            found = lists_of(sparse, self.dense, known, hints, within, self.folded)
         except Refusal:
             if not np.any(self.inputs.bounds.fixed & ~self.inputs.bounds.zero):
                 raise
             bounds = self.inputs.bounds.moved(lambda v: v[:, None, :])
             sparse = inherited(bounds, sparse, self.dense, known | hints)
-            weights = matched(sparse, self.dense, known, hints, within)
-        need(3 not in weights.lists, "another kernel")
-        lists = {
-            a: m.reshape(m.shape[:2]) for a, m in weights.lists.items() if a < 2 and m.shape[2:] == (1, 1)
-        }
-        need(len(lists) == sum(1 for a in weights.lists if a < 2), "outputs that differ by input")
-        shift = self._lost(sparse, weights.lists)
+            found = lists_of(sparse, self.dense, known, hints, within)
+        need(0 not in found or found[0].size == len(found[0]), "groups that differ by output")
+        need(3 not in found, "another kernel")
+        lists = {a: m.reshape(m.shape[:2]) for a, m in found.items() if a < 2 and m.shape[2:] == (1, 1)}
+        need(len(lists) == sum(1 for a in found if a < 2), "outputs that differ by input")
+        shift = self._lost(sparse, found)
         return Relation(2, self._bounds(sparse), plainer(lists, sparse.shape[:2]), shift=shift)
 
     def _lost(self, sparse: Array, lists: Lists) -> Bounds | None:

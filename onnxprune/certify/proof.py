@@ -68,7 +68,7 @@ class Proof:
         self._relate_inputs()
         self.walk(self.sparse_nodes, self.dense.flattened(self.dense.main))
         outputs = [m.graph.output for m in self._models]
-        need([o.name for o in outputs[0]] == [o.name for o in outputs[1]], "the outputs have other names")
+        need(self.sparse.main.outputs == self.dense.main.outputs, "the outputs have other names")
         for one, two in zip(*outputs, strict=True):
             types = one.type.tensor_type.elem_type, two.type.tensor_type.elem_type
             need(types[0] == types[1], f"output '{one.name}' is of another type")
@@ -326,14 +326,14 @@ def _scaled(given: Relation, constant: Array) -> Relation:
     factor = given.scale * float(constant.ravel()[0])
     if abs(factor - 1) <= 4 * ROUNDING.get(constant.dtype.itemsize, 0.0):
         factor = 1.0
-    need(constant.ndim <= given.rank, "a factor of more axes")
+    need(constant.ndim <= given.rank and given.above is None, "not a factor alone")
     return Relation(given.rank, given.bounds, given.lists, given.free, factor)
 
 
 def _corrected(given: Relation, constant: Array) -> Relation:
     """Return a relation after a sum with the constant that is missing."""
     need(
-        given.shift is not None and given.scale == 1 and constant.ndim <= given.rank,
+        given.shift is not None and given.scale == 1 and given.above is None and constant.ndim <= given.rank,
         "a constant from nowhere",
     )
     assert given.shift is not None

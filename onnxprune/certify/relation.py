@@ -173,7 +173,7 @@ def combined(parts: Sequence[tuple[Relation, Sequence[Size]]], function: Callabl
         parts: The relation of each operand, and the sizes of the sparse one.
         function: What makes the bounds of the result of those of the operands.
     """
-    rank = max(r.rank for r, _ in parts)
+    rank = max(r.exact().rank for r, _ in parts)
     lists: dict[int, Array] = {}
     free = set()
     for axis in range(rank):
@@ -225,7 +225,7 @@ def contracted(given: Relation, axis: int, size: Size) -> Relation:
         axis: The axis.
         size: Of the sparse tensor.
     """
-    need(axis not in given.free, "a sum over an axis that does not vary")
+    need(axis not in given.free and given.above is None, "a sum over an axis that does not vary")
     lists = dict(given.lists)
     kept = lists.pop(axis, None)
     need(
