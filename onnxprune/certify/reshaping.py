@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -117,8 +118,9 @@ def _split_lists(given: Relation, factors: _Factors) -> dict[int, Array]:
         need(factors.known(parts), "a cut axis of unknown size")
         if not parts:
             continue
-        coordinates = np.unravel_index(listed, factors.numbers(parts, 0))
-        for f, values in zip(parts, coordinates, strict=True):
+        numbers = factors.numbers(parts, 0)
+        for place, f in enumerate(parts):
+            values = listed // math.prod(numbers[place + 1 :]) % numbers[place]
             lists[f] = values.reshape(_split_shape(values.shape, factors, 1))
     return plainer(lists, [s for s, _ in factors.sizes])
 

@@ -5,6 +5,7 @@ See `onnxprune.certify`, which believes none of it and compares the constants bi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,9 @@ def _numbered(shape: tuple[int, ...]) -> Indices:
 def _lists(places: Indices, shape: tuple[int, ...]) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
     """Return one index array for each axis of what lies at some places of a tensor."""
     found = {}
-    for axis, listed in enumerate(np.unravel_index(places, shape)):
+    for axis in range(len(shape)):
+        inner = math.prod(shape[axis + 1 :])
+        listed = places // inner % shape[axis]  # np.unravel_index leaves the end of large arrays unwritten
         line = np.arange(shape[axis]).reshape([-1 if b == axis else 1 for b in range(len(shape))])
         if listed.shape[axis] == shape[axis] and (listed == line).all():
             continue
