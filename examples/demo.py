@@ -54,7 +54,7 @@ def recipe(short: bool) -> list[Any]:
     """Prune in two rounds: what is taken at once is hard to recover."""
     first, second, samples = (1, 1, 200) if short else (3, 4, 1000)
     return [
-        Ana(data=TRAIN, metric="kl", samples=samples, ratios=(0.25, 0.5, 0.75)),
+        Ana(TRAIN, "kl", samples=samples, ratios=(0.25, 0.5, 0.75), criterion="l2", repair=False),
         Prune(reduce_macs=0.35),
         Finetune(data=TRAIN, epochs=first, optimizer="adamw", lr=2e-3, batch_size=64),
         Prune(reduce_macs=0.62),
