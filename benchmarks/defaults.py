@@ -5,7 +5,7 @@
     python benchmarks/defaults.py [mnist_cnn fashion_mobile] [--reductions 0.5 0.7] [--samples 512]
 
 Each bundled network as it is and with its BatchNormalization folded; accuracy on test data that no step saw.
-The samples are unlabelled. Rows are options; the default is marked. It is to be the best of its columns within
+Samples are unlabelled. Rows are options; the default is marked. It is to be the best of its columns within
 the standard error of a paired difference, about .003.
 """
 
