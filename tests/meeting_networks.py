@@ -42,6 +42,8 @@ SIZES = (
 """Values of the open axes, which no part of the program chooses: five, no two of them alike."""
 MOST_ELEMENTS = 1500
 TOLERANCE = 1e-4
+CHAOTIC = 0.5
+"""An output that rounding moves by so much of its size shows nothing, such as the sine of millions."""
 LARGEST = 0.05
 """What is allowed to networks that amplify rounding."""
 
@@ -448,6 +450,8 @@ def _excess(name: str, wanted: Array, made: Array, noise: float) -> float:
     finite = np.isfinite(wanted)
     assert np.array_equal(finite, np.isfinite(made)), f"{name} is not finite where it was"
     size = float(np.abs(wanted[finite]).max(initial=1e-3))
+    if noise > CHAOTIC * size:
+        return 0.0
     error = float(np.abs(wanted - made)[finite].max(initial=0)) / size
     return error / max(TOLERANCE, min(100 * noise / size, LARGEST))
 

@@ -67,7 +67,13 @@ def test_a_model_agrees_with_itself(name):
     assert judged(proto, proto).status == "agree"
 
 
-@pytest.mark.parametrize("name", pairs.NETWORKS)
+LONG = ("picture", "attention", "detector")
+"""Networks of many mutants."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in pairs.NETWORKS]
+)
 def test_a_change_of_one_thing_is_seen(name):
     proto = pairs.NETWORKS[name]()
     tried, missed = 0, []

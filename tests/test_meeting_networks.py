@@ -13,10 +13,11 @@ from onnxprune.decisions.channels.masks import dead_channels
 from onnxprune.ir import Model
 from onnxprune.passes import Prune, Transform
 
-AT_ONCE = 10
+AT_ONCE, QUICK, MANY = 10, 100, 300
+FIRST = [pytest.param(k, marks=[pytest.mark.slow] * (k >= QUICK)) for k in range(0, MANY, AT_ONCE)]
 
 
-@pytest.mark.parametrize("first", range(0, 300, AT_ONCE))
+@pytest.mark.parametrize("first", FIRST)
 def test_random_networks(first: int) -> None:
     """By plan, by plan with other channels in each part, and by evidence; at several batches."""
     for seed in range(first, first + AT_ONCE):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +64,27 @@ def acting(text: str) -> set[str]:
     return {c for c in text if unicodedata.category(c) in ACTING} - {"\n"}
 
 
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+ALWAYS = {"inspect", "error"}
+"""Commands that are quick with every name; the others are with one name of each kind."""
+KINDS = {"escape sequence", "closing tag", "new line", "quotes"}
+
+
+def some_slow(quick: Callable[[str, str], bool], firsts: Iterable[str], seconds: Iterable[str]) -> list[Any]:
+    """Return all pairs of words as parameters, those slow that need not be tried each time."""
+    pairs = itertools.product(firsts, seconds)
+    return [pytest.param(*p, marks=[] if quick(*p) else [pytest.mark.slow], id="-".join(p)) for p in pairs]
+
+
 @pytest.mark.parametrize(
-    "command", ["inspect", "prune", "recover", "transform", "ana", "bench", "init", "error"]
+    ("command", "kind"),
+    some_slow(
+        lambda command, kind: command in ALWAYS or kind in KINDS,
+        ("inspect", "prune", "recover", "transform", "ana", "bench", "init", "error"),
+        NAMES,
+    ),
 )
-def test_names_do_not_act(tmp_path: Path, name: str, command: str) -> None:
+def test_names_do_not_act(tmp_path: Path, kind: str, command: str) -> None:
+    name = NAMES[kind]
     model = disk.save(renamed(name), tmp_path / "model.onnx")
     sparse = tmp_path / "sparse.onnx"
     data = disk.save_data(tmp_path / "data.npz", **{f"{name}image": disk.samples()["image"]})
@@ -95,8 +113,14 @@ def test_names_do_not_act(tmp_path: Path, name: str, command: str) -> None:
         assert found.budget.target == 0.5
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-16"])
-@pytest.mark.parametrize("command", ["ana", "transform", "error"])
+@pytest.mark.parametrize(
+    ("command", "encoding"),
+    some_slow(
+        lambda command, encoding: command == "error" or encoding == "ascii",
+        ("ana", "transform", "error"),
+        ("cp1252", "ascii", "utf-16"),
+    ),
+)
 def test_any_encoding_of_the_terminal_does(tmp_path: Path, encoding: str, command: str) -> None:
     """Results are full of arrows, bars and minus signs; names hold what they like."""
     model = disk.save(renamed("卷积→"), tmp_path / "model.onnx")
@@ -143,8 +167,10 @@ STREAMS = {
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="it has no full device")
-@pytest.mark.parametrize("how", STREAMS)
-@pytest.mark.parametrize("json", ["", "--json"])
+@pytest.mark.parametrize(
+    ("json", "how"),
+    some_slow(lambda json, how: not json or how == "stdout full", ("", "--json"), STREAMS),
+)
 def test_streams_that_take_nothing(tmp_path: Path, how: str, json: str) -> None:
     disk.save(disk.network(), tmp_path / "model.onnx")
     streams, code = STREAMS[how]
