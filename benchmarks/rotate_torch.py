@@ -1,4 +1,4 @@
-"""The PyTorch side of rotate.py: a small ViT and a MobileNet, trained on Fashion-MNIST and exported.
+"""A small ViT and a MobileNet, trained on Fashion-MNIST and exported: networks to try `rotate` on.
 
     PYTHON benchmarks/rotate_torch.py vit|mobile MODEL.onnx [--epochs 3] [--samples 30000]
 

@@ -29,6 +29,7 @@ from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import Model
+from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.symmetry import Symmetry
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.runtime import Session
@@ -113,6 +114,7 @@ class Rotate(Pass):
     def _own(self, given: Model, absorbed_model: Model, channels: Channels, rotated: Model) -> Model:
         """Return the user's own graph with the new constants, where only constants are new."""
         if absorbed_model is not given:
+            drop_unused_constants(rotated)
             return rotated
         own = in_own_graph(given, channels.model, rotated)
         return rotated if own is None else own

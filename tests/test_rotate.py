@@ -74,6 +74,8 @@ def test_layer_normalisation_is_absorbed_in_standard_operators(opset: int, shift
     assert result.facts["max_rel_error"] <= 1e-5
     assert len(result.facts["absorbed"]) == 3
     assert "LayerNormalization" not in {n.op_type for n in result.model.nodes}
+    read = {name for node in result.model.nodes for name in node.input}
+    assert {t.name for t in result.model.proto.graph.initializer} <= read
     onnx.checker.check_model(result.model.proto, full_check=True)
     before, after = outputs(model, data), outputs(result.model, data)
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
