@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers import Net
+from ideas import IDEAS
 
 import onnxprune.analysis.groups.channels as channels_room
 import onnxprune.analysis.groups.cost as cost_room
@@ -20,6 +22,7 @@ from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.cli import program
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import PLAN_KEY, Plan
+from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, analysis_scope
 from onnxprune.ir.analyses import checksum
 from onnxprune.passes import Ana, Pass, PassResult, Prune, Recover, Transform
@@ -145,13 +148,24 @@ def test_a_copy_has_no_results() -> None:
         assert find_channels(model.copy()) is not find_channels(model)
 
 
-def test_verification_finds_an_edit_within_a_scope() -> None:
+def test_verification_finds_an_edit_within_a_scope(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "verified", True)
     model = network()
     with analysis_scope():
         find_channels(model)
         model.proto.graph.node[0].name = "other"
         with pytest.raises(AssertionError, match="edited"):
             find_channels(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IDEAS)
+def test_no_pass_uses_a_result_of_another_version(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "verified", True)
+    model = IDEAS[name].build()
+    steps = [Prune(reduce_channels=0.3, round_to=1), Transform(unverified=True)]
+    with suppress(OnnxpruneError):  # it may have nothing to prune
+        Pipeline(steps)(Model(model) if isinstance(model, onnx.ModelProto) else model)
 
 
 class Copied(Pass):
