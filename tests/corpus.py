@@ -131,7 +131,13 @@ def reach(case: Case) -> Reach:
     try:
         model = opened(case)
     except (OnnxpruneError, RuntimeError) as error:
-        return Reach(0, 0, 1.0, None, f"cannot be read: {str(error).splitlines()[0].split(': ')[-1]}")
+        return Reach(
+            0,
+            0,
+            1.0,
+            None,
+            f"cannot be read: {str(getattr(error, 'message', error)).splitlines()[0].split(': ')[-1]}",
+        )
     channels = find_channels(model)
     if not channels.groups:
         return Reach(0, 0, 1.0, None, _stays(channels), _opset(case))

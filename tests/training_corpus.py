@@ -68,7 +68,7 @@ def learnt(case: Case) -> Learnt:
         )
         return Learnt(tuple(step(sparse).facts["losses"]))
     except OnnxpruneError as error:
-        return Learnt(stopped=str(error).splitlines()[0])
+        return Learnt(stopped=str(getattr(error, "message", error)).splitlines()[0])
 
 
 def _noise(model: Model) -> dict[str, np.ndarray]:
