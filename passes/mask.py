@@ -18,7 +18,7 @@ from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned_channels, stored_plan
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.errors import NothingToDoError, UsageError
-from onnxprune.evaluate.data import DataSpec, open_data
+from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.evaluate.metrics import MetricSpec
@@ -205,15 +205,19 @@ class Prune(Pass):
 
     def _note(self, sparse: Model, original: Model) -> None:
         """Leave in the sparse model what finetuning asks of the original."""
+        noted(sparse, original, self._samples_of(original), seed=self.seed, threads=self.threads)
+
+    def _samples_of(self, model: Model) -> Dataset:
+        """Open the samples, no more than are asked for."""
         assert self.data is not None
-        session = Session(original.proto, threads=self.threads)
+        session = Session(model.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs)
-        noted(sparse, original, data, seed=self.seed, threads=self.threads)
+        return data if self.samples is None else data.take(self.samples)
 
     def _repaired(self, given: PassResult, pruned: PassResult) -> PassResult:
         step = Recover(
             original=given.model,
-            data=self.data,
+            data=None if self.data is None else self._samples_of(given.model),
             methods=self._methods,
             samples=self.samples or DEFAULT_SAMPLES,
             batch_size=self.batch_size,

@@ -40,7 +40,7 @@ from onnxprune.ir import load
         (
             "round_to = 1",
             'criterion = "l3"',
-            "line 19: prune.criterion is 'l3': it should be one of l1, l2",
+            "line 19: prune.criterion is 'l3': unknown",
         ),
         ("round_to = 1", 'strategy = "best"', "line 19: prune.strategy is 'best'"),
         ("round_to = 1", "keep_at_least = { c1 = 0 }", "line 19: prune.keep_at_least.c1 is 0"),

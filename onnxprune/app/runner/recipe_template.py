@@ -40,6 +40,7 @@ seed = 0
 [data]                          # .npz files, folders of them, or module:callable
 train = $train
 val = $val
+# hold_back = 0.2               # instead of val: so much of the training data judges, and is not trained on
 # calibration = "few.npz"       # what ana and recover look at; by default the training data
 # test = "test.npz"             # judged at the very end only
 # limit = 500                   # only so many samples of each: to try this file out
@@ -104,6 +105,7 @@ warmup = 0.0
 keep = "best"                   # best: the epoch that is best on val; last: val has no say in the weights
 # patience = 3                  # epochs without a better one after which it is enough
 unfold = "auto"                 # put folded BatchNormalization back while training: auto always never
+engine = "auto"                 # auto stock ort-training: what computes the steps
 # checkpoint_every = 200        # steps; a killed run goes on from the last
 
 [stop]

@@ -150,7 +150,7 @@ class _Site:
 
 @dataclass
 class _Scalars:
-    """Where constants of a network can take up a factor.
+    """Constants of a network that can take up a factor.
 
     Attributes:
         model: The network, which is changed.
@@ -315,7 +315,7 @@ class _Scalars:
 
 
 def _moves(node: onnx.NodeProto) -> bool:
-    """Whether a node only moves numbers about, or makes floats of them that are no narrower than float32."""
+    """Return whether a node only moves numbers, or converts them to float32 or a wider float."""
     if node.op_type == "Cast":
         return any(a.name == "to" and a.i in _WIDE for a in node.attribute)
     return node.op_type in _MOVES

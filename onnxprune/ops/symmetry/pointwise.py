@@ -50,7 +50,7 @@ def linear(p: Passage) -> Effect:
 
 @symmetry_rule("Cast")
 def cast(p: Passage) -> Effect:
-    """From one type of real numbers to another."""
+    """Conversion from one type of real numbers to another."""
     types = p.typing.shapes.types
     if types.get(p.node.input[0]) not in FLOATS or p.attributes.get("to") not in FLOATS:
         return permutation("it rounds to integers")
