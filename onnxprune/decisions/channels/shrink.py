@@ -42,12 +42,14 @@ Insertion = tuple[int, bool, onnx.NodeProto]
 """A new node, the number of the one it goes beside, and whether after that."""
 
 
-def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
+def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_readers: bool = False) -> Model:
     """Return the dense network: without the removed channels, otherwise as it was.
 
     Args:
         channels: The network's groups.
         removed: Removed channels by group name.
+        at_readers: Change lists of sizes where they are read, not where they are made: a part of the
+            network may be cut out between the two.
     """
     channels = channels.arranged_where(removed)
     kept = channels.kept(removed)
@@ -60,7 +62,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
         model.set_array(name, values)
     nodes = model.all_nodes
     _cap_attributes(channels, model, counts)
-    _insert(model, [*_rewrite_sizes(channels, model, counts), *_rescale(channels, model, counts)])
+    _insert(model, [*_rewrite_sizes(channels, model, counts, at_readers), *_rescale(channels, model, counts)])
     _renumber(channels, model, nodes, kept)
     _forget_declared_shapes(channels, model, set(kept))
     declare(channels, model, kept)
@@ -83,7 +85,9 @@ def _insert(model: Model, inserted: Iterable[Insertion]) -> None:
         model.insert(number, node, after=after)
 
 
-def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> list[Insertion]:
+def _rewrite_sizes(
+    channels: Channels, model: Model, counts: Mapping[Factor, int], at_readers: bool
+) -> list[Insertion]:
     """Rewrite attributes at once; operands are collected first, for one may hold several sizes."""
     lists = Lists.of(model, channels.typing.shapes)
     operands: dict[tuple[int, int], dict[int, Change]] = defaultdict(dict)
@@ -104,7 +108,7 @@ def _rewrite_sizes(channels: Channels, model: Model, counts: Mapping[Factor, int
         for k, sizes in results.items()
         for n in _read_as_before(channels, model, k, sizes, readers)
     ]
-    joined = _change_lists(lists, operands)
+    joined = [] if at_readers else _change_lists(lists, operands)
     chosen = [
         (k, False, n)
         for (k, o), sizes in operands.items()

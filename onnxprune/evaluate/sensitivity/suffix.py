@@ -63,7 +63,7 @@ class Suffixes:
             self.refit.apply(channels, removed, bare)
         gone = self._in_blocks(removed)
         if gone and not cuts_inexactly(channels, gone):
-            bare = shrunk(replace(channels, model=bare), gone)
+            bare = shrunk(replace(channels, model=bare), gone, at_readers=True)
         return extract(bare, shapes, at.reached, at.carried, self._heavy)
 
     def _in_blocks(self, removed: Removed) -> dict[str, list[int]]:
