@@ -161,7 +161,7 @@ def test_a_run_interrupted_before_a_step_ends_the_same(tmp_path, step, whole):
     assert content(tmp_path / "work", "*.onnx") == whole
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_times_ends_the_same(tmp_path, kills):
     training = "epochs = 4\nbatch_size = 16\ncheckpoint_every = 2"
     path = write_recipe(tmp_path, RECIPE.replace("epochs = 0", training))

@@ -333,7 +333,13 @@ def _endless(name: str, seconds: float | None) -> EndlessError:
     )
 
 
-_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory")
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",
+    "can't start new thread",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+)
 
 
 def _refusal(what: str, error: Exception) -> ModelError:
