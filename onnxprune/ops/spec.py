@@ -8,9 +8,10 @@ An operator is described in the file of its family (`onnxprune.ops.axes`, `onnxp
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from onnxprune.errors import PluginError
 from onnxprune.ops.views import LinearRule, LinearView, Operands
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from onnxprune.ops.symmetry.symmetry import Effect
     from onnxprune.train.pullbacks import Node as TrainedNode
     from onnxprune.train.pullbacks import Tape
+
+R = TypeVar("R")
 
 Zeros: TypeAlias = "Sequence[bool | None]"
 """For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
@@ -149,7 +152,10 @@ class Operation(Protocol):
 
 SPECS: dict[tuple[str, str], OpSpec] = {}
 """The specs by domain and name; `find_spec` and `spec_of` fill the table before they read it."""
-FAMILIES = ("onnxprune.ops.axes", "onnxprune.ops.sizes.families", "onnxprune.ops.symmetry.families")
+PACKAGES = ("onnxprune.ops.axes", "onnxprune.ops.sizes", "onnxprune.ops.symmetry")
+"""Every module of these is imported to fill the table: a new family of operators is a new file."""
+MICROSOFT = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
 ENTRY_POINTS = "onnxprune.ops"
 _STANDARD = "ai.onnx"
 _loaded = False
@@ -160,6 +166,24 @@ def enter(domain: str, name: str, **said: Any) -> OpSpec:
     known = SPECS.get((domain, name)) or OpSpec(name, domain)
     spec = SPECS[domain, name] = replace(known, **said)
     return spec
+
+
+def entry(fact: str, *operators: str, domain: str = "", **said: Any) -> Callable[[R], R]:
+    """Enter the decorated rule into the table.
+
+    Args:
+        fact: The field of `OpSpec` that the rule is.
+        operators: The operators it is of.
+        domain: Their domain.
+        said: Further fields.
+    """
+
+    def add(rule: R) -> R:
+        for operator in operators:
+            enter(domain, operator, **{fact: rule}, **said)
+        return rule
+
+    return add
 
 
 def find_spec(domain: str, name: str) -> OpSpec:
@@ -180,8 +204,9 @@ def load() -> None:
     if _loaded:
         return
     _loaded = True
-    for family in FAMILIES:
-        importlib.import_module(family)
+    for package in PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            importlib.import_module(f"{package}.{module.name}")
     for name, said in plugins(ENTRY_POINTS).items():
         for spec in said if isinstance(said, list | tuple) else (said,):
             _add_foreign(name, spec)

@@ -14,9 +14,8 @@ import onnx
 from onnx import helper
 
 from onnxprune.ir import Model
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import MICROSOFT, spec_of
 
-MICROSOFT = "com.microsoft"
 MIXTURES = ("MoE", "QMoE")
 ROUTER, EXPERTS = 1, 2
 """The operands of a mixture that hold the logits and, one an expert, the first weights."""

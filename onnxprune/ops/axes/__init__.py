@@ -1,27 +1,5 @@
 """Axis rules: the effect of each operator on the axes of its tensors, in one table."""
 
-from onnxprune.ops.axes import (
-    attention,
-    blocking,
-    control,
-    convolution,
-    einsum,
-    experts,
-    fused,
-    indexing,
-    joining,
-    layout,
-    linear,
-    normalization,
-    plugins,
-    pointwise,
-    pooling,
-    quantization,
-    recurrent,
-    reduction,
-    sampling,
-    scattering,
-)
 from onnxprune.ops.axes.context import (
     RESULT,
     Contraction,
@@ -45,27 +23,3 @@ __all__ = [
     "Work",
     "infer_axes",
 ]
-
-FAMILIES = (
-    attention,
-    blocking,
-    control,
-    convolution,
-    einsum,
-    experts,
-    fused,
-    indexing,
-    joining,
-    layout,
-    linear,
-    normalization,
-    plugins,
-    pointwise,
-    pooling,
-    quantization,
-    recurrent,
-    reduction,
-    sampling,
-    scattering,
-)
-"""The modules whose import fills the table."""

@@ -15,9 +15,9 @@ from onnxprune.algebra.axes import Dim, Factor, concatenated, nested
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import first, rule
+from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.views import LinearView, Operands
 
-MICROSOFT = "com.microsoft"
 NORMALISED = "it normalises the scores over the keys"
 IN_ORDER = "it attends to places by their number"
 APART = "it treats each sample on its own, by masks and lengths of their own"

@@ -19,9 +19,9 @@ from onnxprune.ir.canonical.routers import ROUTER, bias_of
 from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import Zeros, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
+from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.views import INNER, LinearView, Operands
 
-MICROSOFT = "com.microsoft"
 NO_BIAS = "its router has no bias of its own that could switch an expert off"
 PACKED = "several of its weights share a byte"
 BLOCKS = "its weights share a scale in blocks"

@@ -14,9 +14,9 @@ from onnxprune.ops.axes.pointwise import elementwise
 from onnxprune.ops.axes.sampling import grid_sample
 from onnxprune.ops.axes.table import Zeros, every, first, rule, some, weights_and_bias
 from onnxprune.ops.axes.variables import Indexing
+from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.views import LinearRule, LinearView, Operands
 
-MICROSOFT = "com.microsoft"
 ZERO_AT_ZERO = {"", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Elu", "Selu", "Softsign", "ThresholdedRelu"}
 
 rule("Gelu", "QuickGelu", domain=MICROSOFT, zero=first, constant=by_itself, elementwise=True)(elementwise)

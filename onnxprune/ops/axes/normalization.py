@@ -12,8 +12,8 @@ from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import Zeros, every, first, rule, some, weights_and_bias
 from onnxprune.ops.axes.variables import from_the_right
+from onnxprune.ops.spec import MICROSOFT
 
-MICROSOFT = "com.microsoft"
 STATISTICS = "it takes statistics over this axis"
 
 

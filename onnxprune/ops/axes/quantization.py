@@ -23,9 +23,9 @@ from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.recurrent import candidates_are_zero, gates
 from onnxprune.ops.axes.table import Said, Zeros, carriers, first, rule, some
 from onnxprune.ops.axes.variables import Indexing, from_the_right
+from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.views import LinearRule, LinearView, Operands
 
-MICROSOFT = "com.microsoft"
 IN_BLOCKS = "its elements share a scale"
 
 

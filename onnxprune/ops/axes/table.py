@@ -21,7 +21,7 @@ from onnxprune.ops.spec import (
     ZeroRule,
     Zeros,
     carriers,
-    enter,
+    entry,
     every,
     first,
     never,
@@ -60,13 +60,7 @@ class Said(TypedDict, total=False):
 
 def rule(*operators: str, domain: str = "", **said: Unpack[Said]) -> Callable[[AxesRule], AxesRule]:
     """Enter a function into the table as the axes rule of some operators, with what else is known of them."""
-
-    def add(axes: AxesRule) -> AxesRule:
-        for operator in operators:
-            enter(domain, operator, axes=axes, **said)
-        return axes
-
-    return add
+    return entry("axes", *operators, domain=domain, **said)
 
 
 def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Typing:

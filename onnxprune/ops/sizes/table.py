@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxprune.ops.spec import SizeRule, enter
+from onnxprune.ops.spec import MICROSOFT, SizeRule, entry
 
-MICROSOFT = "com.microsoft"
+__all__ = ["MICROSOFT", "size_rule"]
 
 
 def size_rule(*operators: str, domain: str = "") -> Callable[[SizeRule], SizeRule]:
     """Enter a function into the table as the size rule of some operators."""
-
-    def add(rule: SizeRule) -> SizeRule:
-        for operator in operators:
-            enter(domain, operator, sizes=rule)
-        return rule
-
-    return add
+    return entry("sizes", *operators, domain=domain)

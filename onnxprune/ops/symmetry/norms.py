@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from onnxprune.algebra.axes import resolve
+from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.symmetry.passage import Passage
 from onnxprune.ops.symmetry.symmetry import Effect, Norm, Symmetry, permutation
-from onnxprune.ops.symmetry.table import MICROSOFT, symmetry_rule
+from onnxprune.ops.symmetry.table import symmetry_rule
 
 
 @symmetry_rule("BatchNormalization")

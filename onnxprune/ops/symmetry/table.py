@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxprune.ops.spec import SymmetryRule, enter
-
-MICROSOFT = "com.microsoft"
+from onnxprune.ops.spec import SymmetryRule, entry
 
 
 def symmetry_rule(*operators: str, domain: str = "") -> Callable[[SymmetryRule], SymmetryRule]:
     """Enter a function as the symmetry rule of some operators."""
-
-    def add(found: SymmetryRule) -> SymmetryRule:
-        for operator in operators:
-            enter(domain, operator, symmetry=found)
-        return found
-
-    return add
+    return entry("symmetry", *operators, domain=domain)
