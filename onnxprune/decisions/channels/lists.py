@@ -14,6 +14,7 @@ import onnx
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model
+from onnxprune.ir.index import GraphIndex
 
 Place = tuple[int, int]
 """An operand of a Concat, and an element of it."""
@@ -26,30 +27,27 @@ class Lists:
     Attributes:
         model: The network, which is changed.
         shapes: The shapes of the network it is a copy of.
-        makers: The Concat that makes each list.
-        uses: How many operands read each of these lists, outputs of graphs included.
+        index: The producers and readers of its tensors, before any change.
     """
 
     model: Model
     shapes: Shapes
-    makers: dict[str, onnx.NodeProto]
-    uses: dict[str, int]
+    index: GraphIndex
 
     @classmethod
     def of(cls, model: Model, shapes: Shapes) -> Lists:
         """Find the lists of a network, a copy of which the shapes were found for."""
-        nodes = model.all_nodes
-        makers = {n.output[0]: n for n in nodes if n.op_type == "Concat" and n.domain in ("", "ai.onnx")}
-        uses = dict.fromkeys(makers, 0)
-        returned = [o.name for graph in model.graphs for o in graph.output]
-        for name in (*(i for node in nodes for i in node.input), *returned):
-            if name in uses:
-                uses[name] += 1
-        return cls(model, shapes, makers, uses)
+        return cls(model, shapes, GraphIndex.flat(model.proto.graph, model.graphs))
+
+    def maker(self, name: str) -> onnx.NodeProto | None:
+        """Return the Concat that makes a list, ``None`` where it is made otherwise."""
+        node = self.index.producer(name)
+        joins = node is not None and node.op_type == "Concat" and node.domain in ("", "ai.onnx")
+        return node if joins else None
 
     def place(self, name: str, element: int) -> Place | None:
         """Return where the constant of an element of a list stands, ``None`` where it is computed."""
-        maker = self.makers.get(name)
+        maker = self.maker(name)
         for operand, piece in enumerate(maker.input if maker is not None else ()):
             dims = self.shapes.sizes.get(piece, ())
             if len(dims) != 1 or not isinstance(dims[0], int):
@@ -71,7 +69,8 @@ class Lists:
         Returns:
             The node that makes the list of their own, ``None`` where the list itself was changed.
         """
-        maker = self.makers[name]
+        maker = self.maker(name)
+        assert maker is not None
         changed = onnx.NodeProto()
         changed.CopyFrom(maker)
         for element, number in changes.items():
@@ -81,7 +80,7 @@ class Lists:
             values = self.model.array(changed.input[operand]).copy()
             values[inner] = number
             changed.input[operand] = self.model.add_constant(f"{changed.input[operand]}__kept", values)
-        if readers == self.uses[name]:
+        if readers == self.index.count(name):
             maker.CopyFrom(changed)
             return None
         changed.name = changed.output[0] = new
