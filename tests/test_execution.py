@@ -94,7 +94,8 @@ class Skewed(Session):
 
 
 @pytest.mark.parametrize(
-    ("of", "factor", "agrees"), [("", 1.0, True), ("", 1.01, True), ("candidate", 1.01, False)]
+    ("of", "factor", "agrees"),
+    [("", 1.0, True), ("", 1.01, True), ("candidate", 1.01, False), ("candidate", np.nan, False)],
 )
 def test_the_noise_of_a_device_is_measured(monkeypatch, of, factor, agrees):
     """Noise of both models is the device's; noise of the candidate alone is a difference."""
@@ -107,6 +108,15 @@ def test_the_noise_of_a_device_is_measured(monkeypatch, of, factor, agrees):
         verdict = examine(reference, candidate)
     assert verdict.equal is agrees
     assert any("max_rel_error" in text for text in (*verdict.notes, verdict.reason))
+
+
+def test_a_device_that_computes_no_numbers_shows_nothing(monkeypatch):
+    monkeypatch.setattr(Skewed, "factor", np.nan)
+    monkeypatch.setattr(device, "Session", Skewed)
+    with executing(ExecutionConfig(second_provider())):
+        verdict = examine(Model(disk.network()), Model(disk.network()))
+    assert verdict.equal
+    assert any(note.startswith("not compared on") for note in verdict.notes)
 
 
 @pytest.mark.parametrize(
