@@ -6,7 +6,6 @@ Whenever the process dies, the folder holds all finished steps and at worst the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 from onnxprune.app.runner.record import check_state
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.ir.output import write_text
+from onnxprune.support.digests import file_digest
 from onnxprune.support.forms import ANYTHING, read_form
 from onnxprune.support.locks import holding
 from onnxprune.support.path_guard import LOCK, NOTES, PAGE, ROUNDS, STATE, check_readable, is_run_file
@@ -200,13 +200,9 @@ def sha256(path: str | Path) -> str:
         ModelError: It cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
-            digest = hashlib.sha256()
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
+        return file_digest(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def _earlier(folder: Path) -> tuple[dict[str, Entry], Facts]:

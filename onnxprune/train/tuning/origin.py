@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from onnxprune.decisions.origin import ORIGIN_KEY, Origin
 from onnxprune.errors import ModelError
 from onnxprune.evaluate.data import Dataset
 from onnxprune.ir import Model
+from onnxprune.support.digests import file_digest
 from onnxprune.train.tuning.unfold import NEAR, distance, foldable, moments_of
 
 
@@ -56,7 +56,7 @@ def placed(model: Model, original: str | Path, output: str | Path) -> None:
     except ValueError:  # on another drive
         file = where.name
     origin = Origin.stored(model.metadata()) or Origin()
-    model.set_metadata(ORIGIN_KEY, replace(origin, file=file, sha256=_digest(where)).to_text())
+    model.set_metadata(ORIGIN_KEY, replace(origin, file=file, sha256=file_digest(where)).to_text())
 
 
 def located(model: Model, sparse: str | Path) -> str | None:
@@ -74,7 +74,7 @@ def located(model: Model, sparse: str | Path) -> str | None:
         return None
     folder = Path(sparse).resolve().parent
     for place in (folder / origin.file, folder / Path(origin.file).name):
-        if place.is_file() and _digest(place) == origin.sha256:
+        if place.is_file() and file_digest(place) == origin.sha256:
             return str(place)
     return None
 
@@ -92,11 +92,3 @@ def original_of(model: Model, sparse: str | Path, given: str | None) -> str:
             "name it: --original model.onnx",
         )
     return found
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
