@@ -9,7 +9,7 @@ that has been repaired is near the original as it is: then its own are better, w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.evaluate.data import Dataset
+from onnxprune.evaluate.data.dataset import Batch
 from onnxprune.ir import Model, captured, with_outputs
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import LinearView
@@ -158,16 +159,22 @@ def moments_of(
     """
     session = Session(with_outputs(model.proto, names, TensorProto.FLOAT), threads=threads)
     moments: dict[str, ChannelMoments] = {}
-    taken = 0
-    for batch in data.batches(session.fixed_batch or _BATCH, shuffle=True, seed=seed):
-        if taken >= SAMPLES or batch.size != (session.fixed_batch or batch.size):
-            break
-        taken += batch.size
+    for batch in _few(data, session.fixed_batch, seed):
         for name, values in session.run(batch.inputs).items():
             if values[0, 0].size > 1:
                 found = moments.setdefault(name, ChannelMoments(values.shape[1]))
                 found.add(np.moveaxis(values, 1, -1), f"'{name}'")
     return moments
+
+
+def _few(data: Dataset, fixed_batch: int | None, seed: int) -> Iterator[Batch]:
+    """Draw batches of a few samples; where the file fixes the batch, whole ones alone."""
+    taken = 0
+    for batch in data.batches(fixed_batch or _BATCH, shuffle=True, seed=seed):
+        if taken >= SAMPLES or batch.size != (fixed_batch or batch.size):
+            return
+        taken += batch.size
+        yield batch
 
 
 def distance(
@@ -188,11 +195,7 @@ def distance(
     """
     here, there = Session(model.proto, threads=threads), Session(original.proto, threads=threads)
     errors: dict[str, Array] = {}
-    taken = 0
-    for batch in data.batches(here.fixed_batch or _BATCH, shuffle=True, seed=seed):
-        if taken >= SAMPLES or batch.size != (here.fixed_batch or batch.size):
-            break
-        taken += batch.size
+    for batch in _few(data, here.fixed_batch, seed):
         made, wanted = here.run(batch.inputs), there.run(batch.inputs)
         for name in made.keys() & wanted.keys():
             a, b = (np.asarray(v, np.float64) for v in (made[name], wanted[name]))
