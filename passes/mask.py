@@ -217,7 +217,7 @@ class Prune(Pass):
     def _repaired(self, given: PassResult, pruned: PassResult) -> PassResult:
         step = Recover(
             original=given.model,
-            data=None if self.data is None else self._samples_of(given.model),
+            data=self.data if self.data is None or self.samples is None else self._samples_of(given.model),
             methods=self._methods,
             samples=self.samples or DEFAULT_SAMPLES,
             batch_size=self.batch_size,
