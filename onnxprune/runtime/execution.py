@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.errors import DeviceError
+from onnxprune.runtime.library import onnxruntime
 
 CPU = "CPUExecutionProvider"
 NAMES: Mapping[str, str] = {
@@ -112,16 +113,9 @@ def available() -> tuple[str, ...]:
     """Return the providers of the installed onnxruntime.
 
     Raises:
-        DeviceError: None is installed.
+        ModelError: None is installed.
     """
-    try:
-        import onnxruntime
-
-        return tuple(onnxruntime.get_available_providers())
-    except (ImportError, AttributeError) as error:
-        raise DeviceError(
-            f"onnxruntime cannot be imported: {error}", 'install it with: pip install "onnxprune[cpu]"'
-        ) from error
+    return tuple(onnxruntime().get_available_providers())
 
 
 def _short(provider: str) -> str:

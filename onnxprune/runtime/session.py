@@ -18,6 +18,7 @@ from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.deadline import Watch
 from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, untold
 from onnxprune.runtime.functions import add_functions
+from onnxprune.runtime.library import onnxruntime
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 from onnxprune.support.progress import tell
@@ -109,7 +110,7 @@ class Session:
         execution: ExecutionConfig | None = None,
     ) -> None:
         self.name = f"model {model.graph.name!r}" if model.graph.name else "the model"
-        ort = _onnxruntime()
+        ort = onnxruntime()
         self.execution = execution or (current() if optimize else ExecutionConfig())
         options = _session_options(ort, optimize, threads, spin)
         graph, self._weights = self._hand_over(model, ort, options)
@@ -159,7 +160,7 @@ class Session:
         """
         self.tell_fallbacks()
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
-        options = _onnxruntime().RunOptions()
+        options = onnxruntime().RunOptions()
         watch = Watch(options)
         try:
             with watch:
@@ -232,7 +233,7 @@ def runtime_info() -> RuntimeInfo:
     Raises:
         ModelError: None is.
     """
-    ort = _onnxruntime()
+    ort = onnxruntime()
     packages = importlib.metadata.packages_distributions().get("onnxruntime", ["onnxruntime"])
     return RuntimeInfo(sorted(set(packages))[0], str(ort.__version__), tuple(ort.get_available_providers()))
 
@@ -246,25 +247,12 @@ def has_operator(domain: str, name: str) -> bool:
 @lru_cache(maxsize=1)
 def _operators() -> frozenset[tuple[str, str]]:
     """Return all operators by domain and name; none where this build does not list them."""
-    _onnxruntime()
+    onnxruntime()
     try:
         from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
     except ImportError:
         return frozenset()
     return frozenset((schema.domain, schema.name) for schema in get_all_operator_schema())
-
-
-def _onnxruntime() -> ModuleType:
-    """Import onnxruntime, or say how to get it."""
-    hint = 'install it with: pip install "onnxprune[cpu]"'
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ModelError(f"onnxruntime cannot be imported: {error}", hint) from error
-    if not hasattr(onnxruntime, "InferenceSession"):  # what uninstalling one of two builds leaves behind
-        raise ModelError("the installed onnxruntime is broken: it is an empty package", hint)
-    module: ModuleType = onnxruntime
-    return module
 
 
 def _session_options(ort: ModuleType, optimize: bool, threads: int | None, spin: bool) -> Any:
