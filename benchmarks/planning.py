@@ -1,4 +1,4 @@
-"""How much processor time planning takes for 200 groups, and how much better the best plan is than a ranking.
+"""Processor time of planning for 200 groups, and the gain of the best plan over a ranking.
 
     python benchmarks/planning.py [--groups 200] [--width 256] [--round-to 8]
 

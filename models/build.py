@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is made.
+    """The recipe of one model.
 
     Attributes:
         build: The untrained network.

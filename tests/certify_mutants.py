@@ -348,7 +348,7 @@ def subjects(pattern: str = "*") -> Iterator[Subject]:
 
 @dataclass
 class Table:
-    """What became of mutants, by kind."""
+    """Results of mutants, by kind."""
 
     refused: Counter[str] = field(default_factory=Counter)
     equal: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""What all tests share: how hard hypothesis tries, and what is left out where it cannot work."""
+"""Shared settings of all tests: profiles of hypothesis, and tests left out where they cannot work."""
 
 from __future__ import annotations
 

@@ -64,13 +64,13 @@ class Case:
 
     @property
     def trained(self) -> bool:
-        """Whether it comes from the package index."""
+        """Return whether it comes from the package index."""
         return not self.path.is_relative_to(BACKEND)
 
 
 @dataclass(frozen=True)
 class Reach:
-    """What became of one network with half of every group gone.
+    """The result of one network with half of every group gone.
 
     Attributes:
         groups: How many groups that are pruned by default.
@@ -196,7 +196,7 @@ def sound(model: Model) -> Iterator[dict[str, np.ndarray]]:
 
 
 def reproduces(case: Case) -> bool | None:
-    """Whether the form that is analysed computes what the corpus expects, as closely as onnx asks for it.
+    """Return whether the form that is analysed computes the expected results, as closely as onnx asks.
 
     Returns:
         ``None`` where onnxruntime cannot run the file itself: it wants a locale of the system, slopes of each

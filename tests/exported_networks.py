@@ -372,7 +372,7 @@ def hashed_ids() -> onnx.ModelProto:
 
 @export
 def fused_embeddings() -> onnx.ModelProto:
-    """What onnxruntime's transformer optimiser makes of a BERT."""
+    """The output of onnxruntime's transformer optimiser for a BERT."""
     net = Net()
     ids, kinds, mask = (net.input(n, ["batch", "seq"], INT32) for n in ("ids", "kinds", "mask"))
     tables = [net.const(net.random.normal(size=(rows, WIDTH))) for rows in (60, 512, 2)]

@@ -277,7 +277,7 @@ class Net:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What pruning some channels did.
+    """The effect of pruning some channels.
 
     Attributes:
         error: Largest relative difference between sparse and dense outputs.

@@ -285,7 +285,7 @@ def survivors(
 
 
 def looks_the_same(one: Check) -> bool:
-    """Whether the groups are those that are written down, if they are."""
+    """Return whether the groups are those that are written down, if they are."""
     try:
         return not one.key or described(one.look()) == expected()[one.key]
     except Exception:  # whatever it is, it was noticed

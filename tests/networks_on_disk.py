@@ -73,7 +73,7 @@ def save_data(path: Path, **arrays: Any) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command line came to."""
+    """The outcome of a command line."""
 
     code: int
     out: str

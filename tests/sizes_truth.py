@@ -31,7 +31,7 @@ LARGE = {
 
 @dataclass
 class Run:
-    """What the runtime made of some sizes.
+    """The shapes of a run at some sizes.
 
     Attributes:
         numbers: The sizes, by symbol.
@@ -46,7 +46,7 @@ class Run:
 
 @dataclass
 class Verdict:
-    """How an analysis compares with runs.
+    """The comparison of an analysis with runs.
 
     Attributes:
         counts: Axes and values that are known, fresh (right, but not known before the run), unknown or wrong.

@@ -1,4 +1,4 @@
-"""What is known of a model is computed once for each of its versions, and never kept for another."""
+"""Analyses of a model are computed once for each version, and never kept for another."""
 
 from __future__ import annotations
 

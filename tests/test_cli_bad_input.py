@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: error, hint, exit code, nothing written, no traceback."""
+"""Bad input: error, hint, exit code, nothing written, no traceback."""
 
 from __future__ import annotations
 

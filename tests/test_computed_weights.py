@@ -1,4 +1,4 @@
-"""What is made of initializers alone is a weight, and writing it down makes no file larger."""
+"""Values computed from initializers alone are weights, and folding them enlarges no file."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def saved(path: Path, arrays: Arrays, compressed: bool = False) -> Path:
 
 
 def numbers(batches: Iterator[Batch]) -> list[list[int]]:
-    """Which samples each batch has, having checked that labels went with their images."""
+    """The samples of each batch, after a check that labels went with their images."""
     found = []
     for batch in batches:
         row = batch.inputs["image"][:, 0, 0].astype(int)

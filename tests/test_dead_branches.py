@@ -1,4 +1,4 @@
-"""What no input can change is no computation: a residual branch whose last projection is zero goes."""
+"""A residual branch whose last projection is zero is removed: no input can change it."""
 
 from __future__ import annotations
 

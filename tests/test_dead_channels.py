@@ -69,7 +69,7 @@ def quarter(channels: Channels) -> dict[str, list[int]]:
 
 
 def reads(channels: Channels, place: AxisRef) -> bool | None:
-    """Whether a node sums over an axis of its weights; ``None`` for a vector, which has no others."""
+    """Return whether a node sums over an axis of its weights; ``None`` for a vector, which has no others."""
     model = channels.model
     if sum(size > 1 for size in model.constants[place.tensor].dims) < 2:
         return None

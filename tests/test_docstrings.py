@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")])
-BANNED = {"What", "Whatever", "Whether", "How", "Where", "Which", "Who", "Whoever", "From", "Does"}
+FOLDERS = ("onnxprune", "passes", "benchmarks", "docs", "examples", "models")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+BANNED = {"What", "Whatever", "Whether", "How", "Where", "Which", "Who", "Whoever", "From", "Does", "Those"}
 
 
 def openings(path: Path) -> Iterator[tuple[str, str]]:

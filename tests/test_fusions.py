@@ -1,4 +1,4 @@
-"""What onnxruntime fuses before a cut it fuses afterwards, and rightly."""
+"""Fusions of onnxruntime before a cut are found after it, and are right."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def dense(model: Model, *only: str, **how: object) -> PassResult:
 
 
 def by_transformers(model: Model) -> onnx.ModelProto:
-    """What onnxruntime's transformer optimizer makes of a model, told the heads and width it had at first."""
+    """The output of onnxruntime's transformer optimizer, told the heads and width of the original."""
     optimizer = BertOnnxModel(model.copy().proto, HEADS, WIDTH)
     optimizer.fuse_attention()
     optimizer.prune_graph()

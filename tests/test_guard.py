@@ -1,4 +1,4 @@
-"""What commands write, replace and delete: never what they read, and never what they have not made."""
+"""Writes, replacements and deletions of commands: never of their inputs or of foreign files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where parts of a tensor meet again, one factor is several indices: one of them says nothing of another."""
+"""Networks in which parts of a tensor meet again: one factor is several independent indices."""
 
 from __future__ import annotations
 

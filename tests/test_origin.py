@@ -1,4 +1,4 @@
-"""What `prune` leaves in a sparse model for those who repair and train it, and what it does by default."""
+"""Notes of `prune` in a sparse model for repair and training, and the defaults of `prune`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed: the archives hold the packages and nothing else, and work far from the sources."""
+"""Installation: the archives hold the packages and nothing else, and work far from the sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of samples at each cut: within the memory limit, and the same bit for bit whatever it is."""
+"""Tensors of samples at each cut: within the memory limit, and equal bit for bit at any limit."""
 
 from __future__ import annotations
 

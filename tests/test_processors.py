@@ -1,4 +1,4 @@
-"""Whether others use the processors: asked before threads are let to wait in busy loops."""
+"""Use of the processors by other programs, checked before threads may spin."""
 
 from __future__ import annotations
 

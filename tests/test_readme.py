@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""The README shows the real output of its commands."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(command: list[str], folder: Path) -> list[str]:
 
 
 def is_shown(line: str, printed: list[str]) -> bool:
-    """Whether a line was printed, up to where it was cut."""
+    """Return whether a line was printed, up to where it was cut."""
     start, cut, _ = words(line).partition("…")
     return any(found.startswith(start.strip()) if cut else found == start for found in printed)
 

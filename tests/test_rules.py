@@ -98,7 +98,7 @@ def check_exact(model: Model, channels: Channels) -> None:
 
 
 def runs(proto: onnx.ModelProto) -> bool:
-    """Whether the runtime has this operator, for these types."""
+    """Return whether the runtime has this operator, for these types."""
     try:
         session = Session(proto, optimize=False)
         session.run(sample_feeds(session.inputs)[0])

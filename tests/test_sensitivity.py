@@ -265,7 +265,7 @@ class TestAlreadyPruned:
 
 
 class KilledError(Exception):
-    """What stands for a kill."""
+    """A stand-in for a kill."""
 
 
 class Killer:

@@ -138,7 +138,7 @@ def own_loss() -> onnx.ModelProto:
 
 
 def build_own(infos):
-    """What a user's callable does: it looks at the outputs and returns a graph."""
+    """A user's callable: it looks at the outputs and returns a graph."""
     assert [i.name for i in infos] == ["a", "dense", "likely", "classes"]
     assert infos[0].type.tensor_type.shape.dim[1].dim_value == 4
     return own_loss()

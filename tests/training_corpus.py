@@ -30,7 +30,7 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Learnt:
-    """What became of a network.
+    """The result of training one network.
 
     Attributes:
         losses: The loss before each epoch.

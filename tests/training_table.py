@@ -1,4 +1,4 @@
-"""Which operators can be trained through: the table of docs/trainability.md.
+"""Operators that can be trained through: the table of docs/trainability.md.
 
 python tests/training_table.py        writes it again
 """

@@ -33,7 +33,7 @@ KINDS = {"model": 70, "bytes": 4, "sparse": 8, "texts": 8, "data": 6, "report": 
 
 @dataclass(frozen=True)
 class Case:
-    """What is tried.
+    """One case of the fuzzer.
 
     Attributes:
         number: What it was drawn from.

@@ -206,7 +206,7 @@ def non_zero(node: Node) -> None:
 
 @size_rule("Compress")
 def compress(node: Node) -> None:
-    """Those chosen; their number depends on the data."""
+    """The chosen elements; their number depends on the data."""
     shape, axis, chosen = node.shape(), node.attribute("axis"), node.numbers(1)
     count: Extent = node.fresh(0, 0 if axis is None else axis) if chosen is None else sum(map(bool, chosen))
     if axis is None:
