@@ -43,9 +43,12 @@ class Program(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; where the program has none of that name, that of a pass of another package."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
         from onnxprune.app.cli.plugin_passes import pass_command
 
-        return super().get_command(ctx, cmd_name) or pass_command(cmd_name)
+        return pass_command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with all of their first sentence, over several lines if need be."""
