@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export ONNXPRUNE_ORT_TRAINING ?= $(abspath $(VENV))/ort-training
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-short test check lint types docs wheel clean
+.PHONY: help demo demo-short test check lint types docs site wheel clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -48,9 +48,17 @@ types: $(READY) ## types
 docs: $(READY) ## write options and keys into the documentation
 	$(BIN)/python docs/generate.py
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+site: $(VENV)/.docs ## build the documentation with search into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo open site/index.html
+
 wheel: $(READY) ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	rm -rf build
 
 clean: ## remove what was set up
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

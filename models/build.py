@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import architectures
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnxprune import datasets
+from onnxprune.models import architectures
 from onnxprune.runtime import Array, Session
 from onnxprune.train.engine import train
 from onnxprune.train.settings import StepReport, TrainSettings

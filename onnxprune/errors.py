@@ -18,6 +18,7 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     │   └── NotShownError   no input showed whether they do
     ├── TrainingError       the training worker is missing, refused the model, or died
     ├── WorkerError         a worker process died, or a cluster does not answer
+    ├── PluginError         an operator, criterion, budget or pass of another package is not of its form
     ├── UnverifiedError     a result could not be run; it is written beside its place
     └── OutputError         a result cannot be written
 """

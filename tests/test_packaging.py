@@ -28,13 +28,20 @@ BUILD = "import sys, setuptools.build_meta as b; b.build_{kind}(sys.argv[1])"
 CLUTTER = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis", "build", "dist", "out"
 )
+LINKED = ("passes", "models")
+"""Packages whose folders lie beside the package they belong to."""
 
 
 def packages_on_disk() -> dict[str, Path]:
     """Every folder with modules in it, by the name it is imported by."""
-    inits = [p for p in (ROOT / "onnxprune").rglob("__init__.py") if "passes" not in p.parts]
+    inits = [p for p in (ROOT / "onnxprune").rglob("__init__.py") if not linked(p)]
     found = {".".join(p.parent.relative_to(ROOT).parts): p.parent for p in inits}
-    return found | {"onnxprune.passes": ROOT / "passes"}
+    return found | {f"onnxprune.{name}": ROOT / name for name in LINKED}
+
+
+def linked(path: Path) -> bool:
+    """Return whether a file is seen through the link of a folder that lies beside the package."""
+    return any(name in path.parts for name in LINKED)
 
 
 def files_on_disk() -> set[str]:
@@ -51,12 +58,13 @@ def test_listed_packages_are_those_on_disk():
 
 
 def test_every_folder_with_modules_is_a_package():
-    folders = {p.parent for p in (ROOT / "onnxprune").rglob("*.py") if "passes" not in p.parts}
-    assert folders == set(packages_on_disk().values()) - {ROOT / "passes"}
+    folders = {p.parent for p in (ROOT / "onnxprune").rglob("*.py") if not linked(p)}
+    assert folders == set(packages_on_disk().values()) - {ROOT / name for name in LINKED}
 
 
-def test_passes_is_one_folder_under_two_names():
-    assert (ROOT / "onnxprune" / "passes").resolve() == ROOT / "passes"
+@pytest.mark.parametrize("name", LINKED)
+def test_linked_packages_are_one_folder_under_two_names(name):
+    assert (ROOT / "onnxprune" / name).resolve() == ROOT / name
 
 
 def test_nothing_imports_the_folder_passes_by_its_own_name():
@@ -194,6 +202,12 @@ def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Pa
 def test_installed_wheel_is_what_was_imported(installed: Path, tmp_path: Path):
     said = run(installed, tmp_path, "python", "-c", "import onnxprune.passes.mask as m; print(m.__file__)")
     assert Path(said.strip()).is_relative_to(installed.parent)
+
+
+def test_installed_wheel_brings_the_bundled_networks(installed: Path, tmp_path: Path):
+    made = run(installed, tmp_path, "python", "-m", "onnxprune.models", "models").splitlines()
+    assert made == ["models/fashion_mobile.onnx", "models/mnist_cnn.onnx"]
+    assert (tmp_path / made[1]).read_bytes() == MODEL.read_bytes()
 
 
 def test_installed_command_says_its_version(installed: Path, tmp_path: Path):
