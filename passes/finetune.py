@@ -33,7 +33,7 @@ from onnxprune.support.progress import Task, task
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
-from onnxprune.train.settings import EngineName, OptimizerName, Schedule, StepReport, TrainSettings
+from onnxprune.train.settings import EngineName, OptimizerName, ScheduleName, StepReport, TrainSettings
 from onnxprune.train.tuning.origin import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
@@ -104,7 +104,7 @@ class Finetune(Pass):
     optimizer: OptimizerName = "sgd"
     lr: float | None = None
     weight_decay: float = 0.0
-    schedule: Schedule = "cosine"
+    schedule: ScheduleName = "cosine"
     warmup: float = 0.0
     clip_norm: float | None = None
     ema: float | None = None

@@ -21,7 +21,7 @@ from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model, load, merged
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.repair import METHODS, Pair, Report, Settings, sweep
+from onnxprune.repair import METHODS, ModelPair, Report, Settings, sweep
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
 from onnxprune.train.tuning.origin import noted
@@ -82,7 +82,7 @@ class Recover(Pass):
             raise NothingToDoError("nothing is removed from this model", "run `prune` first")
         original = load(self.original) if isinstance(self.original, str) else self.original
         original = replace(original, sizes=merged(original.sizes, given.model.sizes))
-        pair = Pair.of(channels, removed, original, plan)
+        pair = ModelPair.of(channels, removed, original, plan)
         session = Session(pair.original.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None
         exam = _Validation.open(self, session, data)
@@ -109,7 +109,7 @@ class Recover(Pass):
             noted(result, pair.original, data, seed=self.seed, threads=self.threads)
         return PassResult(result, bool(report.layers), facts, given.analysis)
 
-    def _sweep(self, pair: Pair, feeds: Sequence[Mapping[str, Array]]) -> Report:
+    def _sweep(self, pair: ModelPair, feeds: Sequence[Mapping[str, Array]]) -> Report:
         return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))
 
     def ensures(self, given: PassResult, result: PassResult) -> None:

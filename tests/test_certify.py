@@ -16,7 +16,7 @@ from certify_mutants import Table, subjects
 from helpers import Net
 from test_ideas import IDEAS, half
 
-from onnxprune.certify import Verdict, certify, to_json
+from onnxprune.certify import CertifyResult, certify, to_json
 from onnxprune.certify.__main__ import main
 from onnxprune.certify.certificate import from_json
 from onnxprune.decisions.plan import PLAN_KEY
@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "onnxprune" / "certify"
 EXACT = sorted(name for name, idea in IDEAS.items() if not idea.inexact)
 
 
-def verdict(sparse: Model, result: PassResult, original: Model | None = None) -> Verdict:
+def verdict(sparse: Model, result: PassResult, original: Model | None = None) -> CertifyResult:
     """Ask the verifier about a model and what ``transform`` has made of it."""
     before = None if original is None else original.proto
     return certify(sparse.proto, result.model.proto, result.kept, before)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from onnxprune.app import console
-from onnxprune.app.console import Bars, Lines, show_progress
+from onnxprune.app.console import Bars, ProgressLines, show_progress
 from onnxprune.support.progress import reporting, task, track
 
 
@@ -32,7 +32,7 @@ def test_short_steps_say_nothing_where_there_are_no_bars(capsys, clock):
 
 
 def test_long_steps_say_now_and_then_where_they_are(capsys, clock):
-    with reporting(Lines()), task("ana", total=9) as step:
+    with reporting(ProgressLines()), task("ana", total=9) as step:
         for k in range(9):
             clock[0] += 2
             step.advance(note=f"group {k}" if k % 2 else "")
@@ -40,7 +40,7 @@ def test_long_steps_say_now_and_then_where_they_are(capsys, clock):
 
 
 def test_steps_of_unknown_length_count(capsys, clock):
-    with reporting(Lines()), task("read") as step:
+    with reporting(ProgressLines()), task("read") as step:
         clock[0] += 6
         step.advance(5)
     assert capsys.readouterr().err == "read: 5\n"

@@ -17,7 +17,15 @@ from ideas import IDEAS
 
 from onnxprune.algebra.axes import channel_of, factors
 from onnxprune.analysis.evidence.folding import folded
-from onnxprune.analysis.evidence.liveness import HEIR, LOST, NO_BIAS, PATTERN, SHARED, Evidence, find_evidence
+from onnxprune.analysis.evidence.liveness import (
+    HEIR,
+    LOST,
+    NO_BIAS,
+    PATTERN,
+    SHARED,
+    LivenessEvidence,
+    find_evidence,
+)
 from onnxprune.analysis.evidence.precomputed import precomputed
 from onnxprune.analysis.groups.channels import AxisRef, Channels, find_channels
 from onnxprune.analysis.groups.slots import lined_up
@@ -97,7 +105,7 @@ def killed(channels: Channels, removed: dict[str, list[int]], readers: bool) -> 
     return model
 
 
-def error_without(sparse: Model, evidence: Evidence) -> float:
+def error_without(sparse: Model, evidence: LivenessEvidence) -> float:
     """Remove what was found, and return how far the results are from what they were."""
     dense = shrunk(find_channels(folded(evidence)), evidence.removed)
     check_valid(dense, "shrink")
@@ -105,7 +113,7 @@ def error_without(sparse: Model, evidence: Evidence) -> float:
     return compare(*sessions, feeds_for(sparse, evidence.channels)).max_rel_error
 
 
-def check_error(name: str, sparse: Model, evidence: Evidence) -> None:
+def check_error(name: str, sparse: Model, evidence: LivenessEvidence) -> None:
     half = "half" in name
     assert error_without(sparse, evidence) <= (1e-3 if half else 1e-6)
 

@@ -20,7 +20,7 @@ from onnxprune.errors import DefectError, ModelError, OnnxpruneError
 from onnxprune.ir import Model, check, load
 from onnxprune.ops.axes import table
 from onnxprune.ops.axes.context import Context, UnknownOperandError
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.spec import SPECS, AxesRule, find_spec
 from onnxprune.runtime import Known, objection
 
@@ -37,7 +37,7 @@ def broken_axes(_: Context) -> None:
     raise IndexError("list index out of range")
 
 
-def broken_sizes(_: Node) -> None:
+def broken_sizes(_: SizedNode) -> None:
     raise TypeError("'NoneType' object is not iterable")
 
 
@@ -123,7 +123,7 @@ def test_no_rule_meets_what_it_does_not_expect(monkeypatch: pytest.MonkeyPatch) 
         met.append(f"{context.node.op_type} {context.node.name}")
         return "noted"
 
-    def note_size(_: Walk, node: Node, error: Exception) -> OnnxpruneError:
+    def note_size(_: Walk, node: SizedNode, error: Exception) -> OnnxpruneError:
         met.append(f"{node.operator} {node.label}: {error!r}")
         return DefectError("noted")
 

@@ -12,7 +12,7 @@ from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.errors import DataError, UsageError
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
-from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, Evidence, comparable, observe, score
+from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, CalibrationStatistics, comparable, observe, score
 from onnxprune.scoring.criteria.gradients import slopes_of
 from onnxprune.scoring.criteria.weights import lamp
 
@@ -175,4 +175,4 @@ def test_a_structure_of_its_own_has_a_mean_of_one(criterion: str) -> None:
 
 
 def test_evidence_is_empty_by_default() -> None:
-    assert not Evidence().norms
+    assert not CalibrationStatistics().norms

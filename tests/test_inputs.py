@@ -12,7 +12,7 @@ from exported_networks import EXPORTS
 from onnx import numpy_helper, parser
 
 from onnxprune.analysis.inputs import feeds_that_run, input_values
-from onnxprune.analysis.inputs.demand import Demand
+from onnxprune.analysis.inputs.demand import ValueDemand
 from onnxprune.analysis.inputs.reading import input_demands
 from onnxprune.analysis.inputs.sizes import full_shapes, other_shapes
 from onnxprune.analysis.shapes import fitting_shapes
@@ -363,7 +363,7 @@ def test_the_error_names_input_node_and_options(tmp_path: Path) -> None:
 
 
 def test_demands_meet_at_the_narrower_bounds() -> None:
-    one, other = Demand(least=0, most=9, index=True), Demand(least=-4, most=5, wish=1)
+    one, other = ValueDemand(least=0, most=9, index=True), ValueDemand(least=-4, most=5, wish=1)
     met = one.meet(other)
     assert (met.least, met.most, met.index, met.wish) == (0, 5, True, 1)
     assert other.meet(one) == met

@@ -21,7 +21,7 @@ from test_sensitivity import analyse, net, samples
 
 from onnxprune.errors import DataError, TrainingError, UsageError, WorkerError
 from onnxprune.support import lifeline
-from onnxprune.support.lifeline import Watch, kill_group, vital_signs
+from onnxprune.support.lifeline import WorkerMonitor, kill_group, vital_signs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
 
@@ -196,7 +196,7 @@ def test_a_silent_process_is_ended(
 ) -> None:
     monkeypatch.setattr(lifeline, "SILENT_S", 1.0)
     process = started("import time; time.sleep(1000)")
-    watch = Watch(process)
+    watch = WorkerMonitor(process)
     with watch.waiting():
         assert process.wait(30) == -signal.SIGKILL
     assert "no sign of life" in watch.verdict
@@ -208,7 +208,7 @@ def test_a_process_that_lives_is_left_alone(
 ) -> None:
     monkeypatch.setattr(lifeline, "SILENT_S", 1.5)
     process = started("while True: pass" if life == "works" else "import time; time.sleep(1000)")
-    watch, end = Watch(process), time.monotonic() + 5
+    watch, end = WorkerMonitor(process), time.monotonic() + 5
     with watch.waiting():
         while time.monotonic() < end and life != "is not waited for":
             time.sleep(0.2)

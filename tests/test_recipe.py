@@ -7,7 +7,7 @@ import pytest
 from recipes import RECIPE, write_recipe
 
 from onnxprune.analysis.groups.channels import find_channels
-from onnxprune.app.recipe import Recipe, Schedule, line_of, read_recipe
+from onnxprune.app.recipe import Recipe, ScheduleSection, line_of, read_recipe
 from onnxprune.app.runner.recipe_template import RecipeRequest, draft
 from onnxprune.errors import UsageError
 from onnxprune.ir import load
@@ -108,10 +108,10 @@ def test_paths_count_from_the_recipe_and_references_stay(tmp_path):
 
 
 def test_schedules():
-    assert Schedule(iterations=4).planned(0.8) == (0.2, 0.4, 0.6, 0.8)
-    assert Schedule(iterations=2, rise="cubic").planned(0.8) == (0.7, 0.8)
-    assert Schedule(reductions=(0.1, 0.8)).planned(0.8) == (0.1, 0.8)
-    assert Schedule(iterations=1).planned(0.7) == (0.7,)
+    assert ScheduleSection(iterations=4).planned(0.8) == (0.2, 0.4, 0.6, 0.8)
+    assert ScheduleSection(iterations=2, rise="cubic").planned(0.8) == (0.7, 0.8)
+    assert ScheduleSection(reductions=(0.1, 0.8)).planned(0.8) == (0.1, 0.8)
+    assert ScheduleSection(iterations=1).planned(0.7) == (0.7,)
 
 
 def test_lines_are_found_in_their_sections():

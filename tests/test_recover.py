@@ -17,7 +17,7 @@ from onnxprune.decisions.channels.planned import planned_channels, removed_chann
 from onnxprune.errors import DataError, NothingToDoError, PlanError, UsageError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover, Transform
-from onnxprune.repair import METHODS, Pair, Settings, sweep
+from onnxprune.repair import METHODS, ModelPair, Settings, sweep
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Session
 
@@ -273,7 +273,7 @@ def test_a_small_checkpoint_changes_nothing():
     plan = stored_plan(sparse)
     found = []
     for budget in (0, 1 << 30):
-        pair = Pair.of(planned_channels(sparse, plan), plan.removed, model, plan)
+        pair = ModelPair.of(planned_channels(sparse, plan), plan.removed, model, plan)
         feeds = [{"x": images(32, seed)} for seed in range(2)]
         sweep(pair, feeds, Settings(["least-squares", "batchnorm"], 0, 1, budget))
         found.append(pair.sparse)
@@ -434,7 +434,7 @@ def test_drawn_inputs_put_the_stored_statistics_behind_every_normalisation():
     sparse = pruned(model)
     plan = stored_plan(sparse)
     channels, removed = removed_channels(sparse, plan)
-    stand = SyntheticPair.on(Pair.of(channels, removed, model, plan), feeds, 1)
+    stand = SyntheticPair.on(ModelPair.of(channels, removed, model, plan), feeds, 1)
     x = np.concatenate([feed["x"] for feed in feeds])
     for name, scale, offset in (("n", "scale", "offset"), ("m", "scale2", "offset2")):
         found = tensors(stand.pair.original, x, name)

@@ -33,7 +33,7 @@ _PATIENCE_S = 5.0
 def show_progress() -> Iterator[None]:
     """Show all steps within the block: as bars in a terminal, as a line now and then elsewhere."""
     if not sys.stderr.isatty():
-        with reporting(Lines()):
+        with reporting(ProgressLines()):
             yield
         return
     bars = progress_bars(Console(stderr=True))
@@ -90,7 +90,7 @@ class _Step:
     note: str = ""
 
 
-class Lines:
+class ProgressLines:
     """A line when a step has been silent for some seconds; short steps say nothing."""
 
     def start(self, name: str, total: int | None) -> _Step:
@@ -118,8 +118,8 @@ class Lines:
         """Say nothing: what came of it is told by the command."""
 
 
-class JsonLines(Lines):
-    """As `Lines`, but for programs: every line is a JSON object."""
+class JsonLines(ProgressLines):
+    """As `ProgressLines`, but for programs: every line is a JSON object."""
 
     def speak(self, key: _Step) -> None:
         """Write the line."""

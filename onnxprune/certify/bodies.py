@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.certify.bounds import Bounds, hull, only_zero, unbounded
 from onnxprune.certify.graph import Body, bodies_of
-from onnxprune.certify.pair import Pair, rule
+from onnxprune.certify.pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, dropped, inserted
 
@@ -27,7 +27,7 @@ def _same_form(one: Relation, other: Relation) -> bool:
     )
 
 
-def _walk(pair: Pair, sparse: Body, dense: Body) -> list[Relation]:
+def _walk(pair: NodePair, sparse: Body, dense: Body) -> list[Relation]:
     """Prove a body, and return the relations of its outputs."""
     proof = pair.proof
     nodes = list(proof.sparse.flattened(sparse))
@@ -37,7 +37,7 @@ def _walk(pair: Pair, sparse: Body, dense: Body) -> list[Relation]:
 
 
 @rule("If")
-def branches(pair: Pair) -> list[Relation]:
+def branches(pair: NodePair) -> list[Relation]:
     """Both branches are cut alike."""
     pair.whole(0)
     one, two = bodies_of(pair.graphs[0], pair.sparse), bodies_of(pair.graphs[1], pair.dense)
@@ -53,7 +53,7 @@ def branches(pair: Pair) -> list[Relation]:
 
 
 @rule("Loop")
-def loop(pair: Pair) -> list[Relation]:
+def loop(pair: NodePair) -> list[Relation]:
     """States are cut alike before and after each turn; what is collected is cut as in each turn."""
     pair.whole(0)
     pair.whole(1)
@@ -69,7 +69,7 @@ def loop(pair: Pair) -> list[Relation]:
 
 
 @rule("Scan")
-def scan(pair: Pair) -> list[Relation]:
+def scan(pair: NodePair) -> list[Relation]:
     """The same over the elements of inputs."""
     pair.same_attributes("body")
     need(pair.opset >= 9, "a Scan over samples")
@@ -88,7 +88,13 @@ def scan(pair: Pair) -> list[Relation]:
 
 
 def _turns(
-    pair: Pair, one: Body, two: Body, states: list[Relation], sparse: list[str], dense: list[str], first: int
+    pair: NodePair,
+    one: Body,
+    two: Body,
+    states: list[Relation],
+    sparse: list[str],
+    dense: list[str],
+    first: int,
 ) -> tuple[list[Relation], list[Relation]]:
     """Find bounds of the states that hold before and after each turn, and prove the body with them.
 

@@ -30,7 +30,7 @@ from onnxprune.certify.bounds import (
     widened,
 )
 from onnxprune.certify.constants import matched, with_shift
-from onnxprune.certify.pair import Pair, by_channel, rule
+from onnxprune.certify.pair import NodePair, by_channel, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, combined, same, shifted_sum
 from onnxprune.certify.sizes import Size
@@ -124,7 +124,7 @@ UNARY: dict[str, Unary] = {
 
 
 @rule(*UNARY)
-def unary(pair: Pair) -> list[Relation]:
+def unary(pair: NodePair) -> list[Relation]:
     """A function of each element."""
     pair.same_attributes()
     need(len(pair.sparse.input) == len(pair.dense.input) == 1, "operands that are not known")
@@ -142,7 +142,7 @@ def unary(pair: Pair) -> list[Relation]:
 
 
 @rule("Dropout")
-def dropout(pair: Pair) -> list[Relation]:
+def dropout(pair: NodePair) -> list[Relation]:
     """Outside training the operand itself; the mask has no relation."""
     pair.same_attributes()
     for place in range(1, len(pair.sparse.input)):
@@ -205,13 +205,13 @@ BINARY: dict[str, Callable[..., Bounds]] = {
 
 
 @rule(*BINARY)
-def binary(pair: Pair) -> list[Relation]:
+def binary(pair: NodePair) -> list[Relation]:
     """A function of elements in the same place of operands that broadcast."""
     return [elementwise(pair, BINARY[pair.operator])]
 
 
 @rule("Clip")
-def clip(pair: Pair) -> list[Relation]:
+def clip(pair: NodePair) -> list[Relation]:
     """Numbers outside of two limits become the limit."""
     low, high = (_limit(pair, k, name) for k, name in ((1, "min"), (2, "max")))
     given = pair.relation(0).exact()
@@ -221,7 +221,7 @@ def clip(pair: Pair) -> list[Relation]:
     return [given.holding(rising(lambda v: np.minimum(np.maximum(v, low), high), given.bounds))]
 
 
-def _limit(pair: Pair, place: int, name: str) -> float:
+def _limit(pair: NodePair, place: int, name: str) -> float:
     """Return a limit of a Clip; infinite where there is none or it is not known before the run."""
     endless = -np.inf if name == "min" else np.inf
     if pair.graphs[0].has(pair.sparse, place):
@@ -230,7 +230,7 @@ def _limit(pair: Pair, place: int, name: str) -> float:
     return float(pair.given.get(name, endless))
 
 
-def elementwise(pair: Pair, function: Callable[..., Bounds]) -> Relation:
+def elementwise(pair: NodePair, function: Callable[..., Bounds]) -> Relation:
     """Operands that are not constant say which channels are kept; constants have to be cut alike."""
     pair.same_attributes()
     moving = {k: _lifted_out(pair, pair.relation(k)) for k in pair.places if not pair.is_constant(k)}
@@ -262,7 +262,7 @@ def elementwise(pair: Pair, function: Callable[..., Bounds]) -> Relation:
     return Relation(made.rank, made.bounds, made.lists, made.free, scale, shift)
 
 
-def _lifted_out(pair: Pair, given: Relation) -> Relation:
+def _lifted_out(pair: NodePair, given: Relation) -> Relation:
     """Return an operand of a maximum with a constant that is as large as what it may differ below."""
     if given.above is None:
         return given
@@ -272,7 +272,7 @@ def _lifted_out(pair: Pair, given: Relation) -> Relation:
     return replace(given, above=None)
 
 
-def _left_over(pair: Pair, moving: dict[int, Relation], rank: int) -> tuple[float, Bounds | None]:
+def _left_over(pair: NodePair, moving: dict[int, Relation], rank: int) -> tuple[float, Bounds | None]:
     """Return the factor and the constant that the result lacks because operands do."""
     scale, shift = 1.0, None
     for k, given in moving.items():
@@ -296,7 +296,7 @@ def _wide(sizes: list[Size], rank: int) -> list[Size]:
 
 
 @rule("BatchNormalization")
-def batch_normalization(pair: Pair) -> list[Relation]:
+def batch_normalization(pair: NodePair) -> list[Relation]:
     """A scale and a shift for each channel."""
     pair.same_attributes()
     need(not pair.given.get("training_mode") and len(pair.sparse.output) == 1, "it is training")
@@ -313,7 +313,7 @@ def batch_normalization(pair: Pair) -> list[Relation]:
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
-def quantise(pair: Pair) -> list[Relation]:
+def quantise(pair: NodePair) -> list[Relation]:
     """A scale and a zero point, of the whole tensor or along one axis."""
     pair.same_attributes()
     need(not pair.given.get("block_size"), "quantised in blocks")
@@ -341,7 +341,7 @@ def quantise(pair: Pair) -> list[Relation]:
 
 
 @rule("RandomNormalLike", "RandomUniformLike", "Bernoulli")
-def drawn(pair: Pair) -> list[Relation]:
+def drawn(pair: NodePair) -> list[Relation]:
     """Random numbers have a relation only where nothing is cut."""
     pair.same_attributes()
     given = pair.relation(0)

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxprune.certify.bounds import Array, Bounds, exactly, only_zero, unbounded
-from onnxprune.certify.pair import Pair, rule
+from onnxprune.certify.pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import (
     Relation,
@@ -27,7 +27,7 @@ from onnxprune.certify.sizes import Monomial
 
 
 @rule("Transpose")
-def transpose(pair: Pair) -> list[Relation]:
+def transpose(pair: NodePair) -> list[Relation]:
     """Axes in another order."""
     pair.same_attributes()
     given = pair.relation(0)
@@ -35,7 +35,7 @@ def transpose(pair: Pair) -> list[Relation]:
 
 
 @rule("Reshape", "Flatten", "Unsqueeze", "Squeeze")
-def reshape(pair: Pair) -> list[Relation]:
+def reshape(pair: NodePair) -> list[Relation]:
     """Elements in the same order: what the node does is in the sizes of its result in each graph."""
     given = pair.relation(0)
     scale = given.scale
@@ -46,7 +46,7 @@ def reshape(pair: Pair) -> list[Relation]:
 
 
 @rule("DepthToSpace", "SpaceToDepth")
-def blocks(pair: Pair) -> list[Relation]:
+def blocks(pair: NodePair) -> list[Relation]:
     """Blocks of a picture from channels, or into them: a reshape, a transposition, a reshape."""
     pair.same_attributes()
     given, size = pair.relation(0), pair.given["blocksize"]
@@ -64,7 +64,7 @@ def blocks(pair: Pair) -> list[Relation]:
 
 
 @rule("Concat")
-def concat(pair: Pair) -> list[Relation]:
+def concat(pair: NodePair) -> list[Relation]:
     """Tensors behind each other."""
     pair.same_attributes()
     need(len(pair.sparse.input) == len(pair.dense.input), "another number of parts")
@@ -79,7 +79,7 @@ def concat(pair: Pair) -> list[Relation]:
 
 
 @rule("Split")
-def split(pair: Pair) -> list[Relation]:
+def split(pair: NodePair) -> list[Relation]:
     """Parts of an axis."""
     pair.same_attributes("split", "num_outputs")
     given, (xs, xd) = pair.relation(0).exact(), pair.sizes(0)
@@ -102,7 +102,7 @@ def split(pair: Pair) -> list[Relation]:
 
 
 @rule("Slice")
-def cut(pair: Pair) -> list[Relation]:
+def cut(pair: NodePair) -> list[Relation]:
     """A piece of each axis."""
     pair.same_attributes("starts", "ends")
     given, (xs, xd) = pair.relation(0).exact(), pair.sizes(0)
@@ -134,7 +134,7 @@ def _piece(bounds: Bounds, axis: int, kept: list[int]) -> Bounds:
 
 
 @rule("Gather")
-def gather(pair: Pair) -> list[Relation]:
+def gather(pair: NodePair) -> list[Relation]:
     """Elements of an axis by a list of numbers."""
     axis = pair.axis(0, len(pair.sizes(0)[0]))
     given = pair.relation(0).exact()
@@ -151,7 +151,7 @@ def gather(pair: Pair) -> list[Relation]:
     return [dropped(made, axis) if one.ndim == 0 else made]
 
 
-def _picked(pair: Pair, given: Relation, axis: int) -> Relation:
+def _picked(pair: NodePair, given: Relation, axis: int) -> Relation:
     """Elements of an axis that is whole, by numbers that may be cut themselves."""
     at = pair.relation(1).exact()
     made = given.holding(given.bounds.squashed(axis))
@@ -168,7 +168,7 @@ def _picked(pair: Pair, given: Relation, axis: int) -> Relation:
 
 
 @rule("GatherElements")
-def gather_elements(pair: Pair) -> list[Relation]:
+def gather_elements(pair: NodePair) -> list[Relation]:
     """Elements of an axis that is whole, by numbers cut like the data elsewhere."""
     pair.same_attributes()
     given, at = pair.relation(0).exact(), pair.relation(1).exact()
@@ -186,7 +186,7 @@ def gather_elements(pair: Pair) -> list[Relation]:
 
 
 @rule("Expand")
-def expand(pair: Pair) -> list[Relation]:
+def expand(pair: NodePair) -> list[Relation]:
     """Axes of length one repeated."""
     (xs, xd), (ys, yd) = pair.sizes(0), pair.made()
     rank = len(ys)
@@ -205,7 +205,7 @@ def expand(pair: Pair) -> list[Relation]:
 
 
 @rule("Tile")
-def tile(pair: Pair) -> list[Relation]:
+def tile(pair: NodePair) -> list[Relation]:
     """Axes repeated as a whole."""
     given = pair.relation(0).exact()
     for axis, (one, two) in enumerate(zip(*pair.values(1), strict=True)):
@@ -222,7 +222,7 @@ def tile(pair: Pair) -> list[Relation]:
 
 
 @rule("Pad")
-def pad(pair: Pair) -> list[Relation]:
+def pad(pair: NodePair) -> list[Relation]:
     """Elements around an axis; zeros or constants around a cut axis are channels of their own."""
     pair.same_attributes("pads")
     one, two = (pads(g, n) for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True))
@@ -257,7 +257,7 @@ def pad(pair: Pair) -> list[Relation]:
 
 
 def _padded(
-    pair: Pair, lists: dict[int, Array], axis: int, before: tuple[int, int], after: tuple[int, int]
+    pair: NodePair, lists: dict[int, Array], axis: int, before: tuple[int, int], after: tuple[int, int]
 ) -> Array:
     """Return the list of a cut axis with padding at both ends, which is kept from the inside outwards."""
     size, left = (s[axis] for s in pair.sizes(0))
@@ -301,7 +301,7 @@ def _around(bounds: Bounds, axis: int, size: int, around: tuple[int, int], value
 
 
 @rule("Resize", "Upsample")
-def resize(pair: Pair) -> list[Relation]:
+def resize(pair: NodePair) -> list[Relation]:
     """Axes of another length; those that keep theirs may be cut."""
     pair.same_attributes()
     given, (xs, xd), (ys, yd) = pair.relation(0).exact(), pair.sizes(0), pair.made()
@@ -325,7 +325,7 @@ def resize(pair: Pair) -> list[Relation]:
 
 
 @rule("ConstantOfShape")
-def filled(pair: Pair) -> list[Relation]:
+def filled(pair: NodePair) -> list[Relation]:
     """One number throughout: no axis varies."""
     pair.same_attributes()
     (ys, yd), value = pair.made(), pair.given.get("value")
@@ -337,7 +337,7 @@ def filled(pair: Pair) -> list[Relation]:
 
 
 @rule("Trilu")
-def triangle(pair: Pair) -> list[Relation]:
+def triangle(pair: NodePair) -> list[Relation]:
     """Zeros on one side of the diagonal of the last two axes, which have to stay."""
     pair.same_attributes()
     pair.whole(1)

@@ -18,7 +18,7 @@ from onnxprune.certify.sizes import Size
 if TYPE_CHECKING:
     from onnxprune.certify.proof import Proof
 
-Rule: TypeAlias = "Callable[[Pair], Sequence[Relation]]"
+Rule: TypeAlias = "Callable[[NodePair], Sequence[Relation]]"
 RULES: dict[str, Rule] = {}
 """What makes the relations of results of those of operands, by operator."""
 
@@ -33,7 +33,7 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-class Pair:
+class NodePair:
     """Two nodes of one operator.
 
     Args:

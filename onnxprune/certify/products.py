@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.certify.bounds import Array, Bounds, exactly, lift, mul, only_zero, plus, unbounded, widened
 from onnxprune.certify.constants import inherited, lists_of, matched, with_shift
-from onnxprune.certify.pair import Pair, by_channel, rule
+from onnxprune.certify.pair import NodePair, by_channel, rule
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import (
     Lists,
@@ -169,7 +169,7 @@ def merged(given: Relation, groups: tuple[int, int], outputs: tuple[int, int]) -
     return Relation(1, made.bounds, made.lists, made.free, shift=shift)
 
 
-def biased(pair: Pair, place: int, given: Relation, count: int, beta: float = 1.0) -> Relation:
+def biased(pair: NodePair, place: int, given: Relation, count: int, beta: float = 1.0) -> Relation:
     """Return the relation of outputs with a bias added, which may hold what removed inputs have added.
 
     Args:
@@ -218,7 +218,7 @@ def on_channels(given: Relation, like: Relation) -> Relation:
 
 
 @rule("Conv", "ConvTranspose")
-def conv(pair: Pair) -> list[Relation]:
+def conv(pair: NodePair) -> list[Relation]:
     """``X[n (g i) …] W[(g o) i …] B[(g o)] → Y[n (g o) …]``; transposed ``W[(g i) o …]``."""
     pair.same_attributes("group")
     if not pair.is_constant(1):
@@ -257,7 +257,7 @@ def conv(pair: Pair) -> list[Relation]:
 
 
 def _output_hints(
-    pair: Pair, groups: tuple[int, int], outputs: tuple[int, int], turned: bool
+    pair: NodePair, groups: tuple[int, int], outputs: tuple[int, int], turned: bool
 ) -> dict[int, Array]:
     """Return which outputs the certificate says are kept, in each group."""
     listed = pair.hints(1).get(1 if turned else 0)
@@ -274,7 +274,7 @@ def _output_hints(
     return plainer(lists, (groups[0], outputs[0], 1, 1))
 
 
-def _conv_by_weights(pair: Pair) -> Relation:
+def _conv_by_weights(pair: NodePair) -> Relation:
     """A convolution whose weights are computed, in one group."""
     need(pair.operator == "Conv" and pair.number("group", 1) == (1, 1), "computed weights, in groups")
     x, w = pair.relation(0), pair.relation(1).exact().only(0, 1)
@@ -307,7 +307,7 @@ def _conv_by_weights(pair: Pair) -> Relation:
 
 
 @rule("DeformConv")
-def deform_conv(pair: Pair) -> list[Relation]:
+def deform_conv(pair: NodePair) -> list[Relation]:
     """A convolution that reads between places: zero inputs stay zero. Offsets and masks are whole."""
     pair.same_attributes("group")
     for place in (2, 4):
@@ -330,7 +330,7 @@ def deform_conv(pair: Pair) -> list[Relation]:
 
 
 @rule("Gemm")
-def gemm(pair: Pair) -> list[Relation]:
+def gemm(pair: NodePair) -> list[Relation]:
     """``alpha A[m k] B[k n] + beta C[m n] → Y[m n]``."""
     pair.same_attributes()
     turn = [bool(pair.given.get(name)) for name in ("transA", "transB")]
@@ -373,13 +373,13 @@ def gemm(pair: Pair) -> list[Relation]:
 
 
 @rule("MatMul")
-def matmul(pair: Pair) -> list[Relation]:
+def matmul(pair: NodePair) -> list[Relation]:
     """``A[… m k] B[… k n] → Y[… m n]``."""
     pair.same_attributes()
     return [_product(pair, [False, False])]
 
 
-def _product(pair: Pair, turn: Sequence[bool]) -> Relation:
+def _product(pair: NodePair, turn: Sequence[bool]) -> Relation:
     ranks = [len(pair.sizes(k)[0]) for k in (0, 1)]
     need(min(ranks) >= 2, "a vector")
     if ranks[1] == 2 and pair.is_constant(1) and not pair.is_constant(0):
@@ -387,7 +387,7 @@ def _product(pair: Pair, turn: Sequence[bool]) -> Relation:
     return _general_product(pair, turn)
 
 
-def _layer(pair: Pair, turn: Sequence[bool]) -> Relation:
+def _layer(pair: NodePair, turn: Sequence[bool]) -> Relation:
     """A product with a constant matrix: one linear layer over the last axis."""
     x, hints = pair.relation(0).exact(), pair.hints(1)
     if turn[0]:
@@ -424,7 +424,7 @@ def _layer(pair: Pair, turn: Sequence[bool]) -> Relation:
     )
 
 
-def _general_product(pair: Pair, turn: Sequence[bool]) -> Relation:
+def _general_product(pair: NodePair, turn: Sequence[bool]) -> Relation:
     """Operands multiplied element by element in one more axis, ``[… m k n]``, then summed."""
     sizes = [pair.sizes(k)[0] for k in (0, 1)]
     rank = max(map(len, sizes)) + 1
@@ -451,7 +451,7 @@ def _general_product(pair: Pair, turn: Sequence[bool]) -> Relation:
 
 
 def _constant_operand(
-    pair: Pair, k: int, order: Sequence[int], place: int, other: Relation | None, rank: int
+    pair: NodePair, k: int, order: Sequence[int], place: int, other: Relation | None, rank: int
 ) -> Relation:
     def form(values: Array) -> Array:
         return lift(np.expand_dims(values.transpose(order), place), rank)

@@ -12,7 +12,7 @@ from onnxprune.certify import bodies, elementwise, moves, products, recurrent, r
 from onnxprune.certify.bounds import Array, Bounds, exactly, lift
 from onnxprune.certify.constants import PLACES, ROUNDING
 from onnxprune.certify.graph import STANDARD, Body, Graph, bodies_of, captured
-from onnxprune.certify.pair import RULES, Pair
+from onnxprune.certify.pair import RULES, NodePair
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import Relation, same
 
@@ -225,7 +225,7 @@ class Proof:
         need(not self.masked, "it is not the same as in the original")
         known = dense.domain in STANDARD and dense.op_type in RULES
         need(known, "there is no rule for this operator, and it reads what is cut")
-        self.keep(sparse, dense, RULES[dense.op_type](Pair(self, sparse, dense)))
+        self.keep(sparse, dense, RULES[dense.op_type](NodePair(self, sparse, dense)))
 
     def _all_equal(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> bool:
         """Return true if both nodes make the same of the same."""
@@ -257,7 +257,7 @@ class Proof:
         """Return the relations of what two equal nodes make: plain, with bounds where a rule has any."""
         if dense.op_type in RULES and dense.domain in STANDARD and not self.masked:
             try:
-                found = RULES[dense.op_type](Pair(self, sparse, dense))
+                found = RULES[dense.op_type](NodePair(self, sparse, dense))
                 if all(r.plain for r in found) and len(found) == len(sparse.output):
                     return list(found)
             except (Refusal, *_MALFORMED):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.certify.bounds import Array, Bounds, mul, only_zero
-from onnxprune.certify.pair import Pair, rule
+from onnxprune.certify.pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Lists, Relation, agree, combined, contracted, transposed
 
@@ -14,7 +14,7 @@ _DEFAULT = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"]
 
 
 @rule("LSTM", "GRU", "RNN")
-def recurrent(pair: Pair) -> list[Relation]:
+def recurrent(pair: NodePair) -> list[Relation]:
     """``X[t n i] W[d (g h) i] R[d (g h) h] B[d (2 g h)] → Y[t d n h] Y_h[d n h] Y_c[d n h]``.
 
     A hidden channel whose rows of W, R and B are zero and whose initial state is, stays zero: LSTM and GRU
@@ -44,14 +44,14 @@ def recurrent(pair: Pair) -> list[Relation]:
     return _results(pair, hidden, held, batch_first)
 
 
-def _keeps_zero(pair: Pair) -> bool:
+def _keeps_zero(pair: NodePair) -> bool:
     given = pair.given.get("activations")
     wanted = _DEFAULT[pair.operator] * (2 if pair.given.get("direction") == b"bidirectional" else 1)
     plain = given is None or [a.lower() for a in given] == [a.lower() for a in wanted]
     return plain or (pair.operator == "RNN" and all(a.lower() == b"relu" for a in given or ()))
 
 
-def _gate_hints(pair: Pair, gates: int, hidden: int) -> dict[int, Array]:
+def _gate_hints(pair: NodePair, gates: int, hidden: int) -> dict[int, Array]:
     """Return the hidden channels that the certificate says are kept."""
     listed = pair.hints(1).get(1)
     if listed is None or listed.size != max(listed.shape) or listed.size % gates:
@@ -72,7 +72,7 @@ def _read_nothing_else(operand: Relation, weights: Relation, shape: tuple[int, .
     need(summed.shift is None, "removed channels that are not zero are read")
 
 
-def _states(pair: Pair, gates: int, hidden: Array | None, shape: tuple[int, ...]) -> Array:
+def _states(pair: NodePair, gates: int, hidden: Array | None, shape: tuple[int, ...]) -> Array:
     """Check recurrent weights, biases and initial states; return which hidden channels stay zero."""
     count = shape[2]
     directions = shape[0]
@@ -103,7 +103,7 @@ def _states(pair: Pair, gates: int, hidden: Array | None, shape: tuple[int, ...]
     return np.asarray(zero)
 
 
-def _initial(pair: Pair, place: int, hidden: Array | None, count: int) -> Array:
+def _initial(pair: NodePair, place: int, hidden: Array | None, count: int) -> Array:
     """Check an initial state; return which channels of it are zero, by direction."""
     batch_first = bool(pair.given.get("layout"))
     known = {} if hidden is None else {2: hidden.reshape(1, 1, -1)}
@@ -127,7 +127,7 @@ def _initial(pair: Pair, place: int, hidden: Array | None, count: int) -> Array:
     return np.asarray(state.bounds.squashed(1).zero[:, 0, :])
 
 
-def _results(pair: Pair, hidden: Array | None, held: Bounds, batch_first: bool) -> list[Relation]:
+def _results(pair: NodePair, hidden: Array | None, held: Bounds, batch_first: bool) -> list[Relation]:
     """Return the relations of all states and of the last ones; ``held`` is ``[directions, hidden]``."""
 
     def form(values: Array, rank: int) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from onnxprune.certify.bounds import Array, Bounds, exactly, magnitude, mul, only_zero, summed, unbounded
-from onnxprune.certify.pair import Pair, rule
+from onnxprune.certify.pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, at_kept, contracted, dropped, removed
 from onnxprune.certify.shapes import REDUCTIONS, reduced_axes
@@ -19,7 +19,7 @@ _EXTREMES = {"ReduceMax": 1, "ReduceMin": -1}
 
 
 @rule(*REDUCTIONS, "ArgMax", "ArgMin")
-def reduction(pair: Pair) -> list[Relation]:
+def reduction(pair: NodePair) -> list[Relation]:
     """Sums, means, norms and extremes over axes."""
     pair.same_attributes("axes")
     axes = reduced_axes(pair.graphs[0], pair.sparse)

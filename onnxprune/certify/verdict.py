@@ -16,7 +16,7 @@ from onnxprune.certify.refusal import Refusal
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CertifyResult:
     """The verdict: a dense model is shown to be a sparse one for all inputs, or is not.
 
     Attributes:
@@ -53,7 +53,7 @@ def certify(
     dense: onnx.ModelProto,
     kept: Mapping[str, Mapping[int, Array]] | None = None,
     original: onnx.ModelProto | None = None,
-) -> Verdict:
+) -> CertifyResult:
     """Show that a dense model is a sparse one, and that this is the original with some weights zero.
 
     Args:
@@ -78,8 +78,8 @@ def certify(
             why = why if again is not None else None
     seconds = time.perf_counter() - start
     if why is None:
-        return Verdict(True, seconds=seconds)
-    return Verdict(False, step, why.tensor, why.operator, why.reason, seconds)
+        return CertifyResult(True, seconds=seconds)
+    return CertifyResult(False, step, why.tensor, why.operator, why.reason, seconds)
 
 
 def _refusal(prove: Callable[[], None]) -> Refusal | None:

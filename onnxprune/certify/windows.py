@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.certify.bounds import Array, Bounds, only_zero, unbounded
 from onnxprune.certify.constants import PLACES, ROUNDING
-from onnxprune.certify.pair import Pair, by_channel, rule
+from onnxprune.certify.pair import NodePair, by_channel, rule
 from onnxprune.certify.reductions import reduced
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Lists, Relation, lost
@@ -43,7 +43,7 @@ def _spatial(bounds: Bounds) -> Bounds:
 
 
 @rule("MaxPool", "AveragePool", "LpPool")
-def pool(pair: Pair) -> list[Relation]:
+def pool(pair: NodePair) -> list[Relation]:
     """Maxima and means of the places under a window."""
     pair.same_attributes()
     given = pair.relation(0).exact().only(0, 1)
@@ -61,7 +61,7 @@ def pool(pair: Pair) -> list[Relation]:
 
 
 @rule("MaxUnpool")
-def max_unpool(pair: Pair) -> list[Relation]:
+def max_unpool(pair: NodePair) -> list[Relation]:
     """Puts each element where the indices of a pooling of a tensor cut in the same way say."""
     pair.same_attributes()
     given, at = pair.relation(0).exact().only(1), pair.proof.indices.get(pair.dense.input[1])
@@ -78,7 +78,7 @@ def max_unpool(pair: Pair) -> list[Relation]:
 
 
 @rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def global_pool(pair: Pair) -> list[Relation]:
+def global_pool(pair: NodePair) -> list[Relation]:
     """Maxima and means over all places."""
     pair.same_attributes()
     given = pair.relation(0).exact()
@@ -95,7 +95,7 @@ def global_pool(pair: Pair) -> list[Relation]:
 
 
 @rule("LRN")
-def local_response(pair: Pair) -> list[Relation]:
+def local_response(pair: NodePair) -> list[Relation]:
     """Divides by what neighbouring channels hold."""
     pair.same_attributes()
     given = pair.relation(0).exact()
@@ -104,7 +104,7 @@ def local_response(pair: Pair) -> list[Relation]:
 
 
 @rule("InstanceNormalization")
-def instance_normalization(pair: Pair) -> list[Relation]:
+def instance_normalization(pair: NodePair) -> list[Relation]:
     """Each channel by itself: a channel that is the same everywhere becomes its shift."""
     pair.same_attributes()
     given = pair.relation(0).exact().only(0, 1)
@@ -126,7 +126,7 @@ def _constant_channels(given: Relation) -> Array:
 
 
 @rule("GroupNormalization")
-def group_normalization(pair: Pair) -> list[Relation]:
+def group_normalization(pair: NodePair) -> list[Relation]:
     """Whole groups of channels may go; those that stay are normalised as before."""
     pair.same_attributes("num_groups")
     given = pair.relation(0).exact().only(1)
@@ -156,7 +156,7 @@ def group_normalization(pair: Pair) -> list[Relation]:
 @rule(
     "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum"
 )
-def along(pair: Pair) -> list[Relation]:
+def along(pair: NodePair) -> list[Relation]:
     """Operators that depend on a whole axis, or on all axes from one on: these have to stay."""
     pair.same_attributes(*(["epsilon"] if pair.operator == "RMSNormalization" else []))
     given = pair.relation(0).exact()
@@ -191,7 +191,7 @@ def along(pair: Pair) -> list[Relation]:
     )
 
 
-def _root_mean_square(pair: Pair, given: Relation) -> Relation:
+def _root_mean_square(pair: NodePair, given: Relation) -> Relation:
     """Channels divided by their root mean square, removed ones being zero.
 
     The mean over the n' of n channels that are left is n / n' times that over all, which a larger epsilon and

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
     from onnxprune.ops.axes.constants import Carry
     from onnxprune.ops.axes.context import Axes, Context, Typing
-    from onnxprune.ops.sizes.node import Node
+    from onnxprune.ops.sizes.node import SizedNode
     from onnxprune.ops.symmetry.passage import Passage
     from onnxprune.ops.symmetry.symmetry import Effect
-    from onnxprune.train.pullbacks import Node as TrainedNode
-    from onnxprune.train.pullbacks import Tape
+    from onnxprune.train.pullbacks import ForwardNode, Tape
 
 R = TypeVar("R")
 
@@ -34,8 +33,8 @@ Zeros: TypeAlias = "Sequence[bool | None]"
 """For a removed channel, whether each operand is zero there; ``None`` where it does not have that axis."""
 ZeroRule: TypeAlias = "Callable[[Zeros], bool]"
 AxesRule: TypeAlias = "Callable[[Context], None]"
-SizeRule: TypeAlias = "Callable[[Node], None]"
-GradientRule: TypeAlias = "Callable[[TrainedNode, Tape], None]"
+SizeRule: TypeAlias = "Callable[[SizedNode], None]"
+GradientRule: TypeAlias = "Callable[[ForwardNode, Tape], None]"
 SymmetryRule: TypeAlias = "Callable[[Passage], Effect]"
 Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]

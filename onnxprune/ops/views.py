@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-Layout: TypeAlias = Literal[
+WeightLayout: TypeAlias = Literal[
     "matrix", "stack", "gates", "windows", "transposed windows", "offset windows", "blocks", "letters"
 ]
 """The arrangement of the weights.
@@ -22,8 +22,8 @@ offset windows      as windows, read at positions that are computed
 blocks              several elements a byte, scales for blocks of them
 letters             any axes, as an equation names them (Einsum)
 """
-WINDOWS: frozenset[Layout] = frozenset({"windows", "transposed windows", "offset windows"})
-FRONT: frozenset[Layout] = WINDOWS | {"matrix"}
+WINDOWS: frozenset[WeightLayout] = frozenset({"windows", "transposed windows", "offset windows"})
+FRONT: frozenset[WeightLayout] = WINDOWS | {"matrix"}
 """Layouts of which the first two axes, groups major, are the rows and columns of the matrices."""
 
 
@@ -59,7 +59,7 @@ class LinearView:
     axis: int
     weights: int
     result_axis: int
-    layout: Layout = "matrix"
+    layout: WeightLayout = "matrix"
     groups: int = 1
     inputs_first: bool = False
     bias: int | None = None

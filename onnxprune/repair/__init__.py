@@ -8,7 +8,7 @@ synthetic   inputs for those who have no samples
 """
 
 from onnxprune.repair.methods import METHODS
-from onnxprune.repair.pair import Pair
+from onnxprune.repair.pair import ModelPair
 from onnxprune.repair.sweep import Report, Settings, sweep
 
-__all__ = ["METHODS", "Pair", "Report", "Settings", "sweep"]
+__all__ = ["METHODS", "ModelPair", "Report", "Settings", "sweep"]

@@ -14,7 +14,7 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
-from onnxprune.repair.stage import NotRepairableError, Stage
+from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import is_layer
@@ -23,7 +23,7 @@ from onnxprune.scoring.layerwise.shifts import Shift
 from onnxprune.scoring.layerwise.solve import fit
 
 
-def least_squares(stage: Stage) -> dict[str, Any]:
+def least_squares(stage: RepairSite) -> dict[str, Any]:
     """Find the weights, and the bias, that come nearest to the original's result.
 
     The layer-wise reconstruction of Y. He, X. Zhang and J. Sun, "Channel pruning for accelerating very deep
@@ -56,7 +56,7 @@ def least_squares(stage: Stage) -> dict[str, Any]:
     return {"rows": seen.count + held.count, "inputs": len(columns), "ridge": strength}
 
 
-def bias(stage: Stage) -> dict[str, Any]:
+def bias(stage: RepairSite) -> dict[str, Any]:
     """Add to each channel what its mean lacks: the mean of what the removed inputs contributed.
 
     As M. Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, do
@@ -68,7 +68,7 @@ def bias(stage: Stage) -> dict[str, Any]:
     return {}
 
 
-def scale(stage: Stage) -> dict[str, Any]:
+def scale(stage: RepairSite) -> dict[str, Any]:
     """Give each channel the original's standard deviation and mean.
 
     What re-estimated statistics do where there is a BatchNormalization, for models that have it folded.
@@ -88,7 +88,7 @@ def scale(stage: Stage) -> dict[str, Any]:
     return {"largest_factor": float(factors.max()), "smallest_factor": float(factors.min())}
 
 
-def batchnorm(stage: Stage) -> dict[str, Any]:
+def batchnorm(stage: RepairSite) -> dict[str, Any]:
     """Set mean and variance to those of what arrives now, the variance biased as the operator has it.
 
     Where pruning has changed nothing yet the statistics of training stay: they are the better ones.
@@ -111,7 +111,7 @@ def _has_statistics(node: onnx.NodeProto) -> bool:
     return bool(spec_of(node).statistics)
 
 
-METHODS: dict[str, tuple[Callable[[onnx.NodeProto], bool], Callable[[Stage], dict[str, Any]]]] = {
+METHODS: dict[str, tuple[Callable[[onnx.NodeProto], bool], Callable[[RepairSite], dict[str, Any]]]] = {
     "least-squares": (is_layer, least_squares),
     "bias": (is_layer, bias),
     "scale": (is_layer, scale),
@@ -124,21 +124,21 @@ LOWER_ERROR = ("least-squares", "bias")
 """Methods that promise a smaller error of the result; the others promise its moments."""
 
 
-def _shift_of(stage: Stage) -> Shift:
+def _shift_of(stage: RepairSite) -> Shift:
     shift = stage.shift
     if shift is None:
         raise NotRepairableError("it has no bias, and neither BatchNormalization nor an addition follows")
     return shift
 
 
-def _present(stage: Stage, shift: Shift) -> Array | float:
+def _present(stage: RepairSite, shift: Shift) -> Array | float:
     """Return the bias there is, as the difference to what the original's result holds already."""
     if shift.inside:
         return shift.value(stage.pair.sparse)
     return shift.outside(stage.pair.sparse, stage.pair.original)
 
 
-def _fixed_bias(stage: Stage) -> Array | float:
+def _fixed_bias(stage: RepairSite) -> Array | float:
     """Return a bias that must not move, as other nodes read it too, or as it is one for all channels."""
     node, view = stage.node, stage.linear.view
     name = node.input[view.bias] if view.bias is not None and view.bias < len(node.input) else ""

@@ -20,7 +20,7 @@ from onnxprune.runtime import Array
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models of one graph.
 
     Attributes:
@@ -36,7 +36,7 @@ class Pair:
     @classmethod
     def of(
         cls, channels: Channels, removed: Mapping[str, Sequence[int]], original: Model, plan: Plan | None
-    ) -> Pair:
+    ) -> ModelPair:
         """Match a sparse model with its original.
 
         Args:

@@ -11,7 +11,7 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
-from onnxprune.repair.pair import Pair
+from onnxprune.repair.pair import ModelPair
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.layers import linear_of
 from onnxprune.scoring.layerwise.linear import Linear
@@ -28,7 +28,7 @@ class NotRepairableError(Exception):
 
 
 @dataclass
-class Stage:
+class RepairSite:
     """One node, in both models, and the samples that arrive there.
 
     Attributes:
@@ -39,7 +39,7 @@ class Stage:
         seed: For what is drawn at random.
     """
 
-    pair: Pair
+    pair: ModelPair
     sparse: Trace
     original: Trace
     index: int

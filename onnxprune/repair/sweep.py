@@ -11,8 +11,8 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.repair.methods import LOWER_ERROR, METHODS
-from onnxprune.repair.pair import Pair
-from onnxprune.repair.stage import NotRepairableError, Stage
+from onnxprune.repair.pair import ModelPair
+from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.moments import check_finite
 from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
@@ -51,7 +51,7 @@ class Report:
     outputs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings) -> Report:
+def sweep(pair: ModelPair, batches: Iterable[Mapping[str, Array]], settings: Settings) -> Report:
     """Repair the sparse model of a pair in place.
 
     Args:
@@ -77,7 +77,7 @@ def sweep(pair: Pair, batches: Iterable[Mapping[str, Array]], settings: Settings
         for index, methods in places:
             sparse.advance(index)
             original.advance(index + 1, pair.sparse.proto.graph.node[index].output[:1])
-            _repair(Stage(pair, sparse, original, index, settings.seed), methods, report)
+            _repair(RepairSite(pair, sparse, original, index, settings.seed), methods, report)
             progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
     after = _output_errors(sparse, original)
     report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}
@@ -89,7 +89,7 @@ def _methods_for(node: onnx.NodeProto, wanted: Sequence[str]) -> list[str]:
     return [m for m in METHODS if m in wanted and METHODS[m][0](node)]
 
 
-def _out_of_reach(pair: Pair, methods: Sequence[str]) -> list[dict[str, str]]:
+def _out_of_reach(pair: ModelPair, methods: Sequence[str]) -> list[dict[str, str]]:
     """Name the nodes that have lost channels within bodies, where what arrives is not to be seen."""
     reason = "it lies in the body of an If, Loop or Scan; nodes of the main graph are repaired"
     return [
@@ -101,7 +101,7 @@ def _out_of_reach(pair: Pair, methods: Sequence[str]) -> list[dict[str, str]]:
     ]
 
 
-def _repair(stage: Stage, methods: Sequence[str], report: Report) -> None:
+def _repair(stage: RepairSite, methods: Sequence[str], report: Report) -> None:
     """Apply methods to one node; one whose result is the original's already is left alone.
 
     What is said to lower the error of the result, and does not, is taken back.

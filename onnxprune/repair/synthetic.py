@@ -17,7 +17,7 @@ import numpy as np
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.ir import Model
 from onnxprune.ops.spec import spec_of
-from onnxprune.repair.pair import Pair
+from onnxprune.repair.pair import ModelPair
 from onnxprune.runtime import Array, Session
 from onnxprune.scoring.layerwise.statistics import renewed
 
@@ -83,12 +83,12 @@ class SyntheticPair:
         variances: Likewise.
     """
 
-    pair: Pair
+    pair: ModelPair
     means: Mapping[str, tuple[Array, Array]]
     variances: Mapping[str, tuple[Array, Array]]
 
     @classmethod
-    def on(cls, pair: Pair, feeds: Sequence[Mapping[str, Array]], threads: int | None) -> SyntheticPair:
+    def on(cls, pair: ModelPair, feeds: Sequence[Mapping[str, Array]], threads: int | None) -> SyntheticPair:
         """Put copies of two models on drawn inputs."""
         before, after = pair.original, renewed(pair.original, feeds, threads)
         sparse, means, variances = pair.sparse.copy(), {}, {}

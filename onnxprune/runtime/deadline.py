@@ -27,7 +27,7 @@ def runs_within(seconds: float | None) -> Iterator[None]:
         _limit.reset(token)
 
 
-class Watch:
+class RunDeadline:
     """Stops one run when its time is over.
 
     Args:
@@ -44,7 +44,7 @@ class Watch:
         self._options = options
         self._timer: threading.Timer | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> RunDeadline:
         if self.seconds is not None:
             self._timer = threading.Timer(self.seconds, self._strike)
             self._timer.daemon = True

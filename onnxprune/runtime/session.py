@@ -15,7 +15,7 @@ import onnx
 
 from onnxprune.errors import DeviceError, EndlessError, LimitError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
-from onnxprune.runtime.deadline import Watch
+from onnxprune.runtime.deadline import RunDeadline
 from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, untold
 from onnxprune.runtime.functions import add_functions
 from onnxprune.runtime.library import onnxruntime
@@ -161,7 +161,7 @@ class Session:
         self.tell_fallbacks()
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
         options = onnxruntime().RunOptions()
-        watch = Watch(options)
+        watch = RunDeadline(options)
         try:
             with watch:
                 values = self._session.run(names, dict(feeds), options)

@@ -12,7 +12,7 @@ import numpy as np
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import UsageError
-from onnxprune.scoring.criteria import Evidence, comparable
+from onnxprune.scoring.criteria import CalibrationStatistics, comparable
 from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.candidates import (
@@ -63,7 +63,7 @@ class Planner:
     limits: Limits = field(default_factory=Limits)
     gone: Mapping[str, Sequence[int]] = field(default_factory=dict)
     analysis: Analysis | None = None
-    evidence: Evidence | None = None
+    evidence: CalibrationStatistics | None = None
     judge: PlanEvaluator | None = None
     evaluations: int = 0
     trials: Path | None = None

@@ -18,7 +18,7 @@ from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.evaluate.sensitivity.ledger import digest_of
 from onnxprune.ir import Model, skeleton
-from onnxprune.scoring.criteria import Evidence, gather, looks_at_data, score
+from onnxprune.scoring.criteria import CalibrationStatistics, gather, looks_at_data, score
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.costs import KINDS, cost_by_name
 from onnxprune.search.evaluator import PlanEvaluator
@@ -174,7 +174,7 @@ class PruningProblem:
         )
 
     @cached_property
-    def _evidence(self) -> Evidence | None:
+    def _evidence(self) -> CalibrationStatistics | None:
         request, judge = self.request, self._judge
         if not looks_at_data(request.criterion):
             return None

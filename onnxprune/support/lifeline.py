@@ -66,7 +66,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-class Watch:
+class WorkerMonitor:
     """Sees to it that nobody waits for a worker that will never answer.
 
     Args:

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from onnxprune.errors import TrainingError
-from onnxprune.support.lifeline import Watch, kill_group, vital_signs
+from onnxprune.support.lifeline import WorkerMonitor, kill_group, vital_signs
 from onnxprune.train.sidecar import training_runtime
-from onnxprune.train.wire import Array, Frame, read_frame, write_frame
+from onnxprune.train.wire import Array, WireMessage, read_frame, write_frame
 
 _MODULE = "onnxprune.train.worker"
 _GRACE_SECONDS = 5.0
@@ -44,7 +44,7 @@ class Worker:
             env=_environment(runtime),
             start_new_session=True,  # Ctrl-C is for the trainer, which then ends the worker in good order
         )
-        self._watch = Watch(self._process)
+        self._watch = WorkerMonitor(self._process)
 
     @property
     def pid(self) -> int:
@@ -66,11 +66,11 @@ class Worker:
         assert self._process.stdin is not None
         try:
             with self._watch.waiting():
-                write_frame(self._process.stdin, Frame(kind, fields or {}, arrays or {}))
+                write_frame(self._process.stdin, WireMessage(kind, fields or {}, arrays or {}))
         except OSError as error:
             raise self._obituary() from error
 
-    def receive(self, kind: str) -> Frame:
+    def receive(self, kind: str) -> WireMessage:
         """Wait for the answer to the oldest unanswered request.
 
         Raises:

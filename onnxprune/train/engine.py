@@ -16,7 +16,7 @@ from onnxprune.errors import DataError
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.client import Worker
 from onnxprune.train.preparation import Batch, prepare
-from onnxprune.train.run import Run
+from onnxprune.train.run import TrainingRun
 from onnxprune.train.settings import StepReport, TrainResult, TrainSettings
 from onnxprune.train.training_copy import make_training_copy
 from onnxprune.train.wire import Array
@@ -74,7 +74,7 @@ def train(
     with Worker(job.engine) as worker:
         worker.send("load", job.fields, job.arrays)
         worker.receive("ready")
-        run = Run(job, worker, settings, total_steps, on_step, checkpoints)
+        run = TrainingRun(job, worker, settings, total_steps, on_step, checkpoints)
         if state is not None:
             run.restore(state)
         for epoch in range(start, settings.epochs):

@@ -30,7 +30,7 @@ class _Step:
     sizes: list[int]
 
 
-class Run:
+class TrainingRun:
     """A training in progress.
 
     Args:

@@ -14,7 +14,7 @@ from onnxprune.train.wire import Array
 
 Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "features"]
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
-Schedule: TypeAlias = Literal["constant", "linear", "cosine", "step"]
+ScheduleName: TypeAlias = Literal["constant", "linear", "cosine", "step"]
 
 EngineName: TypeAlias = Literal["auto", "stock", "ort-training"]
 
@@ -25,7 +25,7 @@ _TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*\*\s*)?(?P<nam
 
 
 @dataclass(frozen=True)
-class Term:
+class LossTerm:
     """One term of a loss that is a sum.
 
     Attributes:
@@ -37,7 +37,7 @@ class Term:
     weight: float = 1.0
 
 
-def parse_loss(text: str) -> tuple[Term, ...]:
+def parse_loss(text: str) -> tuple[LossTerm, ...]:
     """Read a loss: a name, or a weighted sum such as `0.3*cross-entropy + 0.7*distill`.
 
     Raises:
@@ -58,7 +58,7 @@ def parse_loss(text: str) -> tuple[Term, ...]:
                 f"choose one of {names}, an .onnx file or module:callable; or a sum: 0.5*mse + distill",
             )
         assert found is not None
-        terms.append(Term(found["name"], weight))
+        terms.append(LossTerm(found["name"], weight))
     return tuple(terms)
 
 
@@ -106,7 +106,7 @@ class TrainSettings:
     learning_rate: float | None = None
     weight_decay: float = 0.0
     momentum: float = 0.9
-    schedule: Schedule = "cosine"
+    schedule: ScheduleName = "cosine"
     warmup: float = 0.0
     clip_norm: float | None = None
     accumulate: int = 1
@@ -140,7 +140,7 @@ class TrainSettings:
                 raise UsageError(rule, "give another value, or leave the option out")
 
     @property
-    def terms(self) -> tuple[Term, ...]:
+    def terms(self) -> tuple[LossTerm, ...]:
         """The terms of the loss."""
         return parse_loss(self.loss)
 

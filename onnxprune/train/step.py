@@ -11,8 +11,8 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnxprune.errors import TrainingError
 from onnxprune.train.dialect import IR_VERSION, opset_of
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks import FORWARDS, Node, Tape, Writer, pullback_of
-from onnxprune.train.pullbacks.facts import Facts
+from onnxprune.train.pullbacks import FORWARDS, ForwardNode, Tape, Writer, pullback_of
+from onnxprune.train.pullbacks.facts import StaticFacts
 from onnxprune.train.pullbacks.writer import OPSET
 from onnxprune.train.rewrites.registry import qualified
 from onnxprune.train.support import STOPS
@@ -45,7 +45,7 @@ def step_graph(
     forward = modernised(model)
     tensors = {tensor.name: tensor for tensor in forward.graph.initializer}
     changing = {*trained, *statistics}
-    facts = Facts.of(forward, sizes, changing)
+    facts = StaticFacts.of(forward, sizes, changing)
     nodes = [_node(proto) for proto in forward.graph.node]
     writer, loss = Writer(), forward.graph.output[0].name
     tape = Tape(writer, facts, wanted_of(nodes, forward.graph.node, facts, trained, loss), changing)
@@ -85,7 +85,7 @@ def _assembled(
     return model
 
 
-def _write_forward(protos: Iterable[onnx.NodeProto], nodes: Sequence[Node], tape: Tape) -> None:
+def _write_forward(protos: Iterable[onnx.NodeProto], nodes: Sequence[ForwardNode], tape: Tape) -> None:
     for proto, node in zip(protos, nodes, strict=True):
         form = FORWARDS.get(node.operator)
         if form is None or not any(tape.wants(name) for name in node.outputs):
@@ -97,7 +97,7 @@ def _write_forward(protos: Iterable[onnx.NodeProto], nodes: Sequence[Node], tape
             raise _refusal(node, str(verdict)) from verdict
 
 
-def _write_backward(nodes: Sequence[Node], tape: Tape) -> None:
+def _write_backward(nodes: Sequence[ForwardNode], tape: Tape) -> None:
     for node in reversed(nodes):
         arrived = any(tape.has(name) for name in node.outputs)
         if not arrived or not any(tape.wants(name) for name in node.inputs):
@@ -111,20 +111,20 @@ def _write_backward(nodes: Sequence[Node], tape: Tape) -> None:
             raise _refusal(node, str(verdict)) from verdict
 
 
-def _refusal(node: Node, reason: str) -> TrainingError:
+def _refusal(node: ForwardNode, reason: str) -> TrainingError:
     return TrainingError(f"node {node.name!r} ({node.operator}) cannot be trained through: {reason}")
 
 
-def _node(proto: onnx.NodeProto) -> Node:
+def _node(proto: onnx.NodeProto) -> ForwardNode:
     attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
     operator = qualified(proto.op_type, proto.domain)
-    return Node(proto.name, operator, tuple(proto.input), tuple(proto.output), attributes)
+    return ForwardNode(proto.name, operator, tuple(proto.input), tuple(proto.output), attributes)
 
 
 def wanted_of(
-    nodes: Sequence[Node],
+    nodes: Sequence[ForwardNode],
     protos: Iterable[onnx.NodeProto],
-    facts: Facts,
+    facts: StaticFacts,
     trained: Collection[str],
     loss: str,
 ) -> set[str]:

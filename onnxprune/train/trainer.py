@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.train.optimizers import Trainable, make_optimizer
-from onnxprune.train.wire import Array, Frame
+from onnxprune.train.wire import Array, WireMessage
 
 KEEP_EVERY = 50
 """Good steps after which a place to go back to is remembered."""
@@ -73,13 +73,13 @@ class Trainer:
         """Return the trained tensors and statistics, or their running average, as they are now."""
         return self._average or self._live
 
-    def state(self) -> Frame:
+    def state(self) -> WireMessage:
         """Return everything that decides what comes next, and remember this place."""
         self._kept = self._copied()
         fields = {"updates": self._optimizer.updates, "scale": self._scale, "first": self._first}
-        return Frame("state", fields, self._kept)
+        return WireMessage("state", fields, self._kept)
 
-    def restore(self, state: Frame) -> None:
+    def restore(self, state: WireMessage) -> None:
         """Go on from a state."""
         self._optimizer.updates = state.fields["updates"]
         self._scale, self._first = state.fields["scale"], state.fields["first"]

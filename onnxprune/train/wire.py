@@ -29,7 +29,7 @@ _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
-class Frame:
+class WireMessage:
     """One message.
 
     Attributes:
@@ -43,7 +43,7 @@ class Frame:
     arrays: Mapping[str, Array] = field(default_factory=dict)
 
 
-def write_frame(stream: IO[bytes], frame: Frame) -> None:
+def write_frame(stream: IO[bytes], frame: WireMessage) -> None:
     """Write one frame and flush it.
 
     Raises:
@@ -58,7 +58,7 @@ def write_frame(stream: IO[bytes], frame: Frame) -> None:
     stream.flush()
 
 
-def read_frame(stream: IO[bytes]) -> Frame | None:
+def read_frame(stream: IO[bytes]) -> WireMessage | None:
     """Read one frame; None when the other side has closed the stream or died within a frame."""
     prefix = _read(stream, _LENGTH.size)
     header = prefix and _read(stream, _LENGTH.unpack(prefix)[0])
@@ -71,7 +71,7 @@ def read_frame(stream: IO[bytes]) -> Frame | None:
         if not _fill(stream, array.reshape(-1).view(np.uint8).data):
             return None
         arrays[name] = array
-    return Frame(content["kind"], content["fields"], arrays)
+    return WireMessage(content["kind"], content["fields"], arrays)
 
 
 def aligned_empty(shape: Sequence[int], kind: npt.DTypeLike) -> Array:

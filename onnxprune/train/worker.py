@@ -33,7 +33,7 @@ from onnxprune.train.artifacts import ArtifactModule
 from onnxprune.train.optimizers import Trainable
 from onnxprune.train.stock import VALUE, StockModule
 from onnxprune.train.trainer import Trainer
-from onnxprune.train.wire import MASK_PREFIX, Array, Frame, read_frame, write_frame
+from onnxprune.train.wire import MASK_PREFIX, Array, WireMessage, read_frame, write_frame
 
 
 class Module(Protocol):
@@ -58,7 +58,7 @@ class Module(Protocol):
         """Let the next gradients replace those that are there."""
 
 
-def open_module(request: Frame) -> Module:
+def open_module(request: WireMessage) -> Module:
     """Open the engine that a `load` frame names."""
     fields, arrays = request.fields, request.arrays
     options = fields["trainable"], fields["frozen"], fields["threads"], fields["spin"]
@@ -68,7 +68,7 @@ def open_module(request: Frame) -> Module:
     return ArtifactModule(arrays["model"].tobytes(), *options)
 
 
-class Session:
+class TrainingSession:
     """A model being trained.
 
     Args:
@@ -76,7 +76,7 @@ class Session:
             `frozen`, `threads`, `spin`, `optimizer`, its `options` and `average` as fields.
     """
 
-    def __init__(self, request: Frame) -> None:
+    def __init__(self, request: WireMessage) -> None:
         self._module = open_module(request)
         masks = {
             n.removeprefix(MASK_PREFIX): a for n, a in request.arrays.items() if n.startswith(MASK_PREFIX)
@@ -88,7 +88,7 @@ class Session:
         self._trainer = Trainer(trainables, self._module.statistics, request.fields)
         self._losses: list[float] = []
 
-    def step(self, request: Frame) -> Frame:
+    def step(self, request: WireMessage) -> WireMessage:
         """Compute the gradient of a batch; with a step size, step with all there are since the last step."""
         loss = self._backward(request)
         self._losses.append(loss)
@@ -98,38 +98,38 @@ class Session:
             outcome = self._trainer.step(sum(self._losses) / len(self._losses), rate, len(self._losses))
             self._losses.clear()
             self._module.reset()
-        return Frame("stepped", {"loss": loss, **outcome})
+        return WireMessage("stepped", {"loss": loss, **outcome})
 
-    def gradients(self, request: Frame) -> Frame:
+    def gradients(self, request: WireMessage) -> WireMessage:
         """Return the gradient of the loss of one batch; nothing is trained."""
         loss = self._backward(request)
         self._module.reset()  # the values stay until the next batch
-        return Frame("gradients", {"loss": loss}, self._module.gradients)
+        return WireMessage("gradients", {"loss": loss}, self._module.gradients)
 
-    def weights(self, request: Frame) -> Frame:
+    def weights(self, request: WireMessage) -> WireMessage:
         """Return every trained tensor and every running statistic as they are now."""
-        return Frame("weights", arrays=self._trainer.weights())
+        return WireMessage("weights", arrays=self._trainer.weights())
 
-    def state(self, request: Frame) -> Frame:
+    def state(self, request: WireMessage) -> WireMessage:
         """Return what training can go on from."""
         return self._trainer.state()
 
-    def restore(self, request: Frame) -> Frame:
+    def restore(self, request: WireMessage) -> WireMessage:
         """Go on from what `state` returned."""
         self._trainer.restore(request)
-        return Frame("restored")
+        return WireMessage("restored")
 
-    def _backward(self, request: Frame) -> float:
+    def _backward(self, request: WireMessage) -> float:
         """Compute the loss of one batch, and add its gradient to the buffers."""
         return self._module(request.arrays)
 
 
 _ANSWERS = {
-    "step": Session.step,
-    "gradients": Session.gradients,
-    "weights": Session.weights,
-    "state": Session.state,
-    "restore": Session.restore,
+    "step": TrainingSession.step,
+    "gradients": TrainingSession.gradients,
+    "weights": TrainingSession.weights,
+    "state": TrainingSession.state,
+    "restore": TrainingSession.restore,
 }
 
 
@@ -147,26 +147,28 @@ def serve(
         loading: What a model is loaded in.
         at_end: Called when the requests have ended, whatever is being computed.
     """
-    session: Session | None = None
-    incoming: queue.Queue[Frame | None] = queue.Queue(maxsize=1)
+    session: TrainingSession | None = None
+    incoming: queue.Queue[WireMessage | None] = queue.Queue(maxsize=1)
     threading.Thread(target=_read_ahead, args=(requests, incoming, at_end), daemon=True).start()
     while (request := incoming.get()) is not None:
         try:
             if request.kind == "load":
                 with loading():
-                    session, reply = Session(request), Frame("ready")
+                    session, reply = TrainingSession(request), WireMessage("ready")
             elif session is None:
-                reply = Frame("failed", {"reason": "nothing is loaded"})
+                reply = WireMessage("failed", {"reason": "nothing is loaded"})
             else:
                 reply = _ANSWERS[request.kind](session, request)
         except Exception as error:
-            reply = Frame("failed", {"reason": f"{error}" or repr(error)})
+            reply = WireMessage("failed", {"reason": f"{error}" or repr(error)})
         write_frame(replies, reply)
 
 
-def _read_ahead(requests: IO[bytes], incoming: queue.Queue[Frame | None], at_end: Callable[[], None]) -> None:
+def _read_ahead(
+    requests: IO[bytes], incoming: queue.Queue[WireMessage | None], at_end: Callable[[], None]
+) -> None:
     """Fetch the next batch while the current one is being computed."""
-    frame: Frame | None = Frame("")
+    frame: WireMessage | None = WireMessage("")
     while frame is not None:
         frame = read_frame(requests)
         if frame is None:

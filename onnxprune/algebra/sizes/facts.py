@@ -33,7 +33,7 @@ class ContradictionError(ModelError):
     """Sizes that do not fit each other."""
 
 
-class Facts:
+class SizeFacts:
     """Facts shared by a graph and its bodies.
 
     Attributes:

@@ -13,12 +13,12 @@ from onnx import helper
 
 from onnxprune.algebra.axes import Dim, Kept, kept_indices
 from onnxprune.analysis.evidence.constants import Mask, Matrices
-from onnxprune.analysis.evidence.liveness import Evidence
+from onnxprune.analysis.evidence.liveness import LivenessEvidence
 from onnxprune.ir import Model, captured, label
 from onnxprune.ops.axes.constants import Array, aligned
 
 
-def folded(evidence: Evidence) -> Model:
+def folded(evidence: LivenessEvidence) -> Model:
     """Return the network with the constants of removed channels added to what remains: it computes the same.
 
     The removed channels are still there, but add nothing that the biases and heirs do not add instead.
@@ -34,7 +34,7 @@ def folded(evidence: Evidence) -> Model:
     return model
 
 
-def _products(evidence: Evidence) -> Iterable[tuple[int, Matrices, Array]]:
+def _products(evidence: LivenessEvidence) -> Iterable[tuple[int, Matrices, Array]]:
     """Yield the linear nodes that lose constants, and what each place they sum over loses."""
     typing = evidence.channels.typing
     kept = evidence.channels.kept(evidence.removed)
@@ -69,7 +69,7 @@ def _readers(model: Model) -> dict[str, list[onnx.NodeProto | None]]:
 
 
 def _add(
-    evidence: Evidence,
+    evidence: LivenessEvidence,
     model: Model,
     node: onnx.NodeProto,
     matrices: Matrices,
@@ -137,7 +137,7 @@ def _constant_operand(model: Model, node: onnx.NodeProto) -> int:
     return next(k for k, name in enumerate(node.input) if name in model.constants)
 
 
-def _bequeath(evidence: Evidence, model: Model, index: int, matrices: Matrices, gone: Array) -> None:
+def _bequeath(evidence: LivenessEvidence, model: Model, index: int, matrices: Matrices, gone: Array) -> None:
     """Add the columns of removed constant channels to that of their heir, as many times as it is smaller."""
     linear, node = matrices.linear, evidence.channels.typing.nodes[index]
     name = node.input[linear.weights]

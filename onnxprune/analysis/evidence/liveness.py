@@ -61,7 +61,7 @@ class Remainder:
 
 
 @dataclass(frozen=True)
-class Product:
+class LinearProduct:
     """A linear node, seen from a factor it sums over.
 
     Attributes:
@@ -105,7 +105,7 @@ class Product:
 
 
 @dataclass
-class Evidence:
+class LivenessEvidence:
     """Dead channels, and the constants that replace them.
 
     Attributes:
@@ -123,14 +123,16 @@ class Evidence:
     left: list[Remainder]
 
 
-def find_evidence(channels: Channels) -> Evidence:
+def find_evidence(channels: Channels) -> LivenessEvidence:
     """Find the channels a network would not miss."""
     search = _Search(channels, find_constants(channels.typing))
     while search.step():
         pass
     removed = {g.name: np.flatnonzero(search.gone[g.factor]).tolist() for g in channels.groups}
     left = [remainder for group in channels.groups for remainder in _left(search, group)]
-    return Evidence(channels, search.constants, {n: r for n, r in removed.items() if r}, search.heirs, left)
+    return LivenessEvidence(
+        channels, search.constants, {n: r for n, r in removed.items() if r}, search.heirs, left
+    )
 
 
 class _Search:
@@ -141,7 +143,7 @@ class _Search:
         self.gone = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
         self.heirs: dict[tuple[int, int], int] = {}
         self.pinned = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
-        self.products: dict[Factor, list[Product]] = defaultdict(list)
+        self.products: dict[Factor, list[LinearProduct]] = defaultdict(list)
         self.sums: dict[Factor, list[Contraction]] = defaultdict(list)
         self.makers: dict[Factor, list[int]] = defaultdict(list)
         for index, node in enumerate(channels.typing.nodes):
@@ -156,14 +158,16 @@ class _Search:
                 else:
                     self.products[factor].append(self._product(contraction.node, matrices, factor, readers))
 
-    def _product(self, index: int, matrices: Matrices, factor: Factor, readers: Mapping[str, int]) -> Product:
+    def _product(
+        self, index: int, matrices: Matrices, factor: Factor, readers: Mapping[str, int]
+    ) -> LinearProduct:
         typing, linear = self.channels.typing, matrices.linear
         node = typing.nodes[index]
         data, weights = node.input[linear.data], node.input[linear.weights]
         ways = channels_on(typing.axes[data][linear.axis], factor)
         plain = weights in typing.model.constants and weights not in typing.quantised and len(ways) == 1
         own = plain and readers[weights] == 1
-        return Product(index, matrices, self.constants.along(data, linear.axis), ways, own)
+        return LinearProduct(index, matrices, self.constants.along(data, linear.axis), ways, own)
 
     def step(self) -> bool:
         """Judge every group once, the last ones first; say whether that found anything."""
@@ -206,7 +210,7 @@ class _Search:
             zero |= found if found is not None else False
         return zero
 
-    def _read(self, product: Product) -> Mask:
+    def _read(self, product: LinearProduct) -> Mask:
         """Return which places of the axis some row that remains multiplies with other than zero."""
         linear, reads = product.matrices.linear, product.matrices.reads
         result = self.channels.typing.nodes[product.node].output[0]
@@ -239,7 +243,7 @@ class _Search:
                     product, group = wanted.pop(key)
                     self._appoint(key, product, product.place(heir, group, self._there(product)))
 
-    def _appoint(self, key: tuple[int, int], product: Product, place: int) -> None:
+    def _appoint(self, key: tuple[int, int], product: LinearProduct, place: int) -> None:
         """Let a place inherit, and keep whatever channels lie on it."""
         self.heirs[key] = place
         for factor in set(factors(self._axis(product))) & set(self.gone):
@@ -247,19 +251,21 @@ class _Search:
                 if channels[place] >= 0:
                     self.pinned[factor][channels[place]] = True
 
-    def _axis(self, product: Product) -> Dim:
+    def _axis(self, product: LinearProduct) -> Dim:
         """Return the axis that a product sums over."""
         typing, linear = self.channels.typing, product.matrices.linear
         return typing.axes[typing.nodes[product.node].input[linear.data]][linear.axis]
 
-    def _there(self, product: Product) -> Mask:
+    def _there(self, product: LinearProduct) -> Mask:
         """Return the places of that axis that are not gone, and known."""
         linear = product.matrices.linear
         data = self.channels.typing.nodes[product.node].input[linear.data]
         there: Mask = self._remaining(data, linear.axis) & ~np.isnan(product.data)
         return there
 
-    def _wanted(self, factor: Factor, dying: Mask) -> Iterator[tuple[tuple[int, int], tuple[Product, int]]]:
+    def _wanted(
+        self, factor: Factor, dying: Mask
+    ) -> Iterator[tuple[tuple[int, int], tuple[LinearProduct, int]]]:
         """Yield the nodes and matrices in which channels need an heir that has not been found yet."""
         for product in (p for p in self.products[factor] if p.own and not p.even):
             needed = (product.data != 0) & self._read(product) & self._there(product) & (product.columns >= 0)
@@ -267,7 +273,7 @@ class _Search:
                 if (product.node, group) not in self.heirs:
                     yield (product.node, group), (product, group)
 
-    def _worth(self, product: Product, factor: Factor, group: int) -> Array:
+    def _worth(self, product: LinearProduct, factor: Factor, group: int) -> Array:
         """Return how large each channel is where a matrix reads it; 0 where it cannot be an heir there."""
         worth = np.zeros(factor.count)
         there = (product.groups == group) & (product.columns >= 0) & self._there(product)

@@ -32,7 +32,7 @@ _MOST = 10**200
 
 
 @dataclass(frozen=True)
-class Term:
+class CostTerm:
     """A constant times the sizes of dims that can shrink."""
 
     constant: float
@@ -48,7 +48,7 @@ class Polynomial:
 
     def __init__(self, products: Iterable[tuple[float, Iterable[Dim]]], free: set[Factor]) -> None:
         self.constant = 0.0
-        self.terms: list[Term] = []
+        self.terms: list[CostTerm] = []
         self._of: dict[Factor, list[int]] = defaultdict(list)
         for constant, dims in products:
             self._add(constant, [resolve(d) for d in dims], free)
@@ -61,7 +61,7 @@ class Polynomial:
             return
         for factor in {f for d in moving for f in factors(d)} & free:
             self._of[factor].append(len(self.terms))
-        self.terms.append(Term(constant, moving))
+        self.terms.append(CostTerm(constant, moving))
 
     @classmethod
     def sum(cls, polynomials: Iterable[Polynomial], coefficients: Iterable[float]) -> Polynomial:
@@ -70,7 +70,7 @@ class Polynomial:
         for polynomial, by in zip(polynomials, coefficients, strict=True):
             total.constant += by * polynomial.constant
             shift = len(total.terms)
-            total.terms += [Term(by * t.constant, t.dims) for t in polynomial.terms]
+            total.terms += [CostTerm(by * t.constant, t.dims) for t in polynomial.terms]
             for factor, rows in polynomial._of.items():
                 total._of[factor] += [shift + row for row in rows]
         return total
@@ -79,7 +79,7 @@ class Polynomial:
         """Return the whole sum."""
         return self.constant + sum(t.value(counts or {}) for t in self.terms)
 
-    def of(self, factor: Factor) -> list[Term]:
+    def of(self, factor: Factor) -> list[CostTerm]:
         """Return the terms a factor is in."""
         return [self.terms[k] for k in self._of.get(factor, ())]
 

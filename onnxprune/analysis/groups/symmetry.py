@@ -18,7 +18,7 @@ from onnxprune.analysis.groups.freedom import Outer
 from onnxprune.ir import captured, label
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.spec import spec_of
-from onnxprune.ops.symmetry import Effect, Pair, Role, Symmetry, Vector, meet
+from onnxprune.ops.symmetry import DualPair, Effect, Role, Symmetry, Vector, meet
 from onnxprune.ops.symmetry.passage import Passage
 from onnxprune.ops.symmetry.symmetry import Norm, permutation
 
@@ -63,9 +63,9 @@ class GroupSymmetry:
         return [role for role in self.roles if isinstance(role, Vector)]
 
     @property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[DualPair]:
         """The sums of two activations over the axis."""
-        return [role for role in self.roles if isinstance(role, Pair)]
+        return [role for role in self.roles if isinstance(role, DualPair)]
 
     @property
     def norms(self) -> list[Norm]:

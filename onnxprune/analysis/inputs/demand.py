@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Demand:
+class ValueDemand:
     """Conditions on all elements of a tensor.
 
     Attributes:
@@ -37,12 +37,12 @@ class Demand:
     length: bool = False
     adds: bool = False
 
-    def meet(self, other: Demand) -> Demand:
+    def meet(self, other: ValueDemand) -> ValueDemand:
         """Return the conditions of both; where wishes differ that of the firm one, else the larger."""
         if NOTHING in (self, other):
             return other if self == NOTHING else self
         leads = other if (other.firm, _rank(other.wish)) > (self.firm, _rank(self.wish)) else self
-        return Demand(
+        return ValueDemand(
             least=_both(max, self.least, other.least),
             most=_both(min, self.most, other.most),
             index=self.index or other.index,
@@ -56,7 +56,7 @@ class Demand:
             adds=self.adds or other.adds,
         )
 
-    def shifted(self, low: float, high: float) -> Demand:
+    def shifted(self, low: float, high: float) -> ValueDemand:
         """Return the conditions on ``x`` under which ``x + c`` meets these, for ``c`` from low to high."""
         steady = low == high
         return replace(
@@ -69,10 +69,10 @@ class Demand:
             avoided=frozenset(n - low for n in self.avoided) if steady else frozenset(),
         )
 
-    def scaled(self, factor: float) -> Demand:
+    def scaled(self, factor: float) -> ValueDemand:
         """Return the conditions on ``x`` under which ``x · factor`` meets these."""
         if factor == 0 or not math.isfinite(factor):
-            return Demand(wish=self.wish, firm=self.firm) if self.wish == 0 else NOTHING
+            return ValueDemand(wish=self.wish, firm=self.firm) if self.wish == 0 else NOTHING
         ends = [None if end is None else end / factor for end in (self.least, self.most)]
         least, most = ends if factor > 0 else ends[::-1]
         return replace(
@@ -85,13 +85,13 @@ class Demand:
             avoided=frozenset(n / factor for n in self.avoided),
         )
 
-    def bounds(self, share: float = 1.0) -> Demand:
+    def bounds(self, share: float = 1.0) -> ValueDemand:
         """Return the bounds alone, the upper one divided by a number of terms that are added up."""
         most = None if self.most is None else self.most / share
-        return replace(Demand(), least=self.least, most=most, index=self.index)
+        return replace(ValueDemand(), least=self.least, most=most, index=self.index)
 
 
-NOTHING = Demand()
+NOTHING = ValueDemand()
 
 
 def _rank(wish: float | None) -> float:

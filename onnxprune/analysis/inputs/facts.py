@@ -32,7 +32,7 @@ _FILLS = frozenset(
 )
 
 
-class Facts:
+class ValueFacts:
     """Facts about the tensors of a model whose inputs have given shapes.
 
     Args:

@@ -13,15 +13,15 @@ from typing import TypeAlias
 import onnx
 
 from onnxprune.analysis.inputs.consumers import Found
-from onnxprune.analysis.inputs.demand import NOTHING, Demand
-from onnxprune.analysis.inputs.facts import MOVES, Facts
+from onnxprune.analysis.inputs.demand import NOTHING, ValueDemand
+from onnxprune.analysis.inputs.facts import MOVES, ValueFacts
 from onnxprune.ir import attributes
 
-Inverse: TypeAlias = Callable[[onnx.NodeProto, Demand, Facts], Found]
+Inverse: TypeAlias = Callable[[onnx.NodeProto, ValueDemand, ValueFacts], Found]
 _INVERSES: dict[str, Inverse] = {}
 
 
-def pulled(node: onnx.NodeProto, results: Sequence[Demand], facts: Facts) -> Found:
+def pulled(node: onnx.NodeProto, results: Sequence[ValueDemand], facts: ValueFacts) -> Found:
     """Yield conditions on the operands of a node that follow from those on its results.
 
     Args:
@@ -50,20 +50,20 @@ _ALWAYS = frozenset({"Where", "Mul"})
 
 
 @_of(*MOVES, "ReduceMax", "ReduceMin", "ReduceMean", "Round", "Floor", "Ceil", "MaxPool", "Relu")
-def _moved(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _moved(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     if node.op_type == "Relu":
         demand = replace(demand, least=None)
     yield 0, demand
 
 
 @_of("Concat")
-def _joined(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _joined(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     for operand in range(len(node.input)):
         yield operand, demand
 
 
 @_of("Max", "Min")
-def _extremes(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _extremes(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     for operand, name in enumerate(node.input):
         held = [n for other in node.input if other != name and (n := facts.number(other)) is not None]
         low = max(held) if held and node.op_type == "Max" else None
@@ -72,20 +72,20 @@ def _extremes(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
 
 
 @_of("Sum", "Mean")
-def _terms(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _terms(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     for operand in range(len(node.input)):
         yield operand, _summed(demand, len(node.input) if node.op_type == "Sum" else 1)
 
 
 @_of("Clip")
-def _clip(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _clip(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     named = attributes(node)
     ends = [facts.number(name) if name else None for name in (*node.input[1:3], "", "")[:2]]
     low, high = (e if e is not None else named.get(n) for e, n in zip(ends, ("min", "max"), strict=True))
     yield 0, _clipped(demand, low, high)
 
 
-def _clipped(demand: Demand, low: float | None, high: float | None) -> Demand:
+def _clipped(demand: ValueDemand, low: float | None, high: float | None) -> ValueDemand:
     """Leave out the bounds that clipping keeps by itself."""
     least, most = demand.least, demand.most
     return replace(
@@ -96,24 +96,24 @@ def _clipped(demand: Demand, low: float | None, high: float | None) -> Demand:
 
 
 @_of("Add")
-def _add(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _add(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     for one, other in (node.input, node.input[::-1]):
         operand = 0 if one == node.input[0] else 1
         span = facts.span(other) or _positions(other, facts)
         if span is not None:
             yield operand, demand.shifted(*span)
         elif demand.adds and one in facts.plain and other not in facts.plain:
-            yield operand, Demand(wish=0)
+            yield operand, ValueDemand(wish=0)
         else:
             yield operand, demand if other in facts.fixed else _summed(demand, 2)
 
 
-def _summed(demand: Demand, terms: int) -> Demand:
+def _summed(demand: ValueDemand, terms: int) -> ValueDemand:
     """Return the conditions on one of several terms; terms of a mask that is added are 0, all of them."""
     return replace(demand.bounds(terms), wish=0 if demand.wish == 0 else None, adds=demand.adds)
 
 
-def _positions(name: str, facts: Facts) -> tuple[float, float] | None:
+def _positions(name: str, facts: ValueFacts) -> tuple[float, float] | None:
     """Return the bounds of numbers that count the steps of an axis."""
     if name not in facts.fixed or not facts.counts(name):
         return None
@@ -122,7 +122,7 @@ def _positions(name: str, facts: Facts) -> tuple[float, float] | None:
 
 
 @_of("Sub")
-def _sub(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _sub(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     first, second = (facts.span(name) for name in node.input)
     if second is not None:
         yield 0, demand.shifted(-second[1], -second[0])
@@ -133,7 +133,7 @@ def _sub(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
 
 
 @_of("Mul")
-def _mul(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _mul(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     for one, other in ((0, 1), (1, 0)):
         factor = facts.number(node.input[other])
         if factor is not None:
@@ -142,10 +142,10 @@ def _mul(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
             yield one, demand.bounds()
             if _masks(node.input[one], facts):
                 multiplies = node.input[other] not in facts.plain or demand.wish == 1
-                yield one, Demand(wish=1) if multiplies else NOTHING
+                yield one, ValueDemand(wish=1) if multiplies else NOTHING
 
 
-def _masks(name: str, facts: Facts) -> bool:
+def _masks(name: str, facts: ValueFacts) -> bool:
     """Return whether a tensor comes from whole numbers or booleans of the input by casts and moves alone."""
     while (node := facts.index.producer(name)) is not None:
         if node.op_type not in MOVES and node.op_type not in _LOGIC:
@@ -156,7 +156,7 @@ def _masks(name: str, facts: Facts) -> bool:
 
 
 @_of("Div")
-def _div(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _div(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     divisor = facts.number(node.input[1])
     if divisor:
         yield 0, demand.scaled(1 / divisor)
@@ -165,35 +165,35 @@ def _div(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
 
 
 @_of("Neg")
-def _neg(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _neg(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     yield 0, demand.scaled(-1)
 
 
 @_of("Abs", "Sign")
-def _unsigned(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
-    yield 0, replace(demand, least=None) if node.op_type == "Abs" else Demand(wish=demand.wish)
+def _unsigned(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
+    yield 0, replace(demand, least=None) if node.op_type == "Abs" else ValueDemand(wish=demand.wish)
 
 
 @_of("CumSum", "ReduceSum")
-def _sums(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _sums(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     size = facts.size(node.input[0])
     yield 0, replace(demand.bounds(max((1, *(size or ())))), index=False)
 
 
 @_of("Not")
-def _not(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _not(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     yield 0, demand if demand.wish is None else replace(demand, wish=1 - demand.wish)
 
 
 @_of("And", "Or", "Xor")
-def _logic(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _logic(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     """A condition on a whole result is one on every operand: all true, or all false."""
     for operand in (0, 1):
-        yield operand, demand if node.op_type != "Xor" else Demand(chooses=demand.chooses)
+        yield operand, demand if node.op_type != "Xor" else ValueDemand(chooses=demand.chooses)
 
 
 @_of("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
-def _compared(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _compared(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     for one, other in ((0, 1), (1, 0)):
         value = facts.number(node.input[other])
         if value is None or not math.isfinite(value):
@@ -202,25 +202,25 @@ def _compared(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
         outcomes = [holds(x, value) if one == 0 else holds(value, x) for x in (0.0, 1.0)]
         if demand.chooses:
             near = (value,) if node.op_type == "Equal" else (value, value + 1, value - 1)
-            yield one, Demand(choices=near)
+            yield one, ValueDemand(choices=near)
         if demand.wish is not None and outcomes.count(bool(demand.wish)) == 1:
-            yield one, Demand(wish=float(outcomes.index(bool(demand.wish))))
+            yield one, ValueDemand(wish=float(outcomes.index(bool(demand.wish))))
         elif demand.wish == 0 and node.op_type == "Equal":
-            yield one, Demand(avoided=frozenset({value}))
+            yield one, ValueDemand(avoided=frozenset({value}))
 
 
 @_of("Where")
-def _where(node: onnx.NodeProto, demand: Demand, facts: Facts) -> Found:
+def _where(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     """The condition passes the branch that is computed, or of two constants the one that is wished for."""
     then, other = (facts.number(name) for name in node.input[1:3])
     if then is not None and other is not None:
         if demand.wish is not None and then != other:
             wish = demand.wish
-            yield 0, Demand(wish=float(abs(then - wish) < abs(other - wish)), chooses=demand.chooses)
+            yield 0, ValueDemand(wish=float(abs(then - wish) < abs(other - wish)), chooses=demand.chooses)
     elif then is not None or other is not None:
         passed = 1 if other is not None else 2
         if node.input[passed] not in facts.plain:
-            yield 0, Demand(wish=float(other is not None))
+            yield 0, ValueDemand(wish=float(other is not None))
         yield passed, demand
     else:
         yield 1, demand

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxprune.analysis.inputs.consumers import demanded
-from onnxprune.analysis.inputs.demand import NOTHING, Demand
-from onnxprune.analysis.inputs.facts import Facts
+from onnxprune.analysis.inputs.demand import NOTHING, ValueDemand
+from onnxprune.analysis.inputs.facts import ValueFacts
 from onnxprune.analysis.inputs.inverse import pulled
 from onnxprune.ir import Model, bodies
 
 
-def input_demands(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Demand]:
+def input_demands(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ValueDemand]:
     """Return the conditions under which a model runs on its inputs.
 
     Args:
@@ -21,8 +21,8 @@ def input_demands(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     Returns:
         Conditions by the name of the input, for all inputs.
     """
-    facts = Facts(model, shapes)
-    found: dict[str, Demand] = {}
+    facts = ValueFacts(model, shapes)
+    found: dict[str, ValueDemand] = {}
     for node in reversed(facts.nodes):
         results = [found.get(name, NOTHING) for name in node.output]
         for operand, demand in (*demanded(node, facts), *pulled(node, results, facts)):
@@ -34,5 +34,5 @@ def input_demands(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     return {i.name: found.get(i.name, NOTHING) for i in model.inputs}
 
 
-def _note(found: dict[str, Demand], name: str, demand: Demand) -> None:
+def _note(found: dict[str, ValueDemand], name: str, demand: ValueDemand) -> None:
     found[name] = found.get(name, NOTHING).meet(demand)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxprune.analysis.inputs.demand import Demand
+from onnxprune.analysis.inputs.demand import ValueDemand
 from onnxprune.analysis.inputs.reading import input_demands
 from onnxprune.ir import Model
 from onnxprune.runtime import TensorSpec, Values
@@ -31,11 +31,11 @@ def input_values(
         shapes: Full shapes of the inputs, by name.
     """
     demands = input_demands(model, shapes)
-    return {s.name: _values(s, demands.get(s.name, Demand()), specs, shapes) for s in specs}
+    return {s.name: _values(s, demands.get(s.name, ValueDemand()), specs, shapes) for s in specs}
 
 
 def _values(
-    spec: TensorSpec, demand: Demand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
+    spec: TensorSpec, demand: ValueDemand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
 ) -> Values:
     if spec.dtype.kind == "b":
         return _flags(spec, demand)
@@ -46,7 +46,7 @@ def _values(
     return Values()
 
 
-def _flags(spec: TensorSpec, demand: Demand) -> Values:
+def _flags(spec: TensorSpec, demand: ValueDemand) -> Values:
     if demand.chooses:
         return Values(turns=(1, 0))
     if demand.wish is not None:
@@ -56,7 +56,7 @@ def _flags(spec: TensorSpec, demand: Demand) -> Values:
     return Values()
 
 
-def _floats(spec: TensorSpec, demand: Demand) -> Values:
+def _floats(spec: TensorSpec, demand: ValueDemand) -> Values:
     if demand.choices:
         return Values(turns=demand.choices)
     if demand.wish is not None:
@@ -68,7 +68,7 @@ def _floats(spec: TensorSpec, demand: Demand) -> Values:
 
 
 def _numbers(
-    spec: TensorSpec, demand: Demand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
+    spec: TensorSpec, demand: ValueDemand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
 ) -> Values:
     single = int(np.prod(shapes[spec.name])) == 1
     turns = demand.choices or (demand.compared if single and not demand.index else ())
@@ -87,7 +87,7 @@ def _numbers(
 
 
 def _by_name(
-    spec: TensorSpec, demand: Demand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
+    spec: TensorSpec, demand: ValueDemand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
 ) -> float | None:
     """Return the value that an input's name asks for, where the graph says nothing else of it."""
     if demand.index:
@@ -122,7 +122,7 @@ def _common(a: str, b: str) -> int:
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _bounds(spec: TensorSpec, demand: Demand) -> tuple[float, float]:
+def _bounds(spec: TensorSpec, demand: ValueDemand) -> tuple[float, float]:
     info = np.iinfo(spec.dtype)
     whole = info.bits <= 16 and demand.least is None
     least = float(info.min) if whole else demand.least if demand.least is not None else 0.0
@@ -131,7 +131,7 @@ def _bounds(spec: TensorSpec, demand: Demand) -> tuple[float, float]:
     return min(least, most), most
 
 
-def _held(spec: TensorSpec, number: float, demand: Demand) -> float:
+def _held(spec: TensorSpec, number: float, demand: ValueDemand) -> float:
     """Return a number within the bounds of the element type and of an index."""
     info = np.iinfo(spec.dtype)
     most = info.max if demand.most is None else min(demand.most, info.max)

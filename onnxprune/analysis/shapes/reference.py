@@ -64,14 +64,14 @@ GUESSES = (
 )
 
 
-class Numbers(dict[str, int]):
+class SymbolSizes(dict[str, int]):
     """Numbers by symbol; a size that only the data tell has a small one."""
 
     def __missing__(self, symbol: str) -> int:
         return UNKNOWN
 
 
-def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Sequence[int]]) -> Numbers:
+def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Sequence[int]]) -> SymbolSizes:
     """Return a number for each symbol of an analysis.
 
     Args:
@@ -83,9 +83,9 @@ def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Se
         UsageError: One of those is of no input, or contradicts the file or another.
     """
     fixed = given_sizes(model, analysis, given)
-    first: Numbers | None = None
+    first: SymbolSizes | None = None
     for guess in GUESSES:
-        numbers = Numbers(_guessed(model, analysis, guess) | fixed)
+        numbers = SymbolSizes(_guessed(model, analysis, guess) | fixed)
         first = first or numbers
         if fits(analysis, numbers):
             return numbers
@@ -93,10 +93,10 @@ def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Se
     return _solved_sizes(analysis, fixed) or first
 
 
-def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> Numbers | None:
+def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> SymbolSizes | None:
     """Return sizes that are solved for from the conditions of the network, with those that hold put in."""
     try:
-        numbers = Numbers({**default_sizes(analysis), **fixed})
+        numbers = SymbolSizes({**default_sizes(analysis), **fixed})
     except ModelError:  # whatever runs the model then says why
         return None
     return numbers if fits(analysis, numbers) else None

@@ -14,7 +14,7 @@ from onnx import helper
 
 from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, evaluate
 from onnxprune.analysis.shapes.evaluation import evaluate as evaluate_node
-from onnxprune.analysis.shapes.reference import Numbers, reference_sizes
+from onnxprune.analysis.shapes.reference import SymbolSizes, reference_sizes
 from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, analysis, merged, subgraphs
@@ -49,7 +49,7 @@ class Shapes:
     derived: set[str]
     types: dict[str, int]
     branches: dict[str, bool]
-    reference: Numbers
+    reference: SymbolSizes
     inputs: dict[str, tuple[int, ...]]
     analysis: SizeAnalysis = field(repr=False)
 

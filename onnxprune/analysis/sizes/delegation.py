@@ -20,7 +20,7 @@ from onnxprune.algebra.sizes.tensors import FLOATS, INTEGERS, plain
 from onnxprune.errors import ModelError
 
 if TYPE_CHECKING:
-    from onnxprune.ops.sizes.node import Node
+    from onnxprune.ops.sizes.node import SizedNode
 
 Dim: TypeAlias = "int | str | None"
 Dims: TypeAlias = "tuple[Dim, ...] | None"
@@ -114,7 +114,7 @@ class NodeTypes:
     refusal: str = ""
 
 
-def ask(node: Node) -> None:
+def ask(node: SizedNode) -> None:
     """Find what a node makes by asking the tools; what they do not say is noted with their reason."""
     names: dict[Size, str] = {}
     question = _question(node, names)
@@ -139,7 +139,7 @@ def ask(node: Node) -> None:
             node.walk.tensors.unknown[name] = answer.refusal or "no tool knows all of its sizes"
 
 
-def objection(node: Node) -> str:
+def objection(node: SizedNode) -> str:
     """Return what onnx or onnxruntime has against a node and its operands, empty where it can be run."""
     names: dict[Size, str] = {}
     question = _question(node, names)
@@ -164,7 +164,7 @@ def _is_known(question: NodeQuery) -> bool:
     return bool(defs.has(node.op_type, opsets.get(domain, 1), domain))
 
 
-def _question(node: Node, names: dict[Size, str]) -> NodeQuery:
+def _question(node: SizedNode, names: dict[Size, str]) -> NodeQuery:
     bare = onnx.NodeProto(op_type=node.operator, domain=node.proto.domain, attribute=node.proto.attribute)
     bare.input.extend(f"i{k}" if i else "" for k, i in enumerate(node.inputs))
     bare.output.extend(f"o{k}" if o else "" for k, o in enumerate(node.outputs))
@@ -172,7 +172,7 @@ def _question(node: Node, names: dict[Size, str]) -> NodeQuery:
     return NodeQuery(bare.SerializeToString(), operands, tuple(sorted(node.walk.opsets.items())))
 
 
-def _operand(node: Node, place: int, names: dict[Size, str]) -> Operand:
+def _operand(node: SizedNode, place: int, names: dict[Size, str]) -> Operand:
     shape = node.shape(place)
     dims: Dims = None
     if shape is not None:
@@ -180,7 +180,7 @@ def _operand(node: Node, place: int, names: dict[Size, str]) -> Operand:
     return Operand(node.kind(place) or 0, dims, _deciding(node, place))
 
 
-def _deciding(node: Node, place: int) -> bytes:
+def _deciding(node: SizedNode, place: int) -> bytes:
     """Return the bytes of an operand that sizes may depend on: integers, and short lists of scales."""
     kind, values = node.kind(place), node.known(place)
     if kind is None or values is None or values.size > 64:

@@ -8,7 +8,7 @@ import onnx
 
 from onnxprune.algebra.sizes.algebra import Size, Value, as_extent, replaced
 from onnxprune.algebra.sizes.conditions import Condition
-from onnxprune.algebra.sizes.facts import ContradictionError, Facts
+from onnxprune.algebra.sizes.facts import ContradictionError, SizeFacts
 from onnxprune.algebra.sizes.tensors import INTEGERS, Shape, TensorSequence, Values
 from onnxprune.analysis.sizes.inputs import Inputs
 from onnxprune.analysis.sizes.result import SizeAnalysis
@@ -36,7 +36,7 @@ def infer_sizes(
         ModelError: Sizes do not fit each other; the message names the node and both sizes.
         UsageError: A number or a shape is given that fits no input.
     """
-    facts = Facts()
+    facts = SizeFacts()
     inputs = Inputs(proto, facts, bound, shapes)
     opsets = {o.domain: o.version for o in proto.opset_import}
     hint = "another export may help"
@@ -94,7 +94,7 @@ def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
     )
 
 
-def _conditions(facts: Facts, noted: Iterable[Condition]) -> list[Condition]:
+def _conditions(facts: SizeFacts, noted: Iterable[Condition]) -> list[Condition]:
     """Return the demands with solved symbols put in; a floor stays what it is."""
 
     def solved(value: Value) -> Value:

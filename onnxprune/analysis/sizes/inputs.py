@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent, floor_div, maximum, minimum
-from onnxprune.algebra.sizes.facts import Facts
+from onnxprune.algebra.sizes.facts import SizeFacts
 from onnxprune.errors import UsageError
 
 CACHES = ("past", "cache")
@@ -58,7 +58,7 @@ class Inputs:
     def __init__(
         self,
         proto: onnx.ModelProto,
-        facts: Facts,
+        facts: SizeFacts,
         bound: Mapping[str, int] | None,
         shapes: Mapping[str, Sequence[int]] | None,
     ) -> None:

@@ -32,7 +32,7 @@ Numbers = dict[str, int]
 
 
 @dataclass(frozen=True)
-class Demand:
+class SizeDemand:
     """Conditions on sizes, to be solved.
 
     Attributes:
@@ -47,7 +47,7 @@ class Demand:
 
 
 @dataclass
-class Part:
+class ConnectedSymbols:
     """Symbols that demands connect.
 
     Attributes:
@@ -56,7 +56,7 @@ class Part:
     """
 
     axes: dict[str, OpenAxis]
-    demands: list[Demand] = field(default_factory=list)
+    demands: list[SizeDemand] = field(default_factory=list)
 
     def fits(self, numbers: Mapping[str, int]) -> bool:
         """Say whether numbers for all symbols fulfil all demands."""
@@ -119,7 +119,7 @@ def largest_tensor(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> int:
     return most
 
 
-def _solved(analysis: SizeAnalysis) -> tuple[list[Part], Numbers]:
+def _solved(analysis: SizeAnalysis) -> tuple[list[ConnectedSymbols], Numbers]:
     """Return the parts and their smallest sizes; demands of nodes that may not run are met if they can be."""
     smallest: Numbers = dict(analysis.bound)
     for conditions in ([*analysis.conditions, *analysis.possible], analysis.conditions):
@@ -135,7 +135,7 @@ def _solved(analysis: SizeAnalysis) -> tuple[list[Part], Numbers]:
     return parts, smallest
 
 
-def _parts(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> list[Part]:
+def _parts(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> list[ConnectedSymbols]:
     """Group the open symbols by the demands that connect them."""
     demands = list(_demands(analysis, conditions))
     group = {name: name for name in analysis.symbols}
@@ -149,26 +149,26 @@ def _parts(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> list[Part
         first, *others = sorted(demand.symbols)
         for other in others:
             group[root(other)] = root(first)
-    parts: dict[str, Part] = {}
+    parts: dict[str, ConnectedSymbols] = {}
     for name, axis in analysis.symbols.items():
-        parts.setdefault(root(name), Part({})).axes[name] = axis
+        parts.setdefault(root(name), ConnectedSymbols({})).axes[name] = axis
     for demand in demands:
         parts[root(min(demand.symbols))].demands.append(demand)
     return list(parts.values())
 
 
-def _demands(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> Iterator[Demand]:
+def _demands(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> Iterator[SizeDemand]:
     """Yield what is demanded of the open symbols; what depends on data is left out."""
     known = set(analysis.symbols)
     for condition in conditions:
         if condition.symbols and condition.symbols <= known:
-            yield Demand(condition.symbols, condition.holds, str(condition))
+            yield SizeDemand(condition.symbols, condition.holds, str(condition))
     empty = {name for name, axis in analysis.symbols.items() if not axis.lower}
     sizes = dict.fromkeys(s for shape in analysis.shapes.values() for s in shape if isinstance(s, Size))
     for size in sizes:
         if size.symbols <= known and not (is_positive(size) and size.integral):
             least = 0 if size.symbols & empty else 1
-            yield Demand(size.symbols, _at_least(size, least), f"{size} >= {least}")
+            yield SizeDemand(size.symbols, _at_least(size, least), f"{size} >= {least}")
 
 
 def _at_least(size: Extent, least: int) -> Test:
@@ -179,7 +179,7 @@ def _at_least(size: Extent, least: int) -> Test:
     return holds
 
 
-def _smallest(part: Part) -> Numbers:
+def _smallest(part: ConnectedSymbols) -> Numbers:
     """Return the smallest sizes found for a part: within the first limit that has some."""
     alone = {name: [d for d in part.demands if d.symbols == {name}] for name in part.axes}
     together = [d for d in part.demands if len(d.symbols) > 1]
@@ -201,7 +201,7 @@ def _candidates(lower: int, limit: int) -> Iterable[int]:
     return sorted({*few, *range(step, limit, step), *(k + 1 for k in range(step, limit, step))})
 
 
-def _search(choices: Mapping[str, Sequence[int]], demands: Sequence[Demand]) -> Numbers | None:
+def _search(choices: Mapping[str, Sequence[int]], demands: Sequence[SizeDemand]) -> Numbers | None:
     """Assign one symbol after the other; go back where a demand on those assigned does not hold."""
     names = sorted(choices, key=lambda name: len(choices[name]))
     due = [
@@ -227,7 +227,7 @@ def _search(choices: Mapping[str, Sequence[int]], demands: Sequence[Demand]) -> 
     return None
 
 
-def _moved(parts: Sequence[Part], smallest: Numbers, style: int) -> Numbers:
+def _moved(parts: Sequence[ConnectedSymbols], smallest: Numbers, style: int) -> Numbers:
     """Move from the smallest sizes to others, one symbol at a time, as far as demands let it."""
     numbers = _with_batch(parts, smallest, BATCHES[style % len(BATCHES)])
     place = style
@@ -256,7 +256,7 @@ def _preferred(least: int, style: int, place: int) -> Iterator[int]:
     yield from (least * 2 + 1, least * 2, least * 3, least + 1)
 
 
-def _with_batch(parts: Sequence[Part], numbers: Numbers, batch: int) -> Numbers:
+def _with_batch(parts: Sequence[ConnectedSymbols], numbers: Numbers, batch: int) -> Numbers:
     """Give all batch axes a size, or a multiple of the least where it has to be one."""
     found = dict(numbers)
     for part in parts:
@@ -270,7 +270,7 @@ def _with_batch(parts: Sequence[Part], numbers: Numbers, batch: int) -> Numbers:
     return found
 
 
-def _together(part: Part, numbers: Numbers, name: str, number: int) -> Numbers:
+def _together(part: ConnectedSymbols, numbers: Numbers, name: str, number: int) -> Numbers:
     """Give a symbol a number, and others too that a demand on the two alone makes follow it."""
     found = {**numbers, name: number}
     for demand in part.demands:
@@ -281,7 +281,7 @@ def _together(part: Part, numbers: Numbers, name: str, number: int) -> Numbers:
     return found
 
 
-def _nearest(part: Part, wanted: Numbers) -> Numbers:
+def _nearest(part: ConnectedSymbols, wanted: Numbers) -> Numbers:
     """Return sizes near to those wanted: as near as each symbol's own demands let it, else the smallest."""
     near: Numbers = {}
     for name, axis in part.axes.items():
@@ -301,7 +301,7 @@ def _near(lower: int, wanted: int) -> Iterable[int]:
     return {*_candidates(lower, LIMITS[6]), *range(max(lower, wanted - 32), wanted + 33), *LIMITS[6:]}
 
 
-def _nothing_fits(part: Part) -> ModelError:
+def _nothing_fits(part: ConnectedSymbols) -> ModelError:
     names = ", ".join(part.axes)
     listed = "; ".join(d.text for d in part.demands[:4])
     return ModelError(

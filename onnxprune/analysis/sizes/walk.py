@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, Size, Value, as_extent
-from onnxprune.algebra.sizes.facts import ContradictionError, Facts
+from onnxprune.algebra.sizes.facts import ContradictionError, SizeFacts
 from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each
 from onnxprune.analysis.sizes import delegation
 from onnxprune.errors import UNEXPECTED, DefectError, OnnxpruneError
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.spec import spec_of
 
 _STANDARD = ("", "ai.onnx")
@@ -33,7 +33,7 @@ class Walk:
         branches: The decided conditions of If nodes, by name.
     """
 
-    def __init__(self, opsets: Mapping[str, int], facts: Facts, where: str, hint: str) -> None:
+    def __init__(self, opsets: Mapping[str, int], facts: SizeFacts, where: str, hint: str) -> None:
         self.opsets, self.facts = opsets, facts
         self.tensors = Tensors()
         self.branches: dict[str, bool] = {}
@@ -134,7 +134,7 @@ class Walk:
         return True
 
     def _apply(self, proto: onnx.NodeProto) -> None:
-        node = Node(proto, self)
+        node = SizedNode(proto, self)
         rule = spec_of(proto).sizes
         try:
             if rule is None:
@@ -157,14 +157,14 @@ class Walk:
         except UNEXPECTED as error:
             raise self._unexpected(node, error) from error
 
-    def _unexpected(self, node: Node, error: Exception) -> OnnxpruneError:
+    def _unexpected(self, node: SizedNode, error: Exception) -> OnnxpruneError:
         """Tell operands that no operator takes from a defect of a rule."""
         named = f"{self._where}: node '{node.label}' ({node.operator})"
         if objection := delegation.objection(node):
             return ContradictionError(f"{named} cannot be: {objection}", self._hint)
         return DefectError(f"{named}: its size rule fails with {type(error).__name__}: {error}")
 
-    def ask(self, node: Node) -> None:
+    def ask(self, node: SizedNode) -> None:
         """Ask the tools of an operator without a rule."""
         delegation.ask(node)
 

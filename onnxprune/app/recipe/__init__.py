@@ -5,6 +5,6 @@ reading     from a file to a recipe; what is wrong is refused with its line and 
 """
 
 from onnxprune.app.recipe.reading import line_of, read_recipe
-from onnxprune.app.recipe.schema import Recipe, Schedule
+from onnxprune.app.recipe.schema import Recipe, ScheduleSection
 
-__all__ = ["Recipe", "Schedule", "line_of", "read_recipe"]
+__all__ = ["Recipe", "ScheduleSection", "line_of", "read_recipe"]

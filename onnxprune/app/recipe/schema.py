@@ -31,7 +31,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Data(Section):
+class DataSection(Section):
     """Sources of samples: ``.npz`` files, folders of them, ``module:callable``.
 
     Attributes:
@@ -51,13 +51,13 @@ class Data(Section):
     limit: Count | None = None
 
     @model_validator(mode="after")
-    def _judged(self) -> Data:
+    def _judged(self) -> DataSection:
         if (self.val is None) == (self.hold_back is None):
             raise ValueError("give val, or hold_back")
         return self
 
 
-class Budget(Section):
+class BudgetSection(Section):
     """The reduction, as a fraction of the cost of the original model: one of these.
 
     Attributes:
@@ -75,7 +75,7 @@ class Budget(Section):
     reduce_channels: Fraction | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Budget:
+    def _one(self) -> BudgetSection:
         if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError(f"give one of {', '.join(type(self).model_fields)}")
         return self
@@ -91,7 +91,7 @@ class Budget(Section):
         return float(next(iter(self.model_dump(exclude_none=True).values())))
 
 
-class Schedule(Section):
+class ScheduleSection(Section):
     """Schedule of the reduction over the iterations.
 
     Attributes:
@@ -106,7 +106,7 @@ class Schedule(Section):
     reductions: tuple[Fraction, ...] = ()
 
     @model_validator(mode="after")
-    def _rising(self) -> Schedule:
+    def _rising(self) -> ScheduleSection:
         if any(b <= a for a, b in zip(self.reductions, self.reductions[1:], strict=False)):
             raise ValueError("reductions must rise from one to the next")
         return self
@@ -119,7 +119,7 @@ class Schedule(Section):
         return (*(round(target * (1 - (1 - k / n) ** power), 6) for k in range(1, n)), target)
 
 
-class AnaSettings(Section):
+class AnaSection(Section):
     """Sensitivity analysis before every pruning; see the command `ana`.
 
     Attributes:
@@ -146,7 +146,7 @@ class AnaSettings(Section):
     precision: Annotated[float, Field(gt=0)] = 0.1
 
 
-class PruneSettings(Section):
+class PruneSection(Section):
     """Selection of channels; see the command `prune`.
 
     Attributes:
@@ -190,7 +190,7 @@ class PruneSettings(Section):
         return looks_at_data(self.criterion) or self.strategy == "search"
 
 
-class RecoverSettings(Section):
+class RecoverSection(Section):
     """Recovery in closed form, before training; see the command `recover`.
 
     Attributes:
@@ -204,7 +204,7 @@ class RecoverSettings(Section):
     samples: Annotated[int, Field(ge=2)] = 512
 
 
-class FinetuneSettings(Section):
+class FinetuneSection(Section):
     """Training of the pruned model; see the command `finetune`.
 
     Attributes:
@@ -266,7 +266,7 @@ class FinetuneSettings(Section):
         return loss
 
 
-class Stop(Section):
+class StopSection(Section):
     """When to stop before the schedule ends.
 
     Attributes:
@@ -287,7 +287,7 @@ class Stop(Section):
     retries: Annotated[int, Field(ge=0)] = 0
 
 
-class Compare(Section):
+class CompareSection(Section):
     """Comparisons in the report.
 
     Attributes:
@@ -297,7 +297,7 @@ class Compare(Section):
     one_shot: bool = False
 
 
-class Log(Section):
+class LogSection(Section):
     """Tracking services that receive the figures of a run.
 
     Attributes:
@@ -311,7 +311,7 @@ class Log(Section):
     experiment: str = "onnxprune"
 
 
-class Bench(Section):
+class BenchSection(Section):
     """Latency measurement of the result; see the command `bench`.
 
     Attributes:
@@ -346,17 +346,17 @@ class Recipe(Section):
     threads: Count | None = None
     shapes: dict[str, tuple[Count, ...]] = {}
     dims: dict[str, Count] = {}
-    data: Data
-    budget: Budget
-    schedule: Schedule = Schedule()
-    ana: AnaSettings = AnaSettings()
-    prune: PruneSettings = PruneSettings()
-    recover: RecoverSettings = RecoverSettings()
-    finetune: FinetuneSettings = FinetuneSettings()
-    stop: Stop = Stop()
-    compare: Compare = Compare()
-    bench: Bench = Bench()
-    log: Log = Log()
+    data: DataSection
+    budget: BudgetSection
+    schedule: ScheduleSection = ScheduleSection()
+    ana: AnaSection = AnaSection()
+    prune: PruneSection = PruneSection()
+    recover: RecoverSection = RecoverSection()
+    finetune: FinetuneSection = FinetuneSection()
+    stop: StopSection = StopSection()
+    compare: CompareSection = CompareSection()
+    bench: BenchSection = BenchSection()
+    log: LogSection = LogSection()
 
     @model_validator(mode="after")
     def _same_target(self) -> Recipe:

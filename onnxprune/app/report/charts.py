@@ -12,7 +12,7 @@ Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
-class Frame:
+class ChartFrame:
     """A drawing area, and how values map into it.
 
     Attributes:
@@ -80,7 +80,7 @@ def over_iterations(
     every = [*values, *([floor] if floor is not None else [])]
     ticks = nice_ticks(min(every), max(every))
     sides = {"left": _room(ticks, tick), "right": max(84, 16 + 8 * len(show(values[-1])))}
-    frame = Frame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]), **sides)
+    frame = ChartFrame(320, 190, (0, max(1, len(values) - 1)), (ticks[0], ticks[-1]), **sides)
     marks = [_mark(frame, i, v, show, i == best, len(values)) for i, v in enumerate(values)]
     below = [_tick_below(frame, i, "original" if i == 0 else str(i)) for i in range(len(values))]
     limit = "" if floor is None else frame.line([(frame.x[0], floor), (frame.x[1], floor)], "floor")
@@ -108,7 +108,7 @@ def against_cost(
     costs, worths = [c for _, c, _ in every], [w for _, _, w in every]
     across, up = nice_ticks(0, max(costs)), nice_ticks(min(worths), max(worths))
     left = _room(up, ticks[1])
-    frame = Frame(320, 190, (across[0], across[-1]), (up[0], up[-1]), left=left, right=24)
+    frame = ChartFrame(320, 190, (across[0], across[-1]), (up[0], up[-1]), left=left, right=24)
     line = frame.line([(cost, worth) for _, cost, worth in points])
     marks = [_point(frame, "point", label, c, w, shows) for label, c, w in points]
     marks += [_point(frame, "rival", *rival, shows)] if rival else []
@@ -117,7 +117,7 @@ def against_cost(
 
 
 def _point(
-    frame: Frame, kind: str, label: str, cost: float, worth: float, shows: tuple[Format, Format]
+    frame: ChartFrame, kind: str, label: str, cost: float, worth: float, shows: tuple[Format, Format]
 ) -> str:
     """Draw a point, its figures on hovering."""
     x, y = frame.at(cost, worth)
@@ -138,7 +138,7 @@ def sensitivity(
         worst: The largest drop of all groups.
         removed: The fraction that was removed in the end, marked by a line.
     """
-    frame = Frame(180, 84, (0, 1), (0, worst or 1), left=4, right=4, top=6, bottom=4)
+    frame = ChartFrame(180, 84, (0, 1), (0, worst or 1), left=4, right=4, top=6, bottom=4)
     points = [(0.0, 0.0), *zip(ratios, drops, strict=True)]
     parts = [frame.line([(0, 0), (1, 0)], "grid"), frame.line(points)]
     if removed:
@@ -163,7 +163,7 @@ def _room(ticks: Sequence[float], show: Format) -> int:
     return max(52, 10 + 7 * max(len(show(tick)) for tick in ticks))
 
 
-def _mark(frame: Frame, index: int, value: float, show: Format, best: bool, count: int) -> str:
+def _mark(frame: ChartFrame, index: int, value: float, show: Format, best: bool, count: int) -> str:
     """Draw a point with its value: in words at both ends and at the best, on hovering elsewhere."""
     x, y = frame.at(index, value)
     tip = f"<title>{'original' if index == 0 else f'iteration {index}'}: {escape(show(value))}</title>"
@@ -177,7 +177,7 @@ def _mark(frame: Frame, index: int, value: float, show: Format, best: bool, coun
     )
 
 
-def _tick_below(frame: Frame, index: int, text: str) -> str:
+def _tick_below(frame: ChartFrame, index: int, text: str) -> str:
     x, _ = frame.at(index, frame.y[0])
     return _text("tick", x if index else x - 8, frame.height - 8, "middle" if index else "start", text)
 

@@ -16,8 +16,8 @@ from onnxprune.evaluate.data.sources import (
     BooleanArray,
     CallableSource,
     ChosenSource,
+    DataPart,
     MemorySource,
-    Part,
     Source,
     open_shards,
     samples_first,
@@ -217,9 +217,9 @@ def _source(spec: str | Path | Mapping[str, Array] | Callable[[], Iterable[Any]]
     return open_shards(Path(spec), schema)
 
 
-def _regrouped(parts: Iterable[Part], size: int, rng: np.random.Generator | None) -> Iterator[Part]:
+def _regrouped(parts: Iterable[DataPart], size: int, rng: np.random.Generator | None) -> Iterator[DataPart]:
     """Cut and join parts into groups of `size` samples, together with where (the last of) them came from."""
-    pieces: list[Part] = []
+    pieces: list[DataPart] = []
     missing = size
     for part in parts:
         rows = len(next(iter(part.arrays.values())))
@@ -240,7 +240,7 @@ def _regrouped(parts: Iterable[Part], size: int, rng: np.random.Generator | None
         yield _joined(pieces)
 
 
-def _same_form(one: Part, other: Part) -> bool:
+def _same_form(one: DataPart, other: DataPart) -> bool:
     """Return whether two groups of samples can be joined: equal form, equal shared arrays."""
     a, b = one.arrays, other.arrays
     if set(a) != set(b) or one.axes != other.axes:
@@ -250,7 +250,7 @@ def _same_form(one: Part, other: Part) -> bool:
     return same and all(a[n].shape[1:] == b[n].shape[1:] for n in a)
 
 
-def _joined(pieces: list[Part]) -> Part:
+def _joined(pieces: list[DataPart]) -> DataPart:
     if len(pieces) == 1:
         return pieces[0]._replace(arrays={n: np.asarray(a) for n, a in pieces[0].arrays.items()})
     joined = {n: np.concatenate([p.arrays[n] for p in pieces]) for n in pieces[0].arrays}

@@ -17,7 +17,7 @@ _FIRST_AXIS = "the first axis of every array counts the samples"
 _COUNTS = "the first axis counts the samples, the others must be the model's"
 
 
-class Layout(Protocol):
+class ArrayLayout(Protocol):
     """Shape and type of an array that need not be in memory."""
 
     @property
@@ -55,7 +55,7 @@ class Schema:
         inputs, outputs = ("; ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
         return f"the model's inputs are {inputs or 'none'}; its outputs are {outputs or 'none'}"
 
-    def check(self, arrays: Mapping[str, Layout], where: str) -> int:
+    def check(self, arrays: Mapping[str, ArrayLayout], where: str) -> int:
         """Check names, shapes, types and lengths without reading a value.
 
         Args:
@@ -89,7 +89,7 @@ class Schema:
             raise DataError(f"no array in {where} has an axis of samples", _FIRST_AXIS)
         return next(iter(lengths.values()))
 
-    def axes(self, arrays: Mapping[str, Layout]) -> Axes:
+    def axes(self, arrays: Mapping[str, ArrayLayout]) -> Axes:
         """Return the axis of each array that counts the samples, ``None`` where all samples have the same."""
         return sample_axes(self.inputs, self.outputs, {name: a.shape for name, a in arrays.items()})
 
@@ -121,7 +121,7 @@ class Schema:
             self._check_label_values(converted[LABELS], where)
         return converted
 
-    def _check_names(self, arrays: Mapping[str, Layout], where: str) -> None:
+    def _check_names(self, arrays: Mapping[str, ArrayLayout], where: str) -> None:
         known = {s.name for s in (*self.inputs, *self.outputs)} | {LABELS}
         missing = sorted({s.name for s in self.inputs} - set(arrays))
         unknown = sorted(set(arrays) - known)
@@ -135,7 +135,7 @@ class Schema:
         if not self.inputs:
             raise DataError("the model has no inputs that data could be fed to", "leave the data out")
 
-    def _check_layout(self, spec: TensorSpec, array: Layout, axis: int | None, where: str) -> None:
+    def _check_layout(self, spec: TensorSpec, array: ArrayLayout, axis: int | None, where: str) -> None:
         wanted = [None if a == axis else size for a, size in enumerate(spec.shape)]
         if spec.shape and not _matches(array.shape, wanted, len(array.shape) == len(spec.shape)):
             counts = (
@@ -215,7 +215,7 @@ def _converts(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     return given.kind in "iu" and wanted.kind in "iu" and np.can_cast(given, wanted, "safe")
 
 
-def _check_labels_layout(labels: Layout, where: str) -> None:
+def _check_labels_layout(labels: ArrayLayout, where: str) -> None:
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"the labels in {where} are of type {labels.dtype}, not integers",

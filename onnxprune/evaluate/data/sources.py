@@ -38,7 +38,7 @@ _BOUND = "if it has no end, bound it: --samples, data.limit in a recipe, or in t
 _WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
 
 
-class Part(NamedTuple):
+class DataPart(NamedTuple):
     """Some samples.
 
     Attributes:
@@ -53,11 +53,11 @@ class Part(NamedTuple):
     axes: Axes
 
     @classmethod
-    def of(cls, where: str, arrays: Mapping[str, Array], axes: Axes, rows: int) -> Part:
+    def of(cls, where: str, arrays: Mapping[str, Array], axes: Axes, rows: int) -> DataPart:
         """Put the samples on the first axis of arrays in the model's own layout."""
         return cls(where, {n: samples_first(a, axes[n], rows) for n, a in arrays.items()}, axes)
 
-    def chosen(self, rows: Any) -> Part:
+    def chosen(self, rows: Any) -> DataPart:
         """Return some of the samples, by their indices or as a slice."""
         return self._replace(arrays={n: a[rows] for n, a in self.arrays.items()})
 
@@ -81,7 +81,7 @@ class Source(ABC):
     samples: int | None
 
     @abstractmethod
-    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield the samples in parts, one part in memory at a time.
 
         Args:
@@ -102,11 +102,11 @@ class MemorySource(Source):
         self.samples = schema.check(self._arrays, self.name)
         self._axes = schema.axes(self._arrays)
 
-    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield the arrays as one part."""
         del rng
         assert self.samples is not None
-        yield Part.of(self.name, self._arrays, self._axes, self.samples).chosen(slice(limit))
+        yield DataPart.of(self.name, self._arrays, self._axes, self.samples).chosen(slice(limit))
 
 
 class ChosenSource(Source):
@@ -122,7 +122,7 @@ class ChosenSource(Source):
         self.samples = self._count = int(chosen.sum())
         self._source, self._chosen = source, chosen
 
-    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield what is left of each part."""
         del rng
         start, left = 0, self._count if limit is None else limit
@@ -164,7 +164,7 @@ class ShardSource(Source):
                 )
         self.samples = sum(rows for _, rows in self._shards)
 
-    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield one part a shard."""
         wanted = self._within(limit)
         order = range(len(wanted)) if rng is None else rng.permutation(len(wanted))
@@ -172,7 +172,7 @@ class ShardSource(Source):
             path, rows = wanted[index]
             axes, whole = self._axes[path], dict(self._shards)[path]
             for arrays in _unpacked(path, axes, whole, rows, rows if rng is not None else None):
-                yield Part(path.name, arrays, axes)
+                yield DataPart(path.name, arrays, axes)
 
     def _within(self, limit: int | None) -> list[tuple[Path, int]]:
         """Return the shards, and of each the rows, that hold the first samples."""
@@ -201,7 +201,7 @@ class CallableSource(Source):
         self._schema = schema
         self._told = False
 
-    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[Part]:
+    def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield one part a batch, in the callable's own order."""
         del rng
         count, empty, begin = 0, 0, time.monotonic()
@@ -209,7 +209,7 @@ class CallableSource(Source):
             where = f"batch {number} of {self.name}"
             arrays = _named_arrays(batch, self._schema, where)
             rows = self._schema.check(arrays, where)
-            part = Part.of(where, arrays, self._schema.axes(arrays), rows)
+            part = DataPart.of(where, arrays, self._schema.axes(arrays), rows)
             yield part.chosen(slice(None if limit is None else limit - count))
             count, empty = count + rows, 0 if rows else empty + 1
             if limit is not None and count >= limit:

@@ -11,7 +11,7 @@ from onnxprune.decisions.channels.interface import Interface
 from onnxprune.errors import LimitError, ModelError
 from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
-from onnxprune.evaluate.equivalence.paths import Graph
+from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError
 from onnxprune.evaluate.equivalence.tails import Pair
 from onnxprune.ir import with_outputs
@@ -19,7 +19,7 @@ from onnxprune.runtime import Array, Session
 
 
 @dataclass(frozen=True)
-class Run:
+class ReferenceRun:
     """Inputs that the reference takes.
 
     Attributes:
@@ -52,7 +52,7 @@ class Comparison:
         reference: onnx.ModelProto,
         candidate: onnx.ModelProto,
         pairs: Iterable[Pair],
-        graphs: tuple[Graph, Graph],
+        graphs: tuple[ComputationGraph, ComputationGraph],
         interface: Interface,
     ) -> None:
         self.interface = interface
@@ -62,7 +62,7 @@ class Comparison:
         self._other = Session(with_outputs(candidate, [b for _, b in self._pairs]), optimize=False)
         self.records = {pair: _record(pair, graphs) for pair in self._pairs}
 
-    def run(self, run: Run) -> None:
+    def run(self, run: ReferenceRun) -> None:
         """Run both models.
 
         Raises:
@@ -81,13 +81,13 @@ class Comparison:
         for pair, record in self.records.items():
             record.add(expected[pair[0]], actual[pair[1]], run.where, run.lenient)
 
-    def over(self, runs: Sequence[Run]) -> dict[Pair, Record]:
+    def over(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
         """Run both models on inputs that the reference takes, and return what was found."""
         for run in runs:
             self.run(run)
         return self.records
 
-    def noise(self, runs: Sequence[Run]) -> dict[Pair, Record]:
+    def noise(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
         """Run the reference against itself, inputs and weights changed by one last place."""
         noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
         for number in range(ROUNDS):
@@ -106,7 +106,7 @@ class Comparison:
         return noises
 
 
-def _record(pair: Pair, graphs: tuple[Graph, Graph]) -> Record:
+def _record(pair: Pair, graphs: tuple[ComputationGraph, ComputationGraph]) -> Record:
     one, two = graphs
     widths = [g.widths[n] for g, n in zip(graphs, pair, strict=True) if n in g.widths]
     return Record(

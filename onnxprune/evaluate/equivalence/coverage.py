@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.analysis.inputs.ladder import Shapes, enlarged
 from onnxprune.errors import ModelError
-from onnxprune.evaluate.equivalence.comparison import Run
+from onnxprune.evaluate.equivalence.comparison import ReferenceRun
 from onnxprune.evaluate.equivalence.draws import drawn
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, TensorSpec
@@ -24,7 +24,7 @@ def covering(
     specs: Sequence[TensorSpec],
     shapes: Shapes,
     rows: Mapping[str, int],
-    run: Callable[[Run], bool],
+    run: Callable[[ReferenceRun], bool],
     seconds: float,
 ) -> list[str]:
     """Feed every row number of the table that each integer input indexes, as far as the time goes.
@@ -54,7 +54,7 @@ def covering(
             feed = _feed(model, specs, wide)
             if feed:
                 feed[name] = _chunk(numbers, fed, feed[name])
-            if not feed or not run(Run(feed, f"all rows for '{name}'")):
+            if not feed or not run(ReferenceRun(feed, f"all rows for '{name}'")):
                 if wide == shapes:
                     break
                 wide = shapes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.evaluate.equivalence.measure import Lines, Record
+from onnxprune.evaluate.equivalence.measure import AxisErrors, Record
 from onnxprune.evaluate.equivalence.noise import LAST_PLACE
 from onnxprune.runtime import Array
 
@@ -68,18 +68,18 @@ def _size(noise: Record) -> float:
     return noise.worst.max_rel_error if np.isfinite(noise.worst.max_rel_error) else 0.0
 
 
-def _few_places(line: Lines, place: float, usual: float) -> Array:
+def _few_places(line: AxisErrors, place: float, usual: float) -> Array:
     """Return what a few last places of the tensor are, as far as they are little beside each channel."""
     few = FEW_PLACES * place * line.scale.max(initial=0)
     return np.asarray(np.minimum(few, LARGEST_MARGIN * usual * line.scale))
 
 
-def _line_passes(line: Lines, noise: Lines | None, usual: float, floor: Array) -> bool:
+def _line_passes(line: AxisErrors, noise: AxisErrors | None, usual: float, floor: Array) -> bool:
     within = np.maximum(usual * line.scale, floor)
     if noise is not None and noise.error.shape == line.error.shape:
         within = np.maximum(within, NOISE_MARGIN * noise.error)
     return bool((line.error <= within).all())
 
 
-def _line(noise: Record | None, axis: int) -> Lines | None:
+def _line(noise: Record | None, axis: int) -> AxisErrors | None:
     return noise.known_lines().get(axis) if noise is not None else None

@@ -13,7 +13,7 @@ _NEAR_INFINITY = 1 / 16
 
 
 @dataclass
-class Lines:
+class AxisErrors:
     """The largest error and the largest number at each index of one axis, over all runs.
 
     Attributes:
@@ -54,7 +54,7 @@ class Record:
     where: str = ""
     finite: bool = False
     varies: bool = False
-    lines: dict[int, Lines | None] = field(default_factory=dict)
+    lines: dict[int, AxisErrors | None] = field(default_factory=dict)
     mean_error: float = 0.0
     mean_scale: float = 0.0
     elements: int = 0
@@ -112,12 +112,12 @@ class Record:
             self.lines = dict.fromkeys(range(a.ndim))
         for axis in range(a.ndim):
             others = tuple(k for k in range(a.ndim) if k != axis)
-            found = Lines(error.max(axis=others), scale.max(axis=others))
+            found = AxisErrors(error.max(axis=others), scale.max(axis=others))
             before = self.lines.setdefault(axis, found)
             if before is None or before.error.shape != found.error.shape:
                 self.lines[axis] = None
             elif before is not found:
-                self.lines[axis] = Lines(
+                self.lines[axis] = AxisErrors(
                     np.maximum(before.error, found.error), np.maximum(before.scale, found.scale)
                 )
 
@@ -126,7 +126,7 @@ class Record:
         """``mean|a − b| / mean|a|`` over all runs."""
         return self.mean_error / self.mean_scale if self.mean_scale else float(self.mean_error > 0)
 
-    def known_lines(self) -> dict[int, Lines]:
+    def known_lines(self) -> dict[int, AxisErrors]:
         """Return the errors index by index, for axes of one length in all runs that have several."""
         return {k: line for k, line in self.lines.items() if line is not None and len(line.error) > 1}
 

@@ -26,7 +26,7 @@ _DRAWING = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformL
 
 
 @dataclass(frozen=True)
-class Graph:
+class ComputationGraph:
     """The main graph of a model, ready to be walked.
 
     Attributes:
@@ -46,7 +46,7 @@ class Graph:
     dependent: frozenset[str]
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto) -> Graph:
+    def of(cls, proto: onnx.ModelProto) -> ComputationGraph:
         """Walk through a model once, in the order of execution."""
         graph = proto.graph
         constants = {t.name: t for t in graph.initializer}
@@ -59,7 +59,7 @@ class Graph:
         makers = {o: n for n in graph.node for o in n.output if o and o not in constants}
         return cls(makers, constants, inputs, walk.widths, frozenset(walk.rounded), frozenset(walk.dependent))
 
-    def same_constant(self, name: str, other: Graph, its: str) -> bool:
+    def same_constant(self, name: str, other: ComputationGraph, its: str) -> bool:
         """Return true if a constant of this graph and one of another are equal, types included."""
         one, two = self.constants[name], other.constants[its]
         if one.data_type != two.data_type or list(one.dims) != list(two.dims):

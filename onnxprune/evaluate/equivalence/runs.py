@@ -10,14 +10,14 @@ from onnxprune.analysis.inputs.ladder import Shapes, Trial, estimated_bytes, tri
 from onnxprune.decisions.channels.interface import Interface
 from onnxprune.errors import EndlessError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
-from onnxprune.evaluate.equivalence.comparison import Comparison, Run
+from onnxprune.evaluate.equivalence.comparison import Comparison, ReferenceRun
 from onnxprune.evaluate.equivalence.contract import interface_differences
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.evaluate.equivalence.device import with_device
 from onnxprune.evaluate.equivalence.draws import KINDS, drawn, table_rows
 from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
 from onnxprune.evaluate.equivalence.measure import Record
-from onnxprune.evaluate.equivalence.paths import Graph
+from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError, Subjects, subjects
 from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail, picked_from
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
@@ -72,10 +72,10 @@ class EquivalenceCheck:
     budget: CheckBudget
     seed: int = 0
     shrunk: Shrunk | None = None
-    graphs: tuple[Graph, Graph] = field(init=False)
+    graphs: tuple[ComputationGraph, ComputationGraph] = field(init=False)
     points: dict[str, list[Pair]] = field(init=False)
     comparison: Comparison = field(init=False)
-    runs: list[Run] = field(default_factory=list)
+    runs: list[ReferenceRun] = field(default_factory=list)
     count: int = 0
     tried: dict[str, Shapes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class EquivalenceCheck:
     def __post_init__(self) -> None:
         """Load the two models with all that is to be compared as their outputs."""
         made = self.subjects
-        self.graphs = Graph.of(made.reference), Graph.of(made.candidate)
+        self.graphs = ComputationGraph.of(made.reference), ComputationGraph.of(made.candidate)
         self.points = {o: picked_from(*self.graphs, o) for o in made.outputs}
         pairs = [(o, o) for o in made.outputs]
         pairs += [*made.points, *(p for points in self.points.values() for p in points)]
@@ -134,7 +134,7 @@ class EquivalenceCheck:
         session = self.comparison.session
         dataset = open_data(data, session.inputs, session.outputs)
         for batch in dataset.take(samples).batches(session.fixed_batch or 16):
-            self._run(Run(batch.inputs, f"samples of {dataset.name}"))
+            self._run(ReferenceRun(batch.inputs, f"samples of {dataset.name}"))
 
     def redraw(self) -> None:
         """Draw in other ways: masks that hide something, and what the outputs need that are not shown yet."""
@@ -182,12 +182,12 @@ class EquivalenceCheck:
             return False
         for feed in feeds:
             where = _said(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
-            if not self._run_quietly(Run(feed, where, lenient=kind != KINDS[0])):
+            if not self._run_quietly(ReferenceRun(feed, where, lenient=kind != KINDS[0])):
                 break
             took = True
         return took
 
-    def _run_quietly(self, run: Run) -> bool:
+    def _run_quietly(self, run: ReferenceRun) -> bool:
         """Run inputs; tell whether the reference takes them."""
         try:
             with runs_within(self.budget.run_seconds):
@@ -200,7 +200,7 @@ class EquivalenceCheck:
             return False
         return True
 
-    def _run(self, run: Run) -> None:
+    def _run(self, run: ReferenceRun) -> None:
         self.comparison.run(run)
         self.count += 1
         if len(self.runs) < _KEPT_RUNS:
@@ -330,7 +330,7 @@ class Conclusion:
                 copy.CopyFrom(proto)
                 protos.append(copy)
             if sum(without_rounding(proto) for proto in protos):
-                graphs = Graph.of(protos[0]), Graph.of(protos[1])
+                graphs = ComputationGraph.of(protos[0]), ComputationGraph.of(protos[1])
                 interface = self._of.comparison.interface
                 comparison = Comparison(protos[0], protos[1], self._records, graphs, interface)
                 self._plain = comparison.over(self._of.runs)

@@ -8,7 +8,7 @@ import onnx
 
 from onnxprune.errors import LimitError, ModelError
 from onnxprune.evaluate.equivalence.tails import Pair
-from onnxprune.evaluate.runnable import Cut, cut_before, reproducible, unknown_operators, widened
+from onnxprune.evaluate.runnable import RunnableModel, cut_before, reproducible, unknown_operators, widened
 from onnxprune.ir import Model, every_graph, label
 from onnxprune.runtime import Session
 
@@ -78,7 +78,7 @@ def _cut(
     )
 
 
-def _about(cut: Cut, unknown: set[tuple[str, str]], stand_in: bool) -> list[str]:
+def _about(cut: RunnableModel, unknown: set[tuple[str, str]], stand_in: bool) -> list[str]:
     """Say what was cut off."""
     strangers = [n for n in cut.nodes if any((m.domain, m.op_type) in unknown for m in _inside(n))]
     names = ", ".join(dict.fromkeys(f"{node.op_type} '{label(node)}'" for node in strangers))

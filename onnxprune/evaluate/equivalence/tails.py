@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.evaluate.equivalence.paths import Graph
+from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.ir import GraphIndex, bodies, captured
 
 Pair = tuple[str, str]
@@ -64,7 +64,7 @@ class Tail:
     jumping: tuple[str, ...]
 
 
-def picked_from(reference: Graph, candidate: Graph, output: str) -> list[Pair]:
+def picked_from(reference: ComputationGraph, candidate: ComputationGraph, output: str) -> list[Pair]:
     """Return the operands of operators that saturate or pick, right before an output, in both graphs."""
     points: dict[Pair, None] = {}
     pending, seen = [(output, output)], set()
@@ -85,7 +85,7 @@ def picked_from(reference: Graph, candidate: Graph, output: str) -> list[Pair]:
     return [p for p in points if p[0] in reference.dependent or p[1] in candidate.dependent]
 
 
-def common_tail(reference: Graph, candidate: Graph, output: str) -> Tail:
+def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output: str) -> Tail:
     """Return the last part of both graphs, before an output, that is the same node by node."""
     ends: dict[Pair, None] = {}
     jumping: dict[str, None] = {}
@@ -108,7 +108,7 @@ def common_tail(reference: Graph, candidate: Graph, output: str) -> Tail:
     return Tail(tuple(ends), tuple(jumping))
 
 
-def _source(graph: Graph, name: str) -> str:
+def _source(graph: ComputationGraph, name: str) -> str:
     """Follow a tensor back to what it only shows in another shape; through an If, where all branches do."""
     while (node := graph.makers.get(name)) is not None:
         if node.op_type in _PASSING:
@@ -137,7 +137,13 @@ def _alike(one: onnx.NodeProto, two: onnx.NodeProto, pair: Pair) -> bool:
     )
 
 
-def _same(reference: Graph, candidate: Graph, one: onnx.NodeProto, two: onnx.NodeProto, pair: Pair) -> bool:
+def _same(
+    reference: ComputationGraph,
+    candidate: ComputationGraph,
+    one: onnx.NodeProto,
+    two: onnx.NodeProto,
+    pair: Pair,
+) -> bool:
     """Return true if two nodes compute the same function of their operands that are no constants."""
     if not _alike(one, two, pair) or _attributes(one) != _attributes(two):
         return False
@@ -145,7 +151,7 @@ def _same(reference: Graph, candidate: Graph, one: onnx.NodeProto, two: onnx.Nod
     return all(_fits(reference, candidate, p) for p in operands)
 
 
-def _fits(reference: Graph, candidate: Graph, pair: Pair) -> bool:
+def _fits(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:
     """Return true if two operands can stand for each other: equal constants, one input, or results."""
     known = pair[0] in reference.constants, pair[1] in candidate.constants
     if any(known):
@@ -156,7 +162,7 @@ def _fits(reference: Graph, candidate: Graph, pair: Pair) -> bool:
     return bool(pair[0]) == bool(pair[1])
 
 
-def _same_source(reference: Graph, candidate: Graph, pair: Pair) -> bool:
+def _same_source(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:
     """Return true if two tensors that no nodes make are the same input or equal constants."""
     made = pair[0] in reference.makers or pair[1] in candidate.makers
     return not made and _fits(reference, candidate, pair)
@@ -167,7 +173,7 @@ def _operands(one: onnx.NodeProto, two: onnx.NodeProto) -> Iterator[Pair]:
     yield from ((name, name) for name in captured(one))
 
 
-def _made(reference: Graph, candidate: Graph, pair: Pair) -> bool:
+def _made(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:
     return pair[0] in reference.makers and pair[1] in candidate.makers
 
 

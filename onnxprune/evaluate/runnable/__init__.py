@@ -10,11 +10,11 @@ session       a session of what the runtime can run
 from onnxprune.evaluate.runnable.reproducible import reproducible
 from onnxprune.evaluate.runnable.rounding import is_rounding, steps, without_rounding
 from onnxprune.evaluate.runnable.session import runnable_session
-from onnxprune.evaluate.runnable.unknown import Cut, cut_before, unknown_operators
+from onnxprune.evaluate.runnable.unknown import RunnableModel, cut_before, unknown_operators
 from onnxprune.evaluate.runnable.widened import widened
 
 __all__ = [
-    "Cut",
+    "RunnableModel",
     "cut_before",
     "is_rounding",
     "reproducible",

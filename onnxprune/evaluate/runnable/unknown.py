@@ -16,7 +16,7 @@ Operator = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Cut:
+class RunnableModel:
     """The rest of a model that was cut.
 
     Attributes:
@@ -40,7 +40,9 @@ def unknown_operators(proto: onnx.ModelProto) -> set[Operator]:
     return {o for o in used - functions if not has_operator(*o) and find_spec(*o).function is None}
 
 
-def cut_before(proto: onnx.ModelProto, operators: Collection[Operator], stand_in: bool = False) -> Cut:
+def cut_before(
+    proto: onnx.ModelProto, operators: Collection[Operator], stand_in: bool = False
+) -> RunnableModel:
     """Return a model without certain operators, without what depends on them, and without non-tensor outputs.
 
     Args:
@@ -69,7 +71,7 @@ def cut_before(proto: onnx.ModelProto, operators: Collection[Operator], stand_in
     del graph.output[:]
     graph.output.extend(outputs)
     _drop_dead(graph)
-    return Cut(copy, operands, tuple(cut), tuple(n for n in before if n in gone))
+    return RunnableModel(copy, operands, tuple(cut), tuple(n for n in before if n in gone))
 
 
 def _divided(

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxprune.errors import WorkerError
 from onnxprune.evaluate.sensitivity.worker import pickled, read_frame, write_frame
-from onnxprune.support.lifeline import Watch, kill_group
+from onnxprune.support.lifeline import WorkerMonitor, kill_group
 
 _WORKER = "from onnxprune.evaluate.sensitivity.worker import main; main()"
 _GRACE_S = 5.0
@@ -39,7 +39,7 @@ class Pool:
         self._outcomes: queue.Queue[tuple[Any, bool, Any]] = queue.Queue()
         self._lock = threading.Lock()
         self._workers = [_start(threads) for _ in range(count)]
-        self._watches = [Watch(process) for process in self._workers]
+        self._watches = [WorkerMonitor(process) for process in self._workers]
 
     def results(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Yield every item with what came of it, as they are finished, in no particular order.
@@ -69,7 +69,7 @@ class Pool:
                     assert stream is not None
                     stream.close()
 
-    def _serve(self, process: subprocess.Popen[bytes], watch: Watch, pending: Iterator[Any]) -> None:
+    def _serve(self, process: subprocess.Popen[bytes], watch: WorkerMonitor, pending: Iterator[Any]) -> None:
         """Hand a worker one item after the other."""
         assert process.stdin is not None
         item: Any = None
@@ -89,7 +89,7 @@ class Pool:
         except Exception as error:  # an answer that cannot be read
             self._outcomes.put((item, False, error))
 
-    def _answer(self, process: subprocess.Popen[bytes], watch: Watch) -> tuple[bool, Any]:
+    def _answer(self, process: subprocess.Popen[bytes], watch: WorkerMonitor) -> tuple[bool, Any]:
         """Wait for the answer of a worker."""
         assert process.stdout is not None
         while (frame := read_frame(process.stdout)) == b"":
@@ -99,7 +99,7 @@ class Pool:
         done, value = pickle.loads(frame)
         return done, value
 
-    def _obituary(self, process: subprocess.Popen[bytes], watch: Watch) -> WorkerError:
+    def _obituary(self, process: subprocess.Popen[bytes], watch: WorkerMonitor) -> WorkerError:
         """Say how a worker has ended."""
         if watch.verdict:
             return WorkerError(f"a worker process {watch.verdict}", self._hint)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import DataError
 from onnxprune.evaluate.sensitivity.cut import Cut, extract, stations
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, Stage
+from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, SampleStage
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
 
@@ -90,7 +90,7 @@ class Prefix:
     """
 
     def __init__(
-        self, route: CutSequence, examination: MeasurementSetup, stage: Stage, cache_bytes: int
+        self, route: CutSequence, examination: MeasurementSetup, stage: SampleStage, cache_bytes: int
     ) -> None:
         self._route, self._exam, self._stage = route, examination, stage
         self._limit = cache_bytes

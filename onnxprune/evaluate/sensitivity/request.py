@@ -71,7 +71,7 @@ class SensitivityRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule:
+class RemovalSteps:
     """The channels removed from one group, step by step.
 
     Attributes:
@@ -87,7 +87,7 @@ class Schedule:
     gone: int
 
     @classmethod
-    def of(cls, ratios: Sequence[float], group: Group, scores: Scores, gone: Sequence[int]) -> Schedule:
+    def of(cls, ratios: Sequence[float], group: Group, scores: Scores, gone: Sequence[int]) -> RemovalSteps:
         """Round the ratios to whole channels; one always stays.
 
         Args:

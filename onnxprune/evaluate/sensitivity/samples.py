@@ -19,7 +19,7 @@ Scores = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
-class Stage:
+class SampleStage:
     """Some of the samples.
 
     Attributes:
@@ -52,7 +52,7 @@ class MeasurementSetup:
     """
 
     metric: Metric
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[SampleStage, ...] = ()
     value: float = 0.0
     baseline: Baseline | None = None
     batch_size: int = 64
@@ -129,7 +129,7 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Measurem
             tallies[int(np.searchsorted(first, index, "right")) - 1].add(answer)
     value = whole.value()
     check_number(metric, value, f"{session.name} on {datasets[0].name}")
-    stages = [Stage(*parts) for parts in zip(datasets, first, counts, [t.scores for t in tallies])]  # noqa: B905
+    stages = [SampleStage(*parts) for parts in zip(datasets, first, counts, [t.scores for t in tallies])]  # noqa: B905
     return replace(examination, stages=tuple(stages), value=value, baseline=baseline)
 
 

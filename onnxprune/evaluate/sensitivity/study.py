@@ -25,7 +25,7 @@ from onnxprune.evaluate.sensitivity.fast import estimate
 from onnxprune.evaluate.sensitivity.ledger import Ledger, digest_of, earlier_analysis
 from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.evaluate.sensitivity.remote_task import RemoteTask, Todo, find, packed
-from onnxprune.evaluate.sensitivity.request import Schedule, SensitivityRequest
+from onnxprune.evaluate.sensitivity.request import RemovalSteps, SensitivityRequest
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, check_number, observe
 from onnxprune.evaluate.sensitivity.search import Search
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
@@ -33,7 +33,7 @@ from onnxprune.evaluate.sensitivity.workers import Executor
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.criteria import CRITERIA
 from onnxprune.scoring.criteria.eliminations import observed_readers, weigh
 from onnxprune.scoring.criteria.gather import PRODUCT_SAMPLES, gather
@@ -59,7 +59,7 @@ class SensitivityRun:
     question: SensitivityRequest
     model: Model
     channels: Channels
-    schedules: Mapping[str, Schedule]
+    schedules: Mapping[str, RemovalSteps]
     session: Session
     dataset: Dataset
     examination: MeasurementSetup
@@ -99,7 +99,7 @@ class SensitivityRun:
         }
         channels, scores = ranked(channels, judged, gone)
         schedules = {
-            g.name: Schedule.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
+            g.name: RemovalSteps.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
         }
         return cls(question, model, channels, schedules, session, chosen, examination, executor, refit)
 
@@ -243,7 +243,7 @@ class SensitivityRun:
 
 def _calibrated(
     question: SensitivityRequest, channels: Channels, data: Dataset, examination: MeasurementSetup
-) -> tuple[Evidence | None, Refit | None]:
+) -> tuple[CalibrationStatistics | None, Refit | None]:
     """Look at samples once, for the criterion and for refitting."""
     size, threads = examination.batch_size, examination.threads
     if not question.repair or question.method != "measured":
@@ -253,7 +253,7 @@ def _calibrated(
     feeds = (b.inputs for b in batches if not examination.whole_batches or b.size == size)
     seen = list(observed_readers(channels, feeds, threads, question.seed))
     if CRITERIA[question.criterion].needs == "products":
-        evidence: Evidence | None = weigh(channels, seen)
+        evidence: CalibrationStatistics | None = weigh(channels, seen)
     else:
         how = {"batch_size": question.batch_size, "threads": threads, "seed": question.seed}
         evidence = gather(channels, question.criterion, data, **how)

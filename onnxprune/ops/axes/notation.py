@@ -36,7 +36,7 @@ Ranks = tuple["int | None", ...]
 
 
 @dataclass(frozen=True)
-class Layout:
+class PatternLayout:
     """A pattern as it reads for operands and results of certain ranks.
 
     Attributes:
@@ -59,7 +59,7 @@ def fits(context: Context, pattern: str) -> bool:
     return _layout(context, pattern) is not None
 
 
-def _layout(context: Context, pattern: str) -> Layout | None:
+def _layout(context: Context, pattern: str) -> PatternLayout | None:
     operands, results = parse(pattern)
     return lay_out(
         pattern,
@@ -69,7 +69,7 @@ def _layout(context: Context, pattern: str) -> Layout | None:
 
 
 @cache
-def lay_out(pattern: str, operands: Ranks, results: Ranks) -> Layout | None:
+def lay_out(pattern: str, operands: Ranks, results: Ranks) -> PatternLayout | None:
     """Read a pattern: once for all nodes of one kind."""
     left, right = parse(pattern)
     inside, outside = _spread_all(left, operands), _spread_all(right, results)
@@ -79,7 +79,7 @@ def lay_out(pattern: str, operands: Ranks, results: Ranks) -> Layout | None:
     made = {n for axes in right for axis in axes for n in axis}
     summed = sorted({n for n in names if n not in made and n[0] != "*" and not n.isdigit()})
     spread = [n for n in dict.fromkeys(names) if n[0] == "*"]
-    return Layout(
+    return PatternLayout(
         operands=tuple(inside),
         results=tuple(outside),
         summed=tuple((n, tuple(k for k, axes in inside if any(n in a for a in axes))) for n in summed),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div
 from onnxprune.algebra.sizes.tensors import Shape
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
 @size_rule("Attention")
-def attention(node: Node) -> None:
+def attention(node: SizedNode) -> None:
     """Heads as an axis of their own, or side by side."""
     query, key, value = (node.shape(k) for k in range(3))
     if query is None or key is None or value is None:
@@ -31,7 +31,7 @@ def attention(node: Node) -> None:
 
 
 @size_rule("MultiHeadAttention", domain=MICROSOFT)
-def multi_head_attention(node: Node) -> None:
+def multi_head_attention(node: SizedNode) -> None:
     """Query, key and value apart or packed; the present is as long as past and key together."""
     query, key, value = (node.shape(k) for k in range(3))
     heads = node.required("num_heads")
@@ -56,7 +56,7 @@ def multi_head_attention(node: Node) -> None:
 
 
 @size_rule("DecoderMaskedMultiHeadAttention", domain=MICROSOFT)
-def masked_attention(node: Node) -> None:
+def masked_attention(node: SizedNode) -> None:
     """One step; the caches may be larger buffers."""
     query, past, past_value = node.shape(), node.shape(5), node.shape(6)
     node.put(0, query)
@@ -65,7 +65,7 @@ def masked_attention(node: Node) -> None:
 
 
 @size_rule("GroupQueryAttention", domain=MICROSOFT)
-def group_query_attention(node: Node) -> None:
+def group_query_attention(node: SizedNode) -> None:
     """Fewer heads of keys than of queries; the length of the present is a number in a tensor."""
     shape = node.shape()
     heads, groups = node.required("num_heads"), node.required("kv_num_heads")
@@ -80,7 +80,7 @@ def group_query_attention(node: Node) -> None:
         node.put(place, [shape[0], groups, length, width])
 
 
-def _present(node: Node) -> Value:
+def _present(node: SizedNode) -> Value:
     """Return the length of a present: the larger of the past's and all of the sequence."""
     whole, past = node.known(6), node.shape(3)
     if past is None and (shape := node.shape()) is not None and not node.has(3):
@@ -92,7 +92,7 @@ def _present(node: Node) -> Value:
 
 
 @size_rule("Attention", "QAttention", domain=MICROSOFT)
-def packed_attention(node: Node) -> None:
+def packed_attention(node: SizedNode) -> None:
     """One matrix for query, key and value."""
     shape, weight = node.shape(), node.shape(1)
     if shape is None or weight is None:
@@ -112,7 +112,7 @@ def packed_attention(node: Node) -> None:
 
 
 @size_rule("RelativePositionBias", domain=MICROSOFT)
-def relative_bias(node: Node) -> None:
+def relative_bias(node: SizedNode) -> None:
     """A number for each head, query and key."""
     table, query, key = node.shape(), node.elements(1), node.elements(2)
     heads: Value = node.fresh(0, 1) if table is None else table[1]
@@ -124,7 +124,7 @@ def relative_bias(node: Node) -> None:
 
 
 @size_rule("GatedRelativePositionBias", domain=MICROSOFT)
-def gated_bias(node: Node) -> None:
+def gated_bias(node: SizedNode) -> None:
     """A number for each head, query and key of each sample."""
     layer: Shape | None = node.shape()
     if layer is None:

@@ -12,7 +12,7 @@ from onnxprune.algebra.sizes.algebra import Extent, Size, Value, choose, is_nonn
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import BOOL, INT64, Shape, Values
 from onnxprune.errors import ModelError
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 _ROUNDS = 4
@@ -20,7 +20,7 @@ _ROUNDS = 4
 
 
 @size_rule("If")
-def if_(node: Node) -> None:
+def if_(node: SizedNode) -> None:
     """The results of the taken branch; a choice between both where the input decides."""
     condition = node.elements(0)
     truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
@@ -45,7 +45,7 @@ def if_(node: Node) -> None:
             _choose(node, place, truth, names)
 
 
-def _possible(node: Node, body: onnx.GraphProto, *, taken: bool) -> bool:
+def _possible(node: SizedNode, body: onnx.GraphProto, *, taken: bool) -> bool:
     """Go through a branch that may not run; one that does not fit is not taken."""
     facts = node.walk.facts
     sure, facts.sure = facts.sure, False
@@ -62,7 +62,7 @@ def _possible(node: Node, body: onnx.GraphProto, *, taken: bool) -> bool:
     return True
 
 
-def _ranks_differ(node: Node, bodies: Mapping[bool, onnx.GraphProto]) -> bool:
+def _ranks_differ(node: SizedNode, bodies: Mapping[bool, onnx.GraphProto]) -> bool:
     """Say whether two branches make tensors of different rank."""
     for place in range(len(node.outputs)):
         shapes = [node.walk.shape(body.output[place].name) for body in bodies.values()]
@@ -72,7 +72,7 @@ def _ranks_differ(node: Node, bodies: Mapping[bool, onnx.GraphProto]) -> bool:
 
 
 def _without_misfits(
-    node: Node, truth: Value, bodies: Mapping[bool, onnx.GraphProto]
+    node: SizedNode, truth: Value, bodies: Mapping[bool, onnx.GraphProto]
 ) -> dict[bool, onnx.GraphProto]:
     """Leave out a branch whose results the next nodes cannot take: the network does not run with it."""
     fit = {}
@@ -91,14 +91,14 @@ def _without_misfits(
     return fit
 
 
-def _hand_out(node: Node, place: int, name: str) -> None:
+def _hand_out(node: SizedNode, place: int, name: str) -> None:
     walk = node.walk
     if not walk.pass_on(name, node.outputs[place]):
         value = walk.value(name) if walk.has_value(name) else None
         node.put(place, walk.shape(name), walk.tensors.types.get(name, 0), value)
 
 
-def _choose(node: Node, place: int, truth: Value, names: Sequence[str]) -> None:
+def _choose(node: SizedNode, place: int, truth: Value, names: Sequence[str]) -> None:
     walk = node.walk
     kinds = [walk.tensors.kinds.get(name) for name in names]
     if kinds[0] is not None:
@@ -126,7 +126,7 @@ def _chosen(truth: Value, a: Values, b: Values) -> Values:
 
 
 @size_rule("Scan")
-def scan(node: Node) -> None:
+def scan(node: SizedNode) -> None:
     """A body for each element along an axis of the scanned inputs."""
     if node.opset < 9:
         node.ask()
@@ -150,7 +150,7 @@ def scan(node: Node) -> None:
 
 
 @size_rule("Loop")
-def loop(node: Node) -> None:
+def loop(node: SizedNode) -> None:
     """A body for each turn; how many there are may depend on the data."""
     body: onnx.GraphProto = node.required("body")
     walk = node.walk
@@ -164,7 +164,7 @@ def loop(node: Node) -> None:
     _run(node, body, given, kinds, len(given), 2, steps)  # type: ignore[arg-type]
 
 
-def _runs_through(node: Node, body: onnx.GraphProto) -> bool:
+def _runs_through(node: SizedNode, body: onnx.GraphProto) -> bool:
     """Say whether a loop is never left early: its condition is true, and stays what it was."""
     if node.has(1):
         start = node.numbers(1)
@@ -184,7 +184,7 @@ def _runs_through(node: Node, body: onnx.GraphProto) -> bool:
 
 
 def _run(
-    node: Node,
+    node: SizedNode,
     body: onnx.GraphProto,
     given: list[Shape | None],
     kinds: Sequence[int | None],
@@ -231,7 +231,11 @@ def _run(
 
 
 def _turn(
-    node: Node, body: onnx.GraphProto, given: Sequence[Shape | None], kinds: Sequence[int | None], ahead: int
+    node: SizedNode,
+    body: onnx.GraphProto,
+    given: Sequence[Shape | None],
+    kinds: Sequence[int | None],
+    ahead: int,
 ) -> list[Shape | None]:
     walk = node.walk
     for value, shape, kind, name in zip(body.input[ahead:], given, kinds, node.inputs[ahead:], strict=True):
@@ -241,7 +245,7 @@ def _turn(
     return [walk.shape(value.name) for value in body.output]
 
 
-def _widened(node: Node, place: int, one: Shape | None, other: Shape | None) -> Shape | None:
+def _widened(node: SizedNode, place: int, one: Shape | None, other: Shape | None) -> Shape | None:
     """Return a shape whose sizes that move are symbols."""
     if one is None or other is None or len(one) != len(other):
         return None
@@ -251,7 +255,11 @@ def _widened(node: Node, place: int, one: Shape | None, other: Shape | None) -> 
 
 
 def _carry_out(
-    node: Node, body: onnx.GraphProto, start: Sequence[Shape | None], last: Sequence[Shape | None], first: int
+    node: SizedNode,
+    body: onnx.GraphProto,
+    start: Sequence[Shape | None],
+    last: Sequence[Shape | None],
+    first: int,
 ) -> None:
     """Say what a state is at the end: of the size it had, or of one that no turn tells."""
     for k, (one, other) in enumerate(zip(start, last, strict=True)):
@@ -264,7 +272,7 @@ def _carry_out(
 
 
 def _stack(
-    node: Node,
+    node: SizedNode,
     body: onnx.GraphProto,
     made: Sequence[Shape | None],
     states: int,
@@ -289,6 +297,6 @@ def _stack(
         node.put(place, sizes, kind)
 
 
-def _of_one_turn(node: Node, size: Extent, mark: int) -> bool:
+def _of_one_turn(node: SizedNode, size: Extent, mark: int) -> bool:
     atoms = node.walk.facts.algebra.atoms
     return isinstance(size, Size) and any(k >= mark and atoms[k].fresh for k in size.inside)

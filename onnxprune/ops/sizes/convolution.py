@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from onnxprune.algebra.sizes.algebra import Extent, Value, ceil_div, floor_div, less, trunc_div
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import INT32, INT64, Shape
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
-def windows(node: Node, sizes: Sequence[Extent], kernel: Sequence[Extent]) -> list[Value]:
+def windows(node: SizedNode, sizes: Sequence[Extent], kernel: Sequence[Extent]) -> list[Value]:
     """Return how many windows fit along each spatial axis."""
     count = len(sizes)
     if len(kernel) != count:
@@ -40,7 +40,7 @@ def windows(node: Node, sizes: Sequence[Extent], kernel: Sequence[Extent]) -> li
     return found
 
 
-def _small_pool(node: Node, room: int, stride: int, axis: int) -> int:
+def _small_pool(node: SizedNode, room: int, stride: int, axis: int) -> int:
     """Return what onnxruntime makes of a window larger than its operand: it divides towards zero."""
     count = trunc_div(room, stride) + 1
     if not isinstance(count, int) or count < 0:
@@ -48,7 +48,7 @@ def _small_pool(node: Node, room: int, stride: int, axis: int) -> int:
     return count
 
 
-def _convolved(node: Node, shape: Shape | None, weight: Shape | None) -> list[Value] | None:
+def _convolved(node: SizedNode, shape: Shape | None, weight: Shape | None) -> list[Value] | None:
     if shape is None and weight is None:
         return None
     if weight is None or shape is None:
@@ -60,7 +60,7 @@ def _convolved(node: Node, shape: Shape | None, weight: Shape | None) -> list[Va
     return [shape[0], weight[0], *windows(node, shape[2:], kernel)]
 
 
-def _only_rank(node: Node, shape: Shape | None, weight: Shape | None) -> list[Value]:
+def _only_rank(node: SizedNode, shape: Shape | None, weight: Shape | None) -> list[Value]:
     rank = len(shape or weight or ())
     first = shape[0] if shape is not None else node.fresh(0, 0)
     second = weight[0] if weight is not None else node.fresh(0, 1)
@@ -69,20 +69,20 @@ def _only_rank(node: Node, shape: Shape | None, weight: Shape | None) -> list[Va
 
 @size_rule("Conv")
 @size_rule("FusedConv", domain=MICROSOFT)
-def convolution(node: Node) -> None:
+def convolution(node: SizedNode) -> None:
     """As many maps as there are kernels."""
     node.put(0, _convolved(node, node.shape(), node.shape(1)))
 
 
 @size_rule("ConvInteger")
-def convolution_of_integers(node: Node) -> None:
+def convolution_of_integers(node: SizedNode) -> None:
     """As Conv, in 32 bit integers."""
     node.put(0, _convolved(node, node.shape(), node.shape(1)), INT32)
 
 
 @size_rule("QLinearConv")
 @size_rule("QLinearConv", domain=MICROSOFT)
-def quantized_convolution(node: Node) -> None:
+def quantized_convolution(node: SizedNode) -> None:
     """As Conv, quantised; com.microsoft's may have its channels last."""
     shape = node.shape()
     last = bool(node.attribute("channels_last", 0))
@@ -95,7 +95,7 @@ def quantized_convolution(node: Node) -> None:
 
 
 @size_rule("NhwcConv", "NhwcFusedConv", domain=MICROSOFT)
-def convolution_channels_last(node: Node) -> None:
+def convolution_channels_last(node: SizedNode) -> None:
     """As Conv, the channels last."""
     shape, weight = node.shape(), node.shape(1)
     if shape is None or weight is None:
@@ -106,14 +106,14 @@ def convolution_channels_last(node: Node) -> None:
 
 
 @size_rule("DeformConv")
-def deformed_convolution(node: Node) -> None:
+def deformed_convolution(node: SizedNode) -> None:
     """As Conv."""
     node.put(0, _convolved(node, node.shape(), node.shape(1)))
 
 
 @size_rule("MaxPool", "AveragePool", "LpPool")
 @size_rule("MaxpoolWithMask", domain=MICROSOFT)
-def pool(node: Node) -> None:
+def pool(node: SizedNode) -> None:
     """Windows of each map, and where the largest was."""
     shape = node.shape()
     if shape is None:
@@ -126,7 +126,7 @@ def pool(node: Node) -> None:
 
 
 @size_rule("QLinearAveragePool", domain=MICROSOFT)
-def quantized_pool(node: Node) -> None:
+def quantized_pool(node: SizedNode) -> None:
     """Windows of each map, its channels first or last."""
     shape = node.shape()
     last = bool(node.attribute("channels_last", 0))
@@ -140,7 +140,7 @@ def quantized_pool(node: Node) -> None:
 
 @size_rule("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
 @size_rule("QLinearGlobalAveragePool", domain=MICROSOFT)
-def global_pool(node: Node) -> None:
+def global_pool(node: SizedNode) -> None:
     """One number a map."""
     shape = node.shape()
     if shape is None:
@@ -152,7 +152,7 @@ def global_pool(node: Node) -> None:
 
 
 @size_rule("ConvTranspose")
-def transposed_convolution(node: Node) -> None:
+def transposed_convolution(node: SizedNode) -> None:
     """Windows laid out, or a size of the file."""
     shape, weight = node.shape(), node.shape(1)
     if shape is None or weight is None:
@@ -163,14 +163,14 @@ def transposed_convolution(node: Node) -> None:
     node.put(0, [shape[0], weight[1] * group, *_laid_out(node, shape, weight)])
 
 
-def _only_transposed_rank(node: Node, shape: Shape | None, weight: Shape | None) -> list[Value]:
+def _only_transposed_rank(node: SizedNode, shape: Shape | None, weight: Shape | None) -> list[Value]:
     rank = len(shape or weight or ())
     first = shape[0] if shape is not None else node.fresh(0, 0)
     second: Value = node.fresh(0, 1) if weight is None else weight[1] * node.attribute("group", 1)
     return [first, second, *(node.fresh(0, k) for k in range(2, rank))]
 
 
-def _laid_out(node: Node, shape: Shape, weight: Shape) -> list[Value]:
+def _laid_out(node: SizedNode, shape: Shape, weight: Shape) -> list[Value]:
     count = len(shape) - 2
     kernel: list[Extent] = list(node.attribute("kernel_shape") or weight[2:])
     strides = node.attribute("strides") or [1] * count
@@ -196,7 +196,7 @@ def _laid_out(node: Node, shape: Shape, weight: Shape) -> list[Value]:
 
 
 @size_rule("MaxUnpool")
-def unpool(node: Node) -> None:
+def unpool(node: SizedNode) -> None:
     """The size before pooling: given, or the smallest possible."""
     shape = node.shape()
     given = node.elements(2) if node.has(2) else None

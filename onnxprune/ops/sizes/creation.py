@@ -21,12 +21,12 @@ from onnxprune.algebra.sizes.tensors import (
     from_array,
     plain,
 )
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 
 @size_rule("Constant")
-def constant(node: Node) -> None:
+def constant(node: SizedNode) -> None:
     """A tensor of the file, in one of its short forms."""
     tensor = node.attribute("value")
     if tensor is not None:
@@ -50,7 +50,7 @@ def constant(node: Node) -> None:
 
 
 @size_rule("Shape")
-def shape(node: Node) -> None:
+def shape(node: SizedNode) -> None:
     """The sizes of the operand, or some of them since version 15."""
     sizes = node.shape()
     if sizes is None:
@@ -61,14 +61,14 @@ def shape(node: Node) -> None:
 
 
 @size_rule("Size")
-def size(node: Node) -> None:
+def size(node: SizedNode) -> None:
     """The number of elements."""
     sizes = node.shape()
     node.put(0, [], INT64, None if sizes is None else filled([], [total(sizes)]))
 
 
 @size_rule("ConstantOfShape")
-def constant_of_shape(node: Node) -> None:
+def constant_of_shape(node: SizedNode) -> None:
     """One number everywhere."""
     tensor = node.attribute("value")
     kind = FLOAT if tensor is None else tensor.data_type
@@ -86,7 +86,7 @@ def constant_of_shape(node: Node) -> None:
 
 
 @size_rule("Range")
-def range_(node: Node) -> None:
+def range_(node: SizedNode) -> None:
     """As many steps as fit."""
     operands = [node.value(k) for k in range(3)]
     known = [x.ravel()[0] for x in operands if x is not None and x.size]
@@ -103,19 +103,19 @@ def range_(node: Node) -> None:
 
 
 @size_rule("EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli")
-def like(node: Node) -> None:
+def like(node: SizedNode) -> None:
     """The shape of the operand, in a type of its own."""
     node.put(0, node.shape(), node.attribute("dtype", node.kind()))
 
 
 @size_rule("RandomNormal", "RandomUniform")
-def random(node: Node) -> None:
+def random(node: SizedNode) -> None:
     """A shape of the file."""
     node.put(0, node.attribute("shape"), node.attribute("dtype", FLOAT))
 
 
 @size_rule("Multinomial")
-def multinomial(node: Node) -> None:
+def multinomial(node: SizedNode) -> None:
     """Some samples of each row."""
     shape = node.shape()
     drawn = None if shape is None else [shape[0], node.attribute("sample_size", 1)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from onnxprune.algebra.sizes.algebra import Value
 from onnxprune.algebra.sizes.arithmetic import COMPARISONS, cast, elementwise, function_of
 from onnxprune.algebra.sizes.tensors import BOOL, INTEGERS, SMALL, Values, plain
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 UNARY = (
@@ -30,7 +30,7 @@ TRUTHS = {*COMPARISONS, "IsNaN", "IsInf"}
 
 
 @size_rule(*UNARY)
-def unary(node: Node) -> None:
+def unary(node: SizedNode) -> None:
     """The shape of the operand."""
     kind = BOOL if node.operator in TRUTHS else node.kind()
     if node.operator in ("Identity", "Relu") and node.walk.pass_on(node.inputs[0], node.outputs[0]):
@@ -40,7 +40,7 @@ def unary(node: Node) -> None:
 
 
 @size_rule(*SAME_SHAPE)
-def same_shape(node: Node) -> None:
+def same_shape(node: SizedNode) -> None:
     """The shape of the operand for all results."""
     node.put_all(node.shape())
 
@@ -49,7 +49,7 @@ size_rule("FakeQuantize", domain="org.openvinotoolkit")(same_shape)
 
 
 @size_rule("Clip")
-def clip(node: Node) -> None:
+def clip(node: SizedNode) -> None:
     """The shape of the operand; limits are attributes before version 11."""
     value = node.known(0)
     if value is not None and node.kind() in INTEGERS:
@@ -67,7 +67,7 @@ def clip(node: Node) -> None:
 
 
 @size_rule(*VARIADIC)
-def variadic(node: Node) -> None:
+def variadic(node: SizedNode) -> None:
     """The broadcast of the operands."""
     places = [k for k in range(len(node.inputs)) if node.has(k)]
     shape = node.broadcast([node.shape(k) for k in places])
@@ -80,7 +80,7 @@ def variadic(node: Node) -> None:
 
 
 @size_rule("Where")
-def where(node: Node) -> None:
+def where(node: SizedNode) -> None:
     """The broadcast of the condition and both choices."""
     shape = node.broadcast([node.shape(k) for k in range(3)])
     sizes, value = plain(shape), None
@@ -90,7 +90,7 @@ def where(node: Node) -> None:
 
 
 @size_rule("Cast", "CastLike")
-def cast_(node: Node) -> None:
+def cast_(node: SizedNode) -> None:
     """The shape of the operand, in another type."""
     source = node.kind()
     target = node.attribute("to") if node.operator == "Cast" else node.kind(1)
@@ -104,14 +104,14 @@ def cast_(node: Node) -> None:
 
 
 @size_rule("Dropout")
-def dropout(node: Node) -> None:
+def dropout(node: SizedNode) -> None:
     """The shape of the operand; so has the mask."""
     node.put(0, node.shape(), None, node.known(0) if not node.has(2) else None)
     node.put(1, node.shape(), BOOL if node.opset >= 10 else None)
 
 
 @size_rule("BatchNormalization")
-def batch_normalization(node: Node) -> None:
+def batch_normalization(node: SizedNode) -> None:
     """The shape of the operand; statistics are as long as it has channels."""
     shape = node.shape()
     node.put(0, shape)
@@ -123,7 +123,7 @@ def batch_normalization(node: Node) -> None:
 
 @size_rule("LayerNormalization", "SimplifiedLayerNormalization")
 @size_rule("LayerNormalization", "SimplifiedLayerNormalization", domain=MICROSOFT)
-def layer_normalization(node: Node) -> None:
+def layer_normalization(node: SizedNode) -> None:
     """The shape of the operand; statistics have 1 on the axes they are taken over."""
     shape = node.shape()
     node.put(0, shape)
@@ -135,7 +135,7 @@ def layer_normalization(node: Node) -> None:
         node.put(place, statistics, node.attribute("stash_type", 1))
 
 
-def computed(node: Node, places: list[int]) -> Values | None:
+def computed(node: SizedNode, places: list[int]) -> Values | None:
     """Return the numbers of a result, ``None`` where they are not known."""
     kind = node.kind(places[-1])
     function = function_of(node.operator, kind, fmod=bool(node.attribute("fmod", 0)))
@@ -150,7 +150,7 @@ def computed(node: Node, places: list[int]) -> Values | None:
     return elementwise(function, known, unknowns(node, BOOL if node.operator in TRUTHS else kind))
 
 
-def unknowns(node: Node, kind: int | None) -> Callable[[int], Value | None]:
+def unknowns(node: SizedNode, kind: int | None) -> Callable[[int], Value | None]:
     """Return what stands for elements that are not followed: symbols for integers."""
     if kind not in INTEGERS:
         return _none

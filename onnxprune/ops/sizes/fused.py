@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.algebra.sizes.algebra import exact_quotient, floor_div
 from onnxprune.algebra.sizes.tensors import BOOL, FLOAT, INT32
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 AS_FIRST = (
@@ -16,7 +16,7 @@ AS_FIRST = (
 @size_rule(*AS_FIRST, domain=MICROSOFT)
 @size_rule("Affine", "ParametricSoftplus", "ScaledTanh", "ImageScaler")
 @size_rule("Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder", domain="ai.onnx.ml")
-def as_first(node: Node) -> None:
+def as_first(node: SizedNode) -> None:
     """The shape of the first operand."""
     if node.operator in ("LabelEncoder", "Scaler", "Normalizer"):
         node.put(0, node.shape(), None if node.operator == "LabelEncoder" else FLOAT)
@@ -25,7 +25,7 @@ def as_first(node: Node) -> None:
 
 
 @size_rule("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SkipGroupNorm", domain=MICROSOFT)
-def skip_normalization(node: Node) -> None:
+def skip_normalization(node: SizedNode) -> None:
     """The shape of the operand; the sum with the skip is another result."""
     shape = node.shape()
     node.put(0, shape)
@@ -39,7 +39,7 @@ def skip_normalization(node: Node) -> None:
 
 
 @size_rule("EmbedLayerNormalization", "QEmbedLayerNormalization", domain=MICROSOFT)
-def embed_layer_normalization(node: Node) -> None:
+def embed_layer_normalization(node: SizedNode) -> None:
     """A row of the table for each token."""
     ids, table = node.shape(), node.shape(2)
     kind = FLOAT if node.operator.startswith("Q") else node.kind(2)
@@ -50,14 +50,14 @@ def embed_layer_normalization(node: Node) -> None:
 
 
 @size_rule("BiasSplitGelu", domain=MICROSOFT)
-def split_gelu(node: Node) -> None:
+def split_gelu(node: SizedNode) -> None:
     """One half times the other."""
     shape = node.shape()
     node.put(0, None if shape is None else [*shape[:-1], floor_div(shape[-1], 2)])
 
 
 @size_rule("BiasDropout", "BitmaskDropout", domain=MICROSOFT)
-def bias_dropout(node: Node) -> None:
+def bias_dropout(node: SizedNode) -> None:
     """The shape of the operand; so has the mask."""
     node.put(0, node.shape())
     if node.operator == "BiasDropout":
@@ -65,7 +65,7 @@ def bias_dropout(node: Node) -> None:
 
 
 @size_rule("ExpandDims", domain=MICROSOFT)
-def expand_dims(node: Node) -> None:
+def expand_dims(node: SizedNode) -> None:
     """A new axis of 1."""
     shape, axis = node.shape(), node.numbers(1)
     if shape is None or not axis:
@@ -76,7 +76,7 @@ def expand_dims(node: Node) -> None:
 
 
 @size_rule("Rfft", "Irfft", domain=MICROSOFT)
-def real_transform(node: Node) -> None:
+def real_transform(node: SizedNode) -> None:
     """Half of the frequencies, real and imaginary part as the last axis; and back."""
     shape, count = node.shape(), int(node.attribute("signal_ndim", 1))
     if shape is None:
@@ -92,7 +92,7 @@ def real_transform(node: Node) -> None:
 
 
 @size_rule("PackedAttention", domain=MICROSOFT)
-def packed_rows(node: Node) -> None:
+def packed_rows(node: SizedNode) -> None:
     """A row for each token."""
     shape, weight = node.shape(), node.shape(1)
     if shape is None or weight is None:

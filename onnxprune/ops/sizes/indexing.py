@@ -18,7 +18,7 @@ from onnxprune.algebra.sizes.algebra import (
     minimum,
 )
 from onnxprune.algebra.sizes.tensors import INT64, Shape, Values, filled, plain
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 _FAR = 2**31 - 1
@@ -26,7 +26,7 @@ _FAR = 2**31 - 1
 
 
 @size_rule("Gather")
-def gather(node: Node) -> None:
+def gather(node: SizedNode) -> None:
     """The indices' axes in the place of one."""
     shape, indices = node.shape(), node.shape(1)
     if shape is None or indices is None:
@@ -47,13 +47,13 @@ def gather(node: Node) -> None:
 
 
 @size_rule("GatherElements")
-def gather_elements(node: Node) -> None:
+def gather_elements(node: SizedNode) -> None:
     """The indices' shape."""
     node.put(0, node.shape(1))
 
 
 @size_rule("GatherND")
-def gather_nd(node: Node) -> None:
+def gather_nd(node: SizedNode) -> None:
     """The indices' axes but the last, and what one index leaves of the operand."""
     shape, indices = node.shape(), node.shape(1)
     if shape is None or indices is None or not isinstance(indices[-1], int):
@@ -64,12 +64,12 @@ def gather_nd(node: Node) -> None:
 
 
 @size_rule("ScatterND", "ScatterElements", "Scatter")
-def scatter(node: Node) -> None:
+def scatter(node: SizedNode) -> None:
     """The operand's shape."""
     node.put(0, node.shape(), None, _scattered(node) if node.operator == "ScatterND" else None)
 
 
-def _scattered(node: Node) -> Values | None:
+def _scattered(node: SizedNode) -> Values | None:
     value, at, updates = node.known(0), node.numbers(1), node.known(2)
     shape = plain(node.shape(1))
     if (
@@ -90,7 +90,7 @@ def _scattered(node: Node) -> Values | None:
 
 
 @size_rule("Slice")
-def slice_(node: Node) -> None:
+def slice_(node: SizedNode) -> None:
     """Slices from starts to ends in steps, along some axes."""
     shape = node.shape()
     if shape is None:
@@ -113,7 +113,7 @@ def slice_(node: Node) -> None:
 
 
 def _limits(
-    node: Node, rank: int
+    node: SizedNode, rank: int
 ) -> tuple[list[Value] | None, list[Value] | None, list[int] | None, list[int] | None]:
     if node.opset < 10:
         starts, ends = list(node.attribute("starts", ())), list(node.attribute("ends", ()))
@@ -154,7 +154,7 @@ def slice_size(size: Extent, start: Value, end: Value, step: int) -> Value:
 
 
 @size_rule("TopK")
-def top_k(node: Node) -> None:
+def top_k(node: SizedNode) -> None:
     """Some elements of an axis, and where they were."""
     shape = node.shape()
     if shape is None:
@@ -177,7 +177,7 @@ def is_unknown(size: Extent) -> bool:
 
 
 @size_rule("OneHot")
-def one_hot(node: Node) -> None:
+def one_hot(node: SizedNode) -> None:
     """A new axis as long as the depth."""
     shape, depth = node.shape(), node.elements(1)
     if depth is None and node.known(1) is not None:
@@ -192,7 +192,7 @@ def one_hot(node: Node) -> None:
 
 
 @size_rule("NonZero")
-def non_zero(node: Node) -> None:
+def non_zero(node: SizedNode) -> None:
     """An index for each axis; their number depends on the data."""
     shape, value = node.shape(), node.known(0)
     rank: Extent = node.fresh(0, 0) if shape is None else max(len(shape), 1)
@@ -205,7 +205,7 @@ def non_zero(node: Node) -> None:
 
 
 @size_rule("Compress")
-def compress(node: Node) -> None:
+def compress(node: SizedNode) -> None:
     """The chosen elements; their number depends on the data."""
     shape, axis, chosen = node.shape(), node.attribute("axis"), node.numbers(1)
     count: Extent = node.fresh(0, 0 if axis is None else axis) if chosen is None else sum(map(bool, chosen))
@@ -219,7 +219,7 @@ def compress(node: Node) -> None:
 
 
 @size_rule("Unique")
-def unique(node: Node) -> None:
+def unique(node: SizedNode) -> None:
     """Different elements; their number depends on the data."""
     shape, axis = node.shape(), node.attribute("axis")
     count = node.fresh(0, 0 if axis is None else axis)
@@ -243,7 +243,7 @@ def _elements(shape: Shape, axis: int | None) -> Extent:
 
 
 @size_rule("ArrayFeatureExtractor", domain="ai.onnx.ml")
-def feature_extractor(node: Node) -> None:
+def feature_extractor(node: SizedNode) -> None:
     """Chosen elements of the last axis."""
     shape, indices = node.shape(), node.shape(1)
     if shape is None or indices is None:

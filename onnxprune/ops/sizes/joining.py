@@ -17,12 +17,12 @@ from onnxprune.algebra.sizes.algebra import (
 )
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import INTEGERS, Shape, Values, plain
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 
 @size_rule("Concat")
-def concat(node: Node) -> None:
+def concat(node: SizedNode) -> None:
     """The sum along an axis, the other axes being the same."""
     places = range(len(node.inputs))
     shapes = [node.shape(k) for k in places]
@@ -41,7 +41,7 @@ def concat(node: Node) -> None:
     node.put(0, sizes, kind, _joined_values(node, kind, axis))
 
 
-def joined(node: Node, shapes: Sequence[Shape], axis: int) -> list[Value]:
+def joined(node: SizedNode, shapes: Sequence[Shape], axis: int) -> list[Value]:
     """Return the sizes of tensors laid end to end.
 
     onnxruntime passes over empty ones: what may be cut down to nothing teaches no other size.
@@ -69,7 +69,7 @@ def _may_be_cut_away(shape: Shape) -> bool:
     )
 
 
-def _joined_values(node: Node, kind: int | None, axis: int) -> Values | None:
+def _joined_values(node: SizedNode, kind: int | None, axis: int) -> Values | None:
     places = range(len(node.inputs))
     known = [node.known(k) for k in places]
     missing = sum(x is None for x in known)
@@ -82,7 +82,7 @@ def _joined_values(node: Node, kind: int | None, axis: int) -> Values | None:
 
 
 @size_rule("Split")
-def split(node: Node) -> None:
+def split(node: SizedNode) -> None:
     """Listed parts, or equal ones."""
     shape = node.shape()
     if shape is None:
@@ -95,7 +95,7 @@ def split(node: Node) -> None:
         node.put(place, [*shape[:axis], part, *shape[axis + 1 :]], None, value)
 
 
-def _parts(node: Node, size: Extent, axis: int) -> Sequence[Value]:
+def _parts(node: SizedNode, size: Extent, axis: int) -> Sequence[Value]:
     count = len(node.outputs)
     listed: Sequence[Value] | None = node.attribute("split")
     if listed is None and node.has(1):
@@ -118,7 +118,7 @@ def _parts(node: Node, size: Extent, axis: int) -> Sequence[Value]:
     return [part] * (count - 1) + [last]
 
 
-def _split_values(node: Node, parts: list[int] | None, axis: int) -> list[Values | None]:
+def _split_values(node: SizedNode, parts: list[int] | None, axis: int) -> list[Values | None]:
     value, count = node.known(0), len(node.outputs)
     if value is None or parts is None or sum(parts) != value.shape[axis]:
         return [None] * count

@@ -19,12 +19,12 @@ from onnxprune.algebra.sizes.algebra import (
 from onnxprune.algebra.sizes.arithmetic import total
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import SMALL, Shape, Values, plain
-from onnxprune.ops.sizes.node import Node, moved
+from onnxprune.ops.sizes.node import SizedNode, moved
 from onnxprune.ops.sizes.table import size_rule
 
 
 @size_rule("Reshape")
-def reshape(node: Node) -> None:
+def reshape(node: SizedNode) -> None:
     """A target in which -1 is what is left, and 0 the operand's own axis unless ``allowzero`` is set."""
     shape = node.shape()
     target = node.elements(1) if len(node.inputs) > 1 else list(node.attribute("shape", ()))
@@ -39,7 +39,7 @@ def reshape(node: Node) -> None:
     node.put(0, sizes, None, moved(node.known(0), sizes))
 
 
-def _target(node: Node, shape: Shape | None, target: Sequence[Value]) -> tuple[list[Extent], int | None]:
+def _target(node: SizedNode, shape: Shape | None, target: Sequence[Value]) -> tuple[list[Extent], int | None]:
     """Return the sizes a target says, 1 for what is left, and where that is."""
     sizes: list[Extent] = []
     hole = None
@@ -59,7 +59,7 @@ def _target(node: Node, shape: Shape | None, target: Sequence[Value]) -> tuple[l
     return sizes, hole
 
 
-def _left_over(node: Node, shape: Shape | None, sizes: Sequence[Extent], hole: int) -> Extent:
+def _left_over(node: SizedNode, shape: Shape | None, sizes: Sequence[Extent], hole: int) -> Extent:
     """Return the size of the axis that takes what the others leave."""
     if shape is None:
         return node.fresh(0, hole)
@@ -76,7 +76,7 @@ def _left_over(node: Node, shape: Shape | None, sizes: Sequence[Extent], hole: i
     return node.walk.facts.size_now(quotient)
 
 
-def _keep_elements(node: Node, shape: Shape, sizes: list[Extent]) -> None:
+def _keep_elements(node: SizedNode, shape: Shape, sizes: list[Extent]) -> None:
     """The number of elements stays: an equation, which may tell an axis that is not known."""
     before, after = without_common(shape, sizes)
     if before == after or before == 0 or after == 0:
@@ -104,7 +104,7 @@ def without_common(left: Sequence[Extent], right: Sequence[Extent]) -> tuple[Ext
 
 
 @size_rule("Flatten")
-def flatten(node: Node) -> None:
+def flatten(node: SizedNode) -> None:
     """Two axes."""
     shape = node.shape()
     if shape is None:
@@ -116,7 +116,7 @@ def flatten(node: Node) -> None:
 
 
 @size_rule("Transpose")
-def transpose(node: Node) -> None:
+def transpose(node: SizedNode) -> None:
     """The axes in another order, reversed by default."""
     shape = node.shape()
     if shape is None:
@@ -129,7 +129,7 @@ def transpose(node: Node) -> None:
     node.put(0, [shape[k] for k in order], None, None if value is None else value.transpose(order))
 
 
-def listed_axes(node: Node, place: int = 1) -> list[int] | None:
+def listed_axes(node: SizedNode, place: int = 1) -> list[int] | None:
     """Return the axes that an attribute or an operand lists; ``None`` where the operand is not known."""
     axes = node.attribute("axes")
     if axes is not None:
@@ -138,7 +138,7 @@ def listed_axes(node: Node, place: int = 1) -> list[int] | None:
 
 
 @size_rule("Unsqueeze")
-def unsqueeze(node: Node) -> None:
+def unsqueeze(node: SizedNode) -> None:
     """New axes of 1 at places counted in the result."""
     shape, axes = node.shape(), listed_axes(node)
     if shape is None or axes is None:
@@ -156,7 +156,7 @@ def unsqueeze(node: Node) -> None:
 
 
 @size_rule("Squeeze")
-def squeeze(node: Node) -> None:
+def squeeze(node: SizedNode) -> None:
     """Without the listed axes, which are 1; without all axes of 1 if none is listed."""
     shape = node.shape()
     given = node.attribute("axes") is not None or node.has(1)
@@ -179,7 +179,7 @@ def squeeze(node: Node) -> None:
 
 
 @size_rule("Expand")
-def expand(node: Node) -> None:
+def expand(node: SizedNode) -> None:
     """The broadcast of the operand and a target shape."""
     shape, target = node.shape(), node.elements(1)
     if shape is None or target is None:
@@ -198,7 +198,7 @@ def _stretched(value: Values | None, sizes: Sequence[Value] | None) -> Values | 
 
 
 @size_rule("Tile")
-def tile(node: Node) -> None:
+def tile(node: SizedNode) -> None:
     """Each axis repeated."""
     shape, repeats = node.shape(), node.elements(1)
     if shape is None or repeats is None or len(repeats) != len(shape):
@@ -212,7 +212,7 @@ def tile(node: Node) -> None:
 
 
 @size_rule("DepthToSpace", "SpaceToDepth")
-def depth_to_space(node: Node) -> None:
+def depth_to_space(node: SizedNode) -> None:
     """Blocks of pixels as channels, or back."""
     shape, block = node.shape(), int(node.attribute("blocksize", 1))
     if shape is None or len(shape) != 4:
@@ -226,7 +226,7 @@ def depth_to_space(node: Node) -> None:
         node.put(0, [n, c * (block * block), *parts])
 
 
-def _part(node: Node, size: Extent, number: int, what: str) -> Extent:
+def _part(node: SizedNode, size: Extent, number: int, what: str) -> Extent:
     """Return a size over a number that divides it."""
     part = floor_div(size, number)
     node.same(part * number, size, f"{what} in blocks")

@@ -5,19 +5,19 @@ from __future__ import annotations
 from onnxprune.algebra.sizes.algebra import Extent, Value
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import FLOAT, INT32, UINT8, Shape
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
 @size_rule("MatMul")
 @size_rule("TransposeMatMul", "FusedMatMul", "FusedMatMulActivation", domain=MICROSOFT)
-def matmul(node: Node) -> None:
+def matmul(node: SizedNode) -> None:
     """Rows of one by columns of the other; com.microsoft's may be turned."""
     one, other = node.shape(), node.shape(1)
     node.put(0, product(node, _turned(node, one, "A"), _turned(node, other, "B")))
 
 
-def _turned(node: Node, shape: Shape | None, which: str) -> Shape | None:
+def _turned(node: SizedNode, shape: Shape | None, which: str) -> Shape | None:
     """Return a shape with the axes that fused products swap swapped back."""
     if shape is None or len(shape) < 2:
         return shape
@@ -26,7 +26,7 @@ def _turned(node: Node, shape: Shape | None, which: str) -> Shape | None:
     return (*shape[:-2], shape[-1], shape[-2]) if node.attribute(f"trans{which}", 0) else shape
 
 
-def product(node: Node, one: Shape | None, other: Shape | None) -> list[Value] | None:
+def product(node: SizedNode, one: Shape | None, other: Shape | None) -> list[Value] | None:
     """Return the shape of a product as numpy has it."""
     if one is None or other is None:
         return None
@@ -38,37 +38,37 @@ def product(node: Node, one: Shape | None, other: Shape | None) -> list[Value] |
 
 
 @size_rule("MatMulInteger")
-def matmul_integer(node: Node) -> None:
+def matmul_integer(node: SizedNode) -> None:
     """A product in 32 bit integers."""
     node.put(0, product(node, node.shape(), node.shape(1)), INT32)
 
 
 @size_rule("QLinearMatMul")
-def quantized_matmul(node: Node) -> None:
+def quantized_matmul(node: SizedNode) -> None:
     """A product of quantised matrices."""
     node.put(0, product(node, node.shape(), node.shape(3)), node.kind(7))
 
 
 @size_rule("MatMulIntegerToFloat", "DynamicQuantizeMatMul", domain=MICROSOFT)
-def matmul_to_float(node: Node) -> None:
+def matmul_to_float(node: SizedNode) -> None:
     """A product of integers, in floats."""
     node.put(0, product(node, node.shape(), node.shape(1)), FLOAT)
 
 
 @size_rule("Gemm")
 @size_rule("FusedGemm", domain=MICROSOFT)
-def gemm(node: Node) -> None:
+def gemm(node: SizedNode) -> None:
     """A product of two matrices, which may be turned."""
     node.put(0, _gemm(node, node.shape(), node.shape(1)))
 
 
 @size_rule("QGemm", domain=MICROSOFT)
-def quantized_gemm(node: Node) -> None:
+def quantized_gemm(node: SizedNode) -> None:
     """A product of two quantised matrices."""
     node.put(0, _gemm(node, node.shape(), node.shape(3)), node.kind(8) if node.has(8) else FLOAT)
 
 
-def _gemm(node: Node, one: Shape | None, other: Shape | None) -> list[Value] | None:
+def _gemm(node: SizedNode, one: Shape | None, other: Shape | None) -> list[Value] | None:
     if one is None or other is None:
         return [node.fresh(0, 0), node.fresh(0, 1)]
     if len(one) != 2 or len(other) != 2:
@@ -82,7 +82,7 @@ def _gemm(node: Node, one: Shape | None, other: Shape | None) -> list[Value] | N
 
 
 @size_rule("MatMulNBits", "MatMulBnb4", "MatMulFpQ4", domain=MICROSOFT)
-def matmul_of_bits(node: Node) -> None:
+def matmul_of_bits(node: SizedNode) -> None:
     """A product with packed weights of N rows."""
     shape = node.shape()
     if shape is None:
@@ -94,7 +94,7 @@ def matmul_of_bits(node: Node) -> None:
 
 
 @size_rule("Einsum")
-def einsum(node: Node) -> None:
+def einsum(node: SizedNode) -> None:
     """A size for each letter."""
     terms = node.attribute("equation", "").replace(" ", "").split("->")
     shapes = [node.shape(k) for k in range(len(node.inputs))]
@@ -115,7 +115,7 @@ def einsum(node: Node) -> None:
     node.put(0, sizes)
 
 
-def _read_term(node: Node, term: str, shape: Shape, letters: dict[str, Extent]) -> Shape:
+def _read_term(node: SizedNode, term: str, shape: Shape, letters: dict[str, Extent]) -> Shape:
     """Enter the sizes of a term's letters, and return those of its dots."""
     before, dots, after = term.partition("...")
     count = len(shape) - len(before) - len(after)
@@ -136,14 +136,14 @@ def _implicit(inputs: str) -> str:
 
 
 @size_rule("CDist", domain=MICROSOFT)
-def distances(node: Node) -> None:
+def distances(node: SizedNode) -> None:
     """Rows of one by rows of the other."""
     one, other = node.shape(), node.shape(1)
     node.put(0, None if one is None or other is None else [one[0], other[0]])
 
 
 @size_rule("GatherBlockQuantized", domain=MICROSOFT)
-def gather_blocks(node: Node) -> None:
+def gather_blocks(node: SizedNode) -> None:
     """Rows of a table, which may hold several numbers a byte."""
     shape, indices = node.shape(), node.shape(1)
     kind = node.kind(2)
@@ -158,7 +158,7 @@ def gather_blocks(node: Node) -> None:
 
 @size_rule("Inverse", domain=MICROSOFT)
 @size_rule("Det")
-def determinant(node: Node) -> None:
+def determinant(node: SizedNode) -> None:
     """An inverse has the operand's shape, a determinant is without its last two axes."""
     shape = node.shape()
     node.put(0, shape if node.operator == "Inverse" or shape is None else shape[:-2])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from onnxprune.analysis.sizes.walk import Walk
 
 
-class Node:
+class SizedNode:
     """A node, what is known of its operands, and what its rule says of its results.
 
     Operands and results go by their places.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from onnxprune.algebra.sizes.tensors import UINT8
 from onnxprune.ops.sizes.joining import joined
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
 @size_rule("QuantizeLinear")
 @size_rule("QuantizeLinear", domain=MICROSOFT)
-def quantize(node: Node) -> None:
+def quantize(node: SizedNode) -> None:
     """The operand's shape, in the zero point's type."""
     listed = node.attribute("output_dtype", 0)
     node.put(0, node.shape(), node.kind(2) or listed or UINT8)
@@ -18,13 +18,13 @@ def quantize(node: Node) -> None:
 
 @size_rule("DequantizeLinear")
 @size_rule("DequantizeLinear", domain=MICROSOFT)
-def dequantize(node: Node) -> None:
+def dequantize(node: SizedNode) -> None:
     """The operand's shape, in the scale's type."""
     node.put(0, node.shape(), node.attribute("output_dtype", 0) or node.kind(1))
 
 
 @size_rule("DynamicQuantizeLinear")
-def dynamic_quantize(node: Node) -> None:
+def dynamic_quantize(node: SizedNode) -> None:
     """The operand's shape, and a scale and a zero point."""
     node.put(0, node.shape(), UINT8)
     node.put(1, [], node.kind())
@@ -32,19 +32,19 @@ def dynamic_quantize(node: Node) -> None:
 
 
 @size_rule("QLinearAdd", "QLinearMul", domain=MICROSOFT)
-def quantized_elementwise(node: Node) -> None:
+def quantized_elementwise(node: SizedNode) -> None:
     """The broadcast of both operands."""
     node.put(0, node.broadcast([node.shape(0), node.shape(3)]))
 
 
 @size_rule("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=MICROSOFT)
-def quantized_unary(node: Node) -> None:
+def quantized_unary(node: SizedNode) -> None:
     """The operand's shape."""
     node.put(0, node.shape())
 
 
 @size_rule("QLinearConcat", domain=MICROSOFT)
-def quantized_concat(node: Node) -> None:
+def quantized_concat(node: SizedNode) -> None:
     """Tensors laid end to end, each with a scale and a zero point."""
     shapes = [node.shape(k) for k in range(2, len(node.inputs), 3)]
     known = [s for s in shapes if s is not None]
@@ -55,7 +55,7 @@ def quantized_concat(node: Node) -> None:
 
 
 @size_rule("QLinearReduceMean", domain=MICROSOFT)
-def quantized_mean(node: Node) -> None:
+def quantized_mean(node: SizedNode) -> None:
     """1 on the axes that are taken together, or those axes gone."""
     shape, keep = node.shape(), bool(node.attribute("keepdims", 1))
     if shape is None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import FLOAT, Shape
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
 @size_rule("LSTM", "GRU", "RNN")
-def recurrent(node: Node) -> None:
+def recurrent(node: SizedNode) -> None:
     """A state for each step and direction, and the last one of each."""
     _results(node, node.shape(1), node.shape(2), last=1)
 
 
 @size_rule("DynamicQuantizeLSTM", domain=MICROSOFT)
-def quantized_recurrent(node: Node) -> None:
+def quantized_recurrent(node: SizedNode) -> None:
     """As LSTM, its weights turned and quantised."""
     weight, state = node.shape(1), node.shape(2)
     _results(node, weight, state if state is None else (state[0], state[2], state[1]), last=2, kind=FLOAT)
@@ -25,7 +25,7 @@ def quantized_recurrent(node: Node) -> None:
 
 
 def _results(
-    node: Node, weight: Shape | None, state: Shape | None, last: int, kind: int | None = None
+    node: SizedNode, weight: Shape | None, state: Shape | None, last: int, kind: int | None = None
 ) -> None:
     shape = node.shape()
     directions = 2 if node.attribute("direction", "forward") == "bidirectional" else 1
@@ -45,7 +45,7 @@ def _results(
     node.put(2, final, kind)
 
 
-def _same_batch(node: Node, batch: Extent, *, first: bool) -> None:
+def _same_batch(node: SizedNode, batch: Extent, *, first: bool) -> None:
     """Take the batch of lengths and of initial states for that of the operand."""
     lengths = node.shape(4)
     if lengths:

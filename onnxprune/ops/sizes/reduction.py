@@ -8,7 +8,7 @@ from onnxprune.algebra.sizes.algebra import Value, maximum, minimum
 from onnxprune.algebra.sizes.arithmetic import total
 from onnxprune.algebra.sizes.tensors import FLOATS, INT64, Values, filled
 from onnxprune.ops.sizes.layout import listed_axes
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 FUNCTIONS: dict[str, Callable[[Sequence[Value]], Value]] = {
@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, Callable[[Sequence[Value]], Value]] = {
 @size_rule(
     *FUNCTIONS, "ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"
 )
-def reduce(node: Node) -> None:
+def reduce(node: SizedNode) -> None:
     """1 on the axes that are taken together, or those axes gone; all axes where none is listed."""
     shape, keep = node.shape(), bool(node.attribute("keepdims", 1))
     given = node.attribute("axes") is not None or node.has(1)
@@ -43,7 +43,7 @@ def reduce(node: Node) -> None:
     node.put(0, sizes, None, _reduced(node, gone, len(sizes)))
 
 
-def _reduced(node: Node, axes: set[int], rank: int) -> Values | None:
+def _reduced(node: SizedNode, axes: set[int], rank: int) -> Values | None:
     """Return the number that all elements come to."""
     value, function = node.known(0), FUNCTIONS.get(node.operator)
     if value is None or function is None or node.kind() in FLOATS or not value.size:
@@ -54,7 +54,7 @@ def _reduced(node: Node, axes: set[int], rank: int) -> Values | None:
 
 
 @size_rule("ArgMax", "ArgMin")
-def arg_max(node: Node) -> None:
+def arg_max(node: SizedNode) -> None:
     """A place along one axis."""
     shape = node.shape()
     if shape is None:

@@ -10,13 +10,13 @@ import onnx
 from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div, rounded
 from onnxprune.algebra.sizes.arithmetic import total
 from onnxprune.algebra.sizes.tensors import Shape, Values, from_array, plain
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
 @size_rule("Pad")
 @size_rule("Pad", domain=MICROSOFT)
-def pad(node: Node) -> None:
+def pad(node: SizedNode) -> None:
     """Borders before and after; negative ones crop."""
     shape = node.shape()
     if shape is None:
@@ -40,13 +40,13 @@ def pad(node: Node) -> None:
     node.put(0, sizes, None, _padded(node, plain(borders), axes))
 
 
-def _borders(node: Node) -> list[Value] | None:
+def _borders(node: SizedNode) -> list[Value] | None:
     if node.opset < 11 and not node.proto.domain:
         return list(node.attribute("pads") or node.attribute("paddings") or ())
     return node.elements(1)
 
 
-def _padded(node: Node, borders: list[int] | None, axes: Sequence[int]) -> Values | None:
+def _padded(node: SizedNode, borders: list[int] | None, axes: Sequence[int]) -> Values | None:
     value = node.known(0)
     number = node.known(2) if node.has(2) else from_array(np.zeros((), np.int64))
     if value is None or borders is None or number is None or node.attribute("mode", "constant") != "constant":
@@ -66,7 +66,7 @@ def scaled(size: Extent, factor: Value) -> Extent:
 
 
 @size_rule("Upsample")
-def upsample(node: Node) -> None:
+def upsample(node: SizedNode) -> None:
     """Each axis by a factor: attributes before version 9."""
     shape = node.shape()
     if shape is None:
@@ -78,7 +78,7 @@ def upsample(node: Node) -> None:
 
 
 @size_rule("Resize")
-def resize(node: Node) -> None:
+def resize(node: SizedNode) -> None:
     """Each axis by a factor, or to a size."""
     shape = node.shape()
     if shape is None:
@@ -93,7 +93,7 @@ def resize(node: Node) -> None:
         _scale(node, shape, axes, node.known(2))
 
 
-def _scale(node: Node, shape: Shape, axes: Sequence[int], factors: Values | None) -> None:
+def _scale(node: SizedNode, shape: Shape, axes: Sequence[int], factors: Values | None) -> None:
     sizes: list[Value] = list(shape)
     listed = None if factors is None else list(factors.ravel())
     for k, axis in enumerate(axes):
@@ -104,7 +104,7 @@ def _scale(node: Node, shape: Shape, axes: Sequence[int], factors: Values | None
     node.put(0, sizes)
 
 
-def _resize_to(node: Node, shape: Shape, axes: Sequence[int], target: list[Value] | None) -> None:
+def _resize_to(node: SizedNode, shape: Shape, axes: Sequence[int], target: list[Value] | None) -> None:
     sizes: list[Value] = list(shape)
     policy = node.attribute("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch" and target is not None:
@@ -130,14 +130,14 @@ def _in_proportion(sizes: Sequence[Extent], target: Sequence[Value], *, larger: 
 
 @size_rule("GridSample")
 @size_rule("GridSample", domain=MICROSOFT)
-def grid_sample(node: Node) -> None:
+def grid_sample(node: SizedNode) -> None:
     """As many points as the grid has."""
     shape, grid = node.shape(), node.shape(1)
     node.put(0, None if shape is None or grid is None else [*shape[:2], *grid[1:-1]])
 
 
 @size_rule("AffineGrid")
-def affine_grid(node: Node) -> None:
+def affine_grid(node: SizedNode) -> None:
     """A point for each pixel of a size."""
     size = node.elements(1)
     if size is None:
@@ -148,7 +148,7 @@ def affine_grid(node: Node) -> None:
 
 
 @size_rule("CenterCropPad")
-def center_crop_pad(node: Node) -> None:
+def center_crop_pad(node: SizedNode) -> None:
     """To a size, along some axes."""
     shape, target = node.shape(), node.elements(1)
     if shape is None:
@@ -162,7 +162,7 @@ def center_crop_pad(node: Node) -> None:
 
 
 @size_rule("Col2Im")
-def columns_to_image(node: Node) -> None:
+def columns_to_image(node: SizedNode) -> None:
     """Blocks laid out in an image of a size."""
     shape, image, block = node.shape(), node.elements(1), node.elements(2)
     if shape is None or image is None or block is None:
@@ -174,7 +174,7 @@ def columns_to_image(node: Node) -> None:
 
 
 @size_rule("CropAndResize", domain=MICROSOFT)
-def crop_and_resize(node: Node) -> None:
+def crop_and_resize(node: SizedNode) -> None:
     """One picture a box."""
     shape, boxes, size = node.shape(), node.shape(1), node.elements(3)
     if shape is None or boxes is None:
@@ -185,7 +185,7 @@ def crop_and_resize(node: Node) -> None:
 
 
 @size_rule("ImageDecoder")
-def image_decoder(node: Node) -> None:
+def image_decoder(node: SizedNode) -> None:
     """A picture of any size, its channels last."""
     channels = 1 if node.attribute("pixel_format", "RGB") == "Grayscale" else 3
     node.put(0, [node.fresh(0, 0), node.fresh(0, 1), channels], onnx.TensorProto.UINT8)

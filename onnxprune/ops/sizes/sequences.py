@@ -7,45 +7,45 @@ from collections.abc import Sequence
 from onnxprune.algebra.sizes.algebra import Extent, Value, as_extent, ceil_div, minimum
 from onnxprune.algebra.sizes.tensors import FLOAT, INT64, Shape, TensorSequence, filled
 from onnxprune.ops.sizes.joining import joined
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 _MANY = 1024
 """Elements up to which each is followed."""
 
 
-def _put_sequence(node: Node, found: TensorSequence, kind: str = "sequence") -> None:
+def _put_sequence(node: SizedNode, found: TensorSequence, kind: str = "sequence") -> None:
     tensors = node.walk.tensors
     tensors.kinds[node.outputs[0]] = kind
     tensors.sequences[node.outputs[0]] = found
 
 
-def _sequence(node: Node, place: int = 0) -> TensorSequence:
+def _sequence(node: SizedNode, place: int = 0) -> TensorSequence:
     return node.walk.tensors.sequences.get(node.inputs[place], TensorSequence(None))
 
 
 @size_rule("SequenceEmpty")
-def empty(node: Node) -> None:
+def empty(node: SizedNode) -> None:
     """No element."""
     _put_sequence(node, TensorSequence([], None, node.attribute("dtype", FLOAT), 0))
 
 
 @size_rule("SequenceConstruct")
-def construct(node: Node) -> None:
+def construct(node: SizedNode) -> None:
     """The operands as elements."""
     shapes = [node.shape(k) for k in range(len(node.inputs))]
     _put_sequence(node, TensorSequence(shapes, None, node.kind(), len(shapes)))
 
 
 @size_rule("SequenceLength")
-def length(node: Node) -> None:
+def length(node: SizedNode) -> None:
     """The number of elements."""
     count = _sequence(node).count
     node.put(0, [], INT64, None if count is None else filled([], [count]))
 
 
 @size_rule("SequenceAt")
-def at(node: Node) -> None:
+def at(node: SizedNode) -> None:
     """One of the elements."""
     found, place = _sequence(node), node.numbers(1)
     shape = found.common
@@ -59,7 +59,7 @@ def at(node: Node) -> None:
     node.put(0, shape, found.element or 0)
 
 
-def _common(node: Node, shapes: Sequence[Shape | None]) -> Shape | None:
+def _common(node: SizedNode, shapes: Sequence[Shape | None]) -> Shape | None:
     """Return what is the same of all shapes."""
     known = [s for s in shapes if s is not None]
     if len(known) < len(shapes) or len({len(s) for s in known}) != 1:
@@ -70,13 +70,13 @@ def _common(node: Node, shapes: Sequence[Shape | None]) -> Shape | None:
     )
 
 
-def _own(node: Node, size: Extent, axis: int) -> Extent:
+def _own(node: SizedNode, size: Extent, axis: int) -> Extent:
     """Return a size of some element: one that no element is known to have is another for each."""
     return size if size != -1 else node.fresh(0, axis)
 
 
 @size_rule("SequenceInsert")
-def insert(node: Node) -> None:
+def insert(node: SizedNode) -> None:
     """One element more, at the end or at a place."""
     found, place = _sequence(node), node.numbers(2) if node.has(2) else None
     count = None if found.count is None else found.count + 1
@@ -90,7 +90,7 @@ def insert(node: Node) -> None:
 
 
 @size_rule("SequenceErase")
-def erase(node: Node) -> None:
+def erase(node: SizedNode) -> None:
     """One element less."""
     found, place = _sequence(node), node.numbers(1) if node.has(1) else [-1]
     count = None if found.count is None else found.count - 1
@@ -103,7 +103,7 @@ def erase(node: Node) -> None:
 
 
 @size_rule("SplitToSequence")
-def split(node: Node) -> None:
+def split(node: SizedNode) -> None:
     """Pieces of an axis: of listed sizes, of one size, or single elements."""
     shape = node.shape()
     if shape is None:
@@ -125,7 +125,7 @@ def split(node: Node) -> None:
         _put_sequence(node, TensorSequence(pieces, None, node.kind(), len(pieces)))
 
 
-def _split_evenly(node: Node, shape: Shape, axis: int, size: Value) -> None:
+def _split_evenly(node: SizedNode, shape: Shape, axis: int, size: Value) -> None:
     whole = shape[axis]
     if not isinstance(size, int) or size <= 0:
         _put_sequence(node, TensorSequence(None, _with(shape, axis, -1), node.kind()))
@@ -142,7 +142,7 @@ def _split_evenly(node: Node, shape: Shape, axis: int, size: Value) -> None:
     )
 
 
-def _put_pieces(node: Node, piece: Shape, count: Extent) -> None:
+def _put_pieces(node: SizedNode, piece: Shape, count: Extent) -> None:
     if isinstance(count, int) and count <= _MANY:
         _put_sequence(node, TensorSequence([piece] * count, None, node.kind(), count))
     else:
@@ -154,7 +154,7 @@ def _with(shape: Shape, axis: int, size: Value) -> Shape:
 
 
 @size_rule("ConcatFromSequence")
-def concat(node: Node) -> None:
+def concat(node: SizedNode) -> None:
     """All elements end to end, or stacked along a new axis."""
     found, new = _sequence(node), bool(node.attribute("new_axis", 0))
     kind = found.element or 0
@@ -184,7 +184,7 @@ def concat(node: Node) -> None:
 
 
 @size_rule("Optional", "OptionalGetElement")
-def optional(node: Node) -> None:
+def optional(node: SizedNode) -> None:
     """The contained value, unchanged."""
     if not node.has(0):
         node.walk.tensors.kinds[node.outputs[0]] = "optional"
@@ -193,6 +193,6 @@ def optional(node: Node) -> None:
 
 
 @size_rule("OptionalHasElement")
-def has_element(node: Node) -> None:
+def has_element(node: SizedNode) -> None:
     """A boolean."""
     node.put(0, [], 9)

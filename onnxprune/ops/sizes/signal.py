@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div
 from onnxprune.algebra.sizes.tensors import FLOAT
-from onnxprune.ops.sizes.node import Node
+from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 
 @size_rule("DFT")
-def transform(node: Node) -> None:
+def transform(node: SizedNode) -> None:
     """As many lines as a length says, half of them if only one side is kept; the last axis is complex."""
     shape = node.shape()
     listed = [node.attribute("axis", 1)] if node.opset < 20 else node.numbers(2) if node.has(2) else [-2]
@@ -28,7 +28,7 @@ def transform(node: Node) -> None:
     node.put(0, [*shape[:axis], length, *shape[axis + 1 : -1], last])
 
 
-def _length(node: Node, size: Extent, axis: int) -> Extent:
+def _length(node: SizedNode, size: Extent, axis: int) -> Extent:
     listed = node.elements(1)
     return (
         size
@@ -38,7 +38,7 @@ def _length(node: Node, size: Extent, axis: int) -> Extent:
 
 
 @size_rule("STFT")
-def short_transform(node: Node) -> None:
+def short_transform(node: SizedNode) -> None:
     """Frames of a signal, each with its spectrum."""
     shape, step = node.shape(), node.elements(1)
     if shape is None:
@@ -60,7 +60,7 @@ def short_transform(node: Node) -> None:
 
 
 @size_rule("HannWindow", "HammingWindow", "BlackmanWindow")
-def window(node: Node) -> None:
+def window(node: SizedNode) -> None:
     """A number for each sample."""
     listed = node.elements(0)
     size = node.fresh(0, 0) if not listed else node.nonnegative(listed[0], 0, 0)
@@ -68,7 +68,7 @@ def window(node: Node) -> None:
 
 
 @size_rule("MelWeightMatrix")
-def mel_matrix(node: Node) -> None:
+def mel_matrix(node: SizedNode) -> None:
     """A column for each band, a row for each line of one side."""
     bands, length = node.elements(0), node.elements(1)
     rows = node.fresh(0, 0) if not length else floor_div(node.nonnegative(length[0], 0, 0), 2) + 1

@@ -8,6 +8,6 @@ movement    operators that move or average elements
 norms       normalisations, and what they become once their parameters are absorbed
 """
 
-from onnxprune.ops.symmetry.symmetry import Effect, Pair, Role, Symmetry, Vector, meet
+from onnxprune.ops.symmetry.symmetry import DualPair, Effect, Role, Symmetry, Vector, meet
 
-__all__ = ["Effect", "Pair", "Role", "Symmetry", "Vector", "meet"]
+__all__ = ["DualPair", "Effect", "Role", "Symmetry", "Vector", "meet"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.algebra.axes import factors
 from onnxprune.ops.symmetry.passage import Passage
-from onnxprune.ops.symmetry.symmetry import Effect, Pair, Role, Symmetry, Vector, permutation
+from onnxprune.ops.symmetry.symmetry import DualPair, Effect, Role, Symmetry, Vector, permutation
 from onnxprune.ops.symmetry.table import symmetry_rule
 from onnxprune.ops.views import LinearView
 
@@ -56,7 +56,7 @@ def matrix_product(p: Passage) -> Effect:
     a, b = p.axes(first), p.axes(second)
     rank_a, rank_b = p.rank(first), p.rank(second)
     if a == [rank_a - 1] and b == [rank_b - 2] and not p.outputs:
-        return Effect(Symmetry.LINEAR, (Pair(first, second, p.index),))
+        return Effect(Symmetry.LINEAR, (DualPair(first, second, p.index),))
     if (a == [rank_a - 2] and not b) or (b == [rank_b - 1] and not a):
         return Effect(Symmetry.LINEAR)
     return permutation("it pairs elements of the axis one by one")

@@ -50,7 +50,7 @@ class Vector:
 
 
 @dataclass(frozen=True)
-class Pair:
+class DualPair:
     """A sum over the axis of two activations: the basis of one is dual to that of the other."""
 
     first: str
@@ -72,7 +72,7 @@ class Norm:
     node: int
 
 
-Role: TypeAlias = Vector | Pair | Norm
+Role: TypeAlias = Vector | DualPair | Norm
 
 
 @dataclass(frozen=True)

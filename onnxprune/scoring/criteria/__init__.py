@@ -1,7 +1,7 @@
 """Saliency of channels: by weights, by activations, by gradients."""
 
 from onnxprune.scoring.criteria.activations import observe
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.criteria import (
     CRITERIA,
     NEED_DATA,
@@ -20,8 +20,8 @@ __all__ = [
     "CRITERIA",
     "NEED_DATA",
     "NEED_GRADIENTS",
+    "CalibrationStatistics",
     "Criterion",
-    "Evidence",
     "check_criterion",
     "comparable",
     "gather",

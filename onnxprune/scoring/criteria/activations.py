@@ -14,14 +14,14 @@ from onnxprune.errors import DataError
 from onnxprune.ir import Model
 from onnxprune.ops.views import INNER, LinearView
 from onnxprune.runtime import Array, Feeds, Session
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import Scores, share
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
-def weighted(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def weighted(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Weights times the norm of what they multiply, (|w| · ‖x‖)², of which the root is taken in the end.
 
     Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (Wanda), ICLR 2024, summed
@@ -53,7 +53,7 @@ class _Tap:
     total: str
 
 
-def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = None) -> Evidence:
+def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = None) -> CalibrationStatistics:
     """Run samples once and sum up what every weight multiplies.
 
     The sums of squares are made inside the runtime, so nothing larger than a vector leaves it.
@@ -68,7 +68,7 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
     """
     taps = list(_taps(channels))
     if not taps:
-        return Evidence()
+        return CalibrationStatistics()
     session = Session(_tapped(channels, taps), threads=threads)
     sums = {t.total: np.zeros(()) for t in taps}
     counts = {t.total: 0.0 for t in taps}
@@ -86,7 +86,7 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
             raise DataError(f"what flows into '{tap.weight}' is NaN or infinite on these samples")
         here = _spread(channels.model, tap, np.sqrt(means))
         norms[tap.weight] = np.maximum(norms[tap.weight], here) if tap.weight in norms else here
-    return Evidence(norms=norms)
+    return CalibrationStatistics(norms=norms)
 
 
 def _taps(channels: Channels) -> Iterable[_Tap]:

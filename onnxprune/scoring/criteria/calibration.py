@@ -9,7 +9,7 @@ from onnxprune.runtime import Array
 
 
 @dataclass(frozen=True)
-class Evidence:
+class CalibrationStatistics:
     """Statistics over calibration samples, collected in one streaming pass.
 
     Attributes:

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import ModelError, PluginError, UsageError
 from onnxprune.scoring.criteria import activations, eliminations, gradients, weights
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
 from onnxprune.support.callables import is_reference, load_callable, user_code
 from onnxprune.support.plugins import plugin, plugin_names
@@ -30,13 +30,15 @@ class Criterion:
         needs: ``data``, ``gradients``, ``products`` (of what arrives at layers) or nothing.
     """
 
-    shares: Callable[[Channels, Group, Evidence, int], list[Scores]]
+    shares: Callable[[Channels, Group, CalibrationStatistics, int], list[Scores]]
     power: float = 1.0
     adaptive: bool = False
     absolute: bool = False
     needs: str = ""
 
-    def __call__(self, channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+    def __call__(
+        self, channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int
+    ) -> list[Scores]:
         """Return what each tensor of a group says of its channels."""
         return self.shares(channels, group, evidence, seed)
 
@@ -87,7 +89,11 @@ def looks_at_data(name: str) -> bool:
 
 
 def score(
-    channels: Channels, group: Group, criterion: str, seed: int = 0, evidence: Evidence | None = None
+    channels: Channels,
+    group: Group,
+    criterion: str,
+    seed: int = 0,
+    evidence: CalibrationStatistics | None = None,
 ) -> Scores:
     """Return one score for each channel of a group, their mean one.
 
@@ -116,7 +122,7 @@ def comparable(
     groups: Sequence[Group],
     criterion: str,
     seed: int = 0,
-    evidence: Evidence | None = None,
+    evidence: CalibrationStatistics | None = None,
 ) -> dict[str, Scores]:
     """Return scores of all channels that can be ranked together, whatever group they are in.
 
@@ -178,7 +184,12 @@ def _readers(channels: Channels, tensor: str) -> Iterator[tuple[str, int]]:
 
 
 def _user_shares(
-    name: str, criterion: Criterion, channels: Channels, group: Group, evidence: Evidence, seed: int
+    name: str,
+    criterion: Criterion,
+    channels: Channels,
+    group: Group,
+    evidence: CalibrationStatistics,
+    seed: int,
 ) -> list[Scores]:
     """Return the shares of a criterion; those of a criterion from outside are checked."""
     if name in CRITERIA:
@@ -195,13 +206,13 @@ def _user_shares(
 
 
 def _shares(
-    channels: Channels, group: Group, criterion: str, seed: int, evidence: Evidence | None
+    channels: Channels, group: Group, criterion: str, seed: int, evidence: CalibrationStatistics | None
 ) -> list[Scores]:
     chosen = check_criterion(criterion)
     if chosen.needs and evidence is None:
         raise UsageError(f"the criterion '{criterion}' looks at samples", "give them with --data")
     with np.errstate(over="ignore", invalid="ignore"):  # found below, and said better
-        shares = _user_shares(criterion, chosen, channels, group, evidence or Evidence(), seed)
+        shares = _user_shares(criterion, chosen, channels, group, evidence or CalibrationStatistics(), seed)
     if not all(np.isfinite(s).all() for s in shares):
         raise ModelError(
             f"the channels of group '{group.name}' cannot be ranked: some of its weights are infinite",

@@ -12,7 +12,7 @@ from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array, Feeds
 from onnxprune.scoring.criteria import weights
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import linear_of
@@ -28,7 +28,7 @@ HELD_BYTES = 4 * GRAM_BYTES
 """What all inverted Gram matrices together may take; layers that come later are not asked."""
 
 
-def eliminated(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def eliminated(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Growth of the readers' squared error when a channel goes and the others are fitted anew.
 
     The optimal brain surgeon on whole channels (see `layerwise.surgeon`); least squares in `recover` is the
@@ -56,7 +56,7 @@ class Reader:
 
 def operate(
     channels: Channels, feeds: Iterable[Feeds], threads: int | None = None, seed: int = 0
-) -> Evidence:
+) -> CalibrationStatistics:
     """Take the channels of every group out of a copy of their readers, the cheapest first.
 
     What counts is the squared error of each reader's result, relative to that result, once the channels that
@@ -92,7 +92,7 @@ def observed_readers(
             progress.advance(1, note=reader.layer.name)
 
 
-def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Evidence:
+def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> CalibrationStatistics:
     """Take the channels of every group out of their readers, whose moments are known.
 
     Args:
@@ -113,7 +113,7 @@ def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Evidenc
                 waiting = layers.pop(group.name)
                 found[group.name] = elimination_costs(waiting, powers[group.name], size, ROUNDS)
                 progress.advance(1, note=group.name)
-    return Evidence(eliminations=found)
+    return CalibrationStatistics(eliminations=found)
 
 
 def _readers(channels: Channels) -> Iterator[Reader]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.data import Dataset
 from onnxprune.scoring.criteria.activations import observe
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.criteria import check_criterion
 from onnxprune.scoring.criteria.eliminations import operate
 from onnxprune.scoring.criteria.gradients import slopes_of
@@ -27,7 +27,7 @@ def gather(
     batch_size: int = 64,
     threads: int | None = None,
     seed: int = 0,
-) -> Evidence | None:
+) -> CalibrationStatistics | None:
     """Go once through samples, for a criterion that looks at them.
 
     The gradient is that of the loss the samples allow: cross-entropy with labels, mean squared error with

@@ -10,12 +10,12 @@ from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.values import finite_values
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import Scores, sums
 
 
-def taylor(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def taylor(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """First-order change of the loss when a channel goes: the mean over the batches of |Σ w · ∂L/∂w|.
 
     The sum is over all weights that read the channel. Molchanov et al., "Importance Estimation for Neural
@@ -24,7 +24,7 @@ def taylor(channels: Channels, group: Group, evidence: Evidence, seed: int) -> l
     return [_found(group, evidence.slopes)]
 
 
-def fisher(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def fisher(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Second-order change, by the empirical Fisher information: the mean over the batches of (Σ w · ∂L/∂w)².
 
     Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018; for coupled channels
@@ -33,7 +33,7 @@ def fisher(channels: Channels, group: Group, evidence: Evidence, seed: int) -> l
     return [_found(group, evidence.curvatures)]
 
 
-def slopes_of(channels: Channels, batches: Iterable[Mapping[str, Array]]) -> Evidence:
+def slopes_of(channels: Channels, batches: Iterable[Mapping[str, Array]]) -> CalibrationStatistics:
     """Go once through gradients.
 
     Args:
@@ -66,7 +66,7 @@ def slopes_of(channels: Channels, batches: Iterable[Mapping[str, Array]]) -> Evi
     if not seen:
         raise DataError("no weight of any group has a gradient on this data", "use another criterion")
     means = [{name: found[name] / count for name in seen} for found in (slopes, curvatures)]
-    return Evidence(slopes=means[0], curvatures=means[1])
+    return CalibrationStatistics(slopes=means[0], curvatures=means[1])
 
 
 def _found(group: Group, means: Mapping[str, Array]) -> Scores:

@@ -7,16 +7,16 @@ import numpy as np
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.values import finite_values
 from onnxprune.ops.spec import spec_of
-from onnxprune.scoring.criteria.calibration import Evidence
+from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.shares import Scores, matrices, members, share
 
 
-def l1(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def l1(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Sum of absolute weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017)."""
     return [share(channels, group, p, lambda _, w: np.abs(w)) for p in matrices(channels, group)]
 
 
-def l2(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def l2(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Squares of the weights, of which the root is taken once they are put together.
 
     The Euclidean norm of He et al., "Soft Filter Pruning", IJCAI 2018.
@@ -24,7 +24,7 @@ def l2(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[
     return [share(channels, group, p, lambda _, w: np.square(w)) for p in matrices(channels, group)]
 
 
-def bn(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Size of the BatchNormalization scale (Liu et al., "Network Slimming", ICCV 2017).
 
     A group that no BatchNormalization scales is scored by ``l2``.
@@ -39,7 +39,9 @@ def bn(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[
     return [share(channels, group, p, lambda _, w: np.square(w)) for p in places]
 
 
-def geometric_median(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def geometric_median(
+    channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int
+) -> list[Scores]:
     """Distance to all other channels: what lies in their midst can be replaced by them.
 
     He et al., "Filter Pruning via Geometric Median for Deep Neural Networks Acceleration", CVPR 2019.
@@ -47,7 +49,7 @@ def geometric_median(channels: Channels, group: Group, evidence: Evidence, seed:
     return [_distances(channels, group, p) for p in matrices(channels, group)]
 
 
-def random(channels: Channels, group: Group, evidence: Evidence, seed: int) -> list[Scores]:
+def random(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Seeded chance: the yardstick every other criterion has to beat."""
     digest = np.frombuffer(group.name.encode(), np.uint8)
     return [np.random.default_rng([seed, *digest.tolist()]).uniform(0.5, 1.5, group.size)]

@@ -8,12 +8,12 @@ import onnx
 
 from onnxprune.ir import Model, attributes
 from onnxprune.ops.spec import spec_of
-from onnxprune.ops.views import INNER, Layout, LinearView, Operands
-from onnxprune.scoring.layerwise.linear import Linear, Product, Stack
+from onnxprune.ops.views import INNER, LinearView, Operands, WeightLayout
+from onnxprune.scoring.layerwise.linear import Linear, MatrixProduct, Stack
 from onnxprune.scoring.layerwise.windows import Convolution, TransposedConvolution
 
-_KINDS: Mapping[Layout, type[Linear]] = {
-    "matrix": Product,
+_KINDS: Mapping[WeightLayout, type[Linear]] = {
+    "matrix": MatrixProduct,
     "stack": Stack,
     "windows": Convolution,
     "transposed windows": TransposedConvolution,

@@ -66,7 +66,7 @@ class Linear(ABC):
         return np.asarray(rows[picked].transpose(1, 0, 2))
 
 
-class Product(Linear):
+class MatrixProduct(Linear):
     """Gemm, and MatMul by a matrix from either side."""
 
     def __init__(self, node: onnx.NodeProto, shape: tuple[int, ...], view: LinearView) -> None:

@@ -21,15 +21,15 @@ from onnxprune.train.pullbacks import (
     reduction,
     winograd,
 )
-from onnxprune.train.pullbacks.registry import FORWARDS, PULLBACKS, Node, pullback_of
+from onnxprune.train.pullbacks.registry import FORWARDS, PULLBACKS, ForwardNode, pullback_of
 from onnxprune.train.pullbacks.tape import Gradient, Tape
 from onnxprune.train.pullbacks.writer import Writer
 
 __all__ = [
     "FORWARDS",
     "PULLBACKS",
+    "ForwardNode",
     "Gradient",
-    "Node",
     "Tape",
     "Writer",
     "activation",

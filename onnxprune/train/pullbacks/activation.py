@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape
 from onnxprune.train.pullbacks.writer import STEP, Operand, Writer
 
-Derivative: TypeAlias = Callable[[Node, Writer, str, str], str]
+Derivative: TypeAlias = Callable[[ForwardNode, Writer, str, str], str]
 """From a node, its operand x and its result y to the derivative at x."""
 
 
@@ -19,45 +19,45 @@ def step(write: Writer, x: Operand) -> str:
     return write("HardSigmoid", x, alpha=STEP, beta=0.0)
 
 
-def _sigmoid(node: Node, write: Writer, x: str, y: str) -> str:
+def _sigmoid(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     return write.mul(y, write.sub(1.0, y))
 
 
-def _tanh(node: Node, write: Writer, x: str, y: str) -> str:
+def _tanh(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     return write.sub(1.0, write.mul(y, y))
 
 
-def _leaky(node: Node, write: Writer, x: str, y: str) -> str:
+def _leaky(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     alpha = node.attributes.get("alpha", 0.01)
     return write.add(write.mul(step(write, x), 1.0 - alpha), alpha)
 
 
-def _erf(node: Node, write: Writer, x: str, y: str) -> str:
+def _erf(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     """2/√π · exp(−x²), the constant inside the exponent."""
     return write("Exp", write.sub(math.log(2 / math.sqrt(math.pi)), write.mul(x, x)))
 
 
-def _elu(node: Node, write: Writer, x: str, y: str) -> str:
+def _elu(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     """1 above zero, α·exp(x) = y + α below."""
     alpha = node.attributes.get("alpha", 1.0)
     above = step(write, x)
     return write.add(above, write.mul(write.sub(1.0, above), write.add(y, alpha)))
 
 
-def _hard_sigmoid(node: Node, write: Writer, x: str, y: str) -> str:
+def _hard_sigmoid(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     """The slope strictly between 0 and 1."""
     inside = write.mul(step(write, y), step(write, write.sub(1.0, y)))
     return write.mul(inside, node.attributes.get("alpha", 0.2))
 
 
-def _hard_swish(node: Node, write: Writer, x: str, y: str) -> str:
+def _hard_swish(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     """H + x·h' with h the hard sigmoid of slope 1/6."""
     gate = write("HardSigmoid", x, alpha=1 / 6, beta=0.5)
     inside = write.mul(step(write, gate), step(write, write.sub(1.0, gate)))
     return write.add(gate, write.mul(write.mul(x, 1 / 6), inside))
 
 
-def _softplus(node: Node, write: Writer, x: str, y: str) -> str:
+def _softplus(node: ForwardNode, write: Writer, x: str, y: str) -> str:
     return write("Sigmoid", x)
 
 
@@ -97,7 +97,7 @@ DERIVATIVES: dict[str, Derivative] = {
 """By operator of the standard domain."""
 
 
-def _elementwise(node: Node, tape: Tape) -> None:
+def _elementwise(node: ForwardNode, tape: Tape) -> None:
     """Multiply by the derivative; a factor along an axis goes on."""
     arrived = tape.carried(node.outputs[0])
     slope = DERIVATIVES[node.operator](node, tape.writer, node.inputs[0], node.outputs[0])
@@ -109,7 +109,7 @@ pullback(*DERIVATIVES)(_elementwise)
 
 
 @pullback("Clip")
-def clip(node: Node, tape: Tape) -> None:
+def clip(node: ForwardNode, tape: Tape) -> None:
     """The gradient where the result lies strictly between the bounds."""
     write, arrived, y = tape.writer, tape.carried(node.outputs[0]), node.outputs[0]
     inside = [
@@ -143,7 +143,7 @@ def _tanh_gelu_slope(write: Writer, x: Operand) -> str:
 
 
 @pullback("Gelu")
-def gelu(node: Node, tape: Tape) -> None:
+def gelu(node: ForwardNode, tape: Tape) -> None:
     """Gaussian error linear unit, exact or with a hyperbolic tangent."""
     form = node.attributes.get("approximate", b"none")
     slope = _tanh_gelu_slope if form in (b"tanh", "tanh") else _gelu_slope
@@ -151,27 +151,27 @@ def gelu(node: Node, tape: Tape) -> None:
 
 
 @pullback("Gelu", domain="com.microsoft")
-def contrib_gelu(node: Node, tape: Tape) -> None:
+def contrib_gelu(node: ForwardNode, tape: Tape) -> None:
     """Gaussian error linear unit."""
     _pass(node, tape, _gelu_slope(tape.writer, node.inputs[0]))
 
 
 @pullback("BiasGelu", domain="com.microsoft")
-def bias_gelu(node: Node, tape: Tape) -> None:
+def bias_gelu(node: ForwardNode, tape: Tape) -> None:
     """Gaussian error linear unit of a sum."""
     slope = _gelu_slope(tape.writer, tape.writer.add(*node.inputs))
     _pass_sum(node, tape, slope)
 
 
 @pullback("FastGelu", domain="com.microsoft")
-def fast_gelu(node: Node, tape: Tape) -> None:
+def fast_gelu(node: ForwardNode, tape: Tape) -> None:
     """Its form with a hyperbolic tangent, of a sum if there is a bias."""
     total = tape.writer.add(*node.inputs) if node.input(1) else node.inputs[0]
     _pass_sum(node, tape, _tanh_gelu_slope(tape.writer, total))
 
 
 @pullback("QuickGelu", domain="com.microsoft")
-def quick_gelu(node: Node, tape: Tape) -> None:
+def quick_gelu(node: ForwardNode, tape: Tape) -> None:
     """x·σ(αx): the derivative is σ·(1 + αx·(1 − σ))."""
     write, x, alpha = tape.writer, node.inputs[0], node.attributes.get("alpha", 1.702)
     scaled = write.mul(x, alpha)
@@ -179,13 +179,13 @@ def quick_gelu(node: Node, tape: Tape) -> None:
     _pass(node, tape, write.mul(gate, write.add(write.mul(scaled, write.sub(1.0, gate)), 1.0)))
 
 
-def _pass(node: Node, tape: Tape, slope: str) -> None:
+def _pass(node: ForwardNode, tape: Tape, slope: str) -> None:
     arrived = tape.carried(node.outputs[0])
     value = tape.writer.mul(slope, arrived.value)
     tape.give(node.inputs[0], value, arrived.factor, arrived.axis)
 
 
-def _pass_sum(node: Node, tape: Tape, slope: str) -> None:
+def _pass_sum(node: ForwardNode, tape: Tape, slope: str) -> None:
     dims = tape.dims(node.outputs[0])
     value = tape.writer.mul(slope, tape.gradient(node.outputs[0]))
     for name in node.inputs:
@@ -193,7 +193,7 @@ def _pass_sum(node: Node, tape: Tape, slope: str) -> None:
 
 
 @pullback("Softmax")
-def softmax(node: Node, tape: Tape) -> None:
+def softmax(node: ForwardNode, tape: Tape) -> None:
     """y·(dy − Σ dy·y)."""
     write, y, axis = tape.writer, node.outputs[0], node.attributes.get("axis", -1)
     weighted = write.mul(tape.gradient(y), y)
@@ -202,7 +202,7 @@ def softmax(node: Node, tape: Tape) -> None:
 
 
 @pullback("LogSoftmax")
-def log_softmax(node: Node, tape: Tape) -> None:
+def log_softmax(node: ForwardNode, tape: Tape) -> None:
     """Dy − exp(y)·Σ dy."""
     write, y, axis = tape.writer, node.outputs[0], node.attributes.get("axis", -1)
     arrived = tape.gradient(y)
@@ -211,7 +211,7 @@ def log_softmax(node: Node, tape: Tape) -> None:
 
 
 @pullback("PRelu")
-def parametric_relu(node: Node, tape: Tape) -> None:
+def parametric_relu(node: ForwardNode, tape: Tape) -> None:
     """The slope below zero is trained, too."""
     write, (x, slope), y = tape.writer, node.inputs, node.outputs[0]
     arrived, dims = tape.gradient(y), tape.dims(y)
@@ -223,12 +223,12 @@ def parametric_relu(node: Node, tape: Tape) -> None:
 
 
 @pullback("Dropout", "Identity")
-def same(node: Node, tape: Tape) -> None:
+def same(node: ForwardNode, tape: Tape) -> None:
     """The gradient as it is."""
     tape.pass_on(node.inputs[0], tape.carried(node.outputs[0]))
 
 
 @pullback("Cast")
-def cast(node: Node, tape: Tape) -> None:
+def cast(node: ForwardNode, tape: Tape) -> None:
     """The gradient as it is: all floats that training sees are of 32 bits."""
     tape.pass_on(node.inputs[0], tape.carried(node.outputs[0]))

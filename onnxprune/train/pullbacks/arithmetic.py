@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape
 
 
 @pullback("Add", "Sum")
-def add(node: Node, tape: Tape) -> None:
+def add(node: ForwardNode, tape: Tape) -> None:
     """The gradient, for every operand."""
     dims = tape.dims(node.outputs[0])
     for name in node.inputs:
@@ -17,7 +17,7 @@ def add(node: Node, tape: Tape) -> None:
 
 
 @pullback("Mean")
-def mean(node: Node, tape: Tape) -> None:
+def mean(node: ForwardNode, tape: Tape) -> None:
     """The gradient over the number of operands."""
     dims, arrived = tape.dims(node.outputs[0]), tape.carried(node.outputs[0])
     share = Gradient(tape.writer.mul(arrived.value, 1.0 / len(node.inputs)), arrived.factor, arrived.axis)
@@ -26,7 +26,7 @@ def mean(node: Node, tape: Tape) -> None:
 
 
 @pullback("Sub")
-def sub(node: Node, tape: Tape) -> None:
+def sub(node: ForwardNode, tape: Tape) -> None:
     """The gradient, and its negative."""
     dims, arrived = tape.dims(node.outputs[0]), tape.carried(node.outputs[0])
     tape.give_broadcast(node.inputs[0], arrived, dims)
@@ -36,7 +36,7 @@ def sub(node: Node, tape: Tape) -> None:
 
 
 @pullback("Mul")
-def mul(node: Node, tape: Tape) -> None:
+def mul(node: ForwardNode, tape: Tape) -> None:
     """The gradient times the other operand."""
     (a, b), arrived = node.inputs, tape.carried(node.outputs[0])
     dims = tape.dims(node.outputs[0])
@@ -47,7 +47,7 @@ def mul(node: Node, tape: Tape) -> None:
 
 
 @pullback("Div")
-def div(node: Node, tape: Tape) -> None:
+def div(node: ForwardNode, tape: Tape) -> None:
     """Dy / b, and −dy·y / b."""
     write, (a, b), y = tape.writer, node.inputs, node.outputs[0]
     arrived, dims = tape.carried(y), tape.dims(y)
@@ -59,7 +59,7 @@ def div(node: Node, tape: Tape) -> None:
 
 
 @pullback("Pow")
-def power(node: Node, tape: Tape) -> None:
+def power(node: ForwardNode, tape: Tape) -> None:
     """dy·b·a^(b − 1), and dy·y·log a where a is positive."""
     write, (a, b), y = tape.writer, node.inputs, node.outputs[0]
     dims = tape.dims(y)
@@ -78,7 +78,7 @@ def power(node: Node, tape: Tape) -> None:
 
 
 @pullback("Max", "Min")
-def extreme(node: Node, tape: Tape) -> None:
+def extreme(node: ForwardNode, tape: Tape) -> None:
     """The gradient goes to the operand that is the result, in equal parts where several are."""
     write, y = tape.writer, node.outputs[0]
     dims, arrived = tape.dims(y), tape.gradient(y)
@@ -91,7 +91,7 @@ def extreme(node: Node, tape: Tape) -> None:
 
 
 @pullback("Where")
-def where(node: Node, tape: Tape) -> None:
+def where(node: ForwardNode, tape: Tape) -> None:
     """The gradient where an operand was chosen."""
     write, (condition, a, b), y = tape.writer, node.inputs, node.outputs[0]
     dims, arrived = tape.dims(y), tape.gradient(y)

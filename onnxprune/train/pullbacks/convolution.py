@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.train.pullbacks import winograd
 from onnxprune.train.pullbacks.geometry import Geometry
-from onnxprune.train.pullbacks.registry import Node, forward, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, forward, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape, elements
 from onnxprune.train.pullbacks.writer import Writer, ints
 from onnxprune.train.wire import Array
@@ -25,7 +25,7 @@ MANY_POSITIONS = 49
 
 
 @forward("Conv")
-def in_its_form(node: Node, tape: Tape) -> None:
+def in_its_form(node: ForwardNode, tape: Tape) -> None:
     """Use Winograd's form where it pays; a bias is added behind it."""
     write, (x, w), y = tape.writer, node.inputs[:2], node.outputs[0]
     g = Geometry.of(node.attributes, tape.dims(x), tape.dims(w), tape.dims(y))
@@ -39,7 +39,7 @@ def in_its_form(node: Node, tape: Tape) -> None:
 
 
 @pullback("Conv")
-def convolution(node: Node, tape: Tape) -> None:
+def convolution(node: ForwardNode, tape: Tape) -> None:
     """A convolution for the kernel, a transposed one for the data, a sum for the bias."""
     x, w, y = node.inputs[0], node.inputs[1], node.outputs[0]
     g = Geometry.of(node.attributes, tape.dims(x), tape.dims(w), tape.dims(y))

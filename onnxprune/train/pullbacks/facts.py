@@ -22,7 +22,7 @@ _LIKE_FIRST_INPUT = frozenset({"Gelu", "FastGelu", "QuickGelu", "BiasGelu"})
 
 
 @dataclass
-class Facts:
+class StaticFacts:
     """Facts known before the graph runs.
 
     Attributes:
@@ -38,7 +38,7 @@ class Facts:
     @classmethod
     def of(
         cls, model: onnx.ModelProto, sizes: Mapping[str, Sequence[int]], changing: Collection[str]
-    ) -> Facts:
+    ) -> StaticFacts:
         """Follow a graph.
 
         Args:

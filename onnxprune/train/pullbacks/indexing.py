@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, pullback
 from onnxprune.train.pullbacks.tape import Tape, elements
 from onnxprune.train.pullbacks.writer import Operand, Writer, ints
 
@@ -30,7 +30,7 @@ def scattered(write: Writer, size: int, indices: Operand, rows: str, width: int,
 
 
 @pullback("Gather")
-def gather(node: Node, tape: Tape) -> None:
+def gather(node: ForwardNode, tape: Tape) -> None:
     """Rows of the gradient added up; where each was picked once, they are picked back."""
     write, (x, indices), y = tape.writer, node.inputs, node.outputs[0]
     own = tape.dims(x)
@@ -63,7 +63,7 @@ def _positive(tape: Tape, indices: str, size: int) -> Operand:
 
 
 @pullback("GatherElements")
-def gather_elements(node: Node, tape: Tape) -> None:
+def gather_elements(node: ForwardNode, tape: Tape) -> None:
     """Elements of the gradient added up."""
     x, indices = node.inputs
     axis = node.attributes.get("axis", 0)
@@ -76,7 +76,7 @@ def _scatter_back(tape: Tape, x: str, indices: str, value: str, axis: int) -> No
 
 
 @pullback("TopK")
-def top_k(node: Node, tape: Tape) -> None:
+def top_k(node: ForwardNode, tape: Tape) -> None:
     """Gradients of the values, where they stood."""
     if not tape.has(node.outputs[0]):
         return
@@ -85,7 +85,7 @@ def top_k(node: Node, tape: Tape) -> None:
 
 
 @pullback("GatherND")
-def gather_nd(node: Node, tape: Tape) -> None:
+def gather_nd(node: ForwardNode, tape: Tape) -> None:
     """Slices of the gradient added up."""
     write, (x, indices) = tape.writer, node.inputs
     batch, own = node.attributes.get("batch_dims", 0), tape.dims(x)
@@ -104,7 +104,7 @@ def _with_batch_indices(tape: Tape, indices: str, own: tuple[int, ...], batch: i
 
 
 @pullback("ScatterND")
-def scatter_nd(node: Node, tape: Tape) -> None:
+def scatter_nd(node: ForwardNode, tape: Tape) -> None:
     """The gradient but where it was written over; and there, that of the updates."""
     write, (x, indices, updates) = tape.writer, node.inputs
     reduction = _reduction(node)
@@ -119,7 +119,7 @@ def scatter_nd(node: Node, tape: Tape) -> None:
 
 
 @pullback("ScatterElements")
-def scatter_elements(node: Node, tape: Tape) -> None:
+def scatter_elements(node: ForwardNode, tape: Tape) -> None:
     """The same, element by element."""
     write, (x, indices, updates) = tape.writer, node.inputs
     axis, reduction = node.attributes.get("axis", 0), _reduction(node)
@@ -134,7 +134,7 @@ def scatter_elements(node: Node, tape: Tape) -> None:
         tape.give(updates, write("GatherElements", arrived, indices, axis=axis))
 
 
-def _reduction(node: Node) -> str:
+def _reduction(node: ForwardNode) -> str:
     given = node.attributes.get("reduction", b"none")
     name = given.decode() if isinstance(given, bytes) else str(given)
     if name not in ("none", "add"):

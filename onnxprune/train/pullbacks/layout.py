@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape, elements, permutation_back
 from onnxprune.train.pullbacks.writer import Writer, ints
 
 
 @pullback("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def reshaped(node: Node, tape: Tape) -> None:
+def reshaped(node: ForwardNode, tape: Tape) -> None:
     """The gradient in the operand's shape; a factor goes on where its axis stays one."""
     (x, y) = node.inputs[0], node.outputs[0]
     if not tape.wants(x):
@@ -35,7 +35,7 @@ def _same_axis(axis: int, dims: Sequence[int], others: Sequence[int]) -> int | N
 
 
 @pullback("Transpose")
-def transpose(node: Node, tape: Tape) -> None:
+def transpose(node: ForwardNode, tape: Tape) -> None:
     """Axes back in their order."""
     arrived = tape.carried(node.outputs[0])
     order = list(node.attributes.get("perm") or reversed(range(tape.rank(node.inputs[0]))))
@@ -44,7 +44,7 @@ def transpose(node: Node, tape: Tape) -> None:
 
 
 @pullback("Concat")
-def concat(node: Node, tape: Tape) -> None:
+def concat(node: ForwardNode, tape: Tape) -> None:
     """A part for each operand, and its part of the factor."""
     arrived, rank = tape.carried(node.outputs[0]), tape.rank(node.outputs[0])
     axis = node.attributes["axis"] % rank
@@ -64,7 +64,7 @@ def _parts(write: Writer, value: str, sizes: np.ndarray, axis: int) -> list[str]
 
 
 @pullback("Split")
-def split(node: Node, tape: Tape) -> None:
+def split(node: ForwardNode, tape: Tape) -> None:
     """The gradients side by side, zeros for results that nobody reads."""
     x = node.inputs[0]
     axis = node.attributes.get("axis", 0) % tape.rank(x)
@@ -73,7 +73,7 @@ def split(node: Node, tape: Tape) -> None:
 
 
 @pullback("Slice")
-def cut(node: Node, tape: Tape) -> None:
+def cut(node: ForwardNode, tape: Tape) -> None:
     """Zeros around what was cut out, and between where it was taken in steps."""
     x, y = node.inputs[0], node.outputs[0]
     own, write = tape.dims(x), tape.writer
@@ -115,7 +115,7 @@ def _spread(write: Writer, value: str, dims: Sequence[int], axis: int, step: int
 
 
 @pullback("Pad")
-def pad(node: Node, tape: Tape) -> None:
+def pad(node: ForwardNode, tape: Tape) -> None:
     """Cut off what was padded, and pad what was cut off."""
     if node.attributes.get("mode", b"constant") not in (b"constant", "constant"):
         raise Untrainable("it does not pad with a constant")
@@ -130,14 +130,14 @@ def pad(node: Node, tape: Tape) -> None:
 
 
 @pullback("Expand")
-def expand(node: Node, tape: Tape) -> None:
+def expand(node: ForwardNode, tape: Tape) -> None:
     """Summed over the axes it was repeated along."""
     arrived = tape.carried(node.outputs[0])
     tape.give_broadcast(node.inputs[0], arrived, tape.dims(node.outputs[0]))
 
 
 @pullback("Tile")
-def tile(node: Node, tape: Tape) -> None:
+def tile(node: ForwardNode, tape: Tape) -> None:
     """Summed over the copies."""
     own = tape.dims(node.inputs[0])
     repeats = [m // n if n else 1 for n, m in zip(own, tape.dims(node.outputs[0]), strict=True)]
@@ -147,7 +147,7 @@ def tile(node: Node, tape: Tape) -> None:
 
 
 @pullback("Trilu")
-def triangle(node: Node, tape: Tape) -> None:
+def triangle(node: ForwardNode, tape: Tape) -> None:
     """The same triangle of the gradient."""
     arrived = tape.gradient(node.outputs[0])
     kept = {"upper": node.attributes.get("upper", 1)}
@@ -155,7 +155,7 @@ def triangle(node: Node, tape: Tape) -> None:
 
 
 @pullback("DepthToSpace")
-def depth_to_space(node: Node, tape: Tape) -> None:
+def depth_to_space(node: ForwardNode, tape: Tape) -> None:
     """Squares of pixels back into blocks of channels."""
     block, arrived = node.attributes["blocksize"], tape.gradient(node.outputs[0])
     samples, channels, height, width = tape.dims(node.inputs[0])
@@ -168,7 +168,7 @@ def depth_to_space(node: Node, tape: Tape) -> None:
 
 
 @pullback("SpaceToDepth")
-def space_to_depth(node: Node, tape: Tape) -> None:
+def space_to_depth(node: ForwardNode, tape: Tape) -> None:
     """Blocks of channels back into squares of pixels."""
     block = node.attributes["blocksize"]
     tape.give(node.inputs[0], tape.writer("DepthToSpace", tape.gradient(node.outputs[0]), blocksize=block))

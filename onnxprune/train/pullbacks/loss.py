@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks.registry import Node, forward, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, forward, pullback
 from onnxprune.train.pullbacks.tape import Tape
 from onnxprune.train.pullbacks.writer import ints
 
 
 @forward("SoftmaxCrossEntropyLoss")
-def cross_entropy(node: Node, tape: Tape) -> None:
+def cross_entropy(node: ForwardNode, tape: Tape) -> None:
     """Mean negative log-likelihood, spelled out so that the pullback finds its parts.
 
     Classes lie on axis 1 of the logits. The mean is over the class weights of the labels that count.
@@ -39,7 +39,7 @@ def cross_entropy(node: Node, tape: Tape) -> None:
 
 
 @pullback("SoftmaxCrossEntropyLoss")
-def probabilities_without_labels(node: Node, tape: Tape) -> None:
+def probabilities_without_labels(node: ForwardNode, tape: Tape) -> None:
     """(softmax − one-hot), each column times its share of the mean."""
     write, share = tape.writer, node.saved["share"]
     probabilities = write("Exp", node.saved["logarithms"])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.train.pullbacks.registry import Node, forward, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, forward, pullback
 from onnxprune.train.pullbacks.tape import Tape, elements
 
 
 @forward("BatchNormalization")
-def with_batch_statistics(node: Node, tape: Tape) -> None:
+def with_batch_statistics(node: ForwardNode, tape: Tape) -> None:
     """The operator's training mode; with a momentum of 0 it returns the statistics of the batch.
 
     The kernel writes what it returns into its operands 3 and 4, too, initializers of others included: it is
@@ -30,7 +30,7 @@ def with_batch_statistics(node: Node, tape: Tape) -> None:
 
 
 @pullback("BatchNormalization")
-def batch_normalization(node: Node, tape: Tape) -> None:
+def batch_normalization(node: ForwardNode, tape: Tape) -> None:
     """Dx = γ/σ · (dy − mean(dy) − x̂·mean(dy·x̂)); the factor in front is left for others to apply.
 
     In inference mode the operator is a multiplication and an addition for each channel in one pass.
@@ -65,7 +65,7 @@ def batch_normalization(node: Node, tape: Tape) -> None:
 
 
 @forward("LayerNormalization")
-def with_statistics(node: Node, tape: Tape) -> None:
+def with_statistics(node: ForwardNode, tape: Tape) -> None:
     """Ask for mean and inverse deviation, too."""
     names = [node.outputs[0]]
     for index, key in ((1, "mean"), (2, "inverse")):
@@ -75,7 +75,7 @@ def with_statistics(node: Node, tape: Tape) -> None:
 
 
 @pullback("LayerNormalization")
-def layer_normalization(node: Node, tape: Tape) -> None:
+def layer_normalization(node: ForwardNode, tape: Tape) -> None:
     """Dx = (g − mean(g) − x̂·mean(g·x̂)) / σ with g = dy·γ; the means are products with γ over the size."""
     write, (x, scale) = tape.writer, node.inputs[:2]
     dims, arrived = tape.dims(x), tape.gradient(node.outputs[0])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from onnxprune.train.emit import Untrainable
 from onnxprune.train.pullbacks.indexing import scattered
-from onnxprune.train.pullbacks.registry import Node, forward, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, forward, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape, elements
 from onnxprune.train.pullbacks.writer import ints
 
 
 @forward("MaxPool")
-def indexed_max_pool(node: Node, tape: Tape) -> None:
+def indexed_max_pool(node: ForwardNode, tape: Tape) -> None:
     """Ask for the places of the maxima, too."""
     places = node.output(1) or tape.writer.name("places")
     node.saved["places"] = places
@@ -20,7 +20,7 @@ def indexed_max_pool(node: Node, tape: Tape) -> None:
 
 
 @pullback("MaxPool")
-def max_pool(node: Node, tape: Tape) -> None:
+def max_pool(node: ForwardNode, tape: Tape) -> None:
     """The gradient where the maxima were; added up where windows overlap."""
     write, x, y = tape.writer, node.inputs[0], node.outputs[0]
     own, made, arrived = tape.dims(x), tape.dims(y), tape.gradient(y)
@@ -38,7 +38,7 @@ def max_pool(node: Node, tape: Tape) -> None:
 
 
 @pullback("GlobalAveragePool")
-def global_average_pool(node: Node, tape: Tape) -> None:
+def global_average_pool(node: ForwardNode, tape: Tape) -> None:
     """The gradient over the number of positions, repeated."""
     x, arrived = node.inputs[0], tape.carried(node.outputs[0])
     own = tape.dims(x)

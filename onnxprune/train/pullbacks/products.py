@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, pullback
 from onnxprune.train.pullbacks.tape import Gradient, Tape, elements
 from onnxprune.train.pullbacks.writer import ints
 
 
 @pullback("Gemm")
-def gemm(node: Node, tape: Tape) -> None:
+def gemm(node: ForwardNode, tape: Tape) -> None:
     """Y = α·A·B + β·C; both operands may be given transposed."""
     write, (a, b), y = tape.writer, node.inputs[:2], node.outputs[0]
     arrived, alpha = tape.gradient(y), float(node.attributes.get("alpha", 1.0))
@@ -30,7 +30,7 @@ def gemm(node: Node, tape: Tape) -> None:
 
 
 @pullback("MatMul")
-def matmul(node: Node, tape: Tape) -> None:
+def matmul(node: ForwardNode, tape: Tape) -> None:
     """dy·Bᵀ and Aᵀ·dy, summed over the axes an operand was broadcast along."""
     a, b = node.inputs
     dims_a, dims_b, dims_y = tape.dims(a), tape.dims(b), tape.dims(node.outputs[0])
@@ -42,7 +42,7 @@ def matmul(node: Node, tape: Tape) -> None:
         _stacked(node, tape, dims_a, dims_b, dims_y)
 
 
-def _by_matrix(node: Node, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[int]) -> None:
+def _by_matrix(node: ForwardNode, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[int]) -> None:
     """All leading axes of A are rows of one product."""
     write, (a, b) = tape.writer, node.inputs
     rows = tape.gradient(node.outputs[0])
@@ -57,7 +57,7 @@ def _by_matrix(node: Node, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[i
 
 
 def _stacked(
-    node: Node, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[int], dims_y: Sequence[int]
+    node: ForwardNode, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[int], dims_y: Sequence[int]
 ) -> None:
     """A product for every index of the leading axes."""
     write, (a, b) = tape.writer, node.inputs
@@ -74,7 +74,7 @@ def _stacked(
         tape.give_broadcast(b, Gradient(value, arrived.factor, arrived.axis), dims)
 
 
-def _vector(node: Node, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[int]) -> None:
+def _vector(node: ForwardNode, tape: Tape, dims_a: Sequence[int], dims_b: Sequence[int]) -> None:
     """A vector is a matrix of one row on the left and of one column on the right."""
     write, (a, b) = tape.writer, node.inputs
     arrived = tape.gradient(node.outputs[0])

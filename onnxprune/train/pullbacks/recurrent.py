@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks.registry import Node, forward, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, forward, pullback
 from onnxprune.train.pullbacks.tape import Tape
 from onnxprune.train.pullbacks.writer import Writer, ints
 
@@ -30,7 +30,7 @@ class _Sizes:
         return self.gates * self.hidden
 
     @classmethod
-    def of(cls, node: Node, tape: Tape, gates: int) -> _Sizes:
+    def of(cls, node: ForwardNode, tape: Tape, gates: int) -> _Sizes:
         steps, samples, inputs = tape.dims(node.inputs[0])
         if steps > LONGEST:
             raise Untrainable(f"its sequence has {steps} steps; up to {LONGEST} are unrolled")
@@ -49,14 +49,14 @@ def _joined(write: Writer, parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else write("Concat", *parts, axis=0)
 
 
-def _begin(node: Node, tape: Tape, index: int, size: _Sizes) -> str:
+def _begin(node: ForwardNode, tape: Tape, index: int, size: _Sizes) -> str:
     """Return the state to begin from, [samples, hidden]."""
     if not node.input(index):
         return tape.writer.zeros([size.samples, size.hidden])
     return tape.writer.reshape(node.inputs[index], [size.samples, size.hidden])
 
 
-def _weights(node: Node, write: Writer, size: _Sizes) -> tuple[str, str]:
+def _weights(node: ForwardNode, write: Writer, size: _Sizes) -> tuple[str, str]:
     """Return both matrices without the axis of directions."""
     return (
         write.reshape(node.inputs[1], [size.rows, size.inputs]),
@@ -64,7 +64,7 @@ def _weights(node: Node, write: Writer, size: _Sizes) -> tuple[str, str]:
     )
 
 
-def _finish(node: Node, write: Writer, size: _Sizes, states: list[str]) -> None:
+def _finish(node: ForwardNode, write: Writer, size: _Sizes, states: list[str]) -> None:
     """Write the sequence of the states, and the last one."""
     if node.output(0):
         shape = [size.steps, 1, size.samples, size.hidden]
@@ -74,7 +74,7 @@ def _finish(node: Node, write: Writer, size: _Sizes, states: list[str]) -> None:
 
 
 @forward("LSTM")
-def long_short_term(node: Node, tape: Tape) -> None:
+def long_short_term(node: ForwardNode, tape: Tape) -> None:
     """Gates in the order i, o, f and c: three sigmoids side by side, one hyperbolic tangent."""
     write, size = tape.writer, _Sizes.of(node, tape, 4)
     w, r = _weights(node, write, size)
@@ -112,7 +112,7 @@ def long_short_term(node: Node, tape: Tape) -> None:
 
 
 @pullback("LSTM")
-def long_short_term_back(node: Node, tape: Tape) -> None:
+def long_short_term_back(node: ForwardNode, tape: Tape) -> None:
     """Back through time; all factors that need no recurrence come first, in one piece."""
     write, saved = tape.writer, node.saved
     size: _Sizes = saved["size"]
@@ -150,7 +150,7 @@ def _sum(write: Writer, a: str, b: str) -> str:
     return write.add(a, b) if a and b else a or b
 
 
-def _arrived(node: Node, tape: Tape, size: _Sizes) -> list[str]:
+def _arrived(node: ForwardNode, tape: Tape, size: _Sizes) -> list[str]:
     """Return the gradient of each state of the sequence; empty where nobody reads it."""
     if not node.output(0) or not tape.has(node.outputs[0]):
         return [""] * size.steps
@@ -158,7 +158,7 @@ def _arrived(node: Node, tape: Tape, size: _Sizes) -> list[str]:
     return _parts(tape.writer, tape.writer.reshape(tape.gradient(node.outputs[0]), rows), size.steps, 0)
 
 
-def _last(node: Node, tape: Tape, index: int, size: _Sizes) -> str:
+def _last(node: ForwardNode, tape: Tape, index: int, size: _Sizes) -> str:
     """Return the gradient of a last state; zeros where nobody reads it."""
     shape = [size.samples, size.hidden]
     if not node.output(index) or not tape.has(node.output(index)):
@@ -166,7 +166,7 @@ def _last(node: Node, tape: Tape, index: int, size: _Sizes) -> str:
     return tape.writer.reshape(tape.gradient(node.outputs[index]), shape)
 
 
-def _give_weights(node: Node, tape: Tape, driven: str, recurrent: str, matrix: str = "") -> None:
+def _give_weights(node: ForwardNode, tape: Tape, driven: str, recurrent: str, matrix: str = "") -> None:
     """Give the data and the weights theirs.
 
     Args:
@@ -192,7 +192,7 @@ def _give_weights(node: Node, tape: Tape, driven: str, recurrent: str, matrix: s
         tape.give(node.inputs[0], write.reshape(value, [size.steps, size.samples, size.inputs]))
 
 
-def _give_states(node: Node, tape: Tape, states: dict[int, str]) -> None:
+def _give_states(node: ForwardNode, tape: Tape, states: dict[int, str]) -> None:
     """Give the states it began from theirs."""
     for index, value in states.items():
         if tape.wants(node.input(index)):
@@ -200,7 +200,7 @@ def _give_states(node: Node, tape: Tape, states: dict[int, str]) -> None:
 
 
 @forward("GRU")
-def gated(node: Node, tape: Tape) -> None:
+def gated(node: ForwardNode, tape: Tape) -> None:
     """Gates in the order z, r and h; the reset gate acts before or after the product of the candidate."""
     write, size = tape.writer, _Sizes.of(node, tape, 3)
     w, r = _weights(node, write, size)
@@ -244,7 +244,7 @@ def gated(node: Node, tape: Tape) -> None:
     )
 
 
-def _gru_biases(node: Node, write: Writer, size: _Sizes, after: bool) -> tuple[str | None, str | None]:
+def _gru_biases(node: ForwardNode, write: Writer, size: _Sizes, after: bool) -> tuple[str | None, str | None]:
     """Return what is added to the products with the data, and with the state where the reset acts after."""
     if not node.input(3):
         return None, None
@@ -259,7 +259,7 @@ def _gru_biases(node: Node, write: Writer, size: _Sizes, after: bool) -> tuple[s
 
 
 @pullback("GRU")
-def gated_back(node: Node, tape: Tape) -> None:
+def gated_back(node: ForwardNode, tape: Tape) -> None:
     """Back through time."""
     write, saved = tape.writer, node.saved
     size: _Sizes = saved["size"]
@@ -296,7 +296,7 @@ def gated_back(node: Node, tape: Tape) -> None:
     _give_states(node, tape, {5: state})
 
 
-def _give_gru_weights(node: Node, tape: Tape, driven: str, reset_states: str) -> None:
+def _give_gru_weights(node: ForwardNode, tape: Tape, driven: str, reset_states: str) -> None:
     """The candidate's rows of the recurrent matrix met the state that had been reset."""
     write, size = tape.writer, node.saved["size"]
     gates, own = write.several("Split", driven, ints([2 * size.hidden, size.hidden]), outputs=2, axis=1)

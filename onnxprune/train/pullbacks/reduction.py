@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.train.pullbacks.registry import Node, pullback
+from onnxprune.train.pullbacks.registry import ForwardNode, pullback
 from onnxprune.train.pullbacks.tape import Tape, elements
 from onnxprune.train.pullbacks.writer import ints
 
 
-def axes_of(node: Node, tape: Tape) -> list[int]:
+def axes_of(node: ForwardNode, tape: Tape) -> list[int]:
     """Return the axes of a reduction, none of them negative; by default all."""
     rank = tape.rank(node.inputs[0])
     given = node.attributes.get("axes")
@@ -20,7 +20,7 @@ def axes_of(node: Node, tape: Tape) -> list[int]:
     return sorted(int(axis) % rank for axis in given)
 
 
-def kept(tape: Tape, node: Node, value: str, axes: Sequence[int]) -> str:
+def kept(tape: Tape, node: ForwardNode, value: str, axes: Sequence[int]) -> str:
     """Bring a reduced tensor into a shape that broadcasts to the operand's."""
     if node.attributes.get("keepdims", 1):
         return value
@@ -29,19 +29,19 @@ def kept(tape: Tape, node: Node, value: str, axes: Sequence[int]) -> str:
 
 
 @pullback("ReduceSum")
-def summed(node: Node, tape: Tape) -> None:
+def summed(node: ForwardNode, tape: Tape) -> None:
     """The gradient, repeated."""
     _repeated(node, tape, 1.0)
 
 
 @pullback("ReduceMean")
-def averaged(node: Node, tape: Tape) -> None:
+def averaged(node: ForwardNode, tape: Tape) -> None:
     """The gradient over the number of elements, repeated."""
     dims = tape.dims(node.inputs[0])
     _repeated(node, tape, 1.0 / max(1, elements([dims[axis] for axis in axes_of(node, tape)])))
 
 
-def _repeated(node: Node, tape: Tape, factor: float) -> None:
+def _repeated(node: ForwardNode, tape: Tape, factor: float) -> None:
     x, axes = node.inputs[0], axes_of(node, tape)
     value = kept(tape, node, tape.gradient(node.outputs[0]), axes)
     if factor != 1.0:
@@ -50,7 +50,7 @@ def _repeated(node: Node, tape: Tape, factor: float) -> None:
 
 
 @pullback("ReduceL2")
-def euclidean(node: Node, tape: Tape) -> None:
+def euclidean(node: ForwardNode, tape: Tape) -> None:
     """x·dy / y, zero where the norm is."""
     write, axes = tape.writer, axes_of(node, tape)
     size = kept(tape, node, node.outputs[0], axes)
@@ -60,7 +60,7 @@ def euclidean(node: Node, tape: Tape) -> None:
 
 
 @pullback("ReduceLogSumExp")
-def log_sum_exp(node: Node, tape: Tape) -> None:
+def log_sum_exp(node: ForwardNode, tape: Tape) -> None:
     """exp(x − y)·dy."""
     write, axes = tape.writer, axes_of(node, tape)
     y = kept(tape, node, node.outputs[0], axes)
@@ -69,7 +69,7 @@ def log_sum_exp(node: Node, tape: Tape) -> None:
 
 
 @pullback("CumSum")
-def running_sum(node: Node, tape: Tape) -> None:
+def running_sum(node: ForwardNode, tape: Tape) -> None:
     """The running sum of the gradient from the other end."""
     backwards = 1 - node.attributes.get("reverse", 0)
     exclusive = node.attributes.get("exclusive", 0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Node:
+class ForwardNode:
     """One node of the forward graph.
 
     Attributes:
@@ -42,7 +42,7 @@ class Node:
         return self.outputs[index] if index < len(self.outputs) else ""
 
 
-Rule: TypeAlias = "Callable[[Node, Tape], None]"
+Rule: TypeAlias = "Callable[[ForwardNode, Tape], None]"
 
 PULLBACKS: dict[str, Rule] = {}
 """By operator: those that this package has itself, which no rewriting is needed for."""

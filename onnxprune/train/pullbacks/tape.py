@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks.facts import Facts
-from onnxprune.train.pullbacks.registry import Node
+from onnxprune.train.pullbacks.facts import StaticFacts
+from onnxprune.train.pullbacks.registry import ForwardNode
 from onnxprune.train.pullbacks.writer import Writer
 from onnxprune.train.wire import Array
 
@@ -47,7 +47,7 @@ class Tape:
         statistics: New values of running statistics, by name.
     """
 
-    def __init__(self, writer: Writer, facts: Facts, wanted: Collection[str], trained: Collection[str]):
+    def __init__(self, writer: Writer, facts: StaticFacts, wanted: Collection[str], trained: Collection[str]):
         self.writer, self.statistics = writer, dict[str, str]()
         self._facts, self._wanted, self._trained = facts, wanted, trained
         self._gradients: dict[str, Gradient] = {}
@@ -151,7 +151,7 @@ class Tape:
             value = self.full(Gradient(value, gradient.factor, left.index(gradient.axis)), len(left))
         self.give(name, self.writer.reshape(value, own) if stretched else value)
 
-    def keep(self, node: Node, outputs: Sequence[str] = (), **attributes: object) -> None:
+    def keep(self, node: ForwardNode, outputs: Sequence[str] = (), **attributes: object) -> None:
         """Write a node of the forward graph as it is.
 
         Args:
