@@ -2,12 +2,14 @@
 
     python benchmarks/architectures_torch.py FOLDER      # with an interpreter that has torch
     python benchmarks/transformers_torch.py FOLDER       # likewise
-    python benchmarks/exports.py FOLDER [PATTERN…] [--results FILE]
+    python benchmarks/exports.py FOLDER [PATTERN…] [--results FILE] [--write]
 
 Every command is a process of its own with no option but the budget: `prune --reduce-macs 0.3`. A row has the
 opset, the share of the parameters that can be reached, what is left of parameters and multiply-accumulates,
-how far sparse and dense model differ, and for each command its processor seconds and the most memory it held.
-What went wrong is told below its row.
+the verdict of the comparison, and for each command its processor seconds and the most memory it held. Files
+that differ in nothing but the opset share a row. With `--results` each file is entered as soon as it is
+measured, and one that is entered is not measured again unless a PATTERN names it. `--write` puts the table
+of all that is entered into docs/reach.md.
 """
 
 from __future__ import annotations
@@ -15,25 +17,36 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import onnx
-
-BUDGET = ("--reduce-macs", "0.3")
+ASKED = 0.3
 LIMIT_S = 900
-COLUMNS = (
-    "network", "opset", "groups", "reachable", "parameters left", "MACs left", "max_rel_error", "inspect",
-    "prune", "transform",
+COMMANDS = ("inspect", "prune", "transform")
+FACTS = (
+    "macs", "macs_before", "params", "params_before", "params_reachable", "macs_reachable", "verdict",
+    "max_rel_error", "certificate", "notes",
 )  # fmt: skip
+"""The facts of the commands that are kept; `inspect` adds the number of groups."""
+COLUMNS = ("network", "opset", "groups", "reachable", "parameters left", "MACs left", "compared", *COMMANDS)
 HEADER = f"| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}"
+OPSET = """
+import onnx, sys
+opsets = onnx.load(sys.argv[1], load_external_data=False).opset_import
+print(next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx")))
+"""
+PAGE = Path(__file__).parents[1] / "docs/reach.md"
+START, END = "<!-- exports -->", "<!-- end of exports -->"
 
 
 @dataclass
@@ -47,45 +60,111 @@ class Step:
     facts: dict[str, Any] = field(default_factory=dict)
     told: str = ""
 
-    def __str__(self) -> str:
-        cost = f"{self.seconds:.1f} s, {self.megabytes:.0f} MB"
-        return cost if self.code == 0 else f"exit {self.code} ({cost})"
+
+@dataclass
+class Row:
+    """One file, and what its commands told.
+
+    Attributes:
+        network: The file's name without its ending.
+        opset: The version of the default domain.
+        steps: The commands that ran, by name.
+    """
+
+    network: str
+    opset: int
+    steps: dict[str, Step]
+
+    @property
+    def kind(self) -> str:
+        """Return the name without the opset or the exporter: what shares a row in the table."""
+        return re.sub(r"\.(opset\d+|legacy|dynamo)", "", self.network)
+
+    @property
+    def figures(self) -> str:
+        """Return the cells that are the same on every machine."""
+        found, done = (self.steps[n].facts if n in self.steps else {} for n in ("inspect", "transform"))
+        reach = f"{found.get('groups', 0)} | {found.get('params_reachable', 0):.0%}"
+        failed = next((f"`{name}`: exit {step.code}" for name, step in self.steps.items() if step.code), "")
+        if failed or not done:
+            return f"{reach} | | | {failed} |"
+        left = [done[name] / max(done[f"{name}_before"], 1) for name in ("params", "macs")]
+        return f"{reach} | {left[0]:.3f} | {left[1]:.3f} | {self.verdict} |"
+
+    @property
+    def verdict(self) -> str:
+        """Return how sparse and dense model were compared: proved for all inputs, or by samples."""
+        done = self.steps["transform"].facts
+        proved = (done.get("certificate") or {}).get("certified")
+        return f"{done.get('verdict')}{', proved' if proved else ''}"
 
 
 def main() -> None:
     options = read_options()
-    rows = []
-    print(HEADER)
+    rows = read_rows(options.results)
     for path in sorted(options.folder.glob("*.onnx")):
-        if any(fnmatch(path.stem, pattern) for pattern in options.patterns or ["*"]):
-            steps = commands(path)
-            rows.append({"network": path.stem} | {name: asdict(step) for name, step in steps.items()})
-            print(row(path, steps), flush=True)
-            for name, step in steps.items():
-                if step.code:
-                    print(f"    {name}: {step.told}", flush=True)
-    if options.results:
-        options.results.write_text(json.dumps(rows, indent=1))
+        named = any(fnmatch(path.stem, pattern) for pattern in options.patterns)
+        if named or (not options.patterns and path.stem not in rows):
+            rows[path.stem] = measured(path)
+            print("\n".join(lines([rows[path.stem]])), flush=True)
+            write_rows(options.results, rows)
+    if options.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+        table = "\n".join(lines(rows.values()))
+        after = rest.partition(END)[2]
+        PAGE.write_text(f"{before}{START}\n\n{HEADER}\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 def read_options() -> argparse.Namespace:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("patterns", nargs="*", metavar="PATTERN")
-    parser.add_argument("--results", type=Path, help="JSON file for all that was measured")
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="files to measure (again)")
+    parser.add_argument("--results", type=Path, help="JSON file of all that was measured")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/reach.md")
     return parser.parse_args()
 
 
-def commands(path: Path) -> dict[str, Step]:
+def read_rows(path: Path | None) -> dict[str, Row]:
+    """Return what an earlier run entered, by the name of the network."""
+    if path is None or not path.exists():
+        return {}
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    steps = [{name: Step(**step) for name, step in row["steps"].items()} for row in listed]
+    return {r["network"]: Row(r["network"], r["opset"], s) for r, s in zip(listed, steps, strict=True)}
+
+
+def write_rows(path: Path | None, rows: dict[str, Row]) -> None:
+    if path is not None:
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps([asdict(rows[name]) for name in sorted(rows)], indent=1), encoding="utf-8")
+        new.replace(path)
+
+
+def measured(path: Path) -> Row:
     """Run the three commands one after the other, until one of them fails."""
+    row = Row(path.stem, opset_of(path), {})
     with tempfile.TemporaryDirectory() as folder:
         sparse, dense = f"{folder}/sparse.onnx", f"{folder}/dense.onnx"
-        steps = {"inspect": run("inspect", str(path))}
-        steps["prune"] = run("prune", str(path), *BUDGET, "-o", sparse)
-        if steps["prune"].code == 0:
-            steps["transform"] = run("transform", sparse, "-o", dense)
-    return steps
+        words = {
+            "inspect": (str(path),),
+            "prune": (str(path), "--reduce-macs", str(ASKED), "-o", sparse),
+            "transform": (sparse, "-o", dense),
+        }
+        for name in COMMANDS:
+            row.steps[name] = run(name, *words[name])
+            if row.steps[name].code:
+                break
+    return row
+
+
+def opset_of(path: Path) -> int:
+    """Return the version of the default domain, read in a process of its own.
+
+    On Linux a process starts with the peak of memory of its parent: this one has to stay small.
+    """
+    said = subprocess.run([sys.executable, "-c", OPSET, path], check=True, capture_output=True)
+    return int(said.stdout)
 
 
 def run(*words: str) -> Step:
@@ -103,24 +182,35 @@ def run(*words: str) -> Step:
         waited = time.monotonic() - start
         out.seek(0), errors.seek(0)
         text, told = out.read().decode(), errors.read().decode().strip()
-    facts = json.loads(text) if text.strip() and process.returncode == 0 else {}
+    facts = json.loads(text) if text.strip().startswith("{") else {}
+    kept = {name: facts[name] for name in FACTS if name in facts}
+    if words[0] == "inspect":
+        kept["groups"] = len(facts.get("groups", ()))
     seconds, megabytes = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-    return Step(process.returncode, seconds, waited, megabytes, facts, told or text[-600:])
+    told = told or (text[-600:] if process.returncode else "")
+    return Step(process.returncode, seconds, waited, megabytes, kept, told)
 
 
-def row(path: Path, steps: dict[str, Step]) -> str:
-    opset = next(e.version for e in onnx.load(path, load_external_data=False).opset_import if not e.domain)
-    found, done = steps["inspect"].facts, steps["transform"].facts if "transform" in steps else {}
-    reach = f"{len(found.get('groups', ()))} | {found.get('params_reachable', 0):.0%}"
-    left = " | | "
-    if done:
-        shares = [done[name] / max(done[f"{name}_before"], 1) for name in ("params", "macs")]
-        error = done.get("max_rel_error")
-        left = f" {shares[0]:.3f} | {shares[1]:.3f} | {error if error is None else format(error, '.1e')} "
-    times = " | ".join(
-        str(steps[name]) if name in steps else "" for name in ("inspect", "prune", "transform")
-    )
-    return f"| {path.stem} | {opset} | {reach} |{left}| {times} |"
+def lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Yield the lines of the table: files with equal figures that differ in the opset share one."""
+
+    def key(row: Row) -> tuple[str, str]:
+        return row.kind, row.figures
+
+    for (kind, figures), members in groupby(sorted(rows, key=lambda r: (*key(r), r.opset)), key):
+        alike = list(members)
+        opsets = ", ".join(dict.fromkeys(str(row.opset) for row in alike))
+        costs = " | ".join(cost([row.steps[n] for row in alike if n in row.steps]) for n in COMMANDS)
+        yield f"| {kind} | {opsets} | {figures} {costs} |"
+        for row in alike:
+            yield from (f"    {row.network}: {s.told}" for s in row.steps.values() if s.code)
+
+
+def cost(steps: list[Step]) -> str:
+    """Return the processor seconds and the peak of memory of the slowest and largest of some runs."""
+    if not steps:
+        return ""
+    return f"{max(s.seconds for s in steps):.1f} s, {max(s.megabytes for s in steps):.0f} MB"
 
 
 if __name__ == "__main__":

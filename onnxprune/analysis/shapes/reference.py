@@ -179,5 +179,6 @@ def _guessed(model: Model, analysis: SizeAnalysis, guess: Guess) -> dict[str, in
     numbers = {}
     for name, symbol in analysis.symbols.items():
         sizes = [guess.number(kinds[i], axis) for i, axis in symbol.places]
-        numbers[name] = max(sizes[0] if sizes else UNKNOWN, symbol.lower)
+        likely = sizes[0] if sizes else UNKNOWN
+        numbers[name] = max(likely, symbol.lower) if symbol.lower else min(likely, guess.sequence)
     return numbers

@@ -10,6 +10,7 @@ import onnx
 
 from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent, floor_div, maximum, minimum
 from onnxprune.algebra.sizes.facts import SizeFacts
+from onnxprune.analysis.sizes.caches import lengthened
 from onnxprune.errors import UsageError
 
 CACHES = ("past", "cache")
@@ -64,6 +65,7 @@ class Inputs:
     ) -> None:
         self.facts = facts
         self.values = declared(proto)
+        self._lengthened = lengthened(proto.graph, self.values)
         self._texts = {
             (v.name, k): _text(v.name, k, dim)
             for v in self.values
@@ -99,9 +101,9 @@ class Inputs:
 
     def _least(self, name: str) -> int:
         """Return the least size of an axis: a cache may hold nothing yet."""
-        owners = [owner for owner, _ in self._places.get(name, ())]
-        empty = _is_cache(name) or (owners and all(map(_is_cache, owners)))
-        return 0 if empty else 1
+        places = self._places.get(name, ())
+        caches = [_is_cache(place[0]) or place in self._lengthened for place in places]
+        return 0 if _is_cache(name) or (caches and all(caches)) else 1
 
     def _computed(self, tree: ast.expr) -> Extent:
         """Return what an expression over names says."""
