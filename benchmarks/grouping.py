@@ -83,7 +83,7 @@ def best(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
 
 def grow() -> None:
     """Time networks of more and more nodes; what is linear takes the same time for each node."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from deep_networks import DEEP
 
     print("\n| network | " + " | ".join(f"{size:,} nodes" for size in DEEP_SIZES) + " |")

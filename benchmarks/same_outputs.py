@@ -140,7 +140,7 @@ def _samples(model: Any) -> dict[str, np.ndarray]:
 
 
 def record(out: Path, tree: Path, only: str) -> None:
-    sys.path.insert(0, str(tree / "tests"))
+    sys.path[:0] = [str(tree / "tests"), str(tree / "tests/support")]  # older trees have one folder
     from onnxprune.errors import OnnxpruneError
 
     found: dict[str, Digests] = {}

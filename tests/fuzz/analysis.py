@@ -16,7 +16,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 import onnx  # noqa: E402
 from fuzz_cases import write_corpus  # noqa: E402

@@ -8,22 +8,19 @@ from __future__ import annotations
 import io
 import random
 import shutil
-import sys
 import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import networks_on_disk as disk
 import numpy as np
 import onnx
+import recipes
 from fuzz_models import mutate
 from fuzz_texts import mutated_bytes, mutated_json, mutated_toml
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-import networks_on_disk as disk
-import recipes
 from ideas import IDEAS
+from places import CASES
 
 _LARGEST_SEED = 200_000
 """Bytes up to which a network is a seed: the larger are no different, only slower."""
@@ -52,11 +49,11 @@ def write_corpus(folder: Path) -> None:
     """Write the networks and files that mutants are made of: with weights of their own, all valid."""
     models = folder / "models"
     models.mkdir(parents=True)
-    for name, idea in sorted(_ideas().items()):
+    for name, idea in sorted(IDEAS.items()):
         proto = idea.build()
         if proto.ByteSize() <= _LARGEST_SEED:
             disk.save(proto, models / f"{name}.onnx")
-    for path in sorted((Path(__file__).resolve().parent.parent / "cases").glob("*.onnx")):
+    for path in sorted(CASES.glob("*.onnx")):
         if path.stat().st_size <= _LARGEST_SEED:
             shutil.copy(path, models / path.name)
     model = disk.save(disk.network(), folder / "model.onnx")
@@ -68,14 +65,6 @@ def write_corpus(folder: Path) -> None:
     )
     (folder / "made").mkdir()
     _made("run", recipes.write_recipe(folder / "made"))
-
-
-def _ideas() -> dict[str, object]:
-    import ideas_control
-    import ideas_sequences
-
-    del ideas_control, ideas_sequences  # they enter their networks into IDEAS
-    return dict(IDEAS)
 
 
 def _made(*words: object) -> None:

@@ -15,7 +15,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
 from fuzz_cases import write_case, write_corpus  # noqa: E402
 from fuzz_pool import Finding, judged, run_cases  # noqa: E402

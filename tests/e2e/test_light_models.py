@@ -1,0 +1,43 @@
+"""Real architectures from onnx's own test data, which has no weights: filled at random, then pruned."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from light_models import filled
+
+from onnxprune.passes import Prune, Transform
+from onnxprune.runtime import Session, sample_feeds
+
+LARGE = ["resnet50", "densenet121", "inception_v1", "inception_v2", "vgg19", "shufflenet"]
+networks = pytest.mark.parametrize(
+    "name", ["squeezenet", *(pytest.param(n, marks=[pytest.mark.real, pytest.mark.slow]) for n in LARGE)]
+)
+
+
+@networks
+@pytest.mark.parametrize("reduction", [0.3, 0.5, 0.7])
+def test_a_budget_of_work(name: str, reduction: float) -> None:
+    model = filled(name)
+    sparse = Prune(reduce_macs=reduction)(model)
+    dense = Transform()(sparse)
+    assert abs(sparse.facts["macs_reduction"] - reduction) <= 0.01
+    assert dense.facts["max_rel_error"] <= 1e-5
+    assert dense.facts["macs"] == sparse.facts["macs"] < dense.facts["macs_before"]
+    size = [sum(t.ByteSize() for t in m.constants.values()) for m in (model, dense.model)]
+    assert size[1] < (1 - reduction / 4) * size[0]
+
+
+@networks
+def test_signals_neither_vanish_nor_grow(name: str) -> None:
+    """What goes into the classifier's last function is of a size at which errors show."""
+    model = filled(name).copy()
+    last = model.proto.graph.node[-1]
+    logits = last.input[0] if last.op_type == "Softmax" else last.output[0]
+    info = onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, None)
+    if last.op_type == "Softmax":
+        model.proto.graph.output.append(info)
+    session = Session(model.proto, optimize=False)
+    (feed,) = sample_feeds(session.inputs)
+    deviation = session.run(feed, [logits])[logits].std()
+    assert 0.02 < deviation < 100

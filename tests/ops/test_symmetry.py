@@ -1,0 +1,226 @@
+"""The symmetry of an axis: a random element of the claimed group changes no result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from helpers import Net, feeds_for
+from ideas import IDEAS
+
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
+from onnxprune.app.cli import program
+from onnxprune.decisions.bases import changed
+from onnxprune.ir import Model, check
+from onnxprune.ops.spec import SPECS, load
+from onnxprune.ops.symmetry import Symmetry, meet
+from onnxprune.runtime import Session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+WIDTH = 12
+
+
+def element(found: GroupSymmetry, random: np.random.Generator) -> Array:
+    """Draw a map of the claimed group for every element of the outer factors."""
+    size, count = found.group.size, int(np.prod([o.count for o in found.outer], dtype=int))
+    scales = random.uniform(0.6, 1.6, (count, size))
+    if found.symmetry is Symmetry.SCALING:
+        return np.stack([np.diag(s) for s in scales])
+    one, two = (np.linalg.qr(random.standard_normal((count, size, size)))[0] for _ in range(2))
+    return one if found.symmetry is Symmetry.ORTHOGONAL else one @ (scales[:, :, None] * two)
+
+
+def moved(channels: Channels, seed: int = 0) -> tuple[Model, list[GroupSymmetry]]:
+    """Apply a random element to every group that claims more than permutations."""
+    random = np.random.default_rng(seed)
+    model = channels.model.copy()
+    claimed = [s for s in symmetries(channels) if s.symmetry is not Symmetry.PERMUTATION]
+    for found in claimed:
+        maps = element(found, random)
+        changed(model, channels, found, maps, np.linalg.inv(maps))
+    return model, claimed
+
+
+def difference(channels: Channels, model: Model) -> float:
+    """Return the largest difference of all results, against the largest number of each."""
+    feeds = feeds_for(channels.model, channels)[0]
+    before, after = (Session(m.proto, optimize=False).run(feeds) for m in (channels.model, model))
+    worst = 0.0
+    for name, values in before.items():
+        if values.dtype.kind == "f" and values.size:
+            wide = values.astype(np.float64)
+            scale = float(np.abs(wide).max()) or 1.0
+            worst = max(worst, float(np.abs(wide - after[name].astype(np.float64)).max()) / scale)
+    return worst
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_the_claimed_group_leaves_results_alone(name: str) -> None:
+    channels = find_channels(check(Model(IDEAS[name].build())), allow_inexact=True)
+    model, claimed = moved(channels)
+    if claimed:
+        assert difference(channels, model) <= max(1e-4, IDEAS[name].tolerance)
+
+
+def stream(middle: Callable[[Net, str], str], spatial: bool = True) -> Model:
+    """A network with a linear stream of ``WIDTH`` channels, and something on it."""
+    net = Net(opset=17)
+    if spatial:
+        x = net.conv(net.input("x", ["N", 3, 8, 8]), WIDTH, bias=True)
+        y = middle(net, x)
+        out = net.conv(y, 4, bias=True)
+    else:
+        y = middle(net, net.linear(net.input("x", ["N", 6, 8]), WIDTH))
+        out = net.linear(y, 5)
+    return net.model(out)
+
+
+def of(net: Net, operator: str, *operands: str, **attributes: Any) -> str:
+    return net.op(operator, *operands, **attributes)
+
+
+LINEAR: dict[str, tuple[Callable[[Net, str], str], bool]] = {
+    "Neg": (lambda n, x: of(n, "Neg", x), True),
+    "Identity": (lambda n, x: of(n, "Identity", x), True),
+    "Dropout": (lambda n, x: of(n, "Dropout", x), True),
+    "Cast": (lambda n, x: of(n, "Cast", of(n, "Cast", x, to=11), to=1), True),
+    "Sub": (lambda n, x: of(n, "Sub", x, n.const(np.linspace(0, 1, WIDTH)[:, None, None])), True),
+    "Sum": (lambda n, x: of(n, "Sum", x, of(n, "Neg", x), x), True),
+    "Mul": (lambda n, x: of(n, "Mul", x, n.const(1.7)), True),
+    "Div": (lambda n, x: of(n, "Div", x, n.const(np.full((WIDTH, 1, 1), 1.7))), True),
+    "AveragePool": (lambda n, x: of(n, "AveragePool", x, kernel_shape=[2, 2]), True),
+    "Pad": (lambda n, x: of(n, "Pad", x, n.const(np.array([0, 0, 1, 1, 0, 0, 0, 1]))), True),
+    "Tile": (lambda n, x: of(n, "Tile", x, n.const(np.array([1, 1, 2, 1]))), True),
+    "Slice": (lambda n, x: of(n, "Slice", x, *(n.const(np.array([v])) for v in (1, 7, 2))), True),
+    "Concat": (lambda n, x: of(n, "Concat", x, x, axis=2), True),
+    "CumSum": (lambda n, x: of(n, "CumSum", x, n.const(np.array(2))), True),
+    "ConvTranspose": (lambda n, x: n.op("ConvTranspose", x, n.weight(WIDTH, WIDTH, 2, 2)), True),
+    "SpaceToDepth": (lambda n, x: of(n, "SpaceToDepth", x, blocksize=2), True),
+    "ReduceSum": (lambda n, x: of(n, "ReduceSum", x, n.const(np.array([1])), keepdims=1), False),
+    "Gather": (lambda n, x: of(n, "Gather", x, n.const(np.array([0, 2])), axis=1), False),
+    "Squeeze": (
+        lambda n, x: of(n, "Squeeze", of(n, "Unsqueeze", x, n.const(np.array([1]))), n.const(np.array([1]))),
+        False,
+    ),
+}
+BROKEN: dict[str, tuple[Callable[[Net, str], str], bool]] = {
+    "Pad": (
+        lambda n, x: of(n, "Pad", x, n.const(np.array([0, 0, 1, 1, 0, 0, 0, 1])), n.const(0.5)),
+        True,
+    ),
+    "Add": (lambda n, x: of(n, "Add", x, n.const(0.5)), True),
+    "Mul": (lambda n, x: of(n, "Mul", x, x), True),
+    "Tanh": (lambda n, x: of(n, "Tanh", x), True),
+    "Clip": (lambda n, x: of(n, "Clip", x, n.const(-0.5), n.const(6.0)), True),
+    "Div": (lambda n, x: of(n, "Div", n.const(np.full(WIDTH, 2.0)), x), False),
+}
+"""Variants of operators that commute with permutations alone."""
+SCALED: dict[str, tuple[Callable[[Net, str], str], bool]] = {
+    "Relu": (lambda n, x: of(n, "Relu", x), True),
+    "LeakyRelu": (lambda n, x: of(n, "LeakyRelu", x, alpha=0.2), True),
+    "PRelu": (lambda n, x: of(n, "PRelu", x, n.const(np.linspace(0.1, 0.9, WIDTH)[:, None, None])), True),
+    "Abs": (lambda n, x: of(n, "Abs", x), True),
+    "Clip": (lambda n, x: of(n, "Clip", x, n.const(0.0)), True),
+    "MaxPool": (lambda n, x: of(n, "MaxPool", x, kernel_shape=[2, 2]), True),
+    "ReduceMin": (lambda n, x: n.reduce("ReduceMin", x, [2]), True),
+    "GlobalMaxPool": (lambda n, x: of(n, "GlobalMaxPool", x), True),
+    "Mul": (lambda n, x: of(n, "Mul", x, n.const(np.linspace(0.5, 2, WIDTH)[:, None, None])), True),
+}
+
+
+def main_group(channels: Channels) -> GroupSymmetry:
+    return next(s for s in symmetries(channels) if s.group.size == WIDTH)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_operators_commute_with_every_map(name: str) -> None:
+    check_symmetry(*LINEAR[name], Symmetry.LINEAR)
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_homogeneous_operators_commute_with_scalings(name: str) -> None:
+    check_symmetry(*SCALED[name], Symmetry.SCALING)
+
+
+def check_symmetry(middle: Callable[[Net, str], str], spatial: bool, symmetry: Symmetry) -> None:
+    channels = find_channels(stream(middle, spatial))
+    assert main_group(channels).symmetry is symmetry, main_group(channels).limit
+    for seed in range(2):
+        model, claimed = moved(channels, seed)
+        assert claimed
+        assert difference(channels, model) <= 1e-5
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_other_operators_commute_with_permutations_alone(name: str) -> None:
+    found = [s for s in symmetries(find_channels(stream(*BROKEN[name]))) if s.group.size == WIDTH]
+    assert all(s.symmetry is Symmetry.PERMUTATION for s in found)
+    assert all(s.limit is not None and s.limit.operator == name for s in found)
+
+
+def test_every_operator_with_a_symmetry_is_met() -> None:
+    """Each rule says more than permutations somewhere in the networks of this file."""
+    load()
+    wanted = {name for (_, name), spec in SPECS.items() if spec.symmetry is not None}
+    models = [stream(*how) for table in (LINEAR, SCALED) for how in table.values()]
+    models += [check(Model(i.build())) for i in IDEAS.values()]
+    met: set[str] = set()
+    for model in models:
+        met |= {node.op_type for node in model.all_nodes}
+    assert wanted - met <= {"SimplifiedLayerNormalization"}  # absorption makes it: see test_rotate.py
+
+
+def test_meets() -> None:
+    assert meet(Symmetry.LINEAR, Symmetry.ORTHOGONAL) is Symmetry.ORTHOGONAL
+    assert meet(Symmetry.SCALING, Symmetry.LINEAR) is Symmetry.SCALING
+    assert meet(Symmetry.SCALING, Symmetry.ORTHOGONAL) is Symmetry.PERMUTATION
+
+
+def test_tied_weights_keep_their_basis() -> None:
+    found = symmetries(find_channels(check(Model(IDEAS["tied_embedding"].build()))))
+    assert any(s.limit is not None and "tied" in s.limit.reason for s in found)
+
+
+def test_half_precision_allows_no_oblique_basis() -> None:
+    net = Net(dtype=np.float16)
+    x = net.linear(net.input("x", ["N", 8]), WIDTH)
+    found = main_group(find_channels(net.model(net.linear(x, 5))))
+    assert found.symmetry is Symmetry.ORTHOGONAL
+    assert found.limit is not None
+    assert "half precision" in found.limit.reason
+
+
+def test_queries_and_keys_from_one_tensor_share_one_orthogonal_basis() -> None:
+    found = symmetries(find_channels(check(Model(IDEAS["vit_fused_gather"].build())), allow_inexact=True))
+    heads = [s for s in found if s.pairs and s.outer]
+    assert heads
+    assert all(s.symmetry is Symmetry.ORTHOGONAL for s in heads)
+
+
+def test_attention_has_a_basis_for_every_head() -> None:
+    found = symmetries(find_channels(check(Model(IDEAS["cross_attention"].build()))))
+    heads = [s for s in found if s.outer]
+    assert [s.symmetry for s in heads] == [Symmetry.LINEAR] * 2
+    keys = next(s for s in heads if s.pairs)
+    pair = keys.pairs[0]
+    assert keys.sides[pair.first] == -keys.sides[pair.second]
+
+
+def test_inspect_says_the_symmetry(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(stream(LINEAR["Neg"][0]).proto, path)
+    said = CliRunner().invoke(program, ["inspect", str(path), "--json"])
+    (group,) = json.loads(said.output)["groups"]
+    assert group["symmetry"] == {
+        "maps": "general linear",
+        "maps_after_absorption": "general linear",
+        "limited_by": None,
+    }
+    assert "general linear" in CliRunner().invoke(program, ["inspect", str(path)]).output

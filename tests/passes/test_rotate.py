@@ -1,0 +1,168 @@
+"""Rotation: the same function in another basis, and a basis that loses less when it is cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from helpers import Net
+from ideas import IDEAS
+
+from onnxprune.app.cli import program
+from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.evaluate.equivalence import CheckBudget
+from onnxprune.ir import Model, check
+from onnxprune.passes import Prune, Rotate, Transform
+from onnxprune.passes import rotate as rotate_module
+from onnxprune.runtime import Session
+
+Array = np.ndarray[Any, np.dtype[Any]]
+WIDTH, TOKENS, FEATURES = 16, 5, 6
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotate_module, "_CHECK", CheckBudget(seconds=0.1))
+
+
+@pytest.mark.parametrize("name", IDEAS)
+@pytest.mark.usefixtures("quick")
+def test_every_idea_is_rotated_exactly_or_refused_with_a_reason(name: str) -> None:
+    result = Rotate(allow_unchanged=True)(check(Model(IDEAS[name].build())))
+    assert all(entry["reason"] for entry in result.facts["refused"])
+    if result.modified:
+        assert result.facts["max_rel_error"] <= max(1e-4, IDEAS[name].tolerance)
+
+
+def pre_norm(opset: int = 17, blocks: int = 2, *, shift: bool = True) -> Model:
+    """A residual stream that is normalised wherever it is read, by LayerNormalization."""
+    net = Net(opset=opset)
+    x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
+    for _ in range(blocks):
+        y = net.linear(normalised(net, x, shift), 2 * WIDTH)
+        x = net.add(x, net.linear(net.relu(y), WIDTH))
+    return net.model(net.linear(normalised(net, x, shift), 3))
+
+
+def normalised(net: Net, x: str, shift: bool = True) -> str:
+    parameters = [net.vector(WIDTH, 0.5, 1.5), *([net.vector(WIDTH)] if shift else [])]
+    return net.op("LayerNormalization", x, *parameters, axis=-1)
+
+
+def samples(*shape: int, rank: int = 3) -> dict[str, Array]:
+    """Samples that lie near a space of few dimensions, as those of real networks do."""
+    random = np.random.default_rng(5)
+    low = random.standard_normal((*shape[:-1], rank)) @ random.standard_normal((rank, shape[-1]))
+    return {"x": (low + 0.05 * random.standard_normal(shape)).astype(np.float32)}
+
+
+def outputs(model: Model, feeds: dict[str, Array]) -> Array:
+    return next(iter(Session(model.proto, optimize=False).run(feeds).values()))
+
+
+@pytest.mark.parametrize("opset", [17, 18, 23])
+@pytest.mark.parametrize("shift", [True, False])
+def test_layer_normalisation_is_absorbed_in_standard_operators(opset: int, shift: bool) -> None:
+    model, data = pre_norm(opset, shift=shift), samples(40, TOKENS, FEATURES)
+    result = Rotate(data=data)(model)
+    assert result.facts["max_rel_error"] <= 1e-5
+    assert len(result.facts["absorbed"]) == 3
+    assert "LayerNormalization" not in {n.op_type for n in result.model.nodes}
+    read = {name for node in result.model.nodes for name in node.input}
+    assert {t.name for t in result.model.proto.graph.initializer} <= read
+    onnx.checker.check_model(result.model.proto, full_check=True)
+    before, after = outputs(model, data), outputs(result.model, data)
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+
+
+def test_a_rotated_stream_loses_less_when_cut() -> None:
+    model, data = pre_norm(), samples(200, TOKENS, FEATURES)
+    rotated = Rotate(data=data)(model).model
+    wanted = outputs(model, data)
+    errors = []
+    for start, inexact in ((model, True), (rotated, False)):
+        cut = Prune(
+            reduce_macs=0.4, data=data, only=["MatMul_*"], allow_inexact=inexact, keep_at_least={"*": 2}
+        )
+        errors.append(float(np.square(outputs(cut(start).model, data) - wanted).mean()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_what_was_rotated_is_pruned_exactly() -> None:
+    data = samples(100, TOKENS, FEATURES)
+    rotated = Rotate(data=data)(pre_norm())
+    dense = Transform()(Prune(reduce_macs=0.4, data=data)(rotated)).model
+    sizes = {d for t in dense.proto.graph.initializer for d in t.dims}
+    assert WIDTH not in sizes
+
+
+def bottleneck(pad: int = 1, post: str = "") -> Model:
+    net = Net()
+    x = net.bn(net.conv(net.input("x", ["N", 3, 8, 8]), WIDTH, bias=False))
+    y = net.relu(net.bn(net.conv(x, 4 * WIDTH, 1, bias=False)))
+    y = net.bn(net.conv(y, WIDTH, 1, bias=False))
+    x = net.add(x, y)
+    x = net.op(post, x) if post else x
+    return net.model(net.relu(net.conv(x, 6, 3)))
+
+
+def test_batch_normalisation_is_folded_into_linear_bottlenecks() -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((50, 3, 8, 8)).astype(np.float32)}
+    result = Rotate(data=data)(bottleneck())
+    (axis,) = result.facts["axes"]
+    assert axis["size"] == WIDTH
+    assert axis["symmetry"] == "general linear"
+    assert axis["condition"] <= 1e3
+    assert len(result.facts["absorbed"]) == 2
+    assert result.facts["max_rel_error"] <= 1e-5
+
+
+def test_streams_behind_an_activation_are_refused_by_name() -> None:
+    with pytest.raises(NothingToDoError, match="Relu"):
+        Rotate()(bottleneck(post="Relu"))
+
+
+def test_post_norm_is_refused_by_name() -> None:
+    net = Net(opset=17)
+    x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
+    for _ in range(2):
+        x = normalised(net, net.add(x, net.linear(net.relu(net.linear(x, 2 * WIDTH)), WIDTH)))
+    with pytest.raises(NothingToDoError, match="post-norm"):
+        Rotate()(net.model(net.linear(x, 3)))
+
+
+def test_a_shift_before_padding_is_refused_by_name() -> None:
+    net = Net(opset=17)
+    x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
+    x = net.transpose(normalised(net, x), 0, 2, 1)
+    weights = net.weight(4, WIDTH, 3)
+    model = net.model(net.op("Conv", x, weights, pads=[1, 1]))
+    result = Rotate(allow_unchanged=True)(model)
+    assert not result.modified
+    assert any("pads" in entry["reason"] for entry in result.facts["refused"])
+
+
+def test_a_pruned_model_is_not_rotated() -> None:
+    sparse = Prune(reduce_macs=0.3)(bottleneck()).model
+    with pytest.raises(UsageError, match="pruned already"):
+        Rotate()(sparse)
+
+
+def test_the_command_reports_axes_and_refusals(tmp_path: Path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "rotated.onnx"
+    onnx.save(pre_norm().proto, source)
+    np.savez(tmp_path / "data.npz", **samples(20, TOKENS, FEATURES))
+    words = ["rotate", str(source), "--data", str(tmp_path / "data.npz"), "-o", str(out)]
+    told = CliRunner().invoke(program, [*words, "--json"])
+    facts = json.loads(told.output)
+    assert facts["max_rel_error"] <= 1e-4
+    assert [a["symmetry"] for a in facts["axes"]] == ["orthogonal"]
+    assert {entry["group"] for entry in facts["refused"]}
+    out.unlink()
+    assert "orthogonal" in CliRunner().invoke(program, words).output
+    assert out.is_file()

@@ -1,0 +1,177 @@
+"""The time of every pass for each node of a network, at several depths.
+
+    python tests/support/growth.py [--sizes 500,1000,2000,4000,8000] [--only GLOB]
+
+Work in proportion to the number of nodes takes the same time for each of them at every depth. The exit status
+is 1 where the largest network takes more than 1.5 times as long for a node as the smallest one of at least
+1,000 nodes. Processor time is what counts, so other programs do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import gc
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from deep_networks import plain
+from helpers import Net
+
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.reach import reach_of, staying_axes
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.sensitivity import Executor, SensitivityRequest, SensitivityRun
+from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
+from onnxprune.ir import Model
+from onnxprune.passes import Prune, Recover, Transform
+from onnxprune.runtime import Session
+from onnxprune.scoring.criteria import CRITERIA, comparable
+from onnxprune.scoring.criteria.criteria import NEED_GRADIENTS
+from onnxprune.scoring.criteria.gather import gather
+
+LARGEST_RATIO = 1.5
+"""How much longer a node may take in a network of eight times as many."""
+WIDTH = 8
+BRANCH = 0.05
+"""What the branches of residual blocks are scaled by, so that values stay finite at any depth."""
+
+Stage = Callable[[Model], Callable[[], object]]
+"""Prepares a model, and returns the work whose time counts."""
+
+
+def scaled_residual(nodes: int) -> Model:
+    """Residual blocks, their branches scaled down."""
+    net = Net()
+    x = net.cbr(net.input("image", ["N", 3, 4, 4]), WIDTH, 1)
+    scale = net.const(np.float32(BRANCH))
+    for _ in range(nodes // 8):
+        y = net.bn(net.conv(net.cbr(x, WIDTH, 1), WIDTH, 1))
+        x = net.relu(net.add(x, net.op("Mul", y, scale)))
+    return net.model(net.head(x))
+
+
+NETWORKS: dict[str, Callable[[int], Model]] = {"chain": plain, "residual": scaled_residual}
+
+
+def data() -> dict[str, np.ndarray]:
+    return {"image": np.random.default_rng(0).normal(size=(4, 3, 4, 4)).astype(np.float32)}
+
+
+def inspect(model: Model) -> Callable[[], object]:
+    def work() -> None:
+        channels = find_channels(model)
+        reach_of(channels)
+        staying_axes(channels)
+        cost = cost_of(channels)
+        for group in channels.groups:
+            channels.apart(group)
+            sum(term.value({}) for term in cost.macs.of(group.factor))
+
+    return work
+
+
+def plan_ana(model: Model) -> Callable[[], object]:
+    """All that `ana` does before it measures the first group."""
+    request = SensitivityRequest(data(), metric="kl", ratios=(0.5,), batch_size=4)
+
+    def work() -> None:
+        run = SensitivityRun.open(request, model, Executor(1, "local", 1), 1 << 28)
+        run.rehearse()
+        run = run.observed()
+        VariantEvaluator(run.channels, run.examination, [[name] for name in run.schedules])
+
+    return work
+
+
+def judge(criterion: str) -> Stage:
+    def prepared(model: Model) -> Callable[[], object]:
+        channels = find_channels(model)
+        session = Session(model.proto)
+        samples = open_data(data(), session.inputs, session.outputs)
+        return lambda: _judged(channels, criterion, samples)
+
+    return prepared
+
+
+def _judged(channels: Channels, criterion: str, samples: object) -> None:
+    seen = gather(channels, criterion, samples, batch_size=4, threads=1)
+    comparable(channels, channels.groups, criterion, 0, seen)
+
+
+def prune(model: Model) -> Callable[[], object]:
+    return lambda: Prune(reduce_macs=0.5, round_to=1)(model)
+
+
+def _sparse(model: Model) -> Model:
+    return Prune(reduce_channels=0.5, strategy="uniform", round_to=1)(model).model
+
+
+def recover(model: Model) -> Callable[[], object]:
+    sparse = _sparse(model)
+    step = Recover(model, data=data(), samples=4, batch_size=4, threads=1)
+    return lambda: step(sparse)
+
+
+def transform(model: Model) -> Callable[[], object]:
+    sparse = _sparse(model)
+    return lambda: Transform(unverified=True)(sparse)
+
+
+STAGES: dict[str, Stage] = {
+    "inspect": inspect,
+    "ana": plan_ana,
+    "prune": prune,
+    **{f"criterion {name}": judge(name) for name in sorted(CRITERIA)},
+    "recover": recover,
+    "transform": transform,
+}
+TRAINING = {f"criterion {name}" for name in NEED_GRADIENTS}
+"""Stages that need the training runtime."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the processor time of some work; the garbage collector looks at all that is alive: not now."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    finally:
+        gc.enable()
+
+
+def per_node(network: str, stage: str, nodes: int, rounds: int = 1) -> float:
+    """Return the least processor time of some rounds, in milliseconds for a node."""
+    model = NETWORKS[network](nodes)
+    work = STAGES[stage](model)
+    return min(seconds(work) for _ in range(rounds)) / len(model.nodes) * 1e3
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", default="500,1000,2000,4000,8000")
+    parser.add_argument("--only", default="*")
+    options = parser.parse_args()
+    sizes = sorted(map(int, options.sizes.split(",")))
+    first = next((k for k, size in enumerate(sizes[:-1]) if size >= 1000), 0)
+    print(f"| network, stage | {' | '.join(f'{size} nodes' for size in sizes)} | ratio |")
+    print(f"|---|{'---:|' * (len(sizes) + 1)}")
+    worst = 0.0
+    for name in (f"{network}, {stage}" for network in NETWORKS for stage in STAGES):
+        if not fnmatch.fnmatch(name, options.only):
+            continue
+        network, _, stage = name.partition(", ")
+        times = [per_node(network, stage, size) for size in sizes]
+        ratio = times[-1] / times[first]
+        worst = max(worst, ratio)
+        print(f"| {name} | {' | '.join(f'{t:.2f} ms' for t in times)} | {ratio:.2f} |", flush=True)
+    return worst > LARGEST_RATIO
+
+
+if __name__ == "__main__":
+    sys.exit(main())

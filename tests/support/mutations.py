@@ -1,0 +1,311 @@
+"""Rules broken on purpose: each statement a rule makes is left out in turn, and some test has to notice.
+
+A *site* is a place in a rule where it says something (a line that calls a method of ``Context``), one name
+in one place of an axis pattern, or how an operator's zeros travel. The checks are tests of the suite that
+call no fixtures, onnx's examples of single operators, and the architectural ideas. Examples and ideas also
+have to have the groups and the costs that are written down in ``expected_groups.json``. A look with the rules
+as they are tells what sites each check comes by; then each site is broken, and the checks that come by are
+run, the fast ones first, until one fails.
+
+    python tests/support/mutations.py             prints the survivors
+    python tests/support/mutations.py --expect    writes down today's groups and costs: review the diff
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import json
+import linecache
+import re
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import single_node_checks
+import single_nodes
+from _pytest.mark.structures import ParameterSet
+from helpers import half_of_each, prune_exactly
+from ideas import IDEAS
+from places import TESTS
+
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.ir import Model, check
+from onnxprune.ops.axes import notation
+from onnxprune.ops.axes.context import Context
+from onnxprune.ops.spec import SPECS, load, never
+
+MODULES = (
+    "test_rules_attention test_rules_control test_rules_fused test_rules_indexing test_rules_normalization "
+    "test_integers test_mirrors test_rules_maxima test_rules_plugins test_rules_scattering "
+    "test_rules_quantization test_rules_recurrent test_rules test_channels test_shrink test_cost"
+).split()
+ROOMS = ("ops", "unit/analysis", "unit/decisions")
+LEFT_OUT = {"test_examples", "test_examples_that_need_zeros", "test_imports_point_downwards"}
+"""Tests that run everything, or no rule."""
+STATEMENTS = (
+    "block contract define divides_by follow follow_attribute follow_indices follow_operand makes_no_zeros "
+    "moves normalises prefer_other reads_size rescale_attribute rescale_operand rescale_result same weights "
+    "works"
+).split()
+EXAMPLES = 3
+"""Of each operator; onnx has dozens of some."""
+EXPECTED = TESTS / "expected_groups.json"
+
+Site = tuple[str, ...]
+
+
+@dataclass
+class Check:
+    """A test that can be called.
+
+    Attributes:
+        name: What to call it.
+        run: Fails with an exception.
+        look: Comes by the same sites, and may be faster.
+        key: What its groups are written down under, if they are.
+        seconds: How long a look takes.
+    """
+
+    name: str
+    run: Callable[[], object]
+    look: Callable[[], Any]
+    key: str = ""
+    seconds: float = 0.0
+
+
+class Breaker:
+    """Stands between the rules and what they say: notes every site, and breaks one."""
+
+    def __init__(self) -> None:
+        self.seen: set[Site] = set()
+        self.broken: Site | None = None
+
+    def is_broken(self, site: Site) -> bool:
+        self.seen.add(site)
+        return site == self.broken
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Wrap what rules say, patterns, and the functions of zeros."""
+        kept = {name: getattr(Context, name) for name in (*STATEMENTS, "match")}
+        load()
+        specs = dict(SPECS)
+        for name in STATEMENTS:
+            setattr(Context, name, self._statement(name, kept[name]))
+        Context.match = self._match(kept["match"])  # type: ignore[method-assign]
+        for (domain, operator), spec in specs.items():
+            SPECS[domain, operator] = replace(spec, zero=self._zeros(operator, spec.zero))
+        try:
+            yield
+        finally:
+            SPECS.update(specs)
+            for name, method in kept.items():
+                setattr(Context, name, method)
+
+    def _statement(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def said(context: Context, *args: Any, **how: Any) -> Any:
+            place = caller()
+            idle = name == "define" and not context.makes(args[0])
+            if place is not None and not idle and self.is_broken((*place, name)):
+                return None
+            return method(context, *args, **how)
+
+        return said
+
+    def _match(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def matched(context: Context, pattern: str, given: Any = None) -> Any:
+            given = dict(given or {})
+            for text, site, name, operand in mutants(pattern):
+                if context.has(operand) and self.is_broken(site):
+                    return method(context, text, given | ({"broken": given[name]} if name in given else {}))
+            return method(context, pattern, given)
+
+        return matched
+
+    def _zeros(self, operator: str, zero: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        def travels(zeros: Any) -> bool:
+            found = zero(zeros)
+            if found:
+                return not self.is_broken(("zeros", operator, "never"))
+            return self.is_broken(("zeros", operator, "always")) if zero is not never else found
+
+        return travels
+
+
+def caller() -> tuple[str, str] | None:
+    """Return file and text of the line that is speaking; ``None`` within a pattern, which is broken apart."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.endswith(("context.py", "notation.py")):
+        if frame.f_code.co_filename == notation.__file__:
+            return None
+        frame = frame.f_back  # type: ignore[assignment]
+    file = frame.f_code.co_filename
+    return Path(file).stem, linecache.getline(file, frame.f_lineno).strip()
+
+
+def mutants(pattern: str) -> Iterator[tuple[str, Site, str, int]]:
+    """Yield the pattern with one name in one place of an operand made another one."""
+    left, arrow, right = pattern.partition("->")
+    for place in re.finditer(r"\*?\w+(?=[^\[]*\])", left):
+        name, operand = place.group(), left[: place.start()].count("[") - 1
+        if not name.isdigit() and name[0] != "*" and len(re.findall(rf"\b{name}\b", pattern)) > 1:
+            text = f"{left[: place.start()]}broken{left[place.end() :]}{arrow}{right}"
+            yield text, ("pattern", pattern, f"operand {operand}: {name}"), name, operand
+
+
+def checks() -> Iterator[Check]:
+    """Yield all checks."""
+    sys.path[:0] = [str(TESTS / room) for room in ROOMS]
+    for module in map(importlib.import_module, MODULES):
+        for name, function in vars(module).items():
+            if name.startswith("test_") and name not in LEFT_OUT and callable(function):
+                yield from called(f"{module.__name__}.{name}", function)
+    for operator, cases in single_nodes.examples().items():
+        for case in cases[:EXAMPLES]:
+            for variant in ({}, {"weighed": False}, {"weighed": False, "shifted": True}):
+                proto = single_nodes.network(case, **variant)
+                if proto is not None and case.name not in single_node_checks.SHAPES_INFERRED_WRONGLY:
+                    run = partial(example, case, **variant)
+                    key = f"{case.name} {' '.join(variant)}"
+                    yield Check(f"example {operator} {variant}", run, partial(groups_of, proto), key)
+    for name, one in IDEAS.items():
+        look = partial(lambda i: groups_of(i.build(), i.inexact), one)
+        yield Check(f"idea {name}", partial(idea, name), look, name)
+
+
+def called(name: str, function: Callable[..., Any]) -> Iterator[Check]:
+    """Yield a test with all its parameters; nothing where it wants more than those."""
+    marks = [m for m in getattr(function, "pytestmark", ()) if m.name == "parametrize"]
+    choices = []
+    for mark in marks:
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        rows = [ParameterSet.extract_from(v, force_tuple=len(names) == 1).values for v in mark.args[1]]
+        choices.append([dict(zip(map(str.strip, names), row, strict=True)) for row in rows])
+    wanted = set(inspect.signature(function).parameters)
+    for chosen in itertools.product(*choices):
+        given = {k: v for part in chosen for k, v in part.items()}
+        if wanted == set(given):
+            test = partial(function, **given)
+            yield Check(f"{name} {given or ''}", test, test)
+
+
+def groups_of(proto: onnx.ModelProto, inexact: bool = False) -> Channels:
+    return find_channels(check(Model(proto)), allow_inexact=inexact)
+
+
+def example(case: Any, **variant: bool) -> None:
+    """Check one of onnx's examples, and that as much is free as ever."""
+    compare(f"{case.name} {' '.join(variant)}", groups_of(single_nodes.network(case, **variant)))
+    single_node_checks.check_example(case, **variant)
+
+
+def idea(name: str) -> None:
+    """Remove half of an idea, with and without the optional groups: exactly, and as much as it says."""
+    model = check(Model(IDEAS[name].build()))
+    channels = find_channels(model, allow_inexact=IDEAS[name].inexact)
+    compare(name, channels)
+    for optional in (False, True):
+        outcome = prune_exactly(model, half_of_each(channels, optional=optional), channels)
+        assert outcome.error <= (0.5 if IDEAS[name].inexact else 1e-5)
+
+
+def described(channels: Channels) -> str:
+    """Write the groups and costs of a network down, shortly; what can be left to choice is in brackets."""
+    sizes = [f"({g.size})" if g.optional else str(g.size) for g in channels.groups]
+    masked = sum(p.weight for g in channels.groups for p in g.places)
+    cost = cost_of(channels).figures()
+    return f"{' '.join(sizes)}; {masked} masked, {cost['macs']} MACs, {len(channels.blocked)} stay"
+
+
+@cache
+def expected() -> dict[str, str]:
+    found: dict[str, str] = json.loads(EXPECTED.read_text(encoding="utf-8"))
+    return found
+
+
+def compare(name: str, channels: Channels) -> None:
+    """Compare with what is written down."""
+    assert described(channels) == expected()[name], name
+
+
+def expect() -> None:
+    """Write down what is there now."""
+    found = {one.key: described(one.look()) for one in checks() if one.key}
+    EXPECTED.write_text(json.dumps(found, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def survivors(
+    report: Callable[[str], object] = lambda _: None, spared: Callable[[Site], object] = lambda _: None
+) -> tuple[dict[Site, int], list[str]]:
+    """Break every site.
+
+    Args:
+        report: Is told what survives.
+        spared: Tells which sites need not be tried.
+
+    Returns:
+        The sites that no check notices, with the number of checks that came by; and checks that fail anyway.
+    """
+    breaker, failing = Breaker(), []
+    with breaker.installed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        coming: dict[Site, list[Check]] = defaultdict(list)
+        for one in checks():
+            breaker.seen.clear()
+            start = time.perf_counter()
+            try:
+                one.look()
+            except Exception:  # whatever it is
+                failing.append(one.name)
+                continue
+            one.seconds = time.perf_counter() - start
+            for site in breaker.seen:
+                coming[site].append(one)
+        alive = {}
+        for site, found in sorted(coming.items()):
+            if spared(site):
+                continue
+            breaker.broken = site
+            found.sort(key=lambda c: c.seconds)
+            if all(looks_the_same(c) for c in found) and all(passes(c) for c in found):
+                alive[site] = len(found)
+                report(f"survives: {site}, {len(found)} checks come by")
+        breaker.broken = None
+        report(f"{len(coming)} sites, {len(alive)} survive")
+    return alive, failing
+
+
+def looks_the_same(one: Check) -> bool:
+    """Return whether the groups are those that are written down, if they are."""
+    try:
+        return not one.key or described(one.look()) == expected()[one.key]
+    except Exception:  # whatever it is, it was noticed
+        return False
+
+
+def passes(one: Check) -> bool:
+    try:
+        one.run()
+    except Exception:  # whatever it is, it was noticed
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    if "--expect" in sys.argv:
+        expect()
+    else:
+        started = time.monotonic()
+        _, broken = survivors(lambda line: print(line, flush=True))
+        print(f"{time.monotonic() - started:.0f} s; failing without mutation: {broken}")

@@ -1,0 +1,149 @@
+"""A rule that fails on a node: a defect of ours is told from operands that no operator takes, and named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import ideas_control  # noqa: F401 - enters its networks
+import networks_on_disk as disk
+import onnx
+import pytest
+from helpers import Net
+from ideas import IDEAS
+from onnx import TensorProto, helper
+from places import CASES
+
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.sizes.walk import Walk
+from onnxprune.errors import DefectError, ModelError, OnnxpruneError
+from onnxprune.ir import Model, check, load
+from onnxprune.ops.axes import table
+from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.sizes.node import SizedNode
+from onnxprune.ops.spec import SPECS, AxesRule, find_spec
+from onnxprune.runtime import Known, objection
+
+CASE_FILES = sorted(CASES.glob("*.onnx"))
+
+
+def network() -> Model:
+    net = Net()
+    x = net.relu(net.conv(net.input("x", [2, 3, 6, 6]), 8))
+    return net.model(net.head(x))
+
+
+def broken_axes(_: Context) -> None:
+    raise IndexError("list index out of range")
+
+
+def broken_sizes(_: SizedNode) -> None:
+    raise TypeError("'NoneType' object is not iterable")
+
+
+def break_axes(monkeypatch: pytest.MonkeyPatch, rule: AxesRule) -> None:
+    monkeypatch.setitem(SPECS, ("", "Relu"), replace(find_spec("", "Relu"), axes=rule))
+
+
+def test_a_broken_rule_of_axes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_axes(monkeypatch, broken_axes)
+    with pytest.raises(
+        DefectError, match=r"node 'Relu_\d+' \(Relu\): its rule fails with IndexError"
+    ) as caught:
+        find_channels(network())
+    assert "report" in caught.value.hint
+
+
+def test_a_broken_rule_of_sizes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPECS, ("", "Relu"), replace(find_spec("", "Relu"), sizes=broken_sizes))
+    with pytest.raises(DefectError, match=r"node 'Relu_\d+' \(Relu\): its size rule fails with TypeError"):
+        find_channels(network())
+
+
+def test_no_file_is_written_and_there_is_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_axes(monkeypatch, broken_axes)
+    model = disk.save(network().proto, tmp_path / "model.onnx")
+    done = disk.run("prune", model, "--reduce-channels", "0.5", "-o", tmp_path / "out.onnx")
+    assert done.code == 1
+    assert "error: node 'Relu_" in done.err
+    assert "hint: this is a defect of onnxprune" in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_what_a_rule_says_it_cannot_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsaid(_: Context) -> None:
+        raise UnknownOperandError("its ends are not known")
+
+    break_axes(monkeypatch, unsaid)
+    assert "its ends are not known" in {r.reason for b in find_channels(network()).blocked for r in b.reasons}
+
+
+def test_operands_that_no_operator_takes_are_blocked_with_what_the_runtime_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    break_axes(monkeypatch, broken_axes)
+    monkeypatch.setattr(table, "objection", lambda *_: "it takes no such operands")
+    said = {r.reason for b in find_channels(network()).blocked for r in b.reasons}
+    assert "no operator takes such operands: it takes no such operands" in said
+
+
+def test_a_missing_attribute_is_named() -> None:
+    net = Net()
+    x = net.op(
+        "Attention", net.input("x", [2, 4, 6]), net.weight(6, 18), net.vector(18), domain="com.microsoft"
+    )
+    with pytest.raises(ModelError, match="num_heads"):
+        find_channels(Model(net.proto(net.sized(x, [2, 4, 6]))))
+
+
+def relu(kind: int = TensorProto.FLOAT) -> tuple[onnx.NodeProto, dict[str, Known]]:
+    return helper.make_node("Relu", ["x"], ["y"]), {"x": Known(kind, (2, 3))}
+
+
+def test_the_runtime_objects_to_what_it_cannot_run() -> None:
+    opsets = [helper.make_opsetid("", 17)]
+    assert objection(*relu(), opsets) == ""
+    assert "STRING" in objection(*relu(TensorProto.STRING), opsets).upper()
+    assert "'x'" in objection(relu()[0], {}, opsets)
+    assert "too large" in objection(relu()[0], {"x": Known(TensorProto.FLOAT, (1 << 20, 1 << 20))}, opsets)
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    known = {"x": Known(1, (2, 3)), "w": Known(1, (4, 5))}
+    assert objection(product, known, opsets)
+    assert not objection(product, known | {"w": Known(1, (3, 5))}, opsets)
+
+
+def test_no_rule_meets_what_it_does_not_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On all ideas and small files: neither a defect, nor a failure that an objection hides."""
+    met: list[str] = []
+
+    def note(context: Context) -> str:
+        met.append(f"{context.node.op_type} {context.node.name}")
+        return "noted"
+
+    def note_size(_: Walk, node: SizedNode, error: Exception) -> OnnxpruneError:
+        met.append(f"{node.operator} {node.label}: {error!r}")
+        return DefectError("noted")
+
+    monkeypatch.setattr(table, "_objection", note)
+    monkeypatch.setattr(Walk, "_unexpected", note_size)
+    read = 0
+    for made in (*IDEAS.values(), *CASE_FILES):
+        try:
+            find_channels(load(made) if isinstance(made, Path) else check(Model(made.build())))
+        except OnnxpruneError:  # of files that are wrong on purpose
+            continue
+        read += 1
+    assert met == []
+    assert read > 150
+
+
+def test_the_instrument_sees_what_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count above would see a failure: a rule that fails is met."""
+    met: list[str] = []
+    monkeypatch.setattr(table, "_objection", lambda c: met.append(c.node.op_type) or "noted")
+    break_axes(monkeypatch, broken_axes)
+    find_channels(network())
+    assert met == ["Relu"]

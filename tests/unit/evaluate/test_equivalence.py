@@ -1,0 +1,365 @@
+"""Models that differ are told apart, models that are equal agree, and what shows nothing is no proof."""
+
+from __future__ import annotations
+
+import equivalence_pairs as pairs
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from helpers import Net
+from onnx import TensorProto, helper, numpy_helper
+from places import CASES
+
+from onnxprune.errors import NotShownError, VerificationError
+from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, verify
+from onnxprune.ir import Model, check, load
+
+QUICK = CheckBudget(seconds=4.0)
+
+
+def model(proto: onnx.ModelProto) -> Model:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    return check(Model(copy))
+
+
+def judged(one: onnx.ModelProto, two: onnx.ModelProto) -> Verdict:
+    return examine(model(one), model(two), budget=QUICK)
+
+
+def really_differ(one: onnx.ModelProto, two: onnx.ModelProto) -> bool:
+    """Run both by onnxruntime alone, on many inputs, and compare all outputs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        first, second = (onnxruntime.InferenceSession(p.SerializeToString(), options) for p in (one, two))
+    except Exception:
+        return True
+    random = np.random.default_rng(7)
+    for _ in range(6):
+        sizes = {"n": 64, "t": 16, "h": 9, "w": 10}
+        feed = {}
+        for i in first.get_inputs():
+            shape = [sizes.get(d, d) for d in i.shape]
+            high = 2 if i.name == "mask" else pairs.ROWS
+            ints = random.integers(0, high, shape)
+            feed[i.name] = ints if i.type == "tensor(int64)" else random.normal(size=shape).astype(np.float32)
+        try:
+            made, other = first.run(None, feed), second.run(None, feed)
+        except Exception:
+            return True
+        if len(made) != len(other) or [o.name for o in first.get_outputs()] != [
+            o.name for o in second.get_outputs()
+        ]:
+            return True
+        for a, b in zip(made, other, strict=True):
+            if a.shape != b.shape or a.dtype != b.dtype or np.abs(a - b).max() > 1e-3 * np.abs(a).max():
+                return True
+    return False
+
+
+@pytest.mark.parametrize("name", pairs.NETWORKS)
+def test_a_model_agrees_with_itself(name):
+    proto = pairs.NETWORKS[name]()
+    assert judged(proto, proto).status == "agree"
+
+
+LONG = ("picture", "attention", "detector")
+"""Networks of many mutants."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in pairs.NETWORKS]
+)
+def test_a_change_of_one_thing_is_seen(name):
+    proto = pairs.NETWORKS[name]()
+    tried, missed = 0, []
+    for what, mutant in pairs.mutants(proto):
+        if really_differ(proto, mutant):
+            tried += 1
+            missed += [what] if judged(proto, mutant).status == "agree" else []
+    assert not missed
+    assert tried >= 15
+
+
+@pytest.mark.parametrize("name", ["attention", "recurrent", "quantised"])
+def test_another_order_of_the_hidden_channels_agrees(name):
+    proto = pairs.NETWORKS[name]()
+    other = pairs.permuted(proto)
+    assert other != proto
+    verdict = judged(proto, other)
+    assert verdict.status == "agree", verdict.said
+    assert verdict.max_rel_error > 0 or name == "quantised"
+
+
+# --- outputs that show nothing
+
+
+def net(*nodes, outputs=(("y", 1, ["N", 6]),), inputs=(("x", 1, ["N", 4]),), **constants):
+    random = np.random.default_rng(0)
+    constants = {"w": random.standard_normal((4, 6)).astype(np.float32), **constants}
+    graph = helper.make_graph(
+        [helper.make_node(op, list(ins), list(outs), **how) for op, ins, outs, how in nodes],
+        "net",
+        [helper.make_tensor_value_info(*i) for i in inputs],
+        [helper.make_tensor_value_info(*o) for o in outputs],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def node(op, inputs, outputs, **how):
+    return op, inputs.split(), outputs.split(), how
+
+
+H = node("MatMul", "x w", "h")
+
+
+def over(threshold):
+    """A network that is zero unless its sums are over a threshold."""
+    bent = (node("Sub", "h k", "a"), node("Relu", "a", "y"))
+    return net(H, *bent, k=np.float32(threshold))
+
+
+def test_an_output_that_is_always_zero_shows_nothing():
+    verdict = judged(over(1e12), over(2e12))
+    assert verdict.status == "not shown"
+    assert "same for all inputs" in verdict.said
+    with pytest.raises(NotShownError, match=r"'y'.*--data"):
+        verify(model(over(1e12)), model(over(2e12)))
+    assert judged(over(1000), over(2000)).status == "differ"  # larger inputs are tried
+
+
+def test_equal_nodes_behind_what_is_shown_are_enough():
+    """The output is zero, but both make it of the same tensor by the same nodes."""
+    sums = (node("Add", "x x", "d"), node("Mul", "d half", "e"), node("MatMul", "e w", "h"))
+    bent = (node("Sub", "h k", "a"), node("Relu", "a", "y"))
+    constants = {"k": np.float32(1e12), "half": np.float32(0.5)}
+    verdict = judged(net(H, *bent, k=np.float32(1e12)), net(*sums, *bent, **constants))
+    assert verdict.status == "agree"
+    assert verdict.outputs[0].by == ("h",)
+
+
+def test_an_output_that_is_no_number_shows_nothing():
+    def root(sign):
+        chain = (node("Mul", "x x", "s"), node("Sub", "low s", "l"), node("Sqrt", "l", "r"))
+        w2 = sign * np.ones((4, 6), np.float32)
+        return net(*chain, node("MatMul", "r w2", "y"), low=np.float32(-1), w2=w2)
+
+    verdict = judged(root(1), root(2))
+    assert verdict.status == "not shown"
+    assert "finite" in verdict.said
+
+
+def test_masks_are_drawn_so_that_something_is_left():
+    one, two = (load(CASES / f"nan_mask_{k}.onnx") for k in "ab")
+    assert examine(one, two).status == "differ"
+    assert examine(one, one).status == "agree"
+
+
+def test_an_output_of_no_input_need_not_vary():
+    grid = node("Identity", "g", "z")
+    outputs = (("y", 1, ["N", 6]), ("z", 1, [3]))
+    one, two = (
+        net(node("MatMul", "x w", "y"), grid, outputs=outputs, g=np.arange(3, dtype=np.float32) * k)
+        for k in (1, 2)
+    )
+    assert judged(one, one).status == "agree"
+    assert judged(one, two).status == "differ"
+
+
+# --- before saturation and picks
+
+
+def test_what_is_picked_from_is_compared_too():
+    def label(scale):
+        pick = node("ArgMax", "g", "y", axis=1, keepdims=0)
+        outputs = (("y", TensorProto.INT64, ["N"]),)
+        return net(H, node("Mul", "h s", "g"), pick, s=np.float32(scale), outputs=outputs)
+
+    verdict = judged(label(1), label(1.01))
+    assert verdict.status == "differ"
+    assert "'g', which it picks from" in verdict.said
+
+
+def test_saturation_hides_nothing():
+    def gate(scale):
+        return net(H, node("Mul", "h s", "g"), node("Sigmoid", "g", "y"), s=np.float32(scale))
+
+    assert judged(gate(1e4), gate(1.1e4)).status == "differ"
+    assert judged(net(H, node("Sigmoid", "h", "y")), net(H, node("Tanh", "h", "y"))).status == "differ"
+
+
+def test_ties_are_judged_before_the_pick():
+    """Two sums that are equal but for rounding: which of them is larger is left to the last digit."""
+
+    def tied(order):
+        random = np.random.default_rng(3)
+        wide = random.standard_normal((64, 1)).astype(np.float32)
+        w = np.concatenate([wide, wide[::1]], axis=1)
+        w = np.concatenate([w] * 8, axis=1)
+        w2 = w[order]
+        x2 = node("Gather", "x order", "p", axis=1)
+        return net(x2, node("MatMul", "p w2", "h"), node("Mul", "h s", "g"),
+                   node("TopK", "g k", "y places", axis=1), s=np.linspace(1, 1 + 2e-7, 16).astype(np.float32),
+                   w2=w2, order=order.astype(np.int64), k=np.asarray([4], np.int64),
+                   inputs=(("x", 1, ["N", 64]),),
+                   outputs=(("y", 1, ["N", 4]), ("places", TensorProto.INT64, ["N", 4])))  # fmt: skip
+
+    verdict = judged(tied(np.arange(64)), tied(np.random.default_rng(1).permutation(64)))
+    assert verdict.status == "agree", verdict.said
+
+
+# --- tolerances
+
+
+def test_small_channels_beside_large_ones_count():
+    def scaled(*scales):
+        return net(H, node("Mul", "h s", "y"), s=np.asarray(scales, np.float32))
+
+    assert judged(scaled(1e8, 1, 1, 1, 1, 1), scaled(1e8, -5, 7, 0, 3, 2)).status == "differ"
+
+
+def test_a_float16_constant_elsewhere_loosens_nothing():
+    def beside(scale):
+        half = node("Cast", "f", "z", to=TensorProto.FLOAT)
+        return net(H, node("Mul", "h s", "y"), half, f=np.ones(3, np.float16), s=np.float32(scale),
+                   outputs=(("y", 1, ["N", 6]), ("z", 1, [3])))  # fmt: skip
+
+    assert judged(beside(1), beside(1.001)).status == "differ"
+
+
+def test_quantisation_beside_loosens_nothing():
+    def beside(scale):
+        rounded = node("QuantizeLinear", "x qs qz", "q")
+        constants = {"qs": np.float32(1), "qz": np.uint8(128), "s": np.float32(scale)}
+        outputs = (("y", 1, ["N", 6]), ("q", TensorProto.UINT8, ["N", 4]))
+        return net(H, node("Mul", "h s", "y"), rounded, outputs=outputs, **constants)
+
+    assert judged(beside(1), beside(1.009)).status == "differ"
+
+
+def test_half_precision_has_its_own_tolerance():
+    narrow = Net(seed=6, dtype=np.float16)
+    narrow.linear(narrow.relu(narrow.linear(narrow.input("x", ["n", 8]), 64)), 4)
+    proto = narrow.proto(narrow.nodes[-1].output[0])
+    assert judged(proto, pairs.permuted(proto)).status == "agree"
+    mutant = pairs.copied(proto)
+    bias = numpy_helper.to_array(mutant.graph.initializer[-1]) + np.float16(0.3)
+    mutant.graph.initializer[-1].CopyFrom(numpy_helper.from_array(bias, mutant.graph.initializer[-1].name))
+    assert judged(proto, mutant).status == "differ"
+
+
+def test_bfloat16_is_judged_as_float32():
+    proto = pairs.NETWORKS["recurrent"]()
+    plain = Net(seed=6)
+    plain.linear(plain.relu(plain.linear(plain.input("x", ["n", 8]), 64)), 4)
+    proto = plain.proto(plain.nodes[-1].output[0])
+    for tensor in proto.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.BFLOAT16, values.shape, values.ravel()))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    verdict = judged(proto, proto)
+    assert verdict.status == "agree"
+    assert any("float32" in note for note in verdict.notes)
+    changed = pairs.copied(proto)
+    tensor = changed.graph.initializer[0]
+    values = np.asarray(numpy_helper.to_array(tensor), np.float32) * 1.1
+    tensor.CopyFrom(helper.make_tensor(tensor.name, TensorProto.BFLOAT16, values.shape, values.ravel()))
+    assert judged(proto, changed).status == "differ"
+
+
+def test_every_row_of_a_table_is_fed():
+    def table(changed):
+        values = np.random.default_rng(0).standard_normal((3000, 6)).astype(np.float32)
+        values[changed] *= 1.01
+        return net(node("Gather", "e x", "y"), e=values, inputs=(("x", 7, ["N"]),))
+
+    assert judged(table([]), table([2345])).status == "differ"
+    assert judged(table([]), table([])).notes == ()
+
+
+# --- sizes
+
+
+def frozen(proto: onnx.ModelProto, tensor: str, **sizes: tuple[int, ...]) -> onnx.ModelProto:
+    """Return a copy in which a tensor is the constant that it is at one size of the inputs."""
+    probe = pairs.copied(proto)
+    probe.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    session = onnxruntime.InferenceSession(probe.SerializeToString())
+    feed = {name: np.zeros(shape, np.float32) for name, shape in sizes.items()}
+    values = session.run([tensor], feed)[0]
+    copy = pairs.copied(proto)
+    maker = next(n for n in copy.graph.node if tensor in n.output)
+    maker.output[list(maker.output).index(tensor)] = f"{tensor}_unused"
+    copy.graph.initializer.append(numpy_helper.from_array(values, tensor))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "sizes"),
+    [
+        ("same_pad", "Pad", {"x": (2, 3, 224, 224)}),
+        ("tsm", "Reshape", {"x": (8, 3, 32, 32)}),
+        ("unetpad2d", "Pad", {"img": (1, 1, 16, 16)}),
+        ("winpad_ceil", "Pad", {"img": (1, 3, 32, 32)}),
+    ],
+)
+def test_sizes_that_are_folded_wrongly_are_caught(name, operator, sizes):
+    given = load(CASES / f"{name}.onnx")
+    for maker in given.nodes:
+        if maker.op_type == operator and maker.input[1] not in given.constants:
+            wrong = frozen(given.proto, maker.input[1], **sizes)
+            verdict = examine(given, model(wrong), budget=QUICK)
+            assert verdict.status == "differ", maker.name
+    assert examine(given, given, budget=QUICK).status == "agree"
+
+
+def test_sizes_are_told():
+    verdict = judged(*[pairs.picture_net()] * 2)
+    shapes = [tuple(sizes["x"]) for sizes in verdict.sizes]
+    assert any(h != w for _, _, h, w in shapes)
+    assert any(h % 2 for _, _, h, _ in shapes)
+    assert (1, 1) in {s[2:] for s in shapes}
+    assert len({s[0] for s in shapes}) > 2
+    assert verdict.facts()["sizes"]
+
+
+# --- what the runtime cannot run
+
+
+def test_dropout_in_training_mode_is_off_in_both():
+    given = load(CASES / "droptrain.onnx")
+    verdict = verify(given, given, budget=QUICK)
+    assert any("Dropout" in note for note in verdict.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("trtnms", "EfficientNMS_TRT"), ("fakequant", "FakeQuantize"), ("mlhead", "'probs'")]
+)
+def test_models_are_compared_up_to_what_the_runtime_does_not_know(name, said):
+    given = load(CASES / f"{name}.onnx")
+    verdict = examine(given, given, budget=QUICK)
+    assert verdict.status == "agree", verdict.said
+    assert any(said in note for note in verdict.notes)
+    changed = given.copy()
+    weight = next(n.input[1] for n in changed.nodes if n.op_type in ("Conv", "MatMul"))
+    changed.set_array(weight, changed.array(weight) * np.float32(1.01))
+    with pytest.raises(VerificationError):
+        verify(given, changed, budget=QUICK)
+
+
+def test_an_unknown_operator_that_is_another_is_a_difference():
+    given = load(CASES / "trtnms.onnx")
+    changed = given.copy()
+    last = changed.proto.graph.node[-1]
+    last.attribute[0].CopyFrom(helper.make_attribute(last.attribute[0].name, 77.0))
+    assert examine(given, changed, budget=QUICK).status == "differ"
+
+
+def test_full_accuracy_is_compared():
+    given = load(CASES / "nbits_acc4.onnx")
+    verdict = verify(given, given, budget=QUICK)
+    assert any("accuracy_level" in note for note in verdict.notes)
