@@ -7,7 +7,7 @@ A pass states what it requires of the model it is given and ensures what it prom
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import get_annotations
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from onnxprune.decisions.channels.hints import Hints
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.ir import Model, analysis_scope, check_weights, sized
+from onnxprune.ir import Model, analysis_scope, check_weights, opened, sized
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
 
 
@@ -46,6 +46,7 @@ class Pass(ABC):
         name: What the pass is called.
         input_shapes: Full shapes to analyse and run with, by input name; a field of most passes.
         dims: Sizes by the name of an open axis of the inputs, likewise.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink, likewise.
         preserves: Names of the analyses of the model it is given that hold for the model it makes. A pass
             that modifies nothing returns the same model and preserves all.
     """
@@ -54,6 +55,7 @@ class Pass(ABC):
     preserves: ClassVar[frozenset[str]] = frozenset()
     input_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     dims: Mapping[str, int] = MappingProxyType({})
+    open_io: Sequence[str] = ()
 
     def __call__(self, given: Model | PassResult) -> PassResult:
         """Run the pass on a model, or on what another pass handed on.
@@ -63,7 +65,8 @@ class Pass(ABC):
         """
         self._check_lists()
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
-        before = replace(before, model=sized(before.model, self.input_shapes, self.dims))
+        model = opened(before.model.copy(), self.open_io) if self.open_io else before.model
+        before = replace(before, model=sized(model, self.input_shapes, self.dims))
         with analysis_scope():
             self.requires(before)
             after = self.run(before)

@@ -82,8 +82,9 @@ class Prune(Pass):
         seed: Of all that is drawn.
         input_shapes: Full shapes to analyse and run with, by input name.
         dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
         equal_layers: Keep as many channels in every layer along each axis of inputs and outputs that may
-            shrink (see `graph.opened`).
+            shrink (see ``open_io``).
     """
 
     name: ClassVar[str] = "prune"
@@ -118,6 +119,7 @@ class Prune(Pass):
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    open_io: Sequence[str] = ()
     equal_layers: bool = False
 
     def requires(self, given: PassResult) -> None:

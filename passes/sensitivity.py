@@ -75,6 +75,7 @@ class Ana(Pass):
         seed: For the criteria that draw numbers.
         input_shapes: Full shapes to analyse and run with, by input name.
         dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
         allow_inexact: Open axes that the network normalises over.
         cache_bytes: Most that all workers together keep of tensors computed once.
     """
@@ -105,6 +106,7 @@ class Ana(Pass):
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    open_io: Sequence[str] = ()
     allow_inexact: bool = False
     cache_bytes: int = DEFAULT_CACHE_BYTES
 

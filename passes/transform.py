@@ -44,6 +44,7 @@ class Transform(Pass):
         seed: Seed of the random inputs.
         input_shapes: Full shapes to analyse and run with, by input name.
         dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
     """
 
     name: ClassVar[str] = "transform"
@@ -55,6 +56,7 @@ class Transform(Pass):
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    open_io: Sequence[str] = ()
 
     def run(self, given: PassResult) -> PassResult:
         """Find what is to go, by plan or by evidence, cut it out, compare."""

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.app.cli.options import Reads, model_argument, output_option, size_options
+from onnxprune.app.cli.options import (
+    Reads,
+    inexact_option,
+    model_argument,
+    open_option,
+    output_option,
+    size_options,
+)
 from onnxprune.app.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -30,15 +37,19 @@ def render(facts: Facts) -> RenderableType:
 )
 @click.option("--val", type=Reads(), metavar="DATA", help="Held-back data.")
 @click.option("--force", is_flag=True, help="Replace the output file.")
+@inexact_option
 @size_options
+@open_option
 @output_option("the recipe")
 def init(
     model: str,
     data: str | None,
     val: str | None,
     force: bool,
+    allow_inexact: bool,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     dims: Sequence[tuple[str, int]],
+    open_io: Sequence[str],
     output: str,
 ) -> Facts:
     """Write a recipe for `run` that fits a model, every key explained."""
@@ -46,17 +57,18 @@ def init(
     from onnxprune.analysis.groups.selection import why_blocked
     from onnxprune.app.runner.recipe_template import RecipeRequest, draft
     from onnxprune.errors import NothingToDoError, UsageError
-    from onnxprune.ir import load, sized
+    from onnxprune.ir import load, opened, sized
     from onnxprune.ir.output import write_text
 
     place = Path(output)
     if place.exists() and not force:
         raise UsageError(f"{output} is there already", "--force replaces it")
-    read = sized(load(model), dict(shapes), dict(dims))
-    channels = find_channels(read)
+    read = sized(opened(load(model), open_io), dict(shapes), dict(dims))
+    channels = find_channels(read, allow_inexact=allow_inexact)
     if not channels.groups:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
     given = {n: s for n, s in channels.typing.shapes.inputs.items() if n in read.sizes}
-    text, facts = draft(channels, Path(model), place, RecipeRequest(data, val), given)
+    wish = RecipeRequest(data, val, open_io, allow_inexact)
+    text, facts = draft(channels, Path(model), place, wish, given)
     write_text(output, text)
     return {"model": model, "output": output, **facts}

@@ -166,6 +166,11 @@ open_option = click.option(
     metavar="GLOB",
     help="Let the fixed axes of this input or output shrink, such as 'past*' of caches (repeatable).",
 )
+equal_option = click.option(
+    "--equal-layers",
+    is_flag=True,
+    help="Keep as many in every layer along each axis that --open-io opens: some runtimes want one number.",
+)
 inexact_option = click.option(
     "--allow-inexact",
     is_flag=True,

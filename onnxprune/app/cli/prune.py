@@ -13,6 +13,7 @@ from onnxprune.app.cli.options import (
     Reads,
     Writes,
     data_option,
+    equal_option,
     glob_options,
     inexact_option,
     model_argument,
@@ -190,11 +191,7 @@ def reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Calla
 @seed_option
 @size_options
 @open_option
-@click.option(
-    "--equal-layers",
-    is_flag=True,
-    help="Keep as many in every layer along each axis that --open-io opens: some runtimes want one number.",
-)
+@equal_option
 @click.option(
     "--keep-rows",
     type=Reads(),

@@ -10,7 +10,11 @@ import click
 from onnxprune.app.cli.options import (
     Reads,
     data_option,
+    equal_option,
+    glob_options,
+    inexact_option,
     model_argument,
+    open_option,
     output_option,
     seed_option,
     size_options,
@@ -84,10 +88,13 @@ def render(facts: Facts) -> RenderableType:
 @click.option(
     "--quantize", type=click.Choice(["int8"]), help="Also quantise the result, on the same samples."
 )
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave alone what this names (repeatable).")
+@glob_options
+@inexact_option
 @threads_option
 @seed_option
 @size_options
+@open_option
+@equal_option
 @output_option("the dense model")
 def shrink(
     model: str,
@@ -118,7 +125,8 @@ def shrink(
     if data is None:
         if options["max_drop"] is not None or quantize or options["val"]:
             raise UsageError("quality and ranges are measured on samples", "give them with --data")
-        kept = {name: options[name] for name in ("exclude", "threads", "seed")}
+        names = ("exclude", "only", "allow_inexact", "equal_layers", "open_io", "threads", "seed")
+        kept = {name: options[name] for name in names}
         return shrink_without_data(
             model, output, reductions, **kept, input_shapes=dict(shapes), dims=dict(dims)
         )

@@ -13,6 +13,7 @@ from onnxprune.app.cli.options import (
     Writes,
     data_option,
     model_argument,
+    open_option,
     output_option,
     samples_option,
     seed_option,
@@ -86,6 +87,7 @@ def _left(facts: Facts) -> list[RenderableType]:
 @unverified_option
 @seed_option
 @size_options
+@open_option
 @click.option(
     "--certificate",
     type=Writes(),

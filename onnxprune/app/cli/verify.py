@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.app.cli.options import data_option, model_argument, samples_option, seed_option, size_options
+from onnxprune.app.cli.options import (
+    data_option,
+    model_argument,
+    open_option,
+    samples_option,
+    seed_option,
+    size_options,
+)
 from onnxprune.app.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ def render(facts: Facts) -> RenderableType:
 @samples_option
 @seed_option
 @size_options
+@open_option
 def verify(
     sparse: str,
     dense: str,
@@ -34,15 +42,17 @@ def verify(
     seed: int,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
     dims: Sequence[tuple[str, int]],
+    open_io: Sequence[str],
 ) -> Facts:
     """Compare two models on the same inputs; exit with 1 if they differ."""
     from onnxprune.decisions.channels.planned import planned_channels, stored_plan
     from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
     from onnxprune.evaluate import equivalence
-    from onnxprune.ir import load, noted_vocabulary, sized
+    from onnxprune.ir import load, noted_vocabulary, opened, sized
     from onnxprune.support.progress import task
 
     first, second = (sized(load(path), dict(shapes), dict(dims)) for path in (sparse, dense))
+    opened(first, open_io)
     with task("compare"):
         plan = stored_plan(first)
         channels = None

@@ -162,6 +162,7 @@ class PruneSection(Section):
         exclude: Globs of groups, nodes or tensors to leave alone.
         only: Globs of those to prune and no others.
         allow_inexact: Open axes that the network normalises over.
+        equal_layers: Keep as many in every layer along each axis that ``open_io`` opens.
     """
 
     strategy: Literal["uniform", "global", "sensitivity", "search"] | None = None
@@ -174,6 +175,7 @@ class PruneSection(Section):
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     allow_inexact: bool = False
+    equal_layers: bool = False
 
     @field_validator("criterion")
     @classmethod
@@ -337,6 +339,7 @@ class Recipe(Section):
             default the processors of the machine that first starts the run.
         shapes: Full shapes of inputs to analyse with, where the file leaves axes open.
         dims: Sizes to analyse with, by the name of an open axis of the inputs.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
     """
 
     model: str
@@ -346,6 +349,7 @@ class Recipe(Section):
     threads: Count | None = None
     shapes: dict[str, tuple[Count, ...]] = {}
     dims: dict[str, Count] = {}
+    open_io: tuple[str, ...] = ()
     data: DataSection
     budget: BudgetSection
     schedule: ScheduleSection = ScheduleSection()

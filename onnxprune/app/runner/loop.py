@@ -17,7 +17,7 @@ from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
 from onnxprune.app.runner.tracking import tracking
 from onnxprune.errors import MissedError, NothingToDoError, OnnxpruneError, PlanError
-from onnxprune.ir import load
+from onnxprune.ir import load, opened
 from onnxprune.runtime import runtime_info
 from onnxprune.support.path_guard import check_folder, check_readable
 from onnxprune.support.processors import usable_processors
@@ -142,7 +142,7 @@ class _Loop:
         models = {str(i.number): i.model for i in self.done if i is not self.result}
         if self.recipe.compare.one_shot and self.best.number:
             models[ONE_SHOT.name] = self._at_once()
-        self.stages.bench(models | {"dense": DENSE})
+        self.stages.bench(models | {"dense": DENSE}, self.result.model)
 
     def facts(self) -> Facts:
         """Return how it went, ready for JSON."""
@@ -243,7 +243,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     """
     check_readable(_reads(recipe))
     check_folder(Path(str(recipe.folder)), _reads(recipe))
-    original = load(recipe.model)
+    original = opened(load(recipe.model), recipe.open_io)
     with task("run", total=len(planned_steps(recipe))) as progress, contextlib.ExitStack() as stack:
         crier = _Crier(listen, progress, Forecast(planned_steps(recipe)))
         journal = stack.enter_context(open_journal(Path(str(recipe.folder)), crier))

@@ -36,6 +36,7 @@ folder = $folder # everything goes here; a killed run goes on from here
 metric = $metric # top1 top5 mse mae; against the original: kl agreement cosine; module:callable
 seed = 0
 # threads = 2                   # by default the processors of the machine; part of the result
+$open_io # inputs and outputs whose fixed axes may shrink
 
 [data]                          # .npz files, folders of them, or module:callable
 train = $train
@@ -78,7 +79,8 @@ exclude = $exclude
 # only = ["block*"]
 # keep_at_least = { "stem*" = 16 } # fewest channels that stay of these groups
 # keep_at_most = { "head*" = 64 }  # most channels that stay
-allow_inexact = false           # true: also axes the model normalises over
+allow_inexact = $allow_inexact # true: also axes the model normalises over
+equal_layers = false            # true: as many in every layer along each axis that open_io opens
 
 [recover]                       # make up for losses in closed form, before training
 enabled = true
@@ -146,10 +148,14 @@ class RecipeRequest:
     Attributes:
         train: Training data, if known.
         val: Held-back data, if known.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink.
+        allow_inexact: Whether axes that the network normalises over are opened.
     """
 
     train: str | None = None
     val: str | None = None
+    open_io: Sequence[str] = ()
+    allow_inexact: bool = False
 
 
 def draft(
@@ -182,8 +188,10 @@ def draft(
         "exclude": exclude,
         "model_path": _from(place, str(model)),
         "folder": f"{place.stem}-run",
+        "allow_inexact": wish.allow_inexact,
     }
     words = {"model": shown(model.name), "groups": _listed(channels)}
+    words |= {"open_io": _opened(wish.open_io)}
     words |= {"criteria": " ".join(CRITERIA)}
     words |= {"shapes": _shapes(channels, shapes)}
     words |= {"inputs": _specs(session.inputs), "outputs": _specs(session.outputs)}
@@ -234,6 +242,11 @@ def _shapes(channels: Channels, given: Mapping[str, Sequence[int]]) -> str:
     """List the input shapes given, or as comments those the analysis has tried."""
     shapes, mark = (given, "") if given else (channels.typing.shapes.inputs, "# ")
     return "\n".join(f"{mark}{in_toml(n)} = {json.dumps(list(s))}" for n, s in shapes.items())
+
+
+def _opened(globs: Sequence[str]) -> str:
+    """Write the key of the axes that may shrink, as a comment where none are named."""
+    return f"open_io = {_toml(list(globs))}" if globs else '# open_io = ["past*", "present*"]'
 
 
 def _listed(channels: Channels) -> str:

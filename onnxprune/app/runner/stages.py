@@ -18,6 +18,8 @@ from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.app.runner.recipe_data import RecipeData
+from onnxprune.decisions.channels.adapted_inputs import fed_as_before
+from onnxprune.decisions.channels.interface import same_interface
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import shrunk_inside
 from onnxprune.decisions.plan import Analysis
@@ -228,6 +230,7 @@ class Stages:
             except NotShownError as error:
                 raise kept_unverified(error, self.journal.path(DENSE), self.journal.path(model)) from error
             dense, original = self._load(DENSE), self.material.original
+            dense = dense if same_interface(original, dense) else _dense(self._load(model))
             scores = {
                 "score": self.material.score(dense, self.finals()),
                 "score_before": self.material.score(original, self.finals()),
@@ -236,19 +239,24 @@ class Stages:
 
         return self.journal.step("transform", inputs, (DENSE,), work)
 
-    def bench(self, models: Mapping[str, str]) -> Entry:
+    def bench(self, models: Mapping[str, str], result: str) -> Entry:
         """Measure the latency of the original, of every iteration made dense and of the result, in turn.
 
         Args:
             models: Files of the folder by what to call them.
+            result: The sparse model that the dense one was made of.
         """
         options = self.recipe.bench
         digests = {name: self._digest(file) for name, file in models.items()}
         inputs = self._original() | {"models": digests, "bench": options.model_dump()}
 
         def work() -> Facts:
+            original = self.material.original
             dense = {n: _dense(self._load(f)) for n, f in models.items()}
-            return _latencies({"original": self.material.original, **dense}, **options.model_dump())
+            for name, made in dense.items():
+                if not same_interface(original, made):
+                    dense[name] = _fed_as_before(self._load(result))
+            return _latencies({"original": original, **dense}, **options.model_dump())
 
         return self.journal.step("bench", inputs, (), work)
 
@@ -258,10 +266,9 @@ class Stages:
         plan = stored_plan(result.model)
         shapes = plan.input_shapes if plan else self._sized(result.model).sizes
         place = self.journal.path(file)
-        data = self.material.dataset("calibration")
-        return result.facts | {
-            "size_bytes": write_model(result.model, place, shapes=shapes or None, data=data)
-        }
+        fits = same_interface(self.material.original, result.model)
+        how: Facts = {"shapes": shapes or None, "data": self.material.dataset("calibration")} if fits else {}
+        return result.facts | {"size_bytes": write_model(result.model, place, **how)}
 
     def _baseline(self) -> Facts:
         model, options = self.material.original, self.recipe.prune
@@ -311,7 +318,8 @@ class Stages:
         """Return what decides which groups there are, as options of the passes."""
         options = self.recipe.prune
         chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
-        return chosen | {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
+        sizes = {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
+        return chosen | sizes | {"open_io": self.recipe.open_io}
 
 
 def _blocked(channels: Channels) -> list[dict[str, Any]]:
@@ -332,6 +340,11 @@ def _dense(model: Model) -> Model:
     """Return a sparse model without its zeros; another one as it is."""
     channels, removed = removed_channels(model, stored_plan(model))
     return shrunk_inside(channels, removed) if any(map(len, removed.values())) else model
+
+
+def _fed_as_before(model: Model) -> Model:
+    """Return a sparse model without its zeros that takes the inputs of the whole one."""
+    return fed_as_before(*removed_channels(model, stored_plan(model)))
 
 
 def _latencies(models: Mapping[str, Model], runs: int, batch_size: int, threads: int | None) -> Facts:

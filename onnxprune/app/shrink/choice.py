@@ -35,10 +35,14 @@ class Wanted:
         minutes: How long it may take.
         metric: The metric; by default one that suits model and data.
         exclude: Globs of what is left alone.
+        only: Globs of what is pruned, and nothing else.
+        allow_inexact: Whether axes that the network normalises over are opened.
+        equal_layers: Whether all layers keep as many along each axis that `open_io` opens.
         seed: Of everything that is drawn.
         threads: Threads to compute with.
         shapes: Full shapes of inputs, by name.
         dims: Sizes of open axes, by name.
+        open_io: Globs of inputs and outputs whose fixed axes may shrink.
     """
 
     model: str
@@ -50,10 +54,20 @@ class Wanted:
     minutes: float = 10.0
     metric: str | None = None
     exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    allow_inexact: bool = False
+    equal_layers: bool = False
     seed: int = 0
     threads: int | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
+    open_io: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> dict[str, Any]:
+        """The options that decide which channels may go, by the names they have in `Prune`."""
+        names = ("exclude", "only", "allow_inexact", "equal_layers")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def folder(self) -> Path:
@@ -133,11 +147,12 @@ def recipe_for(wanted: Wanted, outlook: Outlook, epochs: int, measured: bool) ->
             "threads": wanted.threads,
             "shapes": dict(wanted.shapes),
             "dims": dict(wanted.dims),
+            "open_io": wanted.open_io,
             "data": data,
             "budget": {f"reduce_{kind}": amount},
             "schedule": rising,
             "ana": {"enabled": measured, "samples": ANA_SAMPLES, "repeat": False},
-            "prune": {"exclude": wanted.exclude},
+            "prune": wanted.groups,
             "recover": {"samples": REPAIR_SAMPLES},
             "finetune": tuning,
             "stop": {"max_drop": wanted.max_drop, "retries": 0 if wanted.reductions else 1},

@@ -9,6 +9,8 @@ from typing import Any
 
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.app.shrink.choice import Wanted
+from onnxprune.decisions.channels.interface import same_interface
+from onnxprune.errors import ModelError
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model, load, sized
@@ -34,11 +36,16 @@ def with_int8(facts: dict[str, Any], wanted: Wanted, judged_on: Any) -> dict[str
         The facts, with four rows, and where the quantised result lies.
 
     Raises:
-        ModelError: onnxruntime does not quantise one of them.
+        ModelError: onnxruntime does not quantise one of them, or the samples do not fit the result.
     """
     place = Path(wanted.output)
     output = place.with_name(f"{place.stem}.int8{place.suffix}")
     original, pruned = load(wanted.model), load(wanted.output)
+    if not same_interface(original, pruned):
+        raise ModelError(
+            f"the samples do not fit {place.name}, whose inputs or outputs have shrunk",
+            "quantise it on samples of its own shapes",
+        )
     with task("quantise"):
         models = [original, _int8(original, wanted), pruned, _int8(pruned, wanted)]
     size = write_model(models[3], output, inputs=[wanted.model, wanted.output], data=wanted.data)

@@ -16,9 +16,10 @@ from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import RecipeData, identity
 from onnxprune.app.shrink.choice import Outlook, Wanted, recipe_for
 from onnxprune.app.shrink.forecast import Pace, epochs_within
+from onnxprune.decisions.channels.interface import same_interface
 from onnxprune.errors import MissedError, TrainingError
 from onnxprune.evaluate.data import Dataset
-from onnxprune.ir import Model, load, sized
+from onnxprune.ir import Model, load, opened, sized
 from onnxprune.ir.output import write_model, write_text
 from onnxprune.passes.finetune import Finetune
 from onnxprune.support.path_guard import NOTES
@@ -72,7 +73,7 @@ def shrink(
         MissedError: The result is written, and is below what was asked for.
         OnnxpruneError: A step failed; what was done before stays in the work folder.
     """
-    model = load(wanted.model)
+    model = opened(load(wanted.model), wanted.open_io)
     outlook = Outlook.on(model, wanted.data)
     job = _Job(wanted, outlook, model, {}, listen)
     job.notes = _earlier(wanted) or _forecast(job)
@@ -112,7 +113,7 @@ def _identity(wanted: Wanted) -> Facts:
         "max_drop": wanted.max_drop,
         "minutes": wanted.minutes,
     }
-    options |= {"metric": wanted.metric, "exclude": list(wanted.exclude), "seed": wanted.seed}
+    options |= {"metric": wanted.metric, **wanted.groups, "open_io": wanted.open_io, "seed": wanted.seed}
     found: Facts = json.loads(json.dumps({"model": sha256(wanted.model), "data": data, **options}))
     return found
 
@@ -123,7 +124,8 @@ def _forecast(job: _Job) -> Facts:
     recipe = recipe_for(wanted, job.outlook, 0, True)
     data = RecipeData(recipe, job.model, job.threads).dataset("calibration")
     pace = Pace.measured(job.model, data, job.threads)
-    channels = find_channels(sized(job.model, dict(wanted.shapes), dict(wanted.dims)))
+    read = sized(job.model, dict(wanted.shapes), dict(wanted.dims))
+    channels = find_channels(read, allow_inexact=wanted.allow_inexact)
     samples = min(data.samples or recipe.ana.samples or 512, recipe.ana.samples or 512)
     ana = pace.ana_s(channels, len(recipe.ana.ratios), samples)
     notes: Facts = {"job": _identity(wanted), "ana_s": ana, "repair_s": pace.repair_s(samples)}
@@ -190,7 +192,9 @@ def _delivered(job: _Job, facts: Facts, missed: MissedError | None) -> Facts:
     wanted = job.wanted
     dense = load(wanted.folder / str(facts["dense"]))
     shapes = dict(sized(job.model, dict(wanted.shapes), dict(wanted.dims)).sizes)
-    size = write_model(dense, wanted.output, inputs=[wanted.model], data=wanted.data, shapes=shapes or None)
+    fits = same_interface(job.model, dense)
+    how: Facts = {"data": wanted.data, "shapes": shapes or None} if fits else {}
+    size = write_model(dense, wanted.output, inputs=[wanted.model], **how)
     state = read_state(wanted.folder)["steps"]
     steps = {name: step["facts"] for name, step in state.items()}
     found = {

@@ -66,6 +66,15 @@ class NarrowedSession:
         return self._interface.narrowed(self._session.run(feeds, outputs))
 
 
+def same_interface(whole: Model, dense: Model) -> bool:
+    """Return whether samples of the whole model fit the dense one: no input and no output has shrunk."""
+    before, after = (
+        [(v.name, [dim.dim_value for dim in _declared(v)]) for v in (*m.inputs, *m.outputs)]
+        for m in (whole, dense)
+    )
+    return before == after
+
+
 def declare(channels: Channels, model: Model, kept: Kept) -> None:
     """Let the declared shapes of inputs and outputs follow what has shrunk, in place."""
     counts = {factor: len(indices) for factor, indices in kept.items()}

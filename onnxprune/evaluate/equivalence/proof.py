@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from onnxprune.analysis.groups.channels import Channels, cuts_inexactly
 from onnxprune.decisions.channels.interface import Interface
-from onnxprune.decisions.channels.planned import planned_channels, stored_plan
+from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.data import DataSpec
@@ -49,7 +49,7 @@ def verify(
         samples=samples,
         seed=seed,
         exact=is_exact(sparse, channels),
-        shrunk=_shrunk(sparse, plan, channels) if plan else None,
+        shrunk=_shrunk(sparse, plan, channels),
         budget=budget,
     )
     demand(verdict, sparse.name, dense.name)
@@ -57,13 +57,16 @@ def verify(
 
 
 def _shrunk(
-    sparse: Model, plan: Plan, channels: Channels | None
+    sparse: Model, plan: Plan | None, channels: Channels | None
 ) -> Callable[[Iterable[str]], Interface] | None:
     """Return what tells which elements a dense model still has, where axes of the interface may shrink."""
     if not {OPEN_KEY, VOCABULARY_KEY}.intersection(sparse.metadata()):
         return None
-    known = channels or planned_channels(sparse, plan)
-    return lambda names: Interface.of(known, plan.removed, names)
+    if plan is None:
+        found, dead = removed_channels(sparse, None)
+        return lambda names: Interface.of(found, dead, names)
+    known, removed = channels or planned_channels(sparse, plan), plan.removed
+    return lambda names: Interface.of(known, removed, names)
 
 
 def demand(verdict: Verdict, reference: str, candidate: str, hint: str = "") -> None:
