@@ -85,7 +85,7 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "prune, finetune": {},
     "obs, recover, finetune": {"criterion": "obs", "recover": ("least-squares",), "samples": 512},
 }
-"""How onnxprune prunes: by default, and with what it knows from samples."""
+"""Settings of onnxprune: the defaults, and those that use samples."""
 PEERS = {"torch-pruning, local": "local", "torch-pruning, global": "global"}
 
 

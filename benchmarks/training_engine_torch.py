@@ -100,7 +100,7 @@ MADE = {
     "vit": (Vit, (3, 32, 32)),
     "lstm": (Lstm, (28, 28)),
 }
-"""Those not bundled: how they are made, and the shape of a sample."""
+"""Networks that are not bundled: their builders, and the shape of a sample."""
 
 
 def export(folder: Path) -> None:

@@ -27,7 +27,7 @@ BEYOND_IT = (
     "Reduction on all axes, output size should be 1",
     "zero point of per-channel filter must be same",
 )
-"""What it says of those."""
+"""Its messages about those networks."""
 COMPUTED_OTHERWISE = ("test_rules.py::test_examples[Attention]",)
 """Tests of what it makes something else of: it sums up infinite scores to something that is no number."""
 

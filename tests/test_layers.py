@@ -15,7 +15,7 @@ LAYERS = [set(layer) for layer in json.loads((ROOT / "docs" / "layers.json").rea
 HEIGHT = {name: -k for k, layer in enumerate(LAYERS) for name in layer}
 ROOMS = {name.rpartition(".")[0] for name in HEIGHT} - set(HEIGHT)
 FILES = sorted([*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")])
-OWNERS = {  # who alone may touch a library
+OWNERS = {  # the only rooms that may import a library
     "onnxruntime": {"runtime", "train"},
     "onnx_graphsurgeon": {"train"},
 }

@@ -17,7 +17,7 @@ from onnxprune import datasets
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 MODEL = ROOT / "models" / "mnist_cnn.onnx"
-MEASURED = ("finetune", "bench")  # what these print differs from machine to machine
+MEASURED = ("finetune", "bench")  # their output differs from machine to machine
 
 
 def blocks(language: str) -> list[str]:

@@ -64,7 +64,7 @@ def test_in_a_terminal_there_is_a_board(place, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as running:
         os.close(theirs)
         drawn = b""
-        closed = contextlib.suppress(OSError)  # how Linux says that the other end was closed
+        closed = contextlib.suppress(OSError)  # Linux reports a closed other end so
         with os.fdopen(ours, "rb", buffering=0) as terminal, closed:
             while piece := terminal.read(4096):
                 drawn += piece

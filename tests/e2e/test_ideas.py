@@ -78,7 +78,7 @@ def halved(dim: Dim) -> float:
 
 @each_idea
 def test_parameters_kept(name: str) -> None:
-    """What is left is what halving every axis leaves that may be halved at all."""
+    """The parameters that remain are those left after halving every axis that may be halved."""
     idea, pruned = IDEAS[name], half(name)
     channels = find_channels(pruned.model, allow_inexact=idea.inexact)
     expected = 0.0
@@ -104,7 +104,7 @@ def test_nothing_is_left_to_remove(name: str) -> None:
 
 
 @each_idea
-def test_what_is_not_pruned_stays(name: str) -> None:
+def test_unpruned_parts_stay(name: str) -> None:
     model, sparse, dense = half(name)
     for after in (sparse.model, dense.model):
         assert after.metadata()["author"] == "someone"

@@ -30,7 +30,7 @@ def test_a_budget_of_work(name: str, reduction: float) -> None:
 
 @networks
 def test_signals_neither_vanish_nor_grow(name: str) -> None:
-    """What goes into the classifier's last function is of a size at which errors show."""
+    """Logits have a standard deviation at which errors show."""
     model = filled(name).copy()
     last = model.proto.graph.node[-1]
     logits = last.input[0] if last.op_type == "Softmax" else last.output[0]

@@ -100,7 +100,7 @@ def test_a_gram_matrix_behind_a_grouped_convolution() -> None:
 # --- zeros -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_zero_along_one_index_is_not_zero_along_another() -> None:
+def test_zeros_along_one_index_are_no_zeros_along_another() -> None:
     """``Σᵢ xᵢ · f(xⱼ)`` is not zero at a channel j, although x is."""
     net = Net()
     x = net.linear(net.input("x", [2, 4]), 6)

@@ -247,7 +247,7 @@ def test_data_of_the_whole_model_serve_to_the_end() -> None:
     assert judged.facts["groups"][heads]["after"] < 6
 
 
-def test_what_is_only_masked_computes_the_same() -> None:
+def test_masked_models_compute_the_same() -> None:
     channels = find_channels(attention_with_caches())
     removed = half_of_each(channels)
     feeds = feeds_for(channels.model, channels)

@@ -30,7 +30,7 @@ def trained() -> list[Path]:
 
 
 def check_smaller_and_equal(model: Model, reduction: float) -> None:
-    """Where a pruned network magnifies rounding, what passes is what it does to itself: its own noise.
+    """The error of a pruned network that magnifies rounding is at most its own noise.
 
     Numbers that are all small may be off by two of the last places of 1.0, as the tolerances have it.
     """

@@ -44,7 +44,7 @@ def analysed(seeds: list[Path], number: int, place: Path) -> str:
         return error.message
     except OnnxpruneError:
         return "refused"
-    except Exception as error:  # whatever it is
+    except Exception as error:  # any exception is a finding
         last = traceback.extract_tb(error.__traceback__)[-1]
         return f"{type(error).__name__}: {error} in {Path(last.filename).name}:{last.name}"
     return "analysed"

@@ -29,7 +29,7 @@ SECONDS = 20.0
 _CLOCK_SECONDS = 4 * SECONDS
 BYTES = 2 << 30
 _MEMORY = "1536M"
-"""What commands are allowed: with what the process has itself that is below the limit."""
+"""Memory budget of a command: together with the process's own memory it is below the limit."""
 _CASES_A_CHILD = 400
 _OWN_BLAME = ("defect of onnxprune", "please report", "Traceback", "bad_alloc", "bad allocation")
 

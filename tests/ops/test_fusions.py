@@ -117,7 +117,7 @@ def test_attention_is_fused_as_before_and_rightly(which: str, heads: int, one_li
 @pytest.mark.parametrize("product", [True, False])
 @pytest.mark.parametrize("scale", ["behind", "query", "both"])
 def test_the_scale_follows_the_width_of_heads(scale: str, product: bool, bias: bool) -> None:
-    """Whatever the exporter scales, its constants are those of the new width, and the result is the same."""
+    """Constants of any exporter's scale become those of the new width, and results are equal."""
     model = attention(scale=scale, product=product, bias=bias)
     width = find_channels(model).groups[1]
     channels, removed = find_channels(model), {width.name: [1, 2, 5, 6]}
@@ -131,7 +131,7 @@ def test_the_scale_follows_the_width_of_heads(scale: str, product: bool, bias: b
 
 
 def test_a_scale_of_another_kind_stays() -> None:
-    """What is not the root of the width is the network's own number."""
+    """A scale other than the root of the width belongs to the network and stays."""
     model = attention()
     name = next(n for n, t in model.constants.items() if not t.dims)
     model.set_array(name, np.asarray(7.0, np.float32))
@@ -140,7 +140,7 @@ def test_a_scale_of_another_kind_stays() -> None:
     assert [float(result.model.array(n)) for n, t in result.model.constants.items() if not t.dims] == [7.0]
 
 
-def test_what_cannot_take_a_factor_is_told() -> None:
+def test_operators_that_cannot_take_a_factor_are_named() -> None:
     """Queries and keys behind a saturation cannot be scaled by their weights."""
     net = Net()
     x = net.input("x", ("N", 5, WIDTH))

@@ -69,7 +69,7 @@ UNNOTICED = {
     "zeros | Shrink | always": "onnx's examples have no numbers above the threshold at removed channels",
     "zeros | ThresholdedRelu | always": "onnx's examples have no numbers above the threshold there",
 }
-"""What no test notices, and why it may stay: parts of a site's text, and the reason."""
+"""Sites that no test notices, each with the reason why it may stay."""
 
 
 def reason(site: mutations.Site) -> str | None:
@@ -90,7 +90,7 @@ def test_groups_of_all_ideas_are_written_down() -> None:
 
 @pytest.mark.slow
 def test_groups_are_those_written_down() -> None:
-    """What is free, what is masked and what it costs, for onnx's examples of operators and for all ideas."""
+    """Free groups, masks and costs, for onnx's examples of operators and for all ideas."""
     for one in mutations.checks():
         if one.key:
             assert mutations.described(one.look()) == mutations.expected()[one.key], one.name

@@ -18,7 +18,7 @@ def test_every_example_is_looked_through(tmp_path):
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what making the examples overflows
+        warnings.simplefilter("ignore")  # some examples overflow when they are made
         cases = [case for case in collect_testcases(None) if case.model is not None]
     assert len(cases) > 1000
     refused = {}

@@ -147,7 +147,7 @@ def without(case: Case, operand: int, axis: int, place: int) -> list[Array]:
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - NOT_RUN))
-def test_what_a_view_sums_over_is_one_axis_of_data_and_weights(name: str) -> None:
+def test_a_view_sums_over_one_axis_of_data_and_weights(name: str) -> None:
     """The product is the same whether the data are zero at a place of the sum, or the weights are."""
     case = CASES[name]
     views = [v for v in case.views() if v.data != INNER]

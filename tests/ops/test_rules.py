@@ -22,7 +22,7 @@ load()
 STANDARD = sorted(op for (domain, op), spec in SPECS.items() if domain == "" and spec.axes is not None)
 
 
-# --- what the table covers ---------------------------------------------------------------------------------
+# --- coverage of the table ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operator", STANDARD)
@@ -60,7 +60,7 @@ def test_examples_that_need_zeros(operator: str) -> None:
         check_example(case, shifted=True)
 
 
-# --- what is not known ------------------------------------------------------------------------------------
+# --- unknown operators ------------------------------------------------------------------------------------
 
 
 def reasons(channels: Channels, tensor: str) -> set[str]:

@@ -51,7 +51,7 @@ def test_weights_inside_branches_are_pruned(inside: str) -> None:
     exact_both_ways(model, channels)
 
 
-def test_what_crosses_the_boundary_is_pruned_on_both_sides() -> None:
+def test_values_that_cross_the_boundary_are_pruned_on_both_sides() -> None:
     net = Net()
     x = net.relu(net.linear(net.input("x", [4, 6]), 20))
     one, two = Body(net), Body(net)
@@ -225,7 +225,7 @@ def test_the_state_of_a_loop_has_one_width() -> None:
     assert outcome.change > 1e-3
 
 
-def test_what_a_loop_lays_end_to_end() -> None:
+def test_results_that_a_loop_lays_end_to_end_are_pruned() -> None:
     net = Net()
     x = net.relu(net.linear(net.input("x", [4, 6]), 16))
     state, all_turns = looped(net, x, 12, 10, stacked=True)

@@ -50,7 +50,7 @@ def network(rows: tuple[int | str, ...] = (7,), router: str = "MatMul", **how: o
 
 @pytest.mark.parametrize("router", ["MatMul", "Add", "Gemm"])
 def test_experts_their_width_and_the_stream(router: str) -> None:
-    """Whatever bias the router has: experts, hidden channels, and what goes in and comes out."""
+    """Experts, hidden channels, inputs and outputs are halved with any bias of the router."""
     channels = assert_halves(network(router=router), WIDTH, EXPERTS, HIDDEN)
     (hidden,) = (g for g in channels.groups if g.size == HIDDEN)
     assert channels.apart(hidden).size == EXPERTS * HIDDEN
@@ -117,7 +117,7 @@ def test_one_that_is_switched_off_goes_without_a_plan() -> None:
 
 
 def test_a_stream_that_is_normalised() -> None:
-    """What comes out of a mixture is added to what goes in, and its root mean square is taken."""
+    """The output of a mixture is added to its input, and its root mean square is taken."""
     net = Net(opset=23)
     x = net.linear(net.input("x", [7, 8]), WIDTH, bias=False)
     for _ in range(2):
@@ -146,7 +146,7 @@ def test_logits_that_others_read_too_get_a_bias_of_their_own() -> None:
 
 
 def test_the_plan_comes_back_and_is_pruned_further() -> None:
-    """What was switched off stays so, and does not spoil the ranking."""
+    """Experts that were switched off stay so, and do not change the ranking."""
     once = Prune(reduce_channels=0.3, strategy="global", round_to=1)(network())
     twice = Prune(reduce_channels=0.6, strategy="global", round_to=1)(once.model)
     plan, before = stored_plan(twice.model), stored_plan(once.model)
@@ -156,7 +156,7 @@ def test_the_plan_comes_back_and_is_pruned_further() -> None:
     assert Transform()(twice).facts["equal"]
 
 
-def test_what_is_counted() -> None:
+def test_macs_of_experts_are_counted() -> None:
     """Two of the experts are run for each row, two layers each."""
     model = network((7,), router="MatMul")
     facts = Prune(reduce_channels=0.5, strategy="uniform", round_to=1)(model).facts

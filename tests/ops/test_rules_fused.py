@@ -125,7 +125,7 @@ def test_einsum_diagonals_are_left_alone() -> None:
 
 
 def test_a_transformer_as_the_optimiser_leaves_it() -> None:
-    """What onnxruntime writes at its extended level is read, pruned, and exact."""
+    """Models that onnxruntime writes at its extended level are read and pruned exactly."""
     net = Net()
     x = net.input("x", ["batch", 5, 16])
     gelu = net.linear(x, 32)

@@ -57,7 +57,7 @@ def test_regular_lists(picked: list[int], widths: list[int]) -> None:
 
 
 def test_irregular_lists_keep_the_channels() -> None:
-    """What is picked may still be dropped where it is read."""
+    """Picked elements may still be dropped by their reader."""
     net = Net()
     x = net.conv(net.input("x", [2, 3, 6, 6]), 16)
     y = net.op("Gather", x, net.ints(*np.random.default_rng(0).permutation(16).tolist()), axis=1)

@@ -174,7 +174,7 @@ def test_an_opened_axis_is_reported_and_not_far_off(kind: str) -> None:
     assert 1e-5 < facts["max_rel_error"] < 0.2
 
 
-def test_what_is_spelled_out_is_made_up_for() -> None:
+def test_a_spelled_out_normalization_is_pruned_exactly() -> None:
     net = normalised("spelled out", width=64)
     model = net.model(net.nodes[-1].output[0])
     facts = Transform()(Prune(reduce_params=0.5, allow_inexact=True)(model)).facts

@@ -67,7 +67,7 @@ def test_file() -> None:
     exact(load(CASES / "fakequant.onnx"), 16, 24, 16)
 
 
-def test_what_a_plugin_reads_stays_and_what_is_before_it_goes() -> None:
+def test_inputs_of_an_unknown_operator_stay_and_channels_before_them_go() -> None:
     channels = find_channels(load(CASES / "trtnms.onnx"))
     assert sorted(g.size for g in channels.groups) == [16, 32]
 
@@ -82,7 +82,7 @@ def test_bounds_for_each_channel() -> None:
     exact(net.model(net.conv(x, 4)), 16, 24)
 
 
-def test_what_is_not_zero_before_is_not_zero_behind() -> None:
+def test_nonzero_channels_before_a_plugin_are_nonzero_behind_it() -> None:
     net = Net()
     x = net.op("Sigmoid", net.conv(net.input("image", [1, 3, 8, 8]), 16))
     gate = net.op("Sigmoid", net.reduce("ReduceSum", fake(net, x, -1.0, 1.0), [1]))

@@ -185,7 +185,7 @@ def test_integer_convolution_in_groups() -> None:
 
 
 def test_a_weight_whose_zero_point_is_computed_is_cut_but_not_masked() -> None:
-    """What reads the channels is masked, and that is enough."""
+    """Masks of the channels' readers are enough."""
     net = Net()
     x = net.input("x", [4, 6])
     zero = net.input("zero", [], kind=TensorProto.UINT8)
@@ -213,7 +213,7 @@ def contrib(net: Net, kind: str, *operands: str, shape: list[int], dtype: int, *
 
 
 def test_integer_operators_of_the_runtime() -> None:
-    """What its quantiser writes: sums, products, activations, pooling and concatenation of integers."""
+    """Operators of onnxruntime's quantiser: sums, products, activations, pooling and Concat of integers."""
     net = Net()
     image = quantise(net, net.input("x", [2, 3, 8, 8]))
 
@@ -264,7 +264,7 @@ def test_dynamic_products_of_what_is_not_zero_block() -> None:
 
 
 def test_a_weight_read_with_two_zero_points_is_not_masked() -> None:
-    """What is zero for the one reader is not for the other; columns of what reads the sum can be masked."""
+    """Zero for one reader is not zero for the other; columns of the sum's readers can be masked."""
     net = Net()
     x = net.input("x", [4, 6])
     weight, scale, zero = quantised(net, (6, 16), "uint8", None)

@@ -155,7 +155,7 @@ def test_a_sum_over_hidden_channels_needs_zeros() -> None:
 
 @pytest.mark.parametrize("kind", GATES)
 def test_a_sum_over_hidden_channels_that_do_not_start_at_zero(kind: str) -> None:
-    """What a state begins with is still there later on, in channels without weights too."""
+    """Initial states persist, in channels without weights too."""
     for squashed, groups in ((False, [8]), (True, [])):
         net = Net()
         x, h = net.input("x", [5, 2, 6]), net.const(net.random.normal(size=(1, 2, 8)))

@@ -114,7 +114,7 @@ def test_places_known_at_run_time_stay() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["add", "mul", "max"])
-def test_what_is_put_is_combined_with_what_is_there(reduction: str) -> None:
+def test_updates_are_combined_with_present_elements(reduction: str) -> None:
     net = Net(opset=18)
     x = net.transpose(pictures(net), 1, 0, 2, 3)
     y = net.transpose(net.relu(net.conv(net.transpose(x, 1, 0, 2, 3), 6)), 1, 0, 2, 3)

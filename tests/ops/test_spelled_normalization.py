@@ -192,7 +192,7 @@ def test_mean_and_variance_in_one_node() -> None:
 
 
 def test_a_sum_of_what_is_not_known_stays() -> None:
-    """Where a removed channel holds what the input decides, nothing makes up for it."""
+    """A removed channel that depends on the input has no compensation."""
     net = Net()
     x, other = (net.input(name, ["N", 6, 8]) for name in ("x", "other"))
     a, b = net.linear(x, WIDTH), net.op("MatMul", other, net.op("Sigmoid", net.weight(8, WIDTH)))
@@ -210,7 +210,7 @@ def test_prune_and_transform_call_it_exact() -> None:
 
 
 def test_twice_in_a_row() -> None:
-    """What was made up for once is made up for again, from the model with zeros."""
+    """A compensation made once is made again, from the model with zeros."""
     model = last_axis(by_power)
     first = Prune(reduce_channels=0.3, strategy="uniform", round_to=1, allow_inexact=True)(model)
     second = Prune(reduce_channels=0.6, strategy="uniform", round_to=1, allow_inexact=True)(first.model)

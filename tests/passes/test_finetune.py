@@ -77,7 +77,7 @@ def unfolded(model: Model) -> Unfolded:
     return unfold(model, moments_of(model, foldable(model), dataset(model)), {})
 
 
-def test_what_feeds_outputs_or_sees_one_position_is_left_alone():
+def test_layers_that_feed_outputs_or_see_one_position_are_not_unfolded():
     model = decoder()
     assert foldable(model) == ("c", "t", "s")
     assert set(moments_of(model, foldable(model), dataset(model))) == {"c", "t"}
@@ -263,7 +263,7 @@ def misled(samples: int) -> Arrays:
 @pytest.mark.parametrize(
     ("optimizer", "lr", "unfold"), [("sgd", 0.1, "never"), ("sgd", 0.1, "auto"), ("adamw", 0.01, "never")]
 )
-def test_what_was_given_is_kept_where_training_does_harm(optimizer, lr, unfold):
+def test_given_weights_are_kept_where_training_does_harm(optimizer, lr, unfold):
     trained = Finetune(striped(512), epochs=6, lr=0.05, threads=1)(Model(network())).model
     sparse = Prune(reduce_channels=0.2, round_to=1)(trained).model
     how = {"val": striped(128, 5), "optimizer": optimizer, "lr": lr, "unfold": unfold, "original": trained}

@@ -93,7 +93,7 @@ def test_a_rotated_stream_loses_less_when_cut() -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_what_was_rotated_is_pruned_exactly() -> None:
+def test_rotated_models_are_pruned_exactly() -> None:
     data = samples(100, TOKENS, FEATURES)
     rotated = Rotate(data=data)(pre_norm())
     dense = Transform()(Prune(reduce_macs=0.4, data=data)(rotated)).model

@@ -34,10 +34,10 @@ from onnxprune.scoring.criteria.criteria import NEED_GRADIENTS
 from onnxprune.scoring.criteria.gather import gather
 
 LARGEST_RATIO = 1.5
-"""How much longer a node may take in a network of eight times as many."""
+"""Allowed ratio of the time for a node in a network of eight times as many nodes."""
 WIDTH = 8
 BRANCH = 0.05
-"""What the branches of residual blocks are scaled by, so that values stay finite at any depth."""
+"""Scale of the branches of residual blocks: values stay finite at any depth."""
 
 Stage = Callable[[Model], Callable[[], object]]
 """Prepares a model, and returns the work whose time counts."""

@@ -55,7 +55,7 @@ class Net:
         self.nodes: list[onnx.NodeProto] = []
         self._count = 0
 
-    # --- what a graph is made of ---------------------------------------------------------------------------
+    # --- the parts of a graph ---------------------------------------------------------------------------
 
     def input(self, name: str, shape: Sequence[Size], kind: int | None = None) -> str:
         """Declare an input; a name as size makes that axis symbolic."""

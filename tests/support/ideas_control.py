@@ -67,7 +67,7 @@ def if_branches() -> onnx.ModelProto:
 
 @idea(0.28)
 def branches_around_a_stem() -> onnx.ModelProto:
-    """What is computed before and after the branches loses channels with them."""
+    """Layers before and after the branches lose channels with them."""
     net = Net()
     x = net.cbr(image(net), 32)
     one, two = Body(net), Body(net)

@@ -10,7 +10,7 @@ from ideas import idea, image
 WIDTH = 32
 
 
-# --- what is made of constants alone -----------------------------------------------------------------------
+# --- values made of constants alone ------------------------------------------------------------------------
 
 
 def normed(net: Net, w: str, axes: list[int]) -> str:
@@ -157,7 +157,7 @@ def pooled_widths(kind: str = "GlobalMaxPool") -> onnx.ModelProto:
 @idea(0.28)
 @idea(0.28, name="segnet_with_sizes", shapes=True)
 def segnet(shapes: bool = False) -> onnx.ModelProto:
-    """What a pool took the maximum of is put back where it was: SegNet, DeconvNet."""
+    """Maxima of a pool are put back to their positions: SegNet, DeconvNet."""
     net = Net()
     x, places = net.input("image", [2 if shapes else "N", 3, 16, 16]), []
     how = {"kernel_shape": [2, 2], "strides": [2, 2]}

@@ -90,7 +90,7 @@ def main(kind: str, count: int, first: int = 0) -> int:
     for done, seed in enumerate(range(first, first + count), 1):
         try:
             total += check(kind, seed)
-        except Exception as wrong:  # whatever it is
+        except Exception as wrong:  # any exception is a finding
             total["wrong"] += 1
             print(f"{kind} {seed}: {type(wrong).__name__}: {str(wrong)[:300]}", flush=True)
         if done % 500 == 0 or done == count:

@@ -45,7 +45,7 @@ TOLERANCE = 1e-4
 CHAOTIC = 0.5
 """An output that rounding moves by so much of its size shows nothing, such as the sine of millions."""
 LARGEST = 0.05
-"""What is allowed to networks that amplify rounding."""
+"""Tolerance for networks that amplify rounding."""
 
 
 class Meeting:
@@ -86,7 +86,7 @@ class Meeting:
         """Read a tensor in other axes; the batch stays open."""
         return self.net.sized(self.net.reshape(x, 0, *sizes), [self.net.shape(x)[0], *sizes])
 
-    # --- where tensors come from ---------------------------------------------------------------------------
+    # --- sources of tensors ---------------------------------------------------------------------------
 
     def source(self) -> None:
         """Tokens projected to heads, or a signal through a grouped convolution."""
@@ -176,7 +176,7 @@ class Meeting:
                 y = self.net.op("Expand", y, self.net.ints(*target))
             self.keep(y)
 
-    # --- where parts meet ----------------------------------------------------------------------------------
+    # --- meeting parts ----------------------------------------------------------------------------------
 
     def gram(self) -> None:
         """A matrix times its own transpose, either way round, perhaps after a function of one of them."""
@@ -284,7 +284,7 @@ class Meeting:
                 mean = self.net.reduce("ReduceMean", self.net.mul(x, x), [axis])
                 self.keep(self.net.op("Div", x, self.net.op("Sqrt", self.net.add(mean, self.net.const(0.1)))))
 
-    # --- what lies between ---------------------------------------------------------------------------------
+    # --- operators in between ------------------------------------------------------------------------------
 
     def unary(self) -> None:
         if x := self.tensor():
@@ -386,7 +386,7 @@ def grown(seed: int) -> Model:
     return check(Model(proto))
 
 
-# --- what must hold ----------------------------------------------------------------------------------------
+# --- conditions --------------------------------------------------------------------------------------------
 
 
 def feeds_of(model: Model, place: int, seed: int) -> dict[str, Array]:

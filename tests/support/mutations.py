@@ -266,7 +266,7 @@ def survivors(
             start = time.perf_counter()
             try:
                 one.look()
-            except Exception:  # whatever it is
+            except Exception:  # any exception is a failure
                 failing.append(one.name)
                 continue
             one.seconds = time.perf_counter() - start
@@ -290,14 +290,14 @@ def looks_the_same(one: Check) -> bool:
     """Return whether the groups are those that are written down, if they are."""
     try:
         return not one.key or described(one.look()) == expected()[one.key]
-    except Exception:  # whatever it is, it was noticed
+    except Exception:  # any exception is a detection
         return False
 
 
 def passes(one: Check) -> bool:
     try:
         one.run()
-    except Exception:  # whatever it is, it was noticed
+    except Exception:  # any exception is a detection
         return False
     return True
 

@@ -439,4 +439,4 @@ TOLERANCE = 1e-4
 """Mistakes give errors of a percent and more; rounding stays below this, mostly."""
 
 LARGEST = 0.05
-"""What is allowed to networks that amplify rounding, such as reciprocals of what is almost zero."""
+"""Tolerance for networks that amplify rounding, such as reciprocals of numbers near zero."""

@@ -439,4 +439,4 @@ def network_of(opset: int) -> onnx.ModelProto:
 
 
 FUNCTIONS = {"Acos", "Asin", "Atan"}
-"""Those that only this engine differentiates."""
+"""Functions that only this engine differentiates."""

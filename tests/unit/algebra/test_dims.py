@@ -217,7 +217,7 @@ def test_a_product_that_is_also_a_sum() -> None:
         (Sum((Factor(5), Factor(7))), Product((Factor(300), Factor(2)))),
     ],
 )
-def test_what_cannot_be_reconciled_stays_as_it_is(a: Dim, b: Dim) -> None:
+def test_irreconcilable_axes_stay(a: Dim, b: Dim) -> None:
     assert not unify(a, b, WHY)
     assert not prunable(a)
     assert not prunable(b)

@@ -78,7 +78,7 @@ def test_sizes_are_written_as_people_do(size: Value, written: str) -> None:
     assert str(size) == written
 
 
-def test_what_is_constant_is_a_plain_number() -> None:
+def test_constant_expressions_are_plain_numbers() -> None:
     for value in (H - H, (H + 3) - H, 0 * H, H * Fraction(1, 2) - H * Fraction(1, 2) + 4, 3 + -H + H):
         assert isinstance(value, int)
     assert (H + 2) - (H - np.int64(3)) == 5
@@ -110,7 +110,7 @@ def test_divisions_are_exact_only_where_proved() -> None:
     assert a.common_divisor((H + 1) * W, H + 1) is H + 1
 
 
-def test_what_is_never_negative_is_proved() -> None:
+def test_expressions_that_are_never_negative_are_proved() -> None:
     never = [
         H - a.floor_div(H, 2),
         N * H - N,

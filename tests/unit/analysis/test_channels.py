@@ -109,7 +109,7 @@ def test_nodes_that_nothing_reads_neither_block_nor_count() -> None:
     assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
 
 
-# --- what is set back --------------------------------------------------------------------------------------
+# --- channels that are set back ----------------------------------------------------------------------------
 
 
 def test_channels_within_the_groups_of_a_convolution_come_first() -> None:
@@ -170,7 +170,7 @@ def test_one_key_head_for_all_queries() -> None:
     assert sizes(channels) == [4]
 
 
-# --- what is blocked ---------------------------------------------------------------------------------------
+# --- blocked channels --------------------------------------------------------------------------------------
 
 
 def test_softmax_over_the_channels() -> None:

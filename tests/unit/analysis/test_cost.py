@@ -67,7 +67,7 @@ def test_parameters_are_the_floats() -> None:
 
 
 @pytest.mark.parametrize("name", COUNTED)
-def test_what_is_predicted_is_what_comes_out(name: str) -> None:
+def test_predicted_costs_are_those_of_the_dense_model(name: str) -> None:
     model = check(Model(IDEAS[name].build()))
     channels = find_channels(model)
     removed = half_of_each(channels, optional=True)

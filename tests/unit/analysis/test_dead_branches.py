@@ -75,7 +75,7 @@ def test_a_branch_that_is_stretched_stays_as_long() -> None:
     assert without_dead_branches(model) is model
 
 
-def test_what_is_returned_keeps_its_name() -> None:
+def test_outputs_keep_their_names() -> None:
     net = Net()
     x = net.relu(net.linear(net.input("rows", ["N", 8]), 16))
     total = net.add(x, net.op("MatMul", x, net.const(np.zeros((16, 16)))))

@@ -50,7 +50,7 @@ STAYS = {
     "pixel_shuffle_spelled_out": PATTERN,
     "feature_pyramid": SHARED,  # one convolution reads several pictures, each with other constants
     "shared_convolution": SHARED,
-    "segnet": LOST,  # what is put back has zeros around it
+    "segnet": LOST,  # unpooled values have zeros around them
     "segnet_with_sizes": LOST,
     # means, maxima and norms see constants, and have no bias that could hold them
     **{name: NO_BIAS for name in IDEAS if name.startswith(("cbam", "pooled_widths", "rms_by", "rms_exp"))},
@@ -161,7 +161,7 @@ def test_channels_that_are_constants(name: str) -> None:
     else:
         assert all(
             len(stay) <= 2 for stay in left.values()
-        )  # what is zero in one place may not be in another
+        )  # a channel that is zero in one place may not be in another
         assert reasons <= {HEIR} | {
             r for r in reasons if "pads" in r or "lays its kernel" in r or "beside" in r
         }
@@ -229,7 +229,7 @@ def test_a_quantised_weight_stays_quantised() -> None:
     assert precomputed(model) is model
 
 
-def test_what_stays_is_reported_and_what_goes_is_explained() -> None:
+def test_kept_dead_channels_are_reported_and_removed_ones_explained() -> None:
     """One constant channel that nothing can inherit from is nothing to remove, and the error says so."""
     net = Net()
     filters = net.weight(4, 3, 3, 3)
@@ -246,7 +246,7 @@ def test_what_stays_is_reported_and_what_goes_is_explained() -> None:
 
 
 @pytest.mark.parametrize("follows", ["Add", "nothing", "Relu"])
-def test_where_constants_go_after_a_matrix_product(follows: str) -> None:
+def test_constants_go_into_the_sum_after_a_matrix_product(follows: str) -> None:
     """Into the sum that follows, or a new one."""
     net = Net()
     weights, shift = net.weight(5, 8), net.vector(8)
@@ -268,7 +268,7 @@ def test_where_constants_go_after_a_matrix_product(follows: str) -> None:
 
 @pytest.mark.parametrize("attributes", [{}, {"alpha": 0.5, "beta": 2.0}, {"alpha": 3.0, "beta": 0.0}])
 @pytest.mark.parametrize("bias", ["none", "vector", "number", "row"])
-def test_where_constants_go_in_a_gemm(attributes: dict[str, float], bias: str) -> None:
+def test_constants_go_into_the_bias_of_a_gemm(attributes: dict[str, float], bias: str) -> None:
     net = Net()
     weights = net.weight(5, 8)
     x = net.relu(net.op("Gemm", net.input("x", ["N", 5]), weights, net.vector(8)))

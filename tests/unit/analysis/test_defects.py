@@ -73,7 +73,7 @@ def test_no_file_is_written_and_there_is_no_traceback(
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_what_a_rule_says_it_cannot_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objections_of_a_rule_are_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsaid(_: Context) -> None:
         raise UnknownOperandError("its ends are not known")
 

@@ -343,7 +343,7 @@ def test_other_shapes_keep_what_is_given_and_what_is_a_sum() -> None:
         assert shapes["mask"] == (1, 7 + shapes["ids"][1])
 
 
-# --- when nothing runs
+# --- models that do not run
 
 
 def test_the_error_names_input_node_and_options(tmp_path: Path) -> None:

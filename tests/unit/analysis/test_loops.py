@@ -196,7 +196,7 @@ def test_work_of_an_open_length_follows_it() -> None:
 
 
 def test_a_loop_that_may_end_early_counts_one_turn() -> None:
-    """How many turns it takes the numbers decide: one is what is known."""
+    """The numbers decide how many turns it takes: one is known."""
     net = Net()
     x = net.relu(net.linear(net.input("x", [3, 8]), HIDDEN))
     body = Body(net)

@@ -92,7 +92,7 @@ def test_a_cut_is_counted_from_the_other_end() -> None:
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_what_is_its_own_mirror(size: int) -> None:
+def test_an_axis_equal_to_its_mirror_loses_pairs(size: int) -> None:
     a = Factor(size)
     assert unify(a, Mirror(a), WHY)
     assert resolve(a) == resolve(Mirror(a))

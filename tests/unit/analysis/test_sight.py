@@ -68,7 +68,7 @@ def test_reach_is_what_would_go_with_all_groups() -> None:
     assert not reach.uncounted
 
 
-def test_nothing_to_reach() -> None:
+def test_networks_without_reachable_weights() -> None:
     net = Net()
     reach = reach_of(find_channels(net.model(net.relu(net.input("x", [4, 8])))))
     assert (reach.params, reach.macs) == (0.0, 0.0)
@@ -136,7 +136,7 @@ def test_groups_are_named_after_what_multiplies(mover: str) -> None:
 
 
 def test_a_table_of_numbers_of_rows_is_no_group() -> None:
-    """Which rows of a table to add up a table of integers says: nothing of that can be pruned."""
+    """A table of integers selects the rows that are added up: none of them can be pruned."""
     net = Net()
     which = net.const(net.random.integers(0, 30, (12, 6)))
     table = net.weight(30, 16, fan=1)

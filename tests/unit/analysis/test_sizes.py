@@ -117,7 +117,7 @@ def test_numbers_that_fit_nothing_are_refused(given: dict[str, Any], said: str) 
         infer_sizes(proto, **given)
 
 
-# --- what is learnt, and what does not fit ------------------------------------------------------------------
+# --- learnt sizes, and misfits ------------------------------------------------------------------------------
 
 
 def test_an_equation_is_learnt_and_applied_to_what_came_before() -> None:
@@ -148,7 +148,7 @@ def test_a_bound_symbol_is_named_as_the_cause() -> None:
     assert "--dim" in caught.value.hint
 
 
-def test_what_is_always_odd_is_never_even() -> None:
+def test_an_odd_expression_is_never_even() -> None:
     nodes = [
         node("Concat", ["x", "x", "one"], ["a"], axis=0),
         node("Concat", ["z", "z"], ["b"], axis=0),

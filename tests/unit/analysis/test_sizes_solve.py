@@ -17,7 +17,7 @@ from onnxprune.errors import ModelError
 from onnxprune.ir import Model, check
 
 REFUSED = {"nchwc", "fakequant", "trtnms", "mha_packed"}
-"""What this runtime cannot run, or no analysis is made of."""
+"""Models that this runtime cannot run, or that no analysis accepts."""
 CASE_FILES = [p for p in sorted(CASES.glob("*.onnx")) if p.stem not in REFUSED]
 PICTURES = (
     "plain vgg_flatten focus residual feature_pyramid pixel_shuffle shufflenet_v1 vit swin "
@@ -93,7 +93,7 @@ def test_a_product_of_windows_is_solved() -> None:
     assert default_sizes(analysis) == {"n": 1, "h": 224, "w_": 224}
 
 
-def test_what_nothing_fits_is_said() -> None:
+def test_sizes_without_a_solution_are_refused() -> None:
     shape = helper.make_tensor("s", TensorProto.INT64, [2], [4, 6])
     table = helper.make_tensor("t", TensorProto.FLOAT, [7, 5], [0.0] * 35)
     nodes = [helper.make_node("Add", ["x", "t"], ["a"]), helper.make_node("Reshape", ["x", "s"], ["y"])]

@@ -15,10 +15,10 @@ from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.ir import Model, check
 
 REFUSED = {"nchwc"}
-"""What no analysis is made of."""
+"""Models that no analysis accepts."""
 CASE_FILES = [p for p in sorted(CASES.glob("*.onnx")) if p.stem not in REFUSED]
 NOT_RUN = {"fakequant", "trtnms", "mha_packed"}
-"""What this runtime has no operator for, or not for these sizes."""
+"""Models with an operator that this runtime lacks, or lacks for these sizes."""
 LEFT_OPEN = {"tts_len": 20}
 """Axes that depend on data."""
 

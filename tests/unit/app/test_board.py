@@ -74,7 +74,7 @@ def test_the_steps_of_a_recipe_are_known_beforehand(tmp_path):
     assert [planned[f"{n}-finetune"] for n in ("1", "2", "one-shot")] == [2, 5, 7]
 
 
-def test_what_is_still_to_come_is_judged_by_what_was():
+def test_the_forecast_uses_times_of_finished_steps():
     forecast = Forecast({"baseline": 1, "1-finetune": 2, "2-finetune": 6, "2-score": 1})
     assert forecast.remaining_s() is None
     forecast.hear({"event": "done", "step": "baseline", "duration_s": 3.0})

@@ -70,7 +70,7 @@ def test_bars_are_drawn_in_a_terminal_and_not_in_the_result(tmp_path):
     ) as running:
         os.close(theirs)
         drawn = b""
-        closed = contextlib.suppress(OSError)  # how Linux says that the other end was closed
+        closed = contextlib.suppress(OSError)  # Linux reports a closed other end so
         with os.fdopen(ours, "rb", buffering=0) as terminal, closed:
             while piece := terminal.read(4096):
                 drawn += piece

@@ -190,7 +190,7 @@ def test_names_cannot_break_the_page(facts):
     assert "<script" not in render(evil, "md")
 
 
-def test_what_the_page_says_of_a_dropped_iteration(tmp_path, monkeypatch):
+def test_the_page_explains_a_dropped_iteration(tmp_path, monkeypatch):
     scores = iter((0.9, 0.89, 0.5, 0.89, 0.9))
     monkeypatch.setattr(RecipeData, "score", lambda *_: next(scores))
     run(recipe_in(tmp_path, "stop.max_drop=0.02"))
@@ -224,7 +224,7 @@ def test_points_lie_within_the_figure():
     assert places[0][1] < places[2][1] < places[1][1]
 
 
-def test_how_figures_are_written():
+def test_figures_are_written_with_units():
     assert score_format("top1")(0.98765) == "98.77 %"
     assert score_format("kl")(0.012345) == "0.01235"
     assert score_change("top1@logits", 0.985, 0.98) == "−0.50 points"

@@ -71,7 +71,7 @@ def test_light_and_dark_screens(page, tmp_path):
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_nothing_sticks_out(page, tmp_path, width):
+def test_no_element_is_wider_than_the_page(page, tmp_path, width):
     frame = (
         f'<iframe id="frame" width="{width}" height="900" srcdoc="{html.escape(page.read_text())}"></iframe>'
     )

@@ -184,7 +184,7 @@ def started(recipe: Path, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_what_a_killed_run_leaves_half_written_is_cleaned_up(tmp_path):
+def test_half_written_files_of_a_killed_run_are_removed(tmp_path):
     recipe = recipe_in(tmp_path)
     scratch = tmp_path / "work" / "iteration-1" / ".onnxprune-abcd_123"
     run(recipe)
@@ -287,7 +287,7 @@ def test_an_iteration_that_others_follow_may_be_worse_than_a_result(tmp_path, mo
     assert facts["reason"] == "the target is reached"
 
 
-def test_where_no_result_comes_of_it_the_last_good_iteration_is_gone_back_to(tmp_path, monkeypatch):
+def test_an_iteration_without_a_result_returns_to_the_last_good_one(tmp_path, monkeypatch):
     scripted(monkeypatch, 0.9, 0.89, 0.8, 0.85, 0.89, 0.89, 0.9)
     listed = ("budget.reduce_macs=0.6", "schedule.reductions=[0.2,0.4,0.6]")
     facts = run(recipe_in(tmp_path, "stop.max_drop=0.02", "stop.early_drop=0.2", "stop.retries=1", *listed))
@@ -310,7 +310,7 @@ def test_sensitivity_may_be_measured_once_for_all_iterations(tmp_path):
     assert steps["2-prune"]["inputs"]["analysis"] == steps["1-prune"]["inputs"]["analysis"]
 
 
-def test_where_smaller_is_better_the_floor_is_a_ceiling(tmp_path, monkeypatch):
+def test_the_limit_of_a_metric_where_smaller_is_better_is_a_ceiling(tmp_path, monkeypatch):
     scripted(monkeypatch, 0.0, 0.1, 0.3, 0.1, 0.0)
     facts = run(recipe_in(tmp_path, "metric=kl", "stop.max_drop=0.2"))
     assert (facts["best_iteration"], facts["floor"]) == (1, pytest.approx(0.2))
@@ -464,7 +464,7 @@ def test_pruning_at_once_trains_as_long_as_all_iterations(tmp_path):
         pytest.param(("ana.method=fast", "ana.samples=32"), marks=pytest.mark.training),
     ],
 )
-def test_what_prune_and_ana_offer_is_to_be_had_in_a_recipe(tmp_path, overrides):
+def test_a_recipe_has_every_option_of_prune_and_ana(tmp_path, overrides):
     text = RECIPE.replace("reduce_macs = 0.5\n", "") if "budget" in overrides[0] else RECIPE
     recipe = read_recipe(write_recipe(tmp_path, text), [*overrides, "schedule.iterations=1"])
     assert run(recipe)["best_iteration"] == 1

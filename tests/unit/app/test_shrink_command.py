@@ -44,7 +44,7 @@ def test_labels_are_learnt_from_where_there_are_some(place):
         assert (recipe.prune.criterion, recipe.recover.enabled) == ("obs", True)
 
 
-def test_what_judges_is_not_trained_on(place):
+def test_validation_samples_are_not_trained_on(place):
     asked = wanted(place)
     recipe = choice.recipe_for(asked, choice.Outlook.on(load(asked.model), asked.data), 0, False)
     data = RecipeData(recipe, load(asked.model), 1)
@@ -124,7 +124,7 @@ def test_a_limit_is_approached_step_by_step(place):
     assert disk.run(*words).code == 2
 
 
-def test_what_loses_too_much_is_written_and_fails_with_both_figures(place, monkeypatch):
+def test_a_result_over_the_allowed_drop_is_written_and_fails_with_both_figures(place, monkeypatch):
     monkeypatch.setattr(RecipeData, "score", lambda self, model, *_: 0.9 if model is self.original else 0.1)
     monkeypatch.setattr(RecipeData, "noise", lambda *_: 0.0)
     monkeypatch.setattr(choice, "RISING", (0.4,))

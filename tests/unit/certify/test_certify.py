@@ -57,7 +57,7 @@ def constant_rows(model: Model, seed: int = 0) -> Model:
     return model
 
 
-# --- what is certified -------------------------------------------------------------------------------------
+# --- certified models --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -82,7 +82,7 @@ def test_constant_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(IDEAS) - set(EXACT)))
-def test_what_is_not_exact_is_refused(name: str) -> None:
+def test_inexact_models_are_refused(name: str) -> None:
     pruned = half(name)
     found = verdict(pruned.sparse.model, pruned.dense)
     assert not found.certified
@@ -90,7 +90,7 @@ def test_what_is_not_exact_is_refused(name: str) -> None:
     assert found.operator
 
 
-# --- what is refused ---------------------------------------------------------------------------------------
+# --- refused models ----------------------------------------------------------------------------------------
 
 
 def two_layers(operator: str = "Relu", domain: str = "", **attributes: float) -> Net:
@@ -193,7 +193,7 @@ def test_nonsense_is_refused_and_raises_nothing() -> None:
 
 
 def test_a_body_that_uses_the_name_of_an_output_is_another_tensor() -> None:
-    """What the main graph returns is compared, not a tensor of that name inside a branch."""
+    """Outputs of the main graph are compared, not tensors of those names inside a branch."""
 
     def network(factor: float) -> onnx.ModelProto:
         text = f"""<ir_version: 8, opset_import: ["" : 17]>
@@ -220,7 +220,7 @@ def test_no_mutant_is_certified_that_computes_something_else(pattern: str) -> No
 # --- on its own --------------------------------------------------------------------------------------------
 
 
-def test_it_imports_numpy_and_onnx_alone() -> None:
+def test_the_verifier_imports_numpy_and_onnx_alone() -> None:
     names = set()
     for path in PACKAGE.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -290,7 +290,7 @@ def test_transform_says_how_far_it_is_shown() -> None:
 
 
 def test_prune_and_transform_again() -> None:
-    """What is pruned in two rounds is certified in each."""
+    """Models pruned in two rounds are certified in each."""
     first = half("residual").dense.model
     sparse = Prune(reduce_channels=0.3, strategy="uniform", round_to=1)(first)
     found = Transform()(sparse)

@@ -53,7 +53,7 @@ def one(channels: Channels, size: int) -> Group:
     return found
 
 
-# --- what is free ------------------------------------------------------------------------------------------
+# --- free choices ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -212,11 +212,11 @@ def test_putting_in_order_and_back() -> None:
                for n in channels.weight_tensors())  # fmt: skip
 
 
-# --- what the passes make of it ----------------------------------------------------------------------------
+# --- passes ------------------------------------------------------------------------------------------------
 
 
 def test_better_channels_are_kept() -> None:
-    """What stays weighs at least as much as with one choice for all groups, and more in general."""
+    """Kept weights have at least the magnitude of one choice for all groups, and more in general."""
     model = model_of(grouped())
     sparse = Prune(reduce_channels=0.5, strategy="uniform", round_to=1)(model).model
     plan = stored_plan(sparse)

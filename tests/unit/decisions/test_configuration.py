@@ -121,7 +121,7 @@ def test_rows_of_the_vocabulary() -> None:
     assert CONFIG_KEY not in dense.model.metadata()
 
 
-def test_what_is_not_known_stays_as_it_is() -> None:
+def test_unrelated_numbers_of_a_configuration_stay() -> None:
     """A number that happens to be that of another axis is not taken for it."""
     model = decoder(layers=1)
     channels = find_channels(model)

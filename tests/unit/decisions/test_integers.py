@@ -178,7 +178,7 @@ def test_symmetric_dequantising_spelled_out() -> None:
 
 
 def test_tables_of_indices_are_no_groups() -> None:
-    """Which bias belongs to which pair of places, as windows of attention have it."""
+    """Indices of the bias for each pair of places, as in attention over windows."""
     net = Net()
     table = net.const(net.random.integers(0, 9, (6, 6)).astype(np.int64))
     picked = net.op("Gather", table, net.input("rows", ["n"], TensorProto.INT64))

@@ -98,7 +98,7 @@ def test_impossible_plans(tmp_path: Path, model: str, plan: Path, entry: dict[st
     assert not out.exists()
 
 
-def test_what_is_no_plan(tmp_path: Path, model: str, plan: Path) -> None:
+def test_files_that_are_no_plans_are_refused(tmp_path: Path, model: str, plan: Path) -> None:
     out = tmp_path / "out.onnx"
     disk.run("prune", model, "--plan", plan, "--reduce-macs", 0.3, "-o", out).refused(code=2)
     for text in ("", "[]", "{}", '{"kind": "onnxprune plan", "format": 9, "groups": {}}'):
@@ -109,7 +109,7 @@ def test_what_is_no_plan(tmp_path: Path, model: str, plan: Path) -> None:
     disk.run("prune", model, "--reduce-macs", 0.3).refused(code=2)
 
 
-def test_what_is_gone_stays_gone(tmp_path: Path, model: str, plan: Path) -> None:
+def test_removed_channels_stay_gone(tmp_path: Path, model: str, plan: Path) -> None:
     sparse, again = tmp_path / "sparse.onnx", tmp_path / "again.onnx"
     assert disk.run("prune", model, "--plan", plan, "-o", sparse).code == 0
     size = json.loads(plan.read_text())["groups"]["conv2"]["size"]

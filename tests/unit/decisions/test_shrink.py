@@ -236,7 +236,7 @@ def test_a_product_of_batch_and_channels_is_followed() -> None:
     assert [n.op_type for n in dense.nodes].count("Div") == 1
 
 
-# --- what zeros would turn into ----------------------------------------------------------------------------
+# --- images of zeros ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class TestClusters:
         address: str = request.getfixturevalue(kind)
         return address
 
-    def test_it_finds_what_one_process_finds(self, cluster: str, tmp_path: Path) -> None:
+    def test_a_cluster_finds_the_curves_of_one_process(self, cluster: str, tmp_path: Path) -> None:
         one, many = tmp_path / "one.json", tmp_path / "many.json"
         for mode in ("exact", "adaptive"):
             options: dict[str, Any] = {"metric": "kl", "mode": mode, "force": True}
@@ -128,7 +128,7 @@ def test_workers_of_a_cluster_that_die(dask: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_nobody_answers(kind: str, tmp_path: Path) -> None:
+def test_an_address_without_an_answer_is_an_error(kind: str, tmp_path: Path) -> None:
     pytest.importorskip({"dask": "distributed", "ray": "ray"}[kind])
     (port,) = free_ports(1)
     file = tmp_path / "analysis.json"

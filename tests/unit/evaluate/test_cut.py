@@ -188,7 +188,7 @@ class TestForms:
         )
         assert halves(whole, weight).at.carried == {"u": ("x",), "w": ("p", "q")}[weight]
 
-    def test_what_cannot_be_declared_is_computed_behind(self) -> None:
+    def test_sequences_are_computed_behind_the_cut(self) -> None:
         """A sequence is no input a session takes here, so the cut lies before it."""
         whole = model("""
         <ir_version: 8, opset_import: ["" : 17]>

@@ -259,7 +259,7 @@ class TestFaults:
             (changed(labels=np.int64(1)), "labels .* single value"),
         ],
     )  # fmt: skip
-    def test_what_headers_show(self, arrays: Arrays, words: str, tmp_path: Path) -> None:
+    def test_headers_show_wrong_arrays(self, arrays: Arrays, words: str, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=words):
             opened(arrays)
         with pytest.raises(DataError, match=words):
@@ -286,7 +286,7 @@ class TestFaults:
             (changed(labels=np.arange(10) % 4 - 1), "label -1 "),
         ],
     )
-    def test_what_only_values_show(self, arrays: Arrays, words: str, tmp_path: Path) -> None:
+    def test_values_show_wrong_arrays(self, arrays: Arrays, words: str, tmp_path: Path) -> None:
         dataset = opened(saved(tmp_path / "d.npz", arrays))
         with pytest.raises(DataError, match=words):
             list(dataset.batches(100))
@@ -366,7 +366,7 @@ class TestFaults:
 
 
 class TestCallables:
-    def test_it_is_called_for_every_epoch(self) -> None:
+    def test_a_loader_is_called_for_every_epoch(self) -> None:
         calls = []
 
         def loader() -> Iterator[tuple[Any, Any]]:
@@ -378,7 +378,7 @@ class TestCallables:
         assert numbers(dataset.batches(10)) == numbers(dataset.batches(10))
         assert len(calls) == 2
 
-    def test_it_is_not_read_further_than_needed(self) -> None:
+    def test_a_loader_is_not_read_further_than_needed(self) -> None:
         def loader() -> Iterator[tuple[Any, Any]]:
             yield samples()["image"], samples()["labels"]
             raise AssertionError
@@ -411,7 +411,7 @@ class TestCallables:
             ([({"image": samples()["image"]}, {"labels": [None] * 10})], "'labels' .* Python objects"),
         ],
     )
-    def test_what_is_no_batch(self, returned: Any, words: str) -> None:
+    def test_items_that_are_no_batches_are_refused(self, returned: Any, words: str) -> None:
         with pytest.raises(DataError, match=words):
             next(opened(lambda: returned).batches(4))
 

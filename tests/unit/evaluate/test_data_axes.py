@@ -30,7 +30,7 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-# --- which axis
+# --- the axis of samples
 
 
 def test_the_name_of_most_first_axes_counts_samples() -> None:
@@ -139,7 +139,7 @@ def test_a_digest_does_not_depend_on_the_batch_axis_layout(tmp_path: Path) -> No
         (STATE, {"x": random(5, 7), "state": random(5, 2, 16)}),
     ],
 )
-def test_what_does_not_fit_is_refused(inputs: Any, arrays: Any) -> None:
+def test_operands_that_do_not_fit_are_refused(inputs: Any, arrays: Any) -> None:
     with pytest.raises(DataError):
         list(open_data(arrays, inputs, ()).batches(2))
 

@@ -172,7 +172,7 @@ def test_an_output_of_no_input_need_not_vary():
 # --- before saturation and picks
 
 
-def test_what_is_picked_from_is_compared_too():
+def test_operands_of_a_selection_are_compared():
     def label(scale):
         pick = node("ArgMax", "g", "y", axis=1, keepdims=0)
         outputs = (("y", TensorProto.INT64, ["N"]),)
@@ -327,7 +327,7 @@ def test_sizes_are_told():
     assert verdict.facts()["sizes"]
 
 
-# --- what the runtime cannot run
+# --- models that the runtime cannot run
 
 
 def test_dropout_in_training_mode_is_off_in_both():

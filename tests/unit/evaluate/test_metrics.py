@@ -27,7 +27,7 @@ from onnxprune.runtime import Session, WeightSession
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# What goes in comes out, so that a test says what the model answers.
+# The identity: a test decides the model's outputs.
 ECHO = (
     '<ir_version: 8, opset_import: ["" : 17]> echo (float[{n},4] x) => (float[{n},4] y) {{ y = Identity(x) }}'
 )
@@ -313,7 +313,7 @@ class TestEvaluate:
 
 
 class TestUserMetrics:
-    def test_it_gets_the_whole_set(self) -> None:
+    def test_a_metric_gets_the_whole_set(self) -> None:
         seen: list[tuple[Any, Any]] = []
 
         def spread(outputs: dict[str, Array], targets: dict[str, Array] | None) -> float:
@@ -329,7 +329,9 @@ class TestUserMetrics:
         evaluate(on, data(on, x=np.zeros((2, 4), np.float32)), metric)
         assert seen == [({"y": (23, 4)}, ["labels", "y"]), ({"y": (2, 4)}, None)]
 
-    def test_from_a_module_with_a_direction(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_metric_of_a_module_with_a_direction(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "my_metrics_x.py").write_text(
             "def loss(outputs, targets): return outputs['y'].max()\nloss.higher_is_better = False\n"
         )
@@ -348,7 +350,7 @@ class TestUserMetrics:
             (float("nan"), "user is nan"),
         ],
     )
-    def test_what_is_not_a_number(self, result: Any, words: str) -> None:
+    def test_results_that_are_no_numbers_are_refused(self, result: Any, words: str) -> None:
         def user(outputs: object, targets: object) -> Any:
             return result
 

@@ -33,7 +33,7 @@ def curves(model: Model, **options) -> Analysis:
     return Ana(SAMPLES, metric="kl", ratios=(1 / 8, 0.5), threads=1, **options)(model).analysis
 
 
-def test_what_another_channel_can_do_costs_nothing():
+def test_channels_that_others_replace_cost_nothing():
     repaired, bare = (curves(redundant(), repair=r).curves["c1"].values for r in (True, False))
     assert repaired[0] < 1e-4 < bare[0]
     assert all(a < b for a, b in zip(repaired, bare, strict=True))

@@ -129,7 +129,7 @@ class TestChoice:
         assert analyse(net(), data, samples=9).curves == analyse(net(), few).curves
 
     def test_the_plan_of_prune_fits(self) -> None:
-        """What `ana` says is what `prune` reads."""
+        """Curves written by `ana` are read by `prune`."""
         analysis = analyse(net(), samples(net()), metric="kl")
         pruned = Prune(reduce_macs=0.3, analysis=analysis, round_to=1)(net())
         assert pruned.facts["settings"]["strategy"] == "sensitivity"
@@ -151,7 +151,7 @@ class TestChoice:
 
 
 class TestAlreadyPruned:
-    def test_what_is_gone_stays_gone(self) -> None:
+    def test_removed_channels_stay_gone(self) -> None:
         pruned = Prune(reduce_channels=0.4, round_to=1)(net()).model
         plan = stored_plan(pruned)
         assert plan is not None
@@ -166,7 +166,7 @@ class TestAlreadyPruned:
                 removed = {name: [*gone, *ranked[: round(ratio * curve.size) - len(gone)]]}
                 assert value == pytest.approx(naive(pruned, data, "mse", removed, batch_size=8), rel=1e-6)
 
-    def test_nothing_more_to_take(self) -> None:
+    def test_ratios_below_what_is_removed_cost_no_evaluation(self) -> None:
         pruned = Prune(reduce_channels=0.4, round_to=1, strategy="uniform")(net()).model
         result = plain_ana(data=samples(net()), ratios=(0.1, 0.2))(pruned)
         assert result.facts["evaluations"] == 0
@@ -180,7 +180,7 @@ def file(tmp_path: Path) -> Path:
 
 
 class TestFile:
-    def test_it_holds_the_analysis(self, file: Path) -> None:
+    def test_the_file_holds_the_analysis(self, file: Path) -> None:
         analysis = analyse(net(), samples(net()), file=file)
         assert Analysis.from_json(file.read_text()) == analysis
         assert analysis.settings["complete"]
@@ -210,7 +210,7 @@ class TestFile:
         plain_ana(**options, file=(whole := file.with_name("whole.json")))(net())
         assert file.read_bytes() == whole.read_bytes()
 
-    def test_it_is_not_replaced_unasked(self, file: Path) -> None:
+    def test_the_file_is_not_replaced_unasked(self, file: Path) -> None:
         analyse(net(), samples(net()), file=file)
         content = file.read_bytes()
         with pytest.raises(UsageError, match="there already") as caught:
@@ -321,7 +321,7 @@ class TestRefusals:
         assert list(Analysis.from_json(file.read_text()).curves) == ["stem"]
 
     def test_data_that_raises_midway(self, file: Path) -> None:
-        """What was finished is kept, and the run goes on when the data is there again."""
+        """Finished curves are kept, and the run goes on when the data is there again."""
         calls = iter(range(100))
         sound = {"from": 1000}
 

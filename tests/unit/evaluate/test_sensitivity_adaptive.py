@@ -50,7 +50,7 @@ class TestCurves:
                     held.append(abs(value - known[ratio]) <= error + 1e-6)
         assert np.mean(held) >= 0.95
 
-    def test_it_looks_at_less(self, data: dict[str, Any], exact: Analysis) -> None:
+    def test_adaptive_runs_measure_fewer_samples(self, data: dict[str, Any], exact: Analysis) -> None:
         found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64)
         looked = sum(n for curve in found.curves.values() for n in curve.samples)
         assert looked < COUNT * sum(len(c.values) for c in exact.curves.values()) / 3
@@ -86,7 +86,7 @@ class TestCurves:
         assert analyse(net(), few, cache_bytes=cache, **options) == analyse(net(), few, **options)
 
     def test_all_points_of_a_group_see_the_same_samples(self, data: dict[str, Any]) -> None:
-        """What is peculiar to some samples moves all points alike, and the choice between them hardly."""
+        """Peculiar samples move all points alike, and hardly change the choice between them."""
         found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64)
         assert all(len(set(curve.samples)) == 1 for curve in found.curves.values())
 
@@ -100,7 +100,7 @@ class TestCurves:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_prune_reads_it(self, data: dict[str, Any], exact: Analysis, seed: int) -> None:
-        """What is planned by it costs about what is planned by the exact analysis."""
+        """A plan from it costs about as much as a plan from the exact analysis."""
         found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64, seed=seed)
         costs = []
         for analysis in (exact, found):

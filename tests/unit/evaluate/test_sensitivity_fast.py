@@ -44,7 +44,7 @@ class TestGradients:
         assert np.all(ratio > 0.5)
         assert np.all(ratio < 2)
 
-    def test_it_ranks_as_the_measurement_does(self) -> None:
+    def test_estimates_rank_as_the_measurement_does(self) -> None:
         facts = plain_ana(data=samples(net(), count=400), metric="kl", method="fast", check=True)(net()).facts
         assert facts["estimated_by"] == "fisher"
         assert facts["no_gradients"] == ""
@@ -91,7 +91,7 @@ class TestAgreement:
             "rank_correlation"
         ] == pytest.approx(-1)
 
-    def test_nothing_in_common(self) -> None:
+    def test_analyses_without_two_common_groups_are_refused(self) -> None:
         analyses = [Analysis("", "kl", False, 0.0, {n: Curve(8, (0.5,), (1.0,))}) for n in "ab"]
         with pytest.raises(UsageError, match="fewer than two groups in common"):
             fast.agreement(*analyses)

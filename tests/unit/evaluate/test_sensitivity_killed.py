@@ -53,7 +53,7 @@ class Runs:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "adaptive"])
 def test_killed_at_random_points(tmp_path: Path, mode: str) -> None:
-    """However often it is killed, it ends with the same bytes; in between, the file is whole."""
+    """Killed any number of times, a run ends with the same bytes; in between, the file is whole."""
     onnx.save(net().proto, tmp_path / "net.onnx")
     np.savez(tmp_path / "data.npz", image=samples(net())["image"])
     runs, whole, file = Runs(tmp_path, mode), tmp_path / "whole.json", tmp_path / "killed.json"

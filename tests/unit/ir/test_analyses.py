@@ -184,7 +184,7 @@ class Preserving(Copied):
 
 
 @pytest.mark.parametrize(("step", "parsed"), [(Copied, 1), (Preserving, 0)])
-def test_what_a_pass_preserves_is_not_computed_again(step: type[Pass], parsed: int, done: Done) -> None:
+def test_preserved_analyses_are_not_computed_again(step: type[Pass], parsed: int, done: Done) -> None:
     sparse = Prune(reduce_macs=0.3)(network())
     plan = stored_plan(sparse.model)
     with analysis_scope():
@@ -196,7 +196,7 @@ def test_what_a_pass_preserves_is_not_computed_again(step: type[Pass], parsed: i
 
 
 def test_recovery_preserves_the_plan(done: Done) -> None:
-    """What is declared is true: the plan read again is the one that was taken over."""
+    """Declarations are true: the plan read again is the one that was taken over."""
     model = network()
     sparse = Prune(reduce_macs=0.3)(model)
     with analysis_scope():

@@ -50,7 +50,7 @@ def test_the_same_is_computed() -> None:
 
 @pytest.mark.parametrize("kind", ["expanded", "tiled", "shared", "outer product"])
 def test_no_file_grows(kind: str) -> None:
-    """What would take more room than what it is made of is computed in the file as before."""
+    """Values larger than their operands are computed in the file as before."""
     net = Net()
     x = net.linear(net.input("x", ["N", 32]), 64)
     if kind == "expanded":

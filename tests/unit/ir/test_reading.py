@@ -132,7 +132,7 @@ def test_wrong_declarations_of_inner_tensors_do_not_matter(tmp_path):
     pruned(tmp_path, disk.save(proto, tmp_path / "model.onnx"))
 
 
-# --- what a file is, where it is no network to prune
+# --- files that hold no network to prune
 
 
 def test_a_file_in_the_layout_of_one_processor(tmp_path):
@@ -350,7 +350,7 @@ def test_damage_is_an_error_of_the_library_too():
         load("nowhere.onnx")
 
 
-def test_what_is_read_computes_the_same(tmp_path):
+def test_files_that_are_read_compute_the_same(tmp_path):
     """The domain's two names, through onnxruntime."""
     model = load(CASES / "aionnx.onnx")
     original = Session(onnx.load(CASES / "aionnx.onnx"))

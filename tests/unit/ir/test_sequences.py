@@ -90,7 +90,7 @@ def test_an_empty_list_that_is_filled() -> None:
 
 
 def test_places_that_are_computed_keep_the_sequence() -> None:
-    """Which part is taken the caller says: nothing is guessed."""
+    """The caller selects the part: nothing is guessed."""
     net = Net()
     x = net.linear(net.input("x", [5, 8]), 32)
     s = net.op("SplitToSequence", x, number(net, 16), axis=1)

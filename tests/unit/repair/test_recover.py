@@ -181,7 +181,7 @@ def test_batchnorm_statistics_are_those_of_what_arrives():
 
 
 def test_nodes_that_pruning_did_not_touch_stay_as_they_are():
-    """What arrives at the first BatchNormalization is what arrived before, on the channels that remain."""
+    """The first BatchNormalization receives the same values as before, on the channels that remain."""
     model = with_batchnorm()
     sparse = pruned(model)
     methods = ["least-squares", "bias", "scale", "batchnorm"]
@@ -291,7 +291,7 @@ def test_a_fixed_batch_is_fed_whole():
         Recover(model, {"x": images(5)}, ["batchnorm"])(pruned(model))
 
 
-def test_what_lies_in_bodies_is_named():
+def test_layers_in_bodies_are_named():
     body = """s = ReduceSum <keepdims = 0> (x)  c = Cast <to = 9> (s)  r = Relu (x)  y = If (c) <
         then_branch = kept () => (float[N, 4] t) { h = MatMul (r, w1)  k = Relu (h)  t = MatMul (k, w2) },
         else_branch = other () => (float[N, 4] e) { e = Identity (r) }>"""
@@ -478,8 +478,8 @@ def test_a_metric_needs_data():
         Recover(model, metric="cosine")(pruned(model))
 
 
-def test_what_makes_a_layer_worse_is_taken_back(monkeypatch):
-    """Whatever a method that promises a smaller error has changed: weights, biases, what is added after."""
+def test_changes_that_make_a_layer_worse_are_reverted(monkeypatch):
+    """Every change of a method that promises a smaller error is covered: weights, biases, added nodes."""
 
     def spoil(stage):
         stage.pair.replace(stage.linear.weight, stage.pair.sparse.array(stage.linear.weight) * 2)

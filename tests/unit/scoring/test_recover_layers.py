@@ -95,7 +95,7 @@ def test_rows_times_matrices_are_the_result(kind):
     assert (layer.weight, layer.flow) == ("w", "x")
 
 
-def test_what_has_no_weights_of_its_own_is_named():
+def test_layers_without_weights_of_their_own_are_named():
     model = model_of("h = MatMul (x, x)  y = Add (h, w)", (4, 4), (4, 4))
     assert linear_of(model, model.nodes[0]) == "its weights are not a constant"
     assert "is not a linear map" in linear_of(model, model.nodes[1])
@@ -105,7 +105,7 @@ def test_what_has_no_weights_of_its_own_is_named():
     assert "stands on the right" in linear_of(left, left.nodes[0])
 
 
-BEHIND = {  # what reads twelve channels that two inputs make
+BEHIND = {  # a reader of twelve channels that two inputs make
     "transposed": (
         "h = Conv <kernel_shape = [1]> (x, w1, b1)  "
         "y = ConvTranspose <kernel_shape = [3], strides = [2], pads = [1, 1]> (h, w2, b2)",

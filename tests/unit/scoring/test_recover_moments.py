@@ -56,7 +56,7 @@ def test_channel_statistics_do_not_depend_on_the_batches(sizes, seed):
         np.testing.assert_allclose(moments.variance, columns.var(0), rtol=1e-8)
 
 
-def test_what_is_not_finite_is_refused():
+def test_values_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="layer 7 is NaN or infinite"):
         ChannelMoments(1).add(np.array([[np.nan]]), "layer 7")
 

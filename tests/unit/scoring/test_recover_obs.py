@@ -65,7 +65,7 @@ def test_of_channels_that_say_the_same_one_goes_and_nothing_is_lost(kind):
     Transform()(found.model)
 
 
-def test_what_is_small_goes_where_channels_say_different_things():
+def test_small_channels_go_where_channels_are_uncorrelated():
     model = reader("behind a depthwise one")
     weights = model.array("w1").copy()
     weights[[2, 9]] *= np.float32(1e-2)

@@ -88,6 +88,6 @@ def test_the_update_is_the_one_of_least_squares():
     np.testing.assert_allclose(obs.weights[:, kept], found[0], rtol=1e-6)
 
 
-def test_nothing_arrives():
+def test_elimination_costs_of_zero_inputs_are_finite():
     obs = ObsLayer.admit(np.ones((2, 3)), np.zeros((3, 3)), np.arange(3)[:, None])
     assert np.isfinite(elimination_costs([obs], [1.0], 3, 3)).all()

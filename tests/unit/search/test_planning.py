@@ -137,7 +137,7 @@ def test_an_analysis_of_another_model() -> None:
 @pytest.mark.parametrize("round_to", [2, 4, 8])
 @pytest.mark.parametrize("name", ["residual", "unet_resize", "resnext", "swiglu"])
 def test_rounding(name: str, round_to: int) -> None:
-    """What remains of an axis is a multiple, unless a group on it is too small to have a choice."""
+    """The remaining size of an axis is a multiple, unless a group on it is too small to have a choice."""
     sparse = Prune(reduce_macs=0.5, round_to=round_to)(network(name))
     channels = groups(name)
     small = {g.factor for g in channels.groups if g.size < 4 * round_to}
@@ -183,7 +183,7 @@ def test_reductions_that_make_no_sense(reduction: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["residual", "densenet", "shufflenet_v2_split"])
-def test_what_was_removed_stays_removed(name: str) -> None:
+def test_removed_channels_stay_removed(name: str) -> None:
     first = Prune(reduce_macs=0.3)(network(name))
     second = Prune(reduce_macs=0.6, criterion="l1", strategy="uniform", round_to=1)(first.model)
     earlier, later = plan_of(first.model), plan_of(second.model)
@@ -216,7 +216,7 @@ def own_tensor(name: str, group: int) -> str:
     return lines[0]
 
 
-# --- which groups ------------------------------------------------------------------------------------------
+# --- selection of groups -----------------------------------------------------------------------------------
 
 
 def test_exclude_and_only() -> None:
@@ -250,7 +250,7 @@ def test_optional_groups_are_pruned_where_they_are_named() -> None:
 @given(st.integers(0, 999), st.floats(0.02, 1.0), st.sampled_from(["macs", "params", "channels"]))
 @settings(max_examples=60, deadline=None)
 def test_any_prices(seed: int, share: float, of: str) -> None:
-    """Whatever the scores are, the cost of the plan is what was asked for, or one step away from it."""
+    """With any scores the cost of the plan is the budget, or one step away from it."""
     channels = groups("cross_stage_partial")
     random = np.random.default_rng(seed)
     limits = Limits(int(random.choice([1, 2, 8])), 0.95)

@@ -168,7 +168,7 @@ def test_removed_channels_keep_their_statistics() -> None:
         assert np.array_equal(after.array(name)[[0, 5]], before.array(name)[[0, 5]])
 
 
-def test_nothing_to_renew() -> None:
+def test_networks_without_statistics_are_not_renewed() -> None:
     model = network(normalised=False)
     assert renewed(model, [pictures()]) is model
 

@@ -114,7 +114,7 @@ def test_all_work_is_of_one_kind_or_another() -> None:
 
 @pytest.mark.slow
 def test_the_real_clock() -> None:
-    """What the prediction is worth is a question for a benchmark; here it has to be made of times."""
+    """The prediction has to be made of times; its accuracy is a matter for a benchmark."""
     facts = Prune(reduce_latency=0.4, threads=1)(network()).facts
     watch = Stopwatch(find_channels(network()), threads=1)
     assert facts["latency_ms"] > 0

@@ -162,7 +162,7 @@ def test_the_size_of_the_file(reduction: float) -> None:
     assert dense.proto.ByteSize() == pytest.approx(sparse.facts["dense_size_bytes"], rel=0.02)
 
 
-def test_nothing_is_asked_for() -> None:
+def test_prune_without_a_budget_is_refused() -> None:
     with pytest.raises(UsageError, match="say how much to remove"):
         Prune()(network("plain"))
     with pytest.raises(UsageError, match="--max-drop is measured on samples"):

@@ -54,7 +54,7 @@ def test_installed_modules_come_first(here: Path) -> None:
         ("not a reference", "not of the form"),
     ],
 )
-def test_what_is_not_there(reference: str, words: str) -> None:
+def test_missing_callables_are_refused(reference: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         load_callable(reference)
 

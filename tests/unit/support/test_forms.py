@@ -214,7 +214,7 @@ def test_a_huge_step_of_rounding_is_no_traceback(place, tmp_path):
 
 
 def test_an_infinite_drop_is_drawn(place, tmp_path):
-    """What `ana` shows of a group that makes the metric infinite."""
+    """A group that makes the metric infinite, as `ana` shows it."""
     values = [float("inf"), float("inf")]
     path = changed(place / "analysis.json", ("curves", "conv1", "values"), values, tmp_path)
     data = ("--data", place / "data.npz", "--ratios", "0.3,0.6", "--resume")

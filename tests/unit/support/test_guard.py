@@ -244,7 +244,7 @@ def test_every_path_of_every_command_is_guarded(name: str) -> None:
             assert isinstance(kind, Reads), f"{name} {said}"
 
 
-# --- what never ends
+# --- data without an end
 
 
 PIPES = [(c, g) for c, inputs in READS.items() for g in inputs if ":" not in g[-1] and "*" not in g[-1]]
@@ -360,7 +360,7 @@ def test_data_of_a_process_at_work_stays(tmp_path: Path, external: Model) -> Non
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "unmarked"])
-def test_what_only_has_the_name_of_data_stays(tmp_path: Path, external: Model, kind: str) -> None:
+def test_foreign_files_with_the_name_of_data_stay(tmp_path: Path, external: Model, kind: str) -> None:
     write_model(external, tmp_path / "out.onnx")
     mine = tmp_path / "out.onnx.7.data"
     if kind == "link":

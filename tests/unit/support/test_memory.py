@@ -56,7 +56,7 @@ def test_a_wrong_amount_is_wrong_usage(tmp_path):
     disk.run("inspect", tmp_path / "model.onnx", "--memory", "much").refused(2)
 
 
-# --- what is made of little
+# --- large tensors from small files
 
 
 def grown(tmp_path, size, name="model.onnx"):
@@ -106,7 +106,7 @@ def test_a_sparse_initializer_is_written_sparsely_again(tmp_path):
     assert disk.run("transform", sparse, "-o", tmp_path / "d.onnx").code == 0
 
 
-def test_what_is_larger_than_memory_is_not_made(tmp_path):
+def test_tensors_larger_than_memory_are_not_made(tmp_path):
     said = disk.run("inspect", grown(tmp_path, 500_000)).refused(1)
     assert "needs 931 GB" in said
     assert "--memory 932G" in said

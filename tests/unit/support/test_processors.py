@@ -13,7 +13,7 @@ from onnxprune.support.processors import idle, usable_processors
 
 
 @pytest.mark.parametrize(("running", "expected"), [(1, True), (1 + usable_processors(), False)])
-def test_what_the_system_says(
+def test_idleness_is_judged_by_running_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: int, expected: bool
 ) -> None:
     """The load of the last minute says nothing, the number of threads that run does."""

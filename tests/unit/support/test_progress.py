@@ -20,7 +20,7 @@ class Notes:
         self.said.append(("finish", key))
 
 
-def test_nobody_listens():
+def test_tasks_run_without_a_listener():
     with task("work", 3) as step:
         step.advance(note="anything")
     assert list(track("abc", "letters")) == ["a", "b", "c"]

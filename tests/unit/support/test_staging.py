@@ -46,7 +46,7 @@ def test_a_file_is_moved_into_its_place(tmp_path: Path) -> None:
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"result": "after"}
 
 
-def test_what_a_killed_process_leaves_goes_when_the_next_one_writes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_go_when_the_next_one_writes(tmp_path: Path) -> None:
     process, left = holder(tmp_path)
     ended(process)
     assert (left / "half").exists()
@@ -55,7 +55,7 @@ def test_what_a_killed_process_leaves_goes_when_the_next_one_writes(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_another_process_is_making_stays(tmp_path: Path) -> None:
+def test_files_of_a_running_process_stay(tmp_path: Path) -> None:
     process, used = holder(tmp_path)
     with scratch_folder(tmp_path) as scratch:
         assert {used, scratch} == set(tmp_path.iterdir())
@@ -94,7 +94,7 @@ def test_a_folder_swept_before_it_is_locked_is_made_again(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_else_has_such_a_name_stays(tmp_path: Path) -> None:
+def test_foreign_files_of_such_a_name_stay(tmp_path: Path) -> None:
     (tmp_path / f"{SCRATCH}notes").write_text("mine")
     sweep(tmp_path)
     sweep(tmp_path / "nowhere")

@@ -322,7 +322,7 @@ def test_shown_names_are_short_and_still(name: str) -> None:
     assert not acting(sentence(f"node {name} of {name}"))
 
 
-def test_what_is_plain_stays() -> None:
+def test_plain_text_stays() -> None:
     for name in ("conv1", "a b", "/model/layers.0/Conv_output_0", "卷积", "é", "[stage1]conv"):
         assert shown(name) == escaped(name) == name
 

@@ -73,8 +73,8 @@ SHORT = """
 @pytest.mark.parametrize(
     ("body", "turned"), [(SHORT, 2), ("e = Conv(s, w1)\nr = Relu(e)\ny = Conv(r, w3)", 0)]
 )
-def test_what_would_not_pay_is_left_alone(body: str, turned: int) -> None:
-    """What a map cuts short: its depthwise convolution becomes products by itself; and nothing depthwise."""
+def test_stretches_that_would_not_pay_stay(body: str, turned: int) -> None:
+    """Stretches of one depthwise convolution, which becomes products by itself, or of none."""
     found = operators(network(body))
     assert (found.count("Conv"), found.count("Transpose")) == (3, turned)
 

@@ -73,7 +73,7 @@ def test_stopped_trainings_go_on_to_the_same_bits(tmp_path, step):
     [{"optimizer": "sgd", "ema": 0.9}, {"accumulate": 3, "weight_decay": 0.1}],
     ids=["sgd", "adamw"],
 )
-def test_whatever_is_remembered_is_in_the_checkpoint(tmp_path, options):
+def test_the_checkpoint_holds_the_state_of_the_optimizer(tmp_path, options):
     expected, path = run(None, every=2, **options), tmp_path / "c.npz"
     with pytest.raises(StoppedError):
         run(path, every=2, on_step=stop_at(6), **options)
@@ -140,7 +140,7 @@ def test_killed_worker_goes_on(tmp_path, monkeypatch):
 STATE = State({"epoch": 1}, {"updates": 3}, {"weight:a/b": np.arange(3.0)})
 
 
-def test_what_is_saved_is_loaded(tmp_path):
+def test_saved_checkpoints_are_loaded(tmp_path):
     path = tmp_path / "c.npz"
     first = Checkpoints(path, 1, {"seed": 1, "shape": (1, 2)})
     first.own_fields, first.own_arrays = {"score": 0.1}, {"best": np.ones(2)}

@@ -114,7 +114,7 @@ def test_weights_written_in_place_change_the_next_loss():
 
 
 def test_fading_momentum_ends_in_zero():
-    # What is masked has no gradient; a velocity below the smallest normal number would never quite end.
+    # Masked weights have no gradient; a velocity below the smallest normal number would never quite end.
     batch = next(stripe_batches(1)(0))
     settings = TrainSettings(optimizer="sgd", threads=1)
     masked = np.arange(8) > 3
@@ -367,7 +367,7 @@ def test_training_stops_when_told():
     assert (result.steps, len(result.losses)) == (4, 2)
 
 
-def test_what_has_no_gradient_is_named_before_anything_is_spent(monkeypatch):
+def test_operators_without_a_gradient_are_named_before_training(monkeypatch):
     model = cnn()
     model.graph.node[2].op_type = "Floor"
     model.graph.node[2].name = "the_floor"

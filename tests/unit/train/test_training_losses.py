@@ -230,7 +230,7 @@ def test_losses_are_read(text, terms):
 @pytest.mark.parametrize(
     "text", ["hinge", "mse + ", "", "0*mse", "-1*mse", "two*mse", "1.2.3*mse", "mse + hinge"]
 )
-def test_what_is_no_loss_is_refused(text):
+def test_unknown_losses_are_refused(text):
     with pytest.raises(UsageError, match="no loss"):
         parse_loss(text)
 
@@ -241,7 +241,7 @@ def first_step(targets: Arrays, **settings) -> None:
     train(network(), lambda _: [(batch.inputs, batch.targets)], settings=how, total_steps=1)
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_operands_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "own.onnx"
     onnx.save(own_loss(), path)
     labels = {"labels": LABELS}

@@ -110,7 +110,7 @@ def test_default_folder_is_the_user_s_and_per_python(monkeypatch, tmp_path):
 
 
 def test_a_wheel_that_is_another_is_refused(monkeypatch, tmp_path):
-    """Whatever an index offers under the name and the version."""
+    """Other files that an index offers under the name and the version."""
     folder = tmp_path / "index"
     folder.mkdir()
     name = sidecar.REQUIREMENT.replace("-", "_").replace("==", "-")

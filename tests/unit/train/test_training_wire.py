@@ -17,7 +17,7 @@ ARRAYS = arrays_of.arrays(TYPES, arrays_of.array_shapes(min_dims=0, min_side=0, 
 
 
 @given(st.dictionaries(st.text(), ARRAYS, max_size=3), st.dictionaries(st.text(), st.integers()))
-def test_what_is_written_is_read(arrays, fields):
+def test_written_frames_are_read(arrays, fields):
     stream = io.BytesIO()
     write_frame(stream, WireMessage("step", fields, arrays))
     write_frame(stream, WireMessage("end"))
