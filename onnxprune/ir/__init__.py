@@ -19,7 +19,7 @@ from onnxprune.ir.analyses import AnalysisManager, Scope, analysis, analysis_sco
 from onnxprune.ir.attributes import Attributes, attributes
 from onnxprune.ir.bodies import bodies, captured, every_graph, flat, label, subgraphs
 from onnxprune.ir.extraction import extracted, with_outputs
-from onnxprune.ir.given import merged, sized, symbol
+from onnxprune.ir.given import axis_name, merged, sized
 from onnxprune.ir.index import CAPTURED, GraphIndex, Use
 from onnxprune.ir.interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.ir.model import (
@@ -55,6 +55,7 @@ __all__ = [
     "analysis",
     "analysis_scope",
     "attributes",
+    "axis_name",
     "bodies",
     "captured",
     "check",
@@ -76,6 +77,5 @@ __all__ = [
     "sized",
     "skeleton",
     "subgraphs",
-    "symbol",
     "with_outputs",
 ]

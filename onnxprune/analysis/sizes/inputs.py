@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -12,6 +12,8 @@ from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent, floo
 from onnxprune.algebra.sizes.facts import SizeFacts
 from onnxprune.analysis.sizes.caches import lengthened
 from onnxprune.errors import UsageError
+from onnxprune.ir.given import axis_name
+from onnxprune.runtime.size_names import called, expression, symbols_of
 
 CACHES = ("past", "cache")
 """In the name of an axis, or of all inputs that have it: it may be empty at first."""
@@ -67,7 +69,7 @@ class Inputs:
         self.values = declared(proto)
         self._lengthened = lengthened(proto.graph, self.values)
         self._texts = {
-            (v.name, k): _text(v.name, k, dim)
+            (v.name, k): int(dim.dim_value) if dim.dim_value > 0 else axis_name(v.name, k, dim)
             for v in self.values
             for k, dim in enumerate(v.type.tensor_type.shape.dim)
         }
@@ -75,10 +77,10 @@ class Inputs:
         self._parsed: dict[str, Extent] = {}
         self._places: dict[str, list[tuple[str, int]]] = {}
         self.sizes: dict[str, tuple[Extent, ...]] = {}
-        trees = {text: _expression(text, self._plain) for text in self._plain}
+        trees = {text: expression(text, self._plain) for text in self._plain}
         for (name, axis), text in self._texts.items():
             if isinstance(text, str):
-                for symbol in _symbols(trees[text], text):
+                for symbol in symbols_of(trees[text], text):
                     self._places.setdefault(symbol, []).append((name, axis))
         for text, tree in trees.items():
             self._parsed[text] = self._named(text) if tree is None else self._computed(tree)
@@ -116,7 +118,7 @@ class Inputs:
             return int(tree.value)  # type: ignore[arg-type]
         if isinstance(tree, ast.Call):
             operands = [self._value(a) for a in tree.args]
-            return (maximum if _called(tree) == "max" else minimum)(*operands)
+            return (maximum if called(tree) == "max" else minimum)(*operands)
         if not isinstance(tree, ast.BinOp):
             raise AssertionError(ast.dump(tree))
         a, b = self._value(tree.left), self._value(tree.right)
@@ -180,55 +182,5 @@ class Inputs:
         return sizes
 
 
-def _text(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> str | int:
-    """Return an axis as a number, a declared name, or a name of its own."""
-    if dim.HasField("dim_value") and dim.dim_value > 0:
-        return int(dim.dim_value)
-    said: str = dim.dim_param.strip()
-    return said if said.strip("?") else f"{name}.{axis}"
-
-
 def _is_cache(name: str) -> bool:
     return any(word in name.lower() for word in CACHES)
-
-
-def _expression(text: str, plain: set[str]) -> ast.expr | None:
-    """Parse a name that is a sum or the like; ``None`` for one that is only a name.
-
-    A dash or slash without blanks around it is one of a name, unless both sides are names themselves.
-    """
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError):
-        return None
-    if not isinstance(tree, ast.BinOp | ast.Call) or not _readable(tree):
-        return None
-    sure = all(name in plain for name in _names(tree)) or not ("-" in text or "/" in text)
-    return tree if sure or any(f" {sign} " in text for sign in ("-", "/", "//")) else None
-
-
-def _readable(tree: ast.expr) -> bool:
-    if isinstance(tree, ast.BinOp):
-        known = isinstance(tree.op, ast.Add | ast.Sub | ast.Mult | ast.FloorDiv | ast.Div)
-        return known and _readable(tree.left) and _readable(tree.right) and not _by_zero(tree)
-    if isinstance(tree, ast.Call):
-        return _called(tree) in ("max", "min") and bool(tree.args) and all(map(_readable, tree.args))
-    return isinstance(tree, ast.Name) or (isinstance(tree, ast.Constant) and type(tree.value) is int)
-
-
-def _by_zero(tree: ast.BinOp) -> bool:
-    divides = isinstance(tree.op, ast.FloorDiv | ast.Div)
-    return divides and isinstance(tree.right, ast.Constant) and tree.right.value == 0
-
-
-def _called(tree: ast.Call) -> str:
-    return tree.func.id.lower() if isinstance(tree.func, ast.Name) and not tree.keywords else ""
-
-
-def _names(tree: ast.AST) -> Iterator[str]:
-    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    yield from (n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called)
-
-
-def _symbols(tree: ast.expr | None, text: str) -> Sequence[str]:
-    return (text,) if tree is None else tuple(dict.fromkeys(_names(tree)))

@@ -127,7 +127,8 @@ def size_options(function: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         type=dim,
         metavar="NAME=N",
-        help="Size of an open axis to analyse and run with, such as sequence_length=128 (repeatable).",
+        help="Size of an open axis to analyse and run with, such as sequence_length=128; one without a name"
+        " is called INPUT.AXIS, such as image.2 (repeatable).",
     )
     return dims(shapes(function))
 

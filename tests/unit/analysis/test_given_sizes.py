@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from exported_networks import EXPORTS
+from helpers import Net
 from places import CASES
 
 from onnxprune.analysis.inputs import feeds_that_run
@@ -129,3 +130,36 @@ def test_merged_sizes_take_the_second_where_it_has_any() -> None:
         "c": (-1, 7),
     }
     assert merged(None, {"a": (4,)}) == {"a": (4,)}
+
+
+def unnamed(*texts: str | None) -> Model:
+    """A network over two inputs, the axes of the second declared as given."""
+    net = Net()
+    x = net.input("x", ["N", 3, None, "?"])
+    y = net.relu(net.conv(x, 8))
+    return net.model(y, net.op("Neg", net.input("other", list(texts))))
+
+
+def test_an_axis_without_a_name_is_bound_by_the_name_that_inspect_prints(tmp_path: Path) -> None:
+    place = tmp_path / "unnamed.onnx"
+    onnx.save(unnamed("a", None).proto, place)
+    names = disk.run("inspect", place, "--json").facts["sizes"]["open"]
+    assert names == sorted(["N", "x.2", "x.3", "a", "other.1"])
+    dims = [word for k, name in enumerate(names) for word in ("--dim", f"{name}={5 + k}")]
+    found = shapes_of(disk.run("inspect", place, *dims, "--json"))
+    assert found == {"x": [5, 3, 8, 9], "other": [6, 7]}
+
+
+def test_a_symbol_that_occurs_in_a_sum_alone_is_bound() -> None:
+    model = unnamed("past + seq", "seq")
+    assert sized(model, dims={"past": 3, "seq": 4}).sizes["other"] == (7, 4)
+    with pytest.raises(UsageError, match="'past' alone decides no size") as caught:
+        sized(model, dims={"past": 3})
+    assert "seq" in str(caught.value.hint)
+
+
+def test_a_name_with_a_dash_is_one_name() -> None:
+    model = unnamed("num-channels", "max(a, 4)")
+    assert sized(model, dims={"num-channels": 3, "a": 2}).sizes["other"] == (3, 4)
+    with pytest.raises(UsageError, match="'num'"):
+        sized(model, dims={"num": 3})
