@@ -20,9 +20,9 @@ from onnxprune.algebra.axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.masks import check_zero
-from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import rescaled_constants
+from onnxprune.decisions.channels.statistics import sparse_in_own_graph
 from onnxprune.decisions.origin import Origin
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
@@ -161,8 +161,7 @@ class Finetune(Pass):
         if exam is None or exam.best_epoch:
             _put_back(channels, tuned, removed, _unscaled(unfolded.folded(weights), rescaled))
         facts |= {"unfolded": len(unfolded.folds)} | (exam.facts() if exam else {})
-        own = in_own_graph(given.model, channels.model, tuned)
-        result = tuned if own is None else own
+        result = sparse_in_own_graph(given.model, channels, removed, tuned)
         if exam is None or exam.best_epoch:
             trained(result)
         return PassResult(result, True, facts, given.analysis)

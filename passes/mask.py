@@ -16,13 +16,14 @@ from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned_channels, stored_plan
+from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.errors import NothingToDoError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.evaluate.metrics import MetricSpec
-from onnxprune.ir import Model, merged
+from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, check_methods
 from onnxprune.runtime import Session
@@ -144,6 +145,7 @@ class Prune(Pass):
 
     def run(self, given: PassResult) -> PassResult:
         """Plan, then mask."""
+        given = replace(given, model=over_all_channels(given.model))
         earlier = stored_plan(given.model)
         channels = self._find(given, earlier)
         try:
@@ -167,6 +169,7 @@ class Prune(Pass):
         sparse = in_own_graph(given.model, channels.model, analysed)
         self._prove(given.model if sparse is None else sparse, channels.model if sparse is None else analysed)
         sparse = analysed if sparse is None else sparse
+        sparse = over_remaining(sparse, channels.without(plan.within), plan.removed)
         sparse.set_metadata(PLAN_KEY, plan.to_json())
         result = PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
         if self._methods:

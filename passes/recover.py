@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxprune.decisions.channels.masks import check_zero
-from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.decisions.channels.statistics import over_remaining, sparse_in_own_graph
 from onnxprune.errors import DataError, NothingToDoError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
@@ -87,7 +87,7 @@ class Recover(Pass):
         data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None
         exam = _Validation.open(self, session, data)
         facts: dict[str, Any] = {"methods": [m for m in METHODS if m in self.methods]}
-        facts |= exam.mark(pair.sparse, "score_before") if exam else {}
+        facts |= exam.mark(over_remaining(pair.sparse, channels, removed), "score_before") if exam else {}
         start = perf_counter()
         if data is None:
             shapes = merged(plan.input_shapes if plan else {}, given.model.sizes)
@@ -100,11 +100,10 @@ class Recover(Pass):
             report = self._sweep(pair, feeds)
             repaired = pair.sparse
         facts |= {"recovery_s": perf_counter() - start, "samples": sum(_size(f) for f in feeds)}
-        facts |= exam.mark(repaired, "score_after") if exam else {}
+        facts |= exam.mark(over_remaining(repaired, channels, removed), "score_after") if exam else {}
         facts |= {"synthetic": data is None}
         facts |= {"outputs": report.outputs, "layers": report.layers, "skipped": report.skipped}
-        own = in_own_graph(given.model, channels.model, repaired)
-        result = repaired if own is None else own
+        result = sparse_in_own_graph(given.model, channels, removed, repaired)
         if data is not None:
             noted(result, pair.original, data, seed=self.seed, threads=self.threads)
         return PassResult(result, bool(report.layers), facts, given.analysis)

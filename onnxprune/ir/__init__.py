@@ -10,6 +10,7 @@ given       sizes of inputs that the user gives
 interface   inputs and outputs whose axes may shrink
 reading     from a file, external data included
 meaning     forms that some writers use, brought into the usual one
+statistics  normalisations over the remaining channels of a sparse model
 functions   local functions put in the places of their calls
 vocabulary  tables whose rows the caller picks by number
 damage      what is wrong with a file that cannot be read
@@ -31,6 +32,7 @@ from onnxprune.ir.model import (
     load,
     skeleton,
 )
+from onnxprune.ir.statistics import STATISTICS_KEY, note_statistics, noted_statistics, over_all_channels
 from onnxprune.ir.vocabulary import (
     VOCABULARY_KEY,
     Vocabulary,
@@ -44,6 +46,7 @@ __all__ = [
     "CAPTURED",
     "OLDEST_OPSET",
     "OPEN_KEY",
+    "STATISTICS_KEY",
     "VOCABULARY_KEY",
     "AnalysisManager",
     "Attributes",
@@ -69,10 +72,13 @@ __all__ = [
     "label",
     "load",
     "merged",
+    "note_statistics",
     "note_vocabulary",
+    "noted_statistics",
     "noted_vocabulary",
     "open_values",
     "opened",
+    "over_all_channels",
     "renumbered",
     "sized",
     "skeleton",

@@ -10,6 +10,7 @@ import onnx
 
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.channels.masks import Mask, keep_masks
+from onnxprune.decisions.channels.statistics import statistics
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model, attributes, label
@@ -17,6 +18,7 @@ from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import Operands
 from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.trace import Instead
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class ModelPair:
         sparse: The one being repaired; its weights change.
         original: What it is to be like.
         masks: Which elements of the sparse model's weights remain, for those that lose any.
+        instead: Nodes of the sparse model whose statistics are over the remaining channels (see `Trace`).
     """
 
     sparse: Model
     original: Model
     masks: Mapping[str, Mask] = field(repr=False)
+    instead: Instead = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -50,7 +54,9 @@ class ModelPair:
         """
         canonical, _ = canonicalise(original, (plan.input_shapes or None) if plan else None)
         _check_same(channels.model, canonical, original.name)
-        return cls(channels.model.copy(), canonical, keep_masks(channels, removed))
+        known, _ = statistics(channels, removed)
+        instead = {statistic.result: statistic.reading for statistic in known}
+        return cls(channels.model.copy(), canonical, keep_masks(channels, removed), instead)
 
     def mask(self, name: str) -> Mask:
         """Return which elements of a constant remain."""

@@ -67,8 +67,8 @@ def sweep(pair: ModelPair, batches: Iterable[Mapping[str, Array]], settings: Set
     """
     feeds, report = [dict(b) for b in batches], Report(skipped=_out_of_reach(pair, settings.methods))
     sparse, original = (
-        Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes)
-        for m in (pair.sparse, pair.original)
+        Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes, instead)
+        for m, instead in ((pair.sparse, pair.instead), (pair.original, {}))
     )
     before = _output_errors(sparse, original)
     places = [(index, _methods_for(node, settings.methods)) for index, node in enumerate(pair.sparse.nodes)]

@@ -9,6 +9,7 @@ from functools import cached_property
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk_inside
+from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Baseline, Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model
@@ -75,7 +76,8 @@ class PlanEvaluator:
         """
         model = shrunk_inside(self.channels, removed)
         if renew:
-            model = renewed(masked(self.channels, removed), self._inputs(), self.threads)
+            bare = over_remaining(masked(self.channels, removed), self.channels, removed)
+            model = renewed(bare, self._inputs(), self.threads)
         value = self._value(model)
         return self.baseline - value if self.metric.higher_is_better else value - self.baseline
 

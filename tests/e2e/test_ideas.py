@@ -19,9 +19,6 @@ from onnxprune.errors import NothingToDoError
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, compare
 
-INEXACT = 0.5
-"""By how much results may change where means and deviations are taken over fewer channels."""
-
 each_idea = pytest.mark.parametrize("name", sorted(IDEAS))
 
 
@@ -36,7 +33,7 @@ def test_sparse_and_dense_agree(name: str) -> None:
     idea, pruned = IDEAS[name], half(name)
     _, sparse, dense = sessions(name)
     feeds = [f for seed in (1, 2) for f in feeds_for(pruned.model, find_channels(pruned.model), seed)]
-    assert compare(sparse, dense, feeds).max_rel_error <= (INEXACT if idea.inexact else idea.tolerance)
+    assert compare(sparse, dense, feeds).max_rel_error <= idea.tolerance
 
 
 @each_idea

@@ -163,10 +163,9 @@ def test_layer_normalization_keeps_the_width_unless_asked(kind: str) -> None:
     assert any("--allow-inexact opens it" in reason for reason in blocked)
 
 
-@pytest.mark.parametrize("kind", ["LayerNormalization", "SkipLayerNormalization"])
-def test_an_opened_axis_is_reported_and_not_far_off(kind: str) -> None:
-    """Zeros in a layer normalisation change only its mean: what remains of the error is that."""
-    net = normalised(kind, width=64)
+def test_an_opened_axis_is_reported_and_not_far_off() -> None:
+    """Zeros in a layer normalisation change only its mean: the error that remains is that of the mean."""
+    net = normalised("SkipLayerNormalization", width=64)
     model = net.model(net.nodes[-1].output[0])
     sparse = Prune(reduce_params=0.5, allow_inexact=True)(model)
     facts = Transform()(sparse).facts
@@ -174,8 +173,9 @@ def test_an_opened_axis_is_reported_and_not_far_off(kind: str) -> None:
     assert 1e-5 < facts["max_rel_error"] < 0.2
 
 
-def test_a_spelled_out_normalization_is_pruned_exactly() -> None:
-    net = normalised("spelled out", width=64)
+@pytest.mark.parametrize("kind", ["LayerNormalization", "spelled out"])
+def test_an_opened_axis_is_one_function_in_the_sparse_and_the_dense_model(kind: str) -> None:
+    net = normalised(kind, width=64)
     model = net.model(net.nodes[-1].output[0])
     facts = Transform()(Prune(reduce_params=0.5, allow_inexact=True)(model)).facts
     assert facts["exact"]

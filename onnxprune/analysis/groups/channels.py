@@ -30,7 +30,7 @@ from onnxprune.analysis.groups.zeros import block_inexact_sums
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, analysis, label, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
-from onnxprune.ops.axes import RESULT, Typing, infer_axes
+from onnxprune.ops.axes import RESULT, Inexact, Typing, infer_axes
 
 Indices = np.ndarray[Any, np.dtype[np.intp]]
 T = TypeVar("T")
@@ -253,8 +253,13 @@ def group_channels(model: Model, shapes: Shapes, *, allow_inexact: bool = False)
 
 def cuts_inexactly(channels: Channels, removed: Mapping[str, Sequence[int]]) -> bool:
     """Return whether a plan shortens axes that the network normalises over, and so changes its results."""
+    return bool(inexact_cuts(channels, removed))
+
+
+def inexact_cuts(channels: Channels, removed: Mapping[str, Sequence[int]]) -> list[Inexact]:
+    """Return the statistics over axes that a plan shortens."""
     gone = set(channels.kept(removed))
-    return any(gone.intersection(factors(dim)) for dim, _ in channels.typing.inexact)
+    return [found for found in channels.typing.inexact if gone.intersection(factors(found.dim))]
 
 
 def _block_moving_sizes(typing: Typing) -> None:

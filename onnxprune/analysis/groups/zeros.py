@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import Block, Dim, Factor, block, factors
+from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, resolve
 from onnxprune.analysis.groups.ghosts import find_ghost
 from onnxprune.analysis.shapes.evaluation import evaluate
 from onnxprune.ir import label
-from onnxprune.ops.axes import Contraction, Divisor, Typing
+from onnxprune.ops.axes import Contraction, Divisor, Inexact, Typing
 from onnxprune.ops.axes.variables import Views
 from onnxprune.ops.spec import spec_of
 
@@ -84,11 +84,20 @@ def _free(dim: Dim) -> set[Factor]:
 def _refuse(typing: Typing, factor: Factor, contraction: Contraction) -> None:
     """Block a factor, unless the sum is a statistic that the user accepts to change."""
     if contraction.statistic and typing.allow_inexact:
-        node = typing.nodes[contraction.node]
-        typing.inexact.append((factor, Block(label(node), node.op_type, NOT_ZERO)))
+        typing.inexact.append(_inexact(typing, factor, contraction))
     else:
         hint = " (--allow-inexact opens it)" if contraction.statistic else ""
         _block(typing, factor, contraction.node, NOT_ZERO + hint)
+
+
+def _inexact(typing: Typing, factor: Factor, contraction: Contraction) -> Inexact:
+    """Describe a statistic that a channel adds to unless it is zero."""
+    if len(contraction.tensors) != 1:
+        return Inexact(contraction.node, factor)
+    (operand,) = contraction.tensors
+    dim = resolve(contraction.dim)
+    over = [k for k, other in enumerate(typing.axes.get(operand, ())) if resolve(other) == dim]
+    return Inexact(contraction.node, factor, operand, tuple(over))
 
 
 def _block(typing: Typing, factor: Factor, index: int, reason: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from onnxprune.analysis.groups.channels import Channels, cuts_inexactly
 from onnxprune.decisions.channels.interface import Interface
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
+from onnxprune.decisions.channels.statistics import is_corrected
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.data import DataSpec
@@ -101,4 +102,5 @@ def is_exact(sparse: Model, channels: Channels | None = None) -> bool:
     plan = stored_plan(sparse)
     if plan is None or not plan.allow_inexact:
         return True
-    return not cuts_inexactly(channels or planned_channels(sparse, plan), plan.removed)
+    channels = channels or planned_channels(sparse, plan)
+    return not cuts_inexactly(channels, plan.removed) or is_corrected(sparse, channels, plan.removed)

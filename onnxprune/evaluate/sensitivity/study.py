@@ -18,6 +18,7 @@ from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.analysis.groups.slots import ranked
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import MeanMetric, answers, get_metric
@@ -148,7 +149,8 @@ class SensitivityRun:
     def _worst(self) -> Session:
         """The network without all that will ever be removed."""
         removed = {n: s.order[: s.counts[-1]].tolist() for n, s in self.schedules.items() if s.counts}
-        return Session(masked(self.channels, removed).proto, threads=self.examination.threads)
+        bare = over_remaining(masked(self.channels, removed), self.channels, removed)
+        return Session(bare.proto, threads=self.examination.threads)
 
     def begin(self, file: Path | None, *, resume: bool, force: bool) -> Ledger:
         """Return what is known so far: what the file holds, or else the baseline alone."""

@@ -18,6 +18,7 @@ from onnxprune.algebra.axes import Factor, Product, factors, resolve
 from onnxprune.analysis.groups.channels import Channels, Group, cuts_inexactly
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.evaluate.sensitivity.cut import Cut, cuts, extract
 from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.ir import Model
@@ -62,7 +63,9 @@ class Suffixes:
         if self.refit is not None:
             self.refit.apply(channels, removed, bare)
         gone = self._in_blocks(removed)
-        if gone and not cuts_inexactly(channels, gone):
+        if cuts_inexactly(channels, removed):
+            bare = over_remaining(bare, channels, removed)
+        elif gone:
             bare = shrunk(replace(channels, model=bare), gone, at_readers=True)
         return extract(bare, shapes, at.reached, at.carried, self._heavy)
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.shapes import Shapes, infer
-from onnxprune.ir import Model, analysis, attributes, captured, label
+from onnxprune.ir import Model, analysis, attributes, captured, label, over_all_channels
 from onnxprune.ir.canonical.bodies import distinct, known_branches, take_branches
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
 from onnxprune.ir.canonical.routers import with_biases
@@ -34,7 +34,8 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         model: A checked model.
         given: Full input shapes to analyse with, by input name.
     """
-    original, model = model, with_biases(without_fixed_states(distinct(without_dead_nodes(model))))
+    original, model = model, without_dead_nodes(over_all_channels(model))
+    model = with_biases(without_fixed_states(distinct(model)))
     model = without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     plain = without_sequences(model, shapes)

@@ -69,6 +69,26 @@ class Contraction:
 
 
 @dataclass(frozen=True)
+class Inexact:
+    """A statistic over a dim that the user accepts to change.
+
+    Attributes:
+        node: Index of the node.
+        dim: The dim.
+        operand: The tensor the statistic is taken of; empty where its formula is not known.
+        over: The axes of that tensor over which it is taken.
+        centred: Whether its mean is subtracted, so that a channel as large as the mean adds nothing;
+            otherwise a channel that is zero adds nothing.
+    """
+
+    node: int
+    dim: Dim
+    operand: str = ""
+    over: tuple[int, ...] = ()
+    centred: bool = False
+
+
+@dataclass(frozen=True)
 class Rescale:
     """A number that depends on how long an axis is: it is multiplied by (old size / new size) ** power.
 
@@ -193,7 +213,7 @@ class Typing:
     weight_uses: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     movers: dict[str, int] = field(default_factory=dict)
     secondary: list[Dim] = field(default_factory=list)
-    inexact: list[tuple[Dim, Block]] = field(default_factory=list)
+    inexact: list[Inexact] = field(default_factory=list)
     never_zero: set[int] = field(default_factory=set)
     rescales: list[Rescale] = field(default_factory=list)
     readings: list[tuple[str, int, Quantised]] = field(default_factory=list)
@@ -376,11 +396,19 @@ class Context:
         self.typing.mixes.append((self.index, dim))
         block(dim, self.why(reason))
 
-    def normalises(self, dim: Dim, reason: str) -> None:
-        """Say that statistics are taken over an axis: shortening it changes them, unless the user accepts."""
+    def normalises(self, dim: Dim, reason: str, over: Sequence[int] = ()) -> None:
+        """Say that statistics are taken over an axis: shortening it changes them, unless the user accepts.
+
+        Args:
+            dim: The axis.
+            reason: Said where the user does not accept it.
+            over: The axes of the first operand over which mean and deviation are taken together, where the
+                result is rescaled by their length (see `Rescale`).
+        """
         self.typing.mixes.append((self.index, dim))
         if self.typing.allow_inexact:
-            self.typing.inexact.append((dim, self.why(reason)))
+            operand = self.node.input[0] if over else ""
+            self.typing.inexact.append(Inexact(self.index, dim, operand, tuple(over), centred=True))
         else:
             self.block(dim, reason + " (--allow-inexact opens it)")
 

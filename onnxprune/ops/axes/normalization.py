@@ -108,7 +108,7 @@ def layer_normalization(c: Context) -> None:
     """Centred and divided by the deviation over the last axes."""
     dims = c.axes(0)
     over = dims[_axis(c, dims) :]
-    _centre(c, over, 1)
+    _centre(c, over, 1, range(len(dims) - len(over), len(dims)))
     _line_up(c, (0, 1, 2))
     c.weights(1, 2)
     _define(c, dims, over)
@@ -202,7 +202,7 @@ def mean_variance_normalization(c: Context) -> None:
         if axis not in over:
             c.block(dim, "it divides by the deviation, 0 where a channel is removed")
             continue
-        c.normalises(dim, STATISTICS)
+        c.normalises(dim, STATISTICS, sorted(over))
         if c.typing.allow_inexact:
             c.rescale_result(dim, 0.5)
     c.define(0, dims)
@@ -220,10 +220,14 @@ def _axis(c: Context, dims: Sequence[Dim]) -> int:
     return int(c.attributes.get("axis", -1)) % len(dims)
 
 
-def _centre(c: Context, over: Sequence[Dim], scale: int) -> None:
-    """Statistics that zeros change; where the mean is small the correction for a root mean square helps."""
+def _centre(c: Context, over: Sequence[Dim], scale: int, axes: Sequence[int] = ()) -> None:
+    """Statistics that zeros change, and channels as large as the mean change by a factor alone.
+
+    Without ``old - new`` such channels the mean of ``old`` squares becomes one of ``new``, as for a root mean
+    square.
+    """
     for dim in over:
-        c.normalises(dim, STATISTICS)
+        c.normalises(dim, STATISTICS, axes)
         if c.typing.allow_inexact:
             _rescale(c, dim, scale)
 

@@ -7,8 +7,9 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import onnx
 from onnx import helper
@@ -16,6 +17,7 @@ from onnx import helper
 from onnxprune.ir import Model, extracted
 from onnxprune.runtime import Array, Session
 
+Instead: TypeAlias = "Mapping[str, Callable[[onnx.NodeProto], Sequence[onnx.NodeProto]]]"
 CHECKPOINT_BYTES = 1 << 30
 """What one checkpoint may take."""
 
@@ -30,6 +32,7 @@ class Trace:
         position: How many nodes the batches have been through.
         threads: Threads of the sessions.
         budget: Bytes the batches may take; the inputs themselves are never refused.
+        instead: By the first result of a node: the nodes that run in its place. They read the same tensors.
     """
 
     model: Model
@@ -37,6 +40,7 @@ class Trace:
     position: int = 0
     threads: int | None = None
     budget: int = CHECKPOINT_BYTES
+    instead: Instead = field(default_factory=dict)
 
     def tensors(self, upto: int, names: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Yield tensors batch by batch.
@@ -83,12 +87,16 @@ class Trace:
         constants = sorted(read & self.model.constants.keys())
         proto = extracted(
             self.model,
-            nodes,
+            [own for node in nodes for own in self._instead(node)],
             constants,
             [_like(name, self.batches[0]) for name in sorted(read - self.model.constants.keys())],
             [onnx.ValueInfoProto(name=name) for name in names if name in made],
         )
         return Session(proto, threads=self.threads)
+
+    def _instead(self, node: onnx.NodeProto) -> Sequence[onnx.NodeProto]:
+        change = self.instead.get(node.output[0]) if node.output else None
+        return [node] if change is None else change(node)
 
 
 def _like(name: str, batch: Mapping[str, Array]) -> onnx.ValueInfoProto:
