@@ -13,6 +13,7 @@ from ideas_control import CONTROL
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.analysis.groups.slots import ranked
 from onnxprune.decisions.channels.masks import masked
+from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, observe
@@ -69,7 +70,8 @@ def test_against_the_whole_network(name: str) -> None:
         found = {k: Collector() for k in range(len(variants))}
         Subject(examiner, stop, variants).measure(0, found)
         for k, variant in enumerate(variants):
-            wanted = Session(masked(channels, variant).proto, threads=1).run(feed)
+            whole = over_remaining(masked(channels, variant), channels, variant)
+            wanted = Session(whole.proto, threads=1).run(feed)
             for output, values in wanted.items():
                 made = np.concatenate([o[output] for o in found[k].outputs])
                 scale = max(float(np.abs(values).max(initial=0)), 1e-30)
