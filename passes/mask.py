@@ -27,6 +27,7 @@ from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, check_methods
 from onnxprune.runtime import Session
+from onnxprune.runtime.backends import TIMEOUT_S, check_backend
 from onnxprune.scoring.criteria import NEED_DATA, check_criterion
 from onnxprune.search import DEFAULT_ROUND_TO, STRATEGIES, Limits
 from onnxprune.search.costs import KINDS, find_cost
@@ -84,6 +85,9 @@ class Prune(Pass):
         input_shapes: Full shapes to analyse and run with, by input name.
         dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
         open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
+        latency_backend: Runtime or device on which latency is measured (see `onnxprune.runtime.backends`); by
+            default onnxruntime.
+        latency_timeout: Seconds that one call of a command may take that measures latency.
         equal_layers: Keep as many channels in every layer along each axis of inputs and outputs that may
             shrink (see ``open_io``).
     """
@@ -122,6 +126,8 @@ class Prune(Pass):
     dims: Mapping[str, int] = field(default_factory=dict)
     open_io: Sequence[str] = ()
     equal_layers: bool = False
+    latency_backend: str | None = None
+    latency_timeout: float = TIMEOUT_S
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
@@ -140,6 +146,7 @@ class Prune(Pass):
             )
         if self.recover:
             check_methods(self.recover)
+        self._check_backend()
         self._strategy(self.analysis or given.analysis)
         super().requires(given)
 
@@ -270,6 +277,14 @@ class Prune(Pass):
                 "say how much to remove, once", f"give one or more of {options}, or --max-drop, or --plan"
             )
 
+    def _check_backend(self) -> None:
+        if not self.latency_timeout > 0:
+            raise UsageError(f"{self.latency_timeout:g} s are no time to measure in", "give more")
+        if self.latency_backend is not None:
+            check_backend(self.latency_backend)
+            if self.reduce_latency is None:
+                raise UsageError("no latency is measured without a budget of it", "give --reduce-latency")
+
     def _find(self, given: PassResult, earlier: Plan | None) -> Channels:
         channels = find_channels(
             given.model,
@@ -305,6 +320,8 @@ class Prune(Pass):
                 trials=self.trials,
                 threads=self.threads,
                 seed=self.seed,
+                latency_backend=self.latency_backend,
+                latency_timeout=self.latency_timeout,
             ),
         )
 

@@ -57,6 +57,16 @@ def file_size(value: float) -> str:
     return f"{count(value)}B" if value >= 1e3 else f"{value:.0f} B"
 
 
+def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Return shapes of inputs as text: ``image 1×3×224×224``."""
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def timed_on(backend: str, device: str) -> str:
+    """Return a latency back-end and its device as text; the device alone where its name says both."""
+    return backend if device in backend else f"{device} ({backend})"
+
+
 def reduction(before: float, after: float) -> str:
     """Return by how much something has shrunk: ``−40.1 %``."""
     change = after / before - 1 if before else 0.0

@@ -8,6 +8,7 @@ deadline    runs that end
 feeds       seeded random inputs
 agreement   do two models compute the same?
 latency     how long do several models take, measured side by side?
+backends    the runtimes and devices on which they are timed
 """
 
 from onnxprune.runtime.agreement import Agreement, Difference, compare, difference

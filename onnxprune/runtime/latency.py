@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import UsageError
+from onnxprune.runtime.execution import ExecutionConfig
 from onnxprune.runtime.session import Feeds, Session
 from onnxprune.support.progress import track
 
@@ -43,12 +44,10 @@ def measure_latency(
     rounds: int = 50,
     warmup: int = 5,
     threads: int | None = None,
+    execution: ExecutionConfig | None = None,
 ) -> list[Latency]:
-    """Time several models side by side, in turn: A B C, A B C and so on.
+    """Time several models with onnxruntime, side by side; see `time_in_turns`.
 
-    A machine that slows down for a while slows all of them down, so the ratio of the medians holds where
-    absolute figures do not. For the same reason a fast model is run in each turn as often as fills 30 ms, and
-    the mean counts: single runs would slip through between two interruptions, which hit the slower model.
     Sessions are optimised as a user's would be; no session's threads keep spinning while another runs.
 
     Args:
@@ -57,6 +56,7 @@ def measure_latency(
         rounds: How many times each model has its turn.
         warmup: How many untimed runs each model gets before.
         threads: How many threads a run may use.
+        execution: The provider; by default the one in use.
 
     Returns:
         One result a model, in their order.
@@ -68,17 +68,48 @@ def measure_latency(
     each = [feeds] * len(models) if isinstance(feeds, Mapping) else list(feeds)
     if len(each) != len(models):
         raise UsageError(f"{len(models)} models cannot be timed with {len(each)} feeds")
-    if rounds < 1 or warmup < 0:
-        raise UsageError(
-            f"{rounds} rounds after {warmup} of warm-up measure nothing", "give at least one round"
-        )
-    runs = [partial(Session(m, threads=threads, spin=True).run, f) for m, f in zip(models, each, strict=True)]
+    _check_rounds(rounds, warmup)
+    runs = [
+        partial(Session(m, threads=threads, spin=True, execution=execution).run, f)
+        for m, f in zip(models, each, strict=True)
+    ]
+    return time_in_turns(runs, rounds=rounds, warmup=warmup)
+
+
+def time_in_turns(
+    runs: Sequence[Callable[[], object]], *, rounds: int = 50, warmup: int = 5
+) -> list[Latency]:
+    """Time several runs side by side, in turn: A B C, A B C and so on.
+
+    A machine that slows down for a while slows all of them down, so the ratio of the medians holds where
+    absolute figures do not. For the same reason a fast model is run in each turn as often as fills 30 ms, and
+    the mean counts: single runs would slip through between two interruptions, which hit the slower model.
+
+    Args:
+        runs: One run a model.
+        rounds: How many times each has its turn.
+        warmup: How many untimed runs each gets before.
+
+    Returns:
+        One result a run, in their order.
+
+    Raises:
+        UsageError: There are no rounds.
+    """
+    _check_rounds(rounds, warmup)
     repeats = [_repeats(run, warmup) for run in runs]
     times = [
         [_mean_ms(run, n) for run, n in zip(runs, repeats, strict=True)]
         for _ in track(range(rounds), "measure latency")
     ]
-    return [_summary(column) for column in np.array(times).T]
+    return [summary(column) for column in np.array(times).T]
+
+
+def _check_rounds(rounds: int, warmup: int) -> None:
+    if rounds < 1 or warmup < 0:
+        raise UsageError(
+            f"{rounds} rounds after {warmup} of warm-up measure nothing", "give at least one round"
+        )
 
 
 def _repeats(run: Callable[[], object], warmup: int) -> int:
@@ -95,6 +126,8 @@ def _mean_ms(run: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) * 1e3 / repeats
 
 
-def _summary(times: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+def summary(figures: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    """Return the statistics of times, ``[rounds]`` in milliseconds."""
+    times = np.asarray(figures, np.float64)
     p90 = float(np.quantile(times, 0.9))
     return Latency(float(np.median(times)), float(times.min()), p90, float(times.mean()), len(times))

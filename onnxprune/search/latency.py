@@ -26,7 +26,8 @@ from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.views import WINDOWS
-from onnxprune.runtime import Array, Feeds, Session, TensorSpec, measure_latency
+from onnxprune.runtime import Array, Feeds, Session, TensorSpec
+from onnxprune.runtime.backends import LatencyBackend, find_backend
 from onnxprune.scoring.layerwise.layers import views_of
 from onnxprune.search.candidates import Candidate, removed_by
 from onnxprune.search.evaluator import Removed
@@ -52,6 +53,7 @@ class Stopwatch:
         channels: The network.
         threads: Threads of a run; ``None`` leaves it to onnxruntime.
         seed: Of the random widths and inputs.
+        backend: The runtime or device that is timed.
         baseline_ms: The original's time.
         counts: What remained in the networks that were timed.
         ratios: Their times in parts of the original's.
@@ -61,6 +63,7 @@ class Stopwatch:
     channels: Channels
     threads: int | None = None
     seed: int = 0
+    backend: LatencyBackend = field(default_factory=find_backend)
     baseline_ms: float = 0.0
     counts: list[Counts] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
@@ -83,7 +86,9 @@ class Stopwatch:
     def time(self, plans: Sequence[Removed]) -> list[float]:
         """Return how long networks take, in parts of the original's time, all timed side by side."""
         models = [self.channels.model, *(fed_as_before(self.channels, removed) for removed in plans)]
-        times = measure_latency([m.proto for m in models], self._feeds, rounds=_ROUNDS, threads=self.threads)
+        times = self.backend.measure(
+            [m.proto for m in models], [self._feeds] * len(models), rounds=_ROUNDS, threads=self.threads
+        )
         self.baseline_ms = times[0].median_ms
         return [t.median_ms / times[0].median_ms for t in times[1:]]
 

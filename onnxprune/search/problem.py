@@ -18,6 +18,7 @@ from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.evaluate.sensitivity.ledger import digest_of
 from onnxprune.ir import Model, skeleton
+from onnxprune.runtime.backends import TIMEOUT_S, find_backend
 from onnxprune.scoring.criteria import CalibrationStatistics, gather, looks_at_data, score
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.costs import KINDS, cost_by_name
@@ -48,6 +49,8 @@ class Request:
     trials: Path | None = None
     threads: int | None = None
     seed: int = 0
+    latency_backend: str | None = None
+    latency_timeout: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,8 @@ class PruningProblem:
     def _in_time(self) -> PruningSolution:
         """Plan for a latency, time the plan, and plan again until prediction and measurement agree."""
         planner, request = self.planner, self.request
-        watch = Stopwatch(planner.channels, request.threads, request.seed)
+        backend = find_backend(request.latency_backend, request.latency_timeout)
+        watch = Stopwatch(planner.channels, request.threads, request.seed, backend)
         watch.calibrate(planner.offers("uniform"))
         wanted = request.reductions["latency"]
         best: tuple[float, PruningSolution] | None = None
@@ -247,6 +251,8 @@ class PruningProblem:
                 "latency_reduction": 1 - measured,
                 "latency_prediction_error": off,
                 "latency_input_shapes": watch.input_shapes,
+                "latency_backend": backend.name,
+                "latency_device": backend.device,
                 "latency_missed": 1 - measured < wanted - CLOSE,
             }
             found = replace(found, facts=found.facts | facts)

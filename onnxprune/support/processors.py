@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from pathlib import Path
 
 _LOAD = Path("/proc/loadavg")
+_CPUS = Path("/proc/cpuinfo")
 _LOOKS = 10
 _BETWEEN_LOOKS_S = 0.01
 
@@ -16,6 +18,16 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """Return the model of the processors as the system names it, else their architecture."""
+    try:
+        lines = _CPUS.read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def idle() -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import Reads, data_option, size_options, threads_option
+from onnxprune.app.cli.options import Reads, data_option, latency_options, size_options, threads_option
 from onnxprune.app.cli.program import Facts, command
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def render(facts: Facts) -> RenderableType:
     """Show a row a model, each figure with what it is of the first model's."""
     from rich.console import Group
 
-    from onnxprune.app.figures import count, file_size, table
+    from onnxprune.app.figures import count, file_size, shapes_text, table, timed_on
 
     def cells(model: Mapping[str, Any]) -> tuple[str, ...]:
         of = {name: f"({ratio:.0%})" for name, ratio in model["relative_to_first"].items()}
@@ -39,9 +39,15 @@ def render(facts: Facts) -> RenderableType:
 
     score = (f">{facts['metric']}",) if "metric" in facts else ()
     columns = ("model", ">median latency", ">size", ">MACs", ">parameters", *score)
-    runtime = f"{facts['runtime']['package']} {facts['runtime']['version']}"
+    own = facts["backend"].startswith("onnxruntime:")
+    runtime = f"{facts['runtime']['package']} {facts['runtime']['version']} on " if own else ""
     threads = facts["threads"] or "all"
-    how = f"\n{runtime}, {facts['rounds']} rounds in turn, threads: {threads}; (%) of the first model's"
+    shapes = dict.fromkeys(shapes_text(m["input_shapes"]) for m in facts["models"])
+    how = (
+        f"\n{runtime}{timed_on(facts['backend'], facts['device'])}, {'; '.join(shapes)},"
+        f" {facts['rounds']} rounds in turn,"
+        f" threads: {threads}; (%) of the first model's"
+    )
     return Group(table(columns, map(cells, facts["models"])), how)
 
 
@@ -50,6 +56,7 @@ def render(facts: Facts) -> RenderableType:
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
 @threads_option
+@latency_options
 @data_option("Data to run on, and to measure quality on")
 @click.option(
     "--metric",
@@ -63,6 +70,8 @@ def bench(
     runs: int,
     batch_size: int | None,
     threads: int | None,
+    latency_backend: str | None,
+    latency_timeout: float,
     data: str | None,
     metric: str | None,
     shapes: Sequence[tuple[str, tuple[int, ...]]],
@@ -74,11 +83,13 @@ def bench(
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.errors import UsageError
     from onnxprune.ir import load, sized
-    from onnxprune.runtime import measure_latency, runtime_info
+    from onnxprune.runtime import runtime_info
+    from onnxprune.runtime.backends import find_backend
     from onnxprune.support.progress import track
 
     if data is None and metric is not None:
         raise UsageError("a metric is measured on data", "give samples with --data")
+    backend = find_backend(latency_backend, latency_timeout)
     loaded = [sized(load(path), dict(shapes), dict(dims)) for path in models]
     analysed = [find_channels(m) for m in track(loaded, "analyse")]
     feeds = [_feed(channels, batch_size, data) for channels in analysed]
@@ -86,14 +97,15 @@ def bench(
     if data is not None and metric is not None:
         for row, score in zip(rows, _scores(loaded, data, metric, threads), strict=True):
             row["score"] = score
-    times = measure_latency([m.proto for m in loaded], feeds, rounds=runs, threads=threads)
+    times = backend.measure([m.proto for m in loaded], feeds, rounds=runs, threads=threads)
     for row, time, feed in zip(rows, times, feeds, strict=True):
         row |= _latency(time) | {"input_shapes": {n: list(a.shape) for n, a in feed.items()}}
         row["relative_to_first"] = {
             name: row[key] / rows[0][key] if rows[0][key] else 1.0 for key, name in _COMPARED.items()
         }
     quality = {"metric": metric} if metric is not None else {}
-    return {"models": rows, **quality, "rounds": runs, "threads": threads, "runtime": asdict(runtime_info())}
+    how = {"rounds": times[0].rounds, "threads": threads, "runtime": asdict(runtime_info())}
+    return {"models": rows, **quality, **how, "backend": backend.name, "device": backend.device}
 
 
 def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mapping[str, Any]:

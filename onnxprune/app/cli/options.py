@@ -160,6 +160,26 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return provider(options(function))
 
 
+def latency_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--latency-backend`` and ``--latency-timeout``."""
+    backend = click.option(
+        "--latency-backend",
+        metavar="NAME",
+        help="What latency is measured on: onnxruntime[:PROVIDER] (the default), openvino[:DEVICE],"
+        " tensorrt[:trtexec or :polygraphy], module:callable, or a command that is given a model file and"
+        " prints milliseconds: 'cmd:ssh board bench {model}'.",
+    )
+    timeout = click.option(
+        "--latency-timeout",
+        type=click.FloatRange(0, min_open=True),
+        default=600.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long one call of such a command may take.",
+    )
+    return backend(timeout(function))
+
+
 open_option = click.option(
     "--open-io",
     "open_io",

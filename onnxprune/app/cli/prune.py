@@ -16,6 +16,7 @@ from onnxprune.app.cli.options import (
     equal_option,
     glob_options,
     inexact_option,
+    latency_options,
     model_argument,
     open_option,
     seed_option,
@@ -58,12 +59,15 @@ def render(facts: Facts) -> RenderableType:
 
 def _measured(facts: Facts) -> list[str]:
     """Say what the plan does to latency and quality, where that was measured."""
+    from onnxprune.app.figures import shapes_text, timed_on
+
     said = []
     if "latency_ms" in facts:
         said.append(
             f"\nlatency {facts['latency_ms_baseline']:.3f} → {facts['latency_ms']:.3f} ms"
             f" (−{facts['latency_reduction']:.1%}; predicted {facts['latency_ms_predicted']:.3f} ms),"
-            f" timed with {_shapes(facts['latency_input_shapes'])}"
+            f" timed with {shapes_text(facts['latency_input_shapes'])}"
+            f" on {timed_on(facts['latency_backend'], facts['latency_device'])}"
         )
         if facts["latency_missed"]:
             said.append("warning: less than was asked for; a larger reduction or --max-ratio goes further")
@@ -76,11 +80,6 @@ def _measured(facts: Facts) -> list[str]:
 
         said.append("\n" + summary(facts["recovery"]))
     return said
-
-
-def _shapes(found: Facts) -> str:
-    """Name shapes of inputs: ``image 1×3×224×224``."""
-    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in found.items())
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -122,7 +121,7 @@ def reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Calla
 @reduction_option("macs", "MACs")
 @reduction_option("params", "parameters")
 @reduction_option("size", "file's bytes")
-@reduction_option("latency", "time one run takes, measured on this machine")
+@reduction_option("latency", "time one run takes, measured (see --latency-backend)")
 @reduction_option("channels", "channels")
 @click.option(
     "--reduce",
@@ -188,6 +187,7 @@ def reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Calla
 @unchanged_option
 @unverified_option
 @threads_option
+@latency_options
 @seed_option
 @size_options
 @open_option

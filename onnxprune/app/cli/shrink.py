@@ -13,6 +13,7 @@ from onnxprune.app.cli.options import (
     equal_option,
     glob_options,
     inexact_option,
+    latency_options,
     model_argument,
     open_option,
     output_option,
@@ -77,7 +78,7 @@ def render(facts: Facts) -> RenderableType:
 @reduction_option("macs", "MACs")
 @reduction_option("params", "parameters")
 @reduction_option("size", "file's bytes")
-@reduction_option("latency", "time one run takes, measured on this machine")
+@reduction_option("latency", "time one run takes, measured (see --latency-backend)")
 @click.option(
     "--max-drop", type=float, metavar="D", help="Remove as much as costs no more than this of the metric."
 )
@@ -91,6 +92,7 @@ def render(facts: Facts) -> RenderableType:
 @glob_options
 @inexact_option
 @threads_option
+@latency_options
 @seed_option
 @size_options
 @open_option
@@ -113,6 +115,7 @@ def shrink(
     from onnxprune.app.shrink import shrink as run_shrink
     from onnxprune.app.shrink.job import page_of
     from onnxprune.errors import MissedError, UsageError
+    from onnxprune.runtime.backends import find_backend
     from onnxprune.support.path_guard import check_output
 
     kinds = ("macs", "params", "size", "latency")
@@ -122,11 +125,14 @@ def shrink(
         named = ", ".join(f"--reduce-{kind}" for kind in kinds)
         raise UsageError("say how much to remove, once", f"give one of {named}, or --max-drop with --data")
     check_output(output, [model])
+    find_backend(options["latency_backend"], options["latency_timeout"])  # refused before the work
     if data is None:
         if options["max_drop"] is not None or quantize or options["val"]:
             raise UsageError("quality and ranges are measured on samples", "give them with --data")
         names = ("exclude", "only", "allow_inexact", "equal_layers", "open_io", "threads", "seed")
         kept = {name: options[name] for name in names}
+        if "latency" in reductions:
+            kept |= {name: options[name] for name in ("latency_backend", "latency_timeout")}
         return shrink_without_data(
             model, output, reductions, **kept, input_shapes=dict(shapes), dims=dict(dims)
         )

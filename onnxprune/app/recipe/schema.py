@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from onnxprune.errors import OnnxpruneError, UsageError
+from onnxprune.runtime.backends import TIMEOUT_S, check_backend
 from onnxprune.scoring.criteria import check_criterion, looks_at_data
 from onnxprune.train.settings import parse_loss
 
@@ -64,7 +65,7 @@ class BudgetSection(Section):
         reduce_macs: Of the multiply-accumulates.
         reduce_params: Of the parameters.
         reduce_size: Of the bytes of the file.
-        reduce_latency: Of the time a run takes, measured on this machine.
+        reduce_latency: Of the time a run takes, measured as ``[bench]`` says.
         reduce_channels: Of the prunable channels.
     """
 
@@ -320,11 +321,26 @@ class BenchSection(Section):
         runs: Rounds in which all models are measured in turn.
         batch_size: Samples a run.
         threads: To run with.
+        backend: Runtime or device that is timed, ``reduce_latency`` included: ``onnxruntime:PROVIDER``,
+            ``openvino``, ``tensorrt``, ``module:callable`` or ``cmd:COMMAND {model}``.
+        timeout: Seconds that one call of a command may take.
     """
 
     runs: Count = 30
     batch_size: Count = 1
     threads: Count | None = 1
+    backend: str | None = None
+    timeout: Annotated[float, Field(gt=0)] = TIMEOUT_S
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, backend: str | None) -> str | None:
+        try:
+            if backend is not None:
+                check_backend(backend)
+        except OnnxpruneError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from error
+        return backend
 
 
 class Recipe(Section):

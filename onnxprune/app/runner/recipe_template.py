@@ -123,6 +123,8 @@ one_shot = false                # true: also prune at once, with as much trainin
 runs = 30
 batch_size = 1
 threads = 1
+# backend = "openvino"          # or "cmd:ssh board bench {model}", a command that prints milliseconds
+# timeout = 600                 # seconds that one call of it may take
 
 [log]                           # where else figures go while it runs
 # tensorboard = "logs"          # a folder

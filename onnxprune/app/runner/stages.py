@@ -16,6 +16,7 @@ from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.recipe import Recipe
+from onnxprune.app.recipe.schema import BenchSection
 from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
@@ -32,7 +33,7 @@ from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.transform import Transform
-from onnxprune.runtime import measure_latency
+from onnxprune.runtime.backends import find_backend
 from onnxprune.train.checkpoint import remove
 from onnxprune.train.losses import asks_teacher
 
@@ -112,6 +113,7 @@ class Stages:
         how = options.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
         how |= {f"reduce_{of}": reduction, "seed": self.recipe.seed, "threads": self._threads(of)}
         how |= {"recover": ()}  # a step of its own
+        how |= self._timing(of)
         inputs = {"model": self._digest(model), "prune": how}
         inputs |= {"analysis": self._digest(analysis)} if analysis else {}
         if options.looks_at_data:
@@ -256,7 +258,7 @@ class Stages:
             for name, made in dense.items():
                 if not same_interface(original, made):
                     dense[name] = _fed_as_before(self._load(result))
-            return _latencies({"original": original, **dense}, **options.model_dump())
+            return _latencies({"original": original, **dense}, options)
 
         return self.journal.step("bench", inputs, (), work)
 
@@ -291,6 +293,13 @@ class Stages:
     def _threads(self, of: str) -> int:
         """Return what a plan is made with: for a latency, what latency is measured with."""
         return (self.recipe.bench.threads if of == "latency" else None) or self.material.threads
+
+    def _timing(self, of: str) -> dict[str, Any]:
+        """Return the options of `Prune` that say how latency is measured."""
+        bench = self.recipe.bench
+        if of != "latency" or bench.backend is None:
+            return {}
+        return {"latency_backend": bench.backend, "latency_timeout": bench.timeout}
 
     def _analysis(self, file: str | None) -> Analysis | None:
         if file is None:
@@ -347,21 +356,24 @@ def _fed_as_before(model: Model) -> Model:
     return fed_as_before(*removed_channels(model, stored_plan(model)))
 
 
-def _latencies(models: Mapping[str, Model], runs: int, batch_size: int, threads: int | None) -> Facts:
+def _latencies(models: Mapping[str, Model], options: BenchSection) -> Facts:
     from onnxprune.runtime import Session
 
+    batch_size, threads = options.batch_size, options.threads
+    backend = find_backend(options.backend, options.timeout)
     original = next(iter(models.values()))
     session = Session(original.proto)
     known = {n: s for n, s in fitting_shapes(original, None).items() if s}
     shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in session.inputs if i.name in known}
     feeds = feeds_that_run(original, session, shapes, given=shapes, batch=batch_size)[0]
     protos = [m.proto for m in models.values()]
-    times = measure_latency(protos, feeds, rounds=runs, threads=threads)
+    times = backend.measure(protos, [feeds] * len(protos), rounds=options.runs, threads=threads)
     found = {
         name: {"latency_ms": t.median_ms, "latency_p90_ms": t.p90_ms}
         for name, t in zip(models, times, strict=True)
     }
-    return {"models": found, "batch_size": batch_size, "threads": threads}
+    how = {"batch_size": batch_size, "threads": threads}
+    return {"models": found, **how, "backend": backend.name, "device": backend.device}
 
 
 def _batched(declared: Sequence[object], shape: Sequence[int], batch: int) -> tuple[int, ...]:

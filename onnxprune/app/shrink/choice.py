@@ -12,6 +12,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import LABELS, Dataset, open_data
 from onnxprune.ir import Model
 from onnxprune.runtime import Session, TensorSpec
+from onnxprune.runtime.backends import TIMEOUT_S
 
 HOLD_BACK = 0.2
 """The part of the data that judges where none is given for that."""
@@ -43,6 +44,8 @@ class Wanted:
         shapes: Full shapes of inputs, by name.
         dims: Sizes of open axes, by name.
         open_io: Globs of inputs and outputs whose fixed axes may shrink.
+        latency_backend: Runtime or device on which latency is measured; by default onnxruntime.
+        latency_timeout: Seconds that one call of a command may take that measures latency.
     """
 
     model: str
@@ -62,6 +65,8 @@ class Wanted:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     open_io: tuple[str, ...] = ()
+    latency_backend: str | None = None
+    latency_timeout: float = TIMEOUT_S
 
     @property
     def groups(self) -> dict[str, Any]:
@@ -155,6 +160,7 @@ def recipe_for(wanted: Wanted, outlook: Outlook, epochs: int, measured: bool) ->
             "prune": wanted.groups,
             "recover": {"samples": REPAIR_SAMPLES},
             "finetune": tuning,
+            "bench": {"backend": wanted.latency_backend, "timeout": wanted.latency_timeout},
             "stop": {"max_drop": wanted.max_drop, "retries": 0 if wanted.reductions else 1},
         }
     )

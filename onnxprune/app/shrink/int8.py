@@ -15,7 +15,8 @@ from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model, load, sized
 from onnxprune.ir.output import write_model
-from onnxprune.runtime import Session, measure_latency
+from onnxprune.runtime import Session
+from onnxprune.runtime.backends import find_backend
 from onnxprune.runtime.int8 import quantised
 from onnxprune.support.progress import task
 
@@ -65,7 +66,9 @@ def with_int8(facts: dict[str, Any], wanted: Wanted, judged_on: Any) -> dict[str
         row["score"] = evaluate(judged, judged_on, metric, baseline=baseline)
     shapes = dict(sized(original, dict(wanted.shapes), dict(wanted.dims)).sizes)
     feed = feeds_that_run(original, session, shapes, given=shapes, batch=1)[0]
-    times = measure_latency([m.proto for m in models], feed, rounds=_ROUNDS, threads=facts["threads"])
+    backend = find_backend(wanted.latency_backend, wanted.latency_timeout)
+    protos = [m.proto for m in models]
+    times = backend.measure(protos, [feed] * len(protos), rounds=_ROUNDS, threads=facts["threads"])
     for row, found in zip(rows, times, strict=True):
         row |= {"latency_ms": found.median_ms, "latency_p90_ms": found.p90_ms}
     return facts | {"rows": rows, "int8": str(output)}

@@ -113,6 +113,7 @@ def _identity(wanted: Wanted) -> Facts:
         "max_drop": wanted.max_drop,
         "minutes": wanted.minutes,
     }
+    options |= {"latency_backend": wanted.latency_backend} if wanted.latency_backend else {}
     options |= {"metric": wanted.metric, **wanted.groups, "open_io": wanted.open_io, "seed": wanted.seed}
     found: Facts = json.loads(json.dumps({"model": sha256(wanted.model), "data": data, **options}))
     return found

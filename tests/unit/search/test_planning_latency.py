@@ -16,6 +16,7 @@ from onnxprune.app.cli.prune import _measured
 from onnxprune.ir import Model
 from onnxprune.passes import Prune
 from onnxprune.runtime import Latency
+from onnxprune.runtime.backends import local
 from onnxprune.search import latency
 from onnxprune.search.latency import Stopwatch, costs_by_kind
 
@@ -59,7 +60,7 @@ def test_the_time_is_what_was_asked_for(
     monkeypatch: pytest.MonkeyPatch, reduction: float, noise: float
 ) -> None:
     clock = Clock(noise)
-    monkeypatch.setattr(latency, "measure_latency", clock)
+    monkeypatch.setattr(local, "measure_latency", clock)
     facts = Prune(reduce_latency=reduction, round_to=1)(network()).facts
     assert facts["latency_reduction"] == pytest.approx(reduction, abs=0.03 + 2 * noise)
     assert facts["latency_prediction_error"] <= 0.03 + 2 * noise
@@ -68,7 +69,7 @@ def test_the_time_is_what_was_asked_for(
 
 
 def test_one_sample_is_timed_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "measure_latency", Clock())
+    monkeypatch.setattr(local, "measure_latency", Clock())
     facts = Prune(reduce_latency=0.3, round_to=1)(network()).facts
     assert facts["latency_input_shapes"] == {"x": [1, 3, 16, 16]}
     several = Prune(reduce_latency=0.3, round_to=1, input_shapes={"x": (4, 3, 16, 16)})(network()).facts
@@ -77,7 +78,7 @@ def test_one_sample_is_timed_unless_somebody_says_otherwise(monkeypatch: pytest.
 
 def test_a_time_that_is_missed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine says half of what it takes, so that no plan comes near."""
-    monkeypatch.setattr(latency, "measure_latency", Clock())
+    monkeypatch.setattr(local, "measure_latency", Clock())
     reached = Prune(reduce_latency=0.3, round_to=1)(network()).facts
     assert not reached["latency_missed"]
     monkeypatch.setattr(Stopwatch, "correct", lambda *_: 0.9)
@@ -87,7 +88,7 @@ def test_a_time_that_is_missed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_budget_of_time_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "measure_latency", Clock())
+    monkeypatch.setattr(local, "measure_latency", Clock())
     facts = Prune(reduce_latency=0.3, reduce_params=0.6, round_to=1)(network()).facts
     assert facts["params_reduction"] >= 0.599
     assert facts["latency_reduction"] >= 0.27

@@ -1,0 +1,15 @@
+"""Latency back-ends: the runtime or device on which models are timed.
+
+base      the interface, and how figures become a `Latency`
+local     runtimes in this process: onnxruntime with any provider, OpenVINO
+command   a command that is given a model file and prints milliseconds
+tensorrt  trtexec or Polygraphy as such a command
+function  a Python callable that is given a model file
+files     models written for programs outside this process
+choice    a back-end by its name
+"""
+
+from onnxprune.runtime.backends.base import LatencyBackend
+from onnxprune.runtime.backends.choice import TIMEOUT_S, check_backend, find_backend
+
+__all__ = ["TIMEOUT_S", "LatencyBackend", "check_backend", "find_backend"]

@@ -1,0 +1,86 @@
+"""The interface of latency back-ends."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import onnx
+
+from onnxprune.errors import DeviceError
+from onnxprune.runtime.latency import Latency
+from onnxprune.runtime.session import Feeds
+
+Done: TypeAlias = Callable[[int, Latency], None]
+"""Told of every model that has been timed, by its number, as soon as its figure is complete."""
+
+
+def ignore(_number: int, _latency: Latency) -> None:
+    """Drop a figure."""
+
+
+class LatencyBackend(ABC):
+    """A runtime or device on which models are timed.
+
+    Attributes:
+        name: The back-end as the user names it.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """The name of the device, for people."""
+
+    @abstractmethod
+    def measure(
+        self,
+        models: Sequence[onnx.ModelProto],
+        feeds: Sequence[Feeds],
+        *,
+        rounds: int = 50,
+        threads: int | None = None,
+        done: Done = ignore,
+    ) -> list[Latency]:
+        """Time several models.
+
+        Args:
+            models: The models, their weights in memory.
+            feeds: The inputs of each.
+            rounds: How many times each model has its turn; a back-end outside this process may take fewer.
+            threads: Threads of a run; ``None`` leaves it to the runtime. A device of its own decides itself.
+            done: Told of each figure.
+
+        Returns:
+            One result a model, in their order, in milliseconds a run.
+
+        Raises:
+            DeviceError: The device or its program failed, took too long, or returned no time.
+            ModelError: The runtime refuses a model.
+        """
+
+
+def checked_figures(figures: Sequence[float], what: str) -> list[float]:
+    """Return milliseconds that can be times.
+
+    Args:
+        figures: Milliseconds.
+        what: Where they are from, as the subject of a sentence.
+
+    Raises:
+        DeviceError: There are none, or one is not positive and finite.
+    """
+    wrong = [f for f in figures if not (math.isfinite(f) and f > 0)]
+    if wrong or not figures:
+        said = f"{wrong[0]:g}" if wrong else "nothing"
+        raise DeviceError(f"{what} returned {said} as the time of a run", FIGURES_HINT)
+    return list(figures)
+
+
+FIGURES_HINT = (
+    "the last line it prints is the time of one run in milliseconds, such as 12.5; of several numbers the"
+    " median counts"
+)

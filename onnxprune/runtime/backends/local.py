@@ -1,0 +1,143 @@
+"""Latency back-ends in this process: onnxruntime with any provider, and OpenVINO by its own API."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune.errors import DeviceError
+from onnxprune.runtime.backends.base import Done, LatencyBackend, ignore
+from onnxprune.runtime.backends.files import write_fixed
+from onnxprune.runtime.execution import ExecutionConfig, current
+from onnxprune.runtime.latency import Latency, measure_latency, time_in_turns
+from onnxprune.runtime.session import Feeds
+from onnxprune.support.processors import processor_name
+
+
+@dataclass(frozen=True)
+class OnnxRuntime(LatencyBackend):
+    """The installed onnxruntime.
+
+    Attributes:
+        execution: The provider; by default the one in use.
+    """
+
+    execution: ExecutionConfig | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The back-end as the user names it."""
+        return f"onnxruntime:{self._execution.name}"
+
+    @property
+    def device(self) -> str:
+        """The name of the device."""
+        return processor_name() if self._execution.is_cpu else f"{self._execution.name} on {processor_name()}"
+
+    @property
+    def _execution(self) -> ExecutionConfig:
+        return self.execution or current()
+
+    def measure(
+        self,
+        models: Sequence[onnx.ModelProto],
+        feeds: Sequence[Feeds],
+        *,
+        rounds: int = 50,
+        threads: int | None = None,
+        done: Done = ignore,
+    ) -> list[Latency]:
+        """Time the models side by side; see `measure_latency`."""
+        found = measure_latency(models, feeds, rounds=rounds, threads=threads, execution=self.execution)
+        for k, latency in enumerate(found):
+            done(k, latency)
+        return found
+
+
+@dataclass(frozen=True)
+class OpenVino(LatencyBackend):
+    """OpenVINO, by its own API, tuned for latency.
+
+    Attributes:
+        target: The device as OpenVINO names it: ``CPU``, ``GPU``, ``NPU``.
+    """
+
+    target: str = "CPU"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The back-end as the user names it."""
+        return f"openvino:{self.target}"
+
+    @property
+    def device(self) -> str:
+        """The name of the device."""
+        return str(self._core.get_property(self.target, "FULL_DEVICE_NAME"))
+
+    @cached_property
+    def _core(self) -> Any:
+        """The runtime.
+
+        Raises:
+            DeviceError: It is not installed, or has no such device.
+        """
+        try:
+            core = importlib.import_module("openvino").Core()
+        except ImportError as error:
+            raise DeviceError(f"OpenVINO cannot be imported: {error}", "pip install openvino") from error
+        devices = list(core.available_devices)
+        if self.target.partition(".")[0] not in {d.partition(".")[0] for d in devices}:
+            raise DeviceError(
+                f"OpenVINO has no device {self.target} on this machine", f"it has: {', '.join(devices)}"
+            )
+        return core
+
+    def measure(
+        self,
+        models: Sequence[onnx.ModelProto],
+        feeds: Sequence[Feeds],
+        *,
+        rounds: int = 50,
+        threads: int | None = None,
+        done: Done = ignore,
+    ) -> list[Latency]:
+        """Time the models side by side."""
+        runs = [self._run(model, feed, threads) for model, feed in zip(models, feeds, strict=True)]
+        found = time_in_turns(runs, rounds=rounds)
+        for k, latency in enumerate(found):
+            done(k, latency)
+        return found
+
+    def _run(self, model: onnx.ModelProto, feeds: Feeds, threads: int | None) -> Callable[[], object]:
+        """Compile a model; return its run.
+
+        Raises:
+            DeviceError: OpenVINO refuses the model or cannot run it.
+        """
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None and self.target == "CPU":
+            options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            with tempfile.TemporaryDirectory(prefix="onnxprune-latency-") as folder:
+                path = write_fixed(model, feeds, Path(folder) / "model.onnx")
+                compiled = self._core.compile_model(self._core.read_model(str(path)), self.target, options)
+            request = compiled.create_infer_request()
+            names = {name for port in compiled.inputs for name in port.get_names()}
+            run = partial(request.infer, {name: a for name, a in feeds.items() if name in names})
+            run()
+        except DeviceError:
+            raise
+        except Exception as error:  # OpenVINO's exceptions share no base class of their own
+            said = " ".join(str(error).split())
+            raise DeviceError(
+                f"OpenVINO cannot run model {model.graph.name!r} on {self.target}: {said}",
+                "compare with --latency-backend onnxruntime; a newer OpenVINO may do better",
+            ) from error
+        return run
