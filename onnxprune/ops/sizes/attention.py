@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div
+from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div, maximum
 from onnxprune.algebra.sizes.tensors import Shape
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
@@ -76,19 +76,66 @@ def group_query_attention(node: SizedNode) -> None:
     width = floor_div(shape[2], heads if node.has(1) else packed)
     node.put(0, [shape[0], shape[1], width * heads])
     length: Value = _present(node)
-    for place in (1, 2):
-        node.put(place, [shape[0], groups, length, width])
+    for place, past in ((1, node.shape(3)), (2, node.shape(4))):  # a cache of 4 bits packs two numbers
+        node.put(place, [shape[0], groups, length, width if past is None else past[3]], _kept_kind(node))
+
+
+def _kept_kind(node: SizedNode) -> int | None:
+    """Return the element type of keys and values that are kept: of a quantised cache, its own."""
+    return node.kind(3) if node.has(3) else node.kind()
 
 
 def _present(node: SizedNode) -> Value:
-    """Return the length of a present: the larger of the past's and all of the sequence."""
-    whole, past = node.known(6), node.shape(3)
-    if past is None and (shape := node.shape()) is not None and not node.has(3):
-        return shape[1]
-    if whole is not None and whole.size == 1 and past is not None and past[2] == 0:
-        found: Value = whole.ravel()[0]
-        return found
-    return node.fresh(1, 2)
+    """Return the length of a present: the larger of the past's and that of the whole sequence."""
+    whole, past, shape = node.elements(6), node.shape(3), node.shape()
+    if node.has(3) and past is None:
+        return node.fresh(1, 2)
+    if past is not None and node.attribute("sliding_window_cache", 0):
+        return past[2]
+    if whole is None or len(whole) != 1:
+        return shape[1] if shape is not None and not node.has(3) else node.fresh(1, 2)
+    return maximum(0 if past is None else past[2], whole[0])
+
+
+@size_rule("SparseAttention", domain=MICROSOFT)
+def sparse_attention(node: SizedNode) -> None:
+    """Queries apart or packed; the present is the buffer of the past."""
+    shape = node.shape()
+    if shape is None:
+        node.put_rank(3)
+    else:
+        heads, groups = node.required("num_heads"), node.required("kv_num_heads")
+        whole = shape[2] if node.has(1) else floor_div(shape[2], heads + 2 * groups) * heads
+        node.put(0, [shape[0], shape[1], whole])
+    node.put(1, node.shape(3))
+    node.put(2, node.shape(4))
+
+
+@size_rule("DecoderMaskedSelfAttention", domain=MICROSOFT)
+def masked_self_attention(node: SizedNode) -> None:
+    """One matrix for query, key and value; the present may be the buffer of the past."""
+    shape, weight, past = node.shape(), node.shape(1), node.shape(4)
+    if shape is None or weight is None:
+        node.put_rank(3)
+    else:
+        node.put(0, [shape[0], shape[1], floor_div(weight[1], 3)])
+    if past is None or shape is None:
+        node.put_rank(5, place=1)
+        return
+    shared = node.attribute("past_present_share_buffer", 0)
+    node.put(1, past if shared else [*past[:3], past[3] + shape[1], past[4]])
+
+
+@size_rule("PackedMultiHeadAttention", domain=MICROSOFT)
+def packed_multi_head_attention(node: SizedNode) -> None:
+    """A row for each token; query, key and value apart or in one tensor."""
+    query, value = node.shape(), node.shape(2)
+    if query is None:
+        node.put_rank(2)
+    elif len(query) == 4:  # tokens, heads, 3, width
+        node.put(0, [query[0], query[1] * query[3]])
+    else:
+        node.put(0, [query[0], query[1] if value is None else value[1]])
 
 
 @size_rule("Attention", "QAttention", domain=MICROSOFT)

@@ -170,12 +170,14 @@ def _only_transposed_rank(node: SizedNode, shape: Shape | None, weight: Shape | 
     return [first, second, *(node.fresh(0, k) for k in range(2, rank))]
 
 
-def _laid_out(node: SizedNode, shape: Shape, weight: Shape) -> list[Value]:
+def _laid_out(
+    node: SizedNode, shape: Shape, weight: Shape, given: Sequence[Value] | None = None
+) -> list[Value]:
     count = len(shape) - 2
     kernel: list[Extent] = list(node.attribute("kernel_shape") or weight[2:])
     strides = node.attribute("strides") or [1] * count
     dilations = node.attribute("dilations") or [1] * count
-    pads = node.attribute("pads") or [0] * 2 * count
+    pads: Sequence[Value] = given or node.attribute("pads") or [0] * 2 * count
     more = node.attribute("output_padding") or [0] * count
     listed, auto = node.attribute("output_shape"), node.attribute("auto_pad", "NOTSET")
     if listed:
@@ -193,6 +195,29 @@ def _laid_out(node: SizedNode, shape: Shape, weight: Shape) -> list[Value]:
         - pads[count + k]
         for k in range(count)
     ]
+
+
+@size_rule("NhwcMaxPool", domain=MICROSOFT)
+def pool_channels_last(node: SizedNode) -> None:
+    """Windows of each map, the channels last."""
+    shape = node.shape()
+    if shape is None:
+        node.put(0, None)
+        return
+    node.put(0, [shape[0], *windows(node, shape[1:-1], node.attribute("kernel_shape", ())), shape[-1]])
+
+
+@size_rule("ConvTransposeWithDynamicPads", domain=MICROSOFT)
+def transposed_convolution_with_pads(node: SizedNode) -> None:
+    """Windows laid out; the borders that are cropped are an operand."""
+    shape, weight, pads = node.shape(), node.shape(1), node.elements(2) if node.has(2) else None
+    if shape is None or weight is None or (node.has(2) and pads is None):
+        known = shape or weight
+        node.put(0, None if known is None else _only_transposed_rank(node, shape, weight))
+        return
+    node.same(shape[1], weight[0], "channels")
+    found = [shape[0], weight[1] * node.attribute("group", 1), *_laid_out(node, shape, weight, pads)]
+    node.put(0, found)
 
 
 @size_rule("MaxUnpool")

@@ -89,6 +89,18 @@ def where(node: SizedNode) -> None:
     node.put(0, shape, node.kind(1) or node.kind(2), value)
 
 
+@size_rule("SwiGLU")
+def gated(node: SizedNode) -> None:
+    """The shape of both operands."""
+    node.put(0, node.shape() or node.shape(1))
+
+
+@size_rule("BitCast")
+def bit_cast(node: SizedNode) -> None:
+    """The shape of the operand, its bits read as another type."""
+    node.put(0, node.shape(), node.required("to"))
+
+
 @size_rule("Cast", "CastLike")
 def cast_(node: SizedNode) -> None:
     """The shape of the operand, in another type."""

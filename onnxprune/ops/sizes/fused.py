@@ -49,6 +49,13 @@ def embed_layer_normalization(node: SizedNode) -> None:
     node.put(2, shape, kind)
 
 
+@size_rule("SwiGLU", domain=MICROSOFT)
+def swish_gated(node: SizedNode) -> None:
+    """The shape of the gate, or half of it along the last axis where it holds both parts."""
+    shape = node.shape()
+    node.put(0, shape if shape is None or node.has(1) else [*shape[:-1], floor_div(shape[-1], 2)])
+
+
 @size_rule("BiasSplitGelu", domain=MICROSOFT)
 def split_gelu(node: SizedNode) -> None:
     """One half times the other."""

@@ -19,7 +19,7 @@ from onnxprune.algebra.sizes.algebra import (
 )
 from onnxprune.algebra.sizes.tensors import INT64, Shape, Values, filled, plain
 from onnxprune.ops.sizes.node import SizedNode
-from onnxprune.ops.sizes.table import size_rule
+from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 _FAR = 2**31 - 1
 """An end from here on means all."""
@@ -53,6 +53,7 @@ def gather_elements(node: SizedNode) -> None:
 
 
 @size_rule("GatherND")
+@size_rule("GatherND", domain=MICROSOFT)
 def gather_nd(node: SizedNode) -> None:
     """The indices' axes but the last, and what one index leaves of the operand."""
     shape, indices = node.shape(), node.shape(1)

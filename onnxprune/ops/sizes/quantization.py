@@ -37,6 +37,12 @@ def quantized_elementwise(node: SizedNode) -> None:
     node.put(0, node.broadcast([node.shape(0), node.shape(3)]))
 
 
+@size_rule("QLinearWhere", domain=MICROSOFT)
+def quantized_where(node: SizedNode) -> None:
+    """The broadcast of the condition and both choices."""
+    node.put(0, node.broadcast([node.shape(k) for k in (0, 1, 4)]), node.kind(1))
+
+
 @size_rule("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=MICROSOFT)
 def quantized_unary(node: SizedNode) -> None:
     """The operand's shape."""

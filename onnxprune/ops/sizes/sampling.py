@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import onnx
 
-from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div, rounded
+from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div, maximum, minimum, rounded
 from onnxprune.algebra.sizes.arithmetic import total
 from onnxprune.algebra.sizes.tensors import Shape, Values, from_array, plain
 from onnxprune.ops.sizes.node import SizedNode
@@ -118,14 +119,17 @@ def _resize_to(node: SizedNode, shape: Shape, axes: Sequence[int], target: list[
 
 
 def _in_proportion(sizes: Sequence[Extent], target: Sequence[Value], *, larger: bool) -> list[Value] | None:
-    """Return the sizes that keep the proportions, ``None`` where open sizes decide which axis leads."""
-    numbers = plain(sizes)
-    wanted = plain(target)
-    if numbers is None or wanted is None or 0 in numbers:
+    """Return the sizes that keep the proportions, computed in 32 bits as the runtime does.
+
+    The factor of all axes is the largest or smallest quotient of target and size; halves are rounded up.
+    """
+    if len(sizes) != len(target) or 0 in sizes:
         return None
-    ratios = [np.float32(t) / np.float32(s) for s, t in zip(numbers, wanted, strict=True)]
-    ratio = max(ratios) if larger else min(ratios)
-    return [int(np.floor(np.float32(s) * ratio + np.float32(0.5))) for s in numbers]
+    if len(sizes) == 1:
+        return list(target)
+    ratios = [rounded(t, 32, s) for s, t in zip(sizes, target, strict=True)]
+    ratio = maximum(*ratios) if larger else minimum(*ratios)
+    return [floor_div(rounded(s * ratio, 32) + Fraction(1, 2), 1) for s in sizes]
 
 
 @size_rule("GridSample")
