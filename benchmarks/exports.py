@@ -2,7 +2,7 @@
 
     python benchmarks/architectures_torch.py FOLDER      # with an interpreter that has torch
     python benchmarks/transformers_torch.py FOLDER       # likewise
-    python benchmarks/exports.py FOLDER [PATTERN…] [--results FILE] [--write]
+    python benchmarks/exports.py FOLDER [PATTERN…] [--results FILE] [--jobs N] [--write]
 
 Every command is a process of its own with no option but the budget: `prune --reduce-macs 0.3`. A row has the
 opset, the share of the parameters that can be reached, what is left of parameters and multiply-accumulates,
@@ -23,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from itertools import groupby
@@ -31,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ASKED = 0.3
-LIMIT_S = 900
+LIMIT_S = 3600
 COMMANDS = ("inspect", "prune", "transform")
 FACTS = (
     "macs", "macs_before", "params", "params_before", "params_reachable", "macs_reachable", "verdict",
@@ -102,11 +103,11 @@ class Row:
 def main() -> None:
     options = read_options()
     rows = read_rows(options.results)
-    for path in sorted(options.folder.glob("*.onnx")):
-        named = any(fnmatch(path.stem, pattern) for pattern in options.patterns)
-        if named or (not options.patterns and path.stem not in rows):
-            rows[path.stem] = measured(path)
-            print("\n".join(lines([rows[path.stem]])), flush=True)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for done in as_completed([pool.submit(measured, path) for path in wanted(options, rows)]):
+            row = done.result()
+            rows[row.network] = row
+            print("\n".join(lines([row])), flush=True)
             write_rows(options.results, rows)
     if options.write:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
@@ -121,8 +122,17 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("folder", type=Path)
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="files to measure (again)")
     parser.add_argument("--results", type=Path, help="JSON file of all that was measured")
+    parser.add_argument("--jobs", type=int, default=1, help="files to measure at the same time")
     parser.add_argument("--write", action="store_true", help="write the table into docs/reach.md")
     return parser.parse_args()
+
+
+def wanted(options: argparse.Namespace, rows: Mapping[str, Row]) -> Iterator[Path]:
+    """Yield the files that a pattern names, or without patterns those that are not measured yet."""
+    for path in sorted(options.folder.glob("*.onnx")):
+        named = any(fnmatch(path.stem, pattern) for pattern in options.patterns)
+        if named or (not options.patterns and path.stem not in rows):
+            yield path
 
 
 def read_rows(path: Path | None) -> dict[str, Row]:

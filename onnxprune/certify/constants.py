@@ -113,6 +113,23 @@ def with_shift(sparse: Array, dense: Array, lists: Lists, shift: Bounds) -> Rela
     return Relation(sparse.ndim, exactly(sparse), plainer(lists, sparse.shape))
 
 
+def with_factor(sparse: Array, dense: Array, lists: Lists, factor: float) -> Relation:
+    """Compare a dense constant with a sparse one times a factor, rounded to its type.
+
+    Args:
+        sparse: The sparse constant.
+        dense: The dense one.
+        lists: Index lists of the sparse constant.
+        factor: What the dense one has been multiplied with.
+
+    Returns:
+        The relation of the constants without the factor.
+    """
+    need(sparse.dtype.kind == "f" and sparse.dtype.itemsize in ROUNDING, "a factor of another type")
+    scaled = (sparse.astype(np.float64) * factor).astype(sparse.dtype)
+    return Relation(sparse.ndim, exactly(sparse), lists_of(scaled, dense, lists, rounded=True))
+
+
 def close(before: Array, after: Array, shift: Bounds, reason: str) -> None:
     """Refuse unless ``after`` is ``before`` plus the shift, rounded to its type."""
     size = np.abs(before) + np.maximum(np.abs(shift.low), np.abs(shift.high))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
@@ -29,10 +30,10 @@ from onnxprune.certify.bounds import (
     unbounded,
     widened,
 )
-from onnxprune.certify.constants import matched, with_shift
+from onnxprune.certify.constants import matched, with_factor, with_shift
 from onnxprune.certify.pair import NodePair, by_channel, rule
-from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Relation, combined, same, shifted_sum
+from onnxprune.certify.refusal import Refusal, need
+from onnxprune.certify.relation import Lists, Relation, combined, same, shifted_sum
 from onnxprune.certify.sizes import Size
 
 _FLOATS = (
@@ -123,6 +124,10 @@ UNARY: dict[str, Unary] = {
 }
 
 
+_DEGREES = {"Abs": 1.0, "Neg": 1.0, "Reciprocal": -1.0, "Relu": 1.0, "Sqrt": 0.5}
+"""Of homogeneous functions: f(c·x) = c^degree · f(x) for all c > 0."""
+
+
 @rule(*UNARY)
 def unary(pair: NodePair) -> list[Relation]:
     """A function of each element."""
@@ -137,8 +142,21 @@ def unary(pair: NodePair) -> list[Relation]:
         return [given]
     if pair.operator == "Relu" and given.above is not None and given.above <= 0:
         given = replace(given, above=None)
-    given.exact()
-    return [given.holding(UNARY[pair.operator](pair.given, given.bounds))]
+    plain = replace(given, scale=1.0).exact()
+    made = plain.holding(UNARY[pair.operator](pair.given, plain.bounds))
+    return [replace(made, scale=_scale_of(pair, given.scale))]
+
+
+def _scale_of(pair: NodePair, scale: float) -> float:
+    """Return the factor that a function leaves of one of its operand."""
+    if scale == 1:
+        return scale
+    degree = _DEGREES.get(pair.operator)
+    if pair.operator == "Cast" and pair.given.get("to") in _FLOATS:
+        degree = 1.0
+    need(degree is not None and scale > 0, "the operand still lacks a factor")
+    assert degree is not None
+    return float(scale**degree)
 
 
 @rule("Dropout")
@@ -249,9 +267,10 @@ def elementwise(pair: NodePair, function: Callable[..., Bounds]) -> Relation:
         known = {a: m for a, m in lists.items() if one.shape[a] != 1}
         hints = {a: m for a, m in pair.hints(k, rank).items() if a not in lists}
         if shift is not None and pair.operator == "Add":
+            need(scale == 1, "an operand lacks a factor and a constant")
             rels[k], shift = with_shift(one, two, known | hints, shift), None
         else:
-            rels[k] = matched(one, two, known, hints, rounded=pair.is_folded(k))
+            rels[k], scale = _factored(pair, k, (one, two), scale, known, hints)
     parts = [(rels[k], _wide(sizes[k], rels[k].rank)) for k in pair.places]
     made = combined(parts, function)
     kinds = [pair.graphs[0].dtype(name) for name in pair.sparse.input]
@@ -272,18 +291,62 @@ def _lifted_out(pair: NodePair, given: Relation) -> Relation:
     return replace(given, above=None)
 
 
+def _factored(
+    pair: NodePair, place: int, constant: tuple[Array, Array], scale: float, known: Lists, hints: Lists
+) -> tuple[Relation, float]:
+    """Match a constant, and return the factor that the result then lacks.
+
+    Args:
+        pair: The nodes.
+        place: Which operand it is.
+        constant: The sparse and the dense one.
+        scale: The factor that the other operands lack, dense by sparse. A sum lacks it where the constant
+            does too; a product or quotient lacks it no longer where the constant makes up for it.
+        known: Index lists that follow from the other operands.
+        hints: Those of the certificate.
+    """
+    one, two = constant
+    rounded = pair.is_folded(place)
+    if scale == 1 or pair.operator == "Pow":
+        return matched(one, two, known, hints, rounded=rounded), scale
+    if pair.operator in ("Add", "Sub"):
+        return with_factor(one, two, {**known, **hints}, scale), scale
+    try:
+        return matched(one, two, known, hints, rounded=rounded), scale
+    except Refusal:
+        factor = scale if pair.operator == "Div" and place == 1 else 1 / scale
+        return with_factor(one, two, {**known, **hints}, factor), 1.0
+
+
 def _left_over(pair: NodePair, moving: dict[int, Relation], rank: int) -> tuple[float, Bounds | None]:
     """Return the factor and the constant that the result lacks because operands do."""
-    scale, shift = 1.0, None
-    for k, given in moving.items():
-        if pair.operator == "Mul" or (pair.operator == "Div" and k == 0):
-            scale *= given.scale
-        else:
-            need(given.scale == 1, "an operand lacks a factor")
+    scale = _lacking(pair, {k: given.scale for k, given in moving.items()})
+    shift = None
+    for given in moving.values():
         if given.shift is not None:
             need(pair.operator == "Add" and given.scale == 1, "an operand lacks a constant")
             shift = shifted_sum(shift, given.shift.lifted(rank))
     return scale, shift
+
+
+def _lacking(pair: NodePair, scales: dict[int, float]) -> float:
+    """Return the factor that the result lacks, of those of the operands by their places."""
+    if all(scale == 1 for scale in scales.values()):
+        return 1.0
+    need(all(scale > 0 for scale in scales.values()), "an operand lacks a factor that is not positive")
+    if pair.operator == "Mul":
+        return math.prod(scales.values())
+    if pair.operator == "Div":
+        return scales.get(0, 1.0) / scales.get(1, 1.0)
+    if pair.operator == "Pow":
+        exponent = pair.graphs[0].constants.get(pair.sparse.input[1])
+        need(exponent is not None and exponent.size == 1, "an operand lacks a factor")
+        assert exponent is not None
+        return float(scales[0] ** float(exponent.item()))
+    one, *others = scales.values()
+    alike = pair.operator in ("Add", "Sub") and all(math.isclose(one, o, rel_tol=1e-12) for o in others)
+    need(alike, "an operand lacks a factor")
+    return one
 
 
 def _without_rest(given: Relation) -> Relation:

@@ -12,6 +12,9 @@ from helpers import Net, half_of_each
 from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
 
 from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.certify import certify
+from onnxprune.decisions.channels.hints import kept_elements
+from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.scales import with_scales_in_place
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model
@@ -189,16 +192,39 @@ def test_a_root_mean_square_keeps_its_form(kind: str, tmp_path: object) -> None:
     assert not left
 
 
-def test_a_certificate_is_worth_more_than_a_fusion() -> None:
-    """A factor stays a node where only that can be certified, and is told."""
+def normalised_by_root_mean_square(kind: str) -> Model:
     net = Net()
     x = net.linear(net.input("x", ("N", "T", WIDTH)), WIDTH)
-    x = net.add(x, net.linear(net.relu(net.linear(root_mean_square(net, x, "division"), 48)), WIDTH))
-    result = dense(net.model(net.linear(root_mean_square(net, x, "division"), 8)))
-    assert result.facts["certificate"]["certified"]
-    assert len(result.facts.get("unfused", ())) in (0, 2)
-    told = [n for n in result.model.nodes if n.name.endswith("__rescaled")]
-    assert len(told) == len(result.facts.get("unfused", ()))
+    x = net.add(x, net.linear(net.relu(net.linear(root_mean_square(net, x, kind), 48)), WIDTH))
+    return net.model(net.linear(root_mean_square(net, x, kind), 8))
+
+
+@pytest.mark.parametrize("kind", ["quotient", "reciprocal", "division", "power"])
+def test_the_form_that_is_fused_is_certified(kind: str) -> None:
+    """Factors in constants are followed through roots, quotients and powers to where they cancel."""
+    model = normalised_by_root_mean_square(kind)
+    result = dense(model)
+    assert result.facts["certificate"]["certified"], result.facts["certificate"]
+    assert "unfused" not in result.facts
+    assert not [n for n in result.model.nodes if n.name.endswith("__rescaled")]
+
+
+@pytest.mark.parametrize("changed", ["epsilon", "weight", "both"])
+@pytest.mark.parametrize("kind", ["quotient", "power"])
+def test_factors_that_do_not_cancel_are_refused(kind: str, changed: str) -> None:
+    """Scales of a normalisation, and the number below its root, one thousandth off."""
+    channels = find_channels(normalised_by_root_mean_square(kind))
+    removed = half_of_each(channels)
+    sparse = masked(channels, removed)
+    cut, _ = with_scales_in_place(shrunk(channels, removed), channels, removed)
+    hints = kept_elements(channels, removed)
+    assert certify(sparse.proto, cut.proto, hints).certified
+    scales = {"epsilon": [()], "weight": [(16,)], "both": [(), (16,)]}[changed]
+    for name, tensor in cut.constants.items():
+        near = cut.array(name).size > 1 or 0 < abs(cut.array(name)) < 1e-3
+        if tuple(tensor.dims) in scales and near and "bias" not in name:
+            cut.set_array(name, (cut.array(name) * 1.001).astype(np.float32))
+    assert not certify(sparse.proto, cut.proto, hints).certified
 
 
 def test_a_factor_that_others_read_stays_a_node() -> None:

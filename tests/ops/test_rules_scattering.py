@@ -151,3 +151,26 @@ def test_channels_repeated_and_cut() -> None:
     x = pictures(net)
     y = net.add(net.op("Tile", x, net.ints(1, 2, 1, 1)), net.concat(x, net.relu(x)))
     exact(net.model(net.conv(net.relu(net.conv(net.slice(y, 16, 32), 12)), 5)), 16, 12)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+def test_heads_repeated_as_often_as_there_are_samples(opset: int) -> None:
+    """Disentangled attention: scores of positions are tiled over the samples, counted from a shape."""
+    net, width = Net(opset=opset), 8
+    x = net.input("tokens", ["N", 6, 4 * width])
+
+    def flat(y: str) -> str:
+        apart = net.transpose(net.reshape(y, -1, 6, 4, width), 0, 2, 1, 3)
+        return net.sized(net.reshape(apart, -1, 6, width), ["heads", 6, width])
+
+    q, k, v = (flat(net.linear(x, 4 * width)) for _ in range(3))
+    table = net.linear(net.reshape(net.weight(6, 4 * width, fan=1), 1, 6, 4 * width), 4 * width)
+    places = net.transpose(net.reshape(table, 6, 4, width), 1, 0, 2)
+    count = net.op("Div", net.op("Gather", net.op("Shape", q), net.ints(0), axis=0), net.ints(4))
+    times = net.concat(count, net.ints(1), net.ints(1), axis=0)
+    tiled = net.sized(net.op("Tile", places, times), ["heads", 6, width])
+    scores = net.add(*(net.op("MatMul", q, net.transpose(y, 0, 2, 1)) for y in (k, tiled)))
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+    y = net.sized(net.reshape(y, -1, 4, 6, width), ["N", 4, 6, width])
+    y = net.reshape(net.transpose(y, 0, 2, 1, 3), -1, 6, 4 * width)
+    exact(net.model(net.linear(y, 10)), 4, width, width)

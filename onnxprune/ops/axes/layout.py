@@ -115,19 +115,20 @@ def constant_of_shape(c: Context) -> None:
 @rule("Tile", zero=first, constant=moved)
 def tile(c: Context) -> None:
     """Repeat whole axes: the repeats are the major part; of an axis of one element they are all of it."""
-    repeats = c.value(1)
+    repeats = c.listed("repeats", 1)
     results: list[Dim] = []
     for element, (dim, size) in enumerate(zip(c.axes(0), c.result_shape(), strict=True)):
+        times = repeats[element] if repeats else None
         if dim.size == size:
             results.append(dim)
         elif dim.size == 1:
             results.append(Factor(size))
             c.prefer_other(results[-1])
             c.follow_operand(1, element, results[-1])
-        elif repeats is None:
+        elif times is None:
             raise UnknownOperandError("how often it repeats an axis is known at run time only")
         else:
-            results.append(nested((c.fixed(int(repeats[element]), "Tile repeats it"), dim)))
+            results.append(nested((c.fixed(times, "Tile repeats it"), dim)))
     c.define(0, results)
 
 
