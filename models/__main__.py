@@ -1,4 +1,4 @@
-"""Copy the bundled networks into a folder: ``python -m onnxprune.models FOLDER``."""
+"""Write the bundled networks, and one of each kind, into a folder: ``python -m onnxprune.models FOLDER``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
 from onnxprune.models import bundled
+from onnxprune.models.kinds import KINDS
 
 
 def main(words: Sequence[str]) -> int:
-    """Copy the networks and print a line for each; a file that exists already stays.
+    """Write the networks and samples and print a line for each; a file that exists already stays.
 
     Args:
         words: The folder, `models` by default.
@@ -24,10 +27,15 @@ def main(words: Sequence[str]) -> int:
         return 2
     folder = Path(words[0] if words else "models")
     folder.mkdir(parents=True, exist_ok=True)
-    for network in bundled():
-        target = folder / network.name
+    for file in bundled():
+        target = folder / file.name
         if not target.exists():
-            shutil.copyfile(network, target)
+            shutil.copyfile(file, target)
+        print(target)
+    for name, build in KINDS.items():
+        target = folder / f"{name}.onnx"
+        if not target.exists():
+            onnx.save(build(), target)
         print(target)
     return 0
 

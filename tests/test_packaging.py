@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import onnxprune
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -92,8 +94,6 @@ def test_extras_that_hints_name_exist():
 
 
 def test_version_is_said_in_one_voice():
-    import onnxprune
-
     assert onnxprune.__version__ == PROJECT["project"]["version"]
 
 
@@ -206,8 +206,11 @@ def test_installed_wheel_is_what_was_imported(installed: Path, tmp_path: Path):
 
 def test_installed_wheel_brings_the_bundled_networks(installed: Path, tmp_path: Path):
     made = run(installed, tmp_path, "python", "-m", "onnxprune.models", "models").splitlines()
-    assert made == ["models/fashion_mobile.onnx", "models/mnist_cnn.onnx"]
-    assert (tmp_path / made[1]).read_bytes() == MODEL.read_bytes()
+    assert made[:2] == ["models/clothes_train.npz", "models/clothes_val.npz"]
+    trained, kinds = ("fashion_mobile", "mnist_cnn"), ("detector", "transformer", "decoder", "audio")
+    assert made[2:] == [f"models/{name}.onnx" for name in (*trained, *kinds)]
+    assert all(onnxprune.load(tmp_path / name).nodes for name in made[2:])
+    assert (tmp_path / made[3]).read_bytes() == MODEL.read_bytes()
 
 
 def test_installed_command_says_its_version(installed: Path, tmp_path: Path):
