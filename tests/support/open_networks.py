@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from helpers import Array, Net
 
-OPSETS = (9, 11, 12, 13, 15, 17, 18, 20, 21)
+OPSETS = (9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28)
 SIZES = ((1, 8, 8), (2, 9, 7), (3, 5, 12), (1, 16, 6), (5, 7, 7))
 """Batch, height and width that no part of the program chooses."""
 
@@ -194,6 +194,68 @@ def square(net: OpenNet, x: str) -> str:
     return _cut(net, x, side, side)
 
 
+def at_least(net: OpenNet, x: str) -> str:
+    """Padded to eight rows where there are fewer, and cut to the size it had."""
+    if net.opset < 12:
+        return net.relu(x)
+    h, w = net.size(x, 2), net.size(x, 3)
+    missing = net.op("Sub", net.op("Max", h, net.ints(8)), h)
+    y = net.padded(x, missing, net.ints(0))
+    return _cut(net, net.relu(net.picture(net.conv(y, net.shape(x)[1]), net.shape(x)[1])), h, w)
+
+
+def halves(net: OpenNet, x: str) -> str:
+    """Rows cut in the middle, the lower part above the upper one."""
+    if net.opset < 10:
+        return net.relu(x)
+    c, h = net.shape(x)[1], net.size(x, 2)
+    middle = net.binary("Div", h, 2)
+    upper = net.op("Slice", x, net.ints(0), middle, net.ints(2))
+    lower = net.op("Slice", x, middle, h, net.ints(2))
+    return net.picture(net.concat(net.picture(lower, c), net.picture(upper, c), axis=2), c)
+
+
+def repeated(net: OpenNet, x: str) -> str:
+    """Each pixel of a pooled picture several times, as many as are needed, and the rest cut off."""
+    if net.opset < 10:
+        return net.relu(x)
+    c, h, w = net.shape(x)[1], net.size(x, 2), net.size(x, 3)
+    one = net.ints(1)
+    y = net.op("Tile", net.picture(net.gap(x), c), net.concat(one, one, h, w, axis=0))
+    return net.add(x, net.picture(y, c))
+
+
+def attention(net: OpenNet, x: str) -> str:
+    """Pixels that attend to those before them: heads and masks by computed sizes."""
+    if net.opset < 11:
+        return net.relu(x)
+    n, h, w = (net.size(x, k) for k in (0, 2, 3))
+    c = net.shape(x)[1]
+    rows = net.sized(net.op("Reshape", x, net.concat(n, net.ints(c, -1), axis=0)), ["", c, ""])
+    rows = net.sized(net.transpose(rows, 0, 2, 1), ["", "", c])
+    length = net.op("Mul", h, w)
+    parts = []
+    for _ in range(3):
+        y = net.sized(net.linear(rows, 8), ["", "", 8])
+        y = net.op("Reshape", y, net.concat(n, length, net.ints(2, 4), axis=0))
+        parts.append(net.sized(net.transpose(net.sized(y, ["", "", 2, 4]), 0, 2, 1, 3), ["", 2, "", 4]))
+    q, k, v = parts
+    scores = net.sized(
+        net.op("MatMul", q, net.sized(net.transpose(k, 0, 1, 3, 2), ["", 2, 4, ""])), ["", 2, "", ""]
+    )
+    zero, one = net.const(np.int64(0)), net.const(np.int64(1))
+    places = net.op("Range", zero, net.squeeze(length, 0), one)
+    later = net.op("Less", net.unsqueeze(places, 1), net.unsqueeze(places, 0))
+    masked = net.op("Where", later, net.const(-1e4), scores)
+    shares = net.sized(net.op("Softmax", net.sized(masked, ["", 2, "", ""]), axis=3), ["", 2, "", ""])
+    y = net.sized(
+        net.transpose(net.sized(net.op("MatMul", shares, v), ["", 2, "", 4]), 0, 2, 1, 3), ["", "", 2, 4]
+    )
+    y = net.sized(net.op("Reshape", y, net.concat(n, length, net.ints(8), axis=0)), ["", "", 8])
+    y = net.sized(net.transpose(net.sized(net.linear(y, c), ["", "", c]), 0, 2, 1), ["", c, ""])
+    return net.add(x, net.picture(net.op("Reshape", y, net.concat(n, net.ints(c), h, w, axis=0)), c))
+
+
 BLOCKS: tuple[Block, ...] = (
     convolution,
     view,
@@ -208,6 +270,10 @@ BLOCKS: tuple[Block, ...] = (
     zeros,
     positions,
     square,
+    at_least,
+    halves,
+    repeated,
+    attention,
 )
 
 
