@@ -11,9 +11,9 @@ import numpy as np
 from onnxprune.errors import LimitError, ModelError, UsageError
 from onnxprune.runtime.session import Array, TensorSpec
 from onnxprune.runtime.size_names import computed, terms, total_of
+from onnxprune.runtime.usual_sizes import OPEN
 from onnxprune.support.memory import need
 
-DEFAULT_SIZE = 64  # of a symbolic axis that is not the batch: a multiple of the usual strides
 DEFAULT_HIGH = 4  # integers are mostly indices, and small ones are nearly always in range
 _DRAWN_BYTES = 8
 """What an element takes while it is drawn."""
@@ -143,7 +143,7 @@ def add_sums(sizes: dict[str, int], names: Iterable[str] = ()) -> None:
     for name in known:
         parts = terms(name, known) or total_of(name, known)
         if parts:
-            made = computed(name, {part: sizes.setdefault(part, DEFAULT_SIZE) for part in parts})
+            made = computed(name, {part: sizes.setdefault(part, OPEN) for part in parts})
             sizes[name] = sum(sizes[part] for part in parts) if made is None else made
 
 
@@ -162,7 +162,7 @@ def _bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> No
 def _filled(spec: TensorSpec, sizes: Mapping[str, int], batch: int) -> tuple[int, ...]:
     """Put numbers in the place of open axes."""
     return tuple(
-        size if isinstance(size, int) else sizes.get(size or "", batch if axis == 0 else DEFAULT_SIZE)
+        size if isinstance(size, int) else sizes.get(size or "", batch if axis == 0 else OPEN)
         for axis, size in enumerate(spec.shape)
     )
 

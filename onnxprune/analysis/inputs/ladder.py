@@ -16,14 +16,11 @@ from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.analysis.sizes.solve import trial_sizes
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, skeleton
+from onnxprune.runtime.usual_sizes import BATCHES, LADDER, LARGER, SIDES
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 
-LADDER = (4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 224, 256, 320, 384, 512, 640, 1024, 4096, 16000)
-"""Lengths of an open axis, in the order in which they are tried."""
-USUAL = ((48, 320), (32, 256), (64, 96), (224, 288), (640, 704))
-"""Heights and widths that text recognisers and detectors are often bound to."""
 _LARGEST_TENSOR = 1 << 24
 """Elements of the largest tensor of shapes that are solved for."""
 _SUMS: dict[type, Callable[[int, int], int]] = {
@@ -233,12 +230,12 @@ def _lengths(
                 yield Trial("unequal", _filled(axes, fixed | multiples))
                 apart = {s: length + 1 + (k % 3) * 3 for k, s in enumerate(others)}
                 yield Trial("unequal and odd", _filled(axes, fixed | apart))
-        for length in (32, 64, 96, 160, 224):
+        for length in LARGER:
             larger = {s: length * (2 - k % 2) for k, s in enumerate(others)}
             yield Trial("larger", _filled(axes, fixed | larger))
             odd = {s: length + 1 + 4 * (k % 3) for k, s in enumerate(others)}
             yield Trial("larger and odd", _filled(axes, fixed | odd))
-        for pair in USUAL if len(others) == 2 else ():
+        for pair in SIDES if len(others) == 2 else ():
             yield Trial("usual", _filled(axes, fixed | dict(zip(others, pair, strict=True))))
 
 
@@ -247,7 +244,7 @@ def _batches(
 ) -> Iterator[Trial]:
     """Yield shapes with other batches: any, and multiples of eight for models that take nothing else."""
     if not others:
-        for batch in (2, 3, 1, 5, 8, 16, 24) if batches else ():
+        for batch in BATCHES if batches else ():
             yield Trial(f"batch {batch}", _filled(axes, dict.fromkeys(batches, batch)))
         return
     for length in LADDER if batches else ():

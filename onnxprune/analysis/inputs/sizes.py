@@ -7,12 +7,9 @@ from itertools import product
 
 from onnxprune.runtime import TensorSpec
 from onnxprune.runtime.feeds import add_sums, resolve_shapes
+from onnxprune.runtime.usual_sizes import IMAGES, LENGTHS
 
 Shapes = dict[str, tuple[int, ...]]
-LENGTHS = (16, 1, 64, 512, 4096)
-"""Sizes to try for axes of sequences, with ..."""
-IMAGES = (224, 64, 32, 256, 384, 512, 640)
-"""... or for the height, width and depth of images."""
 _IMAGE_RANK = 4
 
 

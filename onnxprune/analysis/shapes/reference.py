@@ -16,12 +16,15 @@ from onnxprune.analysis.sizes import SizeAnalysis
 from onnxprune.analysis.sizes.solve import default_sizes
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.ir import Model
-
-BATCH, SEQUENCE, SOUND = 3, 11, 512
-PICTURES = ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
-"""Height, width and depth, in the order in which they are tried."""
-UNKNOWN = 16
-"""Stands for a size that only the data tell."""
+from onnxprune.runtime.usual_sizes import (
+    DATA_DEPENDENT,
+    REFERENCE_BATCH,
+    REFERENCE_LENGTHS,
+    REFERENCE_PICTURES,
+    REFERENCE_SEQUENCE,
+    REFERENCE_SOUND,
+    REFERENCE_SQUARES,
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Guess:
 
 
 GUESSES = (
-    *(Guess(BATCH, SEQUENCE, SOUND, picture) for picture in PICTURES),
-    *(Guess(BATCH, SEQUENCE, SOUND, (n, n, n)) for n in (224, 384, 256, 336, 448, 512, 518, 128, 32)),
-    *(Guess(1, n, 8 * n, (4 * n, 4 * n, 4 * n)) for n in (11, 16, 8, 32, 64, 128, 512)),
+    *(
+        Guess(REFERENCE_BATCH, REFERENCE_SEQUENCE, REFERENCE_SOUND, picture)
+        for picture in (*REFERENCE_PICTURES, *((n, n, n) for n in REFERENCE_SQUARES))
+    ),
+    *(Guess(1, n, 8 * n, (4 * n, 4 * n, 4 * n)) for n in REFERENCE_LENGTHS),
 )
 
 
@@ -68,7 +73,7 @@ class SymbolSizes(dict[str, int]):
     """Numbers by symbol; a size that only the data tell has a small one."""
 
     def __missing__(self, symbol: str) -> int:
-        return UNKNOWN
+        return DATA_DEPENDENT
 
 
 def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Sequence[int]]) -> SymbolSizes:
@@ -179,6 +184,6 @@ def _guessed(model: Model, analysis: SizeAnalysis, guess: Guess) -> dict[str, in
     numbers = {}
     for name, symbol in analysis.symbols.items():
         sizes = [guess.number(kinds[i], axis) for i, axis in symbol.places]
-        likely = sizes[0] if sizes else UNKNOWN
+        likely = sizes[0] if sizes else DATA_DEPENDENT
         numbers[name] = max(likely, symbol.lower) if symbol.lower else min(likely, guess.sequence)
     return numbers

@@ -8,8 +8,16 @@ from onnxprune.algebra.sizes.algebra import single_atom
 from onnxprune.algebra.sizes.tensors import FLOATS, Shape
 from onnxprune.analysis.sizes.inputs import OpenAxis
 from onnxprune.analysis.sizes.result import SizeAnalysis
+from onnxprune.runtime.usual_sizes import (
+    LIKELY_BATCH,
+    LIKELY_CACHE,
+    LIKELY_CHANNELS,
+    LIKELY_FRAMES,
+    LIKELY_SEQUENCE,
+    LIKELY_SIDE,
+    LIKELY_SIGNAL,
+)
 
-BATCH, SEQUENCE, SIGNAL, FRAMES, SIDE, CHANNELS, CACHE = 1, 32, 512, 128, 224, 3, 16
 _PICTURE_CHANNELS = (1, 3, 4)
 
 
@@ -17,9 +25,9 @@ def likely_size(analysis: SizeAnalysis, axis: OpenAxis) -> int:
     """Return a likely size of an open axis: a batch of 1, a picture's side, a sequence."""
     places = [(name, k) for name, k in axis.places if _stands_alone(analysis, name, k)] or list(axis.places)
     if not axis.lower:
-        return CACHE
+        return LIKELY_CACHE
     if is_batch(axis):
-        return BATCH
+        return LIKELY_BATCH
     return min(_of_place(analysis, name, k) for name, k in places)
 
 
@@ -37,13 +45,13 @@ def _stands_alone(analysis: SizeAnalysis, name: str, axis: int) -> bool:
 def _of_place(analysis: SizeAnalysis, name: str, axis: int) -> int:
     shape, kind = analysis.shapes[name], analysis.types.get(name)
     if kind not in FLOATS and kind != onnx.TensorProto.UINT8:
-        return SEQUENCE
+        return LIKELY_SEQUENCE
     if len(shape) == 2:
-        return SIGNAL
+        return LIKELY_SIGNAL
     if len(shape) == 3:
-        return FRAMES if axis == 2 and isinstance(shape[1], int) else SEQUENCE
+        return LIKELY_FRAMES if axis == 2 and isinstance(shape[1], int) else LIKELY_SEQUENCE
     if len(shape) < 2:
-        return SEQUENCE
+        return LIKELY_SEQUENCE
     return _of_picture(shape, axis)
 
 
@@ -51,4 +59,4 @@ def _of_picture(shape: Shape, axis: int) -> int:
     """Return a side or the channels of a picture, which come second or last."""
     last = shape[-1] in _PICTURE_CHANNELS and shape[1] not in _PICTURE_CHANNELS
     channels = len(shape) - 1 if last else 1
-    return CHANNELS if axis == channels else SIDE if len(shape) == 4 else SIDE // 4
+    return LIKELY_CHANNELS if axis == channels else LIKELY_SIDE if len(shape) == 4 else LIKELY_SIDE // 4

@@ -17,15 +17,12 @@ from onnxprune.analysis.sizes.inputs import OpenAxis
 from onnxprune.analysis.sizes.likely import is_batch, likely_size
 from onnxprune.analysis.sizes.result import SizeAnalysis
 from onnxprune.errors import ModelError
+from onnxprune.runtime.usual_sizes import ODD, SOLVED_BATCHES, UNEQUAL
 
 LIMITS = (3, 8, 24, 64, 160, 352, 1056, 4200, 17000, 70000)
 """Sizes up to which solutions are looked for, one after the other."""
 STEPS = 20_000
 """Assignments that are tried within one limit."""
-ODD = (7, 9, 5, 11, 13, 15, 17, 19, 3)
-UNEQUAL = (6, 10, 4, 14, 12, 18, 2, 22)
-BATCHES = (2, 3, 1, 7, 5)
-"""Batches of the sets of sizes, in order; 3 divides few widths."""
 
 Test = Callable[[Mapping[str, int]], bool]
 Numbers = dict[str, int]
@@ -80,8 +77,8 @@ def trial_sizes(analysis: SizeAnalysis, *, count: int = 5, budget: int | None = 
         ModelError: No sizes were found that fulfil all conditions.
     """
     parts, smallest = _solved(analysis)
-    found: list[Numbers] = [_with_batch(parts, smallest, BATCHES[0])]
-    for k in range(1, max(count, len(BATCHES)) * 2):
+    found: list[Numbers] = [_with_batch(parts, smallest, SOLVED_BATCHES[0])]
+    for k in range(1, max(count, len(SOLVED_BATCHES)) * 2):
         if len(found) >= count:
             break
         numbers = _moved(parts, smallest, k)
@@ -229,7 +226,7 @@ def _search(choices: Mapping[str, Sequence[int]], demands: Sequence[SizeDemand])
 
 def _moved(parts: Sequence[ConnectedSymbols], smallest: Numbers, style: int) -> Numbers:
     """Move from the smallest sizes to others, one symbol at a time, as far as demands let it."""
-    numbers = _with_batch(parts, smallest, BATCHES[style % len(BATCHES)])
+    numbers = _with_batch(parts, smallest, SOLVED_BATCHES[style % len(SOLVED_BATCHES)])
     place = style
     for part in parts:
         for name, axis in part.axes.items():
@@ -245,7 +242,7 @@ def _moved(parts: Sequence[ConnectedSymbols], smallest: Numbers, style: int) -> 
 
 def _preferred(least: int, style: int, place: int) -> Iterator[int]:
     """Yield sizes a style likes: odd ones, the least, unequal ones; different for each place."""
-    if style % len(BATCHES) == 2:
+    if style % len(SOLVED_BATCHES) == 2:
         yield from (1, least)
         return
     listed = ODD if style % 2 else UNEQUAL
