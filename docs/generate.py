@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from onnxprune.app.cli import program
 from onnxprune.app.recipe import Recipe
+from onnxprune.support.options import alternatives, attributes
 
 HERE = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- (?P<what>options|keys) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -96,7 +96,9 @@ def table(section: type[BaseModel], fields: dict[str, FieldInfo]) -> list[str]:
     lines = ["| key | value | default | |", "|---|---|---|---|"]
     for name, field in fields.items():
         default = "required" if field.is_required() else toml(field.default)
-        lines.append(f"| `{name}` | {kind_of(field)} | {default} | {cell(meanings[name])} |")
+        lines.append(
+            f"| `{name}` | {kind_of(field)} | {default} | {cell(field.description or meanings[name])} |"
+        )
     return lines
 
 
@@ -114,11 +116,6 @@ def bounds(metadata: Sequence[Any]) -> str:
     if "Ge" in found:
         return f", {found['Ge'].ge} or more" + (f", below {found['Lt'].lt}" if "Lt" in found else "")
     return f", above {found['Gt'].gt}" if "Gt" in found else ""
-
-
-def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Take a union apart."""
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
 def words(kind: Any) -> list[str]:
@@ -144,13 +141,6 @@ def toml(value: object) -> str:
     if isinstance(value, tuple):
         return f"`{[*value]}`".replace("'", '"')
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
-
-
-def attributes(docstring: str) -> dict[str, str]:
-    """Return what a docstring says of each attribute."""
-    _, _, listed = docstring.partition("Attributes:")
-    entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", listed, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def said(section: type[BaseModel]) -> str:

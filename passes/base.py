@@ -18,6 +18,7 @@ from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.ir import Model, analysis_scope, check_weights, opened, sized
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
+from onnxprune.support.options import check_bounds
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Pass(ABC):
             UsageError: A parameter that takes a list of names was given a text.
         """
         self._check_lists()
+        check_bounds(self, self.name)
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
         model = opened(before.model.copy(), self.open_io) if self.open_io else before.model
         before = replace(before, model=sized(model, self.input_shapes, self.dims))

@@ -29,6 +29,8 @@ from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.ir import Model, load
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.runtime import Array, Session
+from onnxprune.support.common_options import InputSizes, Seeded, Threaded
+from onnxprune.support.options import Key, NumberRange, option
 from onnxprune.support.progress import Task, task
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.engine import train
@@ -45,92 +47,145 @@ _TOLD_BY = 256
 
 
 @dataclass(frozen=True)
-class Finetune(Pass):
+class Finetune(Seeded, Threaded, InputSizes, Pass):
     """Train a model on data, keeping removed channels at zero.
 
     Attributes:
-        data: Training data.
-        loss: ``cross-entropy`` on labels; ``mse``, ``l1`` or ``bce`` on targets named like the outputs;
-            ``distill`` on the outputs of a teacher, ``features`` on tensors within it; an ``.onnx`` file or
-            ``module:callable``; or a weighted sum such as ``0.3*cross-entropy + 0.7*distill``.
-        teacher: Who ``distill`` and ``features`` learn from, a model or its file: usually the model before
-            pruning.
-        features: Tensors that the loss ``features`` makes like the teacher's.
+        data: Training data: an .npz file, a folder of them, or module:callable.
+        loss: One of cross-entropy, mse, l1, bce, distill, features; an .onnx file or
+            module:callable; or a sum such as "0.3*cross-entropy + 0.7*distill".
+        teacher: Who `distill` and `features` learn from: an ONNX file, or a model.
+        features: Tensors that the loss of this name makes like the teacher's.
         class_weights: A factor for each class in ``cross-entropy``.
         ignore_index: The label that ``cross-entropy`` does not count.
         epochs: Passes over the data.
         batch_size: Samples a batch.
         accumulate: Batches a step.
-        optimizer: ``sgd`` with momentum, or ``adamw``.
-        lr: Peak step size; by default one that suits the optimizer.
-        weight_decay: See ``TrainSettings``.
-        schedule: How the step size falls: ``cosine``, ``linear``, ``step`` or ``constant``.
-        warmup: Fraction of the steps over which it first rises.
-        clip_norm: Largest norm of the gradient, infinity for no limit; by default what suits the optimizer.
-        ema: Decay of a running average of the weights, which is then the result.
-        val: Held-back data; with it the weights of the best epoch are kept, those given if none is better;
-            without it those of the last.
+        optimizer: ``sgd`` has a momentum of 0.9.
+        lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``.
+        weight_decay: How fast weights shrink by themselves.
+        schedule: How the step size falls.
+        warmup: Fraction of the steps over which the step size first rises.
+        clip_norm: Largest norm of the gradient, ``inf`` for none; by default 1 for ``sgd``.
+        ema: Decay of a running average of the weights, which is then kept.
+        val: Held-back data; the weights of the best epoch are kept, or those given.
         metric: What is measured on it; by default what suits the loss.
         patience: Epochs without a better score after which training ends.
-        seed: Order of the samples.
-        original: The model before pruning, or its file, for its statistics (see ``unfold``); by default the
-            teacher, or what `prune` has noted of it in the sparse model.
-        unfold: Whether BatchNormalization that was folded away is put back while training, starting from the
-            statistics of the original, or from its own where it is near the original as it is (it has been
-            repaired): ``auto`` where the model has no normalisation at all, ``always``
-            behind every convolution that allows it, or ``never``.
-        checkpoint: A file to go on from when training was killed; who names it deletes it in the end.
-        checkpoint_every: Steps from one checkpoint to the next.
-        resume: Whether to go on from the checkpoint, if there is one.
-        threads: Threads of the training process.
+        original: The model before pruning, for its statistics; by default what `prune` noted of them.
+        unfold: Put folded BatchNormalization back while training: ``auto`` where the model has no
+            normalisation at all, ``always`` behind every convolution that allows it, or ``never``.
         engine: What computes the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
-            ``setup-training``; or ``auto``, the faster one that can train the model.
-        input_shapes: Full shapes to analyse and run with, by input name.
-        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
+            `setup-training`; or ``auto``, the faster one that can train the model.
+        checkpoint: Where to go on from; by default OUTPUT.checkpoint on the command line. Who names it in
+            Python deletes it in the end.
+        checkpoint_every: Steps from one checkpoint to the next.
+        resume: Go on from the checkpoint of a killed training, if there is one.
     """
 
     name: ClassVar[str] = "finetune"
     preserves: ClassVar[frozenset[str]] = frozenset({"plan"})
 
-    data: DataSpec
-    loss: str = "cross-entropy"
-    teacher: Model | str | None = None
-    features: Sequence[str] = ()
-    class_weights: Sequence[float] | None = None
-    ignore_index: int | None = None
-    epochs: int = 1
-    batch_size: int = 32
-    accumulate: int = 1
-    optimizer: OptimizerName = "sgd"
-    lr: float | None = None
-    weight_decay: float = 0.0
-    schedule: ScheduleName = "cosine"
-    warmup: float = 0.0
-    clip_norm: float | None = None
-    ema: float | None = None
-    val: DataSpec | None = None
-    metric: str | None = None
-    patience: int | None = None
-    seed: int = 0
-    original: Model | str | None = None
-    unfold: Unfold = "auto"
-    checkpoint: str | Path | None = None
-    checkpoint_every: int = 200
+    data: DataSpec = field(metadata=option(metavar="DATA", place="reads"))
+    loss: str = field(
+        default="cross-entropy",
+        metadata=option(
+            metavar="TEXT",
+            place="reads a sum",
+            key=Key(
+                text="What is minimised; those that ask a teacher ask the original.",
+                note="cross-entropy mse l1 bce; distill: learn from the original, no labels; or a sum",
+            ),
+        ),
+    )
+    teacher: Model | str | None = field(default=None, metadata=option(place="reads"))
+    features: Sequence[str] = field(
+        default=(),
+        metadata=option(
+            metavar="TENSOR",
+            key=Key(
+                text="Tensors that the loss ``features`` makes like the original's.",
+                example='["block3_out"]',
+                note="tensors the loss `features` makes like the original's",
+            ),
+        ),
+    )
+    class_weights: Sequence[float] | None = field(
+        default=None,
+        metadata=option(metavar="W,W,…", key=Key(example="[1.0, 2.0]", note="of cross-entropy, one a class")),
+    )
+    ignore_index: int | None = field(
+        default=None,
+        metadata=option(key=Key(example="-100", note="the label that cross-entropy does not count")),
+    )
+    epochs: int = field(
+        default=1,
+        metadata=option(
+            least=1,
+            key=Key(
+                default=3,
+                bounds=NumberRange(least=0),
+                text="Passes over the training data in every iteration; 0 for no training at all.",
+                note="of every iteration; 0: no training",
+            ),
+        ),
+    )
+    batch_size: int = field(default=32, metadata=option(least=1, key=Key()))
+    accumulate: int = field(default=1, metadata=option(least=1, key=Key(example="4", note="batches a step")))
+    optimizer: OptimizerName = field(default="sgd", metadata=option(key=Key(note="{choices}")))
+    lr: float | None = field(default=None, metadata=option(above=0, key=Key(example="0.02")))
+    weight_decay: float = field(default=0.0, metadata=option(least=0, key=Key()))
+    schedule: ScheduleName = field(
+        default="cosine",
+        metadata=option(key=Key(text="How the step size falls within an iteration.", note="{choices}")),
+    )
+    warmup: float = field(default=0.0, metadata=option(least=0, below=1, key=Key()))
+    clip_norm: float | None = field(
+        default=None,
+        metadata=option(
+            above=0,
+            infinite=True,
+            key=Key(example="1.0", note="largest norm of the gradient; inf for none"),
+        ),
+    )
+    ema: float | None = field(
+        default=None,
+        metadata=option(
+            above=0, below=1, key=Key(example="0.999", note="keep a running average of the weights")
+        ),
+    )
+    val: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
+    metric: str | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))
+    patience: int | None = field(
+        default=None,
+        metadata=option(
+            least=1,
+            key=Key(
+                text="With ``best``: epochs without a better score after which an iteration's training ends.",
+                example="3",
+                note="epochs without a better one after which it is enough",
+            ),
+        ),
+    )
+    original: Model | str | None = field(default=None, metadata=option(place="reads"))
+    unfold: Unfold = field(
+        default="auto",
+        metadata=option(key=Key(note="put folded BatchNormalization back while training: {choices}")),
+    )
+    engine: EngineName = field(
+        default="auto", metadata=option(key=Key(note="{choices}: what computes the steps"))
+    )
+    checkpoint: str | Path | None = field(default=None, metadata=option(place="writes"))
+    checkpoint_every: int = field(
+        default=200,
+        metadata=option(least=1, key=Key(example="200", note="steps; a killed run goes on from the last")),
+    )
     resume: bool = False
-    threads: int | None = None
-    engine: EngineName = "auto"
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         super().requires(given)
-        if self.batch_size < 1:
-            raise UsageError(
-                f"cannot train on batches of {self.batch_size}", "give a batch size of 1 or more"
-            )
-        if self.patience is not None and (self.val is None or self.patience < 1):
-            raise UsageError("patience is a number of epochs, and is judged on held-back data", "give --val")
+        if self.patience is not None and self.val is None:
+            raise UsageError("patience is a number of epochs, and is judged on held-back data", "give `val`")
         asks = asks_teacher(self.loss)
         if self.teacher is None and asks:
             raise UsageError(f"the loss '{self.loss}' needs a teacher", "give the model before pruning")

@@ -26,14 +26,27 @@ from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, check_methods
+from onnxprune.repair import RepairMethod
 from onnxprune.runtime import Session
-from onnxprune.runtime.backends import TIMEOUT_S, check_backend
-from onnxprune.scoring.criteria import NEED_DATA, check_criterion
-from onnxprune.search import DEFAULT_ROUND_TO, STRATEGIES, Limits
+from onnxprune.runtime.backends import check_backend
+from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, CriterionName, check_criterion
+from onnxprune.search import DEFAULT_ROUND_TO, Limits, Strategy
 from onnxprune.search.costs import KINDS, find_cost
 from onnxprune.search.files import PlanFile
 from onnxprune.search.problem import PruningProblem, PruningSolution, Request
 from onnxprune.search.ties import equal_counts, tied_groups
+from onnxprune.support.common_options import (
+    EqualLayers,
+    GroupSelection,
+    InexactAxes,
+    InputSizes,
+    LatencyOptions,
+    Reductions,
+    Seeded,
+    Threaded,
+    Unchanged,
+)
+from onnxprune.support.options import Key, NumberRange, one_of, option
 from onnxprune.train.tuning.origin import noted
 
 DEFAULT_EVALUATIONS = 100
@@ -41,109 +54,132 @@ _CHECK = CheckBudget(seconds=3.0)
 
 
 @dataclass(frozen=True)
-class Prune(Pass):
+class Prune(
+    Reductions,
+    GroupSelection,
+    InexactAxes,
+    EqualLayers,
+    Unchanged,
+    LatencyOptions,
+    Seeded,
+    Threaded,
+    InputSizes,
+    Pass,
+):
     """Zero the least useful channels until all budgets are met.
 
     The ``reduce_`` options are fractions to remove, of what the model cost before any pruning. At least one
     of them is given, or ``max_drop``, or ``plan``.
 
     Attributes:
-        reduce_macs: Fraction of the multiply-accumulates.
-        reduce_params: Fraction of the parameters.
-        reduce_size: Fraction of the bytes of the file.
-        reduce_latency: Fraction of the time one run takes, measured on this machine.
-        reduce_channels: Fraction of the prunable channels.
-        reduce: Fractions of other costs, by the name of an entry point of ``onnxprune.budgets`` or by
-            ``module:callable``: a function from channels to a polynomial.
-        max_drop: Remove as many multiply-accumulates as cost no more than this of the metric on the data.
-        plan: A plan to apply, instead of making one.
-        analysis: Sensitivity of the groups; by default that of an ``Ana`` pass run before.
-        strategy: ``uniform``, ``global``, ``sensitivity`` or ``search``; by default ``sensitivity`` if there
-            is an analysis, else ``global``.
-        criterion: What ranks the channels within a group; by default what the analysis went by; without one
-            ``obs`` with samples, else ``l2``.
-        data: Samples, for criteria that look at them and to measure plans on.
-        metric: What plans are measured by; by default the analysis's, else ``kl``.
+        reduce: Remove this fraction of another cost: that of a plugin, or module:callable.
+        max_drop: Remove as much as costs no more than this of the metric.
+        analysis: What `ana` found.
+        strategy: By default ``sensitivity`` with an analysis, else ``global``.
+        criterion: ``l1``, ``l2``, ``geometric-median``, ``bn``, ``lamp``, ``random``; ``activation``,
+            ``obs``, ``taylor`` or ``fisher`` with ``data``; that of a plugin, or module:callable. By default
+            that of the analysis; without one ``obs`` with ``data``, else ``l2``.
+        data: Samples without labels to rank channels, repair and measure by: an .npz file, a folder of them,
+            or module:callable.
+        metric: What plans are measured by; by default that of the analysis, else ``kl``.
         samples: Only the first so many samples.
-        batch_size: Samples a batch, where the model does not fix it.
+        batch_size: Samples a run.
         evaluations: How many plans are measured on the data.
-        recover: Methods of ``recover`` to repair with afterwards, from the data or, without any, from drawn
-            inputs; the model given is the original. By default ``least-squares`` with data, and none without;
-            an empty list for none.
-        trials: File that keeps what plans were measured, so that a search can go on.
-        round_to: What remains of a group is a multiple of this; 1 for no rounding. By default 8, and less in
-            groups that are small.
+        trials: File that lets a search go on later.
+        recover: Repair afterwards, without training: ``least-squares``, ``bias``, ``scale`` or ``batchnorm``,
+            or ``none``. By default ``least-squares`` with ``data``.
+        round_to: Keep multiples of this, and groups that are no larger; by default of 8, of less in small
+            groups.
         max_ratio: Largest fraction of a group that may go.
-        keep_at_least: Fewest channels that stay, by glob over group names.
-        keep_at_most: Most channels that stay, likewise.
-        exclude: Globs of groups, nodes or tensors to leave alone.
-        only: Globs of those to prune and no others.
-        allow_inexact: Open axes that the network normalises over.
-        allow_unchanged: Return the model as it is where nothing can be pruned, instead of an error.
-        threads: Threads to compute with.
-        seed: Of all that is drawn.
-        input_shapes: Full shapes to analyse and run with, by input name.
-        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
-        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
-        latency_backend: Runtime or device on which latency is measured (see `onnxprune.runtime.backends`); by
-            default onnxruntime.
-        latency_timeout: Seconds that one call of a command may take that measures latency.
-        equal_layers: Keep as many channels in every layer along each axis of inputs and outputs that may
-            shrink (see ``open_io``).
+        keep_at_least: Fewest channels that stay of the groups this glob names.
+        keep_at_most: Most channels that stay of the groups this glob names.
+        plan: Apply this plan instead of making one.
     """
 
     name: ClassVar[str] = "prune"
 
-    reduce_macs: float | None = None
-    reduce_params: float | None = None
-    reduce_size: float | None = None
-    reduce_latency: float | None = None
-    reduce_channels: float | None = None
-    reduce: Mapping[str, float] = field(default_factory=dict)
-    max_drop: float | None = None
-    plan: PlanFile | None = None
-    analysis: Analysis | None = None
-    strategy: str | None = None
-    criterion: str | None = None
-    data: DataSpec | None = None
-    metric: MetricSpec | None = None
-    samples: int | None = None
-    batch_size: int = 64
-    evaluations: int = DEFAULT_EVALUATIONS
-    trials: Path | None = None
-    recover: Sequence[str] | None = None
-    round_to: int | None = None
-    max_ratio: float = 0.9
-    keep_at_least: Mapping[str, int] = field(default_factory=dict)
-    keep_at_most: Mapping[str, int] = field(default_factory=dict)
-    exclude: Sequence[str] = ()
-    only: Sequence[str] = ()
-    allow_inexact: bool = False
-    allow_unchanged: bool = False
-    threads: int | None = None
-    seed: int = 0
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-    open_io: Sequence[str] = ()
-    equal_layers: bool = False
-    latency_backend: str | None = None
-    latency_timeout: float = TIMEOUT_S
+    reduce: Mapping[str, float] = field(
+        default_factory=dict, metadata=option(metavar="COST=R", example="COST=R, such as flash=0.3")
+    )
+    max_drop: float | None = field(default=None, metadata=option(metavar="D", least=0))
+    analysis: Analysis | None = field(default=None, metadata=option(place="reads"))
+    strategy: Strategy | None = field(
+        default=None,
+        metadata=option(
+            key=Key(
+                text="How the reduction is shared out among the groups; by default ``sensitivity`` where it"
+                " is measured, else ``global``.",
+                example='"global"',
+                note="{choices}; by default sensitivity with ana",
+            )
+        ),
+    )
+    criterion: CriterionName | str | None = field(
+        default=None,
+        metadata=option(
+            metavar="NAME",
+            place="reads",
+            key=Key(
+                default="obs",
+                text="What ranks the channels within a group. Those that look at samples are given the"
+                " calibration data.",
+                note=" ".join(CRITERIA),
+            ),
+        ),
+    )
+    data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
+    metric: MetricSpec | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))
+    samples: int | None = field(default=None, metadata=option(least=1))
+    batch_size: int = field(default=64, metadata=option(least=1))
+    evaluations: int = field(
+        default=DEFAULT_EVALUATIONS,
+        metadata=option(
+            least=0,
+            key=Key(
+                bounds=NumberRange(least=1),
+                text="With ``search``: how many plans are tried.",
+                example="100",
+                note="plans that search tries",
+            ),
+        ),
+    )
+    trials: Path | None = field(default=None, metadata=option(place="writes"))
+    recover: Sequence[RepairMethod] | None = field(default=None, metadata=option(metavar="METHOD"))
+    round_to: int | None = field(
+        default=None,
+        metadata=option(
+            least=1,
+            key=Key(
+                example="16", note="what is kept of a group is a multiple of this; by default of 8 or less"
+            ),
+        ),
+    )
+    max_ratio: float = field(
+        default=0.9, metadata=option(above=0, below=1, key=Key(note="the most that may go of a group"))
+    )
+    keep_at_least: Mapping[str, int] = field(
+        default_factory=dict,
+        metadata=option(
+            metavar="GROUP=N",
+            example="GROUP=N",
+            least=1,
+            key=Key(example='{ "stem*" = 16 }', note="fewest channels that stay of these groups"),
+        ),
+    )
+    keep_at_most: Mapping[str, int] = field(
+        default_factory=dict,
+        metadata=option(
+            metavar="GROUP=N",
+            example="GROUP=N",
+            least=1,
+            key=Key(example='{ "head*" = 64 }', note="most channels that stay"),
+        ),
+    )
+    plan: PlanFile | None = field(default=None, metadata=option(place="reads"))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         self._check_amounts()
-        if not 0 < self.max_ratio < 1:
-            raise UsageError(
-                f"a largest ratio of {self.max_ratio:g} makes no sense", "give a fraction between 0 and 1"
-            )
-        if self.round_to is not None and self.round_to < 1:
-            raise UsageError(
-                f"cannot round to {self.round_to}", "give 1 for no rounding, or a multiple such as 8"
-            )
-        if self.batch_size < 1 or self.evaluations < 0:
-            raise UsageError(
-                f"{self.evaluations} evaluations with batches of {self.batch_size} make no sense", "give more"
-            )
         if self.recover:
             check_methods(self.recover)
         self._check_backend()
@@ -205,11 +241,10 @@ class Prune(Pass):
 
     def reductions(self) -> dict[str, float]:
         """Return what is to be reduced, and by how much."""
-        asked = {kind: getattr(self, f"reduce_{kind}") for kind in KINDS}
-        return {kind: value for kind, value in asked.items() if value is not None} | dict(self.reduce)
+        return super().reductions() | dict(self.reduce)
 
     @property
-    def _methods(self) -> Sequence[str]:
+    def _methods(self) -> Sequence[RepairMethod]:
         """The repair methods and their options."""
         if self.recover is not None:
             return self.recover
@@ -257,7 +292,7 @@ class Prune(Pass):
         amounts = self.reductions()
         for kind in self.reduce:
             if kind in KINDS:
-                raise UsageError(f"a budget of {kind} has an option of its own", f"use --reduce-{kind}")
+                raise UsageError(f"a budget of {kind} has an option of its own", f"use `reduce_{kind}`")
             find_cost(kind)
         for kind, reduction in amounts.items():
             if not 0 < reduction < 1:
@@ -265,25 +300,19 @@ class Prune(Pass):
                     f"a reduction of {reduction:g} of {kind} makes no sense",
                     "give a fraction between 0 and 1",
                 )
-        if self.max_drop is not None and not self.max_drop >= 0:
-            raise UsageError(
-                f"a drop of {self.max_drop:g} makes no sense", "give 0 or more, in the metric's unit"
-            )
         if self.max_drop is not None and self.data is None:
-            raise UsageError("--max-drop is measured on samples", "give them with --data")
+            raise UsageError("`max_drop` is measured on samples", "give them with `data`")
         if (self.plan is None) == (not amounts and self.max_drop is None):
-            options = ", ".join(f"--reduce-{kind}" for kind in KINDS)
             raise UsageError(
-                "say how much to remove, once", f"give one or more of {options}, or --max-drop, or --plan"
+                "say how much to remove, once",
+                f"give one or more of {one_of(Reductions)}, or `max_drop`, or `plan`",
             )
 
     def _check_backend(self) -> None:
-        if not self.latency_timeout > 0:
-            raise UsageError(f"{self.latency_timeout:g} s are no time to measure in", "give more")
         if self.latency_backend is not None:
             check_backend(self.latency_backend)
             if self.reduce_latency is None:
-                raise UsageError("no latency is measured without a budget of it", "give --reduce-latency")
+                raise UsageError("no latency is measured without a budget of it", "give `reduce_latency`")
 
     def _find(self, given: PassResult, earlier: Plan | None) -> Channels:
         channels = find_channels(
@@ -330,14 +359,12 @@ class Prune(Pass):
         least, most = self.keep_at_least, self.keep_at_most
         return Limits(step, self.max_ratio, least, most, exact=self.round_to is not None)
 
-    def _strategy(self, analysis: Analysis | None) -> str:
-        strategy = self.strategy or ("sensitivity" if analysis else "global")
-        if strategy not in STRATEGIES:
-            raise UsageError(f"unknown strategy '{strategy}'", f"choose from: {', '.join(STRATEGIES)}")
+    def _strategy(self, analysis: Analysis | None) -> Strategy:
+        strategy: Strategy = self.strategy or ("sensitivity" if analysis else "global")
         if strategy == "sensitivity" and analysis is None:
             raise UsageError("the strategy 'sensitivity' needs an analysis", "run `ana` and give its file")
         if strategy == "search" and self.data is None:
-            raise UsageError("the strategy 'search' tries plans on samples", "give them with --data")
+            raise UsageError("the strategy 'search' tries plans on samples", "give them with `data`")
         return strategy
 
     def _criterion(self, analysis: Analysis | None) -> str:

@@ -21,58 +21,54 @@ from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model, load, merged
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.repair import METHODS, ModelPair, Report, Settings, sweep
+from onnxprune.repair import METHODS, ModelPair, RepairMethod, Report, Settings, sweep
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
+from onnxprune.support.common_options import InputSizes, Seeded, Threaded
+from onnxprune.support.options import Key, option
 from onnxprune.train.tuning.origin import noted
 
 DEFAULT_SAMPLES = 512
-DEFAULT_METHODS = ("least-squares",)
+DEFAULT_METHODS: tuple[RepairMethod, ...] = ("least-squares",)
 
 
 @dataclass(frozen=True)
-class Recover(Pass):
+class Recover(Seeded, Threaded, InputSizes, Pass):
     """Repair a sparse model, its removed channels staying exactly zero.
 
     Attributes:
         original: The model before pruning, or its file.
-        data: Samples; labels are not looked at. Without them inputs are drawn at random (see
-            `recovery.synthetic`), which brings back less.
-        methods: ``least-squares``, ``bias``, ``scale``, ``batchnorm``: applied at each node in this order,
-            whatever order they are given in.
-        samples: How many samples are used, drawn at random.
+        data: Samples, labels not needed; without any, inputs are drawn at random, which helps less: an .npz
+            file, a folder of them, or module:callable.
+        methods: Methods, each applied at every node in this order: ``least-squares``, ``bias``, ``scale``,
+            ``batchnorm``; ``least-squares`` by default.
+        samples: How many samples, drawn at random.
         batch_size: Samples a run.
         metric: What to measure before and after.
-        val: Data to measure on; by default `data`, all of it.
-        seed: Of what is drawn.
-        threads: Threads to compute with.
-        input_shapes: Full shapes to analyse and run with, by input name.
-        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
+        val: Data to measure on; by default ``data``.
     """
 
     name: ClassVar[str] = "recover"
     preserves: ClassVar[frozenset[str]] = frozenset({"plan"})
 
-    original: Model | str
-    data: DataSpec | None = None
-    methods: Sequence[str] = DEFAULT_METHODS
-    samples: int = DEFAULT_SAMPLES
-    batch_size: int = 32
-    metric: MetricSpec | None = None
-    val: DataSpec | None = None
-    seed: int = 0
-    threads: int | None = None
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
+    original: Model | str = field(metadata=option(flag=""))
+    data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
+    methods: Sequence[RepairMethod] = field(
+        default=DEFAULT_METHODS,
+        metadata=option(flag="--method", metavar="NAME", key=Key(text="How.", note="{choices}")),
+    )
+    samples: int = field(
+        default=DEFAULT_SAMPLES,
+        metadata=option(least=2, key=Key(text="How many samples of the calibration data.")),
+    )
+    batch_size: int = field(default=32, metadata=option(least=1))
+    metric: MetricSpec | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))
+    val: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         super().requires(given)
         check_methods(self.methods)
-        if self.samples < 2 or self.batch_size < 1:
-            raise UsageError(
-                f"cannot repair with {self.samples} samples, {self.batch_size} a run", "give more"
-            )
 
     def run(self, given: PassResult) -> PassResult:
         """Match the two models, sweep through them, measure."""
@@ -166,7 +162,7 @@ class _Validation:
         if options.val is not None:
             data = open_data(options.val, original.inputs, original.outputs)
         if data is None:
-            raise UsageError(f"{metric.name} is measured on data", "give it with --val or --data")
+            raise UsageError(f"{metric.name} is measured on data", "give it with `val` or `data`")
         baseline = baseline_outputs(original, data) if metric.uses_baseline else None
         return cls(data, metric, baseline, options)
 

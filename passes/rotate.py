@@ -8,7 +8,7 @@ on the way of a residual stream, and the model is proved equal to the one that w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, ClassVar
@@ -33,6 +33,8 @@ from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.symmetry import Symmetry
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.runtime import Session
+from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
+from onnxprune.support.options import option
 
 DEFAULT_SAMPLES = 512
 ROTATABLE = (Symmetry.ORTHOGONAL, Symmetry.LINEAR)
@@ -40,43 +42,25 @@ _CHECK = CheckBudget(seconds=5.0)
 
 
 @dataclass(frozen=True)
-class Rotate(Pass):
+class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     """Change the basis of every axis that allows it; the results stay the same up to rounding.
 
     Attributes:
-        data: Samples, labels not needed, whose covariance along each axis is looked at. Without them the
-            weights that make an axis stand for what lies on it.
-        samples: How many samples are used.
+        data: Samples, labels not needed, to choose the bases by; without any the weights alone are asked: an
+            .npz file, a folder of them, or module:callable.
+        samples: How many samples.
         batch_size: Samples a run.
-        exclude: Globs of groups, nodes or tensors to leave alone.
-        only: Globs of those to rotate and no others.
-        allow_unchanged: Return the model as it is where no axis can be rotated, instead of an error.
-        threads: Threads to compute with.
-        seed: Of what is drawn for the proof.
-        input_shapes: Full shapes to analyse and run with, by input name.
-        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
     """
 
     name: ClassVar[str] = "rotate"
 
-    data: DataSpec | None = None
-    samples: int = DEFAULT_SAMPLES
-    batch_size: int = 64
-    exclude: Sequence[str] = ()
-    only: Sequence[str] = ()
-    allow_unchanged: bool = False
-    threads: int | None = None
-    seed: int = 0
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
+    data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
+    samples: int = field(default=DEFAULT_SAMPLES, metadata=option(least=2))
+    batch_size: int = field(default=64, metadata=option(least=1))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and nothing is pruned yet: zeros would be mixed with what is left."""
         super().requires(given)
-        if self.samples < 2 or self.batch_size < 1:
-            raise UsageError(
-                f"cannot look at {self.samples} samples, {self.batch_size} a run", "give at least two"
-            )
         if stored_plan(given.model) is not None:
             raise UsageError(
                 f"{given.model.name} is pruned already, and a rotation would fill its zeros",
@@ -135,7 +119,7 @@ class Rotate(Pass):
             why = f": '{first[0]}': {first[1]}" if first else ""
             raise NothingToDoError(
                 f"no axis of {given.model.name} can be rotated{why}",
-                "`inspect --all` lists the symmetry of every axis; --allow-unchanged copies the model",
+                "`inspect --all` lists the symmetry of every axis; `allow_unchanged` copies the model",
             )
         listed = [{"group": name, "reason": why} for name, why in refused.items()]
         return PassResult(given.model, False, {"unchanged": True, "refused": listed}, given.analysis)

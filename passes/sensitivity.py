@@ -8,10 +8,10 @@ user's data tells how much was lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.evaluate.sensitivity import (
     DEFAULT_CACHE_BYTES,
     Executor,
+    Mode,
     Search,
     SensitivityRequest,
     SensitivityRun,
@@ -32,104 +33,123 @@ from onnxprune.evaluate.sensitivity.fast import agreement
 from onnxprune.evaluate.sensitivity.ledger import check_place
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.scoring.criteria import check_criterion
+from onnxprune.support.common_options import (
+    GroupSelection,
+    InexactAxes,
+    InputSizes,
+    OpenInterface,
+    Seeded,
+    Threaded,
+)
+from onnxprune.support.options import Key, option
 
 DEFAULT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-METHODS = ("measured", "fast")
+Method = Literal["measured", "fast"]
 FRAGILE = 5
 """How many of the most fragile groups are named."""
 
 
 @dataclass(frozen=True)
-class Ana(Pass):
+class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSizes, Pass):
     """Measure the sensitivity of every group. The model stays as it is.
 
     Of a model that has been pruned already, the sparse model is the baseline; ratios still count from the
     whole group, and what is gone already stays gone.
 
     Attributes:
-        data: Samples to measure on.
+        data: Data to measure on: an .npz file, a folder of them, or module:callable.
         metric: ``top1``, ``top5``, ``mse``, ``mae`` with labels or targets; ``kl``, ``agreement``, ``cosine``
-            without, against the baseline's own outputs; ``module:callable`` or a callable.
-        ratios: Fractions of a group to remove; each is rounded to whole channels.
-        exclude: Globs of groups, nodes or tensors to leave out.
-        only: Globs of those to measure and no others.
-        criterion: What ranks the channels within a group, as for `Prune`.
-        repair: Whether the layers that read removed channels are fitted anew before measuring, as `Prune`
-            repairs them afterwards.
-        batch_size: Samples a batch, where the model does not fix it.
+            without; or ``module:callable``.
+        ratios: Fractions of a group to remove.
+        criterion: What ranks the channels of a group; the names are those of `prune`.
+        repair: Fit the layers that read removed channels anew before measuring, as `prune` does.
+        batch_size: Samples a batch.
         samples: Only the first so many samples.
-        mode: ``exact``: every ratio on all samples. ``adaptive``: ratios where the curve bends, and samples
-            only until it is clear what they say.
-        method: ``measured``; or ``fast``: all curves at once, estimated from one pass through the samples, by
-            gradients where the model has them. The estimate is of ``kl``, whatever the metric.
-        check: ``fast``: measure the curves as well, and report how well the estimate ranks.
-        against: ``fast``: curves that were measured, to report how well the estimate ranks.
+        method: ``measured``, or ``fast``: all curves at once, estimated from one pass through the samples.
+        mode: ``exact``, or ``adaptive``: ratios where the curves bend, on as many samples as it takes.
+        check: ``fast``: measure too, and report how well the estimate ranks.
+        against: ``fast``: an analysis that was measured, to report the same.
         confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
         precision: ``adaptive``: how narrow half the interval of a plan has to be, as a fraction of its drop.
-        workers: Processes; more than one needs joblib. On a cluster all it has by default.
-        backend: ``local``, or a cluster: ``dask://HOST:PORT``, ``ray://HOST:PORT``.
-        threads: Threads of each worker; by default they share the processors of this machine.
-        file: Where the analysis is saved, after every group; ``None`` for nowhere.
-        resume: Go on with what is in the file.
-        force: Replace what is in the file if it cannot be gone on with.
-        seed: For the criteria that draw numbers.
-        input_shapes: Full shapes to analyse and run with, by input name.
-        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
-        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
-        allow_inexact: Open axes that the network normalises over.
+        workers: Processes to measure in: 1 here, or all that a cluster has.
+        backend: ``local``, or a cluster that runs: dask://HOST:PORT, ray://HOST:PORT.
         cache_bytes: Most that all workers together keep of tensors computed once.
+        resume: Go on with what is in the output file.
+        force: Replace the output file.
+        file: Where the analysis is saved, after every group; ``None`` for nowhere.
     """
 
     name: ClassVar[str] = "ana"
 
-    data: DataSpec
-    metric: MetricSpec = "top1"
-    ratios: Sequence[float] = DEFAULT_RATIOS
-    exclude: Sequence[str] = ()
-    only: Sequence[str] = ()
-    criterion: str = "obs"
+    data: DataSpec = field(metadata=option(metavar="DATA", place="reads"))
+    metric: MetricSpec = field(
+        default="top1",
+        metadata=option(
+            metavar="TEXT",
+            place="reads",
+            key=Key(
+                default="kl",
+                text="What is measured; also what plans are tried by where ``prune.strategy`` is ``search``.",
+            ),
+        ),
+    )
+    ratios: Sequence[float] = field(
+        default=DEFAULT_RATIOS, metadata=option(above=0, below=1, key=Key(default=(0.25, 0.5, 0.75)))
+    )
+    criterion: str = field(default="obs", metadata=option(metavar="NAME", place="reads"))
     repair: bool = True
-    batch_size: int = 64
-    samples: int | None = None
-    mode: str = "exact"
-    method: str = "measured"
+    batch_size: int = field(default=64, metadata=option(least=1))
+    samples: int | None = field(
+        default=None,
+        metadata=option(
+            least=1,
+            key=Key(
+                default=512,
+                text="Only the first so many samples of the calibration data; also for all that pruning"
+                " measures.",
+            ),
+        ),
+    )
+    method: Method = field(
+        default="measured",
+        metadata=option(
+            key=Key(note="fast: all curves at once, estimated from one pass through the samples")
+        ),
+    )
+    mode: Mode = field(
+        default="exact",
+        metadata=option(key=Key(note="adaptive: ratios and samples only where they tell something new")),
+    )
     check: bool = False
-    against: Analysis | None = None
-    confidence: float = 0.95
-    precision: float = 0.1
-    workers: int | None = None
-    backend: str = "local"
-    threads: int | None = None
-    file: Path | None = None
+    against: Analysis | None = field(default=None, metadata=option(place="reads"))
+    confidence: float = field(
+        default=0.95,
+        metadata=option(
+            above=0, below=1, key=Key(example="0.95", note="adaptive: how sure an interval has to be,")
+        ),
+    )
+    precision: float = field(
+        default=0.1,
+        metadata=option(
+            above=0, key=Key(example="0.1", note="and how narrow that of a plan, as a fraction of its drop")
+        ),
+    )
+    workers: int | None = field(default=None, metadata=option(least=1))
+    backend: str = field(default="local", metadata=option(metavar="WHERE"))
+    cache_bytes: int = field(default=DEFAULT_CACHE_BYTES, metadata=option(least=0))
     resume: bool = False
     force: bool = False
-    seed: int = 0
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-    open_io: Sequence[str] = ()
-    allow_inexact: bool = False
-    cache_bytes: int = DEFAULT_CACHE_BYTES
+    file: Path | None = field(default=None, metadata=option(flag=""))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, the file may be written, and the weights are numbers."""
-        if not self.ratios or not all(0 < ratio < 1 for ratio in self.ratios):
-            raise UsageError(
-                f"the ratios {list(self.ratios)} make no sense", "give fractions between 0 and 1, such as 0.5"
-            )
-        if self.batch_size < 1:
-            raise UsageError(
-                f"a batch of {self.batch_size} samples is none", "give a batch size of 1 or more"
-            )
-        if self.cache_bytes < 0:
-            raise UsageError(f"a cache of {self.cache_bytes} bytes makes no sense", "give 0 or more")
-        if self.method not in METHODS:
-            raise UsageError(f"there is no method '{self.method}'", f"choose from: {', '.join(METHODS)}")
+        if not self.ratios:
+            raise UsageError("no ratio is given", "give fractions between 0 and 1, such as 0.5")
         if self.method != "fast" and (self.check or self.against is not None):
             raise UsageError(
-                "there is no estimate to be checked", "--check and --against go with --method fast"
+                "there is no estimate to be checked", "`check` and `against` go with the method fast"
             )
         check_criterion(self.criterion)
-        self._search.check()
         self._executor.check()
         if self.file is not None:
             check_place(self.file, resume=self.resume, force=self.force)

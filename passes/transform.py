@@ -30,33 +30,26 @@ from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
+from onnxprune.support.options import option
 
 
 @dataclass(frozen=True)
-class Transform(Pass):
+class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
     """Remove the channels that are zero.
 
     Attributes:
-        data: Data to compare the two models on, beside seeded random inputs.
-        samples: How many samples of it.
-        allow_unchanged: Return the model as it is where nothing is to be removed, instead of an error.
-        unverified: Return the dense model also where no input showed whether it computes the same.
-        seed: Seed of the random inputs.
-        input_shapes: Full shapes to analyse and run with, by input name.
-        dims: Sizes to analyse and run with, by the name of an open axis of the inputs.
-        open_io: Globs of inputs and outputs whose fixed axes may shrink, such as ``past*`` of caches.
+        data: What to compare the two models on, beside random inputs: an .npz file, a folder of them, or
+            module:callable.
+        samples: How many samples of the data.
+        unverified: Write the result under its own name although no input could show that it is right.
     """
 
     name: ClassVar[str] = "transform"
 
-    data: DataSpec | None = None
-    samples: int = 64
-    allow_unchanged: bool = False
+    data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
+    samples: int = field(default=64, metadata=option(least=1))
     unverified: bool = False
-    seed: int = 0
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-    open_io: Sequence[str] = ()
 
     def run(self, given: PassResult) -> PassResult:
         """Find what is to go, by plan or by evidence, cut it out, compare."""

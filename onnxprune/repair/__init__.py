@@ -7,8 +7,8 @@ sweep       all nodes in order of execution
 synthetic   inputs for those who have no samples
 """
 
-from onnxprune.repair.methods import METHODS
+from onnxprune.repair.methods import METHODS, RepairMethod
 from onnxprune.repair.pair import ModelPair
 from onnxprune.repair.sweep import Report, Settings, sweep
 
-__all__ = ["METHODS", "ModelPair", "Report", "Settings", "sweep"]
+__all__ = ["METHODS", "ModelPair", "RepairMethod", "Report", "Settings", "sweep"]

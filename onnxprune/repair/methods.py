@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -111,7 +111,10 @@ def _has_statistics(node: onnx.NodeProto) -> bool:
     return bool(spec_of(node).statistics)
 
 
-METHODS: dict[str, tuple[Callable[[onnx.NodeProto], bool], Callable[[RepairSite], dict[str, Any]]]] = {
+RepairMethod: TypeAlias = Literal["least-squares", "bias", "scale", "batchnorm"]
+METHODS: dict[
+    RepairMethod, tuple[Callable[[onnx.NodeProto], bool], Callable[[RepairSite], dict[str, Any]]]
+] = {
     "least-squares": (is_layer, least_squares),
     "bias": (is_layer, bias),
     "scale": (is_layer, scale),

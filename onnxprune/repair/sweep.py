@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxprune.ir import label
-from onnxprune.repair.methods import LOWER_ERROR, METHODS
+from onnxprune.repair.methods import LOWER_ERROR, METHODS, RepairMethod
 from onnxprune.repair.pair import ModelPair
 from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
@@ -30,7 +30,7 @@ class Settings:
         checkpoint_bytes: What the intermediate tensors of either model may take (see `Trace`).
     """
 
-    methods: Sequence[str]
+    methods: Sequence[RepairMethod]
     seed: int = 0
     threads: int | None = None
     checkpoint_bytes: int = CHECKPOINT_BYTES
@@ -84,12 +84,12 @@ def sweep(pair: ModelPair, batches: Iterable[Mapping[str, Array]], settings: Set
     return report
 
 
-def _methods_for(node: onnx.NodeProto, wanted: Sequence[str]) -> list[str]:
+def _methods_for(node: onnx.NodeProto, wanted: Sequence[RepairMethod]) -> list[RepairMethod]:
     """Return which of some methods a node of this type may be repaired by, in their order."""
     return [m for m in METHODS if m in wanted and METHODS[m][0](node)]
 
 
-def _out_of_reach(pair: ModelPair, methods: Sequence[str]) -> list[dict[str, str]]:
+def _out_of_reach(pair: ModelPair, methods: Sequence[RepairMethod]) -> list[dict[str, str]]:
     """Name the nodes that have lost channels within bodies, where what arrives is not to be seen."""
     reason = "it lies in the body of an If, Loop or Scan; nodes of the main graph are repaired"
     return [
@@ -101,7 +101,7 @@ def _out_of_reach(pair: ModelPair, methods: Sequence[str]) -> list[dict[str, str
     ]
 
 
-def _repair(stage: RepairSite, methods: Sequence[str], report: Report) -> None:
+def _repair(stage: RepairSite, methods: Sequence[RepairMethod], report: Report) -> None:
     """Apply methods to one node; one whose result is the original's already is left alone.
 
     What is said to lower the error of the result, and does not, is taken back.

@@ -174,7 +174,7 @@ def _draw(
     if spec.dtype.kind not in "fiubO":
         raise ModelError(
             f"no random values can be drawn for the input {spec}",
-            "give data with --data, so that nothing is drawn",
+            "give data with `data`, so that nothing is drawn",
         )
     drawn = _drawn(rng, spec, shape, values)
     constant = values.turns[turn % len(values.turns)] if values.turns else values.constant

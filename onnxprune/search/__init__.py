@@ -12,15 +12,15 @@ from onnxprune.search.candidates import (
 from onnxprune.search.greedy import allocate
 from onnxprune.search.limits import DEFAULT_ROUND_TO, Limits
 from onnxprune.search.optimum import optimise
-from onnxprune.search.planner import STRATEGIES
+from onnxprune.search.planner import Strategy
 
 __all__ = [
     "DEFAULT_ROUND_TO",
-    "STRATEGIES",
     "Balance",
     "Budget",
     "Candidate",
     "Limits",
+    "Strategy",
     "allocate",
     "curve_of",
     "globally",

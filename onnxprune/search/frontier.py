@@ -68,6 +68,6 @@ def largest_reduction(
         least, drop = min(tried)
         raise PlanError(
             f"removing {least:.1%} costs {drop:.4g} already, more than the {allowed:g} that is allowed",
-            "allow a larger drop, use --round-to 1, or another criterion",
+            "allow a larger drop, use `round_to` 1, or another criterion",
         )
     return FrontierPoint(*best, tuple(sorted(tried)))

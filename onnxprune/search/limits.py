@@ -49,7 +49,7 @@ class Limits:
                 raise PlanError(
                     f"group '{group.name}' cannot keep at least {self.fewest(group)} of its {group.size}"
                     f" channels and at most {self.most(group)}",
-                    "the largest ratio is a limit too: --max-ratio",
+                    "the largest ratio is a limit too: `max_ratio`",
                 )
 
     def fewest(self, group: Group) -> int:

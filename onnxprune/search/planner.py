@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from onnxprune.search.limits import Limits
 from onnxprune.search.optimum import optimise
 from onnxprune.search.trials import Trials, improve, one_step
 
-STRATEGIES = ("uniform", "global", "sensitivity", "search")
+Strategy: TypeAlias = Literal["uniform", "global", "sensitivity", "search"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Planner:
         channels: The network, its channels arranged by their scores.
         groups: The groups that may lose channels.
         scores: One number a channel, by group name.
-        strategy: One of `STRATEGIES`.
+        strategy: See `Strategy`.
         criterion: What ranks the channels within a group.
         limits: What no plan may go beyond.
         gone: Channels that an earlier plan removed, by group name.
@@ -89,7 +90,7 @@ class Planner:
                 return optimise(offers, budgets)
             return self._corrected(Balance(offers, budgets), self.judge)
         if self.judge is None:
-            raise UsageError("the strategy 'search' tries plans on samples", "give them with --data")
+            raise UsageError("the strategy 'search' tries plans on samples", "give them with `data`")
         balance = Balance(self.offers("uniform"), budgets)
         balance.check()
         trials = Trials(balance.offers, _Drop(self.judge, self.gone), self.digest, self.trials)

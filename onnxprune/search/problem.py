@@ -182,7 +182,7 @@ class PruningProblem:
         if not looks_at_data(request.criterion):
             return None
         if judge is None:
-            raise UsageError(f"the criterion '{request.criterion}' looks at samples", "give them with --data")
+            raise UsageError(f"the criterion '{request.criterion}' looks at samples", "give them with `data`")
         return gather(
             self.channels,
             request.criterion,

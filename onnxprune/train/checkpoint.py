@@ -74,14 +74,14 @@ class Checkpoints:
         """
         if not self.resume or not self.path.exists():
             return None
-        begin_anew = f"delete {self.path}, or leave out --resume, to begin at the beginning"
+        begin_anew = f"delete {self.path}, or leave out `resume`, to begin at the beginning"
         try:
             with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(arrays.pop(_HEADER).tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             said = f"{self.path} is no checkpoint that can be read: {error}"
-            raise UsageError(said, "name another file with --checkpoint") from error
+            raise UsageError(said, "name another file with `checkpoint`") from error
         others = _differences(header.get("identity", {}), json.loads(json.dumps(dict(self.identity))))
         if header.get("format") != FORMAT or others:
             what = f"its {', '.join(others) or 'format'} differ{'' if len(others) > 1 else 's'}"
@@ -126,7 +126,7 @@ def check_place(path: Path) -> None:
     """
     if path.exists() and not _is_checkpoint(path):
         raise UsageError(
-            f"{path} is there already, and is no checkpoint", "name another file with --checkpoint"
+            f"{path} is there already, and is no checkpoint", "name another file with `checkpoint`"
         )
 
 

@@ -14,7 +14,7 @@ from onnxprune.train.wire import Array
 
 Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "features"]
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
-ScheduleName: TypeAlias = Literal["constant", "linear", "cosine", "step"]
+ScheduleName: TypeAlias = Literal["cosine", "linear", "step", "constant"]
 
 EngineName: TypeAlias = Literal["auto", "stock", "ort-training"]
 

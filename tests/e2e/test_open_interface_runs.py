@@ -23,7 +23,7 @@ from onnxprune.passes import Ana, Prune, Transform
 OPEN = [part for pattern in CACHES for part in ("--open-io", pattern)]
 OPTIONS = {
     "dims": "inspect ana rotate prune recover finetune transform verify bench init shrink",
-    "shapes": "inspect ana rotate prune recover finetune transform verify bench init shrink",
+    "input_shapes": "inspect ana rotate prune recover finetune transform verify bench init shrink",
     "open_io": "inspect ana prune transform verify init shrink",
     "allow_inexact": "inspect ana prune init shrink",
     "equal_layers": "prune shrink",

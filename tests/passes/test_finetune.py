@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -20,7 +21,6 @@ from places import CASES, ROOT
 from recipes import network
 from training_networks import Arrays, cnn, parsed, stripes, weight
 
-from onnxprune.app.cli.finetune import LOSSES as OFFERED
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import UsageError
@@ -30,6 +30,7 @@ from onnxprune.ir import Model, load
 from onnxprune.passes import Finetune, Prune, Transform
 from onnxprune.runtime import Session
 from onnxprune.train.losses import LOSSES
+from onnxprune.train.settings import Loss
 from onnxprune.train.tuning import teacher as teaching
 from onnxprune.train.tuning.teacher import Teacher
 from onnxprune.train.tuning.unfold import Unfolded, foldable, moments_of, unfold
@@ -328,7 +329,7 @@ def test_models_that_are_handed_a_state_are_trained():
 
 
 def test_the_command_offers_every_loss():
-    assert set(OFFERED) == set(LOSSES)
+    assert set(get_args(Loss)) == set(LOSSES)
 
 
 @pytest.fixture

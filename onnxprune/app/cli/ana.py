@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from onnxprune.app.cli.figure import check_figure, draw, figure_option
 from onnxprune.app.cli.options import (
-    Reads,
-    data_option,
-    glob_options,
-    inexact_option,
     model_argument,
-    numbers,
-    open_option,
     output_option,
-    seed_option,
-    size_options,
-    threads_option,
 )
 from onnxprune.app.cli.program import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_RATIOS = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
-
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -103,114 +88,23 @@ def _most_fragile(facts: Facts) -> str:
     return f"most fragile: {', '.join(said)}"
 
 
-@command("ana", render, executes=True)
+@command("ana", render, executes=True, fields_of="onnxprune.passes.sensitivity:Ana")
 @model_argument()
-@data_option("Data to measure on", required=True)
-@click.option(
-    "--metric",
-    type=Reads(),
-    metavar="TEXT",
-    default="top1",
-    show_default=True,
-    help="top1, top5, mse, mae with labels or targets; kl, agreement, cosine without; or module:callable.",
-)
-@click.option("--ratios", type=numbers, default=_RATIOS, show_default=True, help="Fractions to remove.")
-@click.option(
-    "--criterion",
-    type=Reads(),
-    metavar="NAME",
-    default="obs",
-    show_default=True,
-    help="What ranks the channels of a group; the names are those of `prune`.",
-)
-@click.option(
-    "--repair/--no-repair",
-    default=True,
-    show_default=True,
-    help="Fit the layers that read removed channels anew before measuring, as `prune` does.",
-)
-@click.option(
-    "--mode",
-    type=click.Choice(["exact", "adaptive"]),
-    default="exact",
-    show_default=True,
-    help="adaptive: measure where the curves bend, on as many samples as it takes to be clear.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(["measured", "fast"]),
-    default="measured",
-    show_default=True,
-    help="fast: estimate all curves at once, from one pass through the samples.",
-)
-@click.option("--check", is_flag=True, help="fast: measure too, and report how well the estimate ranks.")
-@click.option("--against", type=Reads(), help="fast: an analysis that was measured, to report the same.")
-@click.option(
-    "--confidence",
-    type=float,
-    default=0.95,
-    show_default=True,
-    help="adaptive: how sure an interval is to hold the value over all samples.",
-)
-@click.option(
-    "--precision",
-    type=float,
-    default=0.1,
-    show_default=True,
-    help="adaptive: how wide half the interval of a plan may be, as a fraction of its drop.",
-)
-@click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
-@click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
-@click.option("--workers", type=int, help="Processes to measure in: 1 here, or all that a cluster has.")
-@click.option(
-    "--backend",
-    default="local",
-    show_default=True,
-    metavar="WHERE",
-    help="local, or a cluster that runs: dask://HOST:PORT, ray://HOST:PORT.",
-)
-@threads_option
-@click.option(
-    "--cache-bytes",
-    type=click.IntRange(0),
-    default=1 << 30,
-    show_default=True,
-    help="Most that all workers together keep of tensors computed once.",
-)
-@click.option("--resume", is_flag=True, help="Go on with what is in the output file.")
-@click.option("--force", is_flag=True, help="Replace the output file.")
 @figure_option
-@glob_options
-@inexact_option
-@seed_option
-@size_options
-@open_option
 @output_option("the analysis")
-def ana(
-    model: str,
-    data: str,
-    output: str,
-    against: str | None,
-    figure: Path | None,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
-    open_io: Sequence[str],
-    **options: Any,
-) -> Facts:
+def ana(model: str, output: str, figure: Path | None, against: str | None, **options: Any) -> Facts:
     """Measure how a metric falls as each group of channels shrinks.
 
     The output file is an analysis at any time: what was interrupted goes on with --resume.
     """
     from onnxprune.evaluate.sensitivity.ledger import read_analysis
-    from onnxprune.ir import load, opened
+    from onnxprune.ir import load
     from onnxprune.passes.sensitivity import Ana
 
     check_figure(figure)
     measured = read_analysis(against) if against else None
-    step = Ana(
-        data=data, file=Path(output), input_shapes=dict(shapes), dims=dict(dims), against=measured, **options
-    )
+    step = Ana(file=Path(output), against=measured, **options)
     facts = {"model": model, "output": output, "figure": str(figure) if figure else None}
-    facts |= step(opened(load(model), open_io)).facts
+    facts |= step(load(model)).facts
     draw(figure, "sensitivity", {"curves": facts, "widths": []})
     return facts

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import Reads, data_option, latency_options, size_options, threads_option
+from onnxprune.app.cli.options import Reads, data_option
 from onnxprune.app.cli.program import Facts, command
+from onnxprune.support.common_options import InputSizes, LatencyOptions, Threaded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,12 +52,10 @@ def render(facts: Facts) -> RenderableType:
     return Group(table(columns, map(cells, facts["models"])), how)
 
 
-@command("bench", render, executes=True)
+@command("bench", render, executes=True, fields_of=(Threaded, LatencyOptions, InputSizes))
 @click.argument("models", nargs=-1, required=True, type=Reads(), metavar="MODEL [MODEL…]")
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
-@threads_option
-@latency_options
 @data_option("Data to run on, and to measure quality on")
 @click.option(
     "--metric",
@@ -64,7 +63,6 @@ def render(facts: Facts) -> RenderableType:
     metavar="TEXT",
     help="The quality to measure: top1, top5, mse, kl, … or module:callable.",
 )
-@size_options
 def bench(
     models: Sequence[str],
     runs: int,
@@ -74,8 +72,8 @@ def bench(
     latency_timeout: float,
     data: str | None,
     metric: str | None,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
+    input_shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
 ) -> Facts:
     """Measure models side by side: latency (in turn, so that ratios hold), size, MACs, parameters."""
     from dataclasses import asdict
@@ -90,7 +88,7 @@ def bench(
     if data is None and metric is not None:
         raise UsageError("a metric is measured on data", "give samples with --data")
     backend = find_backend(latency_backend, latency_timeout)
-    loaded = [sized(load(path), dict(shapes), dict(dims)) for path in models]
+    loaded = [sized(load(path), input_shapes, dims) for path in models]
     analysed = [find_channels(m) for m in track(loaded, "analyse")]
     feeds = [_feed(channels, batch_size, data) for channels in analysed]
     rows = [_costs(path, channels) for path, channels in zip(models, analysed, strict=True)]

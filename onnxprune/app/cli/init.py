@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.app.cli.options import (
-    Reads,
-    inexact_option,
-    model_argument,
-    open_option,
-    output_option,
-    size_options,
-)
+from onnxprune.app.cli.options import Reads, model_argument, output_option
 from onnxprune.app.cli.program import Facts, command
+from onnxprune.support.common_options import InexactAxes, InputSizes, OpenInterface
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,25 +24,22 @@ def render(facts: Facts) -> RenderableType:
     return f"recipe: {facts['output']}\n{chosen}\nlook through it, then: onnxprune run {facts['output']}"
 
 
-@command("init", render)
+@command("init", render, fields_of=(InexactAxes, InputSizes, OpenInterface))
 @model_argument()
 @click.option(
     "--data", type=Reads(), metavar="DATA", help="Training data: an .npz file, a folder, or module:callable."
 )
 @click.option("--val", type=Reads(), metavar="DATA", help="Held-back data.")
 @click.option("--force", is_flag=True, help="Replace the output file.")
-@inexact_option
-@size_options
-@open_option
 @output_option("the recipe")
 def init(
     model: str,
     data: str | None,
     val: str | None,
     force: bool,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
     allow_inexact: bool,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
     open_io: Sequence[str],
     output: str,
 ) -> Facts:
@@ -63,7 +54,7 @@ def init(
     place = Path(output)
     if place.exists() and not force:
         raise UsageError(f"{output} is there already", "--force replaces it")
-    read = sized(opened(load(model), open_io), dict(shapes), dict(dims))
+    read = sized(opened(load(model), open_io), input_shapes, dims)
     channels = find_channels(read, allow_inexact=allow_inexact)
     if not channels.groups:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import glob_options, inexact_option, model_argument, open_option, size_options
+from onnxprune.app.cli.options import model_argument
 from onnxprune.app.cli.program import Facts, command
+from onnxprune.support.common_options import GroupSelection, InexactAxes, InputSizes, OpenInterface
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,20 +72,16 @@ def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
     return ("", table(("sizes of the input", ""), rows)) if rows else ()
 
 
-@command("inspect", render)
+@command("inspect", render, fields_of=(GroupSelection, InexactAxes, InputSizes, OpenInterface))
 @model_argument()
-@glob_options
-@inexact_option
-@size_options
-@open_option
 @click.option("--all", "every", is_flag=True, help="A line for every group and every tensor, with all names.")
 def inspect(
     model: str,
     exclude: Sequence[str],
     only: Sequence[str],
     allow_inexact: bool,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
+    input_shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
     open_io: Sequence[str],
     every: bool,
 ) -> Facts:
@@ -98,7 +95,7 @@ def inspect(
     from onnxprune.support.progress import task
 
     with task("analyse"):
-        read = sized(opened(load(model), open_io), dict(shapes), dict(dims))
+        read = sized(opened(load(model), open_io), input_shapes, dims)
         channels = find_channels(read, allow_inexact=allow_inexact)
     chosen = _chosen(channels, exclude, only)
     reach = reach_of(channels)

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from onnxprune.support.options import NumberRange
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -55,24 +57,31 @@ def _given(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
                 yield parameter, one
 
 
-def shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Read the full shape of an input: ``name=1x3x640x640``."""
-    name, _, sizes = text.rpartition("=")
-    try:
-        found = tuple(int(size) for size in sizes.split("x"))
-    except ValueError:
-        found = ()
-    if not name or not found or min(found) < 1:
-        raise click.BadParameter(f"'{text}' is not of the form name=1x3x640x640")
-    return name, found
+def pair(kind: Any, example: str, bounds: NumberRange) -> Callable[[str], tuple[str, Any]]:
+    """Return what reads a value for a name: ``sequence_length=128``, ``flash=0.3``, ``image=1x3x640x640``.
 
+    Args:
+        kind: The type of the value: ``int``, ``float``, ``str``, or a tuple, written 1x3x640x640.
+        example: Such a pair.
+        bounds: The numbers that it takes.
+    """
 
-def dim(text: str) -> tuple[str, int]:
-    """Read the size of a named axis: ``sequence_length=128``."""
-    name, _, size = text.rpartition("=")
-    if not name or not size.isdecimal() or int(size) < 1:
-        raise click.BadParameter(f"'{text}' is not of the form sequence_length=128")
-    return name, int(size)
+    def values(text: str) -> tuple[Any, ...]:
+        if kind in (int, float, str):
+            return (kind(text),)
+        return tuple(int(size) for size in text.split("x"))
+
+    def read(text: str) -> tuple[str, Any]:
+        name, _, value = text.rpartition("=")
+        try:
+            found = values(value)
+        except ValueError:
+            found = ()
+        if not name or not found or not (kind is str or all(number in bounds for number in found)):
+            raise click.BadParameter(f"'{text}' is not of the form {example}")
+        return name, found[0] if kind in (int, float, str) else found
+
+    return read
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -91,46 +100,6 @@ def model_argument(name: str = "model") -> Decorator:
 def output_option(what: str) -> Decorator:
     """Return the option that says where the result goes."""
     return click.option("-o", "--output", required=True, type=Writes(), help=f"Where to write {what}.")
-
-
-def glob_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--exclude`` and ``--only``."""
-    only = click.option(
-        "--only",
-        multiple=True,
-        metavar="GLOB",
-        help="Work on no other groups than those that this names (a group, node or tensor; repeatable).",
-    )
-    exclude = click.option(
-        "--exclude",
-        multiple=True,
-        metavar="GLOB",
-        help="Leave alone what this names: a group, node or tensor (repeatable).",
-    )
-    return exclude(only(function))
-
-
-def size_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--shape`` and ``--dim``: the sizes that a model is analysed and run with."""
-    shapes = click.option(
-        "--shape",
-        "shapes",
-        multiple=True,
-        type=shape,
-        metavar="NAME=SHAPE",
-        help="Full shape of an input to analyse and run with, such as image=1x3x640x640; other inputs follow"
-        " where their axes have the same names (repeatable).",
-    )
-    dims = click.option(
-        "--dim",
-        "dims",
-        multiple=True,
-        type=dim,
-        metavar="NAME=N",
-        help="Size of an open axis to analyse and run with, such as sequence_length=128; one without a name"
-        " is called INPUT.AXIS, such as image.2 (repeatable).",
-    )
-    return dims(shapes(function))
 
 
 def provider_option(text: str) -> tuple[str, str]:
@@ -160,54 +129,10 @@ def execution_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return provider(options(function))
 
 
-def latency_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--latency-backend`` and ``--latency-timeout``."""
-    backend = click.option(
-        "--latency-backend",
-        metavar="NAME",
-        help="What latency is measured on: onnxruntime[:PROVIDER] (the default), openvino[:DEVICE],"
-        " tensorrt[:trtexec or :polygraphy], module:callable, or a command that is given a model file and"
-        " prints milliseconds: 'cmd:ssh board bench {model}'.",
-    )
-    timeout = click.option(
-        "--latency-timeout",
-        type=click.FloatRange(0, min_open=True),
-        default=600.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long one call of such a command may take.",
-    )
-    return backend(timeout(function))
-
-
-open_option = click.option(
-    "--open-io",
-    "open_io",
-    multiple=True,
-    metavar="GLOB",
-    help="Let the fixed axes of this input or output shrink, such as 'past*' of caches (repeatable).",
-)
-equal_option = click.option(
-    "--equal-layers",
-    is_flag=True,
-    help="Keep as many in every layer along each axis that --open-io opens: some runtimes want one number.",
-)
-inexact_option = click.option(
-    "--allow-inexact",
-    is_flag=True,
-    help="Also open axes the model normalises over; the result is then only nearly the same.",
-)
-unchanged_option = click.option(
-    "--allow-unchanged", is_flag=True, help="Write a copy, and do not fail, where there is nothing to do."
-)
 unverified_option = click.option(
     "--unverified",
     is_flag=True,
     help="Write the result under its own name although no input could show that it is right.",
-)
-threads_option = click.option("--threads", type=click.IntRange(1), help="How many threads to compute with.")
-seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn."
 )
 samples_option = click.option(
     "--samples", type=click.IntRange(1), default=64, show_default=True, help="How many samples of the data."

@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import click
 
 from onnxprune.app.cli.options import execution_options, reads_of, writes_of
+from onnxprune.app.cli.pass_options import PassCommand
 from onnxprune.app.cli.streams import prepare, put, tell
 from onnxprune.errors import MissedError, OnnxpruneError, OutputError, VerificationError
 from onnxprune.support.wording import clean, sentence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Facts: TypeAlias = dict[str, Any]
 Render: TypeAlias = "Callable[[Facts], RenderableType]"
 
+_BACKTICKED = re.compile(r"`\w+`")
 _SENTENCE = 200  # characters; longer than any
 _PAGE_COLUMNS = 160  # of tables that go to a file or another program
 _ENVIRONMENT = "is the disk full, or has a file or a folder been taken away meanwhile?"
@@ -69,7 +72,12 @@ def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoRe
 
 
 def command(
-    name: str, render: Render, *, shows_progress: bool = True, executes: bool = False
+    name: str,
+    render: Render,
+    *,
+    shows_progress: bool = True,
+    executes: bool = False,
+    fields_of: str | type | Sequence[type] = (),
 ) -> Callable[[Callable[..., Facts]], click.Command]:
     """Make a command of a function that returns facts.
 
@@ -78,6 +86,8 @@ def command(
         render: From the facts to what people see. ``--json`` prints the facts themselves.
         shows_progress: Whether to show how far it is; a command that has a way of its own needs no other.
         executes: Whether it runs models, on a provider of the user's choice.
+        fields_of: A dataclass whose fields are options of the command (see `PassCommand`), or where it is
+            defined, as ``module:name``; or several.
     """
 
     def decorate(function: Callable[..., Facts]) -> click.Command:
@@ -86,7 +96,7 @@ def command(
             provider = [options.pop(name) for name in ("provider", "provider_options")] if executes else []
             try:
                 _check_folder()
-                with _within(memory), _work(shows_progress), _executing(*provider):
+                with _in_flags(), _within(memory), _work(shows_progress), _executing(*provider):
                     _check_places(click.get_current_context())
                     facts = function(**options)
             except (MissedError, VerificationError) as error:
@@ -96,7 +106,10 @@ def command(
             put(_json(facts) if as_json else _for_people(render(clean(facts))))
 
         described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
-        return click.command(name)(_memory_option(execution_options(described) if executes else described))
+        complete = _memory_option(execution_options(described) if executes else described)
+        if not fields_of:
+            return click.command(name)(complete)
+        return click.command(name, cls=PassCommand, fields_of=fields_of)(complete)
 
     return decorate
 
@@ -136,6 +149,19 @@ def _executing(provider: str | None = None, options: Sequence[tuple[str, str]] =
 
     with executing(ExecutionConfig.of(provider or "cpu", options)):
         yield
+
+
+@contextlib.contextmanager
+def _in_flags() -> Iterator[None]:
+    """Name parameters in errors as the options of the command line are spelled."""
+    options = [p for p in click.get_current_context().command.params if isinstance(p, click.Option)]
+    flags = {f"`{option.name}`": max(option.opts, key=len) for option in options}
+    try:
+        yield
+    except OnnxpruneError as error:
+        error.message = _BACKTICKED.sub(lambda found: flags.get(found[0], found[0]), error.message)
+        error.hint = _BACKTICKED.sub(lambda found: flags.get(found[0], found[0]), error.hint)
+        raise
 
 
 def _check_folder() -> None:

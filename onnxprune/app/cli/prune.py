@@ -12,17 +12,7 @@ from onnxprune.app.cli.figure import check_figure, draw, figure_option
 from onnxprune.app.cli.options import (
     Reads,
     Writes,
-    data_option,
-    equal_option,
-    glob_options,
-    inexact_option,
-    latency_options,
     model_argument,
-    open_option,
-    seed_option,
-    size_options,
-    threads_option,
-    unchanged_option,
     unverified_option,
 )
 from onnxprune.app.cli.program import Facts, command
@@ -82,116 +72,18 @@ def _measured(facts: Facts) -> list[str]:
     return said
 
 
-def _limit(text: str) -> tuple[str, int]:
-    """Read a number of channels for a group: ``stage1=16``."""
-    name, _, count = text.rpartition("=")
-    if not name or not count.isdecimal() or int(count) < 1:
-        raise click.BadParameter(f"'{text}' is not of the form GROUP=N")
-    return name, int(count)
+def _shapes(found: Facts) -> str:
+    """Name shapes of inputs: ``image 1×3×224×224``."""
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in found.items())
 
 
-def _reduction(text: str) -> tuple[str, float]:
-    """Read a fraction of a cost: ``activation-memory=0.3``."""
-    name, _, fraction = text.rpartition("=")
-    try:
-        return name, float(fraction)
-    except ValueError as error:
-        raise click.BadParameter(f"'{text}' is not of the form COST=R, such as flash=0.3") from error
-
-
-def _limit_option(which: str, what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option(
-        f"--keep-at-{which}",
-        multiple=True,
-        type=_limit,
-        metavar="GROUP=N",
-        help=f"{what} channels that stay of the groups this glob names (repeatable).",
-    )
-
-
-def reduction_option(name: str, of: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option that says how much of a cost is to be removed."""
-    return click.option(
-        f"--reduce-{name}", type=float, metavar="R", help=f"Remove this fraction of the {of}."
-    )
-
-
-@command("prune", render, executes=True)
+@command("prune", render, executes=True, fields_of="onnxprune.passes.mask:Prune")
 @model_argument()
-@reduction_option("macs", "MACs")
-@reduction_option("params", "parameters")
-@reduction_option("size", "file's bytes")
-@reduction_option("latency", "time one run takes, measured (see --latency-backend)")
-@reduction_option("channels", "channels")
-@click.option(
-    "--reduce",
-    multiple=True,
-    type=_reduction,
-    metavar="COST=R",
-    help="Remove this fraction of another cost: that of a plugin, or module:callable (repeatable).",
-)
-@click.option(
-    "--max-drop", type=float, metavar="D", help="Remove as much as costs no more than this of the metric."
-)
-@click.option("--analysis", type=Reads(), help="What `ana` found.")
-@click.option(
-    "--strategy",
-    metavar="NAME",
-    help="uniform, global, sensitivity or search; by default sensitivity with an analysis, else global.",
-)
-@click.option(
-    "--criterion",
-    type=Reads(),
-    metavar="NAME",
-    help="l1, l2, geometric-median, bn, lamp, random; activation, obs, taylor or fisher with --data; that"
-    " of a plugin, or module:callable. By default that of the analysis; without one obs with --data, else"
-    " l2.",
-)
-@data_option("Samples without labels to rank channels, repair and measure by")
-@click.option(
-    "--metric",
-    type=Reads(),
-    metavar="TEXT",
-    help="What plans are measured by; by default that of the analysis, else kl.",
-)
-@click.option("--samples", type=click.IntRange(1), help="Only the first so many samples.")
-@click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
-@click.option(
-    "--evaluations", type=int, default=100, show_default=True, help="How many plans are measured on the data."
-)
-@click.option("--trials", type=Writes(path_type=Path), help="File that lets a search go on later.")
-@click.option(
-    "--recover",
-    multiple=True,
-    metavar="METHOD",
-    help="Repair afterwards, without training: least-squares, bias, scale or batchnorm (repeatable), or none."
-    " By default least-squares with --data.",
-)
-@click.option(
-    "--round-to",
-    type=int,
-    help="Keep multiples of this, and groups that are no larger; by default of 8, of less in small groups.",
-)
-@click.option(
-    "--max-ratio", type=float, default=0.9, show_default=True, help="Largest fraction of a group that may go."
-)
-@_limit_option("least", "Fewest")
-@_limit_option("most", "Most")
 @click.option("--limits", type=Reads(), help="JSON file with keep_at_least, keep_at_most, exclude, only.")
-@click.option("--plan", type=Reads(), help="Apply this plan instead of making one.")
 @click.option("--plan-out", type=Writes(), help="Write the plan to a file that can be edited.")
 @click.option("--plan-only", is_flag=True, help="Write no model.")
 @figure_option
-@glob_options
-@inexact_option
-@unchanged_option
 @unverified_option
-@threads_option
-@latency_options
-@seed_option
-@size_options
-@open_option
-@equal_option
 @click.option(
     "--keep-rows",
     type=Reads(),
@@ -209,11 +101,8 @@ def prune(
     plan_only: bool,
     limits: str | None,
     figure: Path | None,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
-    open_io: Sequence[str],
     unverified: bool,
-    recover: Sequence[str],
+    recover: Sequence[str] | None,
     **options: Any,
 ) -> Facts:
     """Set the least useful channels to zero until all budgets are met.
@@ -237,13 +126,11 @@ def prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
         recover=_methods(recover),
-        input_shapes=dict(shapes),
-        dims=dict(dims),
         **_with_limits(options, limits),
     )
     only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None
     with task("prune"):
-        given = opened(load(model), open_io)
+        given = opened(load(model), step.open_io)
         note_configurations(given, configurations(given))
         result = KeepRows(rows)(given) if rows is not None else PassResult(given, False)
         result = result if only_rows else step(result)
@@ -263,13 +150,15 @@ def prune(
     return {**written, "figure": str(figure) if figure else None, **result.facts}
 
 
-def _methods(given: Sequence[str]) -> tuple[str, ...] | None:
+def _methods(given: Sequence[str] | None) -> Any:
     """Return the methods to repair with: the usual ones where none is named, none where that is said."""
     from onnxprune.errors import UsageError
 
+    if given is None:
+        return None
     if "none" in given and len(given) > 1:
         raise UsageError("--recover none goes with no other method", "give either")
-    return (() if "none" in given else tuple(given)) if given else None
+    return () if "none" in given else given
 
 
 def _write(model: Any, output: str, inputs: Sequence[str], **how: Any) -> Facts:
@@ -305,7 +194,7 @@ def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
     found = _read(path, lambda text, _: read_form(text, known), hint) or {}
     if unknown := [key for key in found if f"{key}?" not in known]:
         raise PlanError(f"{path} holds '{unknown[0]}', which is no limit", hint)
-    merged = dict(options) | {"reduce": dict(options["reduce"])}
+    merged = dict(options)
     for name in ("keep_at_least", "keep_at_most"):
         merged[name] = {str(k): int(v) for k, v in found.get(name, {}).items()} | dict(options[name])
     for name in ("exclude", "only"):

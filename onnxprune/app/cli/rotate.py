@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from onnxprune.app.cli.options import (
-    data_option,
-    glob_options,
     model_argument,
     output_option,
-    seed_option,
-    size_options,
-    threads_option,
-    unchanged_option,
     unverified_option,
 )
 from onnxprune.app.cli.program import Facts, command
@@ -49,26 +40,11 @@ def render(facts: Facts) -> RenderableType:
     return Group(*parts, end)
 
 
-@command("rotate", render)
+@command("rotate", render, fields_of="onnxprune.passes.rotate:Rotate")
 @model_argument()
-@data_option("Samples, labels not needed, to choose the bases by; without any the weights alone are asked")
-@click.option("--samples", type=int, default=512, show_default=True, help="How many samples.")
-@click.option("--batch-size", type=int, default=64, show_default=True, help="Samples a run.")
-@glob_options
-@unchanged_option
 @unverified_option
-@threads_option
-@seed_option
-@size_options
 @output_option("the rotated model")
-def rotate(
-    model: str,
-    output: str,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
-    unverified: bool,
-    **options: Any,
-) -> Facts:
+def rotate(model: str, output: str, unverified: bool, **options: Any) -> Facts:
     """Change the basis of every axis that allows it, exactly, so that pruning costs less."""
     from onnxprune.ir import load
     from onnxprune.ir.output import write_model
@@ -76,14 +52,14 @@ def rotate(
     from onnxprune.support.progress import task
 
     with task("rotate"):
-        result = Rotate(input_shapes=dict(shapes), dims=dict(dims), **options)(load(model))
+        result = Rotate(**options)(load(model))
     with task("write and try"):
         inputs = [f for f in (model, options["data"]) if f]
         size = write_model(
             result.model,
             output,
             inputs=inputs,
-            shapes=dict(shapes) or None,
+            shapes=options["input_shapes"] or None,
             data=options["data"],
             unverified=unverified,
         )

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.app.cli.options import (
-    Reads,
     data_option,
-    equal_option,
-    glob_options,
-    inexact_option,
-    latency_options,
     model_argument,
-    open_option,
     output_option,
-    seed_option,
-    size_options,
-    threads_option,
 )
 from onnxprune.app.cli.program import Facts, command
-from onnxprune.app.cli.prune import reduction_option
 from onnxprune.app.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -66,79 +55,43 @@ def render(facts: Facts) -> RenderableType:
     return Group(table(columns, rows), how, *end)
 
 
-@command("shrink", render, shows_progress=True)
+@command("shrink", render, fields_of="onnxprune.app.shrink.choice:ShrinkOptions")
 @model_argument()
 @data_option("What to train and calibrate on, with labels or without; without any data a weaker way is taken")
 @click.option(
-    "--val",
-    type=Reads(),
-    metavar="DATA",
-    help="What to judge by; by default a fifth of --data, which is then not trained on.",
-)
-@reduction_option("macs", "MACs")
-@reduction_option("params", "parameters")
-@reduction_option("size", "file's bytes")
-@reduction_option("latency", "time one run takes, measured (see --latency-backend)")
-@click.option(
-    "--max-drop", type=float, metavar="D", help="Remove as much as costs no more than this of the metric."
-)
-@click.option(
-    "--minutes", type=click.FloatRange(0), default=10.0, show_default=True, help="How long it may take."
-)
-@click.option("--metric", type=Reads(), metavar="TEXT", help="By default what suits model and data.")
-@click.option(
     "--quantize", type=click.Choice(["int8"]), help="Also quantise the result, on the same samples."
 )
-@glob_options
-@inexact_option
-@threads_option
-@latency_options
-@seed_option
-@size_options
-@open_option
-@equal_option
 @output_option("the dense model")
-def shrink(
-    model: str,
-    output: str,
-    data: str | None,
-    quantize: str | None,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
-    **options: Any,
-) -> Facts:
+def shrink(model: str, output: str, data: str | None, quantize: str | None, **options: Any) -> Facts:
     """Make a model smaller, all in one: analyse, prune, repair, train, make dense, prove, measure.
 
     Killed and started again it goes on from its work folder, OUTPUT.work.
     """
-    from onnxprune.app.shrink import Wanted, shrink_without_data
+    from onnxprune.app.shrink import ShrinkOptions, shrink_without_data
     from onnxprune.app.shrink import shrink as run_shrink
     from onnxprune.app.shrink.job import page_of
     from onnxprune.errors import MissedError, UsageError
     from onnxprune.runtime.backends import find_backend
+    from onnxprune.support.common_options import Reductions
+    from onnxprune.support.options import one_of
     from onnxprune.support.path_guard import check_output
 
-    kinds = ("macs", "params", "size", "latency")
-    reductions = {kind: options.pop(f"reduce_{kind}") for kind in kinds}
-    reductions = {kind: amount for kind, amount in reductions.items() if amount is not None}
-    if len(reductions) + (options["max_drop"] is not None and not reductions) != 1:
-        named = ", ".join(f"--reduce-{kind}" for kind in kinds)
-        raise UsageError("say how much to remove, once", f"give one of {named}, or --max-drop with --data")
+    wanted = ShrinkOptions(model=model, output=output, data=data or "", **options)
+    reductions = wanted.reductions()
+    if len(reductions) + (wanted.max_drop is not None and not reductions) != 1:
+        raise UsageError(
+            "say how much to remove, once", f"give one of {one_of(Reductions)}, or `max_drop` with `data`"
+        )
     check_output(output, [model])
     find_backend(options["latency_backend"], options["latency_timeout"])  # refused before the work
     if data is None:
-        if options["max_drop"] is not None or quantize or options["val"]:
-            raise UsageError("quality and ranges are measured on samples", "give them with --data")
-        names = ("exclude", "only", "allow_inexact", "equal_layers", "open_io", "threads", "seed")
+        if wanted.max_drop is not None or quantize or wanted.val:
+            raise UsageError("quality and ranges are measured on samples", "give them with `data`")
+        names = ("open_io", "threads", "seed", "input_shapes", "dims")
         kept = {name: options[name] for name in names}
         if "latency" in reductions:
             kept |= {name: options[name] for name in ("latency_backend", "latency_timeout")}
-        return shrink_without_data(
-            model, output, reductions, **kept, input_shapes=dict(shapes), dims=dict(dims)
-        )
-    wanted = Wanted(
-        model, output, data, reductions=reductions, shapes=dict(shapes), dims=dict(dims), **options
-    )
+        return shrink_without_data(model, output, reductions, **wanted.groups, **kept)
     missed: MissedError | None = None
     try:
         facts = run_shrink(wanted, _say, tell)

@@ -11,15 +11,8 @@ import click
 
 from onnxprune.app.cli.options import (
     Writes,
-    data_option,
     model_argument,
-    open_option,
     output_option,
-    samples_option,
-    seed_option,
-    size_options,
-    unchanged_option,
-    unverified_option,
 )
 from onnxprune.app.cli.program import Facts, command
 
@@ -79,15 +72,8 @@ def _left(facts: Facts) -> list[RenderableType]:
     )
 
 
-@command("transform", render, executes=True)
+@command("transform", render, executes=True, fields_of="onnxprune.passes.transform:Transform")
 @model_argument("sparse")
-@data_option("What to compare the two models on, beside random inputs")
-@samples_option
-@unchanged_option
-@unverified_option
-@seed_option
-@size_options
-@open_option
 @click.option(
     "--certificate",
     type=Writes(),
@@ -95,15 +81,7 @@ def _left(facts: Facts) -> list[RenderableType]:
     help="Where to write which elements are kept, for `python -m onnxprune.certify`.",
 )
 @output_option("the dense model")
-def transform(
-    sparse: str,
-    data: str | None,
-    output: str,
-    certificate: str | None,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
-    **options: Any,
-) -> Facts:
+def transform(sparse: str, output: str, certificate: str | None, **options: Any) -> Facts:
     """Remove the channels that are zero, and prove that the result computes the same."""
     from onnxprune.decisions.channels.planned import stored_plan
     from onnxprune.errors import NotShownError
@@ -112,8 +90,8 @@ def transform(
     from onnxprune.passes.transform import Transform
     from onnxprune.support.progress import task
 
+    step, data = Transform(**options), options["data"]
     inputs = [sparse, *([data] if data else [])]
-    step = Transform(data=data, input_shapes=dict(shapes), dims=dict(dims), **options)
     given = load(sparse)
     plan = stored_plan(given)
     with task("transform and compare"):

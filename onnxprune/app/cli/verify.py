@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.app.cli.options import (
-    data_option,
-    model_argument,
-    open_option,
-    samples_option,
-    seed_option,
-    size_options,
-)
+from onnxprune.app.cli.options import data_option, model_argument, samples_option
 from onnxprune.app.cli.program import Facts, command
+from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,22 +20,19 @@ def render(facts: Facts) -> RenderableType:
     return agreement(facts, "the models")
 
 
-@command("verify", render, executes=True)
+@command("verify", render, executes=True, fields_of=(Seeded, InputSizes, OpenInterface))
 @model_argument("sparse")
 @model_argument("dense")
 @data_option("What to compare on, beside random inputs")
 @samples_option
-@seed_option
-@size_options
-@open_option
 def verify(
     sparse: str,
     dense: str,
     data: str | None,
     samples: int,
     seed: int,
-    shapes: Sequence[tuple[str, tuple[int, ...]]],
-    dims: Sequence[tuple[str, int]],
+    input_shapes: Mapping[str, tuple[int, ...]],
+    dims: Mapping[str, int],
     open_io: Sequence[str],
 ) -> Facts:
     """Compare two models on the same inputs; exit with 1 if they differ."""
@@ -51,7 +42,7 @@ def verify(
     from onnxprune.ir import load, noted_vocabulary, opened, sized
     from onnxprune.support.progress import task
 
-    first, second = (sized(load(path), dict(shapes), dict(dims)) for path in (sparse, dense))
+    first, second = (sized(load(path), input_shapes, dims) for path in (sparse, dense))
     opened(first, open_io)
     with task("compare"):
         plan = stored_plan(first)

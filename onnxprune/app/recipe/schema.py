@@ -6,30 +6,32 @@ them is also what the documentation says.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from onnxprune.app.recipe.sections import PassSection, Section, keys_of, number
 from onnxprune.errors import OnnxpruneError, UsageError
-from onnxprune.runtime.backends import TIMEOUT_S, check_backend
+from onnxprune.passes import Ana, Finetune, Prune, Recover
+from onnxprune.runtime.backends import check_backend
 from onnxprune.scoring.criteria import check_criterion, looks_at_data
-from onnxprune.train.settings import parse_loss
+from onnxprune.support.common_options import (
+    FRACTION,
+    LATENCY_TIMEOUT_S,
+    GroupSelection,
+    InexactAxes,
+    Reductions,
+)
+from onnxprune.support.options import Key, NumberRange, option
+from onnxprune.train.settings import ScheduleName, parse_loss
 
-
-def _in_32_bits(count: int) -> int:
-    if count >= 1 << 31:
-        raise ValueError("it should be less than 2147483648")
-    return count
-
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1), AfterValidator(_in_32_bits)]
-
-
-class Section(BaseModel):
-    """A table of the file; keys nobody knows are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+if TYPE_CHECKING:
+    Fraction: TypeAlias = float
+    Count: TypeAlias = int
+else:
+    Fraction = number(float, FRACTION)
+    Count = number(int, NumberRange(least=1))
 
 
 class DataSection(Section):
@@ -44,12 +46,22 @@ class DataSection(Section):
         limit: Only the first so many samples of each: to try a recipe out.
     """
 
+    note: ClassVar[str] = ".npz files, folders of them, or module:callable"
+
     train: str
     val: str | None = None
-    hold_back: Fraction | None = None
-    calibration: str | None = None
-    test: str | None = None
-    limit: Count | None = None
+    hold_back: Annotated[
+        Fraction | None,
+        Key(example="0.2", note="instead of val: so much of the training data judges, and is not trained on"),
+    ] = None
+    calibration: Annotated[
+        str | None,
+        Key(example='"few.npz"', note="what ana and recover look at; by default the training data"),
+    ] = None
+    test: Annotated[str | None, Key(example='"test.npz"', note="judged at the very end only")] = None
+    limit: Annotated[
+        Count | None, Key(example="500", note="only so many samples of each: to try this file out")
+    ] = None
 
     @model_validator(mode="after")
     def _judged(self) -> DataSection:
@@ -58,22 +70,11 @@ class DataSection(Section):
         return self
 
 
-class BudgetSection(Section):
-    """The reduction, as a fraction of the cost of the original model: one of these.
+@keys_of(Reductions)
+class BudgetSection(PassSection):
+    """The reduction, as a fraction of the cost of the original model: one of these."""
 
-    Attributes:
-        reduce_macs: Of the multiply-accumulates.
-        reduce_params: Of the parameters.
-        reduce_size: Of the bytes of the file.
-        reduce_latency: Of the time a run takes, measured as ``[bench]`` says.
-        reduce_channels: Of the prunable channels.
-    """
-
-    reduce_macs: Fraction | None = None
-    reduce_params: Fraction | None = None
-    reduce_size: Fraction | None = None
-    reduce_latency: Fraction | None = None
-    reduce_channels: Fraction | None = None
+    note: ClassVar[str] = "fraction removed of one of these"
 
     @model_validator(mode="after")
     def _one(self) -> BudgetSection:
@@ -103,8 +104,11 @@ class ScheduleSection(Section):
     """
 
     iterations: Count = 4
-    rise: Literal["linear", "cubic"] = "linear"
-    reductions: tuple[Fraction, ...] = ()
+    rise: Annotated[Literal["linear", "cubic"], Key(note="linear; cubic: large steps first")] = "linear"
+    reductions: Annotated[
+        tuple[Fraction, ...],
+        Key(example="[0.2, 0.4, 0.5]", note="instead of the two above; the last is the budget"),
+    ] = ()
 
     @model_validator(mode="after")
     def _rising(self) -> ScheduleSection:
@@ -120,65 +124,32 @@ class ScheduleSection(Section):
         return (*(round(target * (1 - (1 - k / n) ** power), 6) for k in range(1, n)), target)
 
 
-class AnaSection(Section):
-    """Sensitivity analysis before every pruning; see the command `ana`.
+@dataclass(frozen=True)
+class AnaKeys:
+    """Keys of the section ``ana`` that the pass has not.
 
     Attributes:
         enabled: Whether it is.
         repeat: Whether it is measured again before every pruning. If not, what was found out about the
             original decides all widths, and only which channels go is decided anew.
-        metric: What is measured; also what plans are tried by where ``prune.strategy`` is ``search``.
-        ratios: Fractions of a group to remove.
-        samples: Only the first so many samples of the calibration data; also for all that pruning measures.
-        method: ``measured``, or ``fast``: all curves at once, estimated from one pass through the samples.
-        mode: ``exact``, or ``adaptive``: ratios and samples only where they tell something new.
-        confidence: ``adaptive``: how sure an interval is to hold the value over all samples.
-        precision: ``adaptive``: how narrow that of a plan has to be, half of it as a fraction of its drop.
     """
 
     enabled: bool = True
-    repeat: bool = True
-    metric: str = "kl"
-    ratios: tuple[Fraction, ...] = (0.25, 0.5, 0.75)
-    samples: Count | None = 512
-    method: Literal["measured", "fast"] = "measured"
-    mode: Literal["exact", "adaptive"] = "exact"
-    confidence: Fraction = 0.95
-    precision: Annotated[float, Field(gt=0)] = 0.1
+    repeat: bool = field(default=True, metadata=option(key=Key(note="false: only once, before the first")))
 
 
-class PruneSection(Section):
-    """Selection of channels; see the command `prune`.
+@keys_of(Ana, AnaKeys, without=(GroupSelection, InexactAxes))
+class AnaSection(PassSection):
+    """Sensitivity analysis before every pruning; see the command `ana`."""
 
-    Attributes:
-        strategy: How the reduction is shared out among the groups; by default ``sensitivity`` where it is
-            measured, else ``global``.
-        criterion: What ranks the channels within a group. Those that look at samples are given the
-            calibration data.
-        evaluations: With ``search``: how many plans are tried.
-        round_to: What is kept of a group is a multiple of this; by default of 8, and of less in small groups.
-        max_ratio: The most that may go of a group.
-        keep_at_least: Fewest channels that stay, by glob over group names.
-        keep_at_most: Most channels that stay, likewise.
-        exclude: Globs of groups, nodes or tensors to leave alone.
-        only: Globs of those to prune and no others.
-        allow_inexact: Open axes that the network normalises over.
-        equal_layers: Keep as many in every layer along each axis that ``open_io`` opens.
-    """
+    note: ClassVar[str] = "how sensitive each group is, measured before every pruning"
 
-    strategy: Literal["uniform", "global", "sensitivity", "search"] | None = None
-    criterion: str = "obs"
-    evaluations: Count = 100
-    round_to: Count | None = None
-    max_ratio: Fraction = 0.9
-    keep_at_least: dict[str, Count] = {}
-    keep_at_most: dict[str, Count] = {}
-    exclude: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    allow_inexact: bool = False
-    equal_layers: bool = False
 
-    @field_validator("criterion")
+@keys_of(Prune, without=(Reductions,))
+class PruneSection(PassSection):
+    """Selection of channels; see the command `prune`."""
+
+    @field_validator("criterion", check_fields=False)
     @classmethod
     def _known(cls, criterion: str) -> str:
         try:
@@ -193,73 +164,62 @@ class PruneSection(Section):
         return looks_at_data(self.criterion) or self.strategy == "search"
 
 
-class RecoverSection(Section):
-    """Recovery in closed form, before training; see the command `recover`.
+@dataclass(frozen=True)
+class RecoverKeys:
+    """Keys of the section ``recover`` that the pass has not.
 
     Attributes:
         enabled: Whether it is.
-        methods: How.
-        samples: How many samples of the calibration data.
     """
 
     enabled: bool = True
-    methods: tuple[Literal["least-squares", "bias", "scale", "batchnorm"], ...] = ("least-squares",)
-    samples: Annotated[int, Field(ge=2)] = 512
 
 
-class FinetuneSection(Section):
-    """Training of the pruned model; see the command `finetune`.
+@keys_of(Recover, RecoverKeys)
+class RecoverSection(PassSection):
+    """Recovery in closed form, before training; see the command `recover`."""
+
+    note: ClassVar[str] = "make up for losses in closed form, before training"
+
+
+@dataclass(frozen=True)
+class FinetuneKeys:
+    """Keys of the section ``finetune`` that the pass has not.
 
     Attributes:
-        loss: What is minimised; those that ask a teacher ask the original.
-        features: Tensors that the loss ``features`` makes like the original's.
-        class_weights: A factor for each class in ``cross-entropy``.
-        ignore_index: The label that ``cross-entropy`` does not count.
-        epochs: Passes over the training data in every iteration; 0 for no training at all.
         last_epochs: As many in the iteration that reaches the target; ``epochs`` by default.
-        batch_size: Samples a batch.
-        accumulate: Batches a step.
-        optimizer: ``sgd`` with momentum, or ``adamw``.
-        lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``.
-        weight_decay: How fast weights shrink by themselves.
-        schedule: How the step size falls within an iteration.
         early_schedule: The same for all iterations but the one that reaches the target; ``schedule`` by
             default. ``constant`` keeps it high until what is trained is what will be kept.
-        warmup: Fraction of an iteration's steps over which the step size first rises.
-        clip_norm: Largest norm of the gradient, ``inf`` for none; by default 1 for ``sgd``.
-        ema: Decay of a running average of the weights, which is then what is kept.
         keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
             validation data has no say in which weights are kept.
-        patience: With ``best``: epochs without a better score after which an iteration's training ends.
-        unfold: Whether BatchNormalization that was folded away is put back while training.
-        checkpoint_every: Steps from one checkpoint to the next; a killed run goes on from the last.
-        engine: What computes the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
-            `setup-training`; or ``auto``, the faster one that can train the model.
     """
 
-    loss: str = "cross-entropy"
-    features: tuple[str, ...] = ()
-    class_weights: tuple[float, ...] | None = None
-    ignore_index: int | None = None
-    epochs: Annotated[int, Field(ge=0)] = 3
-    last_epochs: Annotated[int, Field(ge=0)] | None = None
-    batch_size: Count = 32
-    accumulate: Count = 1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
-    early_schedule: Literal["cosine", "linear", "step", "constant"] | None = None
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=True)] | None = None
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    keep: Literal["best", "last"] = "best"
-    patience: Count | None = None
-    unfold: Literal["auto", "always", "never"] = "auto"
-    checkpoint_every: Count = 200
-    engine: Literal["auto", "stock", "ort-training"] = "auto"
+    last_epochs: int | None = field(
+        default=None,
+        metadata=option(least=0, key=Key(after="epochs", example="10", note="of the last one")),
+    )
+    early_schedule: ScheduleName | None = field(
+        default=None,
+        metadata=option(
+            key=Key(after="schedule", example='"constant"', note="of all iterations but the last")
+        ),
+    )
+    keep: Literal["best", "last"] = field(
+        default="best",
+        metadata=option(
+            key=Key(
+                after="ema",
+                note="best: the epoch that is best on val; last: val has no say in the weights",
+            )
+        ),
+    )
 
-    @field_validator("loss")
+
+@keys_of(Finetune, FinetuneKeys)
+class FinetuneSection(PassSection):
+    """Training of the pruned model; see the command `finetune`."""
+
+    @field_validator("loss", check_fields=False)
     @classmethod
     def _known(cls, loss: str) -> str:
         try:
@@ -284,10 +244,16 @@ class StopSection(Section):
         retries: How often a dropped iteration is tried again with half the step.
     """
 
-    max_drop: Annotated[float, Field(ge=0)] | None = None
-    floor: float | None = None
-    early_drop: Annotated[float, Field(ge=0)] | None = None
-    retries: Annotated[int, Field(ge=0)] = 0
+    max_drop: Annotated[
+        Annotated[float, Field(ge=0)] | None,
+        Key(note="an iteration worse than the original by more is dropped"),
+    ] = None
+    floor: Annotated[float | None, Key(example="0.95", note="the same as an absolute value")] = None
+    early_drop: Annotated[
+        Annotated[float, Field(ge=0)] | None,
+        Key(example="0.05", note="of an iteration that another one follows; goes with early_schedule"),
+    ] = None
+    retries: Annotated[int, Field(ge=0), Key(note="then try again with half the step")] = 0
 
 
 class CompareSection(Section):
@@ -297,7 +263,9 @@ class CompareSection(Section):
         one_shot: The same reduction at once, trained for as many epochs as all iterations together.
     """
 
-    one_shot: bool = False
+    one_shot: Annotated[bool, Key(note="true: also prune at once, with as much training, for the report")] = (
+        False
+    )
 
 
 class LogSection(Section):
@@ -309,9 +277,11 @@ class LogSection(Section):
         experiment: The experiment there.
     """
 
-    tensorboard: str | None = None
-    mlflow: str | None = None
-    experiment: str = "onnxprune"
+    note: ClassVar[str] = "where else figures go while it runs"
+
+    tensorboard: Annotated[str | None, Key(example='"logs"', note="a folder")] = None
+    mlflow: Annotated[str | None, Key(example='"http://localhost:5000"')] = None
+    experiment: Annotated[str, Key(note="of MLflow")] = "onnxprune"
 
 
 class BenchSection(Section):
@@ -329,8 +299,16 @@ class BenchSection(Section):
     runs: Count = 30
     batch_size: Count = 1
     threads: Count | None = 1
-    backend: str | None = None
-    timeout: Annotated[float, Field(gt=0)] = TIMEOUT_S
+    backend: Annotated[
+        str | None,
+        Key(
+            example='"openvino"',
+            note='or "cmd:ssh board bench {{model}}", a command that prints milliseconds',
+        ),
+    ] = None
+    timeout: Annotated[
+        Annotated[float, Field(gt=0)], Key(example="600", note="seconds that one call of it may take")
+    ] = LATENCY_TIMEOUT_S
 
     @field_validator("backend")
     @classmethod
@@ -359,13 +337,21 @@ class Recipe(Section):
     """
 
     model: str
-    folder: str | None = None
-    metric: str = "top1"
+    folder: Annotated[str | None, Key(note="everything goes here; a killed run goes on from here")] = None
+    metric: Annotated[
+        str, Key(note="top1 top5 mse mae; against the original: kl agreement cosine; module:callable")
+    ] = "top1"
     seed: Annotated[int, Field(ge=0)] = 0
-    threads: Count | None = None
-    shapes: dict[str, tuple[Count, ...]] = {}
-    dims: dict[str, Count] = {}
-    open_io: tuple[str, ...] = ()
+    threads: Annotated[
+        Count | None,
+        Key(example="2", note="by default the processors of the machine; part of the result"),
+    ] = None
+    open_io: Annotated[
+        tuple[str, ...],
+        Key(example='["past*", "present*"]', note="inputs and outputs whose fixed axes may shrink"),
+    ] = ()
+    shapes: dict[str, tuple[Count, ...]] = Field(default={})
+    dims: dict[str, Count] = Field(default={})
     data: DataSection
     budget: BudgetSection
     schedule: ScheduleSection = ScheduleSection()

@@ -12,7 +12,17 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import LABELS, Dataset, open_data
 from onnxprune.ir import Model
 from onnxprune.runtime import Session, TensorSpec
-from onnxprune.runtime.backends import TIMEOUT_S
+from onnxprune.support.common_options import (
+    EqualLayers,
+    GroupSelection,
+    InexactAxes,
+    InputSizes,
+    LatencyOptions,
+    Reductions,
+    Seeded,
+    Threaded,
+)
+from onnxprune.support.options import one_of, option
 
 HOLD_BACK = 0.2
 """The part of the data that judges where none is given for that."""
@@ -23,50 +33,28 @@ _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ShrinkOptions(
+    Reductions, GroupSelection, InexactAxes, EqualLayers, LatencyOptions, Seeded, Threaded, InputSizes
+):
     """The options of `shrink`.
 
     Attributes:
         model: The model's file.
         output: Where the result goes.
         data: Samples: what `finetune` takes.
-        val: Samples to judge by; by default a part of the others, which is not trained on.
-        reductions: The budget by kind; empty where `max_drop` is the limit.
-        max_drop: How much worse than the original the result may be, in the metric's unit.
+        val: What to judge by; by default a fifth of ``data``, which is then not trained on.
+        max_drop: Remove as much as costs no more than this of the metric.
         minutes: How long it may take.
-        metric: The metric; by default one that suits model and data.
-        exclude: Globs of what is left alone.
-        only: Globs of what is pruned, and nothing else.
-        allow_inexact: Whether axes that the network normalises over are opened.
-        equal_layers: Whether all layers keep as many along each axis that `open_io` opens.
-        seed: Of everything that is drawn.
-        threads: Threads to compute with.
-        shapes: Full shapes of inputs, by name.
-        dims: Sizes of open axes, by name.
-        open_io: Globs of inputs and outputs whose fixed axes may shrink.
-        latency_backend: Runtime or device on which latency is measured; by default onnxruntime.
-        latency_timeout: Seconds that one call of a command may take that measures latency.
+        metric: By default what suits model and data.
     """
 
-    model: str
-    output: str
-    data: str
-    val: str | None = None
-    reductions: Mapping[str, float] = field(default_factory=dict)
-    max_drop: float | None = None
-    minutes: float = 10.0
-    metric: str | None = None
-    exclude: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    allow_inexact: bool = False
-    equal_layers: bool = False
-    seed: int = 0
-    threads: int | None = None
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    dims: Mapping[str, int] = field(default_factory=dict)
-    open_io: tuple[str, ...] = ()
-    latency_backend: str | None = None
-    latency_timeout: float = TIMEOUT_S
+    model: str = field(metadata=option(flag=""))
+    output: str = field(metadata=option(flag=""))
+    data: str = field(metadata=option(flag=""))
+    val: str | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
+    max_drop: float | None = field(default=None, metadata=option(metavar="D", least=0))
+    minutes: float = field(default=10.0, metadata=option(least=0))
+    metric: str | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))
 
     @property
     def groups(self) -> dict[str, Any]:
@@ -120,7 +108,7 @@ class Outlook:
         return "cross-entropy" if self.labelled else "distill"
 
 
-def recipe_for(wanted: Wanted, outlook: Outlook, epochs: int, measured: bool) -> Recipe:
+def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: bool) -> Recipe:
     """Return the recipe.
 
     Args:
@@ -132,13 +120,11 @@ def recipe_for(wanted: Wanted, outlook: Outlook, epochs: int, measured: bool) ->
     Raises:
         UsageError: There is no budget, or more than one.
     """
-    if len(wanted.reductions) + (wanted.max_drop is not None and not wanted.reductions) != 1:
-        raise UsageError(
-            "say how much to remove, once",
-            "give one of --reduce-macs, --reduce-params, --reduce-size, --reduce-latency, or --max-drop",
-        )
-    kind, amount = next(iter(wanted.reductions.items()), ("macs", RISING[-1]))
-    rising = {"reductions": RISING} if not wanted.reductions else {"iterations": 1}
+    reductions = wanted.reductions()
+    if len(reductions) + (wanted.max_drop is not None and not reductions) != 1:
+        raise UsageError("say how much to remove, once", f"give one of {one_of(Reductions)}, or `max_drop`")
+    kind, amount = next(iter(reductions.items()), ("macs", RISING[-1]))
+    rising = {"reductions": RISING} if not reductions else {"iterations": 1}
     data: dict[str, Any] = {"train": wanted.data, "val": wanted.val}
     data |= {} if wanted.val else {"hold_back": HOLD_BACK}
     tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": 3, "optimizer": "adamw"}
@@ -150,7 +136,7 @@ def recipe_for(wanted: Wanted, outlook: Outlook, epochs: int, measured: bool) ->
             "metric": wanted.metric or outlook.metric,
             "seed": wanted.seed,
             "threads": wanted.threads,
-            "shapes": dict(wanted.shapes),
+            "shapes": dict(wanted.input_shapes),
             "dims": dict(wanted.dims),
             "open_io": wanted.open_io,
             "data": data,
@@ -161,7 +147,7 @@ def recipe_for(wanted: Wanted, outlook: Outlook, epochs: int, measured: bool) ->
             "recover": {"samples": REPAIR_SAMPLES},
             "finetune": tuning,
             "bench": {"backend": wanted.latency_backend, "timeout": wanted.latency_timeout},
-            "stop": {"max_drop": wanted.max_drop, "retries": 0 if wanted.reductions else 1},
+            "stop": {"max_drop": wanted.max_drop, "retries": 0 if reductions else 1},
         }
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.analysis.inputs import feeds_that_run
-from onnxprune.app.shrink.choice import Wanted
+from onnxprune.app.shrink.choice import ShrinkOptions
 from onnxprune.decisions.channels.interface import same_interface
 from onnxprune.errors import ModelError
 from onnxprune.evaluate.data import open_data
@@ -25,7 +25,7 @@ CALIBRATION = 128
 _ROUNDS = 20
 
 
-def with_int8(facts: dict[str, Any], wanted: Wanted, judged_on: Any) -> dict[str, Any]:
+def with_int8(facts: dict[str, Any], wanted: ShrinkOptions, judged_on: Any) -> dict[str, Any]:
     """Quantise the original and the result, and measure both as the others were measured.
 
     Args:
@@ -64,7 +64,7 @@ def with_int8(facts: dict[str, Any], wanted: Wanted, judged_on: Any) -> dict[str
     for row, model in zip(rows, models, strict=True):
         judged = Session(model.proto, threads=wanted.threads)
         row["score"] = evaluate(judged, judged_on, metric, baseline=baseline)
-    shapes = dict(sized(original, dict(wanted.shapes), dict(wanted.dims)).sizes)
+    shapes = dict(sized(original, dict(wanted.input_shapes), dict(wanted.dims)).sizes)
     feed = feeds_that_run(original, session, shapes, given=shapes, batch=1)[0]
     backend = find_backend(wanted.latency_backend, wanted.latency_timeout)
     protos = [m.proto for m in models]
@@ -74,7 +74,7 @@ def with_int8(facts: dict[str, Any], wanted: Wanted, judged_on: Any) -> dict[str
     return facts | {"rows": rows, "int8": str(output)}
 
 
-def _int8(model: Model, wanted: Wanted) -> Model:
+def _int8(model: Model, wanted: ShrinkOptions) -> Model:
     """Quantise a model on the first of the samples."""
     session = Session(model.proto)
     data = open_data(wanted.data, session.inputs, session.outputs).take(CALIBRATION)

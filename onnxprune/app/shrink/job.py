@@ -14,7 +14,7 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner import read_state, run
 from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import RecipeData, identity
-from onnxprune.app.shrink.choice import Outlook, Wanted, recipe_for
+from onnxprune.app.shrink.choice import Outlook, ShrinkOptions, recipe_for
 from onnxprune.app.shrink.forecast import Pace, epochs_within
 from onnxprune.decisions.channels.interface import same_interface
 from onnxprune.errors import MissedError, TrainingError
@@ -37,7 +37,7 @@ _CLOSE = 0.02
 
 @dataclass
 class _Job:
-    wanted: Wanted
+    wanted: ShrinkOptions
     outlook: Outlook
     model: Model
     notes: Facts
@@ -57,7 +57,9 @@ class _Job:
 
 
 def shrink(
-    wanted: Wanted, listen: Listener = lambda event: None, tell: Callable[[str], None] = lambda line: None
+    wanted: ShrinkOptions,
+    listen: Listener = lambda event: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Facts:
     """Do the whole job, or what is left of it.
 
@@ -96,7 +98,7 @@ def shrink(
     return _delivered(job, facts, missed)
 
 
-def _earlier(wanted: Wanted) -> Facts | None:
+def _earlier(wanted: ShrinkOptions) -> Facts | None:
     """Return what an earlier run of the same job decided."""
     try:
         notes = json.loads((wanted.folder / NOTES).read_text("utf-8"))
@@ -105,11 +107,11 @@ def _earlier(wanted: Wanted) -> Facts | None:
     return notes if isinstance(notes, dict) and notes.get("job") == _identity(wanted) else None
 
 
-def _identity(wanted: Wanted) -> Facts:
+def _identity(wanted: ShrinkOptions) -> Facts:
     """Return what tells a job from others, ready for JSON."""
     data = {name: identity(spec) for name, spec in (("data", wanted.data), ("val", wanted.val)) if spec}
     options: Facts = {
-        "reductions": dict(wanted.reductions),
+        "reductions": wanted.reductions(),
         "max_drop": wanted.max_drop,
         "minutes": wanted.minutes,
     }
@@ -125,7 +127,7 @@ def _forecast(job: _Job) -> Facts:
     recipe = recipe_for(wanted, job.outlook, 0, True)
     data = RecipeData(recipe, job.model, job.threads).dataset("calibration")
     pace = Pace.measured(job.model, data, job.threads)
-    read = sized(job.model, dict(wanted.shapes), dict(wanted.dims))
+    read = sized(job.model, dict(wanted.input_shapes), dict(wanted.dims))
     channels = find_channels(read, allow_inexact=wanted.allow_inexact)
     samples = min(data.samples or recipe.ana.samples or 512, recipe.ana.samples or 512)
     ana = pace.ana_s(channels, len(recipe.ana.ratios), samples)
@@ -140,7 +142,7 @@ def _described(job: _Job) -> list[str]:
     from onnxprune.app.figures import duration
 
     wanted, notes, outlook = job.wanted, job.notes, job.outlook
-    asked = [f"−{amount:.0%} {kind}" for kind, amount in wanted.reductions.items()]
+    asked = [f"−{amount:.0%} {kind}" for kind, amount in wanted.reductions().items()]
     asked += [f"at most {wanted.max_drop:g} of the metric lost"] if wanted.max_drop is not None else []
     told = "labels" if outlook.labelled else "no labels: the original is the teacher"
     judged = wanted.val or "a fifth of the data, which is not trained on"
@@ -192,7 +194,7 @@ def _delivered(job: _Job, facts: Facts, missed: MissedError | None) -> Facts:
     """Write the result to its place and gather what there is to report."""
     wanted = job.wanted
     dense = load(wanted.folder / str(facts["dense"]))
-    shapes = dict(sized(job.model, dict(wanted.shapes), dict(wanted.dims)).sizes)
+    shapes = dict(sized(job.model, dict(wanted.input_shapes), dict(wanted.dims)).sizes)
     fits = same_interface(job.model, dense)
     how: Facts = {"data": wanted.data, "shapes": shapes or None} if fits else {}
     size = write_model(dense, wanted.output, inputs=[wanted.model], **how)
@@ -233,7 +235,7 @@ def _warnings(job: _Job, steps: Facts) -> list[str]:
     if not job.notes["epochs"]:
         why = job.notes.get("untrained", "there was no time left, give more --minutes")
         said.append(f"nothing was trained: {why}")
-    wanted = job.wanted.reductions.get("latency")
+    wanted = job.wanted.reductions().get("latency")
     times = steps["bench"]["models"]
     reached = 1 - times["dense"]["latency_ms"] / times["original"]["latency_ms"]
     if wanted is not None and reached < wanted - _CLOSE:
@@ -241,7 +243,7 @@ def _warnings(job: _Job, steps: Facts) -> list[str]:
     return said
 
 
-def judged_data(wanted: Wanted) -> Dataset:
+def judged_data(wanted: ShrinkOptions) -> Dataset:
     """Return the data by which a job judges."""
     model = load(wanted.model)
     recipe = recipe_for(wanted, Outlook.on(model, wanted.data), 0, False)

@@ -20,8 +20,8 @@ The idea is that of Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 20
 
 from onnxprune.evaluate.sensitivity.request import SensitivityRequest
 from onnxprune.evaluate.sensitivity.samples import DEFAULT_CACHE_BYTES
-from onnxprune.evaluate.sensitivity.search import Search
+from onnxprune.evaluate.sensitivity.search import Mode, Search
 from onnxprune.evaluate.sensitivity.study import SensitivityRun
 from onnxprune.evaluate.sensitivity.workers import Executor
 
-__all__ = ["DEFAULT_CACHE_BYTES", "Executor", "Search", "SensitivityRequest", "SensitivityRun"]
+__all__ = ["DEFAULT_CACHE_BYTES", "Executor", "Mode", "Search", "SensitivityRequest", "SensitivityRun"]

@@ -96,7 +96,7 @@ def check_place(path: Path, *, resume: bool, force: bool) -> None:
     check_output(path)
     if path.exists() and not (resume or force):
         raise UsageError(
-            f"{path} is there already", "--resume goes on with it, --force replaces it; or name another file"
+            f"{path} is there already", "`resume` goes on with it, `force` replaces it; or name another file"
         )
 
 
@@ -122,7 +122,7 @@ def earlier_analysis(path: Path, digest: str, settings: Mapping[str, Any], *, fo
         if found.digest != digest:
             raise PlanError(
                 f"{path} is the analysis of {_difference(found, digest, settings)}",
-                "name another file, or start over with --force",
+                "name another file, or start over with `force`",
             )
     except PlanError:
         if force:

@@ -13,17 +13,16 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from onnxprune.decisions.plan import Curve
-from onnxprune.errors import UsageError
 from onnxprune.evaluate.sensitivity.intervals import half_width, span_of
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, Scores
 from onnxprune.evaluate.sensitivity.variants import Subject, VariantEvaluator
 
-MODES = ("exact", "adaptive")
+Mode: TypeAlias = Literal["exact", "adaptive"]
 FIRST_SAMPLES = 64
 """The fewest samples a point is judged by."""
 _GROWTH = 1.5
@@ -61,23 +60,11 @@ class Search:
         groups: How many groups a plan chooses among.
     """
 
-    mode: str = "exact"
+    mode: Mode = "exact"
     confidence: float = 0.95
     precision: float = 0.1
     scale: float = 0.0
     groups: int = 1
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            UsageError: As said.
-        """
-        if self.mode not in MODES:
-            raise UsageError(f"there is no mode '{self.mode}'", f"choose from: {', '.join(MODES)}")
-        for name, value in (("confidence", self.confidence), ("precision", self.precision)):
-            if not 0 < value < 1:
-                raise UsageError(f"a {name} of {value:g} makes no sense", "give a fraction between 0 and 1")
 
     def settings(self) -> dict[str, Any]:
         """Return what decides the result, ready for JSON."""

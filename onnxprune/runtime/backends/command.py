@@ -26,11 +26,12 @@ from onnxprune.runtime.backends.base import FIGURES_HINT, Done, LatencyBackend, 
 from onnxprune.runtime.backends.files import write_fixed
 from onnxprune.runtime.latency import Latency, summary
 from onnxprune.runtime.session import Feeds
+from onnxprune.support.common_options import LATENCY_TIMEOUT_S
 from onnxprune.support.lifeline import kill_group
 from onnxprune.support.progress import task
 from onnxprune.support.wording import shown
 
-TIMEOUT_S = 600.0
+TIMEOUT_S = LATENCY_TIMEOUT_S
 """Seconds that one call of a command may take."""
 _TURNS = 3
 """Calls for each model whose figure decides something; a program averages many runs in each of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -44,6 +45,9 @@ class Criterion:
 
 
 ENTRY_POINTS = "onnxprune.criteria"
+CriterionName: TypeAlias = Literal[
+    "l1", "l2", "geometric-median", "bn", "lamp", "activation", "obs", "taylor", "fisher", "random"
+]
 CRITERIA: dict[str, Criterion] = {
     "l1": Criterion(weights.l1),
     "l2": Criterion(weights.l2, power=0.5),
@@ -210,7 +214,7 @@ def _shares(
 ) -> list[Scores]:
     chosen = check_criterion(criterion)
     if chosen.needs and evidence is None:
-        raise UsageError(f"the criterion '{criterion}' looks at samples", "give them with --data")
+        raise UsageError(f"the criterion '{criterion}' looks at samples", "give them with `data`")
     with np.errstate(over="ignore", invalid="ignore"):  # found below, and said better
         shares = _user_shares(criterion, chosen, channels, group, evidence or CalibrationStatistics(), seed)
     if not all(np.isfinite(s).all() for s in shares):

@@ -108,7 +108,7 @@ def metric_for(loss: str, chosen: str | None) -> Metric:
     """
     name = chosen or DEFAULT_METRIC.get(parse_loss(loss)[0].name)
     if name is None:
-        raise UsageError(f"no metric is usual for the loss '{loss}'", "name one with --metric")
+        raise UsageError(f"no metric is usual for the loss '{loss}'", "name one with `metric`")
     return get_metric(name)
 
 

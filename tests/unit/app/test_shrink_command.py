@@ -13,7 +13,7 @@ from training_networks import stripes
 from onnxprune.app.runner import read_state
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
-from onnxprune.app.shrink import Wanted, choice, job, shrink
+from onnxprune.app.shrink import ShrinkOptions, choice, job, shrink
 from onnxprune.errors import MissedError, TrainingError, UsageError
 from onnxprune.ir import load
 
@@ -29,10 +29,10 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def wanted(place, data: str = "labelled", **options) -> Wanted:
-    options.setdefault("reductions", {"macs": 0.4})
+def wanted(place, data: str = "labelled", **options) -> ShrinkOptions:
+    options.setdefault("reduce_macs", 0.4)
     files = {"model": str(place / "model.onnx"), "output": str(place / "small.onnx")}
-    return Wanted(**files, data=str(place / f"{data}.npz"), threads=1, **options)
+    return ShrinkOptions(**files, data=str(place / f"{data}.npz"), threads=1, **options)
 
 
 def test_labels_are_learnt_from_where_there_are_some(place):
@@ -114,12 +114,12 @@ def test_a_model_that_cannot_be_trained_is_shrunk_all_the_same(place, monkeypatc
 
 
 def test_a_limit_is_approached_step_by_step(place):
-    asked = wanted(place, reductions={}, max_drop=0.0)
+    asked = wanted(place, reduce_macs=None, max_drop=0.0)
     outlook = choice.Outlook.on(load(asked.model), asked.data)
     recipe = choice.recipe_for(asked, outlook, 0, False)
     assert recipe.schedule.planned(recipe.budget.target) == choice.RISING
     with pytest.raises(UsageError):
-        choice.recipe_for(wanted(place, reductions={}), outlook, 0, False)
+        choice.recipe_for(wanted(place, reduce_macs=None), outlook, 0, False)
     words = ("shrink", place / "model.onnx", "--data", place / "labelled.npz", "-o", place / "x.onnx")
     assert disk.run(*words).code == 2
 
@@ -137,7 +137,7 @@ def test_a_result_over_the_allowed_drop_is_written_and_fails_with_both_figures(p
 
 
 def test_a_latency_that_is_missed_is_warned_of(place):
-    asked = job._Job(wanted(place, reductions={"latency": 0.4}), None, None, {"epochs": 1}, print)  # type: ignore[arg-type]
+    asked = job._Job(wanted(place, reduce_macs=None, reduce_latency=0.4), None, None, {"epochs": 1}, print)  # type: ignore[arg-type]
     times = {"original": {"latency_ms": 10.0}, "dense": {"latency_ms": 6.6}}
     said = job._warnings(asked, {"bench": {"models": times}})
     assert said == ["the latency fell by 34.0%, not by 40.0%: ask for more, or exclude less"]

@@ -122,7 +122,7 @@ def test_workers_of_a_cluster_that_die(dask: str, tmp_path: Path) -> None:
         analyse(
             net(), samples(net()), metric=partial(elsewhere, os.getpid(), "dies"), backend=dask, file=file
         )
-    assert "--resume" in caught.value.hint
+    assert "`resume`" in caught.value.hint
     assert Analysis.from_json(file.read_text()).baseline == 1.0
 
 

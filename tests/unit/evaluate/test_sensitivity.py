@@ -215,8 +215,8 @@ class TestFile:
         content = file.read_bytes()
         with pytest.raises(UsageError, match="there already") as caught:
             analyse(net(seed=1), samples(net()), file=file)
-        assert "--resume" in caught.value.hint
-        assert "--force" in caught.value.hint
+        assert "`resume`" in caught.value.hint
+        assert "`force`" in caught.value.hint
         assert file.read_bytes() == content
         analyse(net(seed=1), samples(net()), file=file, force=True)
         assert file.read_bytes() != content
@@ -271,12 +271,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "error"),
         [
-            ({"ratios": ()}, "make no sense"),
-            ({"ratios": (0.5, 1.0)}, "make no sense"),
-            ({"ratios": (0.0,)}, "make no sense"),
-            ({"batch_size": 0}, "batch of 0"),
-            ({"samples": 0}, "0 samples"),
-            ({"workers": 0}, "0 workers"),
+            ({"ratios": ()}, "no ratio"),
+            ({"ratios": (0.5, 1.0)}, "`ratios` is 1"),
+            ({"ratios": (0.0,)}, "`ratios` is 0"),
+            ({"batch_size": 0}, "`batch_size` is 0"),
+            ({"samples": 0}, "`samples` is 0"),
+            ({"workers": 0}, "`workers` is 0"),
             ({"metric": "beauty"}, "no metric 'beauty'"),
             ({"criterion": "beauty"}, "unknown criterion"),
         ],
@@ -378,7 +378,7 @@ class TestWorkers:
             analyse(
                 net(), samples(net()), metric=partial(elsewhere, os.getpid(), "dies"), workers=2, file=file
             )
-        assert "--resume" in caught.value.hint
+        assert "`resume`" in caught.value.hint
         assert Analysis.from_json(file.read_text()).baseline == 1.0
 
     def test_joblib_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:

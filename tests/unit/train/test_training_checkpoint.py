@@ -165,7 +165,7 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path):
     Checkpoints(tmp_path / "c.npz", 1, {"seed": 1, "epochs": 2}).save(STATE)
     with pytest.raises(UsageError, match="another training: its seed differs") as caught:
         Checkpoints(tmp_path / "c.npz", 1, {"seed": 2, "epochs": 2}, resume=True).load()
-    assert "--resume" in caught.value.hint
+    assert "`resume`" in caught.value.hint
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"PK" + b[2:90]])
