@@ -40,7 +40,7 @@ from onnxprune.support.common_options import (
     GroupSelection,
     InexactAxes,
     InputSizes,
-    LatencyOptions,
+    LatencyTableOptions,
     Reductions,
     Seeded,
     Threaded,
@@ -60,7 +60,7 @@ class Prune(
     InexactAxes,
     EqualLayers,
     Unchanged,
-    LatencyOptions,
+    LatencyTableOptions,
     Seeded,
     Threaded,
     InputSizes,
@@ -311,7 +311,7 @@ class Prune(
     def _check_backend(self) -> None:
         if self.latency_backend is not None:
             check_backend(self.latency_backend)
-            if self.reduce_latency is None:
+            if self.reduce_latency is None and self.latency_table is None:
                 raise UsageError("no latency is measured without a budget of it", "give `reduce_latency`")
 
     def _find(self, given: PassResult, earlier: Plan | None) -> Channels:
@@ -351,6 +351,7 @@ class Prune(
                 seed=self.seed,
                 latency_backend=self.latency_backend,
                 latency_timeout=self.latency_timeout,
+                latency_table=self.latency_table,
             ),
         )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.cost import Counts, Polynomial
 from onnxprune.errors import PlanError
 from onnxprune.search.candidates import Candidate
@@ -29,6 +31,8 @@ class Budget:
         baseline: The cost of the network before any pruning.
         reduction: The fraction of that to remove.
         elsewhere: Channels that remain in groups that offer nothing, but lost some before.
+        in_steps: A further cost, of widths rounded up to the steps of a device.
+        steps: Those steps, by the factor of a group.
     """
 
     name: str
@@ -36,11 +40,58 @@ class Budget:
     baseline: float
     reduction: float
     elsewhere: Counts = field(default_factory=dict)
+    in_steps: Polynomial | None = None
+    steps: Counts = field(default_factory=dict)
+
+    def value(self, counts: Counts) -> float:
+        """Return the cost of a network with some factors cut to ``counts``."""
+        if self.in_steps is None:
+            return self.polynomial.value(counts)
+        return self.polynomial.value(counts) + self.in_steps.value(in_whole_steps(counts, self.steps))
 
     @property
     def target(self) -> float:
         """The allowed cost."""
         return self.baseline * (1 - self.reduction)
+
+
+def in_whole_steps(counts: Counts, steps: Counts) -> Counts:
+    """Return widths rounded up to whole steps, those of whole groups included.
+
+    Args:
+        counts: Channels that remain, by factor.
+        steps: Steps by factor, of every group that has one.
+    """
+    up = {factor: math.ceil(counts.get(factor, factor.count) / step) * step for factor, step in steps.items()}
+    return {**counts, **up}
+
+
+class _Evaluated:
+    """A cost over the widths of some groups, in numpy; see `Monomials`."""
+
+    def __init__(self, budget: Budget, groups: Sequence[Factor]) -> None:
+        self._plain = Monomials.of(budget.polynomial, groups, budget.elsewhere)
+        self._steps = np.asarray([budget.steps.get(factor, 1) for factor in groups], np.float64)
+        self._in_steps: Monomials | None = None
+        if budget.in_steps is not None:
+            elsewhere = in_whole_steps(budget.elsewhere, budget.steps)
+            self._in_steps = Monomials.of(budget.in_steps, groups, elsewhere)
+
+    def value(self, widths: Widths) -> float:
+        """Return the cost."""
+        value = self._plain.value(widths)
+        return value if self._in_steps is None else value + self._in_steps.value(self._up(widths))
+
+    def along(self, k: int, widths: Widths, tried: Widths) -> Widths:
+        """Return the part of the cost that group ``k`` has a share in, at each of some widths of it."""
+        value = self._plain.along(k, widths, tried)
+        if self._in_steps is None:
+            return value
+        step = self._steps[k]
+        return value + self._in_steps.along(k, self._up(widths), np.ceil(tried / step) * step)
+
+    def _up(self, widths: Widths) -> Widths:
+        return np.asarray(np.ceil(widths / self._steps) * self._steps)
 
 
 class Balance:
@@ -56,7 +107,7 @@ class Balance:
     def __init__(self, offers: Sequence[Candidate], budgets: Sequence[Budget]) -> None:
         self.offers, self.budgets = offers, budgets
         groups = [o.group.factor for o in offers]
-        self._costs = [Monomials.of(b.polynomial, groups, b.elsewhere) for b in budgets]
+        self._costs = [_Evaluated(b, groups) for b in budgets]
 
     def with_offers(self, offers: Sequence[Candidate]) -> Balance:
         """Return the same budgets over the same groups, which ask for something else."""

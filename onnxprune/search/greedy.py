@@ -43,6 +43,7 @@ def cheapest(balance: Balance) -> list[int]:
     basket.fill()
     basket.finish()
     basket.give_back()
+    basket.restore()
     return basket.levels
 
 
@@ -100,6 +101,12 @@ class _Selected:
             if not spare:
                 return
             self.take(max(spare, key=lambda k: self._price(k, -1)), -1)
+
+    def restore(self) -> None:
+        """Put back steps that save nothing: widths between two steps of a device cost the same."""
+        for k in range(len(self.levels)):
+            while self.levels[k] and (self._change(k, -1) <= _NOTHING).all():
+                self.take(k, -1)
 
     def _after(self) -> dict[int, float]:
         return {k: self.excess_after(k) for k in range(len(self.levels)) if self.has_next(k)}

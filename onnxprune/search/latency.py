@@ -3,46 +3,72 @@
 Whole networks are timed, not single operators: what an operator takes depends on what runs before and after
 it, on threads that wait for one another and on what the runtime fuses. Some networks of random widths are
 shrunk and timed side by side with the original, and the times are explained by a few costs, none of them
-negative: multiply-accumulates by kind of operator, and elements that are written. So the time is a
-polynomial in the widths, like any other cost. Every plan that comes of it is timed too; the polynomial is
-then corrected by that, and the plan made again.
+negative: multiply-accumulates by kind of operator, and elements that are written; both at the widths as they
+are, and at widths rounded up to the steps of the device. So the time is a polynomial in the widths, like any
+other cost. Every plan that comes of it is timed too; the polynomial is then corrected by that, and the plan
+made again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
-import onnx
 
-from onnxprune.algebra.axes import Dim, at_numbers
+from onnxprune.algebra.axes import Dim, Factor, at_numbers
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.cost import Counts, Polynomial
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
+from onnxprune.errors import PlanError
 from onnxprune.ops.axes import Typing
-from onnxprune.ops.views import WINDOWS
-from onnxprune.runtime import Array, Feeds, Session, TensorSpec
-from onnxprune.runtime.backends import LatencyBackend, find_backend
-from onnxprune.scoring.layerwise.layers import views_of
-from onnxprune.search.candidates import Candidate, removed_by
+from onnxprune.runtime import Array, Feeds, Latency, Session, TensorSpec
+from onnxprune.runtime.backends import TIMEOUT_S, LatencyBackend, find_backend
+from onnxprune.search.budgets import Budget, in_whole_steps
+from onnxprune.search.candidates import Candidate, make_offer, removed_by
 from onnxprune.search.evaluator import Removed
+from onnxprune.search.latency_table import LatencyTable, NetworkTime, digest_of_network
+from onnxprune.search.limits import Limits
+from onnxprune.search.steps import WIDTHS, Probe, find_step, kind_of, probes_of, steps_of_groups
 from onnxprune.support.progress import task
 
 SAMPLES = 10
 """How many networks are timed before the first plan."""
 CORRECTIONS = 4
 """How often a plan may be made again."""
+REACHED_IN_TIME = 0.01
+"""A budget of time that is missed by less counts as met."""
 CLOSE = 0.03
 """A prediction that is this near to the measurement needs no correction."""
 _ROUNDS = 15
+_PROBE_ROUNDS = 5
+_PORTION = 4
+"""Networks that a slow back-end times before their figures are kept."""
 _RIDGE = 1e-3
 _NEAR = 4.0
 """How much more than a random network a plan weighs that was made for the budget."""
+Key: TypeAlias = tuple[tuple[str, int], ...]
+"""Widths of groups by name, as a key."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A network that was timed.
+
+    Attributes:
+        counts: Channels that remain, by factor.
+        ratio: Its time in parts of the original's.
+        weight: The weight of its error.
+    """
+
+    counts: Counts
+    ratio: float
+    weight: float
 
 
 @dataclass
@@ -51,51 +77,90 @@ class Stopwatch:
 
     Attributes:
         channels: The network.
-        threads: Threads of a run; ``None`` leaves it to onnxruntime.
+        table: The figures of the device; it grows with every measurement.
+        backend: The runtime or device that is timed; ``None`` where only the table is at hand.
+        threads: Threads of a run; ``None`` leaves it to the runtime.
         seed: Of the random widths and inputs.
-        backend: The runtime or device that is timed.
-        baseline_ms: The original's time.
-        counts: What remained in the networks that were timed.
-        ratios: Their times in parts of the original's.
-        weights: How much each of them weighs.
+        samples: The networks that the prediction is fitted to, by the widths of their groups.
     """
 
     channels: Channels
+    table: LatencyTable
+    backend: LatencyBackend | None = None
     threads: int | None = None
     seed: int = 0
-    backend: LatencyBackend = field(default_factory=find_backend)
-    baseline_ms: float = 0.0
-    counts: list[Counts] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    samples: dict[Key, Sample] = field(default_factory=dict)
+
+    @classmethod
+    def here(cls, channels: Channels, threads: int | None = None, seed: int = 0) -> Stopwatch:
+        """Return a stopwatch on this machine's onnxruntime, whose figures are kept nowhere."""
+        return cls(channels, *opened_table(None, None, threads=threads), threads, seed)
+
+    @property
+    def baseline_ms(self) -> float:
+        """The original's time in milliseconds, as measured last."""
+        return self._entries[-1].baseline_ms
 
     def calibrate(self, offers: Sequence[Candidate]) -> None:
-        """Time networks between the widest and the narrowest there is, most of them of random widths."""
-        random = np.random.default_rng(self.seed)
-        plans = []
-        for sample in range(SAMPLES):
-            share = (sample + 1) / SAMPLES
-            spread = 0.5 * min(share, 1 - share)
-            parts = np.clip(share + random.uniform(-spread, spread, len(offers)), 0, 1)
-            levels = [round(p * len(o.steps)) for p, o in zip(parts, offers, strict=True)]
-            plans.append(removed_by(offers, levels))
-        with task("time widths"):
-            for removed, ratio in zip(plans, self.time(plans), strict=True):
-                self._remember(removed, ratio, 1.0)
+        """Time networks between the widest and the narrowest there is, most of them of random widths.
+
+        Raises:
+            PlanError: Only a table is at hand, and it does not have this network.
+            DeviceError: A back-end failed.
+        """
+        plans = random_plans(offers, self.seed)
+        if self.backend is not None:
+            with task("time widths"):
+                self.time(plans)
+        drawn = {_key(self._widths(plan)) for plan in plans}
+        for entry in self._entries:  # an interrupted command that goes on plans as it did before
+            if self.backend is None or _key(entry.widths) in drawn:
+                self._remember(entry, 1.0)
+        if not self.samples:
+            raise PlanError(
+                f"the latency table {self.table.path} has no figures of this network with inputs"
+                f" {self.input_shapes}",
+                "make them on the device: bench MODEL --latency-out FILE, with the same --shape and --dim",
+            )
+
+    @cached_property
+    def steps(self) -> dict[Factor, int]:
+        """The steps in which the device computes the channels of groups, measured where they are not known.
+
+        Raises:
+            DeviceError: A back-end failed.
+        """
+        for probe in probes_of(self.channels):
+            if probe.kind not in self.table.steps and self.backend is not None:
+                self._time_widths(probe, self.backend)
+        return steps_of_groups(self.channels, self.table.steps)
 
     def time(self, plans: Sequence[Removed]) -> list[float]:
-        """Return how long networks take, in parts of the original's time, all timed side by side."""
-        models = [self.channels.model, *(fed_as_before(self.channels, removed) for removed in plans)]
-        times = self.backend.measure(
-            [m.proto for m in models], [self._feeds] * len(models), rounds=_ROUNDS, threads=self.threads
-        )
-        self.baseline_ms = times[0].median_ms
-        return [t.median_ms / times[0].median_ms for t in times[1:]]
+        """Return how long networks take, in parts of the original's time.
+
+        Those that the table does not have are timed side by side with the original, and enter it.
+
+        Raises:
+            DeviceError: A back-end failed.
+        """
+        known = {_key(entry.widths) for entry in self._entries}
+        asked = {_key(self._widths(plan)): plan for plan in plans}
+        wanted = [plan for key, plan in asked.items() if key not in known]
+        if self.backend is not None:
+            least = 0 if known else 1  # the original alone
+            portion = _PORTION if self.backend.slow else max(len(wanted), 1)
+            for start in range(0, max(len(wanted), least), portion):
+                self._measure(wanted[start : start + portion], self.backend)
+        ratios = {_key(entry.widths): entry.ratio for entry in self._entries}
+        return [ratios[_key(self._widths(plan))] for plan in plans]
 
     def correct(self, removed: Removed) -> float:
         """Time a plan that was made for a budget and learn from it; return its time in parts."""
         (ratio,) = self.time([removed])
-        self._remember(removed, ratio, _NEAR)
+        key = _key(self._widths(removed))
+        for entry in self._entries:
+            if _key(entry.widths) == key:
+                self._remember(entry, _NEAR)
         return ratio
 
     @property
@@ -103,24 +168,82 @@ class Stopwatch:
         """Shapes of the inputs that are timed, by name."""
         return {name: list(array.shape) for name, array in self._feeds.items()}
 
-    def polynomial(self) -> Polynomial:
-        """Return the time in parts of the original's, as far as is known by now."""
-        features = self._features
-        whole = np.asarray([f.value() for f in features])
-        rows = [np.ones(len(features))]
-        rows += [np.asarray([f.value(c) for f in features]) / whole for c in self.counts]
-        shares = _explained(np.asarray(rows), np.asarray([1.0, *self.ratios]), [_NEAR, *self.weights])
-        return Polynomial.sum(features, (shares / whole).tolist())
+    def budget(self, reduction: float, elsewhere: Counts, steps: Counts) -> Budget:
+        """Return the time as a budget, in parts of the original's, as far as it is known by now.
 
-    def _remember(self, removed: Removed, ratio: float, weight: float) -> None:
-        sizes = {factor: len(kept) for factor, kept in self.channels.kept(removed).items()}
-        self.counts.append(sizes)
-        self.ratios.append(ratio)
-        self.weights.append(weight)
+        Args:
+            reduction: The fraction to remove.
+            elsewhere: Channels that remain in groups that offer nothing.
+            steps: Steps in which the device computes channels, by factor.
+        """
+        plain = list(self._costs.values())
+        moving = [cost for name, cost in self._costs.items() if name != "one"] if steps else []
+
+        def values(counts: Counts) -> list[float]:
+            up = in_whole_steps(counts, steps)
+            return [cost.value(counts) for cost in plain] + [cost.value(up) for cost in moving]
+
+        whole, samples = np.asarray(values({})), list(self.samples.values())
+        rows = [np.ones(len(whole)), *(np.asarray(values(s.counts)) / whole for s in samples)]
+        times, weights = [1.0, *(s.ratio for s in samples)], [_NEAR, *(s.weight for s in samples)]
+        shares = (_explained(np.asarray(rows), np.asarray(times), weights) / whole).tolist()
+        first, rest = shares[: len(plain)], shares[len(plain) :]
+        stepped = Polynomial.sum(moving, rest) if moving else None
+        return Budget("latency", Polynomial.sum(plain, first), 1.0, reduction, elsewhere, stepped, steps)
+
+    def _measure(self, plans: Sequence[Removed], backend: LatencyBackend) -> None:
+        """Time networks beside the original; what succeeded before a failure is kept."""
+        models = [self.channels.model, *(fed_as_before(self.channels, removed) for removed in plans)]
+        widths = [{}, *(self._widths(plan) for plan in plans)]
+        told: dict[int, float] = {}
+
+        def done(k: int, latency: Latency) -> None:
+            told[k] = backend.figure(latency)
+
+        protos, shapes = [m.proto for m in models], self.input_shapes
+        how: dict[str, Any] = {"rounds": _ROUNDS, "threads": self.threads, "done": done}
+        try:
+            backend.measure(protos, [self._feeds] * len(protos), **how)
+        finally:
+            if 0 in told:
+                self.table.add(
+                    NetworkTime(self._digest, shapes, widths[k], ms, told[0]) for k, ms in told.items()
+                )
+
+    def _time_widths(self, probe: Probe, backend: LatencyBackend) -> None:
+        """Time stacks of one kind of layer; enter their times and the step into the table."""
+        models = [probe.model(width) for width in WIDTHS]
+        feeds = [probe.feeds(width) for width in WIDTHS]
+        with task(f"time {probe.kind}"):
+            found = backend.measure(models, feeds, rounds=_PROBE_ROUNDS, threads=self.threads)
+        times = [backend.figure(latency) for latency in found]
+        self.table.layers += [probe.describe(w, ms) for w, ms in zip(WIDTHS, times, strict=True)]
+        self.table.steps[probe.kind] = find_step(WIDTHS, times, grouped=probe.grouped)
+        self.table.write()
+
+    def _widths(self, removed: Removed) -> dict[str, int]:
+        kept = self.channels.kept(removed)
+        return {g.name: len(kept[g.factor]) for g in self.channels.groups if g.factor in kept}
+
+    def _remember(self, entry: NetworkTime, weight: float) -> None:
+        """Fit the prediction to a network, if all of its groups are known here."""
+        groups, key = {g.name: g for g in self.channels.groups}, _key(entry.widths)
+        fits = all(name in groups and 0 < n <= groups[name].size for name, n in entry.widths.items())
+        if fits and entry.widths and (key not in self.samples or weight > self.samples[key].weight):
+            counts = {groups[name].factor: n for name, n in entry.widths.items()}
+            self.samples[key] = Sample(counts, entry.ratio, weight)
+
+    @property
+    def _entries(self) -> list[NetworkTime]:
+        return self.table.of(self._digest, self.input_shapes)
 
     @cached_property
-    def _features(self) -> list[Polynomial]:
-        return list(costs_by_kind(self.channels).values())
+    def _digest(self) -> str:
+        return digest_of_network(self.channels.model)
+
+    @cached_property
+    def _costs(self) -> dict[str, Polynomial]:
+        return costs_by_kind(self.channels)
 
     @cached_property
     def _feeds(self) -> Feeds:
@@ -138,13 +261,82 @@ class Stopwatch:
         return tuple(sizes) if fixed else (1, *sizes[1:])
 
 
+def random_plans(offers: Sequence[Candidate], seed: int) -> list[dict[str, list[int]]]:
+    """Return plans between the widest and the narrowest there is, most of them of random widths."""
+    random, plans = np.random.default_rng(seed), []
+    for sample in range(SAMPLES):
+        share = (sample + 1) / SAMPLES
+        spread = 0.5 * min(share, 1 - share)
+        parts = np.clip(share + random.uniform(-spread, spread, len(offers)), 0, 1)
+        levels = [round(p * len(o.steps)) for p, o in zip(parts, offers, strict=True)]
+        plans.append(removed_by(offers, levels))
+    return plans
+
+
+def fill_table(
+    channels: Channels, table: LatencyTable, backend: LatencyBackend, threads: int | None = None
+) -> None:
+    """Time what a plan for a network needs to know of a device.
+
+    Raises:
+        DeviceError: The back-end failed; what succeeded before is in the table.
+    """
+    watch = Stopwatch(channels, table, backend, threads)
+    groups = [g for g in channels.groups if not g.optional]
+    offers = [make_offer(channels, g, np.zeros(g.size), Limits()) for g in groups]
+    watch.calibrate(offers)
+    _ = watch.steps
+
+
+def opened_table(
+    path: Path | None, backend: str | None, timeout_s: float = TIMEOUT_S, threads: int | None = None
+) -> tuple[LatencyTable, LatencyBackend | None]:
+    """Return a table of latency, and the back-end that adds to it.
+
+    A table that was made elsewhere is used as it is: there is no back-end then, and nothing is measured.
+
+    Args:
+        path: The file; it need not be there. ``None`` keeps the table in memory.
+        backend: The back-end by its name; by default onnxruntime, if the table was made with it, here.
+        timeout_s: Seconds that one call of a command may take.
+        threads: Threads of a run.
+
+    Raises:
+        PlanError: The table cannot be read, or was made with another back-end or number of threads.
+        DeviceError: The back-end is not there.
+    """
+    if path is None or not path.exists():
+        found = find_backend(backend, timeout_s)
+        return LatencyTable(found.device, found.name, threads, path=path), found
+    table = LatencyTable.read(path)
+    if threads is not None and table.threads != threads:
+        raise PlanError(
+            f"the latency table {path} was measured with {table.threads or 'all'} threads, not {threads}",
+            "give the same --threads, or another file",
+        )
+    if backend is None:
+        here = find_backend()
+        return table, here if (table.backend, table.device) == (here.name, here.device) else None
+    found = find_backend(backend, timeout_s)
+    if found.name != table.backend:
+        raise PlanError(
+            f"the latency table {path} was measured with {table.backend}, not with {found.name}",
+            "give another file to --latency-table, or leave --latency-backend out to use the table as it is",
+        )
+    return table, found
+
+
+def _key(widths: Mapping[str, int]) -> Key:
+    return tuple(sorted(widths.items()))
+
+
 def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:
     """Return what the time is explained by: ``one``, ``elements`` that are written, the work by operator."""
     typing, free = channels.typing, {g.factor for g in channels.groups}
     nodes = typing.nodes
     products: dict[str, list[tuple[float, Sequence[Dim]]]] = defaultdict(list)
     for work in typing.work:
-        products[_kind(channels, nodes[work.node])].append((1.0, _at_reference(typing, work.dims)))
+        products[kind_of(channels, nodes[work.node])].append((1.0, _at_reference(typing, work.dims)))
     for node in nodes:
         for name in node.output:
             if name in typing.axes and name not in channels.model.constants:
@@ -156,16 +348,6 @@ def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:
 
 def _at_reference(typing: Typing, dims: Sequence[Dim]) -> list[Dim]:
     return [at_numbers(dim, typing.shapes.number) for dim in dims]
-
-
-def _kind(channels: Channels, node: onnx.NodeProto) -> str:
-    """Return which of the kinds a node is of whose multiply-accumulates take different times."""
-    view = next((v for v in views_of(channels.model, node) if v.layout in WINDOWS), None)
-    if view is None:
-        return node.op_type
-    weight = channels.model.constants.get(node.input[view.weights])
-    small = weight is not None and all(size == 1 for size in weight.dims[2:])
-    return f"{node.op_type} {'in groups' if view.groups > 1 else '1×1' if small else 'k×k'}"
 
 
 def _explained(costs: Array, times: Array, weights: Sequence[float]) -> Array:

@@ -27,6 +27,8 @@ class Limits:
         at_most: Most channels that stay, likewise, of several that match the smallest.
         exact: Whether the rounding holds for small groups too, which are otherwise rounded more finely: a
             group that is no larger than the step then keeps all its channels.
+        steps: Steps in which the device computes the channels of a group, by group name: what remains of it
+            is a multiple of that, unless the rounding is exact.
     """
 
     round_to: int = DEFAULT_ROUND_TO
@@ -34,6 +36,7 @@ class Limits:
     at_least: Mapping[str, int] = field(default_factory=dict)
     at_most: Mapping[str, int] = field(default_factory=dict)
     exact: bool = False
+    steps: Mapping[str, int] = field(default_factory=dict)
 
     def check(self, groups: Sequence[Group]) -> None:
         """Refuse limits that name nothing, or contradict each other.
@@ -83,16 +86,28 @@ def kept_counts(channels: Channels, group: Group, limits: Limits, start: int) ->
 def rounding(channels: Channels, group: Group, limits: Limits) -> int:
     """Return the rounding for one group.
 
-    An axis that nests the group with others is already a multiple of those; a small group is rounded more
-    finely, or there would be nothing to choose from, unless the step is to hold exactly.
+    A small group is rounded more finely, or there would be nothing to choose from, unless the step is to hold
+    exactly. Below two steps of the device all widths but one take as long as the whole group.
     """
-    needed, round_to = 1, limits.round_to
+    needed = multiple_for(channels, group, limits.round_to)
+    if limits.exact:
+        return needed
+    while needed > 1 and group.size < 4 * needed:
+        needed //= 2
+    step = limits.steps.get(group.name, 1)
+    return math.lcm(needed, step) if group.size >= 2 * step else needed
+
+
+def multiple_for(channels: Channels, group: Group, step: int) -> int:
+    """Return the multiple for the channels of a group, so that its axes are multiples of a step.
+
+    An axis that nests the group with others is already a multiple of those.
+    """
+    needed = 1
     for place in group.places:
         dim = resolve(channels.typing.axes[place.tensor][place.axis])
         multiple = dim.count // group.size if isinstance(dim, Product) and _once(dim, group.factor) else 1
-        needed = max(needed, round_to // math.gcd(round_to, multiple))
-    while not limits.exact and needed > 1 and group.size < 4 * needed:
-        needed //= 2
+        needed = max(needed, step // math.gcd(step, multiple))
     return needed
 
 

@@ -10,22 +10,22 @@ from typing import Any
 
 from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.channels import Channels, Group
-from onnxprune.analysis.groups.cost import Polynomial, bytes_of, cost_of
+from onnxprune.analysis.groups.cost import Counts, Polynomial, bytes_of, cost_of
 from onnxprune.analysis.groups.slots import Scores, ranked, removed_rows
 from onnxprune.decisions.plan import Analysis, Plan
-from onnxprune.errors import UsageError
+from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.evaluate.sensitivity.ledger import digest_of
 from onnxprune.ir import Model, skeleton
-from onnxprune.runtime.backends import TIMEOUT_S, find_backend
+from onnxprune.runtime.backends import TIMEOUT_S
 from onnxprune.scoring.criteria import CalibrationStatistics, gather, looks_at_data, score
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.costs import KINDS, cost_by_name
 from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.files import PlanFile, removed_channels
 from onnxprune.search.frontier import largest_reduction
-from onnxprune.search.latency import CLOSE, CORRECTIONS, Stopwatch
+from onnxprune.search.latency import CLOSE, CORRECTIONS, REACHED_IN_TIME, Stopwatch, opened_table
 from onnxprune.search.limits import Limits
 from onnxprune.search.planner import Planner
 
@@ -51,6 +51,7 @@ class Request:
     seed: int = 0
     latency_backend: str | None = None
     latency_timeout: float = TIMEOUT_S
+    latency_table: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class PruningProblem:
             return self._in_time()
         if self.request.max_drop is not None:
             return self._within_drop(self._fixed_budgets)
-        return self._found(self.planner.plan(self._fixed_budgets))
+        return self._within(self._fixed_budgets)
 
     def apply(self, plan: PlanFile) -> PruningSolution:
         """Do what a plan says, whoever wrote it.
@@ -123,7 +124,7 @@ class PruningProblem:
             scores=scores,
             strategy=request.strategy,
             criterion=request.criterion,
-            limits=request.limits,
+            limits=replace(request.limits, steps=self._named_steps),
             gone=self._gone,
             analysis=self.analysis,
             evidence=self._evidence,
@@ -133,6 +134,10 @@ class PruningProblem:
             digest=self._digest if request.trials else "",
             seed=request.seed,
         )
+
+    @property
+    def _named_steps(self) -> dict[str, int]:
+        return {g.name: self._steps[g.factor] for g in self.groups if g.factor in self._steps}
 
     @property
     def _digest(self) -> str:
@@ -229,44 +234,56 @@ class PruningProblem:
 
     # --- plans that are measured ---------------------------------------------------------------------------
 
+    @cached_property
+    def _watch(self) -> Stopwatch | None:
+        """The latency of the device, where a budget or a table asks for it."""
+        request = self.request
+        if "latency" not in request.reductions and request.latency_table is None:
+            return None
+        how = (request.latency_backend, request.latency_timeout, request.threads)
+        table, backend = opened_table(request.latency_table, *how)
+        return Stopwatch(self._ranked[0], table, backend, request.threads, request.seed)
+
+    @cached_property
+    def _steps(self) -> dict[Factor, int]:
+        """The steps in which the device computes channels; none where the user says how to round."""
+        watch = self._watch
+        return {} if watch is None or self.request.limits.exact else watch.steps
+
     def _in_time(self) -> PruningSolution:
         """Plan for a latency, time the plan, and plan again until prediction and measurement agree."""
-        planner, request = self.planner, self.request
-        backend = find_backend(request.latency_backend, request.latency_timeout)
-        watch = Stopwatch(planner.channels, request.threads, request.seed, backend)
-        watch.calibrate(planner.offers("uniform"))
-        wanted = request.reductions["latency"]
-        best: tuple[float, PruningSolution] | None = None
+        watch, wanted = self._watch, self.request.reductions["latency"]
+        assert watch is not None
+        watch.calibrate(self._finer.offers("uniform"))
+        timed: list[TimedPlan] = []
         for _ in range(CORRECTIONS):
-            budget = Budget("latency", watch.polynomial(), 1.0, wanted, self._elsewhere)
+            budget = watch.budget(wanted, self._elsewhere, self._steps)
             found = self._within([*self._fixed_budgets, budget])
-            counts = {f: len(kept) for f, kept in planner.channels.kept(found.removed).items()}
-            predicted = budget.polynomial.value(counts)
-            measured = watch.correct(found.removed)
-            off = abs(predicted / measured - 1)
-            facts = {
-                "latency_ms_baseline": watch.baseline_ms,
-                "latency_ms_predicted": predicted * watch.baseline_ms,
-                "latency_ms": measured * watch.baseline_ms,
-                "latency_reduction": 1 - measured,
-                "latency_prediction_error": off,
-                "latency_input_shapes": watch.input_shapes,
-                "latency_backend": backend.name,
-                "latency_device": backend.device,
-                "latency_missed": 1 - measured < wanted - CLOSE,
-            }
-            found = replace(found, facts=found.facts | facts)
-            missed = abs(measured - (1 - wanted))
-            best = (missed, found) if best is None or missed < best[0] else best
-            if off <= CLOSE:
-                return found
-        assert best is not None
-        return best[1]
+            counts = {f: len(kept) for f, kept in self.planner.channels.kept(found.removed).items()}
+            predicted = budget.value(counts)
+            measured = predicted if watch.backend is None else watch.correct(found.removed)
+            facts = timing(watch, wanted, predicted, measured)
+            timed.append(TimedPlan(measured, counts, replace(found, facts=found.facts | facts)))
+            close = watch.backend is None or abs(predicted / measured - 1) <= CLOSE
+            if close and 1 - measured >= wanted - REACHED_IN_TIME:
+                break
+        return best_in_time(timed, wanted).solution
+
+    @cached_property
+    def _finer(self) -> Planner:
+        """The planner without regard to the steps of a device."""
+        return replace(self.planner, limits=self.request.limits)
 
     def _within(self, budgets: Sequence[Budget]) -> PruningSolution:
+        """Plan for budgets, in steps of the device if they can be met so."""
         if self.request.max_drop is not None:
             return self._within_drop(budgets)
-        return self._found(self.planner.plan(budgets))
+        try:
+            return self._found(self.planner.plan(budgets))
+        except PlanError:
+            if not self._steps:
+                raise
+            return self._found(self._finer.plan(budgets))
 
     def _within_drop(self, budgets: Sequence[Budget]) -> PruningSolution:
         """Remove as many multiply-accumulates as the drop allows, the budgets kept."""
@@ -316,6 +333,57 @@ class PruningProblem:
             baseline=self._baseline,
             facts=said,
         )
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan with its time in parts of the original's and the channels it keeps, by factor."""
+
+    ratio: float
+    counts: Counts
+    solution: PruningSolution
+
+    def keeps_all_of(self, other: TimedPlan) -> bool:
+        """Return whether no group is narrower than in another plan."""
+        return all(n >= other.counts.get(factor, factor.count) for factor, n in self.counts.items())
+
+
+def best_in_time(timed: Sequence[TimedPlan], wanted: float) -> TimedPlan:
+    """Return the plan that reaches a reduction with the least to spare, else the fastest.
+
+    No plan is returned that takes as long as another one that keeps at least as much of every group.
+    """
+    reached = [t for t in timed if 1 - t.ratio >= wanted - REACHED_IN_TIME]
+    best = max(reached, key=lambda t: t.ratio) if reached else min(timed, key=lambda t: t.ratio)
+    return min((t for t in timed if t.keeps_all_of(best)), key=lambda t: t.ratio)
+
+
+def timing(watch: Stopwatch, wanted: float, predicted: float, measured: float) -> dict[str, Any]:
+    """Return the figures of a plan's time, ready for JSON.
+
+    Args:
+        watch: The device.
+        wanted: The reduction that was asked for.
+        predicted: The time in parts of the original's.
+        measured: The same, as measured.
+    """
+    facts: dict[str, Any] = {
+        "latency_ms_baseline": watch.baseline_ms,
+        "latency_ms_predicted": predicted * watch.baseline_ms,
+        "latency_ms": measured * watch.baseline_ms,
+        "latency_measured": watch.backend is not None,
+        "latency_reduction": 1 - measured,
+        "latency_prediction_error": abs(predicted / measured - 1),
+        "latency_input_shapes": watch.input_shapes,
+        "latency_backend": watch.table.backend,
+        "latency_device": watch.table.device,
+        "latency_steps": dict(watch.table.steps),
+        "latency_missed": 1 - measured < wanted - CLOSE,
+    }
+    if facts["latency_missed"]:
+        said = f"the latency falls by {1 - measured:.1%}, less than the {wanted:.1%} that was asked for"
+        facts["warnings"] = [f"{said}: a larger reduction or --max-ratio goes further"]
+    return facts
 
 
 def file_bytes(model: Model) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import ClassVar
 
 from onnxprune.support.options import Key, NumberRange, option
@@ -136,6 +137,19 @@ class LatencyOptions:
 
     latency_backend: str | None = field(default=None, metadata=option(metavar="NAME"))
     latency_timeout: float = field(default=LATENCY_TIMEOUT_S, metadata=option(metavar="SECONDS", above=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTableOptions(LatencyOptions):
+    """The same, with a file of figures of the device.
+
+    Attributes:
+        latency_table: Figures of the device: what is measured is kept there, so that the command goes on
+            where it was stopped; a file made elsewhere with bench --latency-out is used as it is, and nothing
+            is measured. Its steps round the groups for every budget.
+    """
+
+    latency_table: Path | None = field(default=None, metadata=option(metavar="FILE", place="writes"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import Reads, data_option
+from onnxprune.app.cli.options import Reads, Writes, data_option
 from onnxprune.app.cli.program import Facts, command
 from onnxprune.support.common_options import InputSizes, LatencyOptions, Threaded
 
@@ -49,6 +50,7 @@ def render(facts: Facts) -> RenderableType:
         f" {facts['rounds']} rounds in turn,"
         f" threads: {threads}; (%) of the first model's"
     )
+    how += f"\nlatency table: {facts['latency_out']}" if facts["latency_out"] else ""
     return Group(table(columns, map(cells, facts["models"])), how)
 
 
@@ -56,6 +58,14 @@ def render(facts: Facts) -> RenderableType:
 @click.argument("models", nargs=-1, required=True, type=Reads(), metavar="MODEL [MODEL…]")
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="Rounds of measuring.")
 @click.option("--batch-size", type=click.IntRange(1), help="Samples a run; by default the file's own, or 1.")
+@click.option(
+    "--latency-out",
+    type=Writes(path_type=Path),
+    metavar="FILE",
+    help="Also time what `prune --latency-table FILE` needs to know of this device: layers and networks of"
+    " several widths; a file that is there is added to.",
+)
+@click.option("--device-name", metavar="TEXT", help="What to call the device in that file.")
 @data_option("Data to run on, and to measure quality on")
 @click.option(
     "--metric",
@@ -70,6 +80,8 @@ def bench(
     threads: int | None,
     latency_backend: str | None,
     latency_timeout: float,
+    latency_out: Path | None,
+    device_name: str | None,
     data: str | None,
     metric: str | None,
     input_shapes: Mapping[str, tuple[int, ...]],
@@ -96,13 +108,16 @@ def bench(
         for row, score in zip(rows, _scores(loaded, data, metric, threads), strict=True):
             row["score"] = score
     times = backend.measure([m.proto for m in loaded], feeds, rounds=runs, threads=threads)
+    if latency_out is not None:
+        _fill(latency_out, analysed, (latency_backend, latency_timeout, threads), device_name)
     for row, time, feed in zip(rows, times, feeds, strict=True):
         row |= _latency(time) | {"input_shapes": {n: list(a.shape) for n, a in feed.items()}}
         row["relative_to_first"] = {
             name: row[key] / rows[0][key] if rows[0][key] else 1.0 for key, name in _COMPARED.items()
         }
     quality = {"metric": metric} if metric is not None else {}
-    how = {"rounds": times[0].rounds, "threads": threads, "runtime": asdict(runtime_info())}
+    how: Facts = {"rounds": times[0].rounds, "threads": threads, "runtime": asdict(runtime_info())}
+    how |= {"latency_out": str(latency_out) if latency_out else None}
     return {"models": rows, **quality, **how, "backend": backend.name, "device": backend.device}
 
 
@@ -135,6 +150,28 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
         return next(open_data(data, session.inputs, session.outputs).batches(rows)).filled(rows)
     keep = shapes if batch_size else given
     return feeds_that_run(channels.model, session, shapes, given=keep, batch=batch_size or 1)[0]
+
+
+def _fill(
+    file: Path, networks: Sequence[Channels], how: tuple[str | None, float, int | None], name: str | None
+) -> None:
+    """Time what plans for some networks need to know of the device, and write it to a file.
+
+    Raises:
+        PlanError: The file is of another device.
+    """
+    from onnxprune.errors import PlanError
+    from onnxprune.search.latency import fill_table, opened_table
+
+    table, backend = opened_table(file, *how)
+    if backend is None:
+        raise PlanError(
+            f"the latency table {file} was measured with {table.backend} on {table.device}, not here",
+            "give another file, or name the back-end with --latency-backend",
+        )
+    table.device = name or table.device
+    for channels in networks:
+        fill_table(channels, table, backend, how[2])
 
 
 def _costs(path: str, channels: Channels) -> dict[str, Any]:

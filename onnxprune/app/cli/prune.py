@@ -53,14 +53,15 @@ def _measured(facts: Facts) -> list[str]:
 
     said = []
     if "latency_ms" in facts:
+        predicted = f"predicted {facts['latency_ms_predicted']:.3f} ms"
+        how = predicted if facts["latency_measured"] else "predicted by the table, not measured"
         said.append(
             f"\nlatency {facts['latency_ms_baseline']:.3f} → {facts['latency_ms']:.3f} ms"
-            f" (−{facts['latency_reduction']:.1%}; predicted {facts['latency_ms_predicted']:.3f} ms),"
+            f" (−{facts['latency_reduction']:.1%}; {how}),"
             f" timed with {shapes_text(facts['latency_input_shapes'])}"
             f" on {timed_on(facts['latency_backend'], facts['latency_device'])}"
         )
-        if facts["latency_missed"]:
-            said.append("warning: less than was asked for; a larger reduction or --max-ratio goes further")
+        said += [f"warning: {warning}" for warning in facts.get("warnings", ())]
     if "drop" in facts:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"

@@ -90,7 +90,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
         names = ("open_io", "threads", "seed", "input_shapes", "dims")
         kept = {name: options[name] for name in names}
         if "latency" in reductions:
-            kept |= {name: options[name] for name in ("latency_backend", "latency_timeout")}
+            kept |= {name: options[name] for name in ("latency_backend", "latency_timeout", "latency_table")}
         return shrink_without_data(model, output, reductions, **wanted.groups, **kept)
     missed: MissedError | None = None
     try:

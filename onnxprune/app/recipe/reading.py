@@ -88,12 +88,14 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
 
     data = {name: place(getattr(recipe.data, name)) for name in ("train", "val", "calibration", "test")}
     folder = os.path.normpath(here / (recipe.folder or f"{path.stem}-run"))
+    table = recipe.bench.table and os.path.normpath(here / recipe.bench.table)
     board = recipe.log.tensorboard and os.path.normpath(here / recipe.log.tensorboard)
     return recipe.model_copy(
         update={
             "model": os.path.normpath(here / recipe.model),
             "folder": folder,
             "data": recipe.data.model_copy(update=data),
+            "bench": recipe.bench.model_copy(update={"table": table}),
             "log": recipe.log.model_copy(update={"tensorboard": board}),
         }
     )

@@ -294,6 +294,8 @@ class BenchSection(Section):
         backend: Runtime or device that is timed, ``reduce_latency`` included: ``onnxruntime:PROVIDER``,
             ``openvino``, ``tensorrt``, ``module:callable`` or ``cmd:COMMAND {model}``.
         timeout: Seconds that one call of a command may take.
+        table: File with figures of the device, for ``reduce_latency``; see `prune`, ``--latency-table``. By
+            default one in the folder of the run.
     """
 
     runs: Count = 30
@@ -309,6 +311,10 @@ class BenchSection(Section):
     timeout: Annotated[
         Annotated[float, Field(gt=0)], Key(example="600", note="seconds that one call of it may take")
     ] = LATENCY_TIMEOUT_S
+    table: Annotated[
+        str | None,
+        Key(example='"latency.json"', note="figures that were made on the device: bench --latency-out"),
+    ] = None
 
     @field_validator("backend")
     @classmethod

@@ -122,7 +122,8 @@ class Stages:
 
         def work() -> Facts:
             data = self.material.dataset("calibration") if options.looks_at_data else None
-            step = Prune(analysis=self._analysis(analysis), data=data, **how)
+            table = self._table if of == "latency" else None
+            step = Prune(analysis=self._analysis(analysis), data=data, latency_table=table, **how)
             return self._apply(step, model, file)
 
         return file, self.journal.step(f"{at.name}-prune", inputs, (file,), work)
@@ -293,6 +294,13 @@ class Stages:
     def _threads(self, of: str) -> int:
         """Return what a plan is made with: for a latency, what latency is measured with."""
         return (self.recipe.bench.threads if of == "latency" else None) or self.material.threads
+
+    @property
+    def _table(self) -> Path:
+        """The figures of the device: what was measured once is not measured again."""
+        bench = self.recipe.bench
+        how = {"backend": bench.backend, "threads": self._threads("latency")}
+        return Path(bench.table) if bench.table else self.journal.path(f"latency-{_short(how)}.json")
 
     def _timing(self, of: str) -> dict[str, Any]:
         """Return the options of `Prune` that say how latency is measured."""

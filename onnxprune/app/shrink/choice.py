@@ -17,7 +17,7 @@ from onnxprune.support.common_options import (
     GroupSelection,
     InexactAxes,
     InputSizes,
-    LatencyOptions,
+    LatencyTableOptions,
     Reductions,
     Seeded,
     Threaded,
@@ -34,7 +34,7 @@ _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 @dataclass(frozen=True)
 class ShrinkOptions(
-    Reductions, GroupSelection, InexactAxes, EqualLayers, LatencyOptions, Seeded, Threaded, InputSizes
+    Reductions, GroupSelection, InexactAxes, EqualLayers, LatencyTableOptions, Seeded, Threaded, InputSizes
 ):
     """The options of `shrink`.
 
@@ -146,7 +146,11 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
             "prune": wanted.groups,
             "recover": {"samples": REPAIR_SAMPLES},
             "finetune": tuning,
-            "bench": {"backend": wanted.latency_backend, "timeout": wanted.latency_timeout},
+            "bench": {
+                "backend": wanted.latency_backend,
+                "timeout": wanted.latency_timeout,
+                "table": str(wanted.latency_table.resolve()) if wanted.latency_table else None,
+            },
             "stop": {"max_drop": wanted.max_drop, "retries": 0 if reductions else 1},
         }
     )

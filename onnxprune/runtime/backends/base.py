@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import onnx
 
@@ -29,11 +29,17 @@ class LatencyBackend(ABC):
     """
 
     name: str
+    slow: ClassVar[bool] = False
+    """Figures take seconds each, so that they are kept in small portions."""
 
     @property
     @abstractmethod
     def device(self) -> str:
         """The name of the device, for people."""
+
+    def figure(self, latency: Latency) -> float:
+        """Return the time that plans go by, in milliseconds: the median."""
+        return latency.median_ms
 
     @abstractmethod
     def measure(

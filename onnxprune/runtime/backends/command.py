@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import numpy as np
 import onnx
@@ -67,6 +67,8 @@ class Command(LatencyBackend):
         read: From what the command prints to milliseconds; `ValueError` where it finds none.
         described: The device, for people; by default the command.
     """
+
+    slow: ClassVar[bool] = True
 
     name: str
     words: tuple[str, ...]
@@ -153,7 +155,7 @@ class Command(LatencyBackend):
     @property
     def _by_hand(self) -> str:
         line = " ".join(self.words).replace("{model}", "model.onnx")
-        return f"try it by hand: {line}"
+        return f"try it by hand: {line}; --latency-table FILE keeps what has been measured"
 
     def _call(self, words: Sequence[str]) -> tuple[int, str, str]:
         """Run a command to its end; return its exit code, its output and its errors.

@@ -84,7 +84,7 @@ def test_a_time_that_is_missed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Stopwatch, "correct", lambda *_: 0.9)
     missed = Prune(reduce_latency=0.3, round_to=1)(network()).facts
     assert missed["latency_missed"]
-    assert "warning: less than was asked for" in "".join(_measured(missed))
+    assert "warning: the latency falls by 10.0%, less than the 30.0%" in "".join(_measured(missed))
 
 
 def test_a_budget_of_time_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_all_work_is_of_one_kind_or_another() -> None:
 def test_the_real_clock() -> None:
     """The prediction has to be made of times; its accuracy is a matter for a benchmark."""
     facts = Prune(reduce_latency=0.4, threads=1)(network()).facts
-    watch = Stopwatch(find_channels(network()), threads=1)
+    watch = Stopwatch.here(find_channels(network()), threads=1)
     assert facts["latency_ms"] > 0
     assert 0 < facts["latency_ms_predicted"] < facts["latency_ms_baseline"]
     assert watch.time([]) == []
