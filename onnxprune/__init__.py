@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.analysis.groups.channels import find_channels
+    from onnxprune.decisions.elements import check_pattern
     from onnxprune.errors import OnnxpruneError
     from onnxprune.evaluate.equivalence import verify
     from onnxprune.ir import Model, load
@@ -24,12 +25,22 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import Pipeline
 
 __version__ = "0.1.0"
-__all__ = ["Model", "OnnxpruneError", "Pipeline", "find_channels", "load", "save", "verify"]
+__all__ = [
+    "Model",
+    "OnnxpruneError",
+    "Pipeline",
+    "check_pattern",
+    "find_channels",
+    "load",
+    "save",
+    "verify",
+]
 
 _HOMES = {
     "Model": ("ir", "Model"),
     "OnnxpruneError": ("errors", "OnnxpruneError"),
     "Pipeline": ("pipeline", "Pipeline"),
+    "check_pattern": ("decisions.elements", "check_pattern"),
     "find_channels": ("analysis.groups.channels", "find_channels"),
     "load": ("ir", "load"),
     "save": ("ir.output", "write_model"),

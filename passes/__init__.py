@@ -7,6 +7,18 @@ from onnxprune.passes.recover import Recover
 from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.rows import KeepRows
 from onnxprune.passes.sensitivity import Ana
+from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 
-__all__ = ["Ana", "Finetune", "KeepRows", "Pass", "PassResult", "Prune", "Recover", "Rotate", "Transform"]
+__all__ = [
+    "Ana",
+    "Finetune",
+    "KeepRows",
+    "Pass",
+    "PassResult",
+    "Prune",
+    "Recover",
+    "Rotate",
+    "Sparsify",
+    "Transform",
+]

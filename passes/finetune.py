@@ -23,6 +23,7 @@ from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import rescaled_constants
 from onnxprune.decisions.channels.statistics import sparse_in_own_graph
+from onnxprune.decisions.elements import check_kept, dense_masks
 from onnxprune.decisions.origin import Origin
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
@@ -211,7 +212,8 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         teacher = self._teacher(channels, removed)
         if teacher is not None:
             teacher.remember(data)
-        weights, facts = self._train(unfolded.model, data, teacher, exam, checkpoints)
+        masks = dense_masks(channels, removed, rescaled)
+        weights, facts = self._train(unfolded.model, data, teacher, exam, checkpoints, masks)
         tuned = channels.model.copy()
         if exam is None or exam.best_epoch:
             _put_back(channels, tuned, removed, _unscaled(unfolded.folded(weights), rescaled))
@@ -227,6 +229,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         plan = stored_plan(result.model)
         if plan is not None:
             check_zero(planned_channels(result.model, plan), plan.removed)
+        check_kept(given.model, result.model)
 
     def settings(self) -> TrainSettings:
         """Return the options of the training engine."""
@@ -244,6 +247,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         teacher: Teacher | None,
         exam: Validation | None,
         checkpoints: Checkpoints | None,
+        masks: Mapping[str, Array],
     ) -> tuple[Mapping[str, Array], dict[str, Any]]:
         """Train; return the weights to keep and what there is to report."""
 
@@ -258,6 +262,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
                 batches,
                 settings=self.settings(),
                 total_steps=steps,
+                masks=masks,
                 on_step=lambda report: _show(progress, report),
                 on_epoch=exam,
                 checkpoints=checkpoints,

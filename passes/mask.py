@@ -17,8 +17,9 @@ from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned_channels, stored_plan
 from onnxprune.decisions.channels.statistics import over_remaining
+from onnxprune.decisions.elements import pattern_note
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
-from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
@@ -185,6 +186,12 @@ class Prune(
         self._check_backend()
         self._strategy(self.analysis or given.analysis)
         super().requires(given)
+        note = pattern_note(given.model)
+        if note is not None:
+            raise PlanError(
+                f"{given.model.name} follows the pattern {note.pattern}, which lost channels would break",
+                "prune channels first, and run `sparsify` last",
+            )
 
     def run(self, given: PassResult) -> PassResult:
         """Plan, then mask."""

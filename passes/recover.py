@@ -16,6 +16,7 @@ import numpy as np
 from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.statistics import over_remaining, sparse_in_own_graph
+from onnxprune.decisions.elements import check_kept, pattern_note
 from onnxprune.errors import DataError, NothingToDoError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
@@ -74,7 +75,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
         """Match the two models, sweep through them, measure."""
         plan = stored_plan(given.model)
         channels, removed = removed_channels(given.model, plan)
-        if not any(len(gone) for gone in removed.values()):
+        if not any(len(gone) for gone in removed.values()) and pattern_note(given.model) is None:
             raise NothingToDoError("nothing is removed from this model", "run `prune` first")
         original = load(self.original) if isinstance(self.original, str) else self.original
         original = replace(original, sizes=merged(original.sizes, given.model.sizes))
@@ -92,7 +93,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
             report = self._sweep(stand.pair, feeds)
             repaired = stand.leave()
         else:
-            feeds = self._feeds(data, session.fixed_batch)
+            feeds = self.feeds(data, session.fixed_batch)
             report = self._sweep(pair, feeds)
             repaired = pair.sparse
         facts |= {"recovery_s": perf_counter() - start, "samples": sum(_size(f) for f in feeds)}
@@ -113,8 +114,9 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
         plan = stored_plan(result.model)
         if plan is not None:
             check_zero(planned_channels(result.model, plan), plan.removed)
+        check_kept(given.model, result.model)
 
-    def _feeds(self, data: Dataset, fixed: int | None) -> list[dict[str, Array]]:
+    def feeds(self, data: Dataset, fixed: int | None) -> list[dict[str, Array]]:
         """Draw the samples; where the file fixes the batch, only whole batches of it."""
         feeds: list[dict[str, Array]] = []
         missing = self.samples

@@ -22,6 +22,7 @@ from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.scales import with_scales_in_place
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
+from onnxprune.decisions.elements import carry_note, demand_pattern, pattern_note
 from onnxprune.decisions.origin import ORIGIN_KEY
 from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import NothingToDoError, NotShownError
@@ -59,7 +60,9 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
             return self._by_evidence(given)
         channels, removed = removed_channels(given.model, plan)
         if not any(len(gone) for gone in removed.values()):
-            return self._unchanged(given, "its plan removes no channel; run `prune` again")
+            note = pattern_note(given.model)
+            why = f"no channel is removed, and the zeros of the pattern {note.pattern} stay" if note else ""
+            return self._unchanged(given, why or "its plan removes no channel; run `prune` again")
         hints = kept_elements(channels, removed)
         return self._proven(given, channels, removed, shrunk(channels, removed), hints)
 
@@ -109,6 +112,8 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         whole, dense = dense, without_dead_branches(dense)
         for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
+        carry_note(given.model, dense)
+        checked = demand_pattern(dense)
         rows = kept_rows(channels, removed)
         first, second = (
             (given.model, dense) if rows is None else with_common_numbers(given.model, dense, rows)
@@ -130,6 +135,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
             {} if rows is None else {"rows": rows.tolist()}
         )
         facts |= {"certificate": certificate.facts()}
+        facts |= {"pattern": checked.facts()} if checked else {}
         facts |= {"unfused": unfused} if unfused else {}
         files = configurations(given.model)
         facts |= (

@@ -27,7 +27,8 @@ def least_squares(stage: RepairSite) -> dict[str, Any]:
     """Find the weights, and the bias, that come nearest to the original's result.
 
     The layer-wise reconstruction of Y. He, X. Zhang and J. Sun, "Channel pruning for accelerating very deep
-    neural networks", 2017, for any linear map, and with the error of all layers before in sight.
+    neural networks", 2017, for any linear map, and with the error of all layers before in sight. Where single
+    elements are zero each output is solved for with the inputs that it still reads.
     """
     layer, pair = stage.linear, stage.pair
     mask = layer.matrices(pair.mask(layer.weight))
@@ -45,7 +46,9 @@ def least_squares(stage: RepairSite) -> dict[str, Any]:
     seen, held = gather(layer, stage.arrivals(), axes, batches, (stage.seed, stage.index))
     whole, vector = np.ix_(*axes), np.ix_(*axes[:2])
     counts = stage.kept.reshape(mask.shape[:2])[vector]
-    solved, moved, strength = fit(seen, held, weights[whole], bias[vector], counts, shift is not None)
+    allowed = layer.matrices(pair.allowed(layer.weight))[whole] if layer.weight in pair.elements else None
+    start = weights[whole], bias[vector]
+    solved, moved, strength = fit(seen, held, *start, counts, shift is not None, allowed)
     if strength is not None:
         weights[whole] = solved
         pair.replace(layer.weight, layer.tensor(weights))

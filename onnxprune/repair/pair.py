@@ -11,6 +11,7 @@ import onnx
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.channels.masks import Mask, keep_masks
 from onnxprune.decisions.channels.statistics import statistics
+from onnxprune.decisions.elements import element_masks
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model, attributes, label
@@ -28,14 +29,18 @@ class ModelPair:
     Attributes:
         sparse: The one being repaired; its weights change.
         original: What it is to be like.
-        masks: Which elements of the sparse model's weights remain, for those that lose any.
+        masks: Which elements of the sparse model's weights remain, for those that lose channels.
         instead: Nodes of the sparse model whose statistics are over the remaining channels (see `Trace`).
+        elements: Which single elements of weights remain, for those that follow a sparsity pattern.
+        original_instead: The same nodes of the original, where that has lost the channels already.
     """
 
     sparse: Model
     original: Model
     masks: Mapping[str, Mask] = field(repr=False)
     instead: Instead = field(default_factory=dict, repr=False)
+    elements: dict[str, Mask] = field(default_factory=dict, repr=False)
+    original_instead: Instead = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -56,18 +61,37 @@ class ModelPair:
         _check_same(channels.model, canonical, original.name)
         known, _ = statistics(channels, removed)
         instead = {statistic.result: statistic.reading for statistic in known}
-        return cls(channels.model.copy(), canonical, keep_masks(channels, removed), instead)
+        masks = keep_masks(channels, removed)
+        return cls(channels.model.copy(), canonical, masks, instead, elements=element_masks(channels))
+
+    @classmethod
+    def beside_itself(cls, channels: Channels, removed: Mapping[str, Sequence[int]]) -> ModelPair:
+        """Return a model, and a copy of it that is to change.
+
+        Args:
+            channels: The groups of the model.
+            removed: Its removed channels by group name.
+        """
+        known, _ = statistics(channels, removed)
+        instead = {statistic.result: statistic.reading for statistic in known}
+        masks = keep_masks(channels, removed)
+        return cls(channels.model.copy(), channels.model, masks, instead, original_instead=instead)
 
     def mask(self, name: str) -> Mask:
-        """Return which elements of a constant remain."""
+        """Return which elements of a constant remain of its channels."""
         if name in self.masks:
             return self.masks[name]
         return np.ones(tuple(self.sparse.constants[name].dims), bool)
 
+    def allowed(self, name: str) -> Mask:
+        """Return which elements of a constant may be other than zero."""
+        mask = self.mask(name)
+        return mask & self.elements[name] if name in self.elements else mask
+
     def replace(self, name: str, values: Array) -> None:
         """Give the sparse model other weights; what is removed stays zero."""
         before = self.sparse.array(name)
-        after = np.where(self.mask(name), values, np.zeros((), values.dtype))
+        after = np.where(self.allowed(name), values, np.zeros((), values.dtype))
         self.sparse.set_array(name, after.astype(before.dtype))
 
 

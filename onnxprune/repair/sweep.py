@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from onnxprune.repair.methods import LOWER_ERROR, METHODS, RepairMethod
 from onnxprune.repair.pair import ModelPair
 from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.layers import is_layer
 from onnxprune.scoring.layerwise.moments import check_finite
 from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
 from onnxprune.support.progress import task
@@ -51,13 +52,19 @@ class Report:
     outputs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def sweep(pair: ModelPair, batches: Iterable[Mapping[str, Array]], settings: Settings) -> Report:
+def sweep(
+    pair: ModelPair,
+    batches: Iterable[Mapping[str, Array]],
+    settings: Settings,
+    prepare: Callable[[RepairSite], None] | None = None,
+) -> Report:
     """Repair the sparse model of a pair in place.
 
     Args:
         pair: The sparse model and its original.
         batches: Samples: arrays for every input of the model.
         settings: What to do.
+        prepare: What is done to each layer before it is repaired, all before it having been.
 
     Returns:
         What was done.
@@ -68,16 +75,21 @@ def sweep(pair: ModelPair, batches: Iterable[Mapping[str, Array]], settings: Set
     feeds, report = [dict(b) for b in batches], Report(skipped=_out_of_reach(pair, settings.methods))
     sparse, original = (
         Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes, instead)
-        for m, instead in ((pair.sparse, pair.instead), (pair.original, {}))
+        for m, instead in ((pair.sparse, pair.instead), (pair.original, pair.original_instead))
     )
     before = _output_errors(sparse, original)
     places = [(index, _methods_for(node, settings.methods)) for index, node in enumerate(pair.sparse.nodes)]
-    places = [(index, methods) for index, methods in places if methods]
+    places = [
+        (i, methods) for i, methods in places if methods or (prepare and is_layer(pair.sparse.nodes[i]))
+    ]
     with task("recover", total=len(places)) as progress, np.errstate(over="ignore", invalid="ignore"):
         for index, methods in places:
             sparse.advance(index)
             original.advance(index + 1, pair.sparse.proto.graph.node[index].output[:1])
-            _repair(RepairSite(pair, sparse, original, index, settings.seed), methods, report)
+            stage = RepairSite(pair, sparse, original, index, settings.seed)
+            if prepare is not None:
+                prepare(stage)
+            _repair(stage, methods, report)
             progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
     after = _output_errors(sparse, original)
     report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}

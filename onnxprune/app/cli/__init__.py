@@ -33,6 +33,7 @@ from onnxprune.app.cli.rotate import rotate
 from onnxprune.app.cli.run import run
 from onnxprune.app.cli.setup_training import setup_training
 from onnxprune.app.cli.shrink import shrink
+from onnxprune.app.cli.sparsify import sparsify
 from onnxprune.app.cli.transform import transform
 from onnxprune.app.cli.verify import verify
 
@@ -56,7 +57,7 @@ def program(context: click.Context) -> None:
 
 
 for command in (
-    *(shrink, inspect, ana, rotate, prune, recover, finetune, transform),
+    *(shrink, inspect, ana, rotate, prune, recover, sparsify, finetune, transform),
     *(verify, bench, init, run, report, setup_training, doctor),
 ):
     program.add_command(command)

@@ -38,6 +38,7 @@ def render(facts: Facts) -> RenderableType:
     chosen = sum(g["selected"] for g in facts["groups"])
     return Lines(
         f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}; {reach} can be reached",
+        *_sparsity(facts),
         f"{len(facts['groups'])} groups, {chosen} of them to be pruned, {facts['channels']} channels\n",
         table(group_columns(facts["groups"], every), group_rows(facts["groups"], every)),
         "",
@@ -45,6 +46,17 @@ def render(facts: Facts) -> RenderableType:
         *_uncounted(facts),
         *_sizes(facts, every),
     )
+
+
+def _sparsity(facts: Facts) -> tuple[str, ...]:
+    """Say how many elements of the weights are zero, where they were counted."""
+    from onnxprune.app.figures import count
+
+    zeros = facts["zeros"]
+    if zeros is None:
+        return ()
+    pattern = f", pattern {zeros['pattern']}" if zeros["pattern"] else ""
+    return (f"{count(zeros['zeros'])} of {count(zeros['elements'])} weights are zero{pattern}",)
 
 
 def _percent(share: float) -> str:
@@ -90,6 +102,7 @@ def inspect(
     from onnxprune.analysis.groups.cost import cost_of
     from onnxprune.analysis.groups.reach import reach_of, staying_axes
     from onnxprune.analysis.groups.symmetry import symmetries
+    from onnxprune.decisions.elements import pattern_note
     from onnxprune.ir import load, opened, sized
     from onnxprune.ir.output import stored_bytes
     from onnxprune.support.progress import task
@@ -113,7 +126,25 @@ def inspect(
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         "uncounted": [asdict(block) for block in reach.uncounted],
         "sizes": _described(channels.typing.shapes.analysis),
+        "zeros": _zeros(channels) if every or pattern_note(read) is not None else None,
         "all": every,
+    }
+
+
+def _zeros(channels: Channels) -> dict[str, Any]:
+    """Count the zeros within the weights of linear operators, apart from costs: they save no MACs here."""
+    import numpy as np
+
+    from onnxprune.analysis.groups.values import mask_values
+    from onnxprune.decisions.elements import find_weights, pattern_note
+
+    note = pattern_note(channels.model)
+    weights = [mask_values(channels.typing, w.tensor) for w in find_weights(channels)[0]]
+    return {
+        "pattern": str(note.pattern) if note else None,
+        "weights_of_pattern": list(note.weights) if note else [],
+        "elements": sum(values.size for values in weights),
+        "zeros": sum(int(values.size - np.count_nonzero(values)) for values in weights),
     }
 
 

@@ -126,7 +126,7 @@ def prune(
     step = Prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
-        recover=_methods(recover),
+        recover=methods_of(recover),
         **_with_limits(options, limits),
     )
     only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None
@@ -151,7 +151,7 @@ def prune(
     return {**written, "figure": str(figure) if figure else None, **result.facts}
 
 
-def _methods(given: Sequence[str] | None) -> Any:
+def methods_of(given: Sequence[str] | None) -> Any:
     """Return the methods to repair with: the usual ones where none is named, none where that is said."""
     from onnxprune.errors import UsageError
 

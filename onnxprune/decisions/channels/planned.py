@@ -9,6 +9,7 @@ from typing import Any
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.masks import check_zero, dead_channels
+from onnxprune.decisions.pattern import PATTERN_KEY
 from onnxprune.decisions.plan import PLAN_KEY, Plan
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model, analysis
@@ -18,11 +19,16 @@ from onnxprune.ir import Model, analysis
 def stored_plan(model: Model) -> Plan | None:
     """Return the plan a model carries, ``None`` if it carries none.
 
+    A model with a sparsity pattern has said which of its zeros are a pattern's: without a plan it has lost no
+    channel, and no zero of it is evidence of one.
+
     Raises:
         PlanError: The plan is damaged.
     """
-    text = model.metadata().get(PLAN_KEY)
-    return Plan.from_json(text) if text is not None else None
+    notes = model.metadata()
+    if PLAN_KEY in notes:
+        return Plan.from_json(notes[PLAN_KEY])
+    return Plan({}, {}, {}) if PATTERN_KEY in notes else None
 
 
 def planned_channels(model: Model, plan: Plan | None) -> Channels:

@@ -69,6 +69,11 @@ class Moments:
             self.yy + other.yy,
         )
 
+    def of_outputs(self, chosen: Array) -> Moments:
+        """Return the moments of some of the outputs, given by their numbers."""
+        y, xy, yy = self.y[:, chosen], self.xy[:, :, chosen], self.yy[:, chosen]
+        return Moments(self.count, self.x, y, self.xx, xy, yy)
+
     def errors(self, weights: Array, bias: Array) -> Array:
         """Return the sums of squared errors of ``weights · x + bias``, ``[groups, outputs]``.
 

@@ -13,6 +13,8 @@ STRENGTHS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges that are tried, in units of the mean of the Gram matrix's diagonal."""
 USUAL_STRENGTH = 1e-2
 """What is taken where there are too few samples to hold any back."""
+OUTPUTS_TRIED = 32
+"""Outputs that a ridge is chosen on where each of them is solved for by itself."""
 
 
 def scipy_linalg() -> ModuleType:
@@ -23,7 +25,14 @@ def scipy_linalg() -> ModuleType:
     return module
 
 
-def ridge(moments: Moments, weights: Array, bias: Array, strength: float, shift: bool) -> tuple[Array, Array]:
+def ridge(
+    moments: Moments,
+    weights: Array,
+    bias: Array,
+    strength: float,
+    shift: bool,
+    allowed: Array | None = None,
+) -> tuple[Array, Array]:
     """Return the weights and bias with the least squared error, drawn towards those there are.
 
     The minimum of ``Σ‖W x + b − y‖² + λ‖W − W₀‖²``: A. E. Hoerl and R. W. Kennard, "Ridge regression", 1970.
@@ -35,6 +44,7 @@ def ridge(moments: Moments, weights: Array, bias: Array, strength: float, shift:
         bias: The bias there is, ``[groups, outputs]``.
         strength: λ in units of the mean of the Gram matrix's diagonal.
         shift: Whether the bias may change.
+        allowed: Which weights may be other than zero, ``[groups, outputs, inputs]``; by default all.
 
     Returns:
         W and b, shaped like the ones given.
@@ -56,6 +66,9 @@ def ridge(moments: Moments, weights: Array, bias: Array, strength: float, shift:
             continue  # nothing arrives there
         wanted = wanted - gram @ start.T
         gram[np.diag_indices_from(gram)] += strength * scale
+        if allowed is not None:
+            solved[group] += _row_by_row(gram, wanted, allowed[group])
+            continue
         factor = linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
         solved[group] += linalg.cho_solve(factor, wanted, overwrite_b=True, check_finite=False).T
     if not shift:
@@ -63,8 +76,31 @@ def ridge(moments: Moments, weights: Array, bias: Array, strength: float, shift:
     return solved, mean_y - np.einsum("goi,gi->go", solved, mean_x)
 
 
+def _row_by_row(gram: Array, wanted: Array, allowed: Array) -> Array:
+    """Solve for each output with the inputs that it may read, ``[outputs, inputs]``.
+
+    Args:
+        gram: ``[inputs, inputs]``, positive definite.
+        wanted: ``[inputs, outputs]``.
+        allowed: ``[outputs, inputs]``.
+    """
+    linalg, found = scipy_linalg(), np.zeros(allowed.shape)
+    for row, free in enumerate(allowed):
+        columns = np.flatnonzero(free)
+        if len(columns):
+            factor = linalg.cho_factor(gram[np.ix_(columns, columns)], overwrite_a=True, check_finite=False)
+            found[row, columns] = linalg.cho_solve(factor, wanted[columns, row], check_finite=False)
+    return found
+
+
 def fit(
-    seen: Moments, held: Moments, weights: Array, bias: Array, mask: Array, shift: bool
+    seen: Moments,
+    held: Moments,
+    weights: Array,
+    bias: Array,
+    mask: Array,
+    shift: bool,
+    allowed: Array | None = None,
 ) -> tuple[Array, Array, float | None]:
     """Choose the ridge that does best on what was held back, then solve with everything.
 
@@ -75,17 +111,36 @@ def fit(
         bias: As for `ridge`.
         mask: Which outputs count, ``[groups, outputs]``.
         shift: As for `ridge`.
+        allowed: As for `ridge`; then the ridge is chosen on some of the outputs.
 
     Returns:
         Weights, bias and the strength; the ones given and ``None`` where nothing does better.
     """
     strength: float | None = USUAL_STRENGTH
     if held.count and seen.count:
-        best, strength = held.errors(weights, bias)[mask].sum(), None
-        for candidate in STRENGTHS:
-            error = held.errors(*ridge(seen, weights, bias, candidate, shift))[mask].sum()
-            if error < best:
-                best, strength = error, candidate
+        strength = _strength(seen, held, weights, bias, mask, shift, allowed)
     if strength is None:
         return weights, bias, None
-    return *ridge(seen + held, weights, bias, strength, shift), strength
+    return *ridge(seen + held, weights, bias, strength, shift, allowed), strength
+
+
+def _strength(
+    seen: Moments,
+    held: Moments,
+    weights: Array,
+    bias: Array,
+    mask: Array,
+    shift: bool,
+    allowed: Array | None,
+) -> float | None:
+    """Return the ridge that does best on what was held back; ``None`` where none does better than nothing."""
+    if allowed is not None:  # every output is a system of its own
+        some = np.unique(np.linspace(0, weights.shape[1] - 1, OUTPUTS_TRIED).astype(int))
+        seen, held = seen.of_outputs(some), held.of_outputs(some)
+        weights, bias, mask, allowed = weights[:, some], bias[:, some], mask[:, some], allowed[:, some]
+    best, strength = held.errors(weights, bias)[mask].sum(), None
+    for candidate in STRENGTHS:
+        error = held.errors(*ridge(seen, weights, bias, candidate, shift, allowed))[mask].sum()
+        if error < best:
+            best, strength = error, candidate
+    return strength
