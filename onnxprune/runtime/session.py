@@ -234,8 +234,13 @@ def runtime_info() -> RuntimeInfo:
         ModelError: None is.
     """
     ort = onnxruntime()
-    packages = importlib.metadata.packages_distributions().get("onnxruntime", ["onnxruntime"])
-    return RuntimeInfo(sorted(set(packages))[0], str(ort.__version__), tuple(ort.get_available_providers()))
+    return RuntimeInfo(_package(), str(ort.__version__), tuple(ort.get_available_providers()))
+
+
+@lru_cache(maxsize=1)
+def _package() -> str:
+    """Return the distribution that onnxruntime was installed from; the search reads every one there is."""
+    return min(importlib.metadata.packages_distributions().get("onnxruntime", ["onnxruntime"]))
 
 
 def has_operator(domain: str, name: str) -> bool:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import json
 import multiprocessing
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import resource
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -30,7 +34,7 @@ _CLOCK_SECONDS = 4 * SECONDS
 BYTES = 2 << 30
 _MEMORY = "1536M"
 """Memory budget of a command: together with the process's own memory it is below the limit."""
-_CASES_A_CHILD = 400
+_CASES_A_CHILD = 100
 _OWN_BLAME = ("defect of onnxprune", "please report", "Traceback", "bad_alloc", "bad allocation")
 
 
@@ -80,6 +84,25 @@ def run_cases(
                     running.append(_Child(left, corpus))
 
 
+@functools.cache
+def _nursery() -> multiprocessing.context.ForkServerContext:
+    """Return how children are made: forks of a process that has imported all and runs nothing.
+
+    Threads of this process would not live on in a fork, and to import everything takes as long as fifty cases.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "fuzz_imports"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return context
+
+
 def _some(pending: Iterator[int]) -> list[int]:
     return [n for _, n in zip(range(_CASES_A_CHILD), pending, strict=False)]
 
@@ -90,7 +113,7 @@ class _Child:
     def __init__(self, numbers: list[int], corpus: Path) -> None:
         self.left, self.current, self.since = list(numbers), -1, time.monotonic()
         self.ends, theirs = multiprocessing.Pipe(duplex=False)
-        context = multiprocessing.get_context("spawn")  # threads of this process would not live on in a fork
+        context = _nursery()
         self.scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self.process = context.Process(
             target=_work, args=(numbers, corpus, self.scratch, theirs), daemon=True

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import single_nodes
-from helpers import Net
-from onnx import defs
+from helpers import Net, prune_exactly
+from onnx import defs, numpy_helper
 from single_node_checks import (
     check_example,
 )
@@ -103,3 +103,28 @@ def test_operands_of_a_rank_the_operator_does_not_have() -> None:
     net.nodes.append(node)
     model = Model(net.proto(net.gemm(net.op("Flatten", y), 3)))
     assert not find_channels(model).groups
+
+
+def test_a_squeeze_of_whatever_axes_are_one() -> None:
+    """Its rank depends on the input; where no open axis may be 1 it does not."""
+    text = """<ir_version: 9, opset_import: ["" : 18]> g (float[n, 6] x) => (float y) {
+        a = MatMul (x, w1) b = Relu (a) c = Unsqueeze (b, one) d = Squeeze (c) e = Transpose <perm = [1, 0]> (d)
+        f = Reshape (e, target) y = MatMul (w2, f) }"""
+    for rows, sizes in (("n", []), ("3", [8])):
+        proto = onnx.parser.parse_model(text.replace("float[n,", f"float[{rows},"))
+        for name, values in {
+            "w1": np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32),
+            "w2": np.random.default_rng(1).normal(size=(5, 8)).astype(np.float32),
+            "one": np.asarray([1]),
+            "target": np.asarray([0, 0]),
+        }.items():
+            proto.graph.initializer.append(numpy_helper.from_array(values, name))
+        model = check(Model(proto))
+        channels = find_channels(model)
+        assert [g.size for g in channels.groups] == sizes
+        if sizes:
+            assert prune_exactly(model, {channels.groups[0].name: [1, 5]}, channels).error < 1e-6
+        else:
+            assert "it depends on the input which axes have one element" in {
+                b.reason for a in channels.blocked for b in a.reasons
+            }

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.values import real_values
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.ir import Model
 from onnxprune.passes.mask import Prune
@@ -453,3 +454,32 @@ def test_biases_of_integers_that_are_equal() -> None:
     weight = quantised(net, (4, 16, 3, 3), "int8", 0)
     y = net.op("QLinearConv", *x, *weight, *parameters(net), kernel_shape=[3, 3])
     assert_halves(net.model(y), 16, 16, tolerance=0.0)
+
+
+def test_a_last_block_that_is_not_full_is_read() -> None:
+    """Ten rows in blocks of four have three scales."""
+    net = Net(opset=21)
+    weight = net.const(net.random.integers(-7, 8, (10, 8), dtype=np.int8))
+    scale = net.const(net.random.uniform(0.01, 0.02, (3, 8)))
+    x = net.relu(net.linear(net.input("x", [2, 6]), 10))
+    y = net.op("MatMul", x, net.op("DequantizeLinear", weight, scale, axis=0, block_size=4))
+    model = net.model(net.head(net.relu(y)))
+    channels = find_channels(model)
+    assert real_values(channels.typing, weight).shape == (10, 8)
+    assert find_evidence(channels).removed == {}
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 8), (2, 10, 8)])
+@pytest.mark.parametrize("block", [0, 4])
+def test_a_scale_that_does_not_fit_is_told(shape: tuple[int, ...], block: int) -> None:
+    """The checker accepts it, no runtime does."""
+    net = Net(opset=21)
+    weight = net.const(net.random.integers(-7, 8, (10, 8), dtype=np.int8))
+    scale = net.const(np.ones(shape))
+    x = net.relu(net.linear(net.input("x", [2, 6]), 10))
+    how = {"axis": 0, "block_size": block} if block else {"axis": 0}
+    y = net.op("MatMul", x, net.op("DequantizeLinear", weight, scale, **how))
+    channels = find_channels(net.model(net.sized(y, [2, 8])))
+    reasons = {b.reason for a in channels.blocked for b in a.reasons}
+    assert "its operand 1 does not fit the quantised tensor" in reasons
+    find_evidence(channels)

@@ -457,9 +457,14 @@ def _excess(name: str, wanted: Array, made: Array, noise: float) -> float:
 
 
 def check_plan(model: Model, seed: int, apart: bool) -> int:
-    """Remove channels of all groups, and compare with the given network and the same zeros."""
+    """Remove channels of all groups, and compare with the given network and the same zeros.
+
+    With `apart`, other ones in each part of an axis, where any may be chosen in each.
+    """
     random = np.random.default_rng(seed)
     channels = find_channels(model)
+    if apart and not channels.freedoms:
+        return 0
     removed: dict[str, Any] = {
         g.name: np.flatnonzero(random.uniform(size=g.size) < 0.5)[: g.size - 1].tolist()
         for g in channels.groups

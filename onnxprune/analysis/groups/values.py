@@ -57,9 +57,10 @@ def _parameter(typing: Typing, name: str, which: str) -> Array | None:
     if source is None:
         return None
     values = typing.model.array(source)
+    dims = typing.model.constants[name].dims
     if how.block:
-        return np.repeat(values, how.block, how.axis)
-    shape = [1] * len(typing.model.constants[name].dims)
+        return np.repeat(values, how.block, how.axis).take(range(dims[how.axis]), how.axis)
+    shape = [1] * len(dims)
     if values.size > 1:
         shape[how.axis] = values.size
     return values.reshape(shape)

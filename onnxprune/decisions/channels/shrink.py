@@ -154,7 +154,8 @@ def _must_be_written(
     if written < 0:
         return isinstance(new, int) and _counts_parts(channels, lists, use, counts)
     copied = channels.typing.axes[node.input[0]][use.element or 0]
-    return kept_size(copied, counts) != new
+    kept = kept_size(copied, counts)
+    return kept != new and (kept, new) != (copied.size, use.dim.size)
 
 
 def _counts_parts(channels: Channels, lists: Lists, use: SizeUse, counts: Mapping[Factor, int]) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxprune.algebra.axes import Dim, Factor, nested
-from onnxprune.algebra.sizes.algebra import Extent
+from onnxprune.algebra.sizes.algebra import Extent, is_nonnegative
 from onnxprune.ops.axes.constants import Array, Numbers, in_order, moved, same
 from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.pointwise import UNDECIDED
@@ -58,6 +58,8 @@ def squeeze(c: Context) -> None:
     """Drop axes of one element."""
     dims = c.axes(0)
     axes = c.numbers("axes", 1)
+    if not axes and any(not isinstance(d.size, int) and not is_nonnegative(d.size - 2) for d in dims):
+        raise UnknownOperandError("it depends on the input which axes have one element")
     dropped = {a % len(dims) for a in axes} if axes else {k for k, d in enumerate(dims) if d.size == 1}
     c.define(0, [d for k, d in enumerate(dims) if k not in dropped])
     c.moves()

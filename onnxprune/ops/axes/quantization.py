@@ -13,6 +13,7 @@ from dataclasses import replace
 from onnx import TensorProto
 
 from onnxprune.algebra.axes import Dim, Factor, nested
+from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
 from onnxprune.ops.axes import attention
 from onnxprune.ops.axes.constants import same
 from onnxprune.ops.axes.context import Axes, Context, Quantised, UnknownOperandError
@@ -83,18 +84,38 @@ def _scaled(c: Context) -> Quantised:
     for operand in (1, 2):
         if c.has(operand):
             parameter = c.axes(operand)
-            if len(parameter) == 1 and parameter[0].size != 1 and not size:
-                c.same(dims[axis], parameter[0])
-            elif len(parameter) > 1 or size:
+            if not (_fits_in_blocks if size else _fits)(dims, parameter, axis, size):
+                raise UnknownOperandError(f"its operand {operand} does not fit the quantised tensor")
+            if size:
                 _in_blocks(c, dims, parameter, axis, size)
+            elif parameter and parameter[0].size != 1:
+                c.same(dims[axis], parameter[0])
     c.define(0, dims)
     return _how(c, 1, 2, axis, size)
 
 
+def _fits(dims: Axes, parameter: Axes, axis: int, _: int) -> bool:
+    """Return true for one number, and for one at each place of the axis."""
+    sizes = (1, dims[axis].size) if dims else (1,)
+    return not parameter or (len(parameter) == 1 and parameter[0].size in sizes)
+
+
+def _fits_in_blocks(dims: Axes, parameter: Axes, axis: int, size: int) -> bool:
+    """Return true for one number a block of neighbours on the axis; the last block may be short."""
+    return len(parameter) == len(dims) and all(
+        _number_of_blocks(d.size, size) == p.size if k == axis else d.size == p.size
+        for k, (d, p) in enumerate(zip(dims, parameter, strict=True))
+    )
+
+
+def _number_of_blocks(count: Extent, size: int) -> Extent | None:
+    """Return how many blocks of a size an axis has; ``None`` where that is not known."""
+    return -(-count // size) if isinstance(count, int) else exact_quotient(count, size)
+
+
 def _in_blocks(c: Context, dims: Axes, parameter: Axes, axis: int, size: int) -> None:
     """Neighbours on one axis share a scale, so that whole blocks of them can go; the other axes are free."""
-    full = len(parameter) == len(dims) and size > 0 and dims[axis].size == parameter[axis].size * size
-    if not full:
+    if dims[axis].size != parameter[axis].size * size:
         for dim in (*dims, *parameter):
             c.block(dim, "it is quantised in blocks, the last of which is not full")
         return
