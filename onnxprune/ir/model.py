@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import graphlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,6 +61,7 @@ class Model:
     analyses: AnalysisManager = field(default_factory=AnalysisManager, repr=False, compare=False)
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
+    _labels: set[str] | None = field(default=None, repr=False)
     _nested: bool | None = field(default=None, repr=False)
     _index: GraphIndex | None = field(default=None, repr=False)
     _main: GraphIndex | None = field(default=None, repr=False)
@@ -168,7 +169,7 @@ class Model:
 
     def edited(self) -> None:
         """Say that nodes or initializers were added or removed from outside: nothing remembered holds."""
-        self._constants = self._names = self._nested = self._index = self._main = None
+        self._constants = self._names = self._labels = self._nested = self._index = self._main = None
         self.analyses.invalidate()
 
     @property
@@ -201,16 +202,31 @@ class Model:
             if declared.name == name and declared.type.tensor_type.HasField("shape"):
                 declared.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, values.shape))
 
+    def fresh(self, name: str) -> str:
+        """Return a name for a new tensor and its node: one that no tensor and no node has."""
+        if self._labels is None:
+            self._labels = {node.name for node in self.all_nodes}
+        return self._unique(name, self._labels)
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Give no new tensor one of these names until `edited`: analyses know them of tensors long gone."""
+        self.names.update(names)
+
+    def _unique(self, name: str, others: Container[str] = ()) -> str:
+        """Return a name not in use yet, which is from now on: the given one, or that and a number."""
+        unique, suffix = name, 2
+        while unique in self.names or unique in others:
+            unique, suffix = f"{name}__{suffix}", suffix + 1
+        self.names.add(unique)
+        return unique
+
     def add_constant(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> str:
         """Add an initializer under a name not in use yet; return that name."""
-        unique, suffix = name, 2
-        while unique in self.names:
-            unique, suffix = f"{name}__{suffix}", suffix + 1
+        unique = self._unique(name)
         self.analyses.invalidate()
         tensor = self.proto.graph.initializer.add()
         tensor.MergeFrom(numpy_helper.from_array(np.asarray(values, order="C"), unique))
         self.constants[unique] = tensor
-        self.names.add(unique)
         if self.proto.ir_version < 4:  # older files list every initializer among the inputs
             info = helper.make_tensor_value_info(unique, tensor.data_type, values.shape)
             self.proto.graph.input.append(info)

@@ -81,11 +81,11 @@ def renumbered(
     """
     model = model.copy()
     table = model.add_constant("numbers__listed", numbers)
-    names = {name: f"{name}__listed" for name in inputs}
+    names = {name: model.fresh(f"{name}__listed") for name in inputs}
     _read_instead(model.proto.graph, names)
     kinds = {v.name: v.type.tensor_type.elem_type for v in model.inputs}
     for name, listed in names.items():
-        picked = f"{listed}__int64"
+        picked = model.fresh(f"{listed}__int64")
         nodes = [
             helper.make_node("Gather", [table, name], [picked], name=picked),
             helper.make_node("Cast", [picked], [listed], name=listed, to=kinds[name]),

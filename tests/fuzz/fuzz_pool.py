@@ -16,6 +16,7 @@ import multiprocessing.forkserver
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,7 +31,8 @@ from fuzz_cases import Case, write_case
 
 SECONDS = 20.0
 """Of a processor; an idle machine takes no longer by the clock."""
-_CLOCK_SECONDS = 4 * SECONDS
+_CLOCK_SECONDS = 600.0
+"""Time after which a case hangs that needs no processor; a busy machine gives little to a nice process."""
 BYTES = 2 << 30
 _MEMORY = "1536M"
 """Memory budget of a command: together with the process's own memory it is below the limit."""
@@ -88,7 +90,7 @@ def run_cases(
 def _nursery() -> multiprocessing.context.ForkServerContext:
     """Return how children are made: forks of a process that has imported all and runs nothing.
 
-    Threads of this process would not live on in a fork, and to import everything takes as long as fifty cases.
+    Threads of this process would not live on in a fork; to import everything takes as long as fifty cases.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "fuzz_imports"])
@@ -103,6 +105,15 @@ def _nursery() -> multiprocessing.context.ForkServerContext:
     return context
 
 
+def _processor_seconds(process: int | None) -> float:
+    """Return how much of a processor a process has used, with the children it has waited for."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def _some(pending: Iterator[int]) -> list[int]:
     return [n for _, n in zip(range(_CASES_A_CHILD), pending, strict=False)]
 
@@ -111,7 +122,7 @@ class _Child:
     """A process and the cases it still has to do."""
 
     def __init__(self, numbers: list[int], corpus: Path) -> None:
-        self.left, self.current, self.since = list(numbers), -1, time.monotonic()
+        self.left, self.current, self.since, self.used = list(numbers), -1, time.monotonic(), 0.0
         self.ends, theirs = multiprocessing.Pipe(duplex=False)
         context = _nursery()
         self.scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -127,7 +138,7 @@ class _Child:
                 kind, content = json.loads(self.ends.recv_bytes())
                 self.since = time.monotonic()
                 if kind == "begin":
-                    self.current = content
+                    self.current, self.used = content, _processor_seconds(self.process.pid)
                     self.left.remove(content)
                 elif kind == "finding":
                     yield Finding(**content)
@@ -136,12 +147,20 @@ class _Child:
                     yield int(content)
 
     def is_over(self, until: float) -> bool:
-        late = time.monotonic() - self.since > _CLOCK_SECONDS + 5
-        return late or not self.process.is_alive() or time.monotonic() > until
+        return self._late or not self.process.is_alive() or time.monotonic() > until
+
+    @property
+    def _late(self) -> bool:
+        """Return true for a case that has used too much of a processor, or waits for too long."""
+        used = _processor_seconds(self.process.pid) - self.used
+        return used > 3 * SECONDS or time.monotonic() - self.since > _CLOCK_SECONDS
 
     def stop(self) -> Finding | None:
         alive = self.process.is_alive()
-        late = alive and time.monotonic() - self.since > _CLOCK_SECONDS
+        late = alive and self._late
+        if late and self.process.pid is not None:
+            os.kill(self.process.pid, signal.SIGABRT)  # faulthandler says where it is
+            self.process.join(5)
         if alive:
             self.process.kill()
         self.process.join()
@@ -150,7 +169,7 @@ class _Child:
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self.current < 0 or (alive and not late):
             return None
-        what = f"hangs for {_CLOCK_SECONDS:.0f} s" if late else f"dies with exit code {self.process.exitcode}"
+        what = "hangs" if late else f"dies with exit code {self.process.exitcode}"
         return Finding(self.current, what, "", said)
 
 
@@ -165,19 +184,16 @@ def _work(numbers: Sequence[int], corpus: Path, scratch: Path, ends: Connection)
     warnings.simplefilter("default")  # tests make errors of them, the program's users do not
     for number in numbers:
         stderr.truncate(0)
-        faulthandler.dump_traceback_later(_CLOCK_SECONDS, file=stderr)
         tell("begin", number)
         folder = scratch / "case"
         folder.mkdir()
         try:
             case = write_case(number, corpus, folder)
         except Exception:
-            faulthandler.cancel_dump_traceback_later()
             tell("finding", asdict(Finding(number, "the fuzzer fails", "", traceback.format_exc())))
         else:
             for finding in judged(case):
                 tell("finding", asdict(finding))
-        faulthandler.cancel_dump_traceback_later()
         shutil.rmtree(folder)
         tell("end", number)
 

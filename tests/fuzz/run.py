@@ -72,6 +72,8 @@ def _many(options: argparse.Namespace, corpus: Path) -> int:
                 )
         else:
             cases += 1
+            if cases % 1000 == 0:
+                print(f"{cases} cases, {seen.total()} defects", flush=True)
     took = time.monotonic() - begin
     print(f"\n{cases} cases in {took:.0f} s, {seen.total()} defects in {len(seen)} places")
     for what, count in seen.most_common():

@@ -108,8 +108,8 @@ def test_operands_of_a_rank_the_operator_does_not_have() -> None:
 def test_a_squeeze_of_whatever_axes_are_one() -> None:
     """Its rank depends on the input; where no open axis may be 1 it does not."""
     text = """<ir_version: 9, opset_import: ["" : 18]> g (float[n, 6] x) => (float y) {
-        a = MatMul (x, w1) b = Relu (a) c = Unsqueeze (b, one) d = Squeeze (c) e = Transpose <perm = [1, 0]> (d)
-        f = Reshape (e, target) y = MatMul (w2, f) }"""
+        a = MatMul (x, w1) b = Relu (a) c = Unsqueeze (b, one)
+        d = Squeeze (c) e = Transpose <perm = [1, 0]> (d) f = Reshape (e, target) y = MatMul (w2, f) }"""
     for rows, sizes in (("n", []), ("3", [8])):
         proto = onnx.parser.parse_model(text.replace("float[n,", f"float[{rows},"))
         for name, values in {

@@ -88,11 +88,10 @@ def _add(
     if reader is not None and _into_operand(model, reader, _constant_operand(model, reader), shift, kind):
         return
     node.name = label(node)  # which is that of its result, where it has none: groups are named after it
-    node.output[0] = f"{name}__varying"
+    node.output[0] = model.fresh(f"{name}__varying")
     added = model.add_constant(f"{name}__constant", aligned(shift, linear.result_axis, rank).astype(kind))
-    _insert_after(
-        model, node, helper.make_node("Add", [node.output[0], added], [name], name=f"{name}__shifted")
-    )
+    shifted = model.fresh(f"{name}__shifted")
+    _insert_after(model, node, helper.make_node("Add", [node.output[0], added], [name], name=shifted))
 
 
 def _insert_after(model: Model, node: onnx.NodeProto, new: onnx.NodeProto) -> None:

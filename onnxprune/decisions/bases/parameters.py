@@ -151,9 +151,11 @@ def _add_bias(model: Model, channels: Channels, node: onnx.NodeProto, view: Line
             readers[0].input[other] = model.add_constant(name, (bias + added).astype(bias.dtype))
             return
     result = node.output[0]
-    node.output[0] = f"{result}_unshifted"
+    node.output[0] = model.fresh(f"{result}_unshifted")
     name = model.add_constant(f"{result}_shift", added)
-    after = helper.make_node("Add", [node.output[0], name], [result], name=f"{label(node)}_shift")
+    after = helper.make_node(
+        "Add", [node.output[0], name], [result], name=model.fresh(f"{label(node)}_shift")
+    )
     for graph in model.graphs:
         for place, found in enumerate(graph.node):
             if found is node or (found.output and found.output[0] == node.output[0]):

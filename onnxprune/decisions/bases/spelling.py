@@ -41,7 +41,8 @@ def _steps(model: Model, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Return ``x / √(mean(x²) + ε)`` node by node."""
     data, scale, result = node.input[0], node.input[1], node.output[0]
     dtype = model.array(scale).dtype
-    square, mean, shifted, root = (f"{result}_{part}" for part in ("square", "mean", "shifted", "root"))
+    parts = ("square", "mean", "shifted", "root")
+    square, mean, shifted, root = (model.fresh(f"{result}_{part}") for part in parts)
     epsilon = model.add_constant(
         f"{result}_epsilon", np.asarray(attributes(node).get("epsilon", 1e-5), dtype)
     )
@@ -57,8 +58,8 @@ def _steps(model: Model, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         helper.make_node("Sqrt", [shifted], [root]),
         helper.make_node("Div", [data, root], [result]),
     ]
-    for step, part in zip(steps, ("square", "mean", "shifted", "root", "divided"), strict=True):
-        step.name = f"{label(node)}_{part}"
+    for step, part in zip(steps, (*parts, "divided"), strict=True):
+        step.name = model.fresh(f"{label(node)}_{part}")
     _forget(model, scale)
     return steps
 

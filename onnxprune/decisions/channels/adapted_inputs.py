@@ -32,7 +32,7 @@ def fed_as_before(channels: Channels, removed: Mapping[str, Sequence[int]]) -> M
         inner[name] = name
         for axis, kept in axes.items():
             listed = model.add_constant(f"{name}__kept{axis}", kept.astype(np.int64))
-            cut = f"{name}__cut{axis}"
+            cut = model.fresh(f"{name}__cut{axis}")
             made.append(helper.make_node("Gather", [inner[name], listed], [cut], name=cut, axis=axis))
             inner[name] = cut
     for node in model.proto.graph.node:

@@ -35,7 +35,7 @@ def corrected(
     reduced.CopyFrom(node)
     reduced.input[0] = last
     of_ghost = writer.add(reduced)
-    node.output[0] = f"{name}__kept"
+    node.output[0] = model.fresh(f"{name}__kept")
     share = gone / ghost.dim.count if node.op_type == "ReduceMean" else float(gone)
     remaining = writer.multiplied(node.output[0], factor) if factor != 1 else node.output[0]
     writer.add(helper.make_node("Add", [remaining, writer.multiplied(of_ghost, share)], [""]), name)
@@ -53,9 +53,9 @@ class _Writer:
 
     def add(self, node: onnx.NodeProto, result: str = "") -> str:
         """Add a node of one result and return its name."""
-        result = result or f"{self.stem}__ghost{len(self.nodes)}"
+        result = result or self.model.fresh(f"{self.stem}__ghost{len(self.nodes)}")
         node.output[:] = [result]
-        node.name = f"{result}__rescaled"
+        node.name = self.model.fresh(f"{result}__rescaled")
         self.nodes.append(node)
         return result
 

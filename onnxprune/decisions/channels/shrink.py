@@ -131,7 +131,7 @@ def _change_lists(lists: Lists, operands: dict[tuple[int, int], dict[int, Change
             wanted[name, tuple(numbers)].append((index, operand))
     inserted: list[Insertion] = []
     for (name, told), readers in wanted.items():
-        new = f"{name}__patched{readers[0][0]}_{readers[0][1]}"
+        new = lists.model.fresh(f"{name}__patched{readers[0][0]}_{readers[0][1]}")
         node = lists.change(name, dict(told), len(readers), new)
         for index, operand in readers:
             del operands[index, operand]
@@ -201,7 +201,7 @@ def _read_as_before(
     changed = np.isin(np.arange(count), list(changes))
     if not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
         return []
-    node.output[0] = f"{name}__dense"
+    node.output[0] = model.fresh(f"{name}__dense")
     return _patch(model, changes, np.zeros(count, np.int64), node.output[0], name)
 
 
@@ -236,15 +236,14 @@ def _patch(
         up, down = np.ones_like(like), np.ones_like(like)
         for element, fraction in fractions.items():
             up.ravel()[element], down.ravel()[element] = fraction.numerator, fraction.denominator
-        scaled = f"{result}__scaled" if literals else result
+        multiple, divided = (model.fresh(f"{result}__{n}") for n in ("multiple", "scaled"))
+        scaled = divided if literals else result
         factors_, divisors = (
             model.add_constant(f"{result}__{n}", v) for n, v in (("up", up), ("down", down))
         )
         nodes += [
-            helper.make_node(
-                "Mul", [computed, factors_], [f"{result}__multiple"], name=f"{result}__multiple"
-            ),
-            helper.make_node("Div", [f"{result}__multiple", divisors], [scaled], name=scaled),
+            helper.make_node("Mul", [computed, factors_], [multiple], name=multiple),
+            helper.make_node("Div", [multiple, divisors], [scaled], name=divided),
         ]
         computed = scaled
     if literals:
@@ -257,16 +256,17 @@ def _patch(
 
 def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: str) -> list[onnx.NodeProto]:
     """Return the nodes that take some elements from a list of numbers, the others as they are computed."""
+    chosen = model.fresh(f"{result}__choice")
     if model.opset() >= 9:
         choice = model.add_constant(f"{result}__pruned", changed)
         literal = model.add_constant(f"{result}__sizes", numbers)
-        return [helper.make_node("Where", [choice, literal, computed], [result], name=f"{result}__choice")]
+        return [helper.make_node("Where", [choice, literal, computed], [result], name=chosen)]
     kept = model.add_constant(f"{result}__kept", (~changed).astype(numbers.dtype))
     literal = model.add_constant(f"{result}__sizes", numbers * changed)
-    product = f"{result}__others"
+    product = model.fresh(f"{result}__others")
     return [
         helper.make_node("Mul", [computed, kept], [product], name=product),
-        helper.make_node("Add", [product, literal], [result], name=f"{result}__choice"),
+        helper.make_node("Add", [product, literal], [result], name=chosen),
     ]
 
 
@@ -359,9 +359,9 @@ def _multiplied(channels: Channels, model: Model, index: int, factor: float) -> 
     node = model.node(index)
     name = node.output[0]
     kind = helper.tensor_dtype_to_np_dtype(channels.typing.shapes.types[name])
-    node.output[0] = f"{name}__unscaled"
+    node.output[0] = model.fresh(f"{name}__unscaled")
     scale = model.add_constant(f"{name}__scale", np.asarray(factor, kind))
-    return helper.make_node("Mul", [node.output[0], scale], [name], name=f"{name}__rescaled")
+    return helper.make_node("Mul", [node.output[0], scale], [name], name=model.fresh(f"{name}__rescaled"))
 
 
 def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto], kept: Kept) -> None:
@@ -417,7 +417,7 @@ def _rewrite_operand(
             after.ravel()[element] = size
         node.input[operand] = model.add_constant(name, after)
         return []
-    node.input[operand] = f"{name}__patched{index}_{operand}"
+    node.input[operand] = model.fresh(f"{name}__patched{index}_{operand}")
     like = np.zeros(shapes.numbers(name), helper.tensor_dtype_to_np_dtype(shapes.types[name]))
     return _patch(model, changes, like, name, node.input[operand])
 

@@ -10,6 +10,7 @@ from onnxprune.errors import LimitError, ModelError
 from onnxprune.evaluate.equivalence.tails import Pair
 from onnxprune.evaluate.runnable import RunnableModel, cut_before, reproducible, unknown_operators, widened
 from onnxprune.ir import Model, every_graph, label
+from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.runtime import Session
 
 
@@ -43,6 +44,18 @@ def subjects(reference: Model, candidate: Model) -> Subjects:
         DifferenceError: Only one of them can be run, or what cannot be run differs.
         ModelError: The reference cannot be run by this runtime in any form.
     """
+    try:
+        return _subjects(reference, candidate)
+    except DifferenceError:
+        if not any(unknown_operators(model.proto) and model.nested for model in (reference, candidate)):
+            raise
+    # one of them may have resolved the body of an If or a Loop that holds such an operator
+    made = _subjects(canonicalise(reference)[0], canonicalise(candidate)[0])
+    return replace(made, notes=(*made.notes, "both are compared in canonical form"))
+
+
+def _subjects(reference: Model, candidate: Model) -> Subjects:
+    """Make two models ready as they are."""
     protos = [model.copy().proto for model in (reference, candidate)]
     said = dict.fromkeys(sentence for proto in protos for sentence in reproducible(proto))
     unknown = unknown_operators(protos[0]) | unknown_operators(protos[1])

@@ -48,6 +48,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     model = model.copy() if model is original else model
     take_branches(model, branches)
     _fold(model, folds)
+    model.reserve(shapes.sizes)
     for node, sizes in _splits_by_number(model, shapes):
         _write_out_sizes(model, node, sizes)
     unshare(model)

@@ -246,7 +246,7 @@ def _written_down(model: Model, values: Mapping[str, Array]) -> Model:
     """Return a copy in which tensors are constants of the same names, and what only they needed is gone."""
     model = model.copy()
     for node in model.all_nodes:
-        node.output[:] = [f"{o}__computed" if o in values else o for o in node.output]
+        node.output[:] = [model.fresh(f"{o}__computed") if o in values else o for o in node.output]
     model.edited()
     for name, value in values.items():
         model.add_constant(name, value)

@@ -35,7 +35,7 @@ def with_biases(model: Model) -> Model:
         assert kind is not None
         zeros = np.zeros(tensor.dims[0], helper.tensor_dtype_to_np_dtype(kind))
         bias = model.add_constant(f"{name}__router_bias", zeros)
-        node.input[ROUTER] = f"{name}__biased"
+        node.input[ROUTER] = model.fresh(f"{name}__biased")
         made = helper.make_node("Add", [name, bias], [node.input[ROUTER]], name=node.input[ROUTER])
         model.insert(number, made)
         model.edited()

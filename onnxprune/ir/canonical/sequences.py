@@ -115,13 +115,11 @@ class _Unrolled:
         lengths = self._lengths(node, axis)
         if lengths is None or len(lengths) > LONGEST or not all(lengths):
             return None
-        names = [f"{node.output[0]}__part{k}" for k in range(len(lengths))]
+        names = [self.model.fresh(f"{node.output[0]}__part{k}") for k in range(len(lengths))]
         self._cut(node, names, lengths, axis)
         if (len(node.input) > 1 and node.input[1]) or given.get("keepdims", 1):
             return tuple(names)
-        for name in names:
-            self._without_axis(name, axis)
-        return tuple(f"{name}__squeezed" for name in names)
+        return tuple(self._without_axis(name, axis) for name in names)
 
     def _lengths(self, node: onnx.NodeProto, axis: int) -> list[int] | None:
         """Return how long each part is along the axis that is cut."""
@@ -136,15 +134,18 @@ class _Unrolled:
         return [min(step, whole - start) for start in range(0, whole, step)]
 
     def _cut(self, node: onnx.NodeProto, names: Sequence[str], lengths: Sequence[int], axis: int) -> None:
-        cut = helper.make_node("Split", [node.input[0]], names, name=f"{label(node)}__split", axis=axis)
+        title = self.model.fresh(f"{label(node)}__split")
+        cut = helper.make_node("Split", [node.input[0]], names, name=title, axis=axis)
         if self.model.opset() < 13:
             cut.attribute.append(helper.make_attribute("split", lengths))
         else:
             cut.input.append(self._constant(f"{node.output[0]}__lengths", lengths))
         self.nodes.append(cut)
 
-    def _without_axis(self, name: str, axis: int) -> None:
-        self._with_axes("Squeeze", name, f"{name}__squeezed", axis)
+    def _without_axis(self, name: str, axis: int) -> str:
+        squeezed = self.model.fresh(f"{name}__squeezed")
+        self._with_axes("Squeeze", name, squeezed, axis)
+        return squeezed
 
     def _with_axes(self, kind: str, name: str, result: str, axis: int) -> None:
         """Add a node whose axes are an attribute before opset 13, and an operand since."""
@@ -174,7 +175,7 @@ class _Unrolled:
             return False
         axis, name = int(given["axis"]), node.output[0]
         if given.get("new_axis", 0):
-            names = [f"{name}__row{k}" for k in range(len(parts))]
+            names = [self.model.fresh(f"{name}__row{k}") for k in range(len(parts))]
             for part, row in zip(parts, names, strict=True):
                 self._with_axes("Unsqueeze", part, row, axis)
             parts = tuple(names)

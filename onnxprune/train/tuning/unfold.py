@@ -222,12 +222,12 @@ def _normalised(
     assert view is not None
     fold = Fold(result, weight, bias, view.groups if view.inputs_first else 0, parts)
     del node.input[2]
-    node.output[0] = f"{result}__unnormalised"
+    node.output[0] = model.fresh(f"{result}__unnormalised")
     normalisation = helper.make_node(
         "BatchNormalization",
         [node.output[0], *parts],
         [result],
-        f"{result}__normalisation",
+        model.fresh(f"{result}__normalisation"),
         epsilon=EPSILON,
         momentum=MOMENTUM,
     )

@@ -14,6 +14,7 @@ from places import CASES
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, verify
 from onnxprune.ir import Model, check, load
+from onnxprune.ir.canonical.canonicalise import canonicalise
 
 QUICK = CheckBudget(seconds=4.0)
 
@@ -363,3 +364,30 @@ def test_full_accuracy_is_compared():
     given = load(CASES / "nbits_acc4.onnx")
     verdict = verify(given, given, budget=QUICK)
     assert any("accuracy_level" in note for note in verdict.notes)
+
+
+def test_an_unknown_operator_in_a_branch_that_is_resolved():
+    """Where one of two models has taken a branch, they are compared in canonical form."""
+    given = load(CASES / "fakequant.onnx")
+    node = next(n for n in given.proto.graph.node if n.op_type == "FakeQuantize")
+    branches = []
+    for suffix in ("then", "else"):
+        inner = onnx.NodeProto()
+        inner.CopyFrom(node)
+        inner.output[0] = f"{node.output[0]}_{suffix}"
+        result = onnx.ValueInfoProto(name=inner.output[0])
+        result.type.tensor_type.elem_type = TensorProto.FLOAT
+        branches.append(helper.make_graph([inner], suffix, [], [result]))
+    choice = helper.make_node(
+        "If", ["yes"], list(node.output), "choice", then_branch=branches[0], else_branch=branches[1]
+    )
+    node.CopyFrom(choice)
+    given.proto.graph.initializer.append(numpy_helper.from_array(np.asarray(True), "yes"))
+    given.edited()
+    taken = canonicalise(given)[0]
+    assert not any(n.op_type == "If" for n in taken.nodes)
+    assert examine(given, taken, budget=QUICK).status == "agree"
+    changed = taken.copy()
+    weight = next(n.input[1] for n in changed.nodes if n.op_type == "Conv")
+    changed.set_array(weight, changed.array(weight) * np.float32(1.01))
+    assert examine(given, changed, budget=QUICK).status == "differ"
