@@ -14,7 +14,7 @@ from single_node_checks import (
 
 from onnxprune.algebra.axes import factors
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.ir import Model
+from onnxprune.ir import Model, check
 from onnxprune.ops.spec import SPECS, find_spec, load
 
 RETIRED = {"Upsample", "Scatter"}
