@@ -62,7 +62,7 @@ def test_names_that_are_taken(grow: Callable[[int], Model], seed: int) -> None:
 
 
 def test_a_network_that_was_cut_is_cut_again() -> None:
-    """What the first cut has added bears the names that the second would give."""
+    """Nodes that the first cut has added bear the names that the second would give."""
     seed = 0
     channels = find_channels(opened(seed))
     once = shrunk(channels, {g.name: [0] for g in channels.groups})

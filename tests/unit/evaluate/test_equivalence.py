@@ -367,7 +367,7 @@ def test_full_accuracy_is_compared():
 
 
 def test_an_unknown_operator_in_a_branch_that_is_resolved():
-    """Where one of two models has taken a branch, they are compared in canonical form."""
+    """Two models are compared in canonical form if one of them has taken a branch."""
     given = load(CASES / "fakequant.onnx")
     node = next(n for n in given.proto.graph.node if n.op_type == "FakeQuantize")
     branches = []
