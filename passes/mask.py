@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
+from onnxprune.analysis.groups.reach import counting_of
 from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
@@ -221,7 +222,8 @@ class Prune(
         sparse = analysed if sparse is None else sparse
         sparse = over_remaining(sparse, channels.without(plan.within), plan.removed)
         sparse.set_metadata(PLAN_KEY, plan.to_json())
-        result = PassResult(sparse, True, plan_facts(channels, plan) | found.facts, given.analysis)
+        facts = plan_facts(channels, plan) | found.facts | counting_of(channels).facts()
+        result = PassResult(sparse, True, facts, given.analysis)
         if self._methods:
             return self._repaired(given, result)
         if self.data is not None:

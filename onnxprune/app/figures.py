@@ -115,3 +115,30 @@ def certified(facts: Mapping[str, Any]) -> str:
     where = f"{certificate['operator']} '{certificate['tensor']}': " if "tensor" in certificate else ""
     sizes = f"compared at {count} size{'' if count == 1 else 's'}"
     return f"; {sizes}, not certified for all inputs ({where}{certificate['reason']})"
+
+
+def assumed_text(facts: Mapping[str, Any]) -> str:
+    """Return a sentence on the MACs that depend on sizes that only the data tell; empty where none do."""
+    sizes = facts.get("assumed_sizes") or {}
+    listed = [f"{name} = {number}" for name, number in list(sizes.items())[:3]]
+    listed += ["…"] if len(sizes) > 3 else []
+    share = facts.get("macs_assumed", 0.0)
+    return (
+        f"{share:.0%} of the MACs depend on sizes that only the data tell: {', '.join(listed)}"
+        if sizes
+        else ""
+    )
+
+
+def uncounted_texts(facts: Mapping[str, Any]) -> list[str]:
+    """Return warnings on a budget of MACs: work that is not counted, and work counted at assumed sizes."""
+    nodes = facts.get("uncounted") or []
+    said = []
+    if nodes:
+        first = nodes[0]
+        more = f" and {len(nodes) - 1} more nodes" if len(nodes) > 1 else ""
+        said.append(
+            f"the work of {first['operator']} '{first['node']}'{more} is not counted: {first['reason']}"
+        )
+    assumed = assumed_text(facts)
+    return [f"warning: {text}" for text in (*said, *([assumed] if assumed else []))]

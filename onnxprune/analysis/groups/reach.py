@@ -6,11 +6,13 @@ list of blocked axes. Here it is listed all the same, with the reason; nodes who
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from onnxprune.algebra.axes import Block, factors
+from onnxprune.algebra.axes import Block, at_numbers, factors
 from onnxprune.analysis.groups.channels import BlockedAxis, Channels
 from onnxprune.analysis.groups.cost import PARAMETERS, cost_of
 from onnxprune.ir import label
@@ -27,12 +29,40 @@ class Reach:
     Attributes:
         params: Of its parameters.
         macs: Of its multiply-accumulates.
-        uncounted: Nodes whose multiply-accumulates are not known, and why.
+        counting: What the number of multiply-accumulates leaves out or takes for granted.
     """
 
     params: float
     macs: float
+    counting: Counting
+
+    @property
+    def uncounted(self) -> tuple[Block, ...]:
+        """Return the nodes whose multiply-accumulates are not known, and why."""
+        return self.counting.uncounted
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Limits of the number of multiply-accumulates.
+
+    Attributes:
+        uncounted: Nodes whose multiply-accumulates are not known or counted in part, and why.
+        assumed: The fraction of the number that depends on sizes that only the data tell.
+        sizes: Those sizes, with the numbers they are counted with.
+    """
+
     uncounted: tuple[Block, ...]
+    assumed: float
+    sizes: Mapping[str, int]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same, ready for JSON."""
+        return {
+            "uncounted": [asdict(block) for block in self.uncounted],
+            "macs_assumed": self.assumed,
+            "assumed_sizes": dict(self.sizes),
+        }
 
 
 def reach_of(channels: Channels) -> Reach:
@@ -40,7 +70,22 @@ def reach_of(channels: Channels) -> Reach:
     cost = cost_of(channels)
     gone = {group.factor: 0 for group in channels.groups}
     shares = [1 - p.value(gone) / total if (total := p.value()) else 0.0 for p in (cost.params, cost.macs)]
-    return Reach(shares[0], shares[1], _uncounted(channels.typing))
+    return Reach(shares[0], shares[1], counting_of(channels))
+
+
+def counting_of(channels: Channels) -> Counting:
+    """Return what the number of multiply-accumulates of a network leaves out or takes for granted."""
+    typing = channels.typing
+    chosen = set(typing.shapes.analysis.symbols)
+    sizes: dict[str, int] = {}
+    assumed = total = 0.0
+    for work in typing.work:
+        number = math.prod(at_numbers(dim, typing.shapes.number).count for dim in work.dims)
+        told = {s for dim in work.dims if not isinstance(dim.size, int) for s in dim.size.symbols} - chosen
+        sizes |= {symbol: typing.shapes.reference[symbol] for symbol in told}
+        total += number
+        assumed += number if told else 0
+    return Counting(_uncounted(typing), assumed / total if total else 0.0, dict(sorted(sizes.items())))
 
 
 def staying_axes(channels: Channels) -> list[BlockedAxis]:
@@ -86,13 +131,17 @@ def _reasons(typing: Typing, name: str, axis: int, readers: Sequence[int]) -> tu
 
 
 def _uncounted(typing: Typing) -> tuple[Block, ...]:
-    """Return the nodes that no rule describes and whose work could not be told from their sizes either."""
+    """Return the nodes that no rule describes and whose work could not be told from their sizes either.
+
+    Loops whose turns are not known are among them: their bodies are counted once.
+    """
     counted = {work.node for work in typing.work}
-    return tuple(
-        _block(typing, index, reason)
-        for index, reason in sorted(typing.refused.items())
+    unknown = {
+        index: reason
+        for index, reason in typing.refused.items()
         if index not in counted and may_work(typing, typing.nodes[index])
-    )
+    }
+    return tuple(_block(typing, k, reason) for k, reason in sorted((unknown | typing.uncounted).items()))
 
 
 def _block(typing: Typing, index: int, reason: str) -> Block:

@@ -65,11 +65,13 @@ def _percent(share: float) -> str:
 
 
 def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
-    """List the nodes whose multiply-accumulates are not in the total."""
-    from onnxprune.app.figures import table
+    """List the nodes whose multiply-accumulates are not in the total, and what is taken for granted."""
+    from onnxprune.app.figures import assumed_text, table
 
     rows = [(f"{n['operator']} '{n['node']}'", n["reason"]) for n in facts["uncounted"]]
-    return ("", table(("multiply-accumulates not known", "because"), rows)) if rows else ()
+    unknown = ("", table(("multiply-accumulates not known", "because"), rows)) if rows else ()
+    said = assumed_text(facts)
+    return (*unknown, *(("", said) if said else ()))
 
 
 def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
@@ -124,7 +126,7 @@ def inspect(
             _group(channels, found, cost, found.group.name in chosen) for found in symmetries(channels)
         ],
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
-        "uncounted": [asdict(block) for block in reach.uncounted],
+        **reach.counting.facts(),
         "sizes": _described(channels.typing.shapes.analysis),
         "zeros": _zeros(channels) if every or pattern_note(read) is not None else None,
         "all": every,

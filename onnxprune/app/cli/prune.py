@@ -30,7 +30,7 @@ def render(facts: Facts) -> RenderableType:
     """Show what is removed from which group, and what the network costs then."""
     from rich.console import Group
 
-    from onnxprune.app.figures import before_and_after, widths
+    from onnxprune.app.figures import before_and_after, uncounted_texts, widths
 
     if facts["unchanged"]:
         return f"nothing to prune; the model was copied to {facts['output']}"
@@ -39,7 +39,7 @@ def render(facts: Facts) -> RenderableType:
         for name, key in (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
     ]
     parts: list[RenderableType] = [widths(facts["groups"]), "", before_and_after(costs), *_measured(facts)]
-    parts += [f"\n{said}" for said in facts.get("corrected", ())]
+    parts += [f"\n{said}" for said in (*uncounted_texts(facts), *facts.get("corrected", ()))]
     if facts.get("plan_out"):
         parts.append(f"\nplan: {facts['plan_out']}")
     if facts["output"]:

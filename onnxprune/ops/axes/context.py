@@ -209,6 +209,8 @@ class Typing:
     size_uses: list[SizeUse] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
     work: list[Work] = field(default_factory=list)
+    uncounted: dict[int, str] = field(default_factory=dict)
+    """Nodes whose work is counted in part, and why."""
     divisors: list[Divisor] = field(default_factory=list)
     weight_uses: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     movers: dict[str, int] = field(default_factory=dict)

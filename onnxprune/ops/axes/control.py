@@ -19,6 +19,7 @@ from onnxprune.ir import attributes, bodies, captured, flat, goes_on
 from onnxprune.ops.axes.context import Axes, Context, Typing
 from onnxprune.ops.axes.table import rule
 
+REPEATED = "only the data tell how many turns it takes: the work of its body is counted once"
 TURNS = "it goes through this axis turn by turn"
 UNKNOWN = "what its body makes there is not known"
 
@@ -46,8 +47,7 @@ def loop(c: Context) -> None:
         _unite(c, state, [before, after])
     for result in range(len(given), len(c.node.output)):
         _lay_out(c, result, made[result], 0)
-    if turns := _turns(c, len(given)):
-        _repeat_cost(c, turns)
+    _repeat_cost(c, _turns(c, len(given)))
 
 
 def _scan_given(typing: Typing, node: onnx.NodeProto) -> Sequence[Axes | None]:
@@ -70,8 +70,8 @@ def scan(c: Context) -> None:
     made = [_axes(c.typing, value.name) for value in body.output]
     for state in range(states):
         _unite(c, state, [_axes(c.typing, c.node.input[state]), made[state]])
-    if dims := _axes(c.typing, c.node.input[states]):
-        _repeat_cost(c, dims[axes[0]])
+    dims = _axes(c.typing, c.node.input[states])
+    _repeat_cost(c, dims[axes[0]] if dims else None)
     along = c.attributes.get("scan_output_axes") or [0] * (len(made) - states)
     for result, axis in enumerate(along, states):
         _lay_out(c, result, made[result], axis)
@@ -153,9 +153,13 @@ def _turns(c: Context, states: int) -> Dim | None:
     return c.typing.axes[laid[0]][0] if laid else None
 
 
-def _repeat_cost(c: Context, turns: Dim) -> None:
-    """Count the work of a body once for each turn."""
+def _repeat_cost(c: Context, turns: Dim | None) -> None:
+    """Count the work of a body once for each turn; once, and say so, where their number is not known."""
     first = c.index - sum(1 for body in bodies(c.node) for _ in flat(body))
+    if turns is None:
+        if any(first <= work.node < c.index for work in c.typing.work):
+            c.typing.uncounted[c.index] = REPEATED
+        return
     c.typing.work[:] = [
         replace(work, dims=(*work.dims, turns)) if first <= work.node < c.index else work
         for work in c.typing.work

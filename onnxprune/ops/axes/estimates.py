@@ -46,11 +46,17 @@ _OTHERS = (
 
 
 def may_work(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Return whether a node multiplies and accumulates, or is unknown and reads matrices."""
+    """Return whether a node multiplies and accumulates, or is unknown and may.
+
+    What is unknown may where it reads a constant matrix, or two other operands that are or may be matrices.
+    """
     known = {*CONVOLUTIONS, *PRODUCTS, *STATED, *ATTENTION, *_OTHERS}
-    constants = typing.model.constants
+    if node.op_type in known:
+        return True
+    constants, sizes = typing.model.constants, typing.shapes.sizes
     matrices = any(len(constants[i].dims) > 1 for i in node.input if i in constants)
-    return node.op_type in known or (matrices and not onnx.defs.has(node.op_type, node.domain))
+    activations = [i for i in node.input if i and i not in constants and len(sizes.get(i, "..")) > 1]
+    return (matrices or len(activations) > 1) and not onnx.defs.has(node.op_type, node.domain)
 
 
 def estimate(c: Context) -> None:
@@ -71,7 +77,24 @@ def _products(c: Context) -> Sequence[Sequence[int]]:
     if kind in STATED:
         left, stated = _sizes(c, 0), [int(c.attributes.get(name, 0)) for name in "KN"]
         return [(*left[:-1], *stated)] if left and all(stated) else []
+    if kind == "CausalConvWithState":
+        filters, result = _sizes(c, 1), _result(c)
+        return [(*result, filters[-1])] if filters and result else []
+    if kind == "LinearAttention":
+        return _linear_attention(c)
     return _attention(c) if kind in ATTENTION and not (kind == "Attention" and c.node.domain) else []
+
+
+def _linear_attention(c: Context) -> Sequence[Sequence[int]]:
+    """Return the products of a step: the state is read and added to, by delta rules read by the keys too."""
+    queries, keys, values = (_sizes(c, k) for k in range(3))
+    heads, groups = (int(c.attributes.get(f"{name}_num_heads", 0)) for name in ("q", "kv"))
+    if not queries or not keys or not values or not heads or not groups:
+        return []
+    state = (*queries[:2], keys[2] // groups, values[2] // groups)
+    rule = c.attributes.get("update_rule", "gated_delta")
+    delta = "delta" in (rule.decode() if isinstance(rule, bytes) else rule)
+    return [(*state, max(heads, groups)), *[(*state, groups)] * (2 if delta else 1)]
 
 
 def _attention(c: Context) -> Sequence[Sequence[int]]:
