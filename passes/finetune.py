@@ -52,7 +52,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
     """Train a model on data, keeping removed channels at zero.
 
     Attributes:
-        data: Training data: an .npz file, a folder of them, or module:callable.
+        data: Training data: an .npz or .jsonl file, a folder of samples, or module:callable.
         loss: One of cross-entropy, mse, l1, bce, distill, features; an .onnx file or
             module:callable; or a sum such as "0.3*cross-entropy + 0.7*distill".
         teacher: Who `distill` and `features` learn from: an ONNX file, or a model.

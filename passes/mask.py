@@ -81,8 +81,8 @@ class Prune(
         criterion: ``l1``, ``l2``, ``geometric-median``, ``bn``, ``lamp``, ``random``; ``activation``,
             ``obs``, ``taylor`` or ``fisher`` with ``data``; that of a plugin, or module:callable. By default
             that of the analysis; without one ``obs`` with ``data``, else ``l2``.
-        data: Samples without labels to rank channels, repair and measure by: an .npz file, a folder of them,
-            or module:callable.
+        data: Samples without labels to rank channels, repair and measure by: an .npz or .jsonl file, a folder
+            of samples, or module:callable.
         metric: What plans are measured by; by default that of the analysis, else ``kl``.
         samples: Only the first so many samples.
         batch_size: Samples a run.

@@ -40,7 +40,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
     Attributes:
         original: The model before pruning, or its file.
         data: Samples, labels not needed; without any, inputs are drawn at random, which helps less: an .npz
-            file, a folder of them, or module:callable.
+            or .jsonl file, a folder of samples, or module:callable.
         methods: Methods, each applied at every node in this order: ``least-squares``, ``bias``, ``scale``,
             ``batchnorm``; ``least-squares`` by default.
         samples: How many samples, drawn at random.

@@ -47,7 +47,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
 
     Attributes:
         data: Samples, labels not needed, to choose the bases by; without any the weights alone are asked: an
-            .npz file, a folder of them, or module:callable.
+            .npz or .jsonl file, a folder of samples, or module:callable.
         samples: How many samples.
         batch_size: Samples a run.
     """

@@ -57,7 +57,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
     whole group, and what is gone already stays gone.
 
     Attributes:
-        data: Data to measure on: an .npz file, a folder of them, or module:callable.
+        data: Data to measure on: an .npz or .jsonl file, a folder of samples, or module:callable.
         metric: ``top1``, ``top5``, ``mse``, ``mae`` with labels or targets; ``kl``, ``agreement``, ``cosine``
             without; or ``module:callable``.
         ratios: Fractions of a group to remove.

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from onnxprune.errors import DataError, OutputError
 from onnxprune.support.callables import is_reference
 from onnxprune.support.external import data_files
+from onnxprune.support.sample_files import TEXTS, TOKENIZER, data_files_of, shards
 from onnxprune.support.staging import may_replace
 
 Spec: TypeAlias = str | Path
@@ -122,19 +123,6 @@ def check_readable(reads: Iterable[Spec]) -> None:
                 raise DataError(f"{spec} is not a regular file", "name a file, not a pipe or a device")
 
 
-def shards(folder: Path) -> list[Path]:
-    """Return the ``.npz`` files of a folder in the order of their names.
-
-    Raises:
-        DataError: One of them is not a regular file.
-    """
-    found = sorted(folder.glob("*.npz"))
-    for path in found:
-        if not path.is_file():
-            raise DataError(f"{path} is not a regular file", "a folder of data holds .npz files")
-    return found
-
-
 def is_run_file(name: str) -> bool:
     """Say whether a run writes files of this name into its work folder (a path as seen from there)."""
     return _OWN.fullmatch(name) is not None
@@ -158,9 +146,11 @@ def files_of(spec: Spec) -> Iterator[tuple[Path, str]]:
     try:
         if path.is_dir():
             yield from ((p, f"is a file of the run in {spec}") for p in _files_of_run(path))
-            yield from ((p, f"is a shard of the data {spec}") for p in path.glob("*.npz"))
+            yield from ((p, f"belongs to the data {spec}") for p in data_files_of(path))
         elif path.is_file():
             yield path, "is an input of this command"
+            if path.suffix.lower() in TEXTS:
+                yield path.with_name(TOKENIZER), f"is the tokenizer of {spec}"
             yield from ((p, f"holds weights of the model {spec}") for p in _data_of(path))
         elif is_reference(str(spec)):
             yield from ((p, f"is the module of {spec}") for p in _modules(str(spec)))

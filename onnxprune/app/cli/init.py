@@ -27,7 +27,10 @@ def render(facts: Facts) -> RenderableType:
 @command("init", render, fields_of=(InexactAxes, InputSizes, OpenInterface))
 @model_argument()
 @click.option(
-    "--data", type=Reads(), metavar="DATA", help="Training data: an .npz file, a folder, or module:callable."
+    "--data",
+    type=Reads(),
+    metavar="DATA",
+    help="Training data: an .npz or .jsonl file, a folder of samples, or module:callable.",
 )
 @click.option("--val", type=Reads(), metavar="DATA", help="Held-back data.")
 @click.option("--force", is_flag=True, help="Replace the output file.")

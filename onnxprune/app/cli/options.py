@@ -141,5 +141,5 @@ samples_option = click.option(
 
 def data_option(use: str, required: bool = False) -> Decorator:
     """Return the option that names data."""
-    text = f"{use}: an .npz file, a folder of them, or module:callable."
-    return click.option("--data", required=required, type=Reads(), metavar="DATA", help=text)
+    forms = "an .npz or .jsonl file, a folder of samples, or module:callable"
+    return click.option("--data", required=required, type=Reads(), metavar="DATA", help=f"{use}: {forms}.")

@@ -13,7 +13,7 @@ import numpy as np
 from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner.journal import sha256
 from onnxprune.errors import DataError
-from onnxprune.evaluate.data import Dataset, open_data
+from onnxprune.evaluate.data import GIVE_DATA, Dataset, open_data
 from onnxprune.evaluate.metrics import (
     Baseline,
     Metric,
@@ -25,13 +25,13 @@ from onnxprune.evaluate.metrics import (
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.support.callables import is_reference, load_callable
-from onnxprune.support.path_guard import shards
+from onnxprune.support.sample_files import TEXTS, TOKENIZER, data_files_of
 
 
 def identity(spec: str) -> dict[str, str]:
     """Return what tells data, or a metric, apart from others.
 
-    Of a file that is its content, of a folder the content of its shards. What a callable returns may differ
+    Of a file that is its content, of a folder the content of its samples. What a callable returns may differ
     from call to call; of it the file counts that it is written in.
 
     Raises:
@@ -39,12 +39,13 @@ def identity(spec: str) -> dict[str, str]:
     """
     path = Path(spec)
     if path.is_dir():
-        return {file.name: sha256(file) for file in shards(path)}
+        return {file.relative_to(path).as_posix(): sha256(file) for file in data_files_of(path)}
     if path.is_file():
-        return {"content": sha256(path)}
+        beside = path.with_name(TOKENIZER)
+        known = path.suffix.lower() in TEXTS and beside.is_file()
+        return {"content": sha256(path)} | ({"tokenizer": sha256(beside)} if known else {})
     if not is_reference(spec):
-        hint = "give an .npz file, a folder of them, or module:callable"
-        raise DataError(f"there is no data at {spec}", hint)
+        raise DataError(f"there is no data at {spec}", GIVE_DATA)
     load_callable(spec)
     source = getattr(sys.modules[spec.partition(":")[0]], "__file__", None)
     return {"callable": spec, "source": sha256(source) if source else "unknown"}

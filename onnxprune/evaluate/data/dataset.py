@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.errors import DataError, UsageError
+from onnxprune.evaluate.data.files import open_files
 from onnxprune.evaluate.data.schema import Schema
 from onnxprune.evaluate.data.sources import (
     BooleanArray,
@@ -22,9 +23,11 @@ from onnxprune.evaluate.data.sources import (
     open_shards,
     samples_first,
 )
+from onnxprune.evaluate.data.texts import TextSource
 from onnxprune.runtime import Array, TensorSpec
 from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.callables import is_reference
+from onnxprune.support.sample_files import TEXTS, sample_files, shards
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,8 @@ def open_data(spec: DataSpec, inputs: Sequence[TensorSpec], outputs: Sequence[Te
     """Open data for a model.
 
     Args:
-        spec: An ``.npz`` file; a folder of such shards; ``module:callable`` or a callable, which is called
+        spec: An ``.npz`` file; a folder of such shards, of pictures or of ``.wav`` files; a ``.jsonl`` file
+            of texts; ``module:callable`` or a callable, which is called
             without arguments and returns batches ``(inputs, targets)``; arrays by name; or a dataset, which
             is returned as it is. In a callable's batches both halves are dicts of arrays; a single array
             will do for the only input, and for targets: integers are labels, others belong to the only
@@ -214,7 +218,12 @@ def _source(spec: str | Path | Mapping[str, Array] | Callable[[], Iterable[Any]]
         return CallableSource(spec, schema)
     if isinstance(spec, str) and is_reference(spec) and not Path(spec).exists():
         return CallableSource(spec, schema)
-    return open_shards(Path(spec), schema)
+    path = Path(spec)
+    if path.suffix.lower() in TEXTS and path.is_file():
+        return TextSource(path, schema)
+    if path.is_dir() and not shards(path) and sample_files(path):
+        return open_files(path, schema)
+    return open_shards(path, schema)
 
 
 def _regrouped(parts: Iterable[DataPart], size: int, rng: np.random.Generator | None) -> Iterator[DataPart]:

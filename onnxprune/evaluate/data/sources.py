@@ -22,8 +22,8 @@ from onnxprune.runtime import Array
 from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.callables import load_callable, user_code
 from onnxprune.support.memory import need
-from onnxprune.support.path_guard import shards
 from onnxprune.support.progress import tell
+from onnxprune.support.sample_files import shards
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -35,6 +35,9 @@ _MOST_EMPTY = 10_000
 _LONG_S = 20.0
 """Seconds of a pass through a callable after which people are told that it goes on."""
 _BOUND = "if it has no end, bound it: `samples`, data.limit in a recipe, or in the callable itself"
+GIVE_DATA = (
+    "give an .npz file, a folder of them, of pictures or .wav files, a .jsonl file, or module:callable"
+)
 _WRITE = "write one with numpy.savez(path, name=array, …), one array an input"
 
 
@@ -248,12 +251,10 @@ def open_shards(path: Path, schema: Schema) -> ShardSource:
     if path.is_dir():
         paths = shards(path)
         if not paths:
-            raise DataError(f"there are no .npz files in the folder {path}", _WRITE)
+            raise DataError(f"there are no .npz files, pictures or .wav files in the folder {path}", _WRITE)
         return ShardSource(str(path), paths, schema)
     if not path.is_file():
-        raise DataError(
-            f"there is no data at {path}", "give an .npz file, a folder of them, or module:callable"
-        )
+        raise DataError(f"there is no data at {path}", GIVE_DATA)
     return ShardSource(str(path), [path], schema)
 
 
