@@ -204,4 +204,4 @@ FORMULAS: dict[str, Callable[[Kernel], int]] = {
     "MoE": _experts,
     **dict.fromkeys("Attention GroupQueryAttention MultiHeadAttention".split(), _attention),
 }
-"""What each operator that multiplies matrices takes."""
+"""The operands of each operator that multiplies matrices."""
