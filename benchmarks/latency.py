@@ -55,12 +55,12 @@ def errors(path: Path, threads: int) -> list[float]:
         assert plan is not None
         watch = Stopwatch(find_channels(model, given=shapes or None).without(plan.within), threads)
         (again,) = watch.time([plan.removed])
-        predicted = facts["latency_ms_predicted"] / facts["latency_ms_baseline"]
+        predicted = facts["latency_ms_predicted"] / facts["latency_ms_before"]
         found.append(abs(predicted / again - 1))
         print(
             f"{path.stem:32}{-reduction:6.0%}  predicted {predicted - 1:7.1%}"
             f"  measured {-facts['latency_reduction']:7.1%}  again {again - 1:7.1%}"
-            f"  of {facts['latency_ms_baseline']:8.2f} ms  off by {found[-1]:5.1%}",
+            f"  of {facts['latency_ms_before']:8.2f} ms  off by {found[-1]:5.1%}",
             flush=True,
         )
     return found

@@ -4,6 +4,16 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
+from onnxprune.passes.reports import (
+    AnaReport,
+    FinetuneReport,
+    PruneReport,
+    RecoverReport,
+    Report,
+    RotateReport,
+    SparsifyReport,
+    TransformReport,
+)
 from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.rows import KeepRows
 from onnxprune.passes.sensitivity import Ana
@@ -12,13 +22,21 @@ from onnxprune.passes.transform import Transform
 
 __all__ = [
     "Ana",
+    "AnaReport",
     "Finetune",
+    "FinetuneReport",
     "KeepRows",
     "Pass",
     "PassResult",
     "Prune",
+    "PruneReport",
     "Recover",
+    "RecoverReport",
+    "Report",
     "Rotate",
+    "RotateReport",
     "Sparsify",
+    "SparsifyReport",
     "Transform",
+    "TransformReport",
 ]

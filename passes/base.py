@@ -18,6 +18,7 @@ from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.ir import Model, analysis_scope, check_weights, opened, sized
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
+from onnxprune.passes.reports import Report
 from onnxprune.support.options import check_bounds
 
 
@@ -28,16 +29,26 @@ class PassResult:
     Attributes:
         model: The model, the same object where the pass only measured.
         modified: Whether the pass changed anything.
-        facts: What there is to report, ready for JSON, units in the key names.
+        report: What there is to report; a mapping becomes a `Report` with these keys.
         analysis: The newest analysis, for the passes that follow.
         kept: Which elements of the constants are left, where some are gone (see `onnxprune.certify`).
     """
 
     model: Model
     modified: bool
-    facts: dict[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
     analysis: Analysis | None = None
     kept: Hints = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Take the keys of a pass of another package as they are."""
+        if isinstance(self.report, Mapping):
+            object.__setattr__(self, "report", Report(more=self.report))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The report, ready for JSON, units in the key names."""
+        return self.report.facts()
 
 
 class Pass(ABC):
@@ -142,4 +153,4 @@ def with_right_declarations(given: Model, result: PassResult) -> PassResult:
     if not wrong or not {found.name for found in wrong} <= inherited:
         return result
     correct_declarations(result.model)
-    return replace(result, facts=result.facts | {"corrected": [str(found) for found in wrong]})
+    return replace(result, report=replace(result.report, corrected=[str(found) for found in wrong]))

@@ -29,6 +29,7 @@ from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.ir import Model, load
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.reports import FinetuneReport
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
 from onnxprune.support.options import Key, NumberRange, option
@@ -221,7 +222,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         result = sparse_in_own_graph(given.model, channels, removed, tuned)
         if exam is None or exam.best_epoch:
             trained(result)
-        return PassResult(result, True, facts, given.analysis)
+        return PassResult(result, True, FinetuneReport(**facts), given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The tuned model is valid, and what its plan names is still zero."""

@@ -16,7 +16,7 @@ from onnxprune.analysis.groups.reach import counting_of
 from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
-from onnxprune.decisions.channels.planned import check_plan, plan_facts, planned_channels, stored_plan
+from onnxprune.decisions.channels.planned import check_plan, planned_channels, stored_plan
 from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.decisions.elements import pattern_note
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
@@ -27,7 +27,8 @@ from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, check_methods
+from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
+from onnxprune.passes.reports import PruneReport, plan_report
 from onnxprune.repair import RepairMethod
 from onnxprune.runtime import Session
 from onnxprune.runtime.backends import check_backend
@@ -182,8 +183,6 @@ class Prune(
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         self._check_amounts()
-        if self.recover:
-            check_methods(self.recover)
         self._check_backend()
         self._strategy(self.analysis or given.analysis)
         super().requires(given)
@@ -204,7 +203,7 @@ class Prune(
         except NothingToDoError:
             if not self.allow_unchanged:
                 raise
-            return PassResult(given.model, False, {"unchanged": True}, given.analysis)
+            return PassResult(given.model, False, PruneReport(unchanged=True), given.analysis)
         wanted = self._want(given, channels, groups, earlier)
         found = wanted.apply(self.plan) if self.plan else self._made(wanted)
         plan = Plan(
@@ -222,8 +221,8 @@ class Prune(
         sparse = analysed if sparse is None else sparse
         sparse = over_remaining(sparse, channels.without(plan.within), plan.removed)
         sparse.set_metadata(PLAN_KEY, plan.to_json())
-        facts = plan_facts(channels, plan) | found.facts | counting_of(channels).facts()
-        result = PassResult(sparse, True, facts, given.analysis)
+        report = plan_report(channels, plan, **found.facts, **counting_of(channels).facts())
+        result = PassResult(sparse, True, report, given.analysis)
         if self._methods:
             return self._repaired(given, result)
         if self.data is not None:
@@ -282,7 +281,8 @@ class Prune(
             threads=self.threads,
         )
         repaired = step(pruned)
-        return replace(repaired, modified=True, facts=pruned.facts | {"recovery": repaired.facts})
+        report = pruned.report.with_keys(recovery=repaired.facts)
+        return replace(repaired, modified=True, report=report)
 
     def _made(self, wanted: PruningProblem) -> PruningSolution:
         """Plan; where layers are to be equal and are not, plan again around one number for all of them."""

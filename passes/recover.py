@@ -22,7 +22,8 @@ from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model, load, merged
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.repair import METHODS, ModelPair, RepairMethod, Report, Settings, sweep
+from onnxprune.passes.reports import RecoverReport
+from onnxprune.repair import METHODS, ModelPair, RepairMethod, RepairReport, Settings, sweep
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
@@ -69,7 +70,8 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         super().requires(given)
-        check_methods(self.methods)
+        if not self.methods:
+            raise UsageError("no method is given", f"choose from: {', '.join(METHODS)}")
 
     def run(self, given: PassResult) -> PassResult:
         """Match the two models, sweep through them, measure."""
@@ -97,15 +99,15 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
             report = self._sweep(pair, feeds)
             repaired = pair.sparse
         facts |= {"recovery_s": perf_counter() - start, "samples": sum(_size(f) for f in feeds)}
-        facts |= exam.mark(over_remaining(repaired, channels, removed), "score_after") if exam else {}
+        facts |= exam.mark(over_remaining(repaired, channels, removed), "score") if exam else {}
         facts |= {"synthetic": data is None}
         facts |= {"outputs": report.outputs, "layers": report.layers, "skipped": report.skipped}
         result = sparse_in_own_graph(given.model, channels, removed, repaired)
         if data is not None:
             noted(result, pair.original, data, seed=self.seed, threads=self.threads)
-        return PassResult(result, bool(report.layers), facts, given.analysis)
+        return PassResult(result, bool(report.layers), RecoverReport(**facts), given.analysis)
 
-    def _sweep(self, pair: ModelPair, feeds: Sequence[Mapping[str, Array]]) -> Report:
+    def _sweep(self, pair: ModelPair, feeds: Sequence[Mapping[str, Array]]) -> RepairReport:
         return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
@@ -133,18 +135,6 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
                 f"{data.name} has fewer samples than one batch of the model, which is {fixed}", "give more"
             )
         return feeds
-
-
-def check_methods(methods: Sequence[str]) -> None:
-    """Refuse methods that there are not, or none at all.
-
-    Raises:
-        UsageError: Naming the method.
-    """
-    unknown = [m for m in methods if m not in METHODS]
-    if unknown or not methods:
-        what = f"there is no method '{unknown[0]}'" if unknown else "no method is given"
-        raise UsageError(what, f"choose from: {', '.join(METHODS)}")
 
 
 @dataclass

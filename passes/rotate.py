@@ -32,6 +32,7 @@ from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.symmetry import Symmetry
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.reports import RotateReport
 from onnxprune.runtime import Session
 from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
 from onnxprune.support.options import option
@@ -86,14 +87,14 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         spell_out(rotated, given.model)
         result = self._own(given.model, model, channels, rotated)
         error = self._prove(given.model, result)
-        told = {
-            "axes": facts,
-            "absorbed": absorptions,
-            "refused": [{"group": name, "reason": why} for name, why in refused.items()],
-            "max_rel_error": error,
-            "rotation_s": perf_counter() - start,
-        }
-        return PassResult(result, True, told, given.analysis)
+        report = RotateReport(
+            axes=facts,
+            absorbed=absorptions,
+            refused=_listed(refused),
+            max_rel_error=error,
+            rotation_s=perf_counter() - start,
+        )
+        return PassResult(result, True, report, given.analysis)
 
     def _own(self, given: Model, absorbed_model: Model, channels: Channels, rotated: Model) -> Model:
         """Return the user's own graph with the new constants, where only constants are new."""
@@ -121,8 +122,8 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
                 f"no axis of {given.model.name} can be rotated{why}",
                 "`inspect --all` lists the symmetry of every axis; `allow_unchanged` copies the model",
             )
-        listed = [{"group": name, "reason": why} for name, why in refused.items()]
-        return PassResult(given.model, False, {"unchanged": True, "refused": listed}, given.analysis)
+        report = RotateReport(unchanged=True, refused=_listed(refused))
+        return PassResult(given.model, False, report, given.analysis)
 
     def _feeds(self, channels: Channels) -> Any:
         assert self.data is not None
@@ -155,6 +156,10 @@ def _objection(channels: Channels, axis: GroupSymmetry) -> str:
     if any(name not in made for name in flows):
         return "it lies within the body of a loop or a branch"
     return ""
+
+
+def _listed(refused: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"group": name, "reason": why} for name, why in refused.items()]
 
 
 def _said(axis: GroupSymmetry) -> str:

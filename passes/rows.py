@@ -12,11 +12,12 @@ from onnxprune.algebra.axes import factors
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.planned import check_plan, plan_facts, stored_plan
+from onnxprune.decisions.channels.planned import check_plan, stored_plan
 from onnxprune.decisions.plan import PLAN_KEY, Plan
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import VOCABULARY_KEY, find_vocabulary, note_vocabulary
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.reports import plan_report
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class KeepRows(Pass):
         )
         sparse = masked(channels, plan.removed)
         sparse.set_metadata(PLAN_KEY, plan.to_json())
-        return PassResult(sparse, True, plan_facts(channels, plan), given.analysis)
+        return PassResult(sparse, True, plan_report(channels, plan), given.analysis)
 
 
 def _rows(channels: Channels) -> tuple[str, int]:

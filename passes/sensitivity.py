@@ -32,6 +32,7 @@ from onnxprune.evaluate.sensitivity import (
 from onnxprune.evaluate.sensitivity.fast import agreement
 from onnxprune.evaluate.sensitivity.ledger import check_place
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.reports import AnaReport
 from onnxprune.scoring.criteria import check_criterion
 from onnxprune.support.common_options import (
     GroupSelection,
@@ -171,7 +172,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
             curve.update(_work_of(study.channels, name))
         facts |= {"samples": study.dataset.samples, "method": self.method, **more}
         facts["duration_s"] = time.perf_counter() - start
-        return PassResult(given.model, False, facts, ledger.analysis)
+        return PassResult(given.model, False, AnaReport(**facts), ledger.analysis)
 
     def _compared(self, estimated: Analysis, given: PassResult) -> dict[str, Any]:
         """Say how well an estimate ranks, if there is anything to hold it against."""

@@ -33,7 +33,8 @@ from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import Model, label
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover, check_methods
+from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
+from onnxprune.passes.reports import SparsifyReport
 from onnxprune.repair import ModelPair, RepairMethod, Settings, sweep
 from onnxprune.repair.thinning import Score, Thinning
 from onnxprune.runtime import Session
@@ -91,9 +92,7 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         Pattern.of(self.pattern)
         if self.data is None and (self._score != "magnitude" or self.recover):
             what = "a repair" if self._score == "magnitude" else f"the score '{self._score}'"
-            raise UsageError(f"{what} looks at samples", "give them with --data")
-        if self.recover:
-            check_methods(self.recover)
+            raise UsageError(f"{what} looks at samples", "give them with `data`")
         note = pattern_note(given.model)
         if note is not None:
             raise PlanError(
@@ -117,7 +116,7 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         facts = self._facts(channels, thinning, found, unfit)
         facts |= {"dead_channels": _dead(channels) if plan is None else 0}
         facts |= {"sparsify_s": perf_counter() - start} | report
-        return PassResult(sparse, True, facts, given.analysis)
+        return PassResult(sparse, True, SparsifyReport(**facts), given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The model is valid, and its dense form follows the pattern in every weight that is named."""
@@ -176,7 +175,9 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
                 f"no weight of {given.model.name} can follow the pattern {self.pattern}",
                 said or "it has no convolution or matrix product with weights of its own",
             )
-        return PassResult(given.model, False, {"unchanged": True, "left": _left(unfit)}, given.analysis)
+        return PassResult(
+            given.model, False, SparsifyReport(unchanged=True, left=_left(unfit)), given.analysis
+        )
 
     def _thin(self, thinning: Thinning) -> dict[str, Any]:
         """Choose elements and repair, layer by layer; return the errors of the outputs."""

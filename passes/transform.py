@@ -31,6 +31,7 @@ from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.reports import TransformReport, costs
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
 from onnxprune.support.options import option
 
@@ -78,7 +79,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         left = [asdict(remainder) for remainder in evidence.left]
         if not evidence.removed and (dense := without_dead_branches(channels.model)) is not channels.model:
             result = self._proven(given, channels, {}, dense, kept_elements(channels, {}, moved))
-            return replace(result, facts=result.facts | {"left": left})
+            return replace(result, report=result.report.with_keys(left=left))
         if not evidence.removed:
             why = "; ".join(f"{r['operator']} '{r['node']}' keeps channels: {r['reason']}" for r in left[:3])
             why = why or "no channel is zero, constant or unread; run `prune` first"
@@ -87,11 +88,13 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         hints = kept_elements(channels, evidence.removed, moved)
         dense = shrunk(channels, evidence.removed)
         result = self._proven(given, evidence.channels, evidence.removed, dense, hints)
-        return replace(result, facts=result.facts | {"left": left})
+        return replace(result, report=result.report.with_keys(left=left))
 
     def _unchanged(self, given: PassResult, why: str, left: Sequence[Mapping[str, Any]] = ()) -> PassResult:
         if self.allow_unchanged:
-            return PassResult(given.model, False, {"unchanged": True, "left": list(left)}, given.analysis)
+            return PassResult(
+                given.model, False, TransformReport(unchanged=True, left=list(left)), given.analysis
+            )
         raise NothingToDoError("nothing to remove", why)
 
     def _proven(
@@ -141,7 +144,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         facts |= (
             {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
         )
-        result = PassResult(dense, True, facts, given.analysis, hints)
+        result = PassResult(dense, True, TransformReport(**facts), given.analysis, hints)
         try:
             demand(verdict, given.model.name, "the dense model")
         except NotShownError as error:
@@ -159,11 +162,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
     ) -> dict[str, Any]:
         counts = {f: len(k) for f, k in channels.kept(removed).items()}
         cost = cost_of(channels)
-        before, after = cost.figures(), left or cost.figures(counts)
-        facts: dict[str, Any] = {}
-        for name in before:
-            reduction = 1 - after[name] / max(before[name], 1)
-            facts |= {f"{name}_before": before[name], name: after[name], f"{name}_reduction": reduction}
+        facts = costs(cost.figures(), left or cost.figures(counts))
         groups = {g.name: g for g in channels.groups}
         widths = {n: {"before": groups[n].size, "after": groups[n].size - len(r)} for n, r in removed.items()}
         return facts | {"groups": widths, **verdict.facts()}

@@ -9,6 +9,6 @@ synthetic   inputs for those who have no samples
 
 from onnxprune.repair.methods import METHODS, RepairMethod
 from onnxprune.repair.pair import ModelPair
-from onnxprune.repair.sweep import Report, Settings, sweep
+from onnxprune.repair.sweep import RepairReport, Settings, sweep
 
-__all__ = ["METHODS", "ModelPair", "RepairMethod", "Report", "Settings", "sweep"]
+__all__ = ["METHODS", "ModelPair", "RepairMethod", "RepairReport", "Settings", "sweep"]

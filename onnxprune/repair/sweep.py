@@ -38,7 +38,7 @@ class Settings:
 
 
 @dataclass
-class Report:
+class RepairReport:
     """Repairs that were made, and repairs that were skipped.
 
     Attributes:
@@ -57,7 +57,7 @@ def sweep(
     batches: Iterable[Mapping[str, Array]],
     settings: Settings,
     prepare: Callable[[RepairSite], None] | None = None,
-) -> Report:
+) -> RepairReport:
     """Repair the sparse model of a pair in place.
 
     Args:
@@ -72,7 +72,7 @@ def sweep(
     Raises:
         DataError: The samples make values that are not finite.
     """
-    feeds, report = [dict(b) for b in batches], Report(skipped=_out_of_reach(pair, settings.methods))
+    feeds, report = [dict(b) for b in batches], RepairReport(skipped=_out_of_reach(pair, settings.methods))
     sparse, original = (
         Trace(m, list(feeds), 0, settings.threads, settings.checkpoint_bytes, instead)
         for m, instead in ((pair.sparse, pair.instead), (pair.original, pair.original_instead))
@@ -113,7 +113,7 @@ def _out_of_reach(pair: ModelPair, methods: Sequence[RepairMethod]) -> list[dict
     ]
 
 
-def _repair(stage: RepairSite, methods: Sequence[RepairMethod], report: Report) -> None:
+def _repair(stage: RepairSite, methods: Sequence[RepairMethod], report: RepairReport) -> None:
     """Apply methods to one node; one whose result is the original's already is left alone.
 
     What is said to lower the error of the result, and does not, is taken back.

@@ -320,10 +320,10 @@ class PruningProblem:
         said |= _measured(replace(judge, channels=self.channels.without(within)), removed) if judge else {}
         counts = {factor: len(kept) for factor, kept in channels.kept(removed).items()}
         size = self._costs["size"].value(counts)
-        said |= {"size_bytes_baseline": round(self._baseline["size"]), "dense_size_bytes": round(size)}
+        said |= {"size_bytes_before": round(self._baseline["size"]), "dense_size_bytes": round(size)}
         if self._foreign:
             said["budgets"] = {
-                kind: {"baseline": self._baseline[kind], "predicted": self._costs[kind].value(counts)}
+                kind: {"before": self._baseline[kind], "predicted": self._costs[kind].value(counts)}
                 for kind in self._foreign
             }
         names = [g.name for g in channels.groups if removed.get(g.name)]
@@ -368,7 +368,7 @@ def timing(watch: Stopwatch, wanted: float, predicted: float, measured: float) -
         measured: The same, as measured.
     """
     facts: dict[str, Any] = {
-        "latency_ms_baseline": watch.baseline_ms,
+        "latency_ms_before": watch.baseline_ms,
         "latency_ms_predicted": predicted * watch.baseline_ms,
         "latency_ms": measured * watch.baseline_ms,
         "latency_measured": watch.backend is not None,

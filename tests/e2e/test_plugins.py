@@ -112,7 +112,7 @@ def test_a_criterion_from_outside_ranks_channels(installed: Install, name: str) 
 def test_a_budget_from_outside_is_kept(installed: Install, name: str) -> None:
     installed()
     figures = command("prune", "model.onnx", "--round-to", "1", "--reduce", f"{name}=0.4", "-o", "s.onnx")
-    assert 0.55 < figures["budgets"][name]["predicted"] / figures["budgets"][name]["baseline"] <= 0.601
+    assert 0.55 < figures["budgets"][name]["predicted"] / figures["budgets"][name]["before"] <= 0.601
     command("transform", "s.onnx", "-o", "dense.onnx")
     assert abs(activations("dense.onnx") / activations("model.onnx") - 0.6) < 0.02
 

@@ -161,8 +161,8 @@ def test_macs_of_experts_are_counted() -> None:
     model = network((7,), router="MatMul")
     facts = Prune(reduce_channels=0.5, strategy="uniform", round_to=1)(model).facts
     per_row = 8 * WIDTH + WIDTH * EXPERTS + 2 * 2 * WIDTH * HIDDEN + WIDTH * 5
-    assert facts["macs_baseline"] == 7 * per_row
-    assert facts["params_baseline"] == params(find_channels(model).model)
+    assert facts["macs_before"] == 7 * per_row
+    assert facts["params_before"] == params(find_channels(model).model)
 
 
 # --- integers that share scales ----------------------------------------------------------------------------

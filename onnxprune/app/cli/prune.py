@@ -35,7 +35,7 @@ def render(facts: Facts) -> RenderableType:
     if facts["unchanged"]:
         return f"nothing to prune; the model was copied to {facts['output']}"
     costs = [
-        (name, facts[f"{key}_baseline"], facts[key])
+        (name, facts[f"{key}_before"], facts[key])
         for name, key in (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
     ]
     parts: list[RenderableType] = [widths(facts["groups"]), "", before_and_after(costs), *_measured(facts)]
@@ -56,7 +56,7 @@ def _measured(facts: Facts) -> list[str]:
         predicted = f"predicted {facts['latency_ms_predicted']:.3f} ms"
         how = predicted if facts["latency_measured"] else "predicted by the table, not measured"
         said.append(
-            f"\nlatency {facts['latency_ms_baseline']:.3f} → {facts['latency_ms']:.3f} ms"
+            f"\nlatency {facts['latency_ms_before']:.3f} → {facts['latency_ms']:.3f} ms"
             f" (−{facts['latency_reduction']:.1%}; {how}),"
             f" timed with {shapes_text(facts['latency_input_shapes'])}"
             f" on {timed_on(facts['latency_backend'], facts['latency_device'])}"

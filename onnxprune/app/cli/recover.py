@@ -41,7 +41,7 @@ def summary(facts: Facts) -> str:
     samples = f"{facts['samples']} {'drawn inputs' if facts['synthetic'] else 'samples'}"
     said = f"repaired with {', '.join(facts['methods'])} from {samples} in {facts['recovery_s']:.1f} s"
     if "metric" in facts:
-        said += f"; {facts['metric']}: {facts['score_before']:.4f} → {facts['score_after']:.4f}"
+        said += f"; {facts['metric']}: {facts['score_before']:.4f} → {facts['score']:.4f}"
     return said
 
 

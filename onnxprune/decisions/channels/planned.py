@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.masks import check_zero, dead_channels
 from onnxprune.decisions.pattern import PATTERN_KEY
 from onnxprune.decisions.plan import PLAN_KEY, Plan
@@ -77,22 +75,3 @@ def check_plan(channels: Channels, plan: Plan) -> None:
                 "which the model does not have",
                 "the graph was changed after pruning: prune the original again",
             )
-
-
-def plan_facts(channels: Channels, plan: Plan) -> dict[str, Any]:
-    """Return what a plan amounts to, ready for JSON: costs before and after, widths by group."""
-    groups = {g.name: g for g in channels.groups}
-    counts = {groups[n].factor: groups[n].size - len(gone) for n, gone in plan.removed.items()}
-    facts: dict[str, Any] = {}
-    for name, value in cost_of(channels).figures(counts).items():
-        before = plan.baseline.get(name, value)
-        facts |= {
-            f"{name}_baseline": round(before),
-            name: value,
-            f"{name}_reduction": 1 - value / max(before, 1),
-        }
-    widths = {
-        name: {"before": plan.sizes[name], "after": plan.sizes[name] - len(gone)}
-        for name, gone in plan.removed.items()
-    }
-    return facts | {"groups": widths, "settings": dict(plan.settings)}

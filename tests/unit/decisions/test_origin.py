@@ -54,7 +54,7 @@ def test_with_samples_channels_are_ranked_by_them_and_the_result_is_repaired():
     found = Prune(reduce_channels=0.5, round_to=1, data=images())(model)
     assert found.facts["settings"]["criterion"] == "obs"
     assert found.facts["recovery"]["methods"] == ["least-squares"]
-    assert found.facts["recovery"]["score_after"] < found.facts["recovery"]["score_before"]
+    assert found.facts["recovery"]["score"] < found.facts["recovery"]["score_before"]
     bare = Prune(reduce_channels=0.5, round_to=1, data=images(), recover=())(model)
     assert "recovery" not in bare.facts
     without = Prune(reduce_channels=0.5, round_to=1)(model)

@@ -150,6 +150,6 @@ def test_several_budgets_and_the_size(tmp_path: Path, model: str) -> None:
     assert facts["macs_reduction"] >= 0.299
     assert disk.run("transform", out, "-o", dense).code == 0
     size = Path(model).stat().st_size
-    assert facts["size_bytes_baseline"] == size
+    assert facts["size_bytes_before"] == size
     assert dense.stat().st_size == pytest.approx(facts["dense_size_bytes"], rel=0.02)
     assert dense.stat().st_size <= 0.62 * size

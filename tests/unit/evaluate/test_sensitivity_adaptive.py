@@ -149,11 +149,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "error"),
         [
-            ({"mode": "quick"}, "no mode 'quick'"),
-            ({"confidence": 1.0}, "confidence of 1"),
-            ({"precision": 0.0}, "precision of 0"),
-            ({"cache_bytes": -1}, "cache of -1"),
-            ({"threads": 0}, "0 threads"),
+            ({"mode": "quick"}, "`mode` is 'quick'"),
+            ({"confidence": 1.0}, "`confidence` is 1"),
+            ({"precision": 0.0}, "`precision` is 0"),
+            ({"cache_bytes": -1}, "`cache_bytes` is -1"),
+            ({"threads": 0}, "`threads` is 0"),
         ],
     )
     def test_options_that_make_no_sense(self, options: dict[str, Any], error: str) -> None:

@@ -100,7 +100,7 @@ class TestAgreement:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"method": "guess"}, "no method 'guess'"),
+        ({"method": "guess"}, "`method` is 'guess'"),
         ({"check": True}, "no estimate"),
     ],
 )

@@ -330,11 +330,11 @@ def test_the_original_must_be_the_original():
 def test_bad_options_and_bad_data_are_refused():
     model, data = with_batchnorm(), {"x": images(20)}
     sparse = pruned(model)
-    with pytest.raises(UsageError, match="no method 'magic'"):
+    with pytest.raises(UsageError, match="`methods` is 'magic'"):
         Recover(model, data, ["magic"])(sparse)
     with pytest.raises(UsageError, match="no method is given"):
         Recover(model, data, [])(sparse)
-    with pytest.raises(UsageError, match="cannot repair with 1 samples"):
+    with pytest.raises(UsageError, match="`samples` is 1"):
         Recover(model, data, samples=1)(sparse)
     with pytest.raises(NothingToDoError, match="nothing is removed"):
         Recover(model, data)(model)
@@ -355,7 +355,7 @@ def test_command(tmp_path):
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
     assert facts["methods"] == ["least-squares", "batchnorm"]
-    assert facts["score_before"] < facts["score_after"] <= 1
+    assert facts["score_before"] < facts["score"] <= 1
     assert facts["outputs"]["y"]["mse_after"] < facts["outputs"]["y"]["mse_before"]
     written = onnxprune.load(paths[3])
     assert not removed_weights(written).any()
@@ -380,9 +380,9 @@ def test_prune_repairs_as_recover_does():
     for name in after.model.constants:
         np.testing.assert_array_equal(at_once.model.array(name), after.model.array(name))
     assert at_once.facts["recovery"]["layers"] == after.facts["layers"]
-    assert at_once.facts["recovery"]["score_after"] > at_once.facts["recovery"]["score_before"]
+    assert at_once.facts["recovery"]["score"] > at_once.facts["recovery"]["score_before"]
     assert at_once.facts["macs"] == sparse.facts["macs"]
-    with pytest.raises(UsageError, match="no method 'magic'"):
+    with pytest.raises(UsageError, match="`recover` is 'magic'"):
         Prune(reduce_channels=0.3, recover=["magic"])(model)
 
 

@@ -54,7 +54,7 @@ def counts(channels: Channels, plan: Plan) -> dict[str, int]:
 def test_budgets_are_met_within_a_percent(name: str, of: str, reduction: float) -> None:
     facts = Prune(round_to=1, **{f"reduce_{of}": reduction})(network(name)).facts
     assert abs(facts[f"{of}_reduction"] - reduction) <= 0.01
-    assert facts[of] == pytest.approx(facts[f"{of}_baseline"] * (1 - facts[f"{of}_reduction"]))
+    assert facts[of] == pytest.approx(facts[f"{of}_before"] * (1 - facts[f"{of}_reduction"]))
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "global"])
@@ -191,7 +191,7 @@ def test_removed_channels_stay_removed(name: str) -> None:
         assert set(gone) <= set(later.removed[group])
     assert later.baseline == earlier.baseline
     assert abs(second.facts["macs_reduction"] - 0.6) <= 0.01
-    assert second.facts["macs_baseline"] == first.facts["macs_baseline"]
+    assert second.facts["macs_before"] == first.facts["macs_before"]
 
 
 def test_less_than_was_removed_before() -> None:
