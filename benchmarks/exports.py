@@ -9,8 +9,8 @@ Every command is a process of its own with no option but the budget: `prune --re
 so much cannot go. A row has the opset, the share of the parameters that can be reached, what is left of
 parameters and multiply-accumulates, the verdict of the comparison, and for each command its processor seconds
 and the most memory it held. Files that differ in nothing but the opset share a row. With `--results` each
-file is entered as soon as it is measured, and one that is entered is not measured again unless a PATTERN names
-it. `--write` puts the tables of all that is entered into docs/reach.md.
+file is entered as soon as it is measured, and not measured again unless a PATTERN names it. `--write` puts
+the tables of all that is entered into docs/reach.md.
 """
 
 from __future__ import annotations

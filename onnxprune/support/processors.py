@@ -13,6 +13,22 @@ _LOOKS = 10
 _BETWEEN_LOOKS_S = 0.01
 
 
+class Stopwatch:
+    """The seconds since it was made: those that went by, or those the process worked where that is less.
+
+    A budget of seconds so lasts as long on a machine that others use as on one that is idle.
+    """
+
+    def __init__(self) -> None:
+        self._start = time.monotonic(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds until now."""
+        wall, worked = self._start
+        return min(time.monotonic() - wall, time.process_time() - worked)
+
+
 def usable_processors() -> int:
     """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -15,9 +15,8 @@ UNKNOWN_TO_THE_RUNTIME = ("strnorm", "gradient", "_multiparam")
 
 @cache
 def rows() -> dict[str, str]:
-    """Return the rows of the table by the name of the network."""
-    lines = [line for line in corpus.table().splitlines() if line.count("|") > 2]
-    return {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
+    """Return the rows of the table by the name of the network, without time and memory."""
+    return {name: f"| {' | '.join(cells[: corpus.CELLS])} |" for name, cells in corpus.rows().items()}
 
 
 def named(case: corpus.Case) -> str:

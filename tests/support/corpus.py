@@ -1,6 +1,9 @@
 """Networks of other people, what can be removed from each, and the table of it.
 
-    python tests/support/corpus.py        writes the first table of docs/reach.md again
+    python tests/support/corpus.py                     writes the first table of docs/reach.md again
+    python tests/support/corpus.py --files FOLDER      writes the networks as files, and
+    python benchmarks/exports.py FOLDER --results FILE
+    python tests/support/corpus.py --costs FILE        enters time and memory of the commands
 
 The corpus is onnx's own backend tests, with the outputs they expect, and trained networks from the package
 index. Files older than opset 7 are converted first, as the program tells its user to do. The light models
@@ -9,9 +12,11 @@ have equal numbers for weights: they are drawn at random (see `test_light_models
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +46,16 @@ RATES = {16000: 576, 8000: 288}
 """Samples a second, and in one piece with what went before it."""
 TABLE = ROOT / "docs/reach.md"
 START, END = "<!-- corpus -->", "<!-- end of corpus -->"
-HEADER = """
-| network | opset | groups | channels | reachable | parameters left | MACs left | what stays, and why |
-|---|---:|---:|---:|---:|---:|---:|---|
+COLUMNS = (
+    "network", "opset", "groups", "channels", "reachable", "parameters left", "MACs left",
+    "what stays, and why", "inspect", "prune", "transform",
+)  # fmt: skip
+HEADER = f"""
+| {" | ".join(COLUMNS)} |
+|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|
 """
+CELLS = 8
+"""Of a row, those that are the same on every machine; those of time and memory follow."""
 TOLERANCE = 1e-4
 """Relative; of networks that amplify rounding more, a hundred times what they make of it."""
 
@@ -239,16 +250,72 @@ def table() -> str:
     return text.partition(START)[2].partition(END)[0]
 
 
-def main() -> None:
-    rows = []
+def rows() -> dict[str, list[str]]:
+    """Return the cells of the table as it stands in the documentation, by the name of the network."""
+    listed = [line.strip("| ").split(" | ") for line in table().splitlines() if line.count("|") > 2]
+    return {cells[0]: cells for cells in listed[2:]}
+
+
+def write(lines: Mapping[str, list[str]]) -> None:
+    """Put rows between the marks."""
+    before, _, rest = TABLE.read_text(encoding="utf-8").partition(START)
+    made = "\n".join(f"| {' | '.join(cells)} |" for cells in lines.values())
+    TABLE.write_text(f"{before}{START}\n{HEADER}{made}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def measure_reach() -> None:
+    """Write the table again; what the commands cost stays as it was measured."""
+    old, new = rows(), {}
     for case in cases():
         found = reach(case)
-        rows.append(found.row(case.name))
-        print(rows[-1], f"{found.error:.1e}", flush=True)
+        cells = found.row(case.name).strip("| ").split(" | ")
+        new[case.name] = [*cells, *old.get(case.name, [])[CELLS:]]
+        print(found.row(case.name), f"{found.error:.1e}", flush=True)
         assert found.error <= found.allowed, case.name
-    before, _, rest = TABLE.read_text(encoding="utf-8").partition(START)
-    after = rest.partition(END)[2]
-    TABLE.write_text(f"{before}{START}\n{HEADER}" + "\n".join(rows) + f"\n\n{END}{after}", encoding="utf-8")
+    write(new)
+
+
+def write_files(folder: Path) -> None:
+    """Write each network as a file, as far as it can be read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases():
+        try:
+            onnx.save(opened(case).proto, folder / f"{_stem(case.name)}.onnx")
+        except (OnnxpruneError, RuntimeError) as error:
+            print(f"{case.name}: {error}")
+
+
+def enter_costs(results: Path) -> None:
+    """Enter the seconds and MB that `benchmarks/exports.py` has measured."""
+    listed = {row["network"]: row["steps"] for row in json.loads(results.read_text(encoding="utf-8"))}
+    lines = rows()
+    for name, cells in lines.items():
+        steps = listed.get(_stem(name), {})
+        done = [steps.get(command) for command in ("inspect", "prune", "transform")]
+        costs = [
+            f"{s['seconds']:.1f} s, {s['megabytes']:.0f} MB" if s and not s["code"] else "" for s in done
+        ]
+        lines[name] = [*cells[:CELLS], *costs]
+    write(lines)
+
+
+def _stem(name: str) -> str:
+    return name.replace("/", "__")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=Path, metavar="FOLDER", help="write the networks as files")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="enter what the commands cost")
+    options = parser.parse_args()
+    if options.files:
+        write_files(options.files)
+    elif options.costs:
+        enter_costs(options.costs)
+    else:
+        measure_reach()
 
 
 if __name__ == "__main__":

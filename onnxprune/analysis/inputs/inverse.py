@@ -139,10 +139,22 @@ def _mul(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
         if factor is not None:
             yield one, demand.scaled(factor)
         elif facts.span(node.input[other]) is None:
-            yield one, demand.bounds()
+            marked = _source(node.input[one], facts) == _source(node.input[other], facts)
+            yield one, replace(demand.bounds(), index=demand.index and not marked)
             if _masks(node.input[one], facts):
                 multiplies = node.input[other] not in facts.plain or demand.wish == 1
                 yield one, ValueDemand(wish=1) if multiplies else NOTHING
+
+
+def _source(name: str, facts: ValueFacts) -> str:
+    """Return where the elements of a tensor come from, if they are only moved and summed up along an axis.
+
+    A product of whole numbers with their own sums, such as ``CumSum(mask) · mask``, numbers the elements that
+    are 1: the factor is a mask, not a number of a row.
+    """
+    while (node := facts.index.producer(name)) is not None and node.op_type in (*MOVES, "CumSum"):
+        name = node.input[0]
+    return facts.outer(name)
 
 
 def _masks(name: str, facts: ValueFacts) -> bool:

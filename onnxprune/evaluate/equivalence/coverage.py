@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnxprune.evaluate.equivalence.comparison import ReferenceRun
 from onnxprune.evaluate.equivalence.draws import drawn
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, TensorSpec
+from onnxprune.support.processors import Stopwatch
 
 _RUNS = 8
 _MOST_ELEMENTS = 8192
@@ -27,7 +27,7 @@ def covering(
     run: Callable[[ReferenceRun], bool],
     seconds: float,
 ) -> list[str]:
-    """Feed every row number of the table that each integer input indexes, as far as the time goes.
+    """Feed every row number of the table that each integer input indexes, as far as the time goes, but some.
 
     Args:
         model: The model.
@@ -43,14 +43,14 @@ def covering(
     said = []
     sizes = {n: int(np.prod(shape)) for n, shape in shapes.items()}
     bounded = {n: h for n, h in rows.items() if sizes.get(n)}
-    end = time.monotonic() + max(seconds, 0) / 2
+    watch = Stopwatch()
     for name, high in bounded.items():
         elements = sizes[name]
         factor = max(1, min(math.ceil(high / (elements * _RUNS)), _MOST_ELEMENTS // elements))
         wide = enlarged(model, shapes, factor)
         numbers = np.random.default_rng(0).permutation(high)
         fed = 0
-        while fed < high and time.monotonic() < end:
+        while fed < high and (not fed or watch.seconds < seconds / 2):
             feed = _feed(model, specs, wide)
             if feed:
                 feed[name] = _chunk(numbers, fed, feed[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +23,7 @@ from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ir import Model
 from onnxprune.runtime import RUN_S, runs_within
+from onnxprune.support.processors import Stopwatch
 
 Shrunk = Callable[[Iterable[str]], Interface]
 SMALL = 1 << 14
@@ -81,7 +81,7 @@ class EquivalenceCheck:
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
     limit: EndlessError | None = None
-    _start: float = field(default_factory=time.monotonic)
+    _watch: Stopwatch = field(default_factory=Stopwatch)
     _kind: str = KINDS[0]
 
     def __post_init__(self) -> None:
@@ -105,11 +105,11 @@ class EquivalenceCheck:
     @property
     def spent(self) -> float:
         """Seconds since the first run."""
-        return time.monotonic() - self._start
+        return self._watch.seconds
 
     def try_shapes(self, given: Mapping[str, Sequence[int]] | None) -> None:
         """Run drawn inputs of one shape of each kind, as far as the budget goes."""
-        self._start = time.monotonic()
+        self._watch = Stopwatch()
         done: set[str] = set()
         smallest = 0
         aside: list[Trial] = []

@@ -366,3 +366,24 @@ def test_demands_meet_at_the_narrower_bounds() -> None:
     met = one.meet(other)
     assert (met.least, met.most, met.index, met.wish) == (0, 5, True, 1)
     assert other.meet(one) == met
+
+
+@pytest.mark.parametrize("named", ["attention_mask", "seen"])
+def test_a_mask_that_is_multiplied_by_its_own_sums_is_ones(named: str) -> None:
+    """Numbers of positions, counted from the mask: a mask of twos would count beyond the table."""
+    model = model_of(
+        f"""(int64[N,S] {named}) => (float[a,b,c] y) {{
+            sums = CumSum({named}, one)  numbered = Mul(sums, {named})  ahead = Add(numbered, one)
+            y = Gather(places, ahead) }}""",
+        one=np.asarray(1), places=rows(12),
+    )  # fmt: skip
+    (feed,) = feeds_that_run(model, Session(model.proto), {named: (2, 9)})
+    assert (feed[named] == 1).all()
+
+
+def test_a_product_of_two_inputs_still_selects_rows() -> None:
+    model = model_of(
+        """(int64[N] a, int64[N] b) => (float[n,c] y) { p = Mul(a, b)  y = Gather(places, p) }""",
+        places=rows(12),
+    )
+    assert all(v.constant is None for v in values_of(model).values())
