@@ -115,7 +115,8 @@ def main() -> None:
         for done in as_completed([pool.submit(measured, path) for path in wanted(options, rows)]):
             row = done.result()
             rows[row.network] = row
-            print("\n".join(lines([row])), flush=True)
+            failed = [f"    {name}: {step.told}" for name, step in row.steps.items() if step.code]
+            print("\n".join([*lines([row]), *failed]), flush=True)
             write_rows(options.results, rows)
     if options.write:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
@@ -227,8 +228,6 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
         opsets = ", ".join(dict.fromkeys(str(row.opset) for row in alike))
         costs = " | ".join(cost([row.steps[n] for row in alike if n in row.steps]) for n in COMMANDS)
         yield f"| {kind} | {opsets} | {figures} {costs} |"
-        for row in alike:
-            yield from (f"    {row.network}: {s.told}" for s in row.steps.values() if s.code)
 
 
 def cost(steps: list[Step]) -> str:
