@@ -30,8 +30,16 @@ _PATIENCE_S = 5.0
 
 
 @contextmanager
-def show_progress() -> Iterator[None]:
-    """Show all steps within the block: as bars in a terminal, as a line now and then elsewhere."""
+def show_progress(level: int = 0) -> Iterator[None]:
+    """Show all steps within the block: as bars in a terminal, as a line now and then elsewhere.
+
+    Args:
+        level: −1 for warnings only, 1 for a line at the start and the end of every step.
+    """
+    if level:
+        with reporting(QuietLines() if level < 0 else StepLines()):
+            yield
+        return
     if not sys.stderr.isatty():
         with reporting(ProgressLines()):
             yield
@@ -88,6 +96,7 @@ class _Step:
     spoken: float
     done: int = 0
     note: str = ""
+    begun: float = 0.0
 
 
 class ProgressLines:
@@ -95,7 +104,8 @@ class ProgressLines:
 
     def start(self, name: str, total: int | None) -> _Step:
         """Remember the step."""
-        return _Step(name, total, time.monotonic())
+        now = time.monotonic()
+        return _Step(name, total, now, begun=now)
 
     def advance(self, key: _Step, steps: int, note: str) -> None:
         """Count, and speak if it has been long."""
@@ -116,6 +126,26 @@ class ProgressLines:
 
     def finish(self, key: _Step) -> None:
         """Say nothing: what came of it is told by the command."""
+
+
+class QuietLines(ProgressLines):
+    """No progress; lines that commands tell are written."""
+
+    def speak(self, key: _Step) -> None:
+        """Write nothing."""
+
+
+class StepLines(ProgressLines):
+    """As `ProgressLines`, and a line at the start and the end of every step, with its seconds."""
+
+    def start(self, name: str, total: int | None) -> _Step:
+        """Write the name of the step."""
+        _say(shown(name))
+        return super().start(name, total)
+
+    def finish(self, key: _Step) -> None:
+        """Write the name of the step and its duration."""
+        _say(shown(f"{key.name}: {time.monotonic() - key.begun:.1f} s"))
 
 
 class JsonLines(ProgressLines):

@@ -3,37 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune.support.wording import escaped, shown
+from onnxprune.support.wording import escaped, shortened, shown
+
+_GAP = 2  # columns of the terminal between two columns of a table
+_SHORTEST_NAME = 16
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """Return a table.
+@dataclass(frozen=True)
+class FittedTable:
+    """A table that fits the width there is: names lose their middle, sentences go on in the next line.
 
-    Args:
-        columns: Their names; one that begins with ``>`` is set to the right.
-        rows: Their cells; text is taken as it is, markup and all.
-        title: What to write above.
+    Attributes:
+        columns: The names of the columns; ``>`` before one sets it to the right, ``…`` before one marks
+            names, which may be shortened.
+        rows: The cells of each row; text is taken as it is, markup and all.
+        title: The line above.
     """
-    made = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for name in columns:
-        right = name.startswith(">")
-        made.add_column(
-            Text(shown(name.removeprefix(">"))), justify="right" if right else "left", overflow="fold"
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the table at the width of the console."""
+        longest = self._lengths_of_names(options.max_width)
+        made = Table(
+            title=Text(self.title) if self.title else None,
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            header_style="bold",
         )
-    for row in rows:
-        made.add_row(*(Text(escaped(str(cell))) for cell in row))
-    return made
+        for name in self.columns:
+            justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+            fixed = justify == "right" or name.startswith("…")
+            made.add_column(Text(shown(name.lstrip(">…"))), justify=justify, overflow="fold", no_wrap=fixed)
+        for row in self.rows:
+            made.add_row(*(Text(shortened(c, longest[k]) if k in longest else c) for k, c in enumerate(row)))
+        yield made
+
+    def _lengths_of_names(self, width: int) -> dict[int, int]:
+        """Return the longest text of each column of names such that the table fits."""
+        widths = [max(map(cell_len, (n.lstrip(">…"), *cells))) for n, cells in self._by_column()]
+        names = {k for k, name in enumerate(self.columns) if name.startswith("…")}
+        wrapped = {k for k, name in enumerate(self.columns) if not name.startswith((">", "…"))}
+        fixed = sum(min(w, _SHORTEST_NAME) if k in wrapped else w for k, w in enumerate(widths))
+        excess = fixed + _GAP * (len(widths) - 1) - width
+        while excess > 0 and any(widths[k] > _SHORTEST_NAME for k in names):
+            widest = max(names, key=lambda k: widths[k])
+            widths[widest] -= 1
+            excess -= 1
+        return {k: widths[k] for k in names}
+
+    def _by_column(self) -> list[tuple[str, list[str]]]:
+        return [(name, [row[k] for row in self.rows]) for k, name in enumerate(self.columns)]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> FittedTable:
+    """Return a table; see `FittedTable` for its arguments."""
+    return FittedTable(columns, [[escaped(str(cell)) for cell in row] for row in rows], title)
 
 
 def count(value: float) -> str:
@@ -73,7 +109,7 @@ def reduction(before: float, after: float) -> str:
     return f"{change:+.1%}".replace("-", "−").replace("%", " %")
 
 
-def before_and_after(rows: Iterable[tuple[str, float, float]]) -> Table:
+def before_and_after(rows: Iterable[tuple[str, float, float]]) -> FittedTable:
     """Return a table of what something was, what it is, and by how much it has shrunk; files in bytes."""
     cells = []
     for name, before, after in rows:
@@ -82,10 +118,10 @@ def before_and_after(rows: Iterable[tuple[str, float, float]]) -> Table:
     return table(("", ">before", ">after", ">change"), cells)
 
 
-def widths(groups: Mapping[str, Mapping[str, int]]) -> Table:
+def widths(groups: Mapping[str, Mapping[str, int]]) -> FittedTable:
     """Return a table of the groups that lost channels."""
     rows = [(n, w["before"], w["after"], reduction(w["before"], w["after"])) for n, w in groups.items()]
-    return table(("group", ">channels", ">kept", ">change"), rows)
+    return table(("…group", ">channels", ">kept", ">change"), rows)
 
 
 def agreement(facts: Mapping[str, Any], models: str) -> str:

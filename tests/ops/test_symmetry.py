@@ -223,4 +223,4 @@ def test_inspect_says_the_symmetry(tmp_path: Path) -> None:
         "maps_after_absorption": "general linear",
         "limited_by": None,
     }
-    assert "general linear" in CliRunner().invoke(program, ["inspect", str(path)]).output
+    assert "general linear" in CliRunner().invoke(program, ["inspect", str(path), "-v"]).output

@@ -38,7 +38,7 @@ def render(facts: Facts) -> RenderableType:
         for name, curve in curves
     ]
     said = f"{facts['metric']} with this share removed"
-    columns = ("group", ">channels", ">MACs", ">drop at half", "drop", said)
+    columns = ("…group", ">channels", ">MACs", ">drop at half", "drop", said)
     better = "more" if facts["higher_is_better"] else "less"
     samples = "" if facts["samples"] is None else f" on {facts['samples']} samples"
     start = (

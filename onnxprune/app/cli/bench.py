@@ -40,7 +40,7 @@ def render(facts: Facts) -> RenderableType:
         return (model["model"], *figures, *score)
 
     score = (f">{facts['metric']}",) if "metric" in facts else ()
-    columns = ("model", ">median latency", ">size", ">MACs", ">parameters", *score)
+    columns = ("…model", ">median latency", ">size", ">MACs", ">parameters", *score)
     own = facts["backend"].startswith("onnxruntime:")
     runtime = f"{facts['runtime']['package']} {facts['runtime']['version']} on " if own else ""
     threads = facts["threads"] or "all"

@@ -1,4 +1,4 @@
-"""``inspect``: what can be pruned, what cannot, and why."""
+"""``inspect``: the groups of channels, blocked axes and their reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.app.cli.options import model_argument
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.program import Facts, command, is_verbose
 from onnxprune.support.common_options import GroupSelection, InexactAxes, InputSizes, OpenInterface
 
 if TYPE_CHECKING:
@@ -21,31 +21,58 @@ if TYPE_CHECKING:
     from onnxprune.analysis.groups.symmetry import GroupSymmetry
     from onnxprune.analysis.sizes import SizeAnalysis
 
+_SHAPES_SHOWN = 3
+
 
 def render(facts: Facts) -> RenderableType:
-    """Show the totals and how much of them can be reached, the groups, and what is blocked."""
+    """Show the totals and the groups; verbosely also nodes, blocked axes and sizes."""
     from rich.console import Group as Lines
 
     from onnxprune.app.cli.listing import BLOCKED_COLUMNS, blocked_rows, group_columns, group_rows
     from onnxprune.app.figures import count, file_size, table
 
-    every = facts["all"]
+    every, groups = facts["all"], facts["groups"]
+    verbose = facts["verbose"] or every
     total = f"{count(facts['macs'])} MACs, {count(facts['params'])} parameters"
-    reach = " and ".join(
-        f"{_percent(facts[f'{kind}_reachable'])} of the {name}"
-        for kind, name in (("params", "parameters"), ("macs", "MACs"))
-    )
-    chosen = sum(g["selected"] for g in facts["groups"])
-    return Lines(
-        f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}; {reach} can be reached",
+    lines: list[RenderableType] = [
+        f"{facts['model']}: {total}, {file_size(facts['size_bytes'])}",
+        *_assumed(facts),
         *_sparsity(facts),
-        f"{len(facts['groups'])} groups, {chosen} of them to be pruned, {facts['channels']} channels\n",
-        table(group_columns(facts["groups"], every), group_rows(facts["groups"], every)),
         "",
-        table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every)),
-        *_uncounted(facts),
-        *_sizes(facts, every),
-    )
+        table(group_columns(groups, verbose, every), group_rows(groups, verbose, every)),
+    ]
+    if verbose or not groups:
+        lines += ["", table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every))]
+        lines += [*_uncounted(facts), *_sizes(facts, every)]
+    return Lines(*lines, "", _reach(facts, verbose))
+
+
+def _assumed(facts: Facts) -> tuple[str, ...]:
+    """Return a line with the shapes of the stated costs, where more than the batch is open."""
+    from onnxprune.app.figures import shapes_text
+
+    sizes, shapes = facts["sizes"]["inputs"], facts["input_shapes"]
+    batch = next((sizes[n][0] for n in shapes if n in sizes and not sizes[n][0].isdecimal()), "")
+    if set(facts["sizes"]["open"]) <= {batch}:
+        return ()
+    one = {
+        n: [1 if s == batch else k for s, k in zip(sizes[n], shapes[n], strict=True)]
+        for n in shapes
+        if n in sizes
+    }
+    first = dict(list(one.items())[:_SHAPES_SHOWN])
+    more = ", …" if len(one) > len(first) else ""
+    return (f"MACs at {shapes_text(first)}{more}; --dim and --shape set others",)
+
+
+def _reach(facts: Facts, verbose: bool) -> str:
+    """Return the share of the network that lies on groups, and the option that lists the rest."""
+    shares = (("params", "parameters"), ("macs", "MACs"))
+    reach = " and ".join(f"{_percent(facts[f'{kind}_reachable'])} of the {name}" for kind, name in shares)
+    chosen = [g for g in facts["groups"] if g["selected"]]
+    missing = f"; the MACs of {len(facts['uncounted'])} nodes are not known" if facts["uncounted"] else ""
+    more = "" if verbose or not facts["groups"] else "; -v lists nodes and blocked axes"
+    return f"{len(chosen)} groups to prune, {facts['channels']} channels; {reach} in reach{missing}{more}"
 
 
 def _sparsity(facts: Facts) -> tuple[str, ...]:
@@ -75,7 +102,7 @@ def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
 
 
 def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
-    """List what is taken for granted of the sizes of the input, and, with ``--all``, all that is derived."""
+    """List equations of the input's sizes, and, with ``--all``, conditions and assumptions."""
     from onnxprune.app.figures import table
 
     sizes = facts["sizes"]
@@ -88,7 +115,12 @@ def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
 
 @command("inspect", render, fields_of=(GroupSelection, InexactAxes, InputSizes, OpenInterface))
 @model_argument()
-@click.option("--all", "every", is_flag=True, help="A line for every group and every tensor, with all names.")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="As --verbose, with a line for every group and every tensor, and all names.",
+)
 def inspect(
     model: str,
     exclude: Sequence[str],
@@ -102,6 +134,7 @@ def inspect(
     """List the groups of channels that can be removed, and what is blocked and why."""
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.analysis.groups.cost import cost_of
+    from onnxprune.analysis.groups.heads import heads_of
     from onnxprune.analysis.groups.reach import reach_of, staying_axes
     from onnxprune.analysis.groups.symmetry import symmetries
     from onnxprune.decisions.elements import pattern_note
@@ -114,6 +147,7 @@ def inspect(
         channels = find_channels(read, allow_inexact=allow_inexact)
     chosen = _chosen(channels, exclude, only)
     reach = reach_of(channels)
+    heads = heads_of(channels)
     cost = cost_of(channels, [g for g in channels.groups if g.name in chosen])
     return {
         "model": model,
@@ -123,12 +157,15 @@ def inspect(
         "macs_reachable": reach.macs,
         "input_shapes": {n: list(s) for n, s in channels.typing.shapes.inputs.items()},
         "groups": [
-            _group(channels, found, cost, found.group.name in chosen) for found in symmetries(channels)
+            _group(channels, found, cost, found.group.name in chosen)
+            | {"unit": "heads" if found.group.name in heads else "channels"}
+            for found in symmetries(channels)
         ],
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         **reach.counting.facts(),
         "sizes": _described(channels.typing.shapes.analysis),
         "zeros": _zeros(channels) if every or pattern_note(read) is not None else None,
+        "verbose": is_verbose(),
         "all": every,
     }
 

@@ -11,12 +11,20 @@ Entry = Mapping[str, Any]
 NAMED = 3
 """Nodes that a line names before it counts the rest."""
 
-GROUP_COLUMNS = ("group", ">channels", ">MACs", ">parameters", "")
-BLOCKED_COLUMNS = ("blocked axes", ">size", ">parameters", "by", "because")
+GROUP_COLUMNS = ("…group", ">channels", "", ">MACs", ">parameters")
+BLOCKED_COLUMNS = ("…blocked axes", ">size", ">parameters", "by", "because")
 
 
-def group_columns(groups: Iterable[Entry], every: bool) -> tuple[str, ...]:
-    """Return the columns of a table of groups; symmetries where some axis may be rotated, or all is shown."""
+def group_columns(groups: Iterable[Entry], verbose: bool, every: bool) -> tuple[str, ...]:
+    """Return the columns of a table of groups.
+
+    Args:
+        groups: The groups, as `inspect` describes them.
+        verbose: Whether nodes are listed, and symmetries where some axis may be rotated.
+        every: Whether symmetries, all nodes and all tensors are.
+    """
+    if not (verbose or every):
+        return GROUP_COLUMNS
     maps = ("symmetry",) if _shows_maps(groups, every) else ()
     return (*GROUP_COLUMNS, *maps, "nodes", *(("tensors[axis]",) if every else ()))
 
@@ -25,11 +33,12 @@ def _shows_maps(groups: Iterable[Entry], every: bool) -> bool:
     return every or any(_maps(g) not in ("", "positive scaling") for g in groups)
 
 
-def group_rows(groups: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
+def group_rows(groups: Iterable[Entry], verbose: bool, every: bool) -> list[tuple[str, ...]]:
     """Return the lines of a table of groups.
 
     Args:
         groups: The groups, as `inspect` describes them.
+        verbose: Whether symmetries and nodes are listed.
         every: Whether each group gets a line of its own, with all its nodes and tensors.
     """
     kinds: dict[object, list[Entry]] = {}
@@ -40,8 +49,17 @@ def group_rows(groups: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for alike in kinds.values():
         first = alike[0]
-        name = first["name"] if len(alike) == 1 else f"{first['name']} and {len(alike) - 1} like it"
-        row = (name, _width(first), count(first["macs"]), count(first["params"]), _state(first))
+        note = _note(first, len(alike) - 1)
+        row: tuple[str, ...] = (
+            first["name"],
+            _width(first),
+            note,
+            count(first["macs"]),
+            count(first["params"]),
+        )
+        if not (verbose or every):
+            rows.append(row)
+            continue
         row = (*row, *((_maps(first),) if shows_maps else ()))
         nodes = first["nodes"]
         tensors = (", ".join(f"{t['tensor']}[{t['axis']}]" for t in first["tensors"]),) if every else ()
@@ -74,7 +92,7 @@ def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]
 
 def _kind(group: Entry) -> object:
     """Return what groups that share a line have in common."""
-    same = ("size", "parts", "macs", "params", "optional", "selected")
+    same = ("size", "unit", "parts", "macs", "params", "optional", "selected")
     return (*(group[name] for name in same), _maps(group), len(group["nodes"]), len(group["tensors"]))
 
 
@@ -82,8 +100,12 @@ def _width(group: Entry) -> str:
     return f"{group['parts']} × {group['size']}" if group["parts"] > 1 else str(group["size"])
 
 
-def _state(group: Entry) -> str:
-    return "" if group["selected"] else ("optional" if group["optional"] else "excluded")
+def _note(group: Entry, more: int) -> str:
+    """Return the unit where it is not channels, the reason why a group stays, and how many are like it."""
+    unit = "" if group["unit"] == "channels" else group["unit"]
+    state = "" if group["selected"] else ("optional" if group["optional"] else "excluded")
+    note = ", ".join(filter(None, (unit, state)))
+    return f"{note} and {more} like it".strip() if more else note
 
 
 def _maps(group: Entry) -> str:

@@ -19,7 +19,7 @@ import click
 from onnxprune.app.cli.options import execution_options, reads_of, writes_of
 from onnxprune.app.cli.pass_options import PassCommand
 from onnxprune.app.cli.streams import prepare, put, tell
-from onnxprune.errors import MissedError, OnnxpruneError, OutputError, VerificationError
+from onnxprune.errors import MissedError, OnnxpruneError, OutputError, UsageError, VerificationError
 from onnxprune.support.wording import clean, sentence
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ Render: TypeAlias = "Callable[[Facts], RenderableType]"
 
 _BACKTICKED = re.compile(r"`\w+`")
 _SENTENCE = 200  # characters; longer than any
+VERBOSE = "onnxprune.verbose"
+"""The key of ``--verbose`` in the meta data of a context."""
 _PAGE_COLUMNS = 160  # of tables that go to a file or another program
 _ENVIRONMENT = "is the disk full, or has a file or a folder been taken away meanwhile?"
 _INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
@@ -92,11 +94,15 @@ def command(
 
     def decorate(function: Callable[..., Facts]) -> click.Command:
         @functools.wraps(function)
-        def run(as_json: bool, memory: int | None, **options: Any) -> None:
+        def run(as_json: bool, memory: int | None, verbose: bool, quiet: bool, **options: Any) -> None:
+            if verbose and quiet:
+                raise UsageError("--verbose and --quiet contradict each other", "give one of them")
+            click.get_current_context().meta[VERBOSE] = verbose
+            level = int(verbose) - int(quiet)
             provider = [options.pop(name) for name in ("provider", "provider_options")] if executes else []
             try:
                 _check_folder()
-                with _in_flags(), _within(memory), _work(shows_progress), _executing(*provider):
+                with _in_flags(), _within(memory), _work(shows_progress, level), _executing(*provider):
                     _check_places(click.get_current_context())
                     facts = function(**options)
             except (MissedError, VerificationError) as error:
@@ -106,12 +112,25 @@ def command(
             put(_json(facts) if as_json else _for_people(render(clean(facts))))
 
         described = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(run)
-        complete = _memory_option(execution_options(described) if executes else described)
+        executing = _level_options(execution_options(described) if executes else described)
+        complete = _memory_option(executing)
         if not fields_of:
             return click.command(name)(complete)
         return click.command(name, cls=PassCommand, fields_of=fields_of)(complete)
 
     return decorate
+
+
+def _level_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--verbose`` and ``--quiet``."""
+    quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress; warnings and errors remain.")
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Show every step with its seconds.")
+    return verbose(quiet(function))
+
+
+def is_verbose() -> bool:
+    """Return whether ``--verbose`` is given to the command that runs."""
+    return bool(click.get_current_context().meta.get(VERBOSE))
 
 
 def _memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,7 +202,7 @@ def _check_places(context: click.Context) -> None:
 
 
 @contextlib.contextmanager
-def _work(shows_progress: bool) -> Iterator[None]:
+def _work(shows_progress: bool, level: int) -> Iterator[None]:
     """Show progress if that is wanted, and keep everything that is not the result away from standard output.
 
     Users' own data loaders and metrics may print, and so may libraries below Python; all of it goes to
@@ -201,7 +220,7 @@ def _work(shows_progress: bool) -> Iterator[None]:
             stack.callback(os.dup2, saved, 1)
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         if shows_progress:
-            stack.enter_context(show_progress())
+            stack.enter_context(show_progress(level))
         yield
 
 

@@ -34,7 +34,7 @@ def render(facts: Facts) -> RenderableType:
     ]
     kept = [(entry["group"], entry["reason"]) for entry in facts["refused"]]
     end = f"\nlargest relative error {facts['max_rel_error']:.1e}; rotated model: {facts['output']}"
-    parts: list[RenderableType] = [table(("axis", ">channels", "symmetry", ">condition"), rows)]
+    parts: list[RenderableType] = [table(("…axis", ">channels", "symmetry", ">condition"), rows)]
     if kept:
         parts += ["", table(("keeps its basis", "because"), kept)]
     return Group(*parts, end)

@@ -13,7 +13,7 @@ from rich.progress import Progress, TextColumn
 
 from onnxprune.app import console
 from onnxprune.app.console import Bars, ProgressLines, show_progress
-from onnxprune.support.progress import reporting, task, track
+from onnxprune.support.progress import reporting, task, tell, track
 
 
 @pytest.fixture
@@ -77,3 +77,25 @@ def test_bars_are_drawn_in_a_terminal_and_not_in_the_result(tmp_path):
         out, _ = running.communicate(timeout=60)
     assert b"measure latency" in drawn
     assert len(disk.Outcome(running.returncode, out, "").facts["models"]) == 1
+
+
+def test_quiet_steps_say_nothing_and_what_is_told_remains(capsys, clock):
+    with show_progress(-1), task("ana", total=2) as step:
+        clock[0] += 9
+        step.advance()
+        tell("a warning")
+    assert capsys.readouterr() == ("", "a warning\n")
+
+
+def test_verbose_steps_say_when_they_start_and_how_long_they_take(capsys, clock):
+    with show_progress(1), task("ana", total=2) as step:
+        clock[0] += 3
+        step.advance()
+    assert capsys.readouterr().err == "ana\nana: 3.0 s\n"
+
+
+def test_quiet_and_verbose_contradict_each_other(tmp_path):
+    model = disk.save(disk.network(), tmp_path / "model.onnx")
+    outcome = disk.run("inspect", model, "-q", "-v")
+    assert outcome.code == 2
+    assert "contradict" in outcome.err
