@@ -37,7 +37,8 @@ def words(line: str) -> str:
 
 def run(command: list[str], folder: Path) -> list[str]:
     """Run a command with the interpreter of the tests; return what it prints."""
-    assert command[:3] == ["python", "-m", "onnxprune"]
+    assert command[:2] == ["python", "-m"]
+    assert command[2].split(".")[0] == "onnxprune"
     outcome = subprocess.run(
         [sys.executable, *command[1:]], cwd=folder, capture_output=True, encoding="utf-8", check=False
     )
@@ -57,29 +58,28 @@ def without_errors(lines: list[str]) -> list[str]:
 
 
 def test_every_stage_is_shown():
-    assert [command[3] for command, _ in transcript()] == [
-        "inspect", "ana", "prune", "finetune", "transform", "bench"
-    ]  # fmt: skip
+    assert [" ".join(command[2:4]) for command, _ in transcript()] == [
+        "onnxprune.models models",
+        *(f"onnxprune {step}" for step in ("inspect", "prune", "transform", "bench")),
+    ]
 
 
-def test_first_command_prints_what_is_shown(tmp_path: Path):
-    command, shown = transcript()[0]
-    (tmp_path / "models").symlink_to(ROOT / "models")
-    printed = run(command, tmp_path)
-    assert [line for line in shown if not is_shown(line, printed)] == []
+def test_first_commands_print_what_is_shown(tmp_path: Path):
+    """In an empty folder: nothing of a clone is needed."""
+    for command, shown in transcript()[:2]:
+        printed = run(command, tmp_path)
+        assert [line for line in shown if not is_shown(line, printed)] == []
 
 
-@pytest.mark.real
 @pytest.mark.slow
 def test_transcript_is_what_happens(tmp_path: Path):
-    """Training may come out a little different on another machine; all else is as shown."""
-    (tmp_path / "models").symlink_to(ROOT / "models")
+    """Latency differs from machine to machine; all else is as shown."""
     for command, shown in transcript():
         printed = without_errors(run(command, tmp_path))
         if command[3] not in MEASURED:
             assert [line for line in without_errors(shown) if not is_shown(line, printed)] == []
-    *_, first, second = [line for line in printed if ".onnx" in line]
-    assert float(second.split()[-1]) > float(first.split()[-1]) - 0.01
+    first, second = [line for line in printed if line.split(" ")[0].endswith(".onnx")]
+    assert float(second.split()[-1]) > float(first.split()[-1]) - 0.02
 
 
 def save_digits(folder: Path, name: str, count: int, seed: int) -> None:
