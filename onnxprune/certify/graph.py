@@ -25,6 +25,12 @@ SMALL = 4096
 """Elements up to which a value is kept as numbers and sizes."""
 LARGE = 1024
 """Elements from which constants are not shown to onnx's inference."""
+LONGEST = 1 << 16
+"""Elements of a list of sizes up to which onnx's inference may follow it."""
+_RANK = 64
+"""Axes of a tensor, at most."""
+_LISTED = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+_HIDDEN = "hidden"
 STANDARD = ("", "ai.onnx")
 RANDOM = {
     "RandomNormal",
@@ -331,6 +337,28 @@ def bodies_of(graph: Graph, node: onnx.NodeProto) -> dict[str, Body]:
     return {name: graph.bodies[node.output[0], name] for name in names}
 
 
+def _hide_long_lists(model: onnx.ModelProto) -> None:
+    """Keep from onnx the nodes that make lists which may be long: it writes down every element.
+
+    A Range is one, and so is a Concat of lists that add up to more than `LONGEST` elements.
+    """
+    lengths = {
+        t.name: int(np.prod(t.dims, dtype=np.int64))
+        for t in model.graph.initializer
+        if t.data_type in _LISTED
+    }
+    for node in model.graph.node:
+        known = [lengths.get(name, 0) for name in node.input]
+        length = sum(known) if node.op_type == "Concat" else max(known, default=0)
+        if node.op_type == "Shape":
+            length = _RANK
+        if node.op_type == "Range" or length > LONGEST:
+            node.domain, length = _HIDDEN, 0
+        lengths.update(dict.fromkeys(node.output, length))
+    if any(node.domain == _HIDDEN for node in model.graph.node):
+        model.opset_import.add(domain=_HIDDEN, version=1)
+
+
 def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
     """Return what onnx infers of sizes, declared shapes of inner tensors and outputs left out."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
@@ -355,6 +383,7 @@ def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
                 graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, dims))
                 continue
         graph.node.add().CopyFrom(node)
+    _hide_long_lists(bare)
     for value in model.graph.output:
         made = graph.output.add()
         made.CopyFrom(value)

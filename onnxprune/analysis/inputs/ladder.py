@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import helper
 
-from onnxprune.algebra.sizes.algebra import number_of
+from onnxprune.algebra.sizes.algebra import Value, number_of
 from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.analysis.sizes.solve import trial_sizes
-from onnxprune.errors import ModelError
-from onnxprune.ir import Model, skeleton
+from onnxprune.errors import ModelError, OnnxpruneError
+from onnxprune.ir import Model
 from onnxprune.runtime.usual_sizes import BATCHES, LADDER, LARGER, SIDES
 
 Shape = tuple[int, ...]
@@ -105,27 +104,19 @@ def estimated_bytes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> int:
 
     What a run holds at a time is less. Tensors of unknown size count as large as the inputs.
     """
-    bare = skeleton(proto)
-    for value in bare.graph.input:
-        if value.name in shapes:
-            kind = value.type.tensor_type.elem_type
-            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, shapes[value.name]))
-    del bare.graph.value_info[:]
-    for output in bare.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except Exception:  # inference has limits of its own: the inputs alone are a lower bound then
-        return 4 * sum(math.prod(s) for s in shapes.values())
     fed = sum(math.prod(s) for s in shapes.values())
-    return sum(_bytes(v, fed) for v in (*inferred.value_info, *inferred.output))
+    try:
+        inferred = infer_sizes(proto, shapes=shapes)
+    except OnnxpruneError:  # the inputs alone are a lower bound then
+        return 4 * fed
+    made = [o for node in proto.graph.node for o in node.output if o]
+    return sum(_bytes(inferred.shapes.get(name), inferred.types.get(name), fed) for name in made)
 
 
-def _bytes(value: onnx.ValueInfoProto, unknown: int) -> int:
-    kind = value.type.tensor_type
-    sizes = [d.dim_value for d in kind.shape.dim]
-    known = kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim)
-    width = 8 if kind.elem_type in (onnx.TensorProto.INT64, onnx.TensorProto.DOUBLE) else 4
+def _bytes(shape: Sequence[Value] | None, kind: int | None, unknown: int) -> int:
+    sizes = [size for size in shape or () if isinstance(size, int)]
+    known = shape is not None and len(sizes) == len(shape)
+    width = 8 if kind in (onnx.TensorProto.INT64, onnx.TensorProto.DOUBLE) else 4
     return width * (math.prod(sizes) if known else unknown)
 
 

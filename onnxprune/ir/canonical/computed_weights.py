@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper
 
+from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, bodies, captured, extracted, subgraphs
 from onnxprune.runtime import Session
@@ -181,7 +182,7 @@ def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
 
 
 def _sizes(model: Model, part: _Part) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Return shape and type of what a part computes, as onnx infers them; what it cannot tell is missing."""
+    """Return shape and type of the tensors a part computes; what the size analysis cannot tell is missing."""
     bare = _network(model, _Part(part.nodes), [])
     for name in part.constants:
         tensor = model.constants[name]
@@ -191,15 +192,17 @@ def _sizes(model: Model, part: _Part) -> dict[str, tuple[tuple[int, ...], int]]:
             info = helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
             bare.graph.input.append(info)
     try:
-        inferred = shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # whatever it is, the sizes are not known, and the part stays as it is
+        inferred = infer_sizes(bare)
+    except OnnxpruneError:  # the sizes are not known, and the part stays as it is
         return {}
     found = {}
-    for value in inferred.graph.value_info:
-        kind = value.type.tensor_type
-        known = value.type.HasField("tensor_type") and kind.HasField("shape")
-        if known and all(d.HasField("dim_value") for d in kind.shape.dim):
-            found[value.name] = (tuple(d.dim_value for d in kind.shape.dim), kind.elem_type)
+    for name in (o for node in part.nodes for o in node.output):
+        shape = inferred.shapes.get(name)
+        if shape is not None and all(isinstance(size, int) for size in shape):
+            found[name] = (
+                tuple(size for size in shape if isinstance(size, int)),
+                inferred.types.get(name, 0),
+            )
     return found
 
 

@@ -14,6 +14,8 @@ from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.table import carriers, first, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 
+MOST_PARTS = 1 << 14
+"""Parts of an axis; joins of joins double their number with every node."""
 OPEN_BOUNDS = "it cuts this axis at bounds that follow the input"
 
 
@@ -33,7 +35,10 @@ def join(c: Context, operands: Iterable[int]) -> None:
         for k, dim in enumerate(dims):
             if k != axis:
                 c.same(result[k], dim)
-    result[axis] = concatenated(dims[axis] for dims in (first_dims, *others))
+    together = [dims[axis] for dims in (first_dims, *others)]
+    if sum(len(factors(dim)) for dim in together) > MOST_PARTS:
+        raise UnknownOperandError(f"it joins more than {MOST_PARTS} parts")
+    result[axis] = concatenated(together)
     keys: tuple[Keys, ...] = tuple((str(k),) for k in range(len(result)))
     c.runs_along(
         Indexing({str(k): d for k, d in enumerate(result)}, dict.fromkeys(operands, keys), {0: keys})
