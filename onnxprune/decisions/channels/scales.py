@@ -10,7 +10,6 @@ move into constants: ``mean·c + ε = c·(mean + ε/c)``, and ``(q·k) / √old 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -20,7 +19,7 @@ import onnx
 
 from onnxprune.algebra.axes import kept_size
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.ir import Model, captured, label
+from onnxprune.ir import GraphIndex, Model, label
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 
 Change: TypeAlias = "tuple[onnx.NodeProto, int, float]"
@@ -100,7 +99,7 @@ def _cut_widths(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dic
 
 def _without_node(graph: _Scalars, name: str, wanted: bool) -> _Move:
     """Move the factor of a node that a cut has put in."""
-    node = graph.makers[name]
+    node = graph.index.nodes[graph.index.producers[name]]
     factor = graph.scalar(node.input[1])
     changes = graph.behind(name, factor) if factor is not None and wanted else None
     said = f"'{name}' is multiplied by a node of its own: runtimes may not fuse what is around it"
@@ -109,7 +108,7 @@ def _without_node(graph: _Scalars, name: str, wanted: bool) -> _Move:
 
 def _by_width(graph: _Scalars, name: str, old: int, new: int) -> _Move | None:
     """Let the scale of the products of attention follow the width of its heads, if it did before."""
-    product = graph.makers.get(name)
+    product = graph.index.producer(name)
     if product is None:
         return None
     sites = [*graph.scalars_after(name), *graph.scalars_before(product, 0), *graph.scalars_before(product, 1)]
@@ -154,27 +153,18 @@ class _Scalars:
 
     Attributes:
         model: The network, which is changed.
-        makers: The node of the main graph that makes each tensor.
-        readers: The nodes that read each tensor.
-        uses: How often each tensor is read, as an output too.
+        index: The nodes of its main graph, with producers and uses.
         changed: Tied matrices that have their factor.
     """
 
     model: Model
-    makers: dict[str, onnx.NodeProto]
-    readers: dict[str, list[onnx.NodeProto]]
-    uses: Counter[str] = field(default_factory=Counter)
+    index: GraphIndex
     changed: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, model: Model) -> _Scalars:
-        found = cls(model, {o: n for n in model.nodes for o in n.output if o}, {})
-        found.uses.update(o.name for graph in model.graphs for o in graph.output)
-        for node in model.all_nodes:
-            found.uses.update((*node.input, *captured(node)))
-            for name in node.input:
-                found.readers.setdefault(name, []).append(node)
-        return found
+        # A list: nodes are removed from the graph, and their numbers have to stay.
+        return cls(model, GraphIndex([*model.nodes], (o.name for o in model.outputs)))
 
     def scalar(self, name: str) -> float | None:
         """Return a constant number of float32 or float64, else ``None``."""
@@ -194,7 +184,7 @@ class _Scalars:
                 name
                 for name, found in factors.items()
                 if math.prod(self.model.constants[name].dims) > _SMALL
-                and (len(found) != self.uses[name] or not np.allclose(found, found[0], rtol=1e-12))
+                and (len(found) != self.index.count(name) or not np.allclose(found, found[0], rtol=1e-12))
             }
             left = [m for m in moves if not any(n.input[k] in torn for n, k, _ in m.changes or ())]
             if len(left) == len(moves):
@@ -207,25 +197,26 @@ class _Scalars:
             name = node.input[operand]
             values = self.model.array(name)
             values = (values.astype(np.float64) * factor).astype(values.dtype)
-            if self.uses[name] == 1:
+            if self.index.count(name) == 1:
                 self.model.set_array(name, values)
             elif values.size > _SMALL:  # all its readers want the same
                 if name not in self.changed:
                     self.model.set_array(name, values)
                 self.changed.add(name)
             else:
-                self.uses[name] -= 1
-                node.input[operand] = own = self.model.add_constant(name, values)
-                self.uses[own] = 1
+                own = self.model.add_constant(name, values)
+                operands = [own if k == operand else given for k, given in enumerate(node.input)]
+                self.index.rewire(self.index.producers[node.output[0]], operands)
         if move.needless is not None:
             self._bypass(move.needless)
 
     def _bypass(self, node: onnx.NodeProto) -> None:
         """Remove a node that multiplies by a number; what made its operand makes its result."""
-        maker = self.makers[node.input[0]]
+        number = self.index.producers[node.input[0]]
+        maker = self.index.nodes[number]
         place = [*maker.output].index(node.input[0])
         maker.output[place] = node.output[0]
-        self.makers[node.output[0]] = maker
+        self.index.producers[node.output[0]] = number
         self.model.proto.graph.node.remove(node)
         self.model.edited()
 
@@ -247,7 +238,7 @@ class _Scalars:
     def before(self, name: str, factor: float) -> list[Change] | None:
         """Find the constants that give a tensor a factor; ``None`` if there are none."""
         changes: list[Change] = []
-        while (node := self.makers.get(name)) is not None and self.uses[name] == 1 and len(node.output) == 1:
+        while (node := self._only_producer(name)) is not None and len(node.output) == 1:
             constants = [k for k, i in enumerate(node.input) if self._is_wide(i)]
             operands = _AFFINE.get(node.op_type)
             if node.op_type in ("Add", "Sub") and len(constants) == 1:
@@ -281,7 +272,7 @@ class _Scalars:
     def scalars_after(self, name: str) -> list[_Site]:
         """Return the node behind a product that scales it."""
         node = self._only_reader(name)
-        product = self.makers[name]
+        product = self.index.nodes[self.index.producers[name]]
         if node is None or node.op_type not in ("Mul", "Div"):
             return []
         tensor = next((i for i in product.input if self.before(i, 1.0) is not None), product.input[0])
@@ -290,7 +281,7 @@ class _Scalars:
     def scalars_before(self, product: onnx.NodeProto, operand: int) -> list[_Site]:
         """Return the node that scales an operand of a product."""
         name = product.input[operand]
-        while (node := self.makers.get(name)) is not None and self.uses[name] == 1:
+        while (node := self._only_producer(name)) is not None:
             if node.op_type in ("Mul", "Div"):
                 scaled = next((i for i in node.input if i not in self.model.constants), "")
                 return self._site(node, scaled, scaled)
@@ -307,7 +298,12 @@ class _Scalars:
         return [_Site(node, operand, 1 / number if node.op_type == "Div" else number, tensor)]
 
     def _only_reader(self, name: str) -> onnx.NodeProto | None:
-        return self.readers[name][0] if self.uses[name] == 1 and self.readers.get(name) else None
+        uses = self.index.operands(name)
+        return self.index.nodes[uses[0].node] if uses and self.index.count(name) == 1 else None
+
+    def _only_producer(self, name: str) -> onnx.NodeProto | None:
+        """Return the node that makes a tensor which is read once."""
+        return self.index.producer(name) if self.index.count(name) == 1 else None
 
     def _is_wide(self, name: str) -> bool:
         tensor = self.model.constants.get(name)
