@@ -13,7 +13,7 @@ _LOOKS = 10
 _BETWEEN_LOOKS_S = 0.01
 
 
-class Stopwatch:
+class ProcessorClock:
     """The seconds since it was made: those that went by, or those the process worked where that is less.
 
     A budget of seconds so lasts as long on a machine that others use as on one that is idle.

@@ -13,7 +13,7 @@ from onnxprune.evaluate.equivalence.comparison import ReferenceRun
 from onnxprune.evaluate.equivalence.draws import drawn
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, TensorSpec
-from onnxprune.support.processors import Stopwatch
+from onnxprune.support.processors import ProcessorClock
 
 _RUNS = 8
 _MOST_ELEMENTS = 8192
@@ -43,7 +43,7 @@ def covering(
     said = []
     sizes = {n: int(np.prod(shape)) for n, shape in shapes.items()}
     bounded = {n: h for n, h in rows.items() if sizes.get(n)}
-    watch = Stopwatch()
+    watch = ProcessorClock()
     for name, high in bounded.items():
         elements = sizes[name]
         factor = max(1, min(math.ceil(high / (elements * _RUNS)), _MOST_ELEMENTS // elements))

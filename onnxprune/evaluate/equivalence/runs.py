@@ -23,7 +23,7 @@ from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ir import Model
 from onnxprune.runtime import RUN_S, runs_within
-from onnxprune.support.processors import Stopwatch
+from onnxprune.support.processors import ProcessorClock
 
 Shrunk = Callable[[Iterable[str]], Interface]
 SMALL = 1 << 14
@@ -81,7 +81,7 @@ class EquivalenceCheck:
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
     limit: EndlessError | None = None
-    _watch: Stopwatch = field(default_factory=Stopwatch)
+    _watch: ProcessorClock = field(default_factory=ProcessorClock)
     _kind: str = KINDS[0]
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class EquivalenceCheck:
 
     def try_shapes(self, given: Mapping[str, Sequence[int]] | None) -> None:
         """Run drawn inputs of one shape of each kind, as far as the budget goes."""
-        self._watch = Stopwatch()
+        self._watch = ProcessorClock()
         done: set[str] = set()
         smallest = 0
         aside: list[Trial] = []

@@ -11,7 +11,7 @@ from onnxprune.evaluate.equivalence.comparison import ReferenceRun
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.ir import Model, check
 from onnxprune.runtime import Session
-from onnxprune.support.processors import Stopwatch
+from onnxprune.support.processors import ProcessorClock
 
 ROWS = 90
 
@@ -45,6 +45,6 @@ def test_some_rows_are_fed_when_the_time_is_over() -> None:
 
 
 def test_waiting_is_not_charged() -> None:
-    watch = Stopwatch()
+    watch = ProcessorClock()
     time.sleep(0.3)
     assert watch.seconds < 0.2
