@@ -114,7 +114,8 @@ class RepairSite:
     def memory(self) -> tuple[list[str], dict[str, Array]]:
         """Return all a method may change here: what the node reads, its constants, what is added after."""
         names = {*self.node.input, *((self.shift.tensor,) if not self.normalises and self.shift else ())}
-        constants = {n: self.pair.sparse.array(n).copy() for n in names & set(self.pair.sparse.constants)}
+        sparse = self.pair.sparse
+        constants = {n: sparse.array(n).copy() for n in names if n in sparse.constants}
         return list(self.node.input), constants
 
     def go_back(self, memory: tuple[list[str], dict[str, Array]]) -> None:

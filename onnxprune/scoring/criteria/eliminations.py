@@ -101,8 +101,9 @@ def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Calibra
     """
     layers: dict[str, list[ObsLayer]] = {}
     powers: dict[str, list[float]] = {}
+    groups = {group.name: group for group in channels.groups}
     for reader, moments in seen:
-        for name, layer, power in _admitted(channels, reader, moments):
+        for name, layer, power in _admitted(channels, groups, reader, moments):
             layers.setdefault(name, []).append(layer)
             powers.setdefault(name, []).append(power)
     found = {}
@@ -161,14 +162,16 @@ def _moments(channels: Channels, reader: Reader, trace: Trace, seed: int) -> Mom
     return seen + held
 
 
-def _admitted(channels: Channels, reader: Reader, moments: Moments) -> Iterator[tuple[str, ObsLayer, float]]:
+def _admitted(
+    channels: Channels, groups: Mapping[str, Group], reader: Reader, moments: Moments
+) -> Iterator[tuple[str, ObsLayer, float]]:
     """Yield the matrices of a reader with their Gram matrices, and the power of the result, by group."""
     layer = reader.layer
     matrices = layer.matrices(channels.model.array(layer.weight).astype(np.float64))
-    sizes = {g.name: channels.apart(g).size for g in channels.groups if g.name in reader.members}
     for name, members in reader.members.items():
+        size = channels.apart(groups[name]).size
         for which, (matrix, gram) in enumerate(zip(matrices, _centred(moments), strict=True)):
-            columns = _columns(members[which], sizes[name])
+            columns = _columns(members[which], size)
             if columns is not None:
                 power = float(((matrix @ gram) * matrix).sum()) * len(matrices)
                 yield name, ObsLayer.admit(matrix, gram, columns), power or 1.0

@@ -76,7 +76,8 @@ class Trace:
         index = self.model.main
         known = set(self.batches[0]) if self.batches else {i.name for i in self.model.inputs}
         known.update(index.made(self.position, position))
-        return index.live(position, known - self.model.constants.keys())
+        constants = self.model.constants
+        return index.live(position, (name for name in known if name not in constants))
 
     def _session(self, numbers: Sequence[int], names: Sequence[str]) -> Session:
         """Make a session of some nodes, fed with what the checkpoint holds."""
@@ -84,12 +85,13 @@ class Trace:
         nodes = [index.nodes[number] for number in numbers]
         made = {o for n in nodes for o in n.output if o}
         read = {i for number in numbers for i in index.reads(number)} - made
-        constants = sorted(read & self.model.constants.keys())
+        constants = [name for name in sorted(read) if name in self.model.constants]
+        fed = [name for name in sorted(read) if name not in self.model.constants]
         proto = extracted(
             self.model,
             [own for node in nodes for own in self._instead(node)],
             constants,
-            [_like(name, self.batches[0]) for name in sorted(read - self.model.constants.keys())],
+            [_like(name, self.batches[0]) for name in fed],
             [onnx.ValueInfoProto(name=name) for name in names if name in made],
         )
         return Session(proto, threads=self.threads)
