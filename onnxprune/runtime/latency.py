@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ class Latency:
 
     Attributes:
         median_ms: The figure to compare by.
-        min_ms: The fastest round.
+        min_ms: The fastest run.
         p90_ms: Nine rounds of ten were faster than this.
         mean_ms: The average.
         rounds: How many rounds there were.
@@ -98,11 +99,15 @@ def time_in_turns(
     """
     _check_rounds(rounds, warmup)
     repeats = [_repeats(run, warmup) for run in runs]
-    times = [
-        [_mean_ms(run, n) for run, n in zip(runs, repeats, strict=True)]
+    blocks = [
+        [_block_ms(run, n) for run, n in zip(runs, repeats, strict=True)]
         for _ in track(range(rounds), "measure latency")
     ]
-    return [summary(column) for column in np.array(times).T]
+    columns = [list(column) for column in zip(*blocks, strict=True)]
+    means = [summary([float(np.mean(block)) for block in column]) for column in columns]
+    return [
+        replace(found, min_ms=min(map(min, column))) for found, column in zip(means, columns, strict=True)
+    ]
 
 
 def _check_rounds(rounds: int, warmup: int) -> None:
@@ -116,17 +121,19 @@ def _repeats(run: Callable[[], object], warmup: int) -> int:
     """Warm a model up and return how many runs fill a block."""
     for _ in range(warmup):
         run()
-    return max(1, round(1e3 * _BLOCK_SECONDS / min(_mean_ms(run, 1) for _ in range(3))))
+    return max(1, round(1e3 * _BLOCK_SECONDS / min(_block_ms(run, 3))))
 
 
-def _mean_ms(run: Callable[[], object], repeats: int) -> float:
-    start = time.perf_counter()
+def _block_ms(run: Callable[[], object], repeats: int) -> list[float]:
+    """Return the time of each of some runs, in milliseconds."""
+    marks = [time.perf_counter()]
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - start) * 1e3 / repeats
+        marks.append(time.perf_counter())
+    return [1e3 * (end - start) for start, end in pairwise(marks)]
 
 
-def summary(figures: Sequence[float] | np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+def summary(figures: Sequence[float]) -> Latency:
     """Return the statistics of times, ``[rounds]`` in milliseconds."""
     times = np.asarray(figures, np.float64)
     p90 = float(np.quantile(times, 0.9))

@@ -46,7 +46,7 @@ class OnnxRuntime(LatencyBackend):
         return self.execution or current()
 
     def figure(self, latency: Latency) -> float:
-        """Return the fastest round: other programs on this machine only ever add to it."""
+        """Return the fastest run: other programs on this machine only ever add to it."""
         return latency.min_ms
 
     def measure(
@@ -104,7 +104,7 @@ class OpenVino(LatencyBackend):
         return core
 
     def figure(self, latency: Latency) -> float:
-        """Return the fastest round: other programs on this machine only ever add to it."""
+        """Return the fastest run: other programs on this machine only ever add to it."""
         return latency.min_ms
 
     def measure(
