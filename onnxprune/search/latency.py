@@ -52,6 +52,8 @@ _PORTION = 4
 _RIDGE = 1e-3
 _NEAR = 4.0
 """How much more than a random network a plan weighs that was made for the budget."""
+_CERTAIN = 400.0
+"""The weight of the whole network, whose ratio is one by definition, whatever noise the others have."""
 Key: TypeAlias = tuple[tuple[str, int], ...]
 """Widths of groups by name, as a key."""
 
@@ -185,7 +187,7 @@ class Stopwatch:
 
         whole, samples = np.asarray(values({})), list(self.samples.values())
         rows = [np.ones(len(whole)), *(np.asarray(values(s.counts)) / whole for s in samples)]
-        times, weights = [1.0, *(s.ratio for s in samples)], [_NEAR, *(s.weight for s in samples)]
+        times, weights = [1.0, *(s.ratio for s in samples)], [_CERTAIN, *(s.weight for s in samples)]
         shares = (_explained(np.asarray(rows), np.asarray(times), weights) / whole).tolist()
         first, rest = shares[: len(plain)], shares[len(plain) :]
         stepped = Polynomial.sum(moving, rest) if moving else None

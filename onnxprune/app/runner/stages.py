@@ -122,7 +122,7 @@ class Stages:
 
         def work() -> Facts:
             data = self.material.dataset("calibration") if options.looks_at_data else None
-            table = self._table if of == "latency" else None
+            table = self._table if of == "latency" or self.recipe.bench.table else None
             step = Prune(analysis=self._analysis(analysis), data=data, latency_table=table, **how)
             return self._apply(step, model, file)
 

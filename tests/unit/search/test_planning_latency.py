@@ -121,3 +121,13 @@ def test_the_real_clock() -> None:
     assert facts["latency_ms"] > 0
     assert 0 < facts["latency_ms_predicted"] < facts["latency_ms_before"]
     assert watch.time([]) == []
+
+
+def test_noise_does_not_change_the_time_of_the_whole_network() -> None:
+    """Samples that were all measured far too fast: the budget still begins at one."""
+    watch = Stopwatch.here(find_channels(network()))
+    groups = watch.channels.groups
+    for share in (0.3, 0.5, 0.7, 0.9):
+        counts = {g.factor: max(1, round(share * g.size)) for g in groups}
+        watch.samples[("share", int(100 * share)),] = latency.Sample(counts, 0.2 * share, 1.0)
+    assert watch.budget(0.5, {}, {}).value({}) == pytest.approx(1, abs=0.1)
