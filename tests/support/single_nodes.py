@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -39,13 +40,21 @@ def examples() -> dict[str, list[Any]]:
     return dict(found)
 
 
-def network(case: Any, weighed: bool = True, shifted: bool = False) -> onnx.ModelProto | None:
+def network(
+    case: Any,
+    weighed: bool = True,
+    shifted: float = 0.0,
+    plain: Collection[str] = (),
+    quantised: Mapping[str, tuple[float, int]] | None = None,
+) -> onnx.ModelProto | None:
     """Build the network of one example.
 
     Args:
         case: One of onnx's examples.
         weighed: Whether results are summed up with weights.
-        shifted: Whether a number is added to all operands, so that none is zero at a removed channel.
+        shifted: A number that is added to all operands, so that none is zero at a removed channel.
+        plain: Operands that are constants of the network rather than sums of weights.
+        quantised: Scale and zero point of operands and results that are integers and stand for floats.
 
     Returns:
         The network; ``None`` where the example has no floating-point operand with an axis.
@@ -53,7 +62,7 @@ def network(case: Any, weighed: bool = True, shifted: bool = False) -> onnx.Mode
     graph, (operands, results) = case.model.graph, case.data_sets[0]
     if not all(isinstance(v, np.ndarray) for v in (*operands, *results)) or not all(v.size for v in results):
         return None
-    build = _Builder(weighed, shifted)
+    build = _Builder(weighed, shifted, plain, quantised or {})
     for info, value in zip(graph.input, operands, strict=False):
         build.operand(info, value)
     node = onnx.NodeProto()
@@ -69,8 +78,15 @@ def network(case: Any, weighed: bool = True, shifted: bool = False) -> onnx.Mode
 
 
 class _Builder:
-    def __init__(self, weighed: bool, shifted: bool) -> None:
+    def __init__(
+        self,
+        weighed: bool,
+        shifted: float,
+        plain: Collection[str],
+        quantised: Mapping[str, tuple[float, int]],
+    ) -> None:
         self.weighed, self.shifted = weighed, shifted
+        self.plain, self.quantised = plain, quantised
         self.random = np.random.default_rng(0)
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
@@ -80,7 +96,10 @@ class _Builder:
     def operand(self, info: onnx.ValueInfoProto, value: np.ndarray) -> None:
         """Make an operand of the example's values, scaled by the input and shifted."""
         kind, name = info.type.tensor_type.elem_type, info.name
-        if kind not in FLOATS or value.size < 2:
+        if name in self.quantised:
+            self.integers(name, value, kind)
+            return
+        if kind not in FLOATS or value.size < 2 or name in self.plain:
             self.constants.append(numpy_helper.from_array(value, name))
             return
         self.inputs.append(helper.make_tensor_value_info(f"{name}_in", kind, [1] * value.ndim))
@@ -89,15 +108,35 @@ class _Builder:
         self._node("Mul", [f"{name}_in", scaled], f"{name}_product")
         if self.shifted:
             self._node("Add", [f"{name}_product", shift], f"{name}_unshifted")
-            quarter = self._constant(f"{name}_quarter", np.asarray(0.25), kind)
-            self._node("Add", [f"{name}_unshifted", quarter], name)
+            number = self._constant(f"{name}_number", np.asarray(self.shifted), kind)
+            self._node("Add", [f"{name}_unshifted", number], name)
         else:
             self._node("Add", [f"{name}_product", shift], name)
 
+    def integers(self, name: str, value: np.ndarray, kind: int) -> None:
+        """Make an operand of integers from a float operand that stands for them."""
+        scale, zero = self.quantised[name]
+        real = (value.astype(np.float32) - zero) * np.float32(scale)
+        tensor = helper.make_tensor_value_info(f"{name}_real", TensorProto.FLOAT, value.shape)
+        self.operand(tensor, real)
+        parameters = [
+            self._constant(f"{name}_scale", np.asarray(scale), TensorProto.FLOAT),
+            self._constant(f"{name}_zero", np.asarray(zero), kind),
+        ]
+        self._node("QuantizeLinear", [f"{name}_real", *parameters], name)
+
     def result(self, info: onnx.ValueInfoProto, value: np.ndarray) -> None:
         """Sum a result up with weights."""
-        name = info.name
-        if info.type.tensor_type.elem_type != TensorProto.FLOAT:
+        name, kind = info.name, info.type.tensor_type.elem_type
+        if name in self.quantised:
+            scale, zero = self.quantised[name]
+            constants = [
+                self._constant(f"{name}_scale", np.asarray(scale), TensorProto.FLOAT),
+                self._constant(f"{name}_zero", np.asarray(zero), kind),
+            ]
+            self._node("DequantizeLinear", [name, *constants], f"{name}_float")
+            name = f"{name}_float"
+        elif kind != TensorProto.FLOAT:
             self._node("Cast", [name], f"{name}_float", to=TensorProto.FLOAT)
             name = f"{name}_float"
         if self.weighed:

@@ -94,8 +94,9 @@ def _rewrite_sizes(
     results: dict[int, dict[int, Change]] = defaultdict(dict)
     for use in channels.typing.size_uses:
         new = kept_size(use.dim, counts)
-        if use.attribute is not None and new != use.dim.size:
-            _rewrite_attribute(model.node(use.node), use, kept_count(use.dim, counts))
+        if use.attribute is not None:
+            if new != use.dim.size:
+                _rewrite_attribute(model.node(use.node), use, kept_count(use.dim, counts))
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
             old = use.dim.size
             results[use.node][use.element] = old if isinstance(old, int) else 1 / _fraction(use.dim, counts)

@@ -177,10 +177,11 @@ def skip_layer_normalization(c: Context) -> None:
 def embed_layer_normalization(c: Context) -> None:
     """Rows of two or three tables are added, then as LayerNormalization over the last axis."""
     tables = "words[v h] positions[p h] kinds[k h] gamma[h] beta[h]"
-    axes = c.match(f"ids[n t] segments[n t] {tables} mask[n t] places[m t] -> Y[n t h] index[*i] sum[n t h]")
+    axes = c.match(f"ids[n t] segments[n t] {tables} mask[n t] places[m t] -> Y[n t h] index[n] sum[n t h]")
     for name in "vpk":
         if name in axes:
             c.block(axes[name], "it picks elements of this axis by number")
+    c.block(axes["t"], "it counts along this axis")
     _centre(c, (axes["h"],), 5)
     c.weights(2, 3, 4, 5, 6)
 
