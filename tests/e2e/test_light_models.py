@@ -10,13 +10,20 @@ from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session, sample_feeds
 
 LARGE = ["resnet50", "densenet121", "inception_v1", "inception_v2", "vgg19", "shufflenet"]
+LARGE_MARKS = [pytest.mark.real, pytest.mark.slow]
 networks = pytest.mark.parametrize(
-    "name", ["squeezenet", *(pytest.param(n, marks=[pytest.mark.real, pytest.mark.slow]) for n in LARGE)]
+    "name", ["squeezenet", *(pytest.param(n, marks=LARGE_MARKS) for n in LARGE)]
 )
+REDUCTIONS = (0.3, 0.5, 0.7)
 
 
-@networks
-@pytest.mark.parametrize("reduction", [0.3, 0.5, 0.7])
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [
+        *(("squeezenet", r) for r in REDUCTIONS),
+        *(pytest.param(n, REDUCTIONS[k % 3], marks=LARGE_MARKS) for k, n in enumerate(LARGE)),
+    ],
+)
 def test_a_budget_of_work(name: str, reduction: float) -> None:
     model = filled(name)
     sparse = Prune(reduce_macs=reduction)(model)

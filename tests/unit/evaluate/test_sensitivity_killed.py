@@ -18,7 +18,7 @@ from places import python_path
 
 from onnxprune.decisions.plan import Analysis
 
-KILLS = 20
+KILLS = 8
 
 
 def slowly(outputs: dict[str, Any], targets: dict[str, Any] | None) -> float:
