@@ -23,9 +23,6 @@ EXCUSED: dict[mutations.Site, str] = {
      "rescale_attribute"): TOLERANT,
     ("normalization", "instance_normalization", 'c.rescale_operand(1, axes["*s"], 0.5)',
      "rescale_operand"): TOLERANT,
-    ("pattern", "X[n c *s] indices[n c *s] -> Y[n c *t]", "operand 0: n"): (
-        "values and indices are results of one MaxPool, which has lined them up"
-    ),
     ("pattern", EMBEDDING, "operand 0: t"): TOKENS,
     ("pattern", EMBEDDING, "operand 1: t"): TOKENS,
     ("pattern", EMBEDDING, "operand 7: t"): TOKENS,
