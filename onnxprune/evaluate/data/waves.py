@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import wavfile
-from scipy.signal import resample_poly
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate.data.preprocessing import settings_of
