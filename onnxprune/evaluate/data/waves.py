@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class WaveReader:
                     f'write the rate of the model into {SETTINGS}, such as {{"sampling_rate": 16000}}',
                 )
             common = math.gcd(rate, self.rate)
-            values = resample_poly(values, self.rate // common, rate // common)
+            values = _signal().resample_poly(values, self.rate // common, rate // common)
         if self.normalises:
             values = (values - values.mean()) / np.sqrt(values.var() + _VARIANCE)
         if self.length is not None:
@@ -91,8 +92,17 @@ class WaveReader:
         return values.reshape(*[1] * self.inner, -1).astype(self.dtype)
 
 
+def _signal() -> ModuleType:
+    """Import scipy's filters: no command that resamples nothing waits for them."""
+    import scipy.signal
+
+    return scipy.signal
+
+
 def _read(path: Path) -> tuple[int, Array]:
     """Return the rate of a file and its values of -1 to 1, the mean of its channels."""
+    from scipy.io import wavfile
+
     try:
         rate, values = wavfile.read(path)
     except Exception as error:  # scipy raises whatever it meets
