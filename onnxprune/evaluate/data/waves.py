@@ -96,7 +96,8 @@ def _signal() -> ModuleType:
     """Import scipy's filters: no command that resamples nothing waits for them."""
     import scipy.signal
 
-    return scipy.signal
+    module: ModuleType = scipy.signal
+    return module
 
 
 def _read(path: Path) -> tuple[int, Array]:
