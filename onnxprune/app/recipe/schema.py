@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from onnxprune.app.recipe.sections import PassSection, Section, keys_of, number
+from onnxprune.decisions.pattern import Pattern
 from onnxprune.errors import OnnxpruneError, UsageError
-from onnxprune.passes import Ana, Finetune, Prune, Recover
+from onnxprune.passes import Ana, Finetune, Prune, Recover, Sparsify
 from onnxprune.runtime.backends import check_backend
 from onnxprune.scoring.criteria import check_criterion, looks_at_data
 from onnxprune.support.common_options import (
@@ -229,6 +230,37 @@ class FinetuneSection(PassSection):
         return loss
 
 
+@dataclass(frozen=True)
+class SparsifyKeys:
+    """Keys of the section ``sparsify`` that the pass has not.
+
+    Attributes:
+        enabled: Whether elements of weights are set to zero, once all channels are chosen.
+        epochs: Passes over the training data afterwards; by default those of the last iteration.
+    """
+
+    enabled: bool = field(default=False, metadata=option(key=Key(note="true: for sparse tensor cores")))
+    epochs: int | None = field(
+        default=None,
+        metadata=option(least=0, key=Key(after="samples", example="5", note="of training afterwards")),
+    )
+
+
+@keys_of(Sparsify, SparsifyKeys, without=(GroupSelection,))
+class SparsifySection(PassSection):
+    """Zeros within weights, after the last iteration; see the command `sparsify`."""
+
+    note: ClassVar[str] = "zeros within weights, once all channels are chosen"
+
+    @field_validator("pattern", check_fields=False)
+    @classmethod
+    def _known(cls, pattern: str) -> str:
+        try:
+            return str(Pattern.of(pattern))
+        except UsageError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from error
+
+
 class StopSection(Section):
     """When to stop before the schedule ends.
 
@@ -365,6 +397,7 @@ class Recipe(Section):
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
     finetune: FinetuneSection = FinetuneSection()
+    sparsify: SparsifySection = SparsifySection()
     stop: StopSection = StopSection()
     compare: CompareSection = CompareSection()
     bench: BenchSection = BenchSection()

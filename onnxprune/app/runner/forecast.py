@@ -10,7 +10,7 @@ from onnxprune.app.recipe import Recipe
 
 _SHORT = "baseline"
 """What steps that only judge and cut are taken to last, until one of their kind has been seen."""
-_LONG = ("ana", "recover", "finetune")
+_LONG = ("ana", "recover", "finetune", "sparsify")
 
 
 def planned_steps(recipe: Recipe) -> dict[str, int]:
@@ -27,6 +27,10 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
         measured = recipe.ana.repeat or number == 1
         steps = {kind: n for kind, n in _round(recipe, size).items() if measured or kind != "ana"}
         found |= {f"{number}-{kind}": n for kind, n in steps.items()}
+    if recipe.sparsify.enabled:
+        trained = every[-1] if recipe.sparsify.epochs is None else recipe.sparsify.epochs
+        steps = {"sparsify": 1, "finetune": trained, "score": 1}
+        found |= {f"pattern-{kind}": n for kind, n in steps.items() if n}
     found["transform"] = 1
     if recipe.compare.one_shot:
         steps = _round(recipe, sum(every))

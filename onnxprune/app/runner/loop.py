@@ -14,7 +14,7 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner.forecast import Forecast, planned_steps
 from onnxprune.app.runner.journal import Facts, Journal, Listener, open_journal
 from onnxprune.app.runner.recipe_data import RecipeData
-from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, Round, Stages
+from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, PATTERN, Round, Stages
 from onnxprune.app.runner.tracking import tracking
 from onnxprune.errors import MissedError, NothingToDoError, OnnxpruneError, PlanError
 from onnxprune.ir import load, opened
@@ -63,6 +63,7 @@ class _Loop:
         pending: Reductions still to be tried.
         done: All iterations, dropped ones included.
         reason: Why it ended.
+        final: The sparse model that is made dense, once it is known.
     """
 
     recipe: Recipe
@@ -74,6 +75,7 @@ class _Loop:
     pending: deque[float]
     done: list[Iteration] = field(default_factory=list)
     reason: str = "the schedule is done"
+    final: str = ""
 
     @classmethod
     def open(cls, recipe: Recipe, stages: Stages) -> _Loop:
@@ -138,21 +140,45 @@ class _Loop:
 
     def finish(self) -> None:
         """Make the best iteration dense and measure how fast all are."""
-        self.stages.transform(self.result.model)
+        self.stages.transform(self._final())
         models = {str(i.number): i.model for i in self.done if i is not self.result}
         if self.recipe.compare.one_shot and self.best.number:
             models[ONE_SHOT.name] = self._at_once()
-        self.stages.bench(models | {"dense": DENSE}, self.result.model)
+        self.stages.bench(models | {"dense": DENSE}, self.final)
+
+    def _final(self) -> str:
+        """Return the model to be made dense: the result, with zeros within weights where the recipe asks."""
+        recipe, stages, self.final = self.recipe, self.stages, self.result.model
+        if not recipe.sparsify.enabled:
+            return self.final
+        sparse, entry = stages.sparsify(PATTERN, self.final)
+        if entry.facts.get("unchanged"):
+            self.reason += f"; no weight can follow the pattern {recipe.sparsify.pattern}"
+            return self.final
+        made = [sparse]
+        epochs = recipe.sparsify.epochs
+        epochs = self._epochs(recipe.budget.target) if epochs is None else epochs
+        if epochs:
+            made.append(stages.finetune(PATTERN, made[-1], epochs, True))
+        model, score = stages.score(PATTERN, made if recipe.finetune.keep == "best" else made[-1:])
+        noise = 0.0 if self._reaches(score, self.floor) else stages.noise(PATTERN, model)
+        if self._reaches(score, self.floor, noise):
+            self.final = model
+        else:
+            self.reason += f"; without the pattern {recipe.sparsify.pattern}, which fell to {score:.6g}"
+        return self.final
 
     def facts(self) -> Facts:
         """Return how it went, ready for JSON."""
         of = f"{self.recipe.budget.of}_reduction"
+        patterned = self.final not in ("", self.result.model)
         return {
             "reason": self.reason,
+            "pattern": self.recipe.sparsify.pattern if patterned else None,
             "floor": self.floor,
             "missed": not self.best.number,
             "best_iteration": self.result.number,
-            "sparse": self.result.model,
+            "sparse": self.final or self.result.model,
             "dense": DENSE,
             "iterations": [
                 {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score}

@@ -76,9 +76,10 @@ def check_state(state: Any) -> None:
             step["facts"], _FACTS.get(name.rpartition("-")[2], MappingOf(ANYTHING)), f"steps.{name}.facts"
         )
     for name in state["steps"]:
-        pruned = f"{name.removesuffix('-score')}-prune"
-        if name.endswith("-score") and pruned not in state["steps"]:
-            raise ValueError(f"steps.{pruned} is missing")
+        stem = name.removesuffix("-score")
+        made = {f"{stem}-prune", f"{stem}-sparsify"}
+        if name.endswith("-score") and made.isdisjoint(state["steps"]):
+            raise ValueError(f"steps.{stem}-prune is missing")
     for name, facts in ((n, s["facts"]) for n, s in state["steps"].items() if n.endswith("-prune")):
         if any(w["before"] < 1 for w in facts["groups"].values()):
             raise ValueError(f"steps.{name}.facts.groups has a group without channels")

@@ -32,6 +32,7 @@ from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.sensitivity import Ana
+from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime.backends import find_backend
 from onnxprune.train.checkpoint import remove
@@ -62,6 +63,8 @@ class Round:
 
 
 ONE_SHOT = Round("one-shot", "one-shot")
+PATTERN = Round("pattern", "pattern")
+"""What follows the last iteration: zeros within weights."""
 FIRST_ANALYSIS = f"{Round.iteration(1).folder}/{_ANALYSIS}"
 """What was found out about the original."""
 
@@ -141,6 +144,19 @@ class Stages:
 
         self.journal.step(f"{at.name}-recover", inputs, (file,), work)
         return file
+
+    def sparsify(self, at: Round, model: str) -> tuple[str, Entry]:
+        """Set elements of weights to zero by a pattern, where any can follow it; return the model's file."""
+        options, file = self.recipe.sparsify, f"{at.folder}/sparse.onnx"
+        how = options.model_dump(exclude={"enabled", "epochs"})
+        how |= {"seed": self.recipe.seed, "threads": self.material.threads}
+        inputs = {"model": self._digest(model), "sparsify": how} | self.material.inputs("calibration")
+
+        def work() -> Facts:
+            data = self.material.dataset("calibration")
+            return self._apply(Sparsify(data=data, allow_unchanged=True, **how), model, file)
+
+        return file, self.journal.step(f"{at.name}-sparsify", inputs, (file,), work)
 
     def finetune(self, at: Round, model: str, epochs: int, final: bool) -> str:
         """Train; return the tuned model's file.

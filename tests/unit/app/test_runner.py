@@ -20,6 +20,7 @@ from onnxprune.app.report import collect, render
 from onnxprune.app.runner import STATE, read_state, run
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
+from onnxprune.decisions.elements import check_pattern
 from onnxprune.errors import DataError, MissedError, ModelError, OutputError, UsageError
 from onnxprune.evaluate.equivalence import verify
 from onnxprune.ir import load
@@ -527,3 +528,36 @@ def test_overrides_reach_the_run(tmp_path):
     path = write_recipe(tmp_path)
     run(read_recipe(path, ["data.limit=8", "schedule.iterations=1"]))
     assert len(read_state(tmp_path / "work")["result"]["iterations"]) == 1
+
+
+SPARSIFY = ("sparsify.enabled=true", "sparsify.samples=32", "prune.round_to=4")
+
+
+def test_zeros_within_weights_come_last_and_are_trained(tmp_path):
+    recipe = recipe_in(tmp_path, *SPARSIFY, "sparsify.epochs=1")
+    state, folder = run(recipe), tmp_path / "work"
+    assert state["pattern"] == "2:4"
+    assert state["sparse"].startswith("pattern/")
+    steps = list(read_state(folder)["steps"])
+    assert steps[-5:] == ["pattern-sparsify", "pattern-finetune", "pattern-score", "transform", "bench"]
+    assert check_pattern(load(folder / "dense.onnx")).valid
+    assert run(recipe)["steps_done"] == 0
+
+
+def test_a_pattern_that_no_weight_can_follow_is_left_out(tmp_path):
+    state = run(recipe_in(tmp_path, *SPARSIFY, "sparsify.pattern=3:7"))
+    assert state["pattern"] is None
+    assert "no weight can follow the pattern 3:7" in state["reason"]
+
+
+def test_a_pattern_that_costs_more_than_the_floor_is_left_out(tmp_path, monkeypatch):
+    recipe = recipe_in(tmp_path, *SPARSIFY, "stop.max_drop=0.3")
+    monkeypatch.setattr(Stages, "noise", lambda *_: 0.0)
+    score = Stages.score
+    monkeypatch.setattr(
+        Stages, "score", lambda s, at, *more: (score(s, at, *more)[0], 0.0 if at.name == "pattern" else 1.0)
+    )
+    state = run(recipe)
+    assert state["pattern"] is None
+    assert state["sparse"].startswith("iteration-")
+    assert "without the pattern 2:4, which fell to 0" in state["reason"]
