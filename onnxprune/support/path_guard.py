@@ -28,11 +28,11 @@ LOCK = ".lock"
 NOTES = "shrink.json"
 """What `shrink` decided by the clock, so that a job that was killed goes on with the same."""
 PAGE = "report.html"
-ROUNDS = ("iteration-*", "one-shot")
+ROUNDS = ("iteration-*", "one-shot", "pattern")
 """Folders of a work folder, as globs."""
 _OWN = re.compile(
     rf"{re.escape(STATE)}|{re.escape(LOCK)}|dense\.onnx((\.\d+)?\.data)?"
-    r"|(iteration-\d+|one-shot)/[\w-]+(\.json|\.onnx((\.\d+)?\.data|\.[0-9a-f]{12}\.checkpoint)?)"
+    r"|(iteration-\d+|one-shot|pattern)/[\w-]+(\.json|\.onnx((\.\d+)?\.data|\.[0-9a-f]{12}\.checkpoint)?)"
 )
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 """What a shell passes for the output of another command: it ends with that command."""

@@ -75,6 +75,7 @@ def _result(facts: Mapping[str, Facts], result: Facts | None, latencies: Mapping
     found["shown"] = certified(facts["transform"])
     said = {name: result[name] for name in ("reason", "floor", "best_iteration", "dense")}
     said["missed"] = result.get("missed", False)
+    said["pattern"] = facts["transform"].get("pattern")
     return found | said | latencies.get("dense", {})
 
 
