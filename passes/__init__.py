@@ -11,12 +11,14 @@ from onnxprune.passes.reports import (
     RecoverReport,
     Report,
     RotateReport,
+    SeparateReport,
     SparsifyReport,
     TransformReport,
 )
 from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.rows import KeepRows
 from onnxprune.passes.sensitivity import Ana
+from onnxprune.passes.separate import Separate
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 
@@ -35,6 +37,8 @@ __all__ = [
     "Report",
     "Rotate",
     "RotateReport",
+    "Separate",
+    "SeparateReport",
     "Sparsify",
     "SparsifyReport",
     "Transform",

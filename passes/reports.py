@@ -259,6 +259,19 @@ class RotateReport(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeparateReport(Report):
+    """The report of `Separate`.
+
+    Attributes:
+        products: The matrix products that were split: node, operator, number of parts.
+        max_rel_error: The largest relative error of the separated model.
+    """
+
+    products: Sequence[Facts] | None = None
+    max_rel_error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransformReport(CostReport):
     """The report of `Transform`: costs, the comparison (see `onnxprune.verify`), the certificate.
 

@@ -47,6 +47,10 @@ def _enter(graph: onnx.GraphProto, nodes: dict[str, onnx.NodeProto], constants: 
     """Give each node, those of bodies too, a name of its own, and note the shapes of constants."""
     constants |= {t.name: tuple(t.dims) for t in graph.initializer}
     for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = next(
+                (tuple(a.t.dims) for a in node.attribute if a.name == "value"), ()
+            )
         node.name = f"node{len(nodes)}"
         nodes[node.name] = node
         for attribute in node.attribute:

@@ -31,6 +31,7 @@ from onnxprune.app.cli.recover import recover
 from onnxprune.app.cli.report import report
 from onnxprune.app.cli.rotate import rotate
 from onnxprune.app.cli.run import run
+from onnxprune.app.cli.separate import separate
 from onnxprune.app.cli.setup_training import setup_training
 from onnxprune.app.cli.shrink import shrink
 from onnxprune.app.cli.sparsify import sparsify
@@ -57,7 +58,7 @@ def program(context: click.Context) -> None:
 
 
 for command in (
-    *(shrink, inspect, ana, rotate, prune, recover, sparsify, finetune, transform),
+    *(shrink, inspect, ana, rotate, separate, prune, recover, sparsify, finetune, transform),
     *(verify, bench, init, run, report, setup_training, doctor),
 ):
     program.add_command(command)

@@ -1,0 +1,73 @@
+"""``separate``: matrices that an exporter merged, one for each part again.
+
+A product whose result is laid out in parts of one width, such as queries, keys and values, ties the widths of
+all parts. With a matrix for each the parts can be pruned apart. It is a step of its own, for runtimes have
+faster kernels for some merged forms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxprune.analysis.shapes import infer
+from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.evaluate.equivalence import CheckBudget, examine
+from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.ir import Model, label
+from onnxprune.ir.canonical.canonicalise import drop_unused_constants, without_dead_nodes
+from onnxprune.ir.canonical.merged import merged_products, separated
+from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.reports import SeparateReport
+from onnxprune.support.common_options import InputSizes, Seeded, Unchanged
+
+_CHECK = CheckBudget(seconds=5.0)
+
+
+@dataclass(frozen=True)
+class Separate(Unchanged, Seeded, InputSizes, Pass):
+    """Split matrix products whose results are read in parts; each part gets a product of its own."""
+
+    name: ClassVar[str] = "separate"
+
+    def requires(self, given: PassResult) -> None:
+        """Nothing is pruned yet: a plan names groups that would be others."""
+        super().requires(given)
+        if stored_plan(given.model) is not None:
+            raise UsageError(f"{given.model.name} is pruned already", "separate the model before `prune`")
+
+    def run(self, given: PassResult) -> PassResult:
+        """Find such products, split them, and compare with the model that was given."""
+        model = given.model
+        found = merged_products(model, infer(model, model.sizes))
+        if not found:
+            return self._unchanged(given)
+        nodes = model.nodes
+        listed = [
+            {"node": label(nodes[f.product]), "operator": nodes[f.product].op_type, "parts": f.parts}
+            for f in found
+        ]
+        made = without_dead_nodes(separated(model, found))
+        drop_unused_constants(made)
+        report = SeparateReport(products=listed, max_rel_error=self._prove(model, made))
+        return PassResult(made, True, report, given.analysis)
+
+    def _unchanged(self, given: PassResult) -> PassResult:
+        if not self.allow_unchanged:
+            raise NothingToDoError(
+                f"no product of {given.model.name} is read in parts of one layout",
+                "parts that are cut with Split or Slice are pruned apart as they are",
+            )
+        return PassResult(given.model, False, SeparateReport(unchanged=True, products=()), given.analysis)
+
+    def _prove(self, given: Model, made: Model) -> float | None:
+        """Compare both models.
+
+        Raises:
+            VerificationError: They differ.
+            NotShownError: No input showed whether they do.
+        """
+        verdict = examine(given, made, shapes=given.sizes or None, seed=self.seed, budget=_CHECK)
+        demand(verdict, given.name, "its separated form")
+        return max((o.max_rel_error for o in verdict.outputs), default=None)
