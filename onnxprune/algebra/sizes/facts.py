@@ -16,6 +16,7 @@ from onnxprune.algebra.sizes.algebra import (
     is_integral,
     is_nonnegative,
     is_positive,
+    maximum,
     replaced,
     single_atom,
 )
@@ -60,6 +61,7 @@ class SizeFacts:
         self.sure = True
         self._aliases: dict[Size, Extent] = {}
         self._names: dict[str, int] = {}
+        self._occurring: set[Value] = set()
         self._now: dict[Size, Value] = {}
         self._renamed: dict[Size, Size] = {}
         self._parts: dict[int, Value] = {}
@@ -179,6 +181,23 @@ class SizeFacts:
                 self.need("multiple", b if x is a else a, (scale,), node, reason)
                 return
         self.need("equal", a, (b,), node, reason)
+
+    def occurs(self, size: Size) -> None:
+        """Learn that a tensor has an axis of some size: the size is never negative in a run."""
+        if not self.sure or size in self._occurring or is_nonnegative(size):
+            return
+        self._occurring.add(size)
+        larger = maximum(size, 0)
+        if (
+            isinstance(larger, Size)
+            and (atom := single_atom(larger)) is not None
+            and atom.number not in self.known
+        ):
+            self._learn(atom.number, size)
+
+    def is_nonnegative(self, value: Value) -> bool:
+        """Return whether a value is never negative in a run."""
+        return is_nonnegative(value) or value in self._occurring
 
     def bind(self, symbol: Size, value: Value) -> None:
         """Put a value in the place of a symbol."""

@@ -90,9 +90,12 @@ class Walk:
 
     def _extent(self, size: Value, name: str, axis: int) -> Extent:
         try:
-            return as_extent(size)
+            found = as_extent(size)
         except NotWholeError as error:
             raise ContradictionError(f"axis {axis} of '{name}': {error}") from error
+        if isinstance(found, Size):
+            self.facts.occurs(found)
+        return found
 
     def follow(self, graph: onnx.GraphProto) -> None:
         """Go through the nodes of a graph in the order of execution.

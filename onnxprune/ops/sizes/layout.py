@@ -50,7 +50,7 @@ def _target(node: SizedNode, shape: Shape | None, target: Sequence[Value]) -> tu
             sizes.append(1)
         elif size == 0 and not node.attribute("allowzero", 0):
             sizes.append(node.fresh(0, axis) if own is None else own)
-        elif not is_nonnegative(size):
+        elif not node.is_nonnegative(size):
             sizes.append(node.fresh(0, axis))  # may be -1
         else:
             sizes.append(as_extent(size))

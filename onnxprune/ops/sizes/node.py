@@ -164,9 +164,12 @@ class SizedNode:
 
     def nonnegative(self, size: Value, place: int, axis: int) -> Extent:
         """Return a size that is never negative, or a symbol for one that may be."""
-        if is_nonnegative(size):
-            return as_extent(size)
-        return self.fresh(place, axis)
+        return as_extent(size) if self.is_nonnegative(size) else self.fresh(place, axis)
+
+    def is_nonnegative(self, size: Value) -> bool:
+        """Return whether a size is never negative: by its form, or because a tensor has an axis of it."""
+        facts = self.walk.facts
+        return facts.is_nonnegative(facts.now(size))
 
     def same(self, a: Value, b: Value, reason: str) -> Extent:
         """Take two sizes for equal, and return the simpler one."""
