@@ -21,37 +21,37 @@ TABLE = ROOT / "docs/trainability.md"
 CONVERTED = {"Upsample": "Resize", "Scatter": "ScatterElements"}
 OWN, SPELLED, NONE = "own gradient", "spelled in others", "none needed"
 INTRODUCTION = """\
-# What can be trained through
+# Operators with a gradient
 
-Every operator that pruning follows, and what `finetune` does about its gradient. Each one that can be
-trained has a network in `tests/unit/train/test_training_rewrites.py` that is trained for one step and
-compared with central differences of the loss (≤ 1e-3, relative). `python tests/support/training_table.py`
-writes this table, and a test keeps it true.
+The table lists every operator with an axes rule and its gradient in `finetune`. Each trainable operator has a
+network in `tests/unit/train/test_training_rewrites.py`, which is trained for one step and compared with central
+differences of the loss (≤ 1e-3, relative). `python tests/support/training_table.py` writes the table; a test
+compares it with the code.
 
-There are two engines: the stock one, which writes a step as a graph for the onnxruntime that is there, and
-onnxruntime-training 1.19.2 (`setup-training`). `--engine auto` takes the first that can train a model.
+There are two engines. The stock engine writes a step as a graph for the installed onnxruntime. The other is
+onnxruntime-training 1.19.2 (`setup-training`). `--engine auto` takes the first one that can train a model.
 
-* **own gradient**: the engine has one, and it is right.
-* **spelled in others**: it has none, or a wrong one; what is trained has other operators in its place.
-* **none needed**: its result does not change smoothly with anything that is trained.
-* All others stop `finetune`, which names the node, before anything is spent, but only where a gradient has to
-  pass on its way from the loss to a weight.
+* **own gradient**: the engine has a correct gradient.
+* **spelled in others**: the engine has no gradient or a wrong one. Other operators replace the operator during
+  training.
+* **none needed**: the result does not change smoothly with any trained value.
+* **no**: `finetune` stops before training and names the node, if a gradient has to pass through the operator
+  from the loss to a weight.
 
-Some forms of an operator are refused though others are trained: recurrent layers with peepholes, clipping or
+Some forms of a trainable operator are refused: recurrent layers with peepholes, clipping or
 sequences of different lengths; Resize with a region of interest; Scatter with a reduction;
-MeanVarianceNormalization over the batch; Einsum with an ellipsis; sizes known at run time only, where
-a spelling needs them.
+MeanVarianceNormalization over the batch; Einsum with an ellipsis; sizes that only the run determines, where
+the replacement needs them.
 
 """
 START = "<!-- networks -->"
 NETWORKS = """\
-## Networks of other people
+## Third-party networks
 
-Each loses 30 % of its multiply-accumulates and learns for five epochs what it said before
-(`--loss distill`), from one batch of four samples of noise: enough to see that gradients arrive and the loss
-falls, not to make up for anything. The light models come with onnx and have random weights; the others are
-trained.
-`python tests/support/training_corpus.py` writes this table.
+Each network is pruned by 30 % of its multiply-accumulates and trained for five epochs towards its original outputs
+(`--loss distill`), on one batch of four samples of noise. The test shows that gradients arrive and the loss
+falls; it recovers no accuracy. The light models come with onnx and have random weights; the others are
+trained. `python tests/support/training_corpus.py` writes this table.
 
 """
 
