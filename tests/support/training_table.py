@@ -24,16 +24,16 @@ INTRODUCTION = """\
 # Operators with a gradient
 
 The table lists every operator with an axes rule and its gradient in `finetune`. Each trainable operator has a
-network in `tests/unit/train/test_training_rewrites.py`, which is trained for one step and compared with central
-differences of the loss (≤ 1e-3, relative). `python tests/support/training_table.py` writes the table; a test
-compares it with the code.
+network in `tests/unit/train/test_training_rewrites.py`, which is trained for one step and compared with
+central differences of the loss (≤ 1e-3, relative). `python tests/support/training_table.py` writes the table;
+a test compares it with the code.
 
 There are two engines. The stock engine writes a step as a graph for the installed onnxruntime. The other is
 onnxruntime-training 1.19.2 (`setup-training`). `--engine auto` takes the first one that can train a model.
 
 * **own gradient**: the engine has a correct gradient.
-* **spelled in others**: the engine has no gradient or a wrong one. Other operators replace the operator during
-  training.
+* **spelled in others**: the engine has no gradient or a wrong one. Other operators replace it
+  during training.
 * **none needed**: the result does not change smoothly with any trained value.
 * **no**: `finetune` stops before training and names the node, if a gradient has to pass through the operator
   from the loss to a weight.
@@ -48,10 +48,10 @@ START = "<!-- networks -->"
 NETWORKS = """\
 ## Third-party networks
 
-Each network is pruned by 30 % of its multiply-accumulates and trained for five epochs towards its original outputs
-(`--loss distill`), on one batch of four samples of noise. The test shows that gradients arrive and the loss
-falls; it recovers no accuracy. The light models come with onnx and have random weights; the others are
-trained. `python tests/support/training_corpus.py` writes this table.
+Each network is pruned by 30 % of its multiply-accumulates and trained for five epochs towards its original
+outputs (`--loss distill`), on one batch of four samples of noise. The test shows that gradients arrive and
+the loss falls; it recovers no accuracy. The light models come with onnx and have random weights; the others
+are trained. `python tests/support/training_corpus.py` writes this table.
 
 """
 
