@@ -47,7 +47,7 @@ from onnxprune.support.options import Key, option
 DEFAULT_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Method = Literal["measured", "fast"]
 FRAGILE = 5
-"""How many of the most fragile groups are named."""
+"""Number of the most fragile groups that are named."""
 
 
 @dataclass(frozen=True)

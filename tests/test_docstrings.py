@@ -26,12 +26,14 @@ BANNED = {
 
 
 def openings(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the place and the first word of each docstring of a file, and of each name of a test."""
+    """Yield the place and the first word of each docstring of a file, and of each name of a test.
+
+    The docstrings of constants and attributes stand after their assignments.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        documented = node.body if ROOT / "tests" in path.parents else node.body[:1]
-        for statement in documented:
+        for statement in node.body:
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
                 words = str(statement.value.value).split()
                 yield f"{path.relative_to(ROOT)}:{statement.lineno}", words[0].rstrip(",:") if words else ""

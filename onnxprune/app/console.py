@@ -26,7 +26,7 @@ from onnxprune.support.progress import reporting
 from onnxprune.support.wording import shown
 
 _PATIENCE_S = 5.0
-"""How long a step may be silent where there are no bars."""
+"""Seconds a step may be silent where there are no bars."""
 
 
 @contextmanager

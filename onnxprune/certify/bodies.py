@@ -11,7 +11,7 @@ from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, dropped, inserted
 
 TURNS = 3
-"""How often the bounds of states are tried, before nothing is known of them."""
+"""Number of trials of the bounds of states, after which they count as unknown."""
 
 
 def _same_form(one: Relation, other: Relation) -> bool:

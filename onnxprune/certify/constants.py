@@ -18,7 +18,7 @@ from onnxprune.certify.relation import Lists, Relation, line, plainer
 ROUNDING = {2: 2.0**-10, 4: 2.0**-22, 8: 2.0**-50}
 """Relative rounding of a floating-point type, by its bytes."""
 PLACES = 64
-"""How many roundings what is computed before the run may be off by."""
+"""Error allowed to constants that are computed before the run, in roundings."""
 DIFFERENT = "a constant is not what is left of the sparse one"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Rule: TypeAlias = "Callable[[NodePair], Sequence[Relation]]"
 RULES: dict[str, Rule] = {}
-"""What makes the relations of results of those of operands, by operator."""
+"""Rules that derive the relations of results from those of operands, by operator."""
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:

@@ -22,7 +22,7 @@ from onnxprune.support.forms import COUNT, FLAG, TEXT, MappingOf, Nullable, read
 ORIGIN_KEY = "onnxprune.origin"
 FORMAT = 1
 _MOST_BYTES = 1 << 28
-"""What a note may unpack to: no model has so many channels."""
+"""Bytes a note may unpack to: no model has so many channels."""
 _FORM = {
     "format": COUNT,
     "near": FLAG,

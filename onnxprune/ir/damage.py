@@ -36,7 +36,7 @@ _COUNTS = frozenset(
 )
 """Attributes that count something there is at least one of."""
 _FROM_ZERO = frozenset({"sampling_ratio", "block_size", "kv_num_heads", "q_num_heads", "num_heads"})
-"""Those of them that say by zero that they are not used."""
+"""Attributes among them whose value 0 says that they are not used."""
 Holder: TypeAlias = onnx.GraphProto | onnx.FunctionProto
 
 

@@ -29,7 +29,7 @@ from onnxprune.ir.reading import read
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _OPSET_OF_NO_NODE = 13
-"""What is said of the standard domain in a file that has no node of it."""
+"""Version of the standard domain in a file that has no node of it."""
 _LARGE = 1 << 20
 """Bytes from which a node is not copied into a skeleton."""
 _UNREAD = "onnxprune.unread"
@@ -51,7 +51,7 @@ class Model:
     """
 
     verified: ClassVar[bool] = False
-    """Whether what is remembered is compared with the graph at every use: tests do that."""
+    """True if cached results are compared with the graph at every use, as the tests do."""
 
     proto: onnx.ModelProto
     path: Path | None = None

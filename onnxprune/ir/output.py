@@ -36,7 +36,7 @@ EXTERNAL_ABOVE = 1_900_000_000
 _INLINE_BELOW = 1024  # bytes; shape inference wants to see the small constants
 _PAGE = 4096  # where a tensor begins in the data file, so that a runtime can map it
 _MARK = b"external data written by onnxprune, version 1\n"
-"""What data files begin with: it tells those that may be deleted from others."""
+"""First bytes of a data file: they tell the files that may be deleted from others."""
 _VERIFY = (
     "verify it on samples: onnxprune verify {} {} --data DATA; --unverified writes it under its own name"
 )

@@ -142,4 +142,4 @@ class Operands:
 
 
 LinearRule: TypeAlias = Callable[[Operands], Sequence[LinearView]]
-"""From a node to the ways in which it is linear in an operand; that of constant weights counts."""
+"""Function from a node to the ways in which it is linear in an operand; that of constant weights counts."""

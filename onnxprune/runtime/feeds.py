@@ -16,7 +16,7 @@ from onnxprune.support.memory import need
 
 DEFAULT_HIGH = 4  # integers are mostly indices, and small ones are nearly always in range
 _DRAWN_BYTES = 8
-"""What an element takes while it is drawn."""
+"""Bytes an element takes while it is drawn."""
 _WORDS = ("a", "b", "c", "d")
 
 

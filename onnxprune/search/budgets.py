@@ -18,7 +18,7 @@ from onnxprune.search.monomials import Monomials, Widths
 REACHED = 1e-3
 """A budget that is missed by less than this part of the baseline counts as met."""
 _ALMOST = 5e-3
-"""What cannot be reached by less than this is reached as far as possible."""
+"""Shortfall, as a part of the baseline, up to which a budget out of reach is met as far as possible."""
 
 
 @dataclass(frozen=True)

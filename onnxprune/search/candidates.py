@@ -17,7 +17,7 @@ from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.search.limits import Limits, kept_counts
 
 _RESERVE = 0.04
-"""What every step costs beside the loss that was measured, in typical losses."""
+"""Cost of every step beside its measured loss, in typical losses."""
 _TOGETHER = {False: 0.8, True: 1.0}
 """The power to which losses are raised before they are added up: as measured, and of repaired networks."""
 

@@ -15,7 +15,7 @@ ENTRY_POINTS = "onnxprune.budgets"
 KINDS = ("macs", "params", "size", "latency", "channels")
 """The costs the program knows itself."""
 CostFunction: TypeAlias = Callable[[Channels], Polynomial]
-"""From a network to a cost: a polynomial in the channels that remain."""
+"""Function from a network to a cost: a polynomial in the channels that remain."""
 
 
 def find_cost(name: str) -> CostFunction:

@@ -11,7 +11,7 @@ from onnxprune.support.progress import task
 
 T = TypeVar("T")
 PRECISION = 0.005
-"""How exactly the reduction is found."""
+"""Precision of the reduction that is found."""
 
 
 @dataclass(frozen=True)

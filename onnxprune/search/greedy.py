@@ -11,7 +11,7 @@ from onnxprune.search.budgets import REACHED, Balance, Budget
 from onnxprune.search.candidates import Candidate, removed_by
 
 _NOTHING = 1e-12
-"""What is too much by less than this is rounding."""
+"""Excess that counts as rounding."""
 
 
 def allocate(offers: Sequence[Candidate], budgets: Sequence[Budget]) -> dict[str, list[int]]:

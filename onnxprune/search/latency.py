@@ -38,9 +38,9 @@ from onnxprune.search.steps import WIDTHS, Probe, find_step, kind_of, probes_of,
 from onnxprune.support.progress import task
 
 SAMPLES = 10
-"""How many networks are timed before the first plan."""
+"""Number of networks timed before the first plan."""
 CORRECTIONS = 4
-"""How often a plan may be made again."""
+"""Number of times a plan may be made again."""
 REACHED_IN_TIME = 0.01
 """A budget of time that is missed by less counts as met."""
 CLOSE = 0.03
@@ -51,7 +51,7 @@ _PORTION = 4
 """Networks that a slow back-end times before their figures are kept."""
 _RIDGE = 1e-3
 _NEAR = 4.0
-"""How much more than a random network a plan weighs that was made for the budget."""
+"""Weight of a plan that was made for the budget, relative to a random network."""
 _CERTAIN = 400.0
 """The weight of the whole network, whose ratio is one by definition, whatever noise the others have."""
 Key: TypeAlias = tuple[tuple[str, int], ...]

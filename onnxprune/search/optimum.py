@@ -23,7 +23,7 @@ from onnxprune.search.greedy import cheapest
 from onnxprune.search.monomials import Widths
 
 _SWEEPS = 6
-"""How often the groups choose in turn, at one multiplier."""
+"""Number of sweeps over the groups at one multiplier."""
 _HALVINGS = 24
 _EXCHANGES = 400
 _FEW = 12

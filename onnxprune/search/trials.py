@@ -27,7 +27,7 @@ Drop: TypeAlias = Callable[[Mapping[str, Sequence[int]]], float]
 _SPREAD = 0.7
 """Standard deviation of the logarithm of a group's weight in a random candidate."""
 _POWERS = (1.0, 0.5, 2.0)
-"""How measured losses are bent before they are added up: small losses may weigh more together, or less."""
+"""Powers to which measured losses are raised before they are added up: they weigh small ones differently."""
 
 
 class Trials:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NoReturn
 
 STOPPED_S = 30.0
-"""How long a worker that is waited for may be stopped."""
+"""Seconds a worker that is waited for may be stopped."""
 SILENT_S = 180.0
-"""How long it may use no processor and give no sign of life."""
+"""Seconds such a worker may use no processor and send no signal."""
 _PAUSE_S = 0.5
 _PR_SET_PDEATHSIG = 1
 

@@ -17,9 +17,9 @@ from onnxprune.errors import ModelError, OnnxpruneError, UsageError
 
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SHARE = 0.8
-"""Of the machine's memory, where no budget is given."""
+"""Share of the machine's memory that is used where no budget is given."""
 _UNKNOWN = 4 << 30
-"""Where the system does not tell how much there is."""
+"""Bytes of memory assumed where the system does not report its size."""
 _DATA = Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
 

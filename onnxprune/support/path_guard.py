@@ -23,10 +23,10 @@ from onnxprune.support.staging import may_replace
 Spec: TypeAlias = str | Path
 
 STATE = "state.json"
-"""What makes a folder the work folder of a run."""
+"""Name of the file that marks a folder as the work folder of a run."""
 LOCK = ".lock"
 NOTES = "shrink.json"
-"""What `shrink` decided by the clock, so that a job that was killed goes on with the same."""
+"""Name of the file of `shrink`'s decisions by the clock, which a job that was killed takes up again."""
 PAGE = "report.html"
 ROUNDS = ("iteration-*", "one-shot", "pattern")
 """Folders of a work folder, as globs."""
@@ -35,7 +35,7 @@ _OWN = re.compile(
     r"|(iteration-\d+|one-shot|pattern)/[\w-]+(\.json|\.onnx((\.\d+)?\.data|\.[0-9a-f]{12}\.checkpoint)?)"
 )
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
-"""What a shell passes for the output of another command: it ends with that command."""
+"""Paths a shell passes for the output of another command: they end with that command."""
 _ANOTHER = "name another file"
 
 

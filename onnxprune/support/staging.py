@@ -23,11 +23,11 @@ from pathlib import Path
 from onnxprune.support.locks import Lock
 
 SCRATCH = ".onnxprune-"
-"""What the names of scratch folders begin with."""
+"""Prefix of the names of scratch folders."""
 _NAME = re.compile(re.escape(SCRATCH) + r"[a-z0-9_]{8}")
 _LOCK = ".lock"
 MARK = b"scratch folder of onnxprune, safe to delete\n"
-"""What their locks hold: it tells them from folders of others."""
+"""Content of their locks: it tells them from folders of others."""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ LONGEST_NAME = 240
 """Characters of a name that are shown; of a longer one both ends are."""
 LONGEST_SENTENCE = 4000
 INDENT = " " * 7
-"""What the further lines of a message begin with, so that none looks like a message of its own."""
+"""Indent of the further lines of a message, so that none looks like a message of its own."""
 ENCODING_ERRORS = "onnxprune-plain"
 """The error handler of streams whose encoding has not all the characters that are written."""
 

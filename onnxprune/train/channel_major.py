@@ -17,7 +17,7 @@ from onnxprune.train.carriers import CARRIERS, can_be_carried, flows_of
 from onnxprune.train.emit import Emitter
 
 LEAST_GAIN = 2
-"""What depthwise convolutions of a stretch read and write, for each element turned around at its ends.
+"""Elements that depthwise convolutions of a stretch read and write, for each one transposed at its ends.
 
 Those of single positions alone gain nothing: measured on bottlenecks with 3×3 convolutions between them.
 """

@@ -88,7 +88,7 @@ COMPARISONS: dict[str, Function] = {
     "Xor": lambda a, b: a + b - 2 * (a * b),
     "Not": lambda a: 1 - a,
 }
-"""What gives a boolean."""
+"""Functions of operators whose result is boolean, by operator."""
 EXACT: dict[str, Function] = {
     "Neg": operator.neg,
     "Abs": _absolute,
@@ -101,7 +101,7 @@ EXACT: dict[str, Function] = {
     "Ceil": lambda a: ceil_div(a, 1),
     "Round": _round,
 }
-"""What no type rounds."""
+"""Functions of operators whose result is exact in every type, by operator."""
 ARITHMETIC: dict[str, Function] = {
     "Add": operator.add,
     "Sub": operator.sub,

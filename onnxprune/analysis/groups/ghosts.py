@@ -73,7 +73,7 @@ class _Search:
         self.steps: list[tuple[int, tuple[str | float | int, ...]]] = []
         self.known: dict[str, int] = {}
         self.is_whole = False
-        """Whether some tensor that is read has as many axes as the sum's operand."""
+        """True if some tensor that is read has as many axes as the sum's operand."""
 
     def follow(self, name: str, depth: int = 0) -> str | float | int | None:
         """Return what stands for a tensor: itself, a number, or the number of a step."""

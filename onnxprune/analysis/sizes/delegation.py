@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 Dim: TypeAlias = "int | str | None"
 Dims: TypeAlias = "tuple[Dim, ...] | None"
 NUMBERS = (64, 96, 160, 224, 352, 416, 544, 608, 736, 928, 992, 1184, 1312, 1376, 1504)
-"""What names stand for the second time: multiples of 32, as blocks and windows like them."""
+"""Sizes that names stand for in the second trial: multiples of 32, which fit blocks and windows."""
 FEW_NUMBERS = ((5, 7, 11, 13, 17, 19, 23, 29), (31, 37, 41, 43, 47, 53, 59, 61))
-"""What names stand for where a node has to be run."""
+"""Sizes that names stand for where a node has to be run, one tuple a run."""
 _IR_VERSION = 8
 LARGEST_ASKED = 4 << 20
 """Bytes of attributes up to which onnxruntime is asked about a node: it takes many times as many."""

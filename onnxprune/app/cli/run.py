@@ -28,7 +28,7 @@ _FIGURES = {
     "training_s": "{:.1f} s of training",
     "max_rel_error": "max_rel_error {:.1e}",
 }
-"""What is said of a step, of the figures it has."""
+"""Formats of a step's figures in the progress line, by key."""
 
 
 def render(facts: Facts) -> RenderableType:

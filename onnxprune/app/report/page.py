@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("html", "md")
 MOST_CURVES = 24
-"""How many groups' sensitivity is drawn: those that suffer most. A table has them all."""
+"""Number of sensitivity curves drawn: those of the most sensitive groups. A table has all groups."""
 _SHARES = ("top1", "top5", "agreement")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from onnxprune.app.recipe import Recipe
 
 _SHORT = "baseline"
-"""What steps that only judge and cut are taken to last, until one of their kind has been seen."""
+"""Step whose duration is assumed for steps that only judge and cut, until one of their kind has run."""
 _LONG = ("ana", "recover", "finetune", "sparsify")
 
 

@@ -27,7 +27,7 @@ _TINY = 16
 """Groups of so few channels are suggested to be left alone: there is little to gain, and all that follows
 hangs on them."""
 _COLUMN = 32
-"""Where the explanations begin."""
+"""Column at which the explanations begin."""
 _TEMPLATE = Template("""\
 # How `onnxprune run` is to make $model smaller. Every key can be overridden there
 # with --set section.key=value. Paths count from the folder of this file.

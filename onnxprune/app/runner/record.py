@@ -37,7 +37,7 @@ _FACTS = {
     },
     "bench": {"models": MappingOf({"latency_ms": NUMBER}), "batch_size?": COUNT, "threads?": Nullable(COUNT)},
 }
-"""What steps say of themselves, by the last part of their names."""
+"""Forms of the facts of steps, by the last part of their names."""
 _RESULT = {
     "reason": TEXT,
     "floor": Nullable(NUMBER),
@@ -59,7 +59,7 @@ _BEGUN = {
     "threads": Nullable(COUNT),
     "made_with": MappingOf(TEXT),
 }
-"""What the first step, and all that follow it, are done with."""
+"""Form of the inputs of the first step, on which all later steps depend."""
 
 
 def check_state(state: Any) -> None:

@@ -64,9 +64,9 @@ class Round:
 
 ONE_SHOT = Round("one-shot", "one-shot")
 PATTERN = Round("pattern", "pattern")
-"""What follows the last iteration: zeros within weights."""
+"""Round after the last iteration: zeros within weights."""
 FIRST_ANALYSIS = f"{Round.iteration(1).folder}/{_ANALYSIS}"
-"""What was found out about the original."""
+"""Path of the analysis of the original, within the work folder."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnxprune.support.progress import task
 
 _BATCH = 32
 _ANA_PART = 0.5
-"""What a variant of `ana` takes of a run of the whole network: half of it lies before the cut, on average."""
+"""Cost of a variant of `ana` in runs of the whole network: half of it lies before the cut, on average."""
 _SWEEP = 6.0
 """Runs through a network that repairing takes: moments, errors before and after, what is run again."""
 _TRAINED_BATCHES = 6

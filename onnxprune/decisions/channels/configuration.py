@@ -30,7 +30,7 @@ MEANINGS = {
     "inner": "intermediate_size n_inner ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim ffn_hidden_size",
     "rows": "vocab_size",
 }
-"""What the names of entries mean; the first words are of the formats that are most common."""
+"""Names of entries by their meaning; the first ones are of the formats that are most common."""
 _OF = {name: meaning for meaning, names in MEANINGS.items() for name in names.split()}
 Widths = Mapping[str, Mapping[int, set[int]]]
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from onnxprune.errors import OnnxpruneError, UsageError, WorkerError
 
 ANSWER_S = 5.0
-"""How long a cluster may take to answer."""
+"""Seconds a cluster may take to answer."""
 
 Call = Callable[[Any, Any], Any]
 

@@ -26,7 +26,7 @@ Mode: TypeAlias = Literal["exact", "adaptive"]
 FIRST_SAMPLES = 64
 """The fewest samples a point is judged by."""
 _GROWTH = 1.5
-"""From one look at a point to the next the samples become so many times as many."""
+"""Growth of the number of samples from one look at a point to the next."""
 _FLOOR = 0.002
 """Drops below this part of the scale are alike: they need not be told apart."""
 _OWN_ERROR = 8.0

@@ -28,7 +28,7 @@ LAYOUTS = {
     (3, 5, 0): "Q[n t (g k)] KV[n s g 2 k] -> Y[n t (g k)]",
     (5, 0, 0): "QKV[n t g 3 k] -> Y[n t (g k)]",
 }
-"""What MultiHeadAttention reads, by the ranks of its first three operands, 0 for those left out."""
+"""Layouts of the operands of MultiHeadAttention, by the ranks of the first three, 0 for those left out."""
 
 
 @rule("Attention")

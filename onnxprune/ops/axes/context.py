@@ -63,9 +63,9 @@ class Contraction:
     dim: Dim
     tensors: tuple[str, ...]
     statistic: bool = False
-    """Whether the sum is of a mean or a norm, which the user may accept to change."""
+    """True if the sum is of a mean or a norm, which the user may accept to change."""
     axis: int | None = None
-    """Which axis of the first tensor is summed over, where the dim lies on several."""
+    """Axis of the first tensor that is summed over, where the dim lies on several."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Typing:
     shapes: Shapes
     allow_inexact: bool = False
     lookups: frozenset[str] = frozenset()
-    """What picks rows of a vocabulary, some of which may go."""
+    """First results of the nodes that pick rows of a vocabulary, some of which may be removed."""
     rows: Factor | None = None
     """The rows of that vocabulary."""
     axes: dict[str, Axes] = field(default_factory=dict)
@@ -247,7 +247,7 @@ class Typing:
     """The node that takes a constant for a weight, by the operand of the node that moves it about first."""
 
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """What was computed from these axes, to be computed once (see `Channels.derived`)."""
+    """Results computed once from these axes (see `Channels.derived`)."""
 
     nodes: list[onnx.NodeProto] = field(init=False, repr=False)
     """All nodes, those of bodies included, by the numbers that are given here."""

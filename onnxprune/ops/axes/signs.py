@@ -184,4 +184,4 @@ _CONDITIONS: Mapping[str, Callable[[Typing, onnx.NodeProto], bool]] = {
     "ScatterND": _replaces,
     "Upsample": _interpolates,
 }
-"""What it takes more than operands that are not negative, by operator."""
+"""Further conditions, beside operands that are not negative, by operator."""

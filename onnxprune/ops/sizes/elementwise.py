@@ -17,7 +17,7 @@ UNARY = (
     "Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Not IsNaN IsInf"
 ).split()
 FOLLOWED = {"Identity", "Neg", "Abs", "Sign", "Floor", "Ceil", "Round", "Relu", "Not", "Sqrt"}
-"""Those whose values are."""
+"""Operators of one operand whose values are followed, beside their shapes."""
 SAME_SHAPE = (
     "Clip CumSum InstanceNormalization GroupNormalization LpNormalization LRN MeanVarianceNormalization "
     "PRelu RMSNormalization ReverseSequence RotaryEmbedding TensorScatter Trilu CumProd"

@@ -25,7 +25,7 @@ from onnxprune.support.progress import task
 ROUNDS = 64
 """In how many rounds the channels of a group go."""
 HELD_BYTES = 4 * GRAM_BYTES
-"""What all inverted Gram matrices together may take; layers that come later are not asked."""
+"""Bytes that all inverted Gram matrices together may take; later layers are left out."""
 
 
 def eliminated(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:

@@ -20,7 +20,7 @@ COLUMNS = 128
 """Columns that go before those behind them are updated."""
 
 Largest = Callable[[Array], Array]
-"""From scores ``[blocks, length]`` to the elements that stay."""
+"""Function from scores ``[blocks, length]`` to the elements that stay."""
 
 
 def wanda_scores(weights: Array, gram: Array) -> Array:

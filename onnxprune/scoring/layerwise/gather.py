@@ -12,11 +12,11 @@ from onnxprune.scoring.layerwise.linear import Linear
 from onnxprune.scoring.layerwise.moments import Moments, check_finite
 
 GRAM_BYTES = 1 << 29
-"""What a Gram matrix may take; a layer holds two of them, and a third while it is solved."""
+"""Bytes a Gram matrix may take; a layer holds two of them, and a third while it is solved."""
 GRAM_WORK = 3e9
 """Multiplications that a Gram matrix may take: of more rows a random part is used."""
 ROW_NUMBERS = 3e7
-"""How many numbers all rows together may have, for the same reason."""
+"""Elements that all rows together may have: beyond that a random part of the rows is used."""
 ROWS_PER_INPUT = 10
 """So many rows for each input are used in any case, if there are that many."""
 HELD_BACK = 5

@@ -12,7 +12,7 @@ from onnxprune.scoring.layerwise.moments import Moments, centred
 STRENGTHS = (1e-5, 1e-3, 1e-2, 1e-1, 1.0)
 """Ridges that are tried, in units of the mean of the Gram matrix's diagonal."""
 USUAL_STRENGTH = 1e-2
-"""What is taken where there are too few samples to hold any back."""
+"""Ridge where there are too few samples to hold any back, in the same units."""
 OUTPUTS_TRIED = 32
 """Outputs that a ridge is chosen on where each of them is solved for by itself."""
 

@@ -19,7 +19,7 @@ from onnxprune.runtime import Array, Session
 
 Instead: TypeAlias = "Mapping[str, Callable[[onnx.NodeProto], Sequence[onnx.NodeProto]]]"
 CHECKPOINT_BYTES = 1 << 30
-"""What one checkpoint may take."""
+"""Bytes one checkpoint may take."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from onnxprune.train.pullbacks.tape import Gradient, Tape
 from onnxprune.train.pullbacks.writer import STEP, Operand, Writer
 
 Derivative: TypeAlias = Callable[[ForwardNode, Writer, str, str], str]
-"""From a node, its operand x and its result y to the derivative at x."""
+"""Function from a node, its operand x and its result y to the derivative at x."""
 
 
 def step(write: Writer, x: Operand) -> str:

@@ -19,9 +19,9 @@ from onnxprune.train.pullbacks.writer import Writer, ints
 from onnxprune.train.wire import Array
 
 FEW_CHANNELS = 8
-"""Of the data in a group, below which they lie in front of the positions and not behind them."""
+"""Channels of the data in a group, below which they lie before the positions and not behind them."""
 MANY_POSITIONS = 49
-"""From which a 1×1 convolution's kernel gradient is a product for each picture, summed; below it is one."""
+"""Positions from which a 1×1 convolution's kernel gradient is computed picture by picture and summed."""
 
 
 @forward("Conv")
