@@ -28,10 +28,10 @@ class PassResult:
 
     Attributes:
         model: The model, the same object where the pass only measured.
-        modified: Whether the pass changed anything.
-        report: What there is to report; a mapping becomes a `Report` with these keys.
+        modified: True if the pass changed anything.
+        report: Facts to report; a mapping becomes a `Report` with these keys.
         analysis: The newest analysis, for the passes that follow.
-        kept: Which elements of the constants are left, where some are gone (see `onnxprune.certify`).
+        kept: Elements of the constants that are left, where some are gone (see `onnxprune.certify`).
     """
 
     model: Model
@@ -55,7 +55,7 @@ class Pass(ABC):
     """One step from a model to a model.
 
     Attributes:
-        name: What the pass is called.
+        name: Name of the pass.
         input_shapes: Full shapes to analyse and run with, by input name; a field of most passes.
         dims: Sizes by the name of an open axis of the inputs, likewise.
         open_io: Globs of inputs and outputs whose fixed axes may shrink, likewise.

@@ -56,7 +56,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         data: Training data: an .npz or .jsonl file, a folder of samples, or module:callable.
         loss: One of cross-entropy, mse, l1, bce, distill, features; an .onnx file or
             module:callable; or a sum such as "0.3*cross-entropy + 0.7*distill".
-        teacher: Who `distill` and `features` learn from: an ONNX file, or a model.
+        teacher: Teacher of `distill` and `features`: an ONNX file, or a model.
         features: Tensors that the loss of this name makes like the teacher's.
         class_weights: A factor for each class in ``cross-entropy``.
         ignore_index: The label that ``cross-entropy`` does not count.
@@ -65,21 +65,21 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         accumulate: Batches a step.
         optimizer: ``sgd`` has a momentum of 0.9.
         lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``.
-        weight_decay: How fast weights shrink by themselves.
-        schedule: How the step size falls.
+        weight_decay: Rate of weight decay.
+        schedule: Course of the step size.
         warmup: Fraction of the steps over which the step size first rises.
         clip_norm: Largest norm of the gradient, ``inf`` for none; by default 1 for ``sgd``.
         ema: Decay of a running average of the weights, which is then kept.
         val: Held-back data; the weights of the best epoch are kept, or those given.
-        metric: What is measured on it; by default what suits the loss.
+        metric: Metric measured on it; by default one that suits the loss.
         patience: Epochs without a better score after which training ends.
         original: The model before pruning, for its statistics; by default what `prune` noted of them.
         unfold: Put folded BatchNormalization back while training: ``auto`` where the model has no
             normalisation at all, ``always`` behind every convolution that allows it, or ``never``.
-        engine: What computes the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
+        engine: Engine of the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
             `setup-training`; or ``auto``, the faster one that can train the model.
-        checkpoint: Where to go on from; by default OUTPUT.checkpoint on the command line. Who names it in
-            Python deletes it in the end.
+        checkpoint: File to go on from; by default OUTPUT.checkpoint on the command line. A caller that names
+            it in Python deletes it in the end.
         checkpoint_every: Steps from one checkpoint to the next.
         resume: Go on from the checkpoint of a killed training, if there is one.
     """
@@ -94,7 +94,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             metavar="TEXT",
             place="reads a sum",
             key=Key(
-                text="What is minimised; those that ask a teacher ask the original.",
+                text="Loss to minimise; those that need a teacher learn from the original.",
                 note="cross-entropy mse l1 bce; distill: learn from the original, no labels; or a sum",
             ),
         ),
@@ -138,7 +138,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
     weight_decay: float = field(default=0.0, metadata=option(least=0, key=Key()))
     schedule: ScheduleName = field(
         default="cosine",
-        metadata=option(key=Key(text="How the step size falls within an iteration.", note="{choices}")),
+        metadata=option(key=Key(text="Course of the step size within an iteration.", note="{choices}")),
     )
     warmup: float = field(default=0.0, metadata=option(least=0, below=1, key=Key()))
     clip_norm: float | None = field(

@@ -77,17 +77,17 @@ class Prune(
     Attributes:
         reduce: Remove this fraction of another cost: that of a plugin, or module:callable.
         max_drop: Remove as much as costs no more than this of the metric.
-        analysis: What `ana` found.
+        analysis: Analysis made by `ana`.
         strategy: By default ``sensitivity`` with an analysis, else ``global``.
         criterion: ``l1``, ``l2``, ``geometric-median``, ``bn``, ``lamp``, ``random``; ``activation``,
             ``obs``, ``taylor`` or ``fisher`` with ``data``; that of a plugin, or module:callable. By default
             that of the analysis; without one ``obs`` with ``data``, else ``l2``.
         data: Samples without labels to rank channels, repair and measure by: an .npz or .jsonl file, a folder
             of samples, or module:callable.
-        metric: What plans are measured by; by default that of the analysis, else ``kl``.
+        metric: Metric that plans are measured by; by default that of the analysis, else ``kl``.
         samples: Only the first so many samples.
         batch_size: Samples a run.
-        evaluations: How many plans are measured on the data.
+        evaluations: Number of plans measured on the data.
         trials: File that lets a search go on later.
         recover: Repair afterwards, without training: ``least-squares``, ``bias``, ``scale`` or ``batchnorm``,
             or ``none``. By default ``least-squares`` with ``data``.
@@ -110,7 +110,7 @@ class Prune(
         default=None,
         metadata=option(
             key=Key(
-                text="How the reduction is shared out among the groups; by default ``sensitivity`` where it"
+                text="Distribution of the reduction among the groups; by default ``sensitivity`` where it"
                 " is measured, else ``global``.",
                 example='"global"',
                 note="{choices}; by default sensitivity with ana",
@@ -124,7 +124,7 @@ class Prune(
             place="reads",
             key=Key(
                 default="obs",
-                text="What ranks the channels within a group. Those that look at samples are given the"
+                text="Ranking of the channels within a group. Criteria that look at samples are given the"
                 " calibration data.",
                 note=" ".join(CRITERIA),
             ),

@@ -44,9 +44,9 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
             or .jsonl file, a folder of samples, or module:callable.
         methods: Methods, each applied at every node in this order: ``least-squares``, ``bias``, ``scale``,
             ``batchnorm``; ``least-squares`` by default.
-        samples: How many samples, drawn at random.
+        samples: Number of samples, drawn at random.
         batch_size: Samples a run.
-        metric: What to measure before and after.
+        metric: Metric to measure before and after.
         val: Data to measure on; by default ``data``.
     """
 
@@ -61,7 +61,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
     )
     samples: int = field(
         default=DEFAULT_SAMPLES,
-        metadata=option(least=2, key=Key(text="How many samples of the calibration data.")),
+        metadata=option(least=2, key=Key(text="Number of samples of the calibration data.")),
     )
     batch_size: int = field(default=32, metadata=option(least=1))
     metric: MetricSpec | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))

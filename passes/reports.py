@@ -24,7 +24,7 @@ class Report:
     """The report of a pass.
 
     Attributes:
-        unchanged: Whether there was nothing to do.
+        unchanged: True if there was nothing to do.
         corrected: Shapes that the model declared wrongly and that were corrected, in words.
         more: Keys that a pass of another package reports.
     """
@@ -107,14 +107,14 @@ class PruneReport(CostReport):
         latency_input_shapes: The shapes of the inputs that were timed, by name.
         latency_backend: The runtime or device that was timed.
         latency_device: The device, in words.
-        latency_measured: Whether the time of the dense model was measured, not predicted by a table.
+        latency_measured: True if the time of the dense model was measured, not predicted by a table.
         latency_steps: The steps in which the device computes channels, by operator.
-        latency_missed: Whether less is removed than was asked for.
+        latency_missed: True if less is removed than was asked for.
         warnings: Warnings, in words.
         metric: The metric that plans were measured by.
         score_before: Its value for the model that was given.
         score: Its value for the sparse model, before any recovery.
-        drop: How much worse that is, in the metric's unit.
+        drop: The drop from the score before to that score, in the metric's unit.
         reductions_tried: Pairs of a reduction of the multiply-accumulates and its drop.
         recovery: The report of the repair afterwards.
     """
@@ -152,9 +152,9 @@ class RecoverReport(Report):
 
     Attributes:
         methods: Methods in the order of their use.
-        recovery_s: How long the repair took, in seconds.
-        samples: How many samples it looked at.
-        synthetic: Whether those were drawn.
+        recovery_s: Duration of the repair, in seconds.
+        samples: Number of samples it looked at.
+        synthetic: True if those were drawn.
         metric: The metric that was measured.
         score_before: Its value before the repair.
         score: Its value after it.
@@ -181,17 +181,17 @@ class SparsifyReport(Report):
 
     Attributes:
         pattern: The pattern, such as ``2:4``.
-        score: How elements were chosen.
+        score: Score that elements were chosen by.
         recover: Methods of the repair.
         weights: Each weight with its node, its elements and its zeros.
         elements: Elements of all these weights.
         zeros: Zeros among them.
         left: Weights that keep all elements, with node and reason.
         dead_channels: Channels that are zero, which `transform` would remove.
-        samples: How many samples the repair looked at.
+        samples: Number of samples the repair looked at.
         outputs: The mean squared error of each output of the network.
         skipped: Nodes that were left alone, with method and reason.
-        sparsify_s: How long it took, in seconds.
+        sparsify_s: Duration of the pass, in seconds.
     """
 
     pattern: str | None = None
@@ -216,9 +216,9 @@ class FinetuneReport(Report):
         losses: The mean loss of each epoch.
         steps: Steps taken.
         steps_failed: Steps that failed and were taken back.
-        training_s: How long the training took, in seconds, without judging.
+        training_s: Duration of the training, in seconds, without validation.
         engine: The engine that computed the steps.
-        unfolded: How many normalisations were put back while training.
+        unfolded: Number of normalisations that were put back while training.
         metric: The metric on the held-back data.
         score_before: Its value for the model that was given.
         scores: Its value after each epoch.
@@ -248,7 +248,7 @@ class RotateReport(Report):
         absorbed: Normalisations that were absorbed by their neighbours.
         refused: Groups that keep their basis, with the reason.
         max_rel_error: The largest relative error of the rotated model.
-        rotation_s: How long it took, in seconds.
+        rotation_s: Duration of the pass, in seconds.
     """
 
     axes: Sequence[Facts] | None = None
@@ -277,9 +277,9 @@ class TransformReport(CostReport):
 
     Attributes:
         verdict: ``agree``, ``differ`` or ``not shown``.
-        equal: Whether the models are shown to compute the same on the inputs that were tried.
-        shown: Whether any input showed whether they do.
-        exact: Whether they have to agree.
+        equal: True if the models are shown to compute the same on the inputs that were tried.
+        shown: True if any input showed whether they do.
+        exact: True if they have to agree.
         max_rel_error: The largest relative error of all outputs.
         max_abs_error: The largest absolute error of all outputs.
         allowed_rel_error: The tolerance of the output that comes closest to it.
@@ -324,19 +324,19 @@ class AnaReport(Report):
 
     Attributes:
         metric: The metric.
-        higher_is_better: Whether more of it is better.
+        higher_is_better: True if larger values are better.
         baseline: Its value for the model as it is.
         groups: The curve of each group: size, ratios, values, uncertainties, drops, work.
         most_fragile: The groups that lose most at one half.
-        samples: How many samples were looked at; ``None`` where their number is not known.
+        samples: Number of samples that were looked at; ``None`` where their number is not known.
         method: ``measured`` or ``fast``.
-        evaluations: How many points were measured.
+        evaluations: Number of points that were measured.
         estimated_by: The estimate that ``fast`` made.
-        no_gradients: Why it did without gradients.
-        estimate_duration_s: How long the estimate took, in seconds.
-        rank_correlation: How well the estimate ranks the groups.
-        rank_correlation_points: How well it ranks all points.
-        duration_s: How long all of it took, in seconds.
+        no_gradients: The reason for an estimate without gradients.
+        estimate_duration_s: Duration of the estimate, in seconds.
+        rank_correlation: Rank correlation of the estimate with the measured order of the groups.
+        rank_correlation_points: Rank correlation over all points.
+        duration_s: Duration of the whole analysis, in seconds.
     """
 
     metric: str

@@ -49,7 +49,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     Attributes:
         data: Samples, labels not needed, to choose the bases by; without any the weights alone are asked: an
             .npz or .jsonl file, a folder of samples, or module:callable.
-        samples: How many samples.
+        samples: Number of samples.
         batch_size: Samples a run.
     """
 

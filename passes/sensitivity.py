@@ -62,7 +62,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         metric: ``top1``, ``top5``, ``mse``, ``mae`` with labels or targets; ``kl``, ``agreement``, ``cosine``
             without; or ``module:callable``.
         ratios: Fractions of a group to remove.
-        criterion: What ranks the channels of a group; the names are those of `prune`.
+        criterion: Criterion that ranks the channels of a group; the names are those of `prune`.
         repair: Fit the layers that read removed channels anew before measuring, as `prune` does.
         batch_size: Samples a batch.
         samples: Only the first so many samples.
@@ -77,7 +77,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         cache_bytes: Most that all workers together keep of tensors computed once.
         resume: Go on with what is in the output file.
         force: Replace the output file.
-        file: Where the analysis is saved, after every group; ``None`` for nowhere.
+        file: File the analysis is saved in, after every group; ``None`` for none.
     """
 
     name: ClassVar[str] = "ana"
@@ -90,7 +90,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
             place="reads",
             key=Key(
                 default="kl",
-                text="What is measured; also what plans are tried by where ``prune.strategy`` is ``search``.",
+                text="Metric of the curves; plans are tried by it too if ``prune.strategy`` is ``search``.",
             ),
         ),
     )

@@ -59,7 +59,7 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             with samples, else ``magnitude``.
         recover: Methods of `recover` to repair each layer with, or none; by default ``least-squares`` with
             samples, and none without.
-        samples: How many samples, drawn at random.
+        samples: Number of samples, drawn at random.
         batch_size: Samples a run.
     """
 
@@ -82,7 +82,7 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     recover: Sequence[RepairMethod] | None = field(default=None, metadata=option(metavar="METHOD"))
     samples: int = field(
         default=DEFAULT_SAMPLES,
-        metadata=option(least=2, key=Key(text="How many samples of the calibration data.")),
+        metadata=option(least=2, key=Key(text="Number of samples of the calibration data.")),
     )
     batch_size: int = field(default=32, metadata=option(least=1))
 

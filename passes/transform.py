@@ -41,9 +41,9 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
     """Remove the channels that are zero.
 
     Attributes:
-        data: What to compare the two models on, beside random inputs: an .npz or .jsonl file, a
+        data: Data to compare the two models on, beside random inputs: an .npz or .jsonl file, a
             folder of samples, or module:callable.
-        samples: How many samples of the data.
+        samples: Number of samples of the data.
         unverified: Write the result under its own name although no input could show that it is right.
     """
 

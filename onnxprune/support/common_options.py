@@ -66,7 +66,7 @@ class Threaded:
     """The threads of a pass that runs models.
 
     Attributes:
-        threads: How many threads to compute with.
+        threads: Threads to compute with.
     """
 
     threads: int | None = field(default=None, metadata=option(least=1))
@@ -129,10 +129,10 @@ class LatencyOptions:
     """The runtime or device on which latency is measured, see `onnxprune.runtime.backends`.
 
     Attributes:
-        latency_backend: What latency is measured on: onnxruntime[:PROVIDER] (the default), openvino[:DEVICE],
+        latency_backend: Runtime or device timed: onnxruntime[:PROVIDER] (the default), openvino[:DEVICE],
             tensorrt[:trtexec or :polygraphy], module:callable, or a command that is given a model file and
             prints milliseconds: 'cmd:ssh board bench {model}'.
-        latency_timeout: How long one call of such a command may take.
+        latency_timeout: Seconds one call of such a command may take.
     """
 
     latency_backend: str | None = field(default=None, metadata=option(metavar="NAME"))

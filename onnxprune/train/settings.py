@@ -30,7 +30,7 @@ class LossTerm:
 
     Attributes:
         name: A loss of the table, an ONNX file, or `module:callable`.
-        weight: What it is multiplied by.
+        weight: Factor it is multiplied by.
     """
 
     name: str
@@ -71,7 +71,7 @@ class TrainSettings:
     """The settings of a training.
 
     Attributes:
-        loss: What is minimised: a name from `onnxprune.train.losses`, an ONNX file or `module:callable`
+        loss: Loss to minimise: a name from `onnxprune.train.losses`, an ONNX file or `module:callable`
             (see `onnxprune.train.own_loss`), or a weighted sum of such, see `parse_loss`.
         class_weights: Of `cross-entropy`: a factor for each class; the mean is over the factors then.
         ignore_index: Of the same: the label that counts for nothing.
@@ -82,7 +82,7 @@ class TrainSettings:
         weight_decay: Decoupled for adamw, added to the gradient for sgd; on tensors of two or more axes
             only, so biases and normalisation scales are free to stay.
         momentum: Of sgd.
-        schedule: How the step size falls from its peak: not at all, in a line to zero, along a half cosine
+        schedule: Course of the step size from its peak: constant, in a line to zero, along a half cosine
             to zero, or by a tenth after one and after two thirds of the steps.
         warmup: The fraction of all steps over which the step size rises from zero to its peak.
         clip_norm: Largest global norm of the gradient, infinity for no limit; None takes 1 for sgd, whose
@@ -91,7 +91,7 @@ class TrainSettings:
         ema: Decay of a running average of the weights, which is then what training returns; None for none.
         temperature: Softens teacher and student in the `distill` loss.
         threads: Threads of the worker; None takes the processors this process may use.
-        engine: What computes the steps, see `onnxprune.train.engines`.
+        engine: Engine that computes the steps, see `onnxprune.train.engines`.
 
     Raises:
         UsageError: A value is out of range.
@@ -185,7 +185,7 @@ class StepReport:
         learning_rate: Step size used.
         gradient_norm: Global norm of the masked gradient, before clipping.
         samples: Samples in its batches.
-        went_back: Whether it failed, and the weights went back to an earlier place instead.
+        went_back: True if it failed, and the weights went back to an earlier place instead.
     """
 
     step: int
@@ -206,9 +206,9 @@ class TrainResult:
             the type, that they have in the model.
         losses: Mean loss of each epoch.
         steps: Steps taken.
-        went_back: How many of them failed, and halved the step size from there on.
+        went_back: Number of those that failed, and halved the step size from there on.
         seconds: Wall time, without the validation done in between.
-        engine: What computed the steps.
+        engine: Engine that computed the steps.
     """
 
     weights: Mapping[str, Array]

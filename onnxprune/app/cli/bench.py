@@ -65,7 +65,7 @@ def render(facts: Facts) -> RenderableType:
     help="Also time what `prune --latency-table FILE` needs to know of this device: layers and networks of"
     " several widths; a file that is there is added to.",
 )
-@click.option("--device-name", metavar="TEXT", help="What to call the device in that file.")
+@click.option("--device-name", metavar="TEXT", help="Name of the device in that file.")
 @data_option("Data to run on, and to measure quality on")
 @click.option(
     "--metric",

@@ -99,7 +99,7 @@ def model_argument(name: str = "model") -> Decorator:
 
 def output_option(what: str) -> Decorator:
     """Return the option that says where the result goes."""
-    return click.option("-o", "--output", required=True, type=Writes(), help=f"Where to write {what}.")
+    return click.option("-o", "--output", required=True, type=Writes(), help=f"File to write {what} to.")
 
 
 def provider_option(text: str) -> tuple[str, str]:
@@ -135,7 +135,7 @@ unverified_option = click.option(
     help="Write the result under its own name although no input could show that it is right.",
 )
 samples_option = click.option(
-    "--samples", type=click.IntRange(1), default=64, show_default=True, help="How many samples of the data."
+    "--samples", type=click.IntRange(1), default=64, show_default=True, help="Number of samples of the data."
 )
 
 

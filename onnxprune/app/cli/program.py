@@ -84,10 +84,10 @@ def command(
     """Make a command of a function that returns facts.
 
     Args:
-        name: What users type.
+        name: Name that users type.
         render: From the facts to what people see. ``--json`` prints the facts themselves.
-        shows_progress: Whether to show how far it is; a command that has a way of its own needs no other.
-        executes: Whether it runs models, on a provider of the user's choice.
+        shows_progress: True to show its progress; a command that has a way of its own needs no other.
+        executes: True if it runs models, on a provider of the user's choice.
         fields_of: A dataclass whose fields are options of the command (see `PassCommand`), or where it is
             defined, as ``module:name``; or several.
     """
@@ -138,7 +138,7 @@ def _memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--memory",
         metavar="SIZE",
         callback=_amount,
-        help="How much memory may be used, such as 2G; by default files may ask for 80 % of the machine's.",
+        help="Memory that may be used, such as 2G; by default files may ask for 80 % of the machine's.",
     )(function)
 
 

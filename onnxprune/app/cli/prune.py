@@ -91,7 +91,7 @@ def _shapes(found: Facts) -> str:
     metavar="FILE",
     help="Of the vocabulary, keep only the rows whose numbers this text file lists; alone or with a budget.",
 )
-@click.option("-o", "--output", type=Writes(), help="Where to write the sparse model.")
+@click.option("-o", "--output", type=Writes(), help="File to write the sparse model to.")
 def prune(
     model: str,
     output: str | None,

@@ -22,7 +22,7 @@ def render(facts: Facts) -> RenderableType:
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    help="Where to put it; by default one folder a Python version, in the user's data folder.",
+    help="Folder to install into; by default one folder a Python version, in the user's data folder.",
 )
 def setup_training(folder: Path | None) -> Facts:
     """Install what `finetune` needs into a folder of its own, away from the onnxruntime in use."""

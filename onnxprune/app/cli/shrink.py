@@ -57,7 +57,7 @@ def render(facts: Facts) -> RenderableType:
 
 @command("shrink", render, fields_of="onnxprune.app.shrink.choice:ShrinkOptions")
 @model_argument()
-@data_option("What to train and calibrate on, with labels or without; without any data a weaker way is taken")
+@data_option("Data to train and calibrate on, with labels or without; without any data a weaker way is taken")
 @click.option(
     "--quantize", type=click.Choice(["int8"]), help="Also quantise the result, on the same samples."
 )

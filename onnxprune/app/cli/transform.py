@@ -78,7 +78,7 @@ def _left(facts: Facts) -> list[RenderableType]:
     "--certificate",
     type=Writes(),
     metavar="FILE",
-    help="Where to write which elements are kept, for `python -m onnxprune.certify`.",
+    help="File to write the kept elements to, for `python -m onnxprune.certify`.",
 )
 @output_option("the dense model")
 def transform(sparse: str, output: str, certificate: str | None, **options: Any) -> Facts:

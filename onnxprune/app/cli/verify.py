@@ -23,7 +23,7 @@ def render(facts: Facts) -> RenderableType:
 @command("verify", render, executes=True, fields_of=(Seeded, InputSizes, OpenInterface))
 @model_argument("sparse")
 @model_argument("dense")
-@data_option("What to compare on, beside random inputs")
+@data_option("Data to compare on, beside random inputs")
 @samples_option
 def verify(
     sparse: str,

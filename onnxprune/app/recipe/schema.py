@@ -39,11 +39,11 @@ class DataSection(Section):
     """Sources of samples: ``.npz`` files, folders of them, ``module:callable``.
 
     Attributes:
-        train: What is trained on.
-        val: What every iteration is judged by.
+        train: Samples to train on.
+        val: Samples that every iteration is judged by.
         hold_back: Instead of it: so much of the training data judges, and is not trained on.
-        calibration: What the analysis and the recovery look at; the training data by default.
-        test: What only the original and the result are judged by, at the very end.
+        calibration: Samples for the analysis and the recovery; the training data by default.
+        test: Samples that only the original and the result are judged by, at the very end.
         limit: Only the first so many samples of each: to try a recipe out.
     """
 
@@ -57,7 +57,7 @@ class DataSection(Section):
     ] = None
     calibration: Annotated[
         str | None,
-        Key(example='"few.npz"', note="what ana and recover look at; by default the training data"),
+        Key(example='"few.npz"', note="samples for ana and recover; by default the training data"),
     ] = None
     test: Annotated[str | None, Key(example='"test.npz"', note="judged at the very end only")] = None
     limit: Annotated[
@@ -98,7 +98,7 @@ class ScheduleSection(Section):
     """Schedule of the reduction over the iterations.
 
     Attributes:
-        iterations: How often to prune and train.
+        iterations: Number of times to prune and train.
         rise: ``linear``: the same step each time. ``cubic``: large steps first, small ones last, after Zhu
             and Gupta, "To prune, or not to prune" (2017), equation 1.
         reductions: The reduction of every iteration instead of the two above.
@@ -130,9 +130,9 @@ class AnaKeys:
     """Keys of the section ``ana`` that the pass has not.
 
     Attributes:
-        enabled: Whether it is.
-        repeat: Whether it is measured again before every pruning. If not, what was found out about the
-            original decides all widths, and only which channels go is decided anew.
+        enabled: True to measure sensitivities.
+        repeat: True to measure again before every pruning. If false, the first analysis, of the
+            original, decides all widths, and only the choice of channels is made anew.
     """
 
     enabled: bool = True
@@ -143,7 +143,7 @@ class AnaKeys:
 class AnaSection(PassSection):
     """Sensitivity analysis before every pruning; see the command `ana`."""
 
-    note: ClassVar[str] = "how sensitive each group is, measured before every pruning"
+    note: ClassVar[str] = "sensitivity of each group, measured before every pruning"
 
 
 @keys_of(Prune, without=(Reductions,))
@@ -170,7 +170,7 @@ class RecoverKeys:
     """Keys of the section ``recover`` that the pass has not.
 
     Attributes:
-        enabled: Whether it is.
+        enabled: True to recover.
     """
 
     enabled: bool = True
@@ -235,7 +235,7 @@ class SparsifyKeys:
     """Keys of the section ``sparsify`` that the pass has not.
 
     Attributes:
-        enabled: Whether elements of weights are set to zero, once all channels are chosen.
+        enabled: True to set elements of weights to zero, once all channels are chosen.
         epochs: Passes over the training data afterwards; by default those of the last iteration.
     """
 
@@ -265,15 +265,15 @@ class StopSection(Section):
     """When to stop before the schedule ends.
 
     Attributes:
-        max_drop: How much worse than the original an iteration may be, in the metric's unit; one that is
+        max_drop: Largest loss of an iteration against the original, in the metric's unit; one that is
             worse, by more than the standard error of its difference from the original sample by sample, is
             dropped, and the result is the last one before it. Where there is none before it the result is
             the one of the best score, and `run` ends with exit code 1.
         floor: The same as an absolute value of the metric.
-        early_drop: How much worse an iteration may be that another one follows; by default no more than the
+        early_drop: Largest such loss of an iteration that another one follows; by default no more than the
             two above allow. It goes with ``finetune.early_schedule``: what trains with large steps to the end
             is not yet as good as it will be.
-        retries: How often a dropped iteration is tried again with half the step.
+        retries: Number of times a dropped iteration is tried again with half the step.
     """
 
     max_drop: Annotated[
@@ -364,10 +364,10 @@ class Recipe(Section):
 
     Attributes:
         model: The trained network.
-        folder: Where everything goes; beside the recipe and named like it by default.
-        metric: What the models are judged by: ``top1``, ``agreement``, ``module:callable`` …
-        seed: Of everything that draws numbers.
-        threads: How many to compute with. Part of the result: another number of threads rounds otherwise. By
+        folder: Folder of all files of the run; beside the recipe and named like it by default.
+        metric: Metric that the models are judged by: ``top1``, ``agreement``, ``module:callable`` …
+        seed: Seed of all random numbers.
+        threads: Threads to compute with. Part of the result: another number of threads rounds otherwise. By
             default the processors of the machine that first starts the run.
         shapes: Full shapes of inputs to analyse with, where the file leaves axes open.
         dims: Sizes to analyse with, by the name of an open axis of the inputs.

@@ -40,11 +40,11 @@ class ShrinkOptions(
 
     Attributes:
         model: The model's file.
-        output: Where the result goes.
-        data: Samples: what `finetune` takes.
-        val: What to judge by; by default a fifth of ``data``, which is then not trained on.
+        output: File to write the result to.
+        data: Samples, in a form that `finetune` takes.
+        val: Data to judge by; by default a fifth of ``data``, which is then not trained on.
         max_drop: Remove as much as costs no more than this of the metric.
-        minutes: How long it may take.
+        minutes: Time limit of the whole job, in minutes.
         metric: By default what suits model and data.
     """
 
@@ -74,10 +74,10 @@ class Outlook:
     """Findings about a model and its data.
 
     Attributes:
-        labelled: Whether the samples carry labels.
-        classes: Whether an output can be read as scores of classes.
-        convolutional: Whether the model has convolutions.
-        samples: How many samples there are; ``None`` where nobody knows before going through them.
+        labelled: True if the samples carry labels.
+        classes: True if an output can be read as scores of classes.
+        convolutional: True if the model has convolutions.
+        samples: Number of samples; ``None`` where it is not known before going through them.
     """
 
     labelled: bool
@@ -113,9 +113,9 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
 
     Args:
         wanted: The options.
-        outlook: What was found out.
-        epochs: How long to train.
-        measured: Whether there is time to measure how much each group can lose.
+        outlook: Findings about the model and the data.
+        epochs: Epochs of training.
+        measured: True if there is time to measure how much each group can lose.
 
     Raises:
         UsageError: There is no budget, or more than one.
