@@ -224,7 +224,7 @@ def unify(a: Dim, b: Dim, why: Block) -> bool:
         why: The operator that says so. If the two cannot be reconciled their factors are blocked with it.
 
     Returns:
-        Whether they could be reconciled.
+        True if they could be reconciled.
     """
     waiting: list[Equation] = [(a, b)]
     done = True

@@ -124,7 +124,7 @@ def function_of(name: str, kind: int | None, *, fmod: bool = False) -> Function 
     Args:
         name: The operator.
         kind: The element type of its operands.
-        fmod: Whether Mod takes the sign of the dividend.
+        fmod: True if Mod takes the sign of the dividend.
     """
     if name in COMPARISONS:
         return COMPARISONS[name]
@@ -204,9 +204,9 @@ def elementwise(
     """Apply a function to operands that broadcast.
 
     Args:
-        function: What to apply.
+        function: Function to apply.
         operands: Its operands.
-        unknown: What stands for an element that is not followed; ``None`` gives up.
+        unknown: Function that gives the value of an element that is not followed; ``None`` gives up.
     """
     arrays = np.broadcast_arrays(*operands)
     found = np.empty(arrays[0].shape, object)

@@ -18,10 +18,10 @@ class Condition:
     Attributes:
         kind: ``nonnegative``: the size is 0 or more. ``equal`` and ``one of``: it is one of the options.
             ``broadcast``: it is the option, or one of the two is 1. ``multiple``: the option divides it.
-        size: What is demanded of.
-        options: What it may be.
+        size: Size that the demand is about.
+        options: Values it may have.
         node: The node that demands it, by its label.
-        reason: What the node does there, such as ``inner axes``.
+        reason: Purpose of the size in the node, such as ``inner axes``.
     """
 
     kind: Kind

@@ -90,8 +90,8 @@ def replaced(value: Value, known: Mapping[int, Value], memo: dict[int, Value] | 
     """Put values in the place of atoms, by number, until none of them is left.
 
     Args:
-        value: Where to.
-        known: What for; must not lead back to itself.
+        value: Value to rewrite.
+        known: Replacements of atoms, by number; none may lead back to its own atom.
         memo: Atoms already replaced, kept between calls with the same ``known``.
     """
     if not isinstance(value, Size) or value.inside.isdisjoint(known):

@@ -39,14 +39,14 @@ class SizeFacts:
 
     Attributes:
         algebra: The tables of the analysis.
-        known: What atoms turned out to be, by number.
+        known: Values of atoms that are determined, by number.
         solved: Those of them that are symbols.
-        equations: What was learnt, in words.
-        assumptions: What is taken for granted, in words.
-        conditions: What else is demanded.
-        possible: What nodes demand that may not run.
+        equations: Equations found, in words.
+        assumptions: Assumptions, in words.
+        conditions: Further conditions.
+        possible: Conditions of nodes that may not run.
         undecided: Axes whose size is one of two, in words.
-        sure: Whether the nodes at hand certainly run: only then they teach.
+        sure: True if the nodes at hand certainly run: only then they teach.
     """
 
     def __init__(self) -> None:

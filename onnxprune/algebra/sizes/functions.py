@@ -135,9 +135,9 @@ def rounded(a: Value, bits: int, b: Value = 1) -> Value:
     Small multiples of powers of two are exact; so they are up to 2**13 in 32 bits.
 
     Args:
-        a: What is divided.
+        a: Dividend.
         bits: The length of the numbers: 16, 32 or 64.
-        b: What it is divided by.
+        b: Divisor.
 
     Raises:
         ZeroDivisionError: ``b`` is the number 0.

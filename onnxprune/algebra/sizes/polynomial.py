@@ -40,13 +40,13 @@ class Atom:
         kind: ``symbol``, ``floor``, ``quotient``, ``truncated``, ``maximum``, ``minimum``, ``equal``,
             ``less``, ``stretched`` or ``rounded``: see `onnxprune.algebra.sizes.functions`.
         name: The name of a symbol, else empty.
-        operands: What the function is applied to.
+        operands: Operands of the function.
         bounds: The smallest and the largest value, ``None`` where there is none.
-        integral: Whether its values are integers.
-        fresh: Whether it is a symbol for what the analysis does not know, rather than for an open input axis.
+        integral: True if its values are integers.
+        fresh: True if it is a symbol of an unknown value, rather than of an open input axis.
         inside: The numbers of all atoms in it, its own included.
         weight: The number of terms in it, those of its operands included.
-        depth: How deep functions are nested in it.
+        depth: Depth of nested functions in it.
     """
 
     __slots__ = (
@@ -185,7 +185,7 @@ class Size:
         terms: Monomials and their coefficients, in ascending order.
         inside: The numbers of all atoms in it.
         weight: The number of terms in it, those inside of functions included.
-        depth: How deep functions are nested in it.
+        depth: Depth of nested functions in it.
     """
 
     __slots__ = ("_interval", "_nonnegative", "algebra", "depth", "inside", "terms", "weight")
@@ -314,10 +314,10 @@ def symbol(
     """Return the symbol of a name.
 
     Args:
-        name: How it is printed and given numbers.
+        name: Name by which it is printed and given numbers.
         lower: An integer it is never below, ``None`` for none.
         upper: An integer it is never above, ``None`` for none.
-        fresh: Whether it stands for what an analysis does not know.
+        fresh: True if it stands for a value that the analysis does not know.
         algebra: The tables; by default some that all such symbols share while any of them is in use.
     """
     global _loose

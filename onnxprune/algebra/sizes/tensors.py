@@ -47,9 +47,9 @@ class TensorSequence:
     Attributes:
         shapes: The shape of each element, ``None`` for one of unknown rank; ``None`` where their number is
             not known.
-        common: What the shape of any element is where the number is not known.
+        common: Shape of any element, where the number is not known.
         element: The element type of the tensors.
-        count: How many there are.
+        count: Number of elements.
     """
 
     shapes: Sequence[Shape | None] | None
@@ -63,14 +63,14 @@ class Tensors:
     """All tensors met, bodies included, by name.
 
     Attributes:
-        shapes: Of those of known rank.
+        shapes: Shapes of those of known rank.
         types: Element types.
         values: Small tensors that are known before the run, and unknown integers as symbols.
         derived: Those that are more than constants of the file.
         invented: Those all of whose elements are symbols for unknown integers.
-        sequences: What is no tensor.
-        kinds: Of what is no tensor: ``sequence``, ``map`` or ``optional``.
-        unknown: Why a rank or an axis is not known, by tensor.
+        sequences: Values that are no tensors but sequences.
+        kinds: Kind of each value that is no tensor: ``sequence``, ``map`` or ``optional``.
+        unknown: The reason why a rank or an axis is not known, by tensor.
         constants: Tensors of the file.
     """
 
