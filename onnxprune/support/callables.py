@@ -61,7 +61,7 @@ def user_code(what: str) -> Iterator[None]:
     """Turn whatever the user's code raises into an error that says where it was raised.
 
     Args:
-        what: What was being done, as the subject of a sentence: ``"loader:train"``.
+        what: Name of the work, the subject of a sentence: ``"loader:train"``.
 
     Raises:
         DataError: The code inside raised something that is not an error of ours.

@@ -36,7 +36,7 @@ def follow_parent(at_end: Callable[[], None]) -> None:
     has a stopped process go on, so that it can end itself.
 
     Args:
-        at_end: What to do, in a thread of its own.
+        at_end: Function to call, in a thread of its own.
     """
     if sys.platform.startswith("linux"):
         with contextlib.suppress(OSError, AttributeError):

@@ -66,7 +66,7 @@ def holding(path: Path) -> Iterator[bool]:
     """Hold a lock for the block, if nobody else has it.
 
     Yields:
-        Whether it is held.
+        True if it is held.
 
     Raises:
         OSError: As for `Lock`.

@@ -29,7 +29,7 @@ class NumberRange:
         least: The smallest.
         above: The largest that is too small.
         below: The smallest that is too large.
-        infinite: Whether infinity is one of them.
+        infinite: True if infinity is one of them.
     """
 
     least: float | None = None
@@ -81,11 +81,11 @@ class Option:
     """The metadata of an option.
 
     Attributes:
-        flag: How it is spelled on the command line, where it is not named like the field; empty for an option
+        flag: Spelling on the command line, where it differs from the field's name; empty for an option
             that only Python has.
         metavar: The word that stands for its value.
         example: A pair ``name=value`` as it would be given, for options that take such.
-        place: Whether its value is the name of a file, and what is done with that.
+        place: Use of its value as the name of a file.
         bounds: The numbers that it takes.
         key: The key of a recipe; ``None`` where there is none.
     """

@@ -43,8 +43,8 @@ def check_output(path: Spec, inputs: Iterable[Spec] = ()) -> Path:
     """Say whether a result can be written, before anything is spent on it.
 
     Args:
-        path: Where it is to go. A link is followed, not replaced.
-        inputs: What the command reads and must not overwrite, all that belongs to it included.
+        path: File or folder to write. A link is followed, not replaced.
+        inputs: Files the command reads and must not overwrite, all that belongs to them included.
 
     Returns:
         The path with all links resolved.
@@ -72,7 +72,7 @@ def check_places(writes: Mapping[str, Spec], reads: Iterable[Spec]) -> None:
 
     Args:
         writes: Each path by the option that names it.
-        reads: What the command reads.
+        reads: Files the command reads.
 
     Raises:
         OutputError: As for `check_output`; or two options name one file, or it belongs to a run.

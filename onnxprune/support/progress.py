@@ -21,23 +21,23 @@ T = TypeVar("T")
 
 
 class Reporter(Protocol):
-    """Somebody who shows how far steps have come; steps may lie within one another."""
+    """Display of the progress of steps; steps may lie within one another."""
 
     def start(self, name: str, total: int | None) -> Any:
-        """A step begins. Return what it is to be called from now on.
+        """A step begins. Return the key that stands for it from now on.
 
         Args:
-            name: What to call it before people.
-            total: How many units of work it has, ``None`` where nobody knows.
+            name: Name of the step for people.
+            total: Units of work it has, ``None`` where their number is not known.
         """
 
     def advance(self, key: Any, steps: int, note: str) -> None:
         """A step has done some more of its work.
 
         Args:
-            key: What `start` returned.
-            steps: How many units; 0 where only the note is new.
-            note: What there is to say about it now; empty to leave the note as it was.
+            key: Key that `start` returned.
+            steps: Units of work; 0 where only the note is new.
+            note: Text to show about it now; empty to leave the note as it was.
         """
 
     def finish(self, key: Any) -> None:
@@ -64,8 +64,8 @@ class Task:
         """Say that more of the work is done.
 
         Args:
-            steps: How many units.
-            note: What to show beside it, such as the loss.
+            steps: Units of work.
+            note: Text to show beside it, such as the loss.
         """
         if self._reporter is not None:
             self._reporter.advance(self._key, steps, note)
@@ -76,8 +76,8 @@ def task(name: str, total: int | None = None) -> Iterator[Task]:
     """Report a step for as long as the block runs.
 
     Args:
-        name: What to call it before people.
-        total: How many units of work it has, ``None`` where nobody knows.
+        name: Name of the step for people.
+        total: Units of work it has, ``None`` where their number is not known.
     """
     reporter = _reporter.get()
     if reporter is None:
@@ -94,9 +94,9 @@ def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T
     """Yield the items, and report each as done when the next is asked for.
 
     Args:
-        items: What is worked on.
-        name: What to call the work before people.
-        total: How many items there are; their length where they have one.
+        items: Items that are worked on.
+        name: Name of the work for people.
+        total: Number of items; their length where they have one.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
