@@ -71,7 +71,7 @@ class AnalysisManager:
     """The results of analyses of one model.
 
     Attributes:
-        version: How often the model has changed.
+        version: Number of changes of the model so far.
     """
 
     version: int = 0
@@ -143,7 +143,7 @@ def analysis(
 
     Args:
         name: The name by which passes preserve it.
-        sized: Whether the sizes that the model is to be analysed with count as an argument.
+        sized: True if the sizes that the model is to be analysed with count as an argument.
     """
 
     def decorate(function: Callable[Concatenate[Model, P], T]) -> Callable[Concatenate[Model, P], T]:

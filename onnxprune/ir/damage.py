@@ -45,7 +45,7 @@ def refuse_damage(proto: onnx.ModelProto, model: str) -> None:
 
     Args:
         proto: The model, weights in memory.
-        model: What to call it.
+        model: Name of the model in messages.
 
     Raises:
         ModelError: Something in it cannot be meant.

@@ -43,7 +43,7 @@ def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
 
     Args:
         model: The model.
-        numbers: Whether inference is to know small constants, and with them the shapes they stand for.
+        numbers: True if inference is to know small constants, and with them the shapes they stand for.
     """
     bare = skeleton(model.proto)
     if numbers:

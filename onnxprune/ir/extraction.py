@@ -25,8 +25,8 @@ def extracted(
         model: The model.
         nodes: Its nodes, in order of execution.
         constants: Names of the constants they read, which become initializers.
-        inputs: What the new model is fed.
-        outputs: What it returns.
+        inputs: Inputs of the new model.
+        outputs: Outputs of it.
         weights: Constants to take instead of the model's own, by name.
     """
     part = onnx.ModelProto(ir_version=max(model.proto.ir_version, 4))  # so that no constant is an input

@@ -24,7 +24,7 @@ def inlined(proto: onnx.ModelProto, model: str) -> onnx.ModelProto:
 
     Args:
         proto: A model whose names are text.
-        model: What to call it.
+        model: Name of the model in messages.
 
     Raises:
         ModelError: A function calls itself, is there twice, or the calls come to too much.

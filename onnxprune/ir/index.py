@@ -34,7 +34,7 @@ class GraphIndex:
     Args:
         nodes: The nodes.
         returned: Names of the values that are read from outside: graph outputs.
-        listed: Whether the nodes of analysed bodies are among the nodes, so that only other bodies capture.
+        listed: True if the nodes of analysed bodies are among the nodes, so that only other bodies capture.
     """
 
     def __init__(

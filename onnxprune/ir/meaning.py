@@ -27,7 +27,7 @@ def read_as_meant(proto: onnx.ModelProto, model: str) -> frozenset[str]:
 
     Args:
         proto: The model, weights in memory, free of damage.
-        model: What to call it.
+        model: Name of the model in messages.
 
     Returns:
         The names of initializers that were stored sparsely.

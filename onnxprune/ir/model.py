@@ -44,7 +44,7 @@ class Model:
     Attributes:
         proto: The whole model, weights included.
         path: The file it was read from; ``None`` for a model made in memory.
-        external: Whether its weights lay in a file of their own, and are to be written so again.
+        external: True if its weights lay in a file of their own, and are to be written so again.
         compact: Names of constants whose values the file made of much less, and is to again.
         sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
         analyses: Results of analyses of this version.
@@ -339,7 +339,7 @@ def _without_content(bare: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Add a node to a skeleton, a large constant as an input, another large one without its attributes.
 
     Returns:
-        Whether it was the latter: it is then of a domain that onnx does not look into.
+        True in the latter case: it is then of a domain that onnx does not look into.
     """
     if node.ByteSize() < _LARGE:
         bare.graph.node.append(node)

@@ -67,7 +67,7 @@ def write_model(
 
     Args:
         model: The model.
-        path: Where it is to go.
+        path: File to write.
         shapes: Full shapes of inputs to run it with, by name; sensible ones by default.
         inputs: Files it must not overwrite.
         data: Samples for the model; it is run on the first of them.
@@ -108,11 +108,11 @@ def write_unverified(model: Model, path: str | Path, inputs: Iterable[str | Path
 
     Args:
         model: The model.
-        path: Where it was to go.
+        path: File that the verified model was to go to.
         inputs: Files it must not overwrite.
 
     Returns:
-        Where it lies: under a name that was free.
+        Path of the file, whose name was free.
 
     Raises:
         OutputError: It cannot be written there.
@@ -140,7 +140,7 @@ def kept_unverified(
 
     Args:
         error: It holds the result.
-        path: Where the result was to go.
+        path: File that the result was to go to.
         reference: The file it is to be compared with.
         inputs: Files it must not overwrite.
     """
@@ -155,7 +155,7 @@ def write_text(path: str | Path, text: str, *, inputs: Iterable[str | Path] = ()
     """Write a text file.
 
     Args:
-        path: Where it is to go.
+        path: File to write.
         text: Its content.
         inputs: Files it must not overwrite.
 
@@ -203,7 +203,7 @@ def _remove_unused_data(place: Path, scratch: Path, keep: set[Path]) -> None:
 
     Args:
         place: The model.
-        scratch: What this process makes files in. Where another one does too, everything is left to it.
+        scratch: Scratch folder of this process. Where another one has one too, everything is left to it.
         keep: Files that are somebody else's.
     """
     ours = re.compile(re.escape(place.name) + r"(\.\d+)?\.data")

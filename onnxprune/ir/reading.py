@@ -26,7 +26,7 @@ class _Piece:
         tensor: The tensor, of the model's main graph, of a body or of a local function.
         file: The file.
         offset: The first byte.
-        length: How many bytes the tensor's shape and type need.
+        length: Bytes that the tensor's shape and type need.
     """
 
     tensor: onnx.TensorProto

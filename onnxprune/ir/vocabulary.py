@@ -29,7 +29,7 @@ class Vocabulary:
     """Tables of as many rows, and the inputs that pick from them.
 
     Attributes:
-        rows: How many rows each table has.
+        rows: Number of rows of each table.
         inputs: Names of the inputs that hold numbers of rows.
         lookups: The first results of the nodes that pick rows.
     """
@@ -72,12 +72,12 @@ def note_vocabulary(model: Model, vocabulary: Vocabulary) -> Model:
 def renumbered(
     model: Model, inputs: Iterable[str], numbers: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> Model:
-    """Return a model whose inputs are read through a list: each number stands for what the list says.
+    """Return a model whose inputs are read through a list: each number stands for an entry of the list.
 
     Args:
         model: The model.
         inputs: Names of inputs that hold numbers.
-        numbers: What each number stands for.
+        numbers: Value that each number stands for.
     """
     model = model.copy()
     table = model.add_constant("numbers__listed", numbers)

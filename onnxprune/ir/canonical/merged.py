@@ -25,9 +25,9 @@ class Pick:
     """One part of a layout that is read alone.
 
     Attributes:
-        number: Which part.
+        number: Number of the part.
         output: The tensor it becomes.
-        keeps: Whether the axis of parts stays, with one element.
+        keeps: True if the axis of parts stays, with one element.
     """
 
     number: int
@@ -46,7 +46,7 @@ class MergedProduct:
         transpose: The Transpose behind it, or ``None``.
         axis: The axis of parts, as the Reshape makes it.
         rest: The sizes of the axes after it.
-        parts: How many parts there are.
+        parts: Number of parts.
         picks: Those that are read.
     """
 

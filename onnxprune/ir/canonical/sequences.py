@@ -39,7 +39,7 @@ def without_sequences(model: Model, shapes: Shapes) -> Model:
 
     Args:
         model: A checked model.
-        shapes: What is known of its tensors.
+        shapes: Shapes and types of its tensors.
     """
     if not any(node.op_type in _OPERATORS for node in model.all_nodes):
         return model
