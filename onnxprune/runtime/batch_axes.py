@@ -100,7 +100,7 @@ def made_axis(declared: Declared, shape: Sequence[int], rows: int, name: str | N
     """Return the axis of a result that counts the samples, ``None`` where there is none.
 
     Args:
-        declared: What the file says of its shape; empty where that is nothing.
+        declared: Shape that the file declares for it; empty where there is none.
         shape: Its shape.
         rows: The samples that were fed.
         name: The name of the axis that counts samples.

@@ -34,8 +34,8 @@ class RunDeadline:
         options: An ``onnxruntime.RunOptions``.
 
     Attributes:
-        seconds: What the run may take, ``None`` for any time.
-        struck: Whether it has taken longer.
+        seconds: Seconds the run may take, ``None`` for no limit.
+        struck: True if it has taken longer.
     """
 
     def __init__(self, options: Any) -> None:

@@ -31,7 +31,7 @@ class Values:
         turns: Values that all elements take, one a feed, in turn; they decide over the constant.
         ends: Values of which every row of the last axis ends with each one, where it is long enough.
         avoided: Values that are not drawn.
-        counted: Whether elements count up from the least along the last axis.
+        counted: True if elements count up from the least along the last axis.
     """
 
     least: float | None = None
@@ -67,7 +67,7 @@ def sample_feeds(
         choices: Numbers that integer inputs take in turn, one a feed, by name.
         values: The values inputs may take, by name; they decide over `highs`.
         batch: The size of a first axis the file leaves open.
-        samples: How many feeds to draw.
+        samples: Number of feeds to draw.
         seed: The same seed gives the same feeds.
 
     Returns:

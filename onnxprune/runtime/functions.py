@@ -14,7 +14,7 @@ def add_functions(proto: onnx.ModelProto, has_operator: Callable[[str, str], boo
 
     Args:
         proto: The model.
-        has_operator: Whether the runtime has an operator, by domain and name.
+        has_operator: Test whether the runtime has an operator, by domain and name.
     """
     there = {(f.domain, f.name) for f in proto.functions}
     for domain, name in sorted({(n.domain, n.op_type) for n in _nodes(proto.graph)} - there):

@@ -28,7 +28,7 @@ class Latency:
         min_ms: The fastest run.
         p90_ms: Nine rounds of ten were faster than this.
         mean_ms: The average.
-        rounds: How many rounds there were.
+        rounds: Number of rounds.
     """
 
     median_ms: float
@@ -54,9 +54,9 @@ def measure_latency(
     Args:
         models: The models.
         feeds: The inputs: one feed for all, or one for each model.
-        rounds: How many times each model has its turn.
-        warmup: How many untimed runs each model gets before.
-        threads: How many threads a run may use.
+        rounds: Number of turns of each model.
+        warmup: Number of untimed runs of each model before.
+        threads: Threads a run may use.
         execution: The provider; by default the one in use.
 
     Returns:
@@ -88,8 +88,8 @@ def time_in_turns(
 
     Args:
         runs: One run a model.
-        rounds: How many times each has its turn.
-        warmup: How many untimed runs each gets before.
+        rounds: Number of turns of each.
+        warmup: Number of untimed runs of each before.
 
     Returns:
         One result a run, in their order.

@@ -81,18 +81,18 @@ class Session:
         model: A model with all its weights in memory, of any size: large ones are handed over as they are,
             not through a serialised message. Reading files is left to `onnxprune.ir`: onnxruntime 1.20
             still follows external data out of the model's folder.
-        optimize: Whether onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
+        optimize: True if onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
             file, which is what comparisons for correctness want.
-        threads: How many threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
-        spin: Whether those threads wait for one another in busy loops, as is onnxruntime's default. That is a
+        threads: Threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
+        spin: True if those threads wait for one another in busy loops, as is onnxruntime's default. That is a
             little faster on an idle machine and several times slower on one that others use too.
         execution: The provider. By default the one in use (`onnxprune.runtime.execution`) where the graph may
             be rewritten, and the CPU where it may not: comparisons must not depend on a device.
 
     Attributes:
-        name: What to call the model in a message.
-        inputs: What has to be fed.
-        outputs: What comes back.
+        name: Name of the model in messages.
+        inputs: Inputs that have to be fed.
+        outputs: Outputs that come back.
         on_cpu: The operators that the named provider leaves to the CPU.
 
     Raises:
@@ -201,7 +201,7 @@ class WeightSession(Session):
         execution: As for `Session`.
 
     Attributes:
-        weights: What may be fed in addition to the inputs.
+        weights: Weights that may be fed in addition to the inputs.
 
     Raises:
         ModelError: As for `Session`, or the model has no constant of such a name.

@@ -56,7 +56,7 @@ class LatencyBackend(ABC):
         Args:
             models: The models, their weights in memory.
             feeds: The inputs of each.
-            rounds: How many times each model has its turn; a back-end outside this process may take fewer.
+            rounds: Number of turns of each model; a back-end outside this process may take fewer.
             threads: Threads of a run; ``None`` leaves it to the runtime. A device of its own decides itself.
             done: Told of each figure.
 
@@ -74,7 +74,7 @@ def checked_figures(figures: Sequence[float], what: str) -> list[float]:
 
     Args:
         figures: Milliseconds.
-        what: Where they are from, as the subject of a sentence.
+        what: Origin of the figures, the subject of the sentence.
 
     Raises:
         DeviceError: There are none, or one is not positive and finite.
