@@ -89,20 +89,20 @@ class OpSpec:
         domain: Its domain; empty for the standard one.
         axes: The axes rule: says through a context which axes are the same, summed over, or have to stay,
             what masking may set to zero, and the multiply-accumulates. Without one all axes are blocked.
-        zero: How zeros travel: whether the result is zero at a removed channel, given the operands.
-        constant: How other numbers travel that are the same whatever the network is fed.
+        zero: Zero rule: from the operands, true if the result is zero at a removed channel.
+        constant: Constant rule: the values that are the same whatever the network is fed.
         opens: The axes of the inputs of its body, in order; ``None`` where they are not known.
         sizes: The size rule. Without one onnx and onnxruntime are asked.
         linear: The linear views of a node: weights, activation, bias, layout.
         symmetry: The symmetry rule: the linear maps along an axis that the operator commutes with. Without
             one those are the permutations.
         parameters: The operands that hold parameters.
-        trainable: Whether training changes the parameters. Those of quantised and packed operators stay.
+        trainable: True if training changes the parameters. Those of quantised and packed operators stay.
         statistics: The operands that hold running statistics of training.
-        elementwise: Whether each element of the results is made of the elements of the operands at the same
+        elementwise: True if each element of the results is made of the elements of the operands at the same
             place, by a formula that knows no axes.
-        arithmetic: Which of the four basic operations it is.
-        normalises: Whether it divides by a deviation or a norm of its data.
+        arithmetic: Operation among the four basic ones, if it is one of them.
+        normalises: True if it divides by a deviation or a norm of its data.
         gradient: The pullback: writes the gradients of a node's operands, from those of its results, into the
             graph of a training step. Without one training stops at the operator, or spells it in others.
         function: The operator as a function of standard operators, run where onnxruntime has no

@@ -43,14 +43,14 @@ class LinearView:
         result_axis: The axis of the result that the rows make, groups major.
         layout: The arrangement of the weights.
         groups: The number of matrices side by side, those of a stack aside.
-        inputs_first: Whether the axis of the weights that is summed over comes before that of the outputs.
+        inputs_first: True if the axis of the weights that is summed over comes before that of the outputs.
         bias: The operand that is added, of one axis; ``None`` where the operator has none. It is optional.
         alpha: Factor of the product.
         beta: Factor of the bias.
-        after: What follows within the node: nothing, so that product and bias are all of the result; an
+        after: Operations after it within the node: none, so that product and bias are all of the result; an
             activation or another sum, ``elementwise``; attention or a recurrence, ``mixing``.
-        uneven: Why data that are the same everywhere do not give a result that is; empty where they do.
-        integers: Whether the weights are integers that stand for other numbers.
+        uneven: The reason why uniform data do not give a uniform result; empty where they do.
+        integers: True if the weights are integers that stand for other numbers.
         scales: The operand with their scales, where masking sets those to zero and not the integers.
         summed: The axis of the weights that is summed over, for the layouts ``blocks`` and ``letters``.
     """

@@ -35,13 +35,13 @@ class Numbers:
         node: The node.
         attributes: Its attributes as Python values.
         opsets: Versions of the operator domains.
-        operands: What is known of each operand, in float64; ``None`` where nothing is, or it is left out.
+        operands: Known values of each operand, in float64; ``None`` where none are known, or it is left out.
         settled: The whole value of each operand that is the same whatever the input.
         shapes: The shape of each operand; ``None`` where it is left out or not known.
         results: The shape of each result, likewise.
         kinds: The element type of each operand.
-        passing: For each axis of the first operand, whether the first result has the same axis there.
-        means: Whether the first operand sums to one along its last axis.
+        passing: Flags, one an axis of the first operand, true if the first result has the same axis there.
+        means: True if the first operand sums to one along its last axis.
     """
 
     node: onnx.NodeProto
@@ -253,7 +253,7 @@ def windows(fits: Callable[[Numbers], bool] = lambda _: True) -> Carry:
     """Make the rule of operators that average, or choose from, windows along all axes from the third on.
 
     Args:
-        fits: Whether no window of this node sees anything else, such as padding counted as zeros.
+        fits: Test that no window of this node sees anything else, such as padding counted as zeros.
     """
 
     def carry(v: Numbers) -> list[Array | None]:

@@ -44,7 +44,7 @@ class SizeUse:
             node itself reads the size off a tensor.
         element: Its place in a list; ``None`` for a lone number.
         dim: The dim whose size it is.
-        backwards: Whether the number is minus the size: a bound counted from the end of an axis.
+        backwards: True if the number is minus the size: a bound counted from the end of an axis.
     """
 
     node: int
@@ -77,7 +77,7 @@ class Inexact:
         dim: The dim.
         operand: The tensor the statistic is taken of; empty where its formula is not known.
         over: The axes of that tensor over which it is taken.
-        centred: Whether its mean is subtracted, so that a channel as large as the mean adds nothing;
+        centred: True if its mean is subtracted, so that a channel as large as the mean adds nothing;
             otherwise a channel that is zero adds nothing.
     """
 
@@ -115,7 +115,7 @@ class Ghost:
 
     Attributes:
         node: Index of the node that sums.
-        dim: What it sums over.
+        dim: Dim it sums over.
         steps: Nodes to be run again, the last of which makes the operand of the sum, each with its operands:
             a tensor by name, a number, or the result of an earlier step by its number.
     """
@@ -143,7 +143,7 @@ class IndexUse:
         operand: The operand.
         dim: The dim.
         axis: The axis of the list along which the elements follow each other.
-        column: Which entry along the last axis of the list is the number; ``None`` where all are.
+        column: Number of the entry along the last axis of the list that holds it; ``None`` where all do.
     """
 
     node: int
@@ -161,7 +161,7 @@ class Quantised:
         scale: Name of the constant that holds the scale, ``None`` for 1.
         zero: Name of the tensor that holds the zero point, ``None`` for 0.
         axis: The axis those lie on, where they are more than one number.
-        block: How many neighbours on that axis share a scale and a zero point, where those have as many axes
+        block: Number of neighbours on that axis that share scale and zero point, if those have as many axes
             as the tensor; otherwise 0.
     """
 
@@ -434,11 +434,11 @@ class Context:
         """Say that the node sums over an axis of the operands, or of results it remembers.
 
         Args:
-            dim: What is summed over.
+            dim: Dim that is summed over.
             operands: Operands that have it.
             results: Results that are summed over in the next step.
-            axis: Which axis of the first operand that is, where it has the dim on several.
-            statistic: Whether the sum is that of a mean or a norm.
+            axis: Number of that axis in the first operand, where it has the dim on several.
+            statistic: True if the sum is that of a mean or a norm.
         """
         names = tuple(self.node.input[o] for o in operands)
         names += tuple(self.node.output[r] for r in results if self.makes(r))
@@ -563,7 +563,7 @@ class Context:
             operand: A constant.
             dim: The dim.
             axis: The axis of the list along which the elements follow each other.
-            column: Which entry along the last axis of the list is the number; ``None`` where all are.
+            column: Number of the entry along the last axis of the list that holds it; ``None`` where all do.
         """
         self.typing.index_uses.append(IndexUse(self.index, operand, dim, axis, column))
 

@@ -193,15 +193,15 @@ def _route(c: Context, e: Dim) -> None:
 
 
 def _run_along(c: Context, e: Dim, i: Dim, h: Dim, layers: Mapping[int, str]) -> None:
-    """Say which axes are one index: what goes in and what comes out are two, of one kind.
+    """Say which axes are one index: channels of inputs and of results are two, of one kind.
 
     Args:
         c: The node.
         e: Experts.
         i: Hidden channels.
-        h: What goes in and comes out.
-        layers: Which layer each operand belongs to: ``inner`` and ``gates`` make hidden channels of what goes
-            in, ``outer`` makes of them what comes out.
+        h: Channels of the inputs and of the results.
+        layers: Layer of each operand: ``inner`` and ``gates`` make hidden channels of the inputs,
+            ``outer`` makes the results of them.
     """
     lead = c.axes(0)[:-1]
     rows = [f"row {k}" for k in range(len(lead))]

@@ -45,8 +45,8 @@ def matrix_view(
         o: The node.
         data: The operand that is multiplied.
         weights: The other one; the lower of both stands on the left.
-        turned: Whether the last two axes of the data are exchanged before.
-        weights_turned: Whether those of the weights are.
+        turned: True if the last two axes of the data are exchanged before.
+        weights_turned: True if those of the weights are.
     """
     right, rank, data_rank = data < weights, o.rank(weights), o.rank(data)
     if rank is None or rank < 2 or (data_rank == 1 and not right):
@@ -112,7 +112,7 @@ def matrix_product(
         a: The axes of the first operand.
         b: Those of the second.
         operands: Their numbers.
-        turned: Whether the last two axes of each are exchanged before.
+        turned: True if the last two axes of each are exchanged before.
     """
     left, right = _described(a, "rows", "sum", turned[0]), _described(b, "sum", "columns", turned[1])
     where = {key: dim for keys, dims in ((left, a), (right, b)) for key, dim in zip(keys, dims, strict=True)}

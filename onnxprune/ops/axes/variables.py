@@ -27,7 +27,7 @@ class Indexing:
     """The indices of a node.
 
     Attributes:
-        variables: What each index counts, by its key.
+        variables: Variable that each index counts, by its key.
         operands: The indices of each axis of an operand, by its number; operands left out are not described.
         results: The indices of each axis of a result, likewise.
     """

@@ -197,9 +197,9 @@ def _run(
     Args:
         node: The Loop or Scan.
         body: Its body.
-        given: The shapes of what the body is given, the first ``ahead`` inputs left out.
+        given: The shapes of the inputs of the body, the first ``ahead`` of them left out.
         kinds: Their element types.
-        states: How many of them are carried from turn to turn.
+        states: Number of them that are carried from turn to turn.
         ahead: Inputs of the body that are not given: the turn and the condition of a Loop.
         steps: The number of turns, ``None`` where it is not known.
     """

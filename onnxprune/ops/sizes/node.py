@@ -140,7 +140,7 @@ class SizedNode:
         """Say what a result is.
 
         Args:
-            place: Which result; one that the node does not have is passed over.
+            place: Number of the result; one that the node does not have is passed over.
             shape: Its shape, ``None`` where the rank is not known.
             kind: Its element type, by default that of the first operand.
             value: Its numbers, where they are known before the run.

@@ -37,8 +37,8 @@ class Vector:
         kind: ``read`` for weights that sum over the axis; ``write`` for those that make it; ``shift`` for
             numbers that are added to what lies on it, or are handed on as it.
         constant: The constant.
-        axis: Which of its axes.
-        flow: The activation: what is read, or what is made.
+        axis: Number of the axis.
+        flow: The activation that is read or made.
         node: The number of the node.
     """
 
