@@ -36,7 +36,7 @@ class Constants:
 
     Attributes:
         typing: The network and its axes.
-        known: What is known of the tensors that nodes make; missing where nothing is.
+        known: Known values of the tensors that nodes make; tensors without any are left out.
     """
 
     typing: Typing
@@ -156,7 +156,7 @@ class Matrices:
     """The weights of a linear node, kernels summed up.
 
     Attributes:
-        linear: What the rule says of the node.
+        linear: View of the node as linear, given by its rule.
         values: ``[groups, outputs, inputs]``, the sum over the places of a kernel.
         reads: Likewise, whether any of those is not zero.
     """

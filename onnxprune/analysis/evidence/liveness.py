@@ -47,10 +47,10 @@ class Remainder:
 
     Attributes:
         group: Name of the group.
-        channels: How many there are.
+        channels: Number of channels.
         node: The node that keeps them.
         operator: Its operator.
-        reason: Why.
+        reason: The reason, in words.
     """
 
     group: str
@@ -67,9 +67,9 @@ class LinearProduct:
     Attributes:
         node: Its index.
         matrices: Its weights.
-        data: What is known of its data at each place of the axis it sums over, ``NaN`` where nothing is.
+        data: Known values of its data at each place of the axis it sums over, ``NaN`` where unknown.
         ways: The channel of the factor at each of those places, −1 where it has none (see `channels_on`).
-        own: Whether its weights are a constant that nothing else reads, and a place has one channel.
+        own: True if its weights are a constant that nothing else reads, and a place has one channel.
     """
 
     node: int
@@ -110,9 +110,9 @@ class LivenessEvidence:
 
     Attributes:
         channels: The groups of the network.
-        constants: What is the same in it whatever it is fed.
+        constants: Values in it that no input changes.
         removed: Removed channels by group name, ascending; groups that lose none are left out.
-        heirs: Where columns of removed channels are added, by node and matrix: a place on the summed axis.
+        heirs: Places on the summed axis where columns of removed channels are added, by node and matrix.
         left: Constant channels that stay.
     """
 

@@ -27,7 +27,7 @@ class Arrangement:
 
     Attributes:
         factor: The channels.
-        outer: What they are free within, major to minor.
+        outer: Factors they are free within, major to minor.
         order: The channel in each slot, ``[elements of the outer factors, channels]``.
     """
 
@@ -51,7 +51,7 @@ def members(dims: Sequence[Dim], axis: int, factor: Factor, outer: Outer) -> Ind
         dims: The axes of the tensor.
         axis: The one the channels lie on.
         factor: The channels.
-        outer: What they are counted within, major to minor.
+        outer: Factors they are counted within, major to minor.
 
     Returns:
         ``outer element · channels + channel``, −1 where there is none; it broadcasts against the tensor.
@@ -72,7 +72,7 @@ def order_of(rows: Sequence[Sequence[int]], size: int) -> Indices:
 
     Args:
         rows: The channels, as many in each row.
-        size: How many there are in all.
+        size: Number of channels in all.
     """
     slots = np.sort(np.asarray(rows[0], np.intp))
     others = np.setdiff1d(np.arange(size), slots)

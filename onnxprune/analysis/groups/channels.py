@@ -43,8 +43,8 @@ class AxisRef:
 
     Attributes:
         tensor: Name of the tensor.
-        axis: Which of its axes.
-        weight: Whether masking sets the tensor to zero there; otherwise it is only cut.
+        axis: Number of the axis.
+        weight: True if masking sets the tensor to zero there; otherwise it is only cut.
     """
 
     tensor: str
@@ -58,7 +58,7 @@ class Group:
 
     Attributes:
         name: The node that makes them first.
-        size: How many there are.
+        size: Number of channels.
         places: Every axis of a constant they lie on.
         nodes: Names of all nodes whose weights they touch.
         optional: One of two factors of a product whose other factor is pruned unless the user says otherwise.
@@ -92,8 +92,8 @@ class Channels:
     Attributes:
         model: The network in canonical form, which all names refer to.
         typing: The axes of all its tensors.
-        groups: What can be pruned, in order of execution.
-        blocked: What cannot.
+        groups: Groups that can be pruned, in order of execution.
+        blocked: Axes that cannot.
         arrangements: Groups that lose other channels in each element of what they are free within, by name.
             Removed channels are then slots (see `arrangement`). What a group is arranged within stands after
             it.

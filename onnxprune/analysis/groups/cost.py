@@ -153,7 +153,7 @@ def bytes_of(channels: Channels, file_bytes: float) -> Polynomial:
 
     Args:
         channels: The network.
-        file_bytes: How large the file is before pruning.
+        file_bytes: Size of the file before pruning, in bytes.
     """
     typing, free = channels.typing, {g.factor for g in channels.groups}
     sized, stored = [], 0.0

@@ -21,9 +21,9 @@ class Fibres:
     """The lines along a factor in a tensor of one shape, apart for each element of what it is free within.
 
     Attributes:
-        shape: Of the tensor.
+        shape: The tensor's shape.
         order: The axes of the tensor, those that tell the elements apart first.
-        first: How many those are.
+        first: Number of those.
         places: Positions along those, ``[elements of the outer factors, channels, places]``.
     """
 
@@ -40,7 +40,7 @@ class Fibres:
             dims: The axes of the tensor.
             axis: The one the factor lies on.
             factor: The factor.
-            outer: What it is free within; every tensor that carries it carries those.
+            outer: Factors it is free within; every tensor that carries it carries those.
             shape: The sizes of the tensor.
         """
         involved = [k for k, d in enumerate(dims) if k == axis or any(o in factors(d) for o in outer)]

@@ -47,8 +47,8 @@ class _Class:
     Attributes:
         tensors: Their names.
         readings: The nodes that make or read them, and how.
-        zeros: What they take for zero: of one kind where all agree.
-        counts: Whether some node takes them for numbers of the network.
+        zeros: Zero points of them: of one kind where all agree.
+        counts: True if some node uses them as numbers of the network.
     """
 
     tensors: set[str] = field(default_factory=set)

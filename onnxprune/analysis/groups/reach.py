@@ -27,9 +27,9 @@ class Reach:
     """Fractions of a network that lie on removable channels.
 
     Attributes:
-        params: Of its parameters.
-        macs: Of its multiply-accumulates.
-        counting: What the number of multiply-accumulates leaves out or takes for granted.
+        params: Fraction of its parameters.
+        macs: Fraction of its multiply-accumulates.
+        counting: Parts that the number of multiply-accumulates leaves out or takes for granted.
     """
 
     params: float

@@ -57,7 +57,7 @@ def dead_slots(
 
     Args:
         channels: The groups.
-        dead: Whether each channel of a group is dead, by group name, as `Channels.apart` counts them.
+        dead: Flags ``[channels]``, true for a dead channel, by group name, as `Channels.apart` counts them.
 
     Returns:
         The groups arranged accordingly, and the dead slots by group name; groups without any are left out.

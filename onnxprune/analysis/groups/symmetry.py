@@ -43,9 +43,9 @@ class GroupSymmetry:
         group: The group.
         symmetry: The maps along its axis that the network, as it is, commutes with.
         opened: Those that it commutes with once normalisations are absorbed (`onnxprune.decisions.bases`).
-        limit: What stands against more, ``None`` where nothing does.
-        roles: What a change of basis rewrites.
-        sides: For each activation whether it is in the basis, 1, or in the dual one, −1.
+        limit: Reason against a larger symmetry, ``None`` where there is none.
+        roles: Operands that a change of basis rewrites.
+        sides: 1 for each activation in the basis, −1 for each in the dual one.
         outer: Factors in each element of which the basis may be another.
     """
 

@@ -125,8 +125,8 @@ def _values(
         factor: The factor.
         carriers: The tensors that carry it.
         makers: The node that makes each tensor.
-        views: What each index sees: then a number holds wherever one of a tensor's indices is that of a
-            removed channel. Without it only where all of them are.
+        views: Views of each index: with them a number holds wherever one of a tensor's indices is that of a
+            removed channel, without them only where all of them are.
 
     Returns:
         The number each tensor holds there, where that does not depend on the input.

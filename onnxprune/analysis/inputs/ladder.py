@@ -36,8 +36,8 @@ class Trial:
     """Full shapes of all inputs.
 
     Attributes:
-        kind: What is special about them; one trial of each kind is enough.
-        shapes: By input name.
+        kind: Special feature of them; one trial of each kind is enough.
+        shapes: Shapes by input name.
     """
 
     kind: str

@@ -42,7 +42,7 @@ def feeds_that_run(
         shapes: Full shapes of inputs to begin with, by name.
         given: Sizes that inputs keep, by name; -1 for an axis that may have another.
         batch: The size of a first axis that nothing else decides about.
-        samples: How many feeds to draw.
+        samples: Number of feeds to draw.
         seed: The same seed gives the same feeds.
 
     Returns:
@@ -106,7 +106,7 @@ def _simpler(
         values: The values that the graph asks for. Constants and numbers in turn stay.
         specs: The inputs.
         number: The number; ``None`` for whole numbers between 0 and 3.
-        floats: Whether floats are that number too.
+        floats: True if floats are that number too.
     """
     found = {}
     for spec in specs:

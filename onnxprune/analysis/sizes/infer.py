@@ -30,7 +30,7 @@ def infer_sizes(
         proto: A model whose nodes are in the order of execution, and whose bodies share no names.
         bound: Numbers for open axes, by the name of their symbol.
         shapes: Full shapes of inputs, by name; they bind the symbols of other inputs too.
-        where: How messages call the model.
+        where: Name of the model in messages.
 
     Raises:
         ModelError: Sizes do not fit each other; the message names the node and both sizes.

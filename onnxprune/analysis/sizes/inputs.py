@@ -46,7 +46,7 @@ class Inputs:
 
     Args:
         proto: The model.
-        facts: Where symbols are made and bound.
+        facts: Facts in which symbols are made and bound.
         bound: Numbers for symbols, by name.
         shapes: Full shapes of inputs, by name.
 
@@ -55,7 +55,7 @@ class Inputs:
         axes: The open axes, by the name of their symbol.
 
     Raises:
-        UsageError: What is given fits no input, or not the file.
+        UsageError: A number or a shape fits no input, or contradicts the file.
     """
 
     def __init__(

@@ -23,13 +23,13 @@ class SizeAnalysis:
         kinds: ``sequence``, ``map`` or ``optional`` for what is no tensor.
         symbols: The open axes of the inputs, by name.
         bound: The numbers that symbols were given.
-        equations: What was learnt of symbols, in words.
-        assumptions: What is taken for granted, in words.
-        conditions: What inputs must fulfil, or the network does not run.
+        equations: Equations found between symbols, in words.
+        assumptions: Assumptions that the analysis makes, in words.
+        conditions: Conditions on inputs, without which the network does not run.
         possible: The same of nodes that may not run: of branches, and of the bodies of loops.
         undecided: Axes whose size is one of two, in words.
-        branches: Whether an If takes its ``then_branch``, by the name of a condition that is decided.
-        unknown: Why a rank or an axis is not known, by tensor.
+        branches: Decided conditions of If nodes, by name; true for ``then_branch``.
+        unknown: The reason why a rank or an axis is not known, by tensor.
     """
 
     shapes: dict[str, Shape]

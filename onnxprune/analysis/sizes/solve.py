@@ -34,8 +34,8 @@ class SizeDemand:
 
     Attributes:
         symbols: The symbols it is about.
-        holds: Whether numbers fulfil it.
-        text: It in words.
+        holds: Test whether numbers fulfil it.
+        text: The condition in words.
     """
 
     symbols: frozenset[str]
@@ -49,7 +49,7 @@ class ConnectedSymbols:
 
     Attributes:
         axes: The open axes, by name.
-        demands: What is demanded of them.
+        demands: Conditions on them.
     """
 
     axes: dict[str, OpenAxis]
@@ -67,7 +67,7 @@ def trial_sizes(analysis: SizeAnalysis, *, count: int = 5, budget: int | None = 
 
     Args:
         analysis: The sizes of the network.
-        count: How many sets are wanted; fewer are found where the network allows fewer.
+        count: Number of sets wanted; fewer are found where the network allows fewer.
         budget: Elements of the largest tensor; sets above it are left out, but for the first.
 
     Returns:

@@ -24,12 +24,12 @@ class Walk:
 
     Args:
         opsets: Versions of the operator domains.
-        facts: What is learnt of symbols.
-        where: How messages call the model.
-        hint: What to do about sizes that do not fit.
+        facts: Facts about symbols that it finds.
+        where: Name of the model in messages.
+        hint: Advice for sizes that do not fit.
 
     Attributes:
-        tensors: What is known of each tensor.
+        tensors: Findings about each tensor.
         branches: The decided conditions of If nodes, by name.
     """
 
