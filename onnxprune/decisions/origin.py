@@ -42,9 +42,9 @@ class Origin:
 
     Attributes:
         statistics: Mean and standard deviation of every channel of some tensors, each ``[channels]``.
-        near: Whether the sparse model answers nearly as that model did: it has been repaired or trained, and
+        near: True if the sparse model answers nearly as that model did: it has been repaired or trained, and
             its own statistics are to be trusted.
-        file: Where that model's file lies, seen from the folder of the sparse model's.
+        file: Path of that model's file, from the folder of the sparse model's.
         sha256: Digest of that file.
     """
 

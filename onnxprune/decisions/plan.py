@@ -53,8 +53,8 @@ class Plan:
         removed: Removed channels by group name, ascending; of a group in ``within`` those of the first row.
         sizes: Size of each of those groups before pruning.
         baseline: Figures of the model before any pruning: ``macs``, ``params``, ``channels``.
-        settings: How the decision was made, for the record.
-        allow_inexact: Whether axes that are normalised over were open.
+        settings: Settings the plan was made with, for the record.
+        allow_inexact: True if axes that are normalised over were open.
         input_shapes: Input shapes the analysis was given, by input name, -1 for an axis that was left open.
         within: Groups that lose other channels in each element of what they are free within (in each group of
             a grouped convolution, in each head): the removed channels row by row, by group name.
@@ -139,7 +139,7 @@ class Curve:
         values: The metric at each of them.
         uncertainties: Half the width of a confidence interval around each value; empty where all samples were
             measured.
-        samples: How many samples each value was measured on; empty likewise.
+        samples: Number of samples each value was measured on; empty likewise.
     """
 
     size: int

@@ -32,7 +32,7 @@ class SecondMoments:
     """Sums over samples of what lies on an axis of a tensor, apart for each outer element.
 
     Attributes:
-        count: How many lines went in.
+        count: Number of lines summed up.
         total: Their sum, ``[outer, channels]``.
         products: The sum of their outer products, ``[outer, channels, channels]``.
     """
@@ -104,7 +104,7 @@ def basis(
         channels: The groups.
         axis: One of them.
         kind: The maps that are allowed, orthogonal or general linear.
-        seen: What was seen on samples; where nothing was, the weights that make the axis stand for it.
+        seen: Second moments on samples; where there are none, the weights that make the axis stand for them.
     """
     covariance, metric = _both(channels, axis, seen)
     pairs = [

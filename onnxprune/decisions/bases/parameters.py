@@ -27,10 +27,10 @@ class Stream:
 
     Attributes:
         axis: The axis.
-        writers: What writes before the normalisations.
-        readers: What reads behind them.
+        writers: Operands that write before the normalisations.
+        readers: Operands that read behind them.
         norm_of: For the tensor that a reader reads, the number of the normalisation it comes from.
-        is_centred: Whether some normalisation subtracts the mean.
+        is_centred: True if some normalisation subtracts the mean.
     """
 
     axis: GroupSymmetry

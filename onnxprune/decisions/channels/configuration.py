@@ -41,8 +41,8 @@ class Rewritten:
 
     Attributes:
         content: The whole content, ready for JSON.
-        changes: What was and what is, by the names of an entry with dots between them.
-        unclear: What was, and what layers have now, where those differ.
+        changes: Values before and after, by the names of an entry with dots between them.
+        unclear: Value before, and those of the layers now, where these differ.
     """
 
     content: Any

@@ -21,9 +21,9 @@ def corrected(
     Args:
         channels: The network before anything was removed.
         model: The model that is being shrunk, changed in place.
-        ghost: What a removed channel would have held.
-        factor: What the sum over the remaining channels is to be multiplied with.
-        kept: How many channels remain.
+        ghost: Values a removed channel would have held.
+        factor: Factor for the sum over the remaining channels.
+        kept: Number of channels that remain.
     """
     node = model.node(ghost.node)
     name, gone = node.output[0], ghost.dim.count - kept

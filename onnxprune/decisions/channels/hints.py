@@ -35,7 +35,7 @@ def kept_elements(
     Args:
         channels: The groups that were cut; names are those of the dense model.
         removed: Removed channels by group name.
-        moved: What was put in another order before, if anything was.
+        moved: Elements that were put in another order before, if any were.
 
     Returns:
         By name and axis, arrays that broadcast against the tensor; axes that are whole are left out.

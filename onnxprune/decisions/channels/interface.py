@@ -45,9 +45,9 @@ class NarrowedSession:
     """A session between an interface: fed what the whole network is, or returning what the dense one does.
 
     Args:
-        session: What runs.
-        interface: What a dense model has of each tensor.
-        fed: Whether the session is of the dense model, whose inputs are to be cut; otherwise it is of the
+        session: Session to run.
+        interface: Elements that a dense model has left of each tensor.
+        fed: True if the session is of the dense model, whose inputs are to be cut; otherwise it is of the
             whole network, whose outputs are.
     """
 

@@ -63,7 +63,7 @@ class Lists:
         Args:
             name: The list.
             changes: The new numbers, by element; each comes from a constant (see `place`).
-            readers: How many of the operands that read the list want these.
+            readers: Number of operands reading the list that want these.
             new: Name of the list of their own, where others want the old one.
 
         Returns:

@@ -47,7 +47,7 @@ def with_scales_in_place(
         model: The dense network.
         channels: The groups of the network it was cut from.
         removed: Removed channels by group name.
-        nodes: Whether factors that have a node of their own are moved, beside the scales of attention.
+        nodes: True if factors that have a node of their own are moved, beside the scales of attention.
 
     Returns:
         The network, itself where there is nothing to move; a sentence for each factor that stays, which names
@@ -74,7 +74,7 @@ class _Move:
 
     Attributes:
         changes: The constants, ``None`` where there are none that could take it.
-        otherwise: What is to be said where it stays.
+        otherwise: Reason given where it stays.
         needless: The node that is then of no use.
     """
 
@@ -136,8 +136,8 @@ class _Site:
 
     Attributes:
         node: The node.
-        operand: Which of its operands the number is.
-        factor: What the node multiplies with.
+        operand: Number of the operand that is the constant.
+        factor: Factor the node multiplies with.
         tensor: The tensor before the products whose constants can make up for another number.
     """
 

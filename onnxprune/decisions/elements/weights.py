@@ -35,9 +35,9 @@ class ElementWeight:
     Attributes:
         tensor: Its name.
         node: The number, among all nodes, of the first node that multiplies by it.
-        view: How that node reads it.
+        view: View of the constant in that node.
         order: The axes of the constant in the order in which they arrive at the node.
-        readers: How many nodes multiply by it.
+        readers: Number of nodes that multiply by it.
     """
 
     tensor: str
