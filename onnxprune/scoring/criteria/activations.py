@@ -39,7 +39,7 @@ class _Tap:
     """An activation operand of a weight.
 
     Attributes:
-        view: How the weight is laid out.
+        view: Layout of the weight.
         weight: The name of the constant operand.
         flow: The name of the other.
         axis: The axis of the other that counts what the weight tells apart, from the front.

@@ -23,11 +23,11 @@ class Criterion:
     """A saliency criterion.
 
     Attributes:
-        shares: From a group to what each of its tensors says of the channels: arrays of non-negative numbers,
+        shares: Function from a group to the shares of each of its tensors: arrays of non-negative numbers,
             ``[channels]``.
-        power: What the shares, put together, are raised to.
-        adaptive: Whether the scores are made comparable between groups by ``lamp``.
-        absolute: Whether they are of one unit in all groups: a change of the loss.
+        power: Exponent of the shares, once they are put together.
+        adaptive: True if the scores are made comparable between groups by ``lamp``.
+        absolute: True if they are of one unit in all groups: a change of the loss.
         needs: ``data``, ``gradients``, ``products`` (of what arrives at layers) or nothing.
     """
 
@@ -106,7 +106,7 @@ def score(
         group: One of them.
         criterion: A key of ``CRITERIA``.
         seed: Seed of those criteria that draw numbers.
-        evidence: What was seen on data, for those that look at it.
+        evidence: Statistics of the samples, for those that look at data.
 
     Raises:
         UsageError: There is no such criterion, or it looks at data and there is none.

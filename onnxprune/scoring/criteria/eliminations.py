@@ -43,7 +43,7 @@ class Reader:
     """A layer that reads the channels of groups.
 
     Attributes:
-        index: Which node.
+        index: Number of the node.
         layer: The node as a linear map.
         members: For each group it reads, the channel of every input of every matrix, −1 for those of other
             groups; ``[matrices, inputs]``.
@@ -97,7 +97,7 @@ def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Calibra
 
     Args:
         channels: The network.
-        seen: What `observed_readers` yields.
+        seen: Readers and moments, as `observed_readers` yields them.
     """
     layers: dict[str, list[ObsLayer]] = {}
     powers: dict[str, list[float]] = {}

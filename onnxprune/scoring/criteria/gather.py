@@ -35,14 +35,14 @@ def gather(
 
     Args:
         channels: The network.
-        criterion: What ranks the channels.
+        criterion: Criterion that ranks the channels.
         dataset: The samples.
         batch_size: Samples a run.
         threads: Threads to compute with.
-        seed: Of classes that are drawn.
+        seed: Seed of the classes that are drawn.
 
     Returns:
-        What was found; ``None`` for criteria that look at the weights alone.
+        Statistics of the samples; ``None`` for criteria that look at the weights alone.
 
     Raises:
         DataError: The samples do not fit.

@@ -39,7 +39,7 @@ def surgeon(weights: Array, gram: Array, block: int, largest: Largest) -> tuple[
     Args:
         weights: ``[outputs, inputs]``, the inputs of a block side by side.
         gram: Σ x xᵀ of the inputs, in the same order.
-        block: How many neighbours make a block of the pattern; 0 for no blocks, where the elements of
+        block: Number of neighbours in a block of the pattern; 0 for no blocks, where the elements of
             ``COLUMNS`` columns compete.
         largest: The choice within blocks.
 

@@ -41,9 +41,9 @@ def gather(
     Args:
         layer: The layer.
         arrivals: For each batch, what arrives and the result that is wanted.
-        axes: Which groups, outputs and inputs count; the others are left out.
-        batches: How many batches there are.
-        seed: For the rows that are drawn where there are too many.
+        axes: Groups, outputs and inputs that count; the others are left out.
+        batches: Number of batches.
+        seed: Seed of the rows that are drawn where there are too many.
 
     Raises:
         DataError: Something is NaN or infinite, or there are no samples.

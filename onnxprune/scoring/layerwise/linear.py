@@ -20,15 +20,15 @@ class Linear(ABC):
 
     Args:
         node: The node.
-        shape: Of its weights.
-        view: Where its weights are, and how they lie.
+        shape: Shape of its weights.
+        view: Place and layout of its weights.
 
     Attributes:
-        name: What to call the node.
+        name: Name of the node in messages.
         weight: The name of its weights.
-        flow: The name of what they are multiplied with.
-        groups: How many maps lie side by side.
-        outputs: How many numbers each one makes.
+        flow: The name of the operand they are multiplied with.
+        groups: Number of maps side by side.
+        outputs: Number of outputs of each map.
     """
 
     groups: int = 1

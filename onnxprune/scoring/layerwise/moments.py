@@ -24,7 +24,7 @@ class Moments:
     """First and second moments of a layer's inputs and the outputs it should have.
 
     Attributes:
-        count: How many rows went in.
+        count: Number of rows summed up.
         x: Sums of the inputs, ``[groups, inputs]``.
         y: Sums of the outputs, ``[groups, outputs]``.
         xx: The Gram matrices, ``[groups, inputs, inputs]``: all but the whole of the memory this takes.
@@ -96,7 +96,7 @@ def centred(xx: Array, x: Array, count: int) -> tuple[Array, Array]:
     Args:
         xx: Sums of products of inputs, ``[inputs, inputs]``.
         x: Sums of inputs, ``[inputs]``.
-        count: How many rows were summed up.
+        count: Number of rows summed up.
     """
     gram = xx - np.outer(x, x / count)
     varies = np.diag(gram) > _ROUNDING * np.diag(xx)
@@ -124,7 +124,7 @@ class ChannelMoments:
     computing sample variances", 1979.
 
     Args:
-        channels: How many.
+        channels: Number of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -142,7 +142,7 @@ class ChannelMoments:
 
         Args:
             values: ``[…, channels]``.
-            where: What made it, for the message.
+            where: Origin of the tensor, for the message.
 
         Raises:
             DataError: It holds NaN or infinity.

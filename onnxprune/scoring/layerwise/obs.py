@@ -79,12 +79,12 @@ def elimination_costs(layers: Sequence[ObsLayer], scales: Sequence[float], size:
 
     Args:
         layers: All that read the channels; they are used up.
-        scales: What the squared errors of each are divided by.
-        size: How many channels there are.
-        rounds: In how many rounds: in each as many go, by what they cost at its beginning.
+        scales: Divisors of the squared errors of each.
+        size: Number of channels.
+        rounds: Number of rounds: in each as many go, by their costs at its beginning.
 
     Returns:
-        What each channel cost when it went, never less than those before it, ``[channels]``.
+        Cost of each channel when it was removed, never less than those before it, ``[channels]``.
     """
     left, costs, paid = np.arange(size), np.zeros(size), 0.0
     many = -(-size // rounds)

@@ -25,8 +25,8 @@ class Shift:
     Attributes:
         node: The node.
         tensor: The constant; empty where the node has to be given one, as its operand ``operand``.
-        factor: What it is multiplied by before it is added.
-        inside: Whether the node adds it itself; otherwise the next one does.
+        factor: Factor it is multiplied by before it is added.
+        inside: True if the node adds it itself; otherwise the next one does.
     """
 
     node: onnx.NodeProto
@@ -66,12 +66,12 @@ class Shift:
 
 
 def find_shift(model: Model, node: onnx.NodeProto, channels: int) -> Shift | None:
-    """Find what moves the mean of a node's result.
+    """Find the constant that shifts the mean of a node's result.
 
     Args:
         model: The model.
         node: One of its nodes, with one result.
-        channels: How many channels the result has.
+        channels: Number of channels of the result.
 
     Returns:
         The place; ``None`` where there is none.

@@ -39,12 +39,12 @@ def ridge(
     What the samples do not show stays as it is.
 
     Args:
-        moments: Of inputs and wanted outputs.
+        moments: Moments of inputs and wanted outputs.
         weights: W₀, ``[groups, outputs, inputs]``.
         bias: The bias there is, ``[groups, outputs]``.
         strength: λ in units of the mean of the Gram matrix's diagonal.
-        shift: Whether the bias may change.
-        allowed: Which weights may be other than zero, ``[groups, outputs, inputs]``; by default all.
+        shift: True if the bias may change.
+        allowed: Mask of the weights that may be non-zero, ``[groups, outputs, inputs]``; by default all.
 
     Returns:
         W and b, shaped like the ones given.
@@ -109,7 +109,7 @@ def fit(
         held: Moments to choose by; may be empty.
         weights: As for `ridge`.
         bias: As for `ridge`.
-        mask: Which outputs count, ``[groups, outputs]``.
+        mask: Mask of the outputs that count, ``[groups, outputs]``.
         shift: As for `ridge`.
         allowed: As for `ridge`; then the ridge is chosen on some of the outputs.
 

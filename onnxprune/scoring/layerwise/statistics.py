@@ -27,10 +27,10 @@ class _Norm:
     """A BatchNormalization whose statistics are its own: names, and what was found of them.
 
     Attributes:
-        index: Which node.
+        index: Number of the node.
         mean: The tensor of its mean.
         variance: The tensor of its variance.
-        rows: How many numbers each was taken over, in all.
+        rows: Number of elements that each was taken over, in all.
         sums: The sums over the batches of mean, and of variance plus squared mean, by those numbers.
     """
 

@@ -29,7 +29,7 @@ class Trace:
     Attributes:
         model: The model; weights of nodes at or after `position` may be changed at any time.
         batches: For each batch, all tensors that nodes at or after `position` read.
-        position: How many nodes the batches have been through.
+        position: Number of nodes that the batches have been through.
         threads: Threads of the sessions.
         budget: Bytes the batches may take; the inputs themselves are never refused.
         instead: By the first result of a node: the nodes that run in its place. They read the same tensors.
