@@ -128,7 +128,7 @@ class Balance:
         """Return how the excess changes when one group gets another width.
 
         Args:
-            k: Which group.
+            k: Number of the group.
             widths: The widths of all, ``[groups]``.
             tried: Widths of that group, ``[n]``.
 

@@ -29,11 +29,11 @@ class Candidate:
     Attributes:
         group: The group.
         order: Its channels, the least important first; those already gone come first of all.
-        steps: How many channels are gone after each step, ascending.
-        losses: What that costs altogether, never falling: what a plan adds up.
-        prices: The price of each step by itself, never falling: what a ranking compares.
-        gone: How many are gone before the first step.
-        forced: Whether some of those are gone because of a limit, not an earlier plan.
+        steps: Number of channels that are gone after each step, ascending.
+        losses: Loss after each step altogether, never falling: the value that a plan adds up.
+        prices: The price of each step by itself, never falling: the value that a ranking compares.
+        gone: Number of channels that are gone before the first step.
+        forced: True if some of those are gone because of a limit, not an earlier plan.
     """
 
     group: Group
@@ -110,9 +110,9 @@ def sensitively(
 
     Args:
         offer: The offer.
-        curve: What was measured as the group shrank; it is made monotone, and is straight in between.
-        analysis: What the curve is from.
-        typical: What `typical_loss` returns for the analysis, where that is known already.
+        curve: Metric measured as the group shrank; it is made monotone, and is straight in between.
+        analysis: Analysis that the curve is from.
+        typical: Result of `typical_loss` for the analysis, where it is known already.
     """
     ratios = np.asarray([offer.gone, *offer.steps]) / offer.group.size
     losses = loss_at(curve, analysis, ratios)

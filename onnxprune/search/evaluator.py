@@ -69,7 +69,7 @@ class PlanEvaluator:
 
         Args:
             removed: The removed channels by group name.
-            renew: Whether the statistics of all BatchNormalizations are estimated anew first.
+            renew: True if the statistics of all BatchNormalizations are estimated anew first.
 
         Raises:
             DataError: The data or the metric does not fit.

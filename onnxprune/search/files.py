@@ -24,8 +24,8 @@ class Width:
     """The width of a group in a plan file.
 
     Attributes:
-        size: How many channels it has.
-        keep: How many of them stay.
+        size: Number of its channels.
+        keep: Number of those that stay.
         removed: Those that go, row by row where they differ from part to part. If they are not as many as
             ``keep`` says, they go first, or are the last to stay.
     """
@@ -40,8 +40,8 @@ class PlanFile:
     """A plan outside a model.
 
     Attributes:
-        widths: By group name.
-        settings: How it was made, for the record.
+        widths: Widths by group name.
+        settings: Settings the plan was made with, for the record.
     """
 
     widths: Mapping[str, Width]

@@ -20,8 +20,8 @@ class FrontierPoint(Generic[T]):
 
     Attributes:
         reduction: The largest reduction that is allowed.
-        drop: What was measured there.
-        plan: What does it.
+        drop: Drop measured there.
+        plan: Plan with that reduction.
         tried: All reductions that were measured, ascending, and their drops.
     """
 

@@ -74,7 +74,7 @@ class LatencyTable:
 
     Attributes:
         device: Its name.
-        backend: What they were measured with (see `onnxprune.runtime.backends`).
+        backend: Backend they were measured with (see `onnxprune.runtime.backends`).
         threads: Threads of a run.
         date: The day of the newest figure.
         steps: Steps in which channels are computed, by the kind of layer.

@@ -21,11 +21,11 @@ class Limits:
     """Limits of a plan.
 
     Attributes:
-        round_to: What remains of a group is a multiple of this.
+        round_to: Step of the number of channels that remain: it is a multiple of this.
         max_ratio: Largest fraction of a group that may go; one channel always stays.
         at_least: Fewest channels that stay, by glob over group names; of several that match the largest.
         at_most: Most channels that stay, likewise, of several that match the smallest.
-        exact: Whether the rounding holds for small groups too, which are otherwise rounded more finely: a
+        exact: True if the rounding holds for small groups too, which are otherwise rounded more finely: a
             group that is no larger than the step then keeps all its channels.
         steps: Steps in which the device computes the channels of a group, by group name: what remains of it
             is a multiple of that, unless the rounding is exact.

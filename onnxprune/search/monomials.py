@@ -22,7 +22,7 @@ class Monomials:
     """A constant, and products of widths.
 
     Attributes:
-        constant: What no width changes.
+        constant: Part of the cost that no width changes.
         coefficients: ``[monomials]``.
         indices: The groups each one multiplies, ``[monomials, degree]``; shorter ones are filled up with the
             number of groups, whose width counts as one.
@@ -41,7 +41,7 @@ class Monomials:
         Args:
             polynomial: The cost.
             groups: The factors whose counts are the widths, in their order.
-            elsewhere: How many channels remain of other factors that lost some.
+            elsewhere: Number of channels that remain, of other factors that lost some.
         """
         number = {factor: k for k, factor in enumerate(groups)}
         found: dict[tuple[int, ...], float] = defaultdict(float)

@@ -53,7 +53,7 @@ def best_levels(balance: Balance, *, thorough: bool = True) -> list[int]:
 
     Args:
         balance: Offers and budgets.
-        thorough: Whether to try, where the groups are few, every other width of each for a way out of a
+        thorough: True to try, where the groups are few, every other width of each for a way out of a
             local optimum.
     """
     starts = [cheapest(balance), *_by_multipliers(balance)]
@@ -116,10 +116,10 @@ class _Moves:
     """Moves of single groups.
 
     Attributes:
-        groups: Which one, ``[moves]``.
-        levels: Where it would go.
-        gains: How the sum of losses changes; negative is better.
-        changes: How the excess changes, ``[budgets, moves]``.
+        groups: Number of the group, ``[moves]``.
+        levels: Number of steps it would take, ``[moves]``.
+        gains: Change of the sum of losses, ``[moves]``; negative is better.
+        changes: Change of the excess, ``[budgets, moves]``.
     """
 
     groups: Levels

@@ -44,16 +44,16 @@ class Planner:
         groups: The groups that may lose channels.
         scores: One number a channel, by group name.
         strategy: See `Strategy`.
-        criterion: What ranks the channels within a group.
-        limits: What no plan may go beyond.
+        criterion: Criterion that ranks the channels within a group.
+        limits: Limits that no plan may exceed.
         gone: Channels that an earlier plan removed, by group name.
         analysis: The curves that ``sensitivity`` goes by.
-        evidence: What was seen on data, for criteria that look at it.
-        judge: What measures whole plans; ``search`` needs it, and ``sensitivity`` is corrected by it.
-        evaluations: How many plans are measured.
-        trials: File that keeps what was measured.
-        digest: Tells those trials from others.
-        seed: Of all that is drawn.
+        evidence: Statistics of samples, for criteria that look at data.
+        judge: Evaluator of whole plans; ``search`` needs it, and ``sensitivity`` is corrected by it.
+        evaluations: Number of plans that are measured.
+        trials: File that keeps the measured plans.
+        digest: Digest that tells those trials from others.
+        seed: Seed of all draws.
     """
 
     channels: Channels

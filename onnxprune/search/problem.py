@@ -60,9 +60,9 @@ class PruningSolution:
 
     Attributes:
         removed: Removed channels by group name, ascending.
-        within: Where they differ from part to part: row by row (see `Plan`).
-        baseline: What the model cost before any pruning, by budget.
-        facts: What was predicted and measured, ready for JSON.
+        within: Channels row by row (see `Plan`), where they differ from part to part.
+        baseline: Costs of the model before any pruning, by budget.
+        facts: Figures that were predicted and measured, ready for JSON.
     """
 
     removed: Mapping[str, tuple[int, ...]]

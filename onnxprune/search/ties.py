@@ -44,8 +44,8 @@ def equal_counts(
 
     Args:
         ties: Groups that are to keep as many.
-        removed: What the plan removes, by group name.
-        gone: What an earlier plan has removed already, likewise.
+        removed: Channels that the plan removes, by group name.
+        gone: Channels that an earlier plan has removed already, likewise.
 
     Returns:
         Of the numbers the plan keeps that nearest to their mean, as a limit for the name of each group.

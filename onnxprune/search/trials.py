@@ -77,9 +77,9 @@ def one_step(balance: Balance, trials: Trials, evaluations: int, seed: int) -> L
 
     Args:
         balance: Offers, priced uniformly, and budgets.
-        trials: What measures them.
-        evaluations: How many plans are tried; the uniform one is the first.
-        seed: Of the random numbers.
+        trials: Evaluator of plans.
+        evaluations: Number of plans that are tried; the uniform one is the first.
+        seed: Seed of the random numbers.
     """
     random = np.random.default_rng(seed)
     best: tuple[float, Levels] | None = None
@@ -105,10 +105,10 @@ def improve(
 
     Args:
         balance: Offers with measured losses, and budgets.
-        trials: What measures plans.
+        trials: Evaluator of plans.
         others: Plans of other strategies that have to be beaten.
-        evaluations: How many plans are tried, in all.
-        seed: Of the random numbers.
+        evaluations: Number of plans that are tried, in all.
+        seed: Seed of the random numbers.
 
     Returns:
         The best of all.
