@@ -36,7 +36,7 @@ class Batch:
 
     Attributes:
         inputs: An array for every input of the model, those with the samples on the first axis first.
-        targets: What the model should say: ``labels`` (``int64``), arrays named like outputs, or nothing.
+        targets: Targets of the model: ``labels`` (``int64``), arrays named like outputs, or nothing.
         axes: The axis of an array that counts the samples, by name, ``None`` where the array is the same for
             all; the first axis of those that are not named.
     """
@@ -75,8 +75,8 @@ class Dataset:
     ``module:callable`` always.
 
     Args:
-        source: Where the arrays come from.
-        schema: What they must fit.
+        source: Source of the arrays.
+        schema: Schema that the arrays must fit.
         limit: Only the first so many samples.
     """
 
@@ -138,7 +138,7 @@ class Dataset:
 
         Args:
             batch_size: Samples a batch.
-            shuffle: Whether to shuffle.
+            shuffle: True to shuffle.
             seed: The seed of the order.
             epoch: Another epoch has another order; seed and epoch together decide it.
 

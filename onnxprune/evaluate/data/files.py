@@ -30,7 +30,7 @@ class FileSource(Source):
         paths: The files.
         labels: The class of each; ``None`` without classes.
         read: Makes the array of one sample, without an axis of samples, of a file.
-        schema: What the arrays must fit.
+        schema: Schema that the arrays must fit.
     """
 
     def __init__(

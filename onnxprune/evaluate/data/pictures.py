@@ -28,13 +28,13 @@ class PictureReader:
 
     Attributes:
         channels: 1 for grey, 3 for red, green and blue.
-        first: Whether the channels are the first axis, else the last.
+        first: True if the channels are the first axis, else the last.
         resize: Height and width in pixels to resize to, or one number for the shorter edge, or ``None``.
         crop: Height and width of the part of the centre that is kept, or ``None``.
         resample: Pillow's number of the resampling filter.
-        factor: What the values of 0 to 255 are multiplied with.
+        factor: Factor for the values of 0 to 255.
         mean: Subtracted from each channel after that.
-        std: By what each channel is divided then.
+        std: Divisor of each channel after that.
         dtype: The element type of the input.
     """
 

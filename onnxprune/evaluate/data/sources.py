@@ -45,7 +45,7 @@ class DataPart(NamedTuple):
     """Some samples.
 
     Attributes:
-        where: What to call them in a message.
+        where: Name in messages.
         arrays: Arrays by name, the samples on the first axis of all of them.
         axes: The axis that counts the samples in the model's own layout, by name; ``None`` where it has none,
             and all samples are alike.
@@ -76,8 +76,8 @@ class Source(ABC):
     """Something that gives the same samples each time it is asked.
 
     Attributes:
-        name: What to call it in a message.
-        samples: How many samples it has; ``None`` if that shows only on the way through.
+        name: Name in messages.
+        samples: Number of samples; ``None`` if it shows only on the way through.
     """
 
     name: str
@@ -147,7 +147,7 @@ class ShardSource(Source):
     Args:
         name: The path the user gave.
         paths: The files, in order.
-        schema: What the arrays must fit.
+        schema: Schema that the arrays must fit.
     """
 
     def __init__(self, name: str, paths: list[Path], schema: Schema) -> None:
@@ -194,7 +194,7 @@ class CallableSource(Source):
 
     Args:
         function: The callable, or ``module:callable`` to be imported when it is needed.
-        schema: What the batches must fit.
+        schema: Schema that the batches must fit.
     """
 
     def __init__(self, function: str | Callable[[], Any], schema: Schema) -> None:
@@ -300,7 +300,7 @@ class _Member:
 
         Args:
             stream: The member of the archive, at the first of them.
-            rows: How many.
+            rows: Number of samples.
         """
         shape = self.shape if self.fortran else (rows, *self.shape[1:])
         content = stream.read(math.prod(shape) * self.dtype.itemsize)
@@ -316,9 +316,9 @@ def _unpacked(
     Args:
         path: The shard.
         axes: The axis of each array that counts the samples.
-        whole: How many samples the shard has.
-        rows: How many samples are to come.
-        at_once: How many to a piece; as many as are no large piece by default.
+        whole: Number of samples in the shard.
+        rows: Number of samples to yield.
+        at_once: Samples a piece; as many as are no large piece by default.
 
     Raises:
         DataError: The file is broken, or a piece needs more memory than is allowed.

@@ -27,11 +27,11 @@ class WaveReader:
     """Reads a ``.wav`` file: one channel, values of -1 to 1, one rate, the length of the input.
 
     Attributes:
-        inner: How many axes of size 1 lie between the samples and the time.
+        inner: Number of axes of size 1 between the samples and the time.
         length: Values of one sample, ``None`` where their number is free.
         rate: Samples a second.
-        resamples: Whether files of another rate are resampled; otherwise they are refused.
-        normalises: Whether each sound is shifted and scaled to mean 0 and variance 1.
+        resamples: True if files of another rate are resampled; otherwise they are refused.
+        normalises: True if each sound is shifted and scaled to mean 0 and variance 1.
         dtype: The element type of the input.
     """
 

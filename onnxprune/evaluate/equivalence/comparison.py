@@ -23,9 +23,9 @@ class ReferenceRun:
     """Inputs that the reference takes.
 
     Attributes:
-        feed: By input name.
-        where: What they are, in a few words.
-        lenient: Whether they were drawn so that numbers may come near infinity.
+        feed: Arrays by input name.
+        where: Description of them, in a few words.
+        lenient: True if they were drawn so that numbers may come near infinity.
     """
 
     feed: Mapping[str, Array]
@@ -39,12 +39,12 @@ class Comparison:
     Args:
         reference: The model that is right by definition.
         candidate: The model to be judged.
-        pairs: What to compare: tensors of the main graphs.
+        pairs: Pairs to compare: tensors of the main graphs.
         graphs: The two graphs.
-        interface: What the candidate still has of the tensors of the reference, where axes have shrunk.
+        interface: Elements of the tensors of the reference that the candidate has left.
 
     Attributes:
-        records: What was found so far, by pair.
+        records: Records of the runs so far, by pair.
     """
 
     def __init__(

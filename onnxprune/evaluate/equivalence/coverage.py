@@ -35,7 +35,7 @@ def covering(
         shapes: Input shapes that are known to work.
         rows: The number of rows by input name.
         run: Takes inputs, tells whether the model takes them.
-        seconds: How much time there is.
+        seconds: Time limit, in seconds.
 
     Returns:
         One sentence for each input whose numbers were not all fed.

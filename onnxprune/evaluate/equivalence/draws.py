@@ -36,9 +36,9 @@ def drawn(
         model: The graph that says which values its inputs may take.
         specs: Its inputs, as the runtime has them.
         shapes: Their full shapes, by name.
-        kind: How to draw, one of `KINDS`.
-        count: How many feeds; more where values of an input choose a branch, so that each does.
-        seed: Of what is drawn.
+        kind: Kind of values, one of `KINDS`.
+        count: Number of feeds; more where values of an input choose a branch, so that each does.
+        seed: Seed of the draws.
     """
     values = input_values(model, specs, shapes)
     count = max([count, *(len(v.turns) for v in values.values())])

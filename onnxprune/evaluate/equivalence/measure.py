@@ -30,19 +30,19 @@ class Record:
     """The runs of one tensor of the reference and its counterpart.
 
     Attributes:
-        name: Of the tensor, in the reference.
+        name: Name of the tensor in the reference.
         width: Size in bytes of the narrowest float type on the way to it.
-        rounded: Whether it comes of activations rounded to a few steps.
-        constant: Whether it does not depend on the values of inputs.
-        runs: In how many runs it was compared.
+        rounded: True if it depends on activations that are rounded to a few steps.
+        constant: True if it does not depend on the values of inputs.
+        runs: Number of runs it was compared in.
         worst: The largest errors over all runs.
-        where: In which run the largest error, or the first that is no number, came up.
-        finite: Whether a run had no NaN in it, and finite numbers.
-        varies: Whether it changed from one input to another of the same shape.
+        where: The run with the largest error, or with the first that is no number.
+        finite: True if a run had no NaN in it, and finite numbers.
+        varies: True if it changed from one input to another of the same shape.
         lines: Errors index by index, for each axis whose length is the same in all runs.
         mean_error: Sum of ``|a − b|`` over all runs.
         mean_scale: Sum of ``|a|`` over all runs.
-        elements: How many elements were compared.
+        elements: Number of elements that were compared.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Record:
         Args:
             a: The reference's.
             b: The candidate's.
-            where: What was fed, in a few words.
+            where: Description of the inputs, in a few words.
             lenient: Leave out numbers so large that rounding alone may make one of them infinite.
         """
         a, b = np.asarray(a), np.asarray(b)

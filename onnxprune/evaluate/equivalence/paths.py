@@ -32,7 +32,7 @@ class ComputationGraph:
     Attributes:
         makers: The node that makes each tensor.
         constants: Initializers and results of Constant nodes.
-        inputs: What has to be fed.
+        inputs: Inputs that have to be fed.
         widths: The size in bytes of the narrowest float type that each tensor is computed in, where any is.
         rounded: Tensors that activations rounded to a few steps lead to.
         dependent: Tensors that depend on the values of inputs, not only on their shapes.

@@ -32,10 +32,10 @@ def verify(
         sparse: The model that is right by definition.
         dense: The model to be judged.
         data: Data to compare on, beside drawn inputs.
-        samples: How many samples of the data.
+        samples: Number of samples of the data.
         seed: Seed of the drawn inputs.
         channels: The groups of the first, where they are known already.
-        budget: What may be spent on drawn inputs.
+        budget: Budget for runs on drawn inputs.
 
     Raises:
         VerificationError: They differ, although they have to agree.
@@ -75,9 +75,9 @@ def demand(verdict: Verdict, reference: str, candidate: str, hint: str = "") -> 
 
     Args:
         verdict: On the two.
-        reference: What to call the first.
-        candidate: What to call the second.
-        hint: What to do about a difference.
+        reference: Name of the first in messages.
+        candidate: Name of the second.
+        hint: Advice for a difference.
 
     Raises:
         VerificationError: They differ.

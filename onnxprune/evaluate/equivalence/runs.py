@@ -60,10 +60,10 @@ class EquivalenceCheck:
         reference: The model that is right by definition.
         candidate: The model to be judged.
         subjects: The two, ready to run.
-        budget: What may be spent.
-        seed: Of what is drawn.
-        shrunk: What the candidate still has of tensors of the reference.
-        limit: Why nothing more is drawn: a run took too much time.
+        budget: Budget for runs on drawn inputs.
+        seed: Seed of the draws.
+        shrunk: Elements of tensors of the reference that the candidate has left.
+        limit: The reason why nothing more is drawn: a run took too much time.
     """
 
     reference: Model
@@ -374,12 +374,12 @@ def examine(
         candidate: The model to be judged.
         shapes: Full input shapes that are known to work.
         data: Data to compare on, beside drawn inputs.
-        samples: How many samples of it.
-        seed: Of what is drawn.
-        exact: Whether the two have to agree.
+        samples: Number of samples of it.
+        seed: Seed of the draws.
+        exact: True if the two have to agree.
         shrunk: Says what the candidate still has of tensors of the reference, where axes of its inputs and
             outputs have shrunk.
-        budget: What may be spent on drawn inputs.
+        budget: Budget for runs on drawn inputs.
 
     Returns:
         The verdict, whatever it is.

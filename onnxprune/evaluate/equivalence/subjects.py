@@ -27,7 +27,7 @@ class Subjects:
         candidate: The model to be judged.
         outputs: Outputs that both still have.
         points: Tensors that stand for what was cut off.
-        notes: What was changed in both, and what is not compared.
+        notes: Changes made in both, and tensors that are not compared.
     """
 
     reference: onnx.ModelProto

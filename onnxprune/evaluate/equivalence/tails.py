@@ -56,7 +56,7 @@ class Tail:
     """The last part of two graphs that is the same in both.
 
     Attributes:
-        ends: What goes into it, in the reference and in the candidate.
+        ends: Tensors that go into it, in the reference and in the candidate.
         jumping: Its operators whose results jump, by node.
     """
 

@@ -17,11 +17,11 @@ class OutputVerdict:
 
     Attributes:
         name: The output.
-        status: Whether the two models agree on it.
+        status: Agreement of the two models on it.
         max_rel_error: ``max|a − b| / max|a|``, the worst over all runs.
         max_abs_error: ``max|a − b|``, the worst over all runs.
         allowed: The relative error that passes as rounding.
-        reason: Why it is not equal, or not shown; empty where it is.
+        reason: The reason why it is not equal, or not shown; empty where it is.
         before: Tensors that were compared as well, because the output saturates or picks from them.
         by: Tensors that prove the output where it cannot: both models compute it from them by the same nodes.
         noise: Relative size of the noise of the network, where it was measured.
@@ -57,14 +57,14 @@ class Verdict:
 
     Attributes:
         outputs: Output by output.
-        runs: On how many inputs the two were run.
+        runs: Number of inputs the two were run on.
         sizes: The shapes of the inputs that were tried, by input name.
-        notes: What was changed in both before they were compared, and what could not be compared.
-        reason: Why the models differ, or why nothing is shown, where no single output is to blame.
-        hint: What input would show more; empty where nothing is missing.
-        exact: Whether the models have to agree. They need not where the user let axes be shortened that the
+        notes: Changes made in both before they were compared, and tensors that could not be compared.
+        reason: The reason why the models differ, or why nothing is shown, where no single output is to blame.
+        hint: Input that would show more, in words; empty where nothing is missing.
+        exact: True if the models have to agree. They need not where the user let axes be shortened that the
             network normalises over; then a difference is reported and no error.
-        differs: Whether `reason` is a difference.
+        differs: True if `reason` is a difference.
     """
 
     outputs: tuple[OutputVerdict, ...] = ()

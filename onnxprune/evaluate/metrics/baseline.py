@@ -22,7 +22,7 @@ class Reading:
 
     Attributes:
         axis: The axis that counts the classes; if it has one entry, that is the yes of a yes or no.
-        logits: Whether the values are logits; otherwise they are probabilities already.
+        logits: True if the values are logits; otherwise they are probabilities already.
     """
 
     axis: int
@@ -43,7 +43,7 @@ class BaselineOutput(NamedTuple):
 
     Attributes:
         values: Its output.
-        reading: How to read it as classes; ``None`` if it has none.
+        reading: Reading of the values as classes; ``None`` if they have none.
     """
 
     values: Array

@@ -89,7 +89,7 @@ def evaluate(
         dataset: The samples.
         metric: The measure.
         batch_size: Samples a batch, where the model does not fix it.
-        baseline: What `baseline_outputs` returned for the same data and batch size, if the metric asks.
+        baseline: Result of `baseline_outputs` for the same data and batch size, if the metric asks.
         overrides: Weights to be fed, for a `WeightSession`.
 
     Returns:
@@ -130,7 +130,7 @@ def sample_scores(
         dataset: The samples.
         metric: The measure.
         batch_size: Samples a batch.
-        baseline: What the metric compares with.
+        baseline: Outputs that the metric compares with.
 
     Returns:
         One score a sample, ``[samples]``; ``None`` for a metric that judges all samples together.
@@ -200,7 +200,7 @@ def without_filling(
         outputs: The model's outputs.
         size: The samples of the batch.
         rows: The samples the model was given.
-        declared: What the file says of the shapes of the outputs, by name.
+        declared: Shapes of the outputs that the file declares, by name.
         batch_name: The name of the axis that counts samples.
     """
     found = {}

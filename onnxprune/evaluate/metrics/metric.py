@@ -29,7 +29,7 @@ class BatchOutputs:
     Attributes:
         outputs: The model's outputs by name, in its order; samples on the first axis, whatever the model has.
         targets: The batch's targets: ``labels``, or arrays named like outputs, likewise.
-        remembered: What the baseline said of each output; empty for metrics that do not ask.
+        remembered: Outputs of the baseline, one for each output; empty for metrics that do not ask.
     """
 
     outputs: Outputs
@@ -41,9 +41,9 @@ class Metric(ABC):
     """A measure of quality.
 
     Attributes:
-        name: What it is called on the command line.
-        higher_is_better: Whether more is better.
-        uses_baseline: Whether it compares with the baseline's outputs, not with targets.
+        name: Name on the command line.
+        higher_is_better: True if larger values are better.
+        uses_baseline: True if it compares with the baseline's outputs, not with targets.
     """
 
     name: str

@@ -21,7 +21,7 @@ def top(k: int, name: str, answer: BatchOutputs) -> Scores:
     taken for a good one. NaN comes before everything.
 
     Args:
-        k: How many classes may be named.
+        k: Number of classes that may be named.
         name: The output to judge; empty for the first.
         answer: Outputs ``[N, C]``, ``[N, C, …]`` or ``[N, …, C]``, labels ``[N]`` or ``[N, …]``.
 

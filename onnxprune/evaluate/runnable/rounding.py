@@ -49,7 +49,7 @@ def without_rounding(proto: onnx.ModelProto) -> int:
         proto: The model.
 
     Returns:
-        How many pairs there were.
+        Number of pairs.
     """
     makers: Mapping[str, onnx.NodeProto] = {o: n for n in proto.graph.node for o in n.output}
     pairs = 0

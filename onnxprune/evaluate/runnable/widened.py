@@ -19,7 +19,7 @@ def widened(proto: onnx.ModelProto) -> bool:
         proto: The model; the types of its inputs and outputs change with it.
 
     Returns:
-        Whether there was any.
+        True if there was any.
     """
     changed = False
     for graph in every_graph(proto.graph):

@@ -25,10 +25,10 @@ class Cluster(ABC):
 
     Attributes:
         host: The machine its scheduler runs on.
-        port: Where that listens.
-        kind: What it is called.
+        port: Port it listens on.
+        kind: Name of the kind of cluster.
         extra: The extra of this package that brings its client.
-        modules: What has to be importable.
+        modules: Modules that have to be importable.
     """
 
     host: str

@@ -111,8 +111,8 @@ def extract(
     Args:
         model: The network.
         shapes: Shapes of the tensors at both ends.
-        outputs: What the part makes.
-        known: What it may be fed; it lists those inputs that it reads.
+        outputs: Tensors that the part makes.
+        known: Tensors it may be fed; its inputs are those of them that it reads.
         weights: Constants to take instead of the network's own, by name.
     """
     index, graph = model.main, model.proto.graph

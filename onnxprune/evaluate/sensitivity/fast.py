@@ -170,7 +170,7 @@ def agreement(estimated: Analysis, exact: Analysis) -> dict[str, Any]:
 
     Args:
         estimated: The estimate.
-        exact: What was measured, of at least two of the same groups.
+        exact: Measured curves, of at least two of the same groups.
 
     Returns:
         ``rank_correlation``, of the groups by what half of each costs; and ``rank_correlation_points``, of

@@ -19,8 +19,8 @@ def half_width(differences: Scores, total: int, confidence: float, span: float) 
 
     Args:
         differences: One number a sample, ``[n]``, drawn at random.
-        total: How many samples there are in all.
-        confidence: How sure to be, such as 0.95.
+        total: Number of samples in all.
+        confidence: Confidence level, such as 0.95.
         span: The largest difference a sample may show.
     """
     count = len(differences)

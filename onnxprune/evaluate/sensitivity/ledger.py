@@ -53,7 +53,7 @@ class Ledger:
         path: The file; ``None`` keeps everything in memory.
 
     Attributes:
-        analysis: What there is so far.
+        analysis: Analysis with the curves so far.
     """
 
     def __init__(self, blank: Analysis, order: Sequence[str], path: Path | None) -> None:
@@ -107,7 +107,7 @@ def earlier_analysis(path: Path, digest: str, settings: Mapping[str, Any], *, fo
         path: The file.
         digest: The digest of this run.
         settings: The options of this run, to say which of them differ.
-        force: Whether to start over where the file cannot be gone on with.
+        force: True to start over where the file cannot be gone on with.
 
     Returns:
         The analysis; ``None`` where there is nothing to go on with.

@@ -25,10 +25,10 @@ class Pool:
     """Workers that all do the same work.
 
     Args:
-        work: What to do, and all it needs.
-        count: How many workers.
+        work: Function to run, and all it needs.
+        count: Number of workers.
         threads: Threads of each.
-        hint: What to do when one dies.
+        hint: Advice where one dies.
 
     Raises:
         Exception: The work cannot be pickled.

@@ -23,10 +23,10 @@ class CachedBatch:
 
     Attributes:
         index: Its place among all batches.
-        size: How many samples it has.
-        rows: How many the network was given, short batches being filled up.
-        tensors: What is known of it.
-        targets: What the network should say.
+        size: Number of its samples.
+        rows: Number of samples the network was given, short batches being filled up.
+        tensors: Tensors computed so far, by name.
+        targets: Targets of the network.
     """
 
     index: int
@@ -67,8 +67,8 @@ class CutSequence:
         """Return what is known after each leg from one cut to another, and the session that computes it.
 
         Args:
-            start: How many cuts lie behind.
-            end: How many are to lie behind.
+            start: Number of cuts at the beginning of the way.
+            end: Number of cuts at its end.
             threads: Threads of the sessions.
         """
         legs: list[tuple[tuple[str, ...], Session | None]] = []
@@ -84,7 +84,7 @@ class Prefix:
 
     Args:
         route: Their way.
-        examination: How the network is run.
+        examination: Setup of the measurement.
         stage: The samples.
         cache_bytes: Most that is kept of their tensors.
     """

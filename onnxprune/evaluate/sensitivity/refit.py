@@ -61,7 +61,7 @@ class LayerMoments:
 
         Args:
             weights: Those of the original, ``[matrices, outputs, inputs]``.
-            mask: Which of their elements remain, likewise.
+            mask: Mask of their elements that remain, likewise.
 
         Returns:
             Weights shaped like the ones given, and ``[matrices, outputs]``.

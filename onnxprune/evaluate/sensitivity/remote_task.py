@@ -35,14 +35,14 @@ class RemoteTask:
     """Measure groups of a network.
 
     Attributes:
-        key: Tells one task from another, even of the same words: a worker may outlive the run.
+        key: Identity of the task, even among tasks of equal fields: a worker may outlive the run.
         proto: The model as bytes: an array, which is handed over through a file mapped into memory.
         allow_inexact: Open axes that the network normalises over.
         input_shapes: Full shapes to analyse with, by input name.
-        orders: How groups are arranged that lose other channels in each element of what they are free within.
-        examination: What the groups are measured by.
+        orders: Arrangement of the groups that lose other channels in each element of their outer factors.
+        examination: Setup of the measurement.
         route: All groups in the order in which they are computed, measured already or not.
-        search: How thoroughly.
+        search: Precision of the curves.
         refit: The layers that are fitted anew where they read removed channels; ``None`` for none.
         execution: The provider that variants run on.
     """

@@ -26,14 +26,14 @@ class SensitivityRequest:
         ratios: Fractions of a group to remove.
         exclude: Globs of groups to leave out.
         only: Globs of those to measure and no others.
-        criterion: What ranks the channels within a group.
+        criterion: Criterion that ranks the channels within a group.
         batch_size: Samples a batch, where the model does not fix it.
         samples: Only the first so many samples.
-        seed: For everything that is drawn.
+        seed: Seed of everything that is drawn.
         input_shapes: Full shapes to analyse with, by input name.
         allow_inexact: Open axes that the network normalises over.
-        search: Whether everything is measured, or only what is needed for the curves to be clear.
-        repair: Whether the layers that read removed channels are fitted anew before measuring.
+        search: Extent: all points, or only those that the curves need to be clear.
+        repair: True if the layers that read removed channels are fitted anew before measuring.
         method: ``measured``, or ``fast``: estimated from one pass through the samples.
     """
 
@@ -77,8 +77,8 @@ class RemovalSteps:
     Attributes:
         group: The group.
         order: Its channels, those gone already first, then the least important.
-        counts: How many of them are gone at each step, ascending.
-        gone: How many were gone before.
+        counts: Number of them that are gone at each step, ascending.
+        gone: Number of channels that were gone before.
     """
 
     group: Group
@@ -93,7 +93,7 @@ class RemovalSteps:
         Args:
             ratios: Fractions of the group.
             group: The group.
-            scores: What each of its channels is worth.
+            scores: Saliency of each of its channels.
             gone: Channels that are gone already.
         """
         ranking = scores.copy()

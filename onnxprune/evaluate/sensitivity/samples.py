@@ -24,9 +24,9 @@ class SampleStage:
 
     Attributes:
         dataset: The samples.
-        first: How many batches come before, in other stages.
-        batches: How many it has.
-        scores: What the network scores on each sample, ``[N]``; ``None`` for metrics that score no samples.
+        first: Number of batches before it, in other stages.
+        batches: Number of its batches.
+        scores: Scores of the network, one a sample, ``[N]``; ``None`` for metrics that score no samples.
     """
 
     dataset: Dataset
@@ -43,12 +43,12 @@ class MeasurementSetup:
         metric: The measure.
         stages: The samples, in parts; most often in one.
         value: The measure of the network itself.
-        baseline: What the network said before, if the metric compares with that.
+        baseline: Outputs of the network before, if the metric compares with them.
         batch_size: Samples a batch.
-        whole_batches: Whether the network takes no smaller batch: a short one is filled up.
+        whole_batches: True if the network takes no smaller batch: a short one is filled up.
         threads: Threads of a session.
         cache_bytes: Most that is kept of the tensors between both parts of the network.
-        samples: How many samples there are.
+        samples: Number of samples.
     """
 
     metric: Metric
@@ -96,7 +96,7 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Measurem
     Args:
         session: The network.
         datasets: The samples, stage by stage.
-        examination: What is known already.
+        examination: Setup of the measurement so far.
 
     Returns:
         The examination with the stages, and the network's own value and outputs.

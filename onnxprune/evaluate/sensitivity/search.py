@@ -39,7 +39,7 @@ class Step(NamedTuple):
     """A part of a group to be removed.
 
     Attributes:
-        ratio: How large a part.
+        ratio: Fraction of the group.
         removed: The channels, by group name.
     """
 
@@ -53,11 +53,11 @@ class Search:
 
     Attributes:
         mode: ``exact`` or ``adaptive``.
-        confidence: How sure an interval is to hold the value over all samples.
-        precision: How wide half the interval of a plan's drop may be, as a fraction of that.
+        confidence: Confidence level of an interval for the value over all samples.
+        precision: Largest half width of the interval of a plan's drop, as a fraction of the drop.
         scale: The drop of a network that has lost everything it may lose: what is no longer worth telling
             apart is a part of this.
-        groups: How many groups a plan chooses among.
+        groups: Number of groups a plan chooses among.
     """
 
     mode: Mode = "exact"
@@ -86,9 +86,9 @@ class Search:
         """Measure one group.
 
         Args:
-            examiner: Who measures.
+            examiner: Evaluator of the variants.
             stop: The number of the group on the examiner's route.
-            steps: What is taken from the group, ascending.
+            steps: Steps of removal, ascending.
 
         Returns:
             The curve; of an unknown size, and its values not necessarily finite.
@@ -170,8 +170,8 @@ class _Point(NamedTuple):
     Attributes:
         value: The metric, over all samples as far as is known.
         error: Half the width of its confidence interval.
-        drop: How much worse that is than the network itself.
-        samples: How many samples were looked at.
+        drop: Drop of the value from that of the network itself.
+        samples: Number of samples it was measured on.
         own: Half the width of the interval that all samples would leave around the mean of what they are
             drawn from.
     """

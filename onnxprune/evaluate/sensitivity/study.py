@@ -43,17 +43,17 @@ from onnxprune.support.progress import task
 
 @dataclass(frozen=True, eq=False)
 class SensitivityRun:
-    """A question, and everything that is at hand to answer it.
+    """A sensitivity analysis: its options, and everything needed to run it.
 
     Attributes:
-        question: What is asked.
+        question: Options of the analysis.
         model: The network.
         channels: Its groups.
-        schedules: What is taken from each group, by its name, in order of execution.
+        schedules: Steps of removal of each group, by its name, in order of execution.
         session: The network, ready to run.
         dataset: The samples.
-        examination: What is measured, and how; without stages at first.
-        executor: Who does the work.
+        examination: Setup of the measurement; without stages at first.
+        executor: Executor of the work.
         refit: The layers that are fitted anew; ``None`` for none.
     """
 
@@ -74,9 +74,9 @@ class SensitivityRun:
         """Find the groups, open the data, and rank the channels as `prune` does.
 
         Args:
-            question: What is asked.
+            question: Options of the analysis.
             model: The network.
-            executor: Who does the work.
+            executor: Executor of the work.
             cache_bytes: Most that all workers together keep of tensors computed once.
         """
         session = Session(model.proto, threads=executor.threads_each)
@@ -107,7 +107,7 @@ class SensitivityRun:
     def rehearse(self) -> None:
         """Run one batch through the network, and through the network with all masked that ever will be.
 
-        What does not fit, in the data or in a metric that judges sample by sample, shows here, in seconds.
+        Data that do not fit, or a metric that fails, show here, in seconds.
         """
         first = self.dataset.take(self.examination.batch_size)
         if isinstance(self.examination.metric, MeanMetric):

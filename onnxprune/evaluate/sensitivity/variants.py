@@ -24,7 +24,7 @@ class VariantEvaluator:
 
     Args:
         channels: The network.
-        examination: What variants are measured by.
+        examination: Setup of the measurement.
         route: The names of the groups to be measured, in the order in which they are computed; several that
             are measured together make one stop.
         refit: The layers that are fitted anew where they read removed channels; ``None`` for none.
@@ -93,7 +93,7 @@ class Subject:
     """Variants that are cut at the same place.
 
     Args:
-        examiner: Who measures them.
+        examiner: Evaluator that measures them.
         stop: The number of their groups on the route.
         variants: The removed channels of each.
     """
@@ -107,7 +107,7 @@ class Subject:
 
         Args:
             stage: The number of the stage.
-            tallies: Where to count what each says, by its number.
+            tallies: Accumulators of the variants' scores, by the variants' numbers.
         """
         for piece in self._examiner.pieces(stage, self._stop):
             for number, tally in tallies.items():

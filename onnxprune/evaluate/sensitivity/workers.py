@@ -26,8 +26,8 @@ class Executor:
     """The executor of tasks: this process, worker processes or a cluster.
 
     Attributes:
-        workers: How many processes. One on this machine is this process itself; on a cluster, ``None`` stands
-            for as many as it has.
+        workers: Number of processes. One on this machine is this process itself; on a cluster, ``None``
+            stands for as many as it has.
         backend: ``local``, ``dask://HOST:PORT`` or ``ray://HOST:PORT``.
         threads: Threads of each worker; by default those of one machine share its processors, and those of a
             cluster have one each.
@@ -76,8 +76,8 @@ class Executor:
         The items are handed out one by one, in their order.
 
         Args:
-            work: What to do, and all it needs; it is sent to the workers. Large arrays in it are sent once.
-            items: What to do it with.
+            work: Function to run, sent to the workers with all it needs. Large arrays in it are sent once.
+            items: Items to run it on.
 
         Raises:
             UsageError: The work cannot be sent.
