@@ -28,10 +28,10 @@ class ModelPair:
 
     Attributes:
         sparse: The one being repaired; its weights change.
-        original: What it is to be like.
-        masks: Which elements of the sparse model's weights remain, for those that lose channels.
+        original: Model it is to be like.
+        masks: Masks of the elements of the sparse model's weights that remain, for those that lose channels.
         instead: Nodes of the sparse model whose statistics are over the remaining channels (see `Trace`).
-        elements: Which single elements of weights remain, for those that follow a sparsity pattern.
+        elements: Masks of single elements of weights that remain, for those that follow a sparsity pattern.
         original_instead: The same nodes of the original, where that has lost the channels already.
     """
 

@@ -35,8 +35,8 @@ class RepairSite:
         pair: The models.
         sparse: Samples in the one being repaired.
         original: The same samples in the other.
-        index: Which node.
-        seed: For what is drawn at random.
+        index: Number of the node.
+        seed: Seed of the draws.
     """
 
     pair: ModelPair

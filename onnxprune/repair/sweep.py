@@ -26,9 +26,9 @@ class Settings:
 
     Attributes:
         methods: Names of methods.
-        seed: For what is drawn at random.
+        seed: Seed of the draws.
         threads: Threads of the sessions.
-        checkpoint_bytes: What the intermediate tensors of either model may take (see `Trace`).
+        checkpoint_bytes: Bytes that the intermediate tensors of either model may take (see `Trace`).
     """
 
     methods: Sequence[RepairMethod]
@@ -63,11 +63,11 @@ def sweep(
     Args:
         pair: The sparse model and its original.
         batches: Samples: arrays for every input of the model.
-        settings: What to do.
-        prepare: What is done to each layer before it is repaired, all before it having been.
+        settings: Options of the repair.
+        prepare: Function to call on each layer before it is repaired, all before it having been.
 
     Returns:
-        What was done.
+        Report of the repair.
 
     Raises:
         DataError: The samples make values that are not finite.

@@ -44,7 +44,7 @@ def noise(
         model: The model.
         session: The same, ready to run.
         shapes: Whole shapes by input name, where the file leaves them open.
-        samples: How many samples, at least.
+        samples: Number of samples, at least.
         batch: Samples a run, where the file leaves it open.
         seed: The same seed gives the same inputs.
     """

@@ -29,16 +29,16 @@ Score: TypeAlias = Literal["magnitude", "wanda", "sparsegpt"]
 
 @dataclass
 class Thinning:
-    """The weights of a network that are thinned, and what has become of them.
+    """The weights of a network that are thinned, and the scores that chose their elements.
 
     Attributes:
         typing: The axes of the network before.
         pair: The network that is thinned beside the one before.
         numbers: For each weight the number of the block of each element, from 1; 0 where channels are gone.
-        pattern: What stays.
-        score: What decides.
-        scored: For each weight that is done: what has decided.
-        reasons: For each weight that was thinned by magnitude instead: why.
+        pattern: Pattern of the elements that stay.
+        score: Score that chooses the elements.
+        scored: The score that chose the elements of each weight that is done.
+        reasons: The reason for each weight that was thinned by magnitude instead.
     """
 
     typing: Typing
