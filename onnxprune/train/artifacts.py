@@ -23,7 +23,7 @@ class ArtifactModule:
         trained: Names of the tensors to train.
         statistics: Names of the running statistics.
         threads: Threads of its sessions.
-        spin: Whether they wait in busy loops.
+        spin: True if they wait in busy loops.
 
     Attributes:
         parameters: Values of the trained tensors: views of the runtime's own buffers.

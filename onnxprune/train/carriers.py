@@ -26,8 +26,8 @@ class Carrier:
     """The channel-major form of one operator.
 
     Attributes:
-        fits: Whether a node of it can be.
-        emit: From a node, and its operands with those that flow laid out by channel, to the result.
+        fits: Test whether a node of it has that form.
+        emit: Function from a node, and its operands with those that flow laid out by channel, to the result.
     """
 
     fits: Callable[[gs.Node], bool]

@@ -27,8 +27,8 @@ def lay_out_by_channel(graph: gs.Graph, pictures: int) -> None:
     """Rewrite all stretches where it pays.
 
     Args:
-        graph: Sorted topologically, and not any more after.
-        pictures: How many there are in a batch.
+        graph: The graph, sorted topologically, and not any more after.
+        pictures: Number of pictures in a batch.
     """
     for stretch in _stretches(graph, pictures):
         ends = _Ends.of(stretch, graph)

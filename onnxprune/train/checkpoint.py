@@ -47,8 +47,8 @@ class Checkpoints:
         path: The file.
         every: Steps from one to the next.
         identity: All that decides what the training comes to, ready for JSON.
-        resume: Whether to go on from the file, if there is one.
-        own_fields: What else the caller wants to have kept, ready for JSON; filled when resuming.
+        resume: True to go on from the file, if there is one.
+        own_fields: Other values that the caller wants to have kept, ready for JSON; filled when resuming.
         own_arrays: The same for arrays.
     """
 

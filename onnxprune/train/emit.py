@@ -23,7 +23,7 @@ class Emitter:
 
     Args:
         graph: The graph that grows.
-        prefix: What the new names start with.
+        prefix: Prefix of the new names.
     """
 
     _serial = itertools.count()
@@ -38,7 +38,7 @@ class Emitter:
         Args:
             operator: Its operator, of the standard domain.
             operands: Tensors, or numbers for float32 constants.
-            outputs: How many outputs it has.
+            outputs: Number of its outputs.
             attributes: Its attributes.
 
         Returns:

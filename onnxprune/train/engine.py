@@ -43,16 +43,16 @@ def train(
 
     Args:
         model: Any valid model with its weights in memory; it is not changed.
-        batches: From the epoch, counted from 0, to its batches: inputs by name, and targets by name
+        batches: Function from the epoch, counted from 0, to its batches: inputs by name, and targets by name
             (`labels`, or the names of outputs). Every axis but the first keeps its size from batch to batch.
-        settings: How to train.
+        settings: Options of the training.
         total_steps: Number of steps the schedule of the learning rate is laid out for.
         masks: From the name of a trained tensor to what may be other than zero, as booleans of a shape
             that broadcasts to the tensor's. All else is exactly zero from the start and after every step.
         on_step: Called after every step.
         on_epoch: Called after every epoch with the tensors trained so far, as `TrainResult.weights`; says
             True when that is enough.
-        checkpoints: Where to write down how far it has come, and where to go on from.
+        checkpoints: Checkpoints to write, and to go on from.
 
     Returns:
         The trained tensors and what was observed.

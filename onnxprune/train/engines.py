@@ -34,8 +34,8 @@ class Engine:
 
     Attributes:
         name: As in the option.
-        rewrites: What becomes of operators that it does not differentiate in its training copy.
-        refusal: From a node of the copy to the reason why it does not differentiate it; empty if it does.
+        rewrites: Replacements of operators that it does not differentiate in its training copy.
+        refusal: Function from a node of the copy to the reason why it has no gradient; empty if it has one.
     """
 
     name: Literal["stock", "ort-training"]

@@ -34,7 +34,7 @@ def check_forward(
 
     Args:
         model: The user's model.
-        training_copy: What will be trained, with the same outputs.
+        training_copy: Copy that will be trained, with the same outputs.
         sample: One batch of inputs in the model's own types.
 
     Returns:

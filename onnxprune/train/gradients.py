@@ -82,14 +82,14 @@ def gradients_of(
         dataset: Samples; with labels or targets where the loss needs them.
         loss: A loss of training, or one of the three that need no labels (see above).
         batch_size: Samples a batch. With 1 every gradient is that of a single sample.
-        steps: How many batches, over as many shuffled passes as that takes; None takes one pass.
+        steps: Number of batches, over as many shuffled passes as that takes; None takes one pass.
         seed: Order of the samples, and the labels that are drawn.
         names: Only these tensors, of which those that are not trained, or do not reach the loss, are left
             out; None for all. The fewer, the less is computed.
         gates: Axis of the channels by name of an activation that is to have gates; batches of
             another size than the first, such as the last of a pass, are then left out.
         threads: Threads of the worker; None takes the processors this process may use.
-        engine: What computes them, see `onnxprune.train.engines`.
+        engine: Engine that computes them, see `onnxprune.train.engines`.
 
     Yields:
         By the name it has in the model, the gradient of the mean loss of the batch with respect to every

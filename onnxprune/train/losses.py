@@ -28,14 +28,14 @@ class Head:
     """Something the model computes that has targets.
 
     Attributes:
-        name: What the data calls the targets.
+        name: Name of the targets in the data.
         output: The tensor of the model, an output or, for features, any other.
-        value: What the loss is computed on; before the final activation where that is taken off.
+        value: Tensor the loss is computed on; before the final activation where that is taken off.
         activation: The operator taken off, or an empty string.
         axis: Class axis of a Softmax, otherwise 1.
         target: The graph input that holds the targets.
         shape: Shape of the output for the sample batch.
-        bounds: What values the targets may have, if not any.
+        bounds: Values the targets may have, if not any.
         batch_axis: The axis that counts the samples.
     """
 
@@ -143,7 +143,7 @@ class LossEntry:
         detaches: Final activations it is computed in front of.
         targets: `labels`; `outputs` for arrays named like outputs; `teacher` for what a teacher returns;
             `features` for what a teacher has at the tensors named in the settings.
-        bounds: What values targets may have, if not any.
+        bounds: Values targets may have, if not any.
     """
 
     function: LossFunction

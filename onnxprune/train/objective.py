@@ -27,14 +27,14 @@ def attach_loss(
 
     Args:
         graph: The training copy; it is changed.
-        settings: Which loss, and its options.
+        settings: Name and options of the loss.
         targets: A batch of what the data has: `labels`, arrays named like outputs, and what a teacher says,
             `teacher:` in front of its name.
         outputs: Outputs of the model for a sample batch.
         axes: The axis of each output that counts the samples; the first by default.
 
     Returns:
-        What has targets.
+        Heads, which are the tensors that have targets.
 
     Raises:
         DataError: There are no targets for a term.

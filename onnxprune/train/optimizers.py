@@ -23,7 +23,7 @@ class Trainable:
     Attributes:
         weight: Its values, changed in place.
         gradient: Gradient of the loss, used up in place.
-        mask: What may be other than zero, broadcastable to the weight; None for all of it.
+        mask: Mask of the elements that may be non-zero, broadcastable to the weight; None for all of it.
     """
 
     weight: Array
@@ -40,12 +40,12 @@ class Optimizer(ABC):
     """A rule that turns gradients into steps.
 
     Args:
-        trainables: What to train. Masked weights are zeroed here and now.
+        trainables: Tensors to train. Masked weights are zeroed here and now.
         weight_decay: Strength of the decay.
         clip_norm: Largest global norm of the gradient; None for no limit.
 
     Attributes:
-        updates: How many steps have been taken.
+        updates: Number of steps taken.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class Sgd(Optimizer):
     """Gradient descent with heavy-ball momentum (Polyak 1964), decay added to the gradient.
 
     Args:
-        trainables: What to train.
+        trainables: Tensors to train.
         weight_decay: Strength of the decay.
         clip_norm: Largest global norm of the gradient.
-        momentum: How much of the last step is kept.
+        momentum: Fraction of the last step that is kept.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class AdamW(Optimizer):
     """Adam with bias correction and decoupled weight decay (Loshchilov and Hutter 2019).
 
     Args:
-        trainables: What to train.
+        trainables: Tensors to train.
         weight_decay: Fraction of the weight removed per unit of learning rate.
         clip_norm: Largest global norm of the gradient.
         betas: Decay of the running mean of the gradient and of its square.
@@ -184,7 +184,7 @@ def make_optimizer(
 
     Args:
         name: `sgd` or `adamw`.
-        trainables: What to train.
+        trainables: Tensors to train.
         options: `weight_decay`, `clip_norm` and `momentum`.
     """
     decay, clip = options["weight_decay"] or 0.0, options["clip_norm"]

@@ -75,7 +75,7 @@ class OwnLoss:
 
         Args:
             graph: The training copy of the model.
-            emit: Where to append.
+            emit: Emitter that appends nodes.
             targets: The graph inputs for the targets.
         """
         known = {output.name: output for output in graph.outputs}

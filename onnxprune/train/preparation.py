@@ -35,10 +35,10 @@ class Job:
     Attributes:
         model: The user's model.
         sample: The first batch of inputs, in the model's own types.
-        heads: What has targets.
+        heads: Heads, which are the tensors that have targets.
         inputs: Names of the training graph's inputs, in order.
-        fields: Of the worker's `load` request.
-        arrays: Of the same: what the engine needs, and the masks.
+        fields: Fields of the worker's `load` request.
+        arrays: Arrays of that request: those that the engine needs, and the masks.
         ignored: The label that counts for nothing.
         engine: The name of the engine.
         graphs: Of the stock engine: the graphs of its steps.
@@ -81,10 +81,10 @@ def prepare(
     Args:
         model: The user's model.
         first: The first batch, with whose shapes everything is decided.
-        settings: How to train, and with which engine.
-        masks: What of the trained tensors may be other than zero.
-        frozen_statistics: Whether BatchNormalization uses its running statistics, as in inference.
-        change: What is done to the copy once it has been compared.
+        settings: Options of the training, with its engine.
+        masks: Masks of the elements of trained tensors that may be other than zero.
+        frozen_statistics: True if BatchNormalization uses its running statistics, as in inference.
+        change: Change made to the copy once it has been compared.
 
     Raises:
         DataError: Inputs or targets are missing or do not fit the model.

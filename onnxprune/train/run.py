@@ -34,12 +34,12 @@ class TrainingRun:
     """A training in progress.
 
     Args:
-        job: What is trained.
-        worker: Who trains it, loaded.
-        settings: How.
+        job: Job to train.
+        worker: Worker that trains it, loaded.
+        settings: Options of the training.
         total_steps: Steps the schedule is laid out for.
         on_step: Called after every step.
-        checkpoints: Where to write down how far it has come.
+        checkpoints: Checkpoints to write.
 
     Attributes:
         weights: The tensors trained so far, after every epoch.

@@ -35,7 +35,7 @@ class StockModule:
         trained: Names of the former.
         statistics: Names of the latter.
         threads: Threads of a session.
-        spin: Whether they wait in busy loops.
+        spin: True if they wait in busy loops.
 
     Attributes:
         parameters: Values of the trained tensors.

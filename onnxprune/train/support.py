@@ -65,8 +65,8 @@ def check_gradient_path(
 
     Args:
         graph: The training copy with the loss as its only output, topologically sorted.
-        trainables: What should be trained.
-        refusal: From a node to the reason why the engine does not differentiate it; empty if it does.
+        trainables: Tensors to train.
+        refusal: Function from a node to the reason why the engine has no gradient; empty if it has one.
 
     Returns:
         Those of them that the loss depends on.

@@ -25,7 +25,7 @@ class Trainer:
     """Weights in training.
 
     Args:
-        trainables: What is trained, by name: views of the runtime's own buffers.
+        trainables: Tensors to train, by name: views of the runtime's own buffers.
         statistics: Running statistics that follow, by name: such views, too.
         fields: Of the `load` request: `optimizer`, its `options`, and `average`, the decay of the running
             average of the weights, or None for none.
@@ -49,9 +49,9 @@ class Trainer:
         """Take a step with the gradients in the buffers, or go back.
 
         Args:
-            loss: Of the batches; not finite if that of one is not.
+            loss: Loss of the batches; not finite if that of one is not.
             learning_rate: Step size asked for.
-            batches: How many batches the gradients are the sum of.
+            batches: Number of batches that the gradients are the sum of.
 
         Returns:
             Norm of the mean gradient, the step size used, and whether it went back instead.

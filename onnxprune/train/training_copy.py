@@ -54,9 +54,9 @@ def make_training_copy(
     Args:
         model: Any valid model with its weights in memory; it is not changed.
         sample: One batch of inputs.
-        frozen_statistics: Whether BatchNormalization is to use its running statistics, as in inference,
+        frozen_statistics: True if BatchNormalization is to use its running statistics, as in inference,
             instead of those of the batch.
-        rewrites: What becomes of operators that the engine does not differentiate.
+        rewrites: Replacements of operators that the engine does not differentiate.
 
     Raises:
         TrainingError: Something in it cannot be trained; the message names the node and the reason.

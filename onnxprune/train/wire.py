@@ -33,7 +33,7 @@ class WireMessage:
     """One message.
 
     Attributes:
-        kind: What is said or asked.
+        kind: Kind of the message.
         fields: Small values, anything JSON can hold.
         arrays: Arrays by name; names keep their order.
     """

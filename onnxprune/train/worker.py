@@ -142,9 +142,9 @@ def serve(
     """Answer requests until they end.
 
     Args:
-        requests: Where they come from.
-        replies: Where the answers go.
-        loading: What a model is loaded in.
+        requests: Stream of requests.
+        replies: Stream of replies.
+        loading: Context that a model is loaded in.
         at_end: Called when the requests have ended, whatever is being computed.
     """
     session: TrainingSession | None = None

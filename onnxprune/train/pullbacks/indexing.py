@@ -15,7 +15,7 @@ def scattered(write: Writer, size: int, indices: Operand, rows: str, width: int,
     """Add rows up in a table of zeros.
 
     Args:
-        write: Where nodes are appended.
+        write: Writer that appends nodes.
         size: Rows of the table.
         indices: The row of the table for each row, [count], none of them negative.
         rows: [count, width].

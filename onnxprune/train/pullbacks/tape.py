@@ -37,7 +37,7 @@ class Tape:
     """The tape that pullbacks read and write.
 
     Args:
-        writer: Where nodes are appended.
+        writer: Writer that appends nodes.
         facts: Sizes, types and known values of the forward graph's tensors.
         wanted: Tensors whose gradients are needed.
         trained: Tensors that training changes, so that their values are not known.

@@ -82,7 +82,7 @@ class Winograd:
     """A convolution in this form.
 
     Args:
-        write: Where nodes are appended.
+        write: Writer that appends nodes.
         g: Its sizes.
         weight: Its kernel.
     """

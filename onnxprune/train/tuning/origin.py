@@ -25,7 +25,7 @@ def noted(
         sparse: The sparse model, repaired or not; it is changed.
         original: The model before pruning, its tensors named like those that were analysed.
         data: Samples, of which a few are drawn.
-        seed: Which ones.
+        seed: Seed of the draw.
         threads: Threads to compute with.
 
     Raises:

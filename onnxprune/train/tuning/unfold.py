@@ -45,7 +45,7 @@ class Fold:
     Attributes:
         result: The tensor it made and the normalisation makes now.
         weight: Its kernel, ``[out, in / group, …]``, for a transposed one ``[in, out / group, …]``.
-        bias: What its bias was called; it has none while it is trained.
+        bias: Former name of its bias; it has none while it is trained.
         group: Its groups, and 0 for a convolution that is not transposed.
         parts: The normalisation's scale, bias, mean and variance by name.
     """
@@ -71,7 +71,7 @@ class Unfolded:
 
     Attributes:
         model: The network.
-        folds: Where it was put.
+        folds: Convolutions that it was put behind.
     """
 
     model: Model
@@ -151,7 +151,7 @@ def moments_of(
         model: A network.
         names: Activations of the layout ``[samples, channels, …]``.
         data: Samples, of which a few are drawn.
-        seed: Which ones.
+        seed: Seed of the draw.
         threads: Threads to compute with.
 
     Raises:
@@ -186,7 +186,7 @@ def distance(
         model: A network.
         original: Another one with the same inputs and outputs.
         data: Samples, of which a few are drawn.
-        seed: Which ones.
+        seed: Seed of the draw.
         threads: Threads to compute with.
 
     Returns:

@@ -33,11 +33,11 @@ class Validation:
     Attributes:
         student: The model in training; it is given the weights that are judged.
         data: The samples.
-        metric: What is measured.
-        baseline: What the metric compares with, if with anything.
+        metric: Metric that is measured.
+        baseline: Outputs of the baseline that the metric compares with, if any.
         threads: Threads to compute with.
         patience: Epochs without a better score after which it is enough; None for no such end.
-        checkpoints: Where scores and best weights are to be remembered, too.
+        checkpoints: Checkpoints that keep scores and best weights, too.
         before: The score before training; it is a candidate like those of the epochs.
         scores: The score of every epoch.
         best: The weights of the best epoch; none where no epoch is better than what was given.
