@@ -129,7 +129,7 @@ def agreement(facts: Mapping[str, Any], models: str) -> str:
 
     Args:
         facts: Of a verdict.
-        models: What to call the two.
+        models: Name of the two, the subject of the sentence.
     """
     if not facts.get("shown", True):
         return f"{models} were not shown to compute the same by a run: {facts['reason']}{certified(facts)}"

@@ -35,7 +35,7 @@ def draw(path: Path | None, name: str, facts: Mapping[str, Any]) -> None:
     Args:
         path: The file.
         name: ``sensitivity`` or ``widths``.
-        facts: What it shows.
+        facts: Facts that it shows.
     """
     if path is not None:
         from onnxprune.app.report.plots import plot

@@ -20,8 +20,8 @@ def group_columns(groups: Iterable[Entry], verbose: bool, every: bool) -> tuple[
 
     Args:
         groups: The groups, as `inspect` describes them.
-        verbose: Whether nodes are listed, and symmetries where some axis may be rotated.
-        every: Whether symmetries, all nodes and all tensors are.
+        verbose: True if nodes are listed, and symmetries where some axis may be rotated.
+        every: True if symmetries, all nodes and all tensors are listed.
     """
     if not (verbose or every):
         return GROUP_COLUMNS
@@ -38,8 +38,8 @@ def group_rows(groups: Iterable[Entry], verbose: bool, every: bool) -> list[tupl
 
     Args:
         groups: The groups, as `inspect` describes them.
-        verbose: Whether symmetries and nodes are listed.
-        every: Whether each group gets a line of its own, with all its nodes and tensors.
+        verbose: True if symmetries and nodes are listed.
+        every: True if each group gets a line of its own, with all its nodes and tensors.
     """
     kinds: dict[object, list[Entry]] = {}
     groups = list(groups)
@@ -72,7 +72,7 @@ def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]
 
     Args:
         blocked: The axes, as `inspect` describes them.
-        every: Whether each tensor gets lines of its own.
+        every: True if each tensor gets lines of its own.
     """
     kinds: dict[tuple[str, ...], list[tuple[Entry, str]]] = {}
     for axis in blocked:

@@ -44,10 +44,10 @@ class LiveStatus:
     """The live display of a run.
 
     Attributes:
-        recipe: What is being done.
+        recipe: Recipe of the run.
         rows: The rounds so far, by name.
-        ends_at: When the run will be over, on the monotonic clock; ``None`` while nobody knows.
-        warning: What is to be said below.
+        ends_at: Predicted end of the run, on the monotonic clock; ``None`` while it is unknown.
+        warning: Warning to show below.
     """
 
     recipe: Recipe
@@ -104,11 +104,11 @@ def on_display(board: LiveStatus, console: Console | None = None) -> Iterator[Li
     """Draw a board, and bars for what is being done, for as long as the block runs.
 
     Args:
-        board: What to draw.
-        console: Where; standard error by default.
+        board: Board to draw.
+        console: Console to draw on; standard error by default.
 
     Yields:
-        What draws it.
+        Display that draws it.
     """
     console = console or Console(stderr=True)
     bars = progress_bars(console)

@@ -28,7 +28,7 @@ class PassCommand(click.Command):
 
     Args:
         fields_of: The class, or ``module:name``, or several.
-        options: What `click.Command` takes.
+        options: Options of `click.Command`.
     """
 
     def __init__(self, *options: Any, fields_of: str | type | Sequence[type], **named: Any) -> None:

@@ -97,7 +97,7 @@ def watching(recipe: Recipe, as_json: bool) -> Iterator[Callable[[Facts], None]]
     """Show how a run goes on: as JSON lines, as a board in a terminal, as lines elsewhere.
 
     Yields:
-        What the run is to tell its events.
+        Listener for the events of the run.
     """
     from onnxprune.app.cli.live_status import LiveStatus, on_display
     from onnxprune.app.console import JsonLines, show_progress

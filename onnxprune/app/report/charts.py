@@ -70,10 +70,10 @@ def over_iterations(
     """Draw one figure of the original (0) and of every iteration.
 
     Args:
-        name: What the figure is.
+        name: Name of the figure.
         values: One an iteration, the original's first.
-        show: How to write a value.
-        tick: How to write a round one on the axis.
+        show: Format of a value.
+        tick: Format of a round value on the axis.
         best: The iteration to be marked.
         floor: A value to be marked by a dashed line.
     """
@@ -98,11 +98,11 @@ def against_cost(
     """Draw what every model is worth over what it costs, the iterations joined by a line.
 
     Args:
-        name: What the figure is.
+        name: Name of the figure.
         points: Label, cost and worth of the original and of every iteration.
         rival: The same of a model that was made in another way.
-        shows: How to write a cost and a worth.
-        ticks: How to write round ones on the axes.
+        shows: Formats of a cost and of a worth.
+        ticks: Formats of round values on the axes.
     """
     every = [*points, *([rival] if rival else [])]
     costs, worths = [c for _, c, _ in every], [w for _, _, w in every]
@@ -134,7 +134,7 @@ def sensitivity(
     Args:
         name: The group.
         ratios: Fractions removed.
-        drops: How much worse the metric is then.
+        drops: Drop of the metric at each of them.
         worst: The largest drop of all groups.
         removed: The fraction that was removed in the end, marked by a line.
     """

@@ -24,9 +24,9 @@ def render(facts: Mapping[str, Any], form: str = "html", against: Mapping[str, A
     """Return a report as text.
 
     Args:
-        facts: What `onnxprune.app.report.collect` found.
+        facts: Facts that `onnxprune.app.report.collect` found.
         form: ``html`` or ``md``.
-        against: What it found of another run, to be set beside the first.
+        against: Facts of another run, to be set beside the first.
 
     Raises:
         UsageError: jinja2 is not installed, or the format is unknown.
@@ -46,7 +46,7 @@ def figures(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the page's figures as SVG files of their own, by file name.
 
     Args:
-        facts: What `onnxprune.app.report.collect` found.
+        facts: Facts that `onnxprune.app.report.collect` found.
     """
     facts = clean(facts)
     style = _environment().get_template("figures.css").render()

@@ -28,7 +28,7 @@ def plots(facts: Mapping[str, Any], form: str = "png") -> dict[str, bytes]:
     """Return figures of a run as files, by file name.
 
     Args:
-        facts: What `onnxprune.app.report.collect` found.
+        facts: Facts that `onnxprune.app.report.collect` found.
         form: ``png`` or ``pdf``.
 
     Raises:
@@ -47,7 +47,7 @@ def plot(name: str, facts: Mapping[str, Any], form: str) -> bytes:
 
     Args:
         name: ``sensitivity`` or ``widths``.
-        facts: What the figure shows: ``curves`` and ``widths`` of `onnxprune.app.report.collect`.
+        facts: Contents of the figure: ``curves`` and ``widths`` of `onnxprune.app.report.collect`.
         form: ``svg``, ``png`` or ``pdf``.
 
     Raises:

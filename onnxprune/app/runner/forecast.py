@@ -56,7 +56,7 @@ class Forecast:
 
     Attributes:
         pending: Sizes of the steps to come, by name.
-        paces: How many seconds a step of some kind has taken, for each unit of its size.
+        paces: Seconds a step of some kind has taken, for each unit of its size.
     """
 
     pending: dict[str, int]

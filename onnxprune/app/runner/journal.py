@@ -39,8 +39,8 @@ class Entry:
     Attributes:
         inputs: Everything that decided its result.
         files: SHA-256 of what it left, by path within the folder.
-        facts: What there is to report.
-        duration_s: How long it took.
+        facts: Facts to report.
+        duration_s: Duration, in seconds.
     """
 
     inputs: Facts
@@ -54,12 +54,12 @@ class Journal:
     """A work folder in use.
 
     Attributes:
-        folder: Where it is.
+        folder: Path of the folder.
         listen: Told of every step, ready for JSON.
         entries: Finished steps by name, those of earlier runs included.
-        header: What else is to be kept: recipe, versions, result.
+        header: Other contents of the state: recipe, versions, result.
         visited: Names of the steps this run has come by.
-        worked: How many of them it had to do.
+        worked: Number of them that it had to do.
     """
 
     folder: Path
@@ -75,10 +75,10 @@ class Journal:
         """Do a step, unless it has been done from the same inputs and its files are as it left them.
 
         Args:
-            name: What to call it.
-            inputs: What decides the result, ready for JSON.
+            name: Name of the step.
+            inputs: Values that decide the result, ready for JSON.
             files: Paths within the folder that the work writes.
-            work: Does it, and returns what there is to report.
+            work: Function that does it, and returns the facts to report.
 
         Raises:
             OnnxpruneError: Of the work; nothing is recorded then.

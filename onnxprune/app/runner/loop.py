@@ -36,7 +36,7 @@ class Iteration:
         reduction: The one that came of it.
         score: The metric on the validation data.
         model: Its sparse model, within the folder.
-        good: Whether it is not below the floor, or by no more than its noise.
+        good: True if it is not below the floor, or by no more than its noise.
         noise: Standard error of its score, compared with the original's; 0 where nobody had to ask.
     """
 
@@ -57,7 +57,7 @@ class _Loop:
         recipe: The recipe.
         stages: The steps.
         path: The original, and the iterations that each went on from the one before.
-        floor: What a result must not fall below; ``None`` for nothing.
+        floor: Least value of the metric of a result; ``None`` for none.
         low: The same for an iteration that others follow.
         sign: 1 if more of the metric is better, else −1.
         pending: Reductions still to be tried.
@@ -256,12 +256,12 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     """Do all a recipe says that has not been done yet.
 
     Args:
-        recipe: What to do, its paths absolute.
+        recipe: Recipe to follow, its paths absolute.
         listen: Told of every step as it begins (``start``), ends (``done``) or is found done (``kept``), with
             the seconds that all steps to come will take (``remaining_s``), as soon as that can be known.
 
     Returns:
-        How it went, ready for JSON; the same is in ``state.json`` in the folder.
+        Record of the run, ready for JSON; the same is in ``state.json`` in the folder.
 
     Raises:
         MissedError: The result is written, and below the floor.

@@ -58,7 +58,7 @@ class RecipeData:
     Attributes:
         recipe: The recipe.
         original: The model before pruning.
-        threads: What to compute with.
+        threads: Threads to compute with.
     """
 
     recipe: Recipe

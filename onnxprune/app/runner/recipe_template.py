@@ -58,7 +58,7 @@ class RecipeRequest:
         train: Training data, if known.
         val: Held-back data, if known.
         open_io: Globs of inputs and outputs whose fixed axes may shrink.
-        allow_inexact: Whether axes that the network normalises over are opened.
+        allow_inexact: True if axes that the network normalises over are opened.
     """
 
     train: str | None = None
@@ -75,8 +75,8 @@ def draft(
     Args:
         channels: The model's groups.
         model: Its file.
-        place: Where the recipe is to go; paths in it count from there.
-        wish: What is known already.
+        place: Path the recipe is written to; paths in it count from its folder.
+        wish: Options that are known already.
         shapes: Input shapes the user has given.
 
     Returns:

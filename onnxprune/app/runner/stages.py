@@ -49,8 +49,8 @@ class Round:
     """One round of pruning and training.
 
     Attributes:
-        name: What the names of its steps begin with.
-        folder: Where its files go, within the work folder.
+        name: Prefix of the names of its steps.
+        folder: Folder of its files, within the work folder.
     """
 
     name: str
@@ -164,8 +164,8 @@ class Stages:
         Args:
             at: The round.
             model: The file to train.
-            epochs: How often to go through the data.
-            final: Whether nothing will be pruned after it.
+            epochs: Passes over the data.
+            final: True if nothing will be pruned after it.
         """
         options, file = self.recipe.finetune, f"{at.folder}/tuned.onnx"
         how = options.model_dump(exclude={"epochs", "last_epochs", "early_schedule", "keep"})

@@ -45,9 +45,9 @@ class Tracking:
     """Reads figures from the events of a run and hands them to trackers.
 
     Attributes:
-        trackers: Who keeps them. One that fails is told nothing any more.
+        trackers: Trackers that keep them. One that fails is told nothing any more.
         lost: Told the name of a tracker that has failed, and why.
-        epochs: How many epochs of training have been told.
+        epochs: Number of epochs of training that were told.
     """
 
     trackers: list[Tracker]
@@ -92,7 +92,7 @@ def tracking(
         lost: Told the name of a tracker that has failed, and why.
 
     Yields:
-        What is to be told the events of the run.
+        Listener for the events of the run.
 
     Raises:
         UsageError: A library is missing, or there is nothing to write to.

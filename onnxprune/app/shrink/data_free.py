@@ -24,12 +24,12 @@ def shrink_without_data(
 
     Args:
         model: The file.
-        output: Where the result goes.
+        output: File to write the result to.
         reductions: The budget by kind, ``macs`` for instance.
         how: Other options of `Prune`.
 
     Returns:
-        What there is to report, ready for JSON.
+        Facts to report, ready for JSON.
 
     Raises:
         OnnxpruneError: The budget cannot be met, or the result not be proven.

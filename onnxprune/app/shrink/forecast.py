@@ -58,7 +58,7 @@ def epochs_within(step: Finetune, model: Model, data: Dataset, seconds: float) -
     """Return how many epochs there is time for, by training on a few batches.
 
     Args:
-        step: How to train.
+        step: Options of the training.
         model: The sparse model.
         data: The training data.
         seconds: The time.

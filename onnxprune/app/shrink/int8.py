@@ -29,7 +29,7 @@ def with_int8(facts: dict[str, Any], wanted: ShrinkOptions, judged_on: Any) -> d
     """Quantise the original and the result, and measure both as the others were measured.
 
     Args:
-        facts: What `shrink` returns; not changed.
+        facts: Facts that `shrink` returns; not changed.
         wanted: Its options.
         judged_on: The data, or a data set, the others were judged on.
 

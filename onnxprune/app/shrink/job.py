@@ -69,7 +69,7 @@ def shrink(
         tell: Told what is going to be done, and how long it will take, before it begins.
 
     Returns:
-        What there is to report, ready for JSON.
+        Facts to report, ready for JSON.
 
     Raises:
         MissedError: The result is written, and is below what was asked for.
