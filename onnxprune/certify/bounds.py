@@ -209,9 +209,9 @@ def summed(bounds: Bounds, axis: int, count: int | None) -> Bounds:
     """Return the bounds of the sum along an axis, which remains with one element.
 
     Args:
-        bounds: Of the terms.
+        bounds: Bounds of the terms.
         axis: The axis.
-        count: How many terms there are, none if that is not known.
+        count: Number of terms, none if it is not known.
     """
     if bounds.shape[axis] == 1:
         if count is None:

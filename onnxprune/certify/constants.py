@@ -51,7 +51,7 @@ def lists_of(
         known: Index lists that follow from other operands.
         hints: Lists that the certificate gives for other axes.
         within: Axes in each element of which another list may be looked for.
-        rounded: Whether the sparse constant was computed by the verifier, so that its last places may differ.
+        rounded: True if the sparse constant was computed by the verifier, so that its last places may differ.
     """
     need(sparse.dtype == dense.dtype and sparse.ndim == dense.ndim, "a constant of another type or rank")
     lists = {a: m for a, m in (hints or {}).items() if m.ndim == sparse.ndim and a < sparse.ndim}
@@ -120,7 +120,7 @@ def with_factor(sparse: Array, dense: Array, lists: Lists, factor: float) -> Rel
         sparse: The sparse constant.
         dense: The dense one.
         lists: Index lists of the sparse constant.
-        factor: What the dense one has been multiplied with.
+        factor: Factor that the dense one has been multiplied with.
 
     Returns:
         The relation of the constants without the factor.

@@ -298,7 +298,7 @@ def _factored(
 
     Args:
         pair: The nodes.
-        place: Which operand it is.
+        place: Number of the operand.
         constant: The sparse and the dense one.
         scale: The factor that the other operands lack, dense by sparse. A sum lacks it where the constant
             does too; a product or quotient lacks it no longer where the constant makes up for it.

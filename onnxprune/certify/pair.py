@@ -134,9 +134,9 @@ class NodePair:
         """Return the relation of a constant operand.
 
         Args:
-            place: Which operand.
+            place: Number of the operand.
             known: Index lists that follow from other operands.
-            form: What brings the constant into the form that the lists are for.
+            form: Function that brings the constant into the form that the lists are for.
             hints: Lists of the certificate, for that form.
             within: Axes in each element of which another list may be looked for.
         """

@@ -40,8 +40,8 @@ class Layer:
         sparse: Weights, ``[groups, outputs, inputs, places]``.
         dense: Dense weights of that form.
         hints: Index lists of the certificate, for that form.
-        padded: Whether zeros may stand in the place of inputs.
-        folded: Whether the weights were computed by the verifier.
+        padded: True if zeros may stand in the place of inputs.
+        folded: True if the weights were computed by the verifier.
     """
 
     inputs: Relation
@@ -174,9 +174,9 @@ def biased(pair: NodePair, place: int, given: Relation, count: int, beta: float 
 
     Args:
         pair: The nodes.
-        place: Which operand the bias is.
+        place: Number of the operand that is the bias.
         given: The relation of the outputs, ``[outputs]``.
-        count: How many outputs the sparse layer has.
+        count: Number of outputs of the sparse layer.
         beta: A factor of the bias.
     """
     there = [

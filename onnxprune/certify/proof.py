@@ -29,13 +29,13 @@ class Proof:
         sparse: The sparse model.
         dense: The dense one.
         kept: Index lists of dense constants, by name and axis; a hint.
-        masked: Whether floating-point constants of the dense model may be zero where those of the sparse one
+        masked: True if floating-point constants of the dense model may be zero where those of the sparse one
             are not; nothing may be cut then. This compares a sparse model with the one it was made of.
 
     Attributes:
-        of: The sparse tensor that a dense one is related to, and how.
-        failed: Why nothing is shown of other dense tensors.
-        indices: Where maxima stand, by the name of the dense tensor (see `windows.Indices`).
+        of: The sparse tensor that a dense one is related to, and the relation.
+        failed: The reason why nothing is shown of other dense tensors, by name.
+        indices: Indices of maxima, by the name of the dense tensor (see `windows.Indices`).
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def reduced(
     Args:
         given: The relation of the operand.
         kind: The operator.
-        axes: What is taken together.
+        axes: Axes that are reduced.
         sparse: Sizes of the sparse operand.
         dense: Sizes of the dense operand.
     """

@@ -7,7 +7,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is no error of the program
     """The models are not shown to be equal.
 
     Attributes:
-        reason: What is missing.
+        reason: Part of the proof that is missing.
         tensor: The first tensor of the dense model that is not shown, empty where it is not known yet.
         operator: The operator that makes it.
     """

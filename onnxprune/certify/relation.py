@@ -171,7 +171,7 @@ def combined(parts: Sequence[tuple[Relation, Sequence[Size]]], function: Callabl
 
     Args:
         parts: The relation of each operand, and the sizes of the sparse one.
-        function: What makes the bounds of the result of those of the operands.
+        function: Function from the bounds of the operands to those of the result.
     """
     rank = max(r.exact().rank for r, _ in parts)
     lists: dict[int, Array] = {}
@@ -196,8 +196,8 @@ def taken(given: Relation, axis: int, sparse: Sequence[int], dense: Sequence[int
     Args:
         given: The relation.
         axis: The axis, of known size.
-        sparse: Which elements of the sparse tensor are taken.
-        dense: Which of the dense one.
+        sparse: Indices of the elements of the sparse tensor that are taken.
+        dense: Indices of those of the dense one.
     """
     lists = {a: m.take(dense, axis) if m.shape[axis] > 1 else m for a, m in given.lists.items()}
     if axis not in given.free:

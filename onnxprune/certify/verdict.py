@@ -20,13 +20,13 @@ class CertifyResult:
     """The verdict: a dense model is shown to be a sparse one for all inputs, or is not.
 
     Attributes:
-        certified: Whether it is.
-        step: What was being shown where it is not: ``dense`` (is the sparse one) or ``sparse`` (is the
+        certified: True if the proof succeeded.
+        step: Statement that could not be shown: ``dense`` (is the sparse one) or ``sparse`` (is the
             original with zeros).
         tensor: The first tensor that cannot be shown.
         operator: The operator that makes it.
-        reason: Why it cannot.
-        seconds: How long that took.
+        reason: The reason, in words.
+        seconds: Duration of the proof, in seconds.
     """
 
     certified: bool
@@ -60,7 +60,7 @@ def certify(
         sparse: The sparse model.
         dense: The dense one.
         kept: Hints of a certificate.
-        original: What the sparse model was made of; none to leave that out.
+        original: Model that the sparse one was made of; none to leave that proof out.
 
     Returns:
         The verdict; this function raises nothing.

@@ -24,7 +24,7 @@ class Indices:
 
     Attributes:
         sparse: The name of the sparse indices.
-        source: What is pooled, sparse and dense.
+        source: Tensors that are pooled, sparse and dense.
         lists: The index lists of it.
         free: Its axes that do not vary.
     """
