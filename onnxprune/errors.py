@@ -33,8 +33,8 @@ class OnnxpruneError(Exception):
     """An error that is the input's fault.
 
     Args:
-        message: What is wrong, naming the file, node or tensor.
-        hint: What to do about it; empty where nothing useful can be said.
+        message: Fault, in words, naming the file, node or tensor.
+        hint: Advice; empty where nothing useful can be said.
     """
 
     exit_code = 1
@@ -126,7 +126,7 @@ class MissedError(OnnxpruneError):
     Args:
         message: As for every error, with both figures.
         hint: As for every error.
-        facts: What there is to report all the same, ready for JSON.
+        facts: Facts to report all the same, ready for JSON.
     """
 
     def __init__(self, message: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:
@@ -152,7 +152,7 @@ class NotShownError(VerificationError):
     """No input that was tried could show whether two models compute the same.
 
     Attributes:
-        result: What was to be proven, for callers that keep it all the same.
+        result: Result that was to be proven, for callers that keep it all the same.
     """
 
     result: Any = None
