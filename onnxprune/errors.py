@@ -140,7 +140,7 @@ class VerificationError(OnnxpruneError):
     Args:
         message: As for every error.
         hint: As for every error.
-        facts: By how much, ready for JSON.
+        facts: Figures of the difference, ready for JSON.
     """
 
     def __init__(self, message: str, hint: str = "", facts: Mapping[str, Any] | None = None) -> None:

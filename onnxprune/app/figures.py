@@ -128,7 +128,7 @@ def agreement(facts: Mapping[str, Any], models: str) -> str:
     """Return how well two models agree, in a sentence.
 
     Args:
-        facts: Of a verdict.
+        facts: Facts of a verdict.
         models: Name of the two, the subject of the sentence.
     """
     if not facts.get("shown", True):

@@ -172,7 +172,7 @@ def inherited(bounds: Bounds, sparse: Array, dense: Array, lists: Lists) -> Arra
     may be in the columns of one that stays, at each place of the kernel by itself: padding does not matter.
 
     Args:
-        bounds: Of the inputs, ``[groups, 1, inputs]``.
+        bounds: Bounds of the inputs, ``[groups, 1, inputs]``.
         sparse: Weights, ``[groups, outputs, inputs, places]``.
         dense: Dense weights of that form.
         lists: Index lists of all axes that are cut.

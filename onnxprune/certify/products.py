@@ -114,7 +114,7 @@ def _summed(weights: Array, held: Bounds) -> tuple[Bounds, Array]:
 
     Args:
         weights: ``[groups, outputs, inputs, places]``.
-        held: Of the inputs, ``[groups, 1, inputs]``.
+        held: Bounds of the inputs, ``[groups, 1, inputs]``.
     """
     up, down = np.maximum(weights, 0.0).sum(3), np.minimum(weights, 0.0).sum(3)
     low = _dot(up, held.low) + _dot(down, held.high)

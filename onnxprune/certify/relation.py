@@ -28,7 +28,7 @@ class Relation:
 
     Attributes:
         rank: The number of axes of both.
-        bounds: Of the elements of the sparse tensor.
+        bounds: Bounds of the elements of the sparse tensor.
         lists: Index arrays by axis.
         free: Axes along which the sparse tensor does not vary: any list will do.
         scale: A factor.
@@ -112,7 +112,7 @@ def plainer(lists: Lists, sizes: Sequence[Size]) -> dict[int, Array]:
 
     Args:
         lists: Index arrays by axis.
-        sizes: Of the sparse tensor.
+        sizes: Sizes of the sparse tensor.
     """
     found = {}
     for axis, listed in lists.items():
@@ -223,7 +223,7 @@ def contracted(given: Relation, axis: int, size: Size) -> Relation:
     Args:
         given: The relation of the terms.
         axis: The axis.
-        size: Of the sparse tensor.
+        size: Size of the axis in the sparse tensor.
     """
     need(axis not in given.free and given.above is None, "a sum over an axis that does not vary")
     lists = dict(given.lists)

@@ -23,7 +23,7 @@ class _Factors:
     """Common factors of two shapes.
 
     Attributes:
-        sizes: Of the factors, major to minor.
+        sizes: Sizes of the factors, major to minor.
         before: The factors of each axis of the operand.
         after: The factors of each axis of the result.
         mixed: Axes of the operand without common factors: the result mixes their elements in the same way in

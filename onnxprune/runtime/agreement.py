@@ -30,7 +30,7 @@ class Difference:
     Attributes:
         max_rel_error: ``max|a − b| / max|a|`` over a whole tensor, the worst over all runs.
         max_abs_error: ``max|a − b|``, the worst over all runs.
-        reason: Why an error is infinite; empty where it is a number.
+        reason: The reason why an error is infinite; empty where it is a number.
     """
 
     max_rel_error: float = 0.0
@@ -54,7 +54,7 @@ class Agreement:
         max_rel_error: The worst of all outputs, see `Difference`.
         max_abs_error: The worst of all outputs.
         per_output: The difference of each output by name.
-        samples: On how many feeds the two were compared.
+        samples: Number of feeds that the two were compared on.
     """
 
     max_rel_error: float

@@ -26,7 +26,7 @@ class Budget:
     """The reduction of one cost.
 
     Attributes:
-        name: Of what: ``macs``, ``params``, ``size``, ``latency`` or ``channels``.
+        name: Kind of the cost: ``macs``, ``params``, ``size``, ``latency`` or ``channels``.
         polynomial: The cost.
         baseline: The cost of the network before any pruning.
         reduction: The fraction of that to remove.

@@ -88,7 +88,7 @@ def globally(offer: Candidate, scores: Scores) -> Candidate:
 
     Args:
         offer: The offer.
-        scores: Of the group's channels, comparable with those of others.
+        scores: Scores of the group's channels, comparable with those of others.
     """
     steps = list(pairwise((offer.gone, *offer.steps)))
     left = [1 - (a + b) / 2 / offer.group.size for a, b in steps]

@@ -82,7 +82,7 @@ class Stopwatch:
         table: The figures of the device; it grows with every measurement.
         backend: The runtime or device that is timed; ``None`` where only the table is at hand.
         threads: Threads of a run; ``None`` leaves it to the runtime.
-        seed: Of the random widths and inputs.
+        seed: Seed of the random widths and inputs.
         samples: The networks that the prediction is fitted to, by the widths of their groups.
     """
 

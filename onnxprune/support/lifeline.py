@@ -73,7 +73,7 @@ class WorkerMonitor:
         process: The worker, leader of a session of its own.
 
     Attributes:
-        verdict: Why the worker was ended; empty where it was not.
+        verdict: The reason why the worker was ended; empty where it was not.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

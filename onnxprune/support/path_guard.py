@@ -43,7 +43,7 @@ def check_output(path: Spec, inputs: Iterable[Spec] = ()) -> Path:
     """Say whether a result can be written, before anything is spent on it.
 
     Args:
-        path: File or folder to write. A link is followed, not replaced.
+        path: File to write. A link is followed, not replaced.
         inputs: Files the command reads and must not overwrite, all that belongs to them included.
 
     Returns:

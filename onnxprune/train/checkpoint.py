@@ -29,9 +29,9 @@ class State:
     """The state of a training.
 
     Attributes:
-        progress: Of the trainer: epoch, batches, steps, losses.
-        fields: Of the worker.
-        arrays: Of the same.
+        progress: Progress of the trainer: epoch, batches, steps, losses.
+        fields: Fields of the worker.
+        arrays: Arrays of the worker.
     """
 
     progress: Mapping[str, Any]

@@ -41,7 +41,7 @@ class Job:
         arrays: Arrays of that request: those that the engine needs, and the masks.
         ignored: The label that counts for nothing.
         engine: The name of the engine.
-        graphs: Of the stock engine: the graphs of its steps.
+        graphs: Graphs of the stock engine's steps.
     """
 
     model: onnx.ModelProto

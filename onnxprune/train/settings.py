@@ -73,15 +73,15 @@ class TrainSettings:
     Attributes:
         loss: Loss to minimise: a name from `onnxprune.train.losses`, an ONNX file or `module:callable`
             (see `onnxprune.train.own_loss`), or a weighted sum of such, see `parse_loss`.
-        class_weights: Of `cross-entropy`: a factor for each class; the mean is over the factors then.
-        ignore_index: Of the same: the label that counts for nothing.
-        features: Of the loss `features`: tensors that are to be like the teacher's.
+        class_weights: Factors of the classes in `cross-entropy`; the mean is over the factors then.
+        ignore_index: Label that `cross-entropy` leaves out.
+        features: Tensors that the loss `features` makes like the teacher's.
         optimizer: `sgd` (momentum 0.9) or `adamw` (betas 0.9 and 0.999).
         epochs: Passes over the training data.
         learning_rate: Peak step size; None takes 0.02 for sgd and 0.0005 for adamw.
         weight_decay: Decoupled for adamw, added to the gradient for sgd; on tensors of two or more axes
             only, so biases and normalisation scales are free to stay.
-        momentum: Of sgd.
+        momentum: Momentum of sgd.
         schedule: Course of the step size from its peak: constant, in a line to zero, along a half cosine
             to zero, or by a tenth after one and after two thirds of the steps.
         warmup: The fraction of all steps over which the step size rises from zero to its peak.

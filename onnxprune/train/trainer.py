@@ -27,7 +27,7 @@ class Trainer:
     Args:
         trainables: Tensors to train, by name: views of the runtime's own buffers.
         statistics: Running statistics that follow, by name: such views, too.
-        fields: Of the `load` request: `optimizer`, its `options`, and `average`, the decay of the running
+        fields: Fields of `load`: `optimizer`, its `options`, and `average`, the decay of the running
             average of the weights, or None for none.
     """
 

@@ -44,7 +44,7 @@ class GroupSymmetry:
         symmetry: The maps along its axis that the network, as it is, commutes with.
         opened: Those that it commutes with once normalisations are absorbed (`onnxprune.decisions.bases`).
         limit: Reason against a larger symmetry, ``None`` where there is none.
-        roles: Operands that a change of basis rewrites.
+        roles: Constants that a change of basis rewrites.
         sides: 1 for each activation in the basis, −1 for each in the dual one.
         outer: Factors in each element of which the basis may be another.
     """

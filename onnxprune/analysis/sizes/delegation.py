@@ -107,7 +107,7 @@ class NodeTypes:
 
     Attributes:
         results: The element type and the shape of each result, by place.
-        refusal: Why it says no more, empty where it does.
+        refusal: The reason why nothing more is said, empty where all is said.
     """
 
     results: tuple[tuple[int | None, Dims], ...]

@@ -24,7 +24,7 @@ class OpenAxis:
     """A size that the caller chooses.
 
     Attributes:
-        name: Of the symbol.
+        name: Name of the symbol.
         lower: The least size: 1, and 0 for caches.
         places: The input and the axis of each place it occurs in.
     """

@@ -16,7 +16,7 @@ class ChartFrame:
     """A drawing area, and how values map into it.
 
     Attributes:
-        width: Of the whole figure, in pixels.
+        width: Width of the whole figure, in pixels.
         height: Likewise.
         x: Smallest and largest value of the horizontal axis.
         y: Likewise of the vertical axis.

@@ -62,7 +62,7 @@ class _Loop:
         sign: 1 if more of the metric is better, else −1.
         pending: Reductions still to be tried.
         done: All iterations, dropped ones included.
-        reason: Why it ended.
+        reason: The reason why it ended.
         final: The sparse model that is made dense, once it is known.
     """
 

@@ -88,7 +88,7 @@ def tracking(
 
     Args:
         recipe: Its section ``log`` says where figures go.
-        header: Of the work folder: keeps which run of MLflow's is gone on with.
+        header: Header of the work folder's state: it keeps the run of MLflow's that is gone on with.
         lost: Told the name of a tracker that has failed, and why.
 
     Yields:

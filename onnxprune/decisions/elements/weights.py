@@ -78,7 +78,7 @@ class Unfit:
         tensor: The constant, or the operand where it is computed.
         node: The name of the node that multiplies by it.
         operator: Its operator.
-        reason: Why.
+        reason: The reason, in words.
     """
 
     tensor: str

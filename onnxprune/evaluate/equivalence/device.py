@@ -51,7 +51,7 @@ def with_device(reference: Model, candidate: Model, verdict: Verdict, seed: int 
         reference: The model that is right by definition.
         candidate: The model to be judged; its inputs and outputs have the shapes of the reference's.
         verdict: The verdict of the CPU.
-        seed: Of what is drawn.
+        seed: Seed of the draws.
     """
     config = current()
     if config.is_cpu or not verdict.equal:

@@ -46,7 +46,7 @@ class Estimate:
 
     Attributes:
         by: ``fisher`` or ``energy``.
-        reason: Why not by gradients; empty where they are.
+        reason: The reason for an estimate without gradients; empty where they are used.
         changes: For each group what removing each of its channels changes, ``[looks, channels]``: the square
             of the sum over those removed, averaged over the looks, is what they cost.
     """
@@ -83,7 +83,7 @@ def estimate(
         dataset: The samples.
         batch_size: Samples a run, where only that is needed.
         threads: Threads to compute with.
-        seed: Of the answers that are drawn.
+        seed: Seed of the answers that are drawn.
 
     Raises:
         DataError: The samples do not fit.

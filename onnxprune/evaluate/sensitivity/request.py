@@ -32,7 +32,7 @@ class SensitivityRequest:
         seed: Seed of everything that is drawn.
         input_shapes: Full shapes to analyse with, by input name.
         allow_inexact: Open axes that the network normalises over.
-        search: Extent: all points, or only those that the curves need to be clear.
+        search: Precision of the measured curves.
         repair: True if the layers that read removed channels are fitted anew before measuring.
         method: ``measured``, or ``fast``: estimated from one pass through the samples.
     """

@@ -84,7 +84,7 @@ class Effect:
         roles: Constants and pairings.
         opened: The maps it commutes with once its parameters are absorbed by its neighbours; the same as
             ``symmetry`` where there is nothing to absorb.
-        reason: Why there are no more.
+        reason: The reason why there are no more.
     """
 
     symmetry: Symmetry

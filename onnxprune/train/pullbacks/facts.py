@@ -28,7 +28,7 @@ class StaticFacts:
     Attributes:
         shapes: By tensor; None where the number of axes is not known, and for a size that is not.
         types: Element type by tensor.
-        values: Of constants, and of what follows from them and from sizes.
+        values: Values of constants, and of tensors that follow from them and from sizes.
     """
 
     shapes: dict[str, Shape | None] = field(default_factory=dict)

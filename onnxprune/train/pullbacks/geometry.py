@@ -13,11 +13,11 @@ class Geometry:
 
     Attributes:
         samples: Pictures.
-        channels: Of the data.
-        made: Of the result.
+        channels: Channels of the data.
+        made: Channels of the result.
         group: Groups of channels.
         size: Positions of the data on each spatial axis.
-        outputs: Of the result.
+        outputs: Positions of the result on each spatial axis.
         kernel: Taps.
         strides: Distance between positions.
         dilations: Distance between taps.

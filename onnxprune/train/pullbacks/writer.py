@@ -38,10 +38,10 @@ class Writer:
         """Append a node with one result.
 
         Args:
-            operator: Of the standard domain.
+            operator: Operator of the standard domain.
             operands: Names, or numbers and arrays for constants (floats become float32), or None.
             into: Name of the result; empty for a new one.
-            attributes: Of the node.
+            attributes: Attributes of the node.
 
         Returns:
             Name of the result.

@@ -36,7 +36,7 @@ class Teacher:
 
     Attributes:
         session: The model, with the tensors wanted as its outputs.
-        features: Of tensors that are no outputs, which elements of each axis the student still has.
+        features: Elements of each axis that the student still has, of tensors that are no outputs.
     """
 
     session: Session
