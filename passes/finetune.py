@@ -174,7 +174,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         metadata=option(key=Key(note="put folded BatchNormalization back while training: {choices}")),
     )
     engine: EngineName = field(
-        default="auto", metadata=option(key=Key(note="{choices}: what computes the steps"))
+        default="auto", metadata=option(key=Key(note="{choices}: engine of the steps"))
     )
     checkpoint: str | Path | None = field(default=None, metadata=option(place="writes"))
     checkpoint_every: int = field(

@@ -140,7 +140,7 @@ class Prune(
             least=0,
             key=Key(
                 bounds=NumberRange(least=1),
-                text="With ``search``: how many plans are tried.",
+                text="With ``search``: number of plans to try.",
                 example="100",
                 note="plans that search tries",
             ),
@@ -152,9 +152,7 @@ class Prune(
         default=None,
         metadata=option(
             least=1,
-            key=Key(
-                example="16", note="what is kept of a group is a multiple of this; by default of 8 or less"
-            ),
+            key=Key(example="16", note="a group keeps a multiple of this; by default of 8 or less"),
         ),
     )
     max_ratio: float = field(

@@ -19,7 +19,7 @@ ROUNDING = {2: 2.0**-10, 4: 2.0**-22, 8: 2.0**-50}
 """Relative rounding of a floating-point type, by its bytes."""
 PLACES = 64
 """Error allowed to constants that are computed before the run, in roundings."""
-DIFFERENT = "a constant is not what is left of the sparse one"
+DIFFERENT = "a constant differs from the remaining elements of the sparse one"
 
 
 def matched(

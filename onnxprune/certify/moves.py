@@ -279,11 +279,9 @@ def _padded(
             listed[after[0] : after[0] + left],
             listed[after[0] + left :],
         )
-        need(np.array_equal(middle, inside.reshape(-1) + before[0]), "a wrong list of what is kept")
-        need((front < before[0]).all() and (back >= before[0] + size).all(), "a wrong list of what is kept")
-        need(
-            (back < before[0] + size + before[1]).all() and (front >= 0).all(), "a wrong list of what is kept"
-        )
+        need(np.array_equal(middle, inside.reshape(-1) + before[0]), "a wrong list of elements")
+        need((front < before[0]).all() and (back >= before[0] + size).all(), "a wrong list of elements")
+        need((back < before[0] + size + before[1]).all() and (front >= 0).all(), "a wrong list of elements")
         need(len(set(listed.tolist())) == listed.size, "an element that is kept twice")
     else:
         front, back = np.arange(after[0]), before[0] + size + np.arange(after[1])

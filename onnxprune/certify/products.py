@@ -92,7 +92,7 @@ class Layer:
         weights = sparse[tuple(where)].astype(np.float64)  # [dense groups, dense outputs, columns, places]
         weights = np.where(gone[:, None, columns, None], weights, 0.0)
         one, size = _summed(weights, held.moved(lambda v: v[:, None, columns]))
-        need(np.isfinite(size).all(), "what is removed is not known to add nothing")
+        need(np.isfinite(size).all(), "removed channels are not known to add nothing")
         return one if one.low.any() or one.high.any() else None
 
     def _held(self) -> Bounds:
@@ -300,7 +300,7 @@ def _conv_by_weights(pair: NodePair) -> Relation:
     )
     terms = combined([(inputs, (1, ci)), (weights, (co, ci))], mul)
     made = dropped(contracted(terms, 1, ci), 1)
-    need(made.shift is None, "what is removed is not known to add nothing")
+    need(made.shift is None, "removed channels are not known to add nothing")
     if pair.has(2):
         made = combined([(made, [co]), (pair.relation(2, made.lists), [co])], plus)
     return on_channels(made, x)

@@ -224,7 +224,7 @@ class Proof:
                 raise self.failed[name]
         need(not self.masked, "it is not the same as in the original")
         known = dense.domain in STANDARD and dense.op_type in RULES
-        need(known, "there is no rule for this operator, and it reads what is cut")
+        need(known, "there is no rule for this operator, and it reads a tensor that is cut")
         self.keep(sparse, dense, RULES[dense.op_type](NodePair(self, sparse, dense)))
 
     def _all_equal(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> bool:

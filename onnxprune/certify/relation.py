@@ -246,7 +246,7 @@ def lost(given: Relation, axis: int, kept: Array, size: int) -> Bounds | None:
     gone = removed(kept, axis, size)
     held = at_kept(given, axis)
     low, high = np.where(gone, held.low, 0.0), np.where(gone, held.high, 0.0)
-    need(np.isfinite(low).all() and np.isfinite(high).all(), "what is removed is not known to add nothing")
+    need(np.isfinite(low).all() and np.isfinite(high).all(), "removed channels are not known to add nothing")
     if not low.any() and not high.any():
         return None
     return summed(Bounds(low, high), axis, size)

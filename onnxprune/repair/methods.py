@@ -98,7 +98,7 @@ def batchnorm(stage: RepairSite) -> dict[str, Any]:
 
     "AdaBN": Y. Li et al., "Revisiting batch normalization for practical domain adaptation", 2016.
     """
-    found, where = ChannelMoments(len(stage.kept)), f"what node '{label(stage.node)}' reads"
+    found, where = ChannelMoments(len(stage.kept)), f"the operand of node '{label(stage.node)}'"
     for x, _ in stage.arrivals():
         found.add(np.moveaxis(x, 1, -1), where)
     sparse = stage.pair.sparse

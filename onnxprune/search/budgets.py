@@ -152,7 +152,7 @@ class Balance:
                 raise PlanError(
                     f"a reduction of {budget.reduction:.1%} of {budget.name} is out of reach:"
                     f" at most {budget.reduction - beyond:.1%} can go",
-                    "`inspect` shows what is blocked; a larger `max_ratio` or a smaller `round_to`"
+                    "`inspect` lists blocked axes; a larger `max_ratio` or a smaller `round_to`"
                     " reaches further",
                 )
         now = self.excess(self.widths([0] * len(self.offers)))

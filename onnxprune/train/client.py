@@ -107,7 +107,7 @@ class Worker:
     def _obituary(self) -> TrainingError:
         """Say how the worker died."""
         if self._watch.verdict:
-            hint = "what it had reached is in the checkpoint, if there is one: go on with `resume`"
+            hint = "its progress is in the checkpoint, if there is one: go on with `resume`"
             return TrainingError(f"the training worker {self._watch.verdict}", hint)
         try:
             code = self._process.wait(_GRACE_SECONDS)

@@ -52,7 +52,7 @@ _GROUPS = {
         "com.microsoft.EmbedLayerNormalization com.microsoft.RotaryEmbedding"
     ),
     "onnxruntime itself does not know it": "com.microsoft.SimplifiedLayerNormalization",
-    "what it picks is known at run time only": "Compress MaxRoiPool RoiAlign",
+    "the elements it picks are known at run time only": "Compress MaxRoiPool RoiAlign",
 }
 REASONS = {operator: reason for reason, names in _GROUPS.items() for operator in names.split()}
 NO_GRADIENT = "onnxruntime-training has no gradient for it"

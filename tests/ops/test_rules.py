@@ -74,7 +74,7 @@ def test_an_operator_without_a_rule_blocks_all_it_touches() -> None:
     other = net.weight(1, 8, 4, 4)
     y = net.sized(net.op("Mystery", net.relu(x), other, domain="somewhere.else"), ["N", 8, 4, 4])
     channels = find_channels(net.model(net.gemm(net.op("Flatten", y), 3)))
-    why = "no rule for operator somewhere.else.Mystery: what it does to its axes is not known"
+    why = "no rule for operator somewhere.else.Mystery: its effect on axes is not known"
     assert not channels.groups
     assert why in reasons(channels, w)
     touched = {f for d in (*channels.typing.axes[other], *channels.typing.axes[x]) for f in factors(d)}

@@ -274,7 +274,7 @@ def test_a_state_that_grows_stays() -> None:
     model = net.model(net.op("Tanh", z))
     channels = find_channels(model)
     assert not channels.groups
-    assert "what its body makes there is not known" in reasons(channels)
+    assert "the result of its body there is not known" in reasons(channels)
 
 
 def test_recovery_takes_bodies_as_they_are() -> None:

@@ -37,8 +37,8 @@ LAST = "nothing needs any channel of this axis, and one of them has to stay"
 HEIR = "a constant channel stays, to which others are added"
 SHARED = "its weights are not its own, so that no constant can be moved into them"
 NO_BIAS = "it sums over a constant, and has no bias of the kind that could hold it"
-PATTERN = "what it reads is known, but not the same everywhere"
-LOST = "what goes in is a constant, what comes out is not known to be one"
+PATTERN = "its operand is known, but not the same everywhere"
+LOST = "its operand is a constant, its result is not known to be one"
 
 
 @dataclass(frozen=True)

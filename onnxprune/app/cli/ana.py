@@ -52,13 +52,13 @@ def _estimated(facts: Facts) -> list[str]:
     """Say how curves were estimated, and how well."""
     if facts["method"] == "measured":
         return []
-    by = "gradients" if facts["estimated_by"] == "fisher" else "what flows through the weights"
+    by = "gradients" if facts["estimated_by"] == "fisher" else "the activations that weights read"
     said = [f"estimated by {by} in {facts['estimate_duration_s']:.1f} s"]
     if facts["no_gradients"]:
         said.append(f"not by gradients: {facts['no_gradients']}")
     if "rank_correlation" in facts:
         said.append(
-            f"rank correlation with what was measured: {facts['rank_correlation']:.2f} of the groups,"
+            f"rank correlation with the measured curves: {facts['rank_correlation']:.2f} of the groups,"
             f" {facts['rank_correlation_points']:.2f} of all points"
         )
     return said

@@ -42,7 +42,7 @@ def _kept(facts: Facts) -> str:
     if "best_epoch" not in facts:
         return "the weights of the last epoch are kept, unjudged; --val keeps those of the best"
     if not facts["best_epoch"]:
-        return "no epoch is better than what was given: its weights are kept"
+        return "no epoch is better than the given weights, which are kept"
     return f"the weights of epoch {facts['best_epoch']} are kept"
 
 

@@ -91,7 +91,7 @@ def _folds(channels: Channels, axis: GroupSymmetry, numbers: Iterable[int]) -> s
         if data not in writers or nodes[writers[data].node].op_type not in ("Conv", "ConvTranspose"):
             return f"{name} stands behind no convolution that it could be folded into"
         if index.count(data) > 1 or data in returned:
-            return f"what {name} reads is read elsewhere too"
+            return f"the operand of {name} is read elsewhere too"
         if any(x not in channels.model.constants or index.count(x) > 1 for x in node.input[1:5]):
             return f"the statistics of {name} are tied"
     return ""

@@ -102,7 +102,7 @@ def _without_node(graph: _Scalars, name: str, wanted: bool) -> _Move:
     node = graph.index.nodes[graph.index.producers[name]]
     factor = graph.scalar(node.input[1])
     changes = graph.behind(name, factor) if factor is not None and wanted else None
-    said = f"'{name}' is multiplied by a node of its own: runtimes may not fuse what is around it"
+    said = f"'{name}' is multiplied by a node of its own: runtimes may not fuse the nodes around it"
     return _Move(changes, said, node)
 
 

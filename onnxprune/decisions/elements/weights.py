@@ -198,7 +198,7 @@ def _misfit(channels: Channels, weight: ElementWeight, pattern: Pattern | None) 
     """Return why a constant cannot follow a pattern; empty where it can."""
     tensor = channels.model.constants[weight.tensor]
     if weight.tensor in channels.typing.unread:
-        return "it is not known what its integers stand for"
+        return "the numbers that its integers stand for are not known"
     shape = tuple(tensor.dims)
     if len(weight.order) != len(shape) or not all(shape):
         return "it has no elements"

@@ -99,7 +99,7 @@ def _about(cut: RunnableModel, unknown: set[tuple[str, str]], stand_in: bool) ->
     if stand_in and any(node.output and node.output[0] not in cut.lost for node in strangers):
         said = [f"{names}, which this runtime does not know, is a copy of its first operand in both"]
     lost = ", ".join(f"'{name}'" for name in cut.lost)
-    return [*said, *([f"{lost}: what the output is computed from is compared instead"] if lost else [])]
+    return [*said, *([f"{lost}: the tensors before the output are compared instead"] if lost else [])]
 
 
 def _inside(node: onnx.NodeProto) -> list[onnx.NodeProto]:

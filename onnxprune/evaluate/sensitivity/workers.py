@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOCAL = "local"
-_GO_ON = "what was finished is kept, and `resume` goes on from there"
+_GO_ON = "finished groups are kept, and `resume` goes on from there"
 _FEWER = f"out of memory? Try fewer workers; {_GO_ON}"
 
 

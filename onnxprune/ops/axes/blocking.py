@@ -17,7 +17,7 @@ REASONS = {
     "it draws random numbers, so no two runs can be compared": (
         "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike"
     ),
-    "how many elements it returns is known at run time only": "NonMaxSuppression NonZero Unique",
+    "the number of elements it returns is known at run time only": "NonMaxSuppression NonZero Unique",
     "it makes a tensor of numbers in order": (
         "BlackmanWindow EyeLike HammingWindow HannWindow MelWeightMatrix Range"
     ),

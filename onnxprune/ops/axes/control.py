@@ -19,9 +19,9 @@ from onnxprune.ir import attributes, bodies, captured, flat, goes_on
 from onnxprune.ops.axes.context import Axes, Context, Typing
 from onnxprune.ops.axes.table import rule
 
-REPEATED = "only the data tell how many turns it takes: the work of its body is counted once"
+REPEATED = "its number of turns depends on the data: the work of its body is counted once"
 TURNS = "it goes through this axis turn by turn"
-UNKNOWN = "what its body makes there is not known"
+UNKNOWN = "the result of its body there is not known"
 
 
 @rule("If")

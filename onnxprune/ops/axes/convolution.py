@@ -9,8 +9,8 @@ from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import rule, weights_and_bias
 from onnxprune.ops.views import LinearView, Operands
 
-PADDED = "it pads its input with zeros, so what is the same everywhere is not at the edges"
-STAMPED = "it lays its kernel out beside itself, so what is the same everywhere becomes a pattern"
+PADDED = "it pads its input with zeros, so uniform data are not uniform at the edges"
+STAMPED = "it lays its kernel out beside itself, so uniform data become a pattern"
 
 
 def windows(o: Operands) -> list[LinearView]:

@@ -183,4 +183,4 @@ def compress(c: Context) -> None:
     """The number of remaining elements is known at run time only."""
     if "axis" not in c.attributes:
         raise UnknownOperandError("it picks elements of the flattened tensor by number")
-    raise UnknownOperandError("how many elements it picks is known at run time only")
+    raise UnknownOperandError("the number of elements it picks is known at run time only")

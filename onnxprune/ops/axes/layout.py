@@ -128,7 +128,7 @@ def tile(c: Context) -> None:
             c.prefer_other(results[-1])
             c.follow_operand(1, element, results[-1])
         elif times is None:
-            raise UnknownOperandError("how often it repeats an axis is known at run time only")
+            raise UnknownOperandError("the number of its repetitions is known at run time only")
         else:
             results.append(nested((c.fixed(times, "Tile repeats it"), dim)))
     c.define(0, results)

@@ -89,7 +89,7 @@ def matmul(c: Context) -> None:
 def added(operand: int, dims: Axes, rows: str, columns: str) -> Indexing:
     """Return the indices of what is added to the rows and columns of a product."""
     if len(dims) > 2:
-        raise UnknownOperandError(f"what it adds has {len(dims)} axes, and no more than two fit")
+        raise UnknownOperandError(f"its addend has {len(dims)} axes, and no more than two fit")
     keys = (rows, columns)[2 - len(dims) :]
     along: tuple[Keys, ...] = tuple((k,) if d.size != 1 else () for k, d in zip(keys, dims, strict=True))
     return Indexing(operands={operand: along})

@@ -176,4 +176,4 @@ def _solve(
 
 
 def _factor(context: Context, name: str, size: Extent) -> Factor:
-    return context.fixed(size, "it is part of what the operator is") if name.isdigit() else Factor(size)
+    return context.fixed(size, "the operator fixes this size") if name.isdigit() else Factor(size)

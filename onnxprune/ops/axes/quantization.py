@@ -430,14 +430,14 @@ def dynamic_quantize_lstm(c: Context) -> None:
     weights = "W[d i (4 h)] R[d h (4 h)] B[d (8 h)]"
     axes = c.match(f"X[t n i] {weights} {states} {parameters} -> Y[t d n h] Y_h[d n h] Y_c[d n h]")
     t, n, d, h, i = (axes[name] for name in "tndhi")
-    c.block(d, "directions are part of what the operator is")
+    c.block(d, "the operator fixes the number of directions")
     c.block(t, "it moves along this axis")
     for state in (5, 6):
         if c.has(state):
             c.contract(h, state)
     c.contract(h, 2, results=(0, 1), axis=1)
     if not candidates_are_zero(c):
-        c.block(h, "what it makes of zeros is not zero, and widens the range of its integers")
+        c.block(h, "its result for zeros is not zero, and widens the range of its integers")
     if d.size != 1 and any(c.has(k) and len(c.axes(k)) > 1 for k in (8, 9, 10, 11)):
         c.block(h, "each of its directions has scales for each column")
     for weight, scale in ((1, 8), (2, 10)):

@@ -38,7 +38,7 @@ def recurrent(c: Context) -> None:
     weights = f"W[d ({count} h) i] R[d ({count} h) h] B[d ({2 * count} h)]"
     states = f"lengths[n] initial_h[{state}] initial_c[{state}] P[d (3 h)]"
     axes = c.match(f"X[{x}] {weights} {states} -> Y[{y}] Y_h[{state}] Y_c[{state}]")
-    c.block(axes["d"], "directions are part of what the operator is")
+    c.block(axes["d"], "the operator fixes the number of directions")
     c.block(axes["t"], "it moves along this axis")
     c.contract(axes["h"], 2, results=(0, 1), axis=2)
     c.weights(1, 2, 3, 5, 6, 7)

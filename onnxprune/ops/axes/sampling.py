@@ -9,7 +9,7 @@ from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.table import Zeros, every, first, rule
 from onnxprune.ops.views import LinearView, Operands
 
-OUTSIDE = "it may read beside its input, where zeros are, so what is the same everywhere is not after it"
+OUTSIDE = "it may read beside its input, where zeros are, so uniform data do not stay uniform"
 
 
 @rule("GridSample", zero=first)

@@ -121,7 +121,7 @@ def _apply(context: Context) -> None:
         return
     if spec.axes is None:
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        _refuse(context, f"no rule for operator {operator}: what it does to its axes is not known")
+        _refuse(context, f"no rule for operator {operator}: its effect on axes is not known")
         return
     try:
         spec.axes(context)

@@ -144,7 +144,7 @@ def scan(node: SizedNode) -> None:
             continue
         at = node.axis(axis, len(shape))
         given.append((*shape[:at], *shape[at + 1 :]))
-        steps = shape[at] if steps is None else node.same(steps, shape[at], "steps of what is scanned")
+        steps = shape[at] if steps is None else node.same(steps, shape[at], "steps of the scanned inputs")
     places = range(len(node.inputs))
     _run(node, body, given, [node.kind(k) for k in places], states, 0, steps)
 

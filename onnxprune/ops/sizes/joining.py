@@ -53,10 +53,10 @@ def joined(node: SizedNode, shapes: Sequence[Shape], axis: int) -> list[Value]:
     for shape in certain:
         for k, size in enumerate(shape):
             if k != axis:
-                sizes[k] = node.same(sizes[k], size, f"axis {k} of what is joined")
+                sizes[k] = node.same(sizes[k], size, f"axis {k} of the joined inputs")
     for shape in full:
         for k, size in enumerate(shape):
-            if k != axis and not node.could_be(sizes[k], size, f"axis {k} of what is joined"):
+            if k != axis and not node.could_be(sizes[k], size, f"axis {k} of the joined inputs"):
                 whole = node.fresh(0, axis)  # it runs only where this one is empty
     sizes[axis] = whole
     return sizes

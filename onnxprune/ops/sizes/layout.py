@@ -168,7 +168,7 @@ def squeeze(node: SizedNode) -> None:
     if axes is None:
         if not all(isinstance(s, int) or is_nonnegative(s - 2) for s in shape):
             node.put(0, None)
-            node.walk.tensors.unknown[node.outputs[0]] = "whether an open axis is 1 decides about its rank"
+            node.walk.tensors.unknown[node.outputs[0]] = "its rank depends on an open axis, which may be 1"
             return
         axes = [k for k, size in enumerate(shape) if size == 1]
     gone = {node.axis(axis, len(shape)) for axis in axes}

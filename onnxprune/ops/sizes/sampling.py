@@ -37,7 +37,7 @@ def pad(node: SizedNode) -> None:
             sizes[axis] = node.fresh(0, axis)
         elif borders[k] != 0 or borders[len(axes) + k] != 0:
             sizes[axis] = shape[axis] + borders[k] + borders[len(axes) + k]
-            node.need_nonnegative(sizes[axis], f"what is left of axis {axis}")
+            node.need_nonnegative(sizes[axis], f"rest of axis {axis}")
     node.put(0, sizes, None, _padded(node, plain(borders), axes))
 
 

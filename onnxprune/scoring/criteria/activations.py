@@ -83,7 +83,7 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
             raise DataError("there are no samples to look at", "give at least one")
         means = sums[tap.total] / counts[tap.total]
         if not np.isfinite(means).all():
-            raise DataError(f"what flows into '{tap.weight}' is NaN or infinite on these samples")
+            raise DataError(f"the activation read by '{tap.weight}' is NaN or infinite on these samples")
         here = _spread(channels.model, tap, np.sqrt(means))
         norms[tap.weight] = np.maximum(norms[tap.weight], here) if tap.weight in norms else here
     return CalibrationStatistics(norms=norms)

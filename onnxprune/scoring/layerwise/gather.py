@@ -66,7 +66,7 @@ def gather(
         samples += len(y)
     for moments in both:
         check_finite(moments.yy, f"the result of node '{layer.name}'")
-        check_finite(np.einsum("gii->g", moments.xx), f"what node '{layer.name}' reads")
+        check_finite(np.einsum("gii->g", moments.xx), f"the operand of node '{layer.name}'")
     if not both[0].count:
         raise DataError("there are no samples to repair with", "give at least two")
     return both

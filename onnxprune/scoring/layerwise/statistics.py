@@ -123,7 +123,7 @@ def _moments(model: Model, node: onnx.NodeProto, stem: str) -> list[onnx.NodePro
 def _add(norm: _Norm, made: dict[str, Array]) -> None:
     mean, variance = (made[f"onnxprune_{norm.index}_{p}"].astype(np.float64) for p in ("mean", "variance"))
     if not np.isfinite(mean).all() or not np.isfinite(variance).all():
-        raise DataError(f"what arrives at the normalisation of '{norm.mean}' is NaN or infinite")
+        raise DataError(f"the operand of the normalisation of '{norm.mean}' is NaN or infinite")
     rows = float(made[f"onnxprune_{norm.index}_size"]) / len(mean)
     parts = rows * mean, rows * (variance + np.square(mean))
     norm.sums = parts if norm.sums is None else (norm.sums[0] + parts[0], norm.sums[1] + parts[1])

@@ -120,7 +120,7 @@ def pad(node: ForwardNode, tape: Tape) -> None:
     if node.attributes.get("mode", b"constant") not in (b"constant", "constant"):
         raise Untrainable("it does not pad with a constant")
     if tape.wants(node.input(2)):
-        raise Untrainable("what it pads with is trained")
+        raise Untrainable("its padding value is trained")
     given = tape.values(node.inputs[1])
     rank = tape.rank(node.inputs[0])
     axes = tape.values(node.input(3)).tolist() if node.input(3) else list(range(rank))

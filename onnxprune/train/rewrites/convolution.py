@@ -97,6 +97,6 @@ def _transposed_pads(
     )
     total = full - (np.array(wanted[-axes:]) if wanted is not None else sizes * np.array(strides))
     if (total < 0).any():
-        raise Untrainable(f"its output_shape {wanted} is larger than what it can produce")
+        raise Untrainable(f"its output_shape {wanted} is larger than its largest result")
     begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
     return begin.tolist(), (total - begin - np.array(extra)).tolist()

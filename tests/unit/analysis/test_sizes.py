@@ -135,7 +135,7 @@ def test_sizes_that_do_not_fit_name_node_axis_and_both() -> None:
     nodes = [node("Concat", ["x", "z"], ["y"], axis=0, name="join")]
     proto = model(nodes, [("x", REAL, ["n", 5]), ("z", REAL, ["m", 6])])
     with pytest.raises(
-        ModelError, match=r"file: .* node 'join' \(Concat\): axis 1 of what is joined: 5 is not 6"
+        ModelError, match=r"file: .* node 'join' \(Concat\): axis 1 of the joined inputs: 5 is not 6"
     ):
         infer_sizes(proto, where="file")
 
