@@ -146,7 +146,7 @@ def nested(parts: Iterable[Dim]) -> Dim:
 def resolve(dim: Dim) -> Dim:
     """Follow all bindings and flatten: no sum in a sum, no product in a product.
 
-    What was found is kept in the bindings. Chains of them may be as long as the network is deep, so they are
+    The result is kept in the bindings. Chains of them may be as long as the network is deep, so they are
     followed in a loop; only sums in products and products in sums, which halve in size, are in recursion.
     """
     if isinstance(dim, Factor):

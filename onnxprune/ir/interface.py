@@ -1,6 +1,6 @@
 """Inputs and outputs whose axes may shrink, such as the caches of a decoder.
 
-Whoever feeds a model, or reads it, counts on its shapes, so those stay. Where the user says that the other
+Programs that feed a model, or read it, rely on its shapes, so those stay. Where the user says that the other
 side follows, that is noted in the model itself, and travels with it from command to command.
 """
 

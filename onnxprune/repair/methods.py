@@ -74,7 +74,7 @@ def bias(stage: RepairSite) -> dict[str, Any]:
 def scale(stage: RepairSite) -> dict[str, Any]:
     """Give each channel the original's standard deviation and mean.
 
-    What re-estimated statistics do where there is a BatchNormalization, for models that have it folded.
+    The counterpart of re-estimated BatchNormalization statistics, for models that have it folded.
     """
     layer, shift = stage.linear, _shift_of(stage)
     ours, theirs = stage.statistics()

@@ -116,7 +116,7 @@ def _out_of_reach(pair: ModelPair, methods: Sequence[RepairMethod]) -> list[dict
 def _repair(stage: RepairSite, methods: Sequence[RepairMethod], report: RepairReport) -> None:
     """Apply methods to one node; one whose result is the original's already is left alone.
 
-    What is said to lower the error of the result, and does not, is taken back.
+    A change that does not lower the error of the result, as it should, is taken back.
     """
     node = label(stage.node)
     try:

@@ -355,7 +355,7 @@ def _at_reference(typing: Typing, dims: Sequence[Dim]) -> list[Dim]:
 def _explained(costs: Array, times: Array, weights: Sequence[float]) -> Array:
     """Return non-negative shares that explain times, ``costs · shares ≈ times``, by weighted least squares.
 
-    What the samples do not tell apart is shared out evenly. Shares that come out negative are set to zero,
+    Shares that the samples do not tell apart are equal. Shares that come out negative are set to zero,
     the worst first (after Lawson and Hanson, "Solving Least Squares Problems", 1974, chapter 23).
 
     Args:

@@ -1,7 +1,7 @@
 """The best plan there is for additive losses: a multiple-choice knapsack whose weights depend on one another.
 
 Each group is to be given one of its widths, so that the sum of the losses is least and no budget is exceeded.
-What a width costs depends on the widths of others, as multiply-accumulates are products of two of them. So
+The cost of a width depends on the widths of others, as multiply-accumulates are products of two of them. So
 the costs are taken at the plan there is, and Lagrange multipliers price them (Everett, "Generalized Lagrange
 multiplier method", Operations Research 1963): with a price on every cost each group chooses for itself. The
 groups choose in turn until none changes its mind, and the multipliers are raised until the budgets are met.

@@ -33,7 +33,7 @@ _POWERS = (1.0, 0.5, 2.0)
 class Trials:
     """Evaluated plans and their losses, stored in a file for resumption.
 
-    What a plan costs does not depend on the budgets, so the file serves other reductions too.
+    The loss of a plan does not depend on the budgets, so the file serves other reductions too.
 
     Attributes:
         tried: The plans that were asked for, whether they had to be measured or not.

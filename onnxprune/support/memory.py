@@ -1,7 +1,7 @@
 """The memory a command may take for what a file asks for: a stated budget, and sizes compared with it first.
 
-A small file can name sizes that no machine has. Whoever is about to allocate by a number of a file asks here
-before: `need` refuses what is beyond the budget with a sentence that says how much was asked for.
+A small file can name sizes that no machine has. Before an allocation by a number of a
+file, `need` is asked: it refuses sizes beyond the budget with a sentence that states the size.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def limited(limit: int | None) -> Iterator[None]:
 def confined(limit: int | None) -> Iterator[None]:
     """Set the budget for the block, and have the system keep this process to it where it can.
 
-    What the process has at the beginning comes on top. Threads and libraries below Python are kept to it too:
+    Memory that the process has before comes on top. Threads and libraries below Python are kept to it too:
     an allocation beyond it fails, as on a machine without more memory.
 
     Args:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.ops.spec import OpSpec, find_spec
 from onnxprune.train.emit import Untrainable
 
-# What an exporter may put between a parameter and its use; the gradient passes through.
+# Operators an exporter may put between a parameter and its use; the gradient passes through.
 _VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
 _ARITHMETIC = ("sum", "product")
 _LARGEST_PARAMETER = 1e4  # an Add of −1e9 is an attention mask

@@ -78,7 +78,7 @@ def make_training_copy(
         _rewrite(graph, node, rewrites)
         _separate_repeated_parameters(graph, node)
     graph.cleanup().toposort()
-    # What came out of a function's body has no name in the model to be written back to.
+    # Constants from a function's body have no name in the model to be written back to.
     writable = constants_of(model) - set(statistics)
     trained = tuple(name for name in trainables if name in writable)
     return TrainingCopy(graph, trained, () if frozen_statistics else statistics)

@@ -1,7 +1,7 @@
 """Branches of which nothing depends on the input: a residual branch whose last projection is zero.
 
-What is the same whatever the network is fed is written down where it is added or multiplied, and a sum with
-zeros is what is added to; the nodes that made it are then read by nobody, and go.
+A tensor that no input changes becomes a constant where it is added or multiplied, and a sum with zeros is
+replaced by the other operand; the nodes that made it are then read by none, and are removed.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class Channels:
         groups: Groups that can be pruned, in order of execution.
         blocked: Axes that cannot.
         arrangements: Groups that lose other channels in each element of what they are free within, by name.
-            Removed channels are then slots (see `arrangement`). What a group is arranged within stands after
-            it.
+            Removed channels are then slots (see `arrangement`). The groups that a group is
+            arranged within stand after it.
     """
 
     model: Model

@@ -81,7 +81,7 @@ def dead_slots(
 def zeros_first(channels: Channels) -> Channels:
     """Return the groups arranged so that zeros are in the same slots of each row, wherever rows may differ.
 
-    What is zero in one tensor at least comes first.
+    Channels that are zero in at least one tensor come first.
     """
     scores: dict[str, Scores] = {}
     for group in (g for g in channels.groups if g.name in channels.freedoms):

@@ -102,7 +102,7 @@ def enlarged(model: Model, shapes: Mapping[str, Shape], factor: int) -> Shapes:
 def estimated_bytes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> int:
     """Return the size of all tensors a model computes with inputs of these shapes, as far as it is known.
 
-    What a run holds at a time is less. Tensors of unknown size count as large as the inputs.
+    The tensors a run holds at a time are less. Tensors of unknown size count as large as the inputs.
     """
     fed = sum(math.prod(s) for s in shapes.values())
     try:

@@ -1,6 +1,6 @@
 """Sizes of the inputs that a network runs with: small ones to test it, and likely ones to count its work.
 
-What is solved is what the analysis demands: its conditions, one element at least along every axis, and whole
+The demands of the analysis are solved: its conditions, one element at least along every axis, and whole
 numbers. Symbols that no demand connects are solved apart. Each part is searched with growing limits, so what
 is found is about as small as the network allows; other sets of sizes are found by moving away from it.
 """

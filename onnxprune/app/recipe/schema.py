@@ -1,7 +1,7 @@
 """The sections and keys of a recipe.
 
-Every key has a place in one of the sections below, a type and, mostly, a default. What the docstrings say of
-them is also what the documentation says.
+Every key has a place in one of the sections below, a type and, mostly, a default. Their docstrings are
+the texts of the documentation.
 """
 
 from __future__ import annotations

@@ -29,10 +29,10 @@ from onnxprune.support.sample_files import TEXTS, TOKENIZER, data_files_of
 
 
 def identity(spec: str) -> dict[str, str]:
-    """Return what tells data, or a metric, apart from others.
+    """Return the identity of data, or of a metric.
 
-    Of a file that is its content, of a folder the content of its samples. What a callable returns may differ
-    from call to call; of it the file counts that it is written in.
+    Of a file that is its content, of a folder the content of its samples. The samples of a callable may
+    differ from call to call; of it the file counts that it is written in.
 
     Raises:
         DataError: There is no such data.

@@ -1,6 +1,6 @@
 """Figures of a run for TensorBoard and MLflow, as its steps end.
 
-What is told are the events of the run; each library is only loaded where a recipe asks for it. A step that
+The events of the run are handed on; each library is only loaded where a recipe asks for it. A step that
 was done before is not told again.
 """
 

@@ -1,7 +1,7 @@
 """Weights that were changed in canonical form, put back into the graph that the user gave.
 
-The canonical form has constants where the file computes them, and copies of what the file shares. What a
-change of weights does not need stays in the file as it was: nodes, names, sizes computed at run time.
+The canonical form has constants where the file computes them, and copies of what the file shares. All that
+a change of weights does not need stays in the file as it was: nodes, names, sizes computed at run time.
 """
 
 from __future__ import annotations

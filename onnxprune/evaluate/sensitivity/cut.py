@@ -1,7 +1,7 @@
-"""A network cut in two at what some of its weights reach: what lies before, and the rest.
+"""A network cut in two at the nodes that some of its weights reach: the part before, and the rest.
 
-However those weights change, what lies before them computes the same. Whoever tries many values of them runs
-it once, keeps what it hands over, and runs only the rest again and again.
+The part before those weights computes the same, whatever their values. For many values of them it runs once;
+the tensors it hands over are kept, and only the rest runs again and again.
 
 The cuts for all groups are found in two passes over the nodes: every value carries the set of cuts that reach
 it, as the bits of an integer.
@@ -49,8 +49,8 @@ def cut(model: Model, shapes: Shapes, changing: Collection[str]) -> Cut:
 def cuts(model: Model, shapes: Shapes, changing: Sequence[Collection[str]]) -> list[Cut]:
     """Cut a network as early as anything that changes is read or made, once for each set of what changes.
 
-    What depends on neither that nor the inputs (arithmetic on other weights) goes with the rest, so that the
-    runtime still sees constants there.
+    Nodes that depend on neither that nor the inputs (arithmetic on other weights) go with the rest, so that
+    the runtime still sees constants there.
 
     Args:
         model: The network.

@@ -1,6 +1,6 @@
 """An analysis on disk that grows curve by curve, so that a run that was killed can go on.
 
-The file is an analysis at any time, only not yet of all groups. What it was made from is told by a digest of
+The file is an analysis at any time, only not yet of all groups. Its origin is identified by a digest of
 three parts: model, data and options. Where one of them differs the curves do not belong together.
 """
 

@@ -1,6 +1,6 @@
 """Many variants of one network measured on the same data: the network without these channels, or those.
 
-What lies before the first of those channels is the same for all variants of a group and is computed once.
+The part before the first of those channels is the same for all variants of a group and is computed once.
 The rest runs once for every variant in a session of its own: a weight that can be fed is one that onnxruntime
 neither folds nor lays out anew, which costs more than building the session does.
 """

@@ -1,6 +1,6 @@
 """Constant propagation rules of operators.
 
-What is known of a tensor is an array that broadcasts against it, ``NaN`` where it is not known: ``[1, C, 1,
+The known values of a tensor are an array that broadcasts against it, ``NaN`` where unknown: ``[1, C, 1,
 1]`` for a picture whose channels are uniform, each of its own value. The functions here stand in the table
 beside the rules (``constant=``); all but the formulas run the operator itself.
 """

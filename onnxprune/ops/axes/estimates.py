@@ -48,7 +48,7 @@ _OTHERS = (
 def may_work(typing: Typing, node: onnx.NodeProto) -> bool:
     """Return whether a node multiplies and accumulates, or is unknown and may.
 
-    What is unknown may where it reads a constant matrix, or two other operands that are or may be matrices.
+    An unknown operator may if it reads a constant matrix, or two other operands that may be matrices.
     """
     known = {*CONVOLUTIONS, *PRODUCTS, *STATED, *ATTENTION, *_OTHERS}
     if node.op_type in known:

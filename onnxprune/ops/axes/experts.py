@@ -1,10 +1,10 @@
 """Mixtures of experts: the width of the experts, and whole experts with their rows of the router.
 
-Letters: ``e`` experts, ``i`` their hidden channels, ``h`` what goes in and comes out. The first weights have
-a row for each hidden channel, or two where a gate and its value lie side by side.
+Letters: ``e`` experts, ``i`` their hidden channels, ``h`` the channels of inputs and results. The first weights
+have a row for each hidden channel, or two where a gate and its value lie side by side.
 
-An expert goes where the bias of its router is so low that it is never chosen. What masking writes there is no
-zero (see `Context.switches_off`).
+An expert goes where the bias of its router is so low that it is never chosen. Masking writes no zeros
+there (see `Context.switches_off`).
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _run_along(c: Context, e: Dim, i: Dim, h: Dim, layers: Mapping[int, str]) ->
 
 
 def _finish(c: Context, h: Dim, widths: Sequence[Dim]) -> None:
-    """Say what comes out, and what it takes: the layers of the experts that are chosen, for each row."""
+    """State the result and the work: the layers of the experts that are chosen, for each row."""
     lead = c.axes(0)[:-1]
     c.define(0, [*lead, h])
     chosen = c.fixed(int(c.attributes.get("k", 1)), "so many experts are chosen")

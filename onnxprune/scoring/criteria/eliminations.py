@@ -59,8 +59,8 @@ def operate(
 ) -> CalibrationStatistics:
     """Take the channels of every group out of a copy of their readers, the cheapest first.
 
-    What counts is the squared error of each reader's result, relative to that result, once the channels that
-    are left have made up for it as well as they can.
+    The cost is the squared error of each reader's result, relative to that result, once the remaining
+    channels have made up for it as well as they can.
 
     Args:
         channels: The network.

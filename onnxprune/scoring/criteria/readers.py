@@ -1,6 +1,6 @@
 """Readers of a group: the weight columns that multiply its channels.
 
-What a channel adds to the layers behind it is what its removal takes away. The weights that make it do not
+The contribution of a channel to the layers behind it is lost by its removal. The weights that make it do not
 tell that: a normalisation or a scale may come between.
 """
 

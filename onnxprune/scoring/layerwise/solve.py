@@ -36,7 +36,7 @@ def ridge(
     """Return the weights and bias with the least squared error, drawn towards those there are.
 
     The minimum of ``Σ‖W x + b − y‖² + λ‖W − W₀‖²``: A. E. Hoerl and R. W. Kennard, "Ridge regression", 1970.
-    What the samples do not show stays as it is.
+    Directions that the samples do not show stay as they are.
 
     Args:
         moments: Moments of inputs and wanted outputs.

@@ -1,6 +1,6 @@
 """Recurrent layers of one direction, unrolled.
 
-What needs no recurrence is done once for all steps: the products with the data, the factors of the gates, the
+Work without recurrence is done once for all steps: the products with the data, the factors of the gates, the
 gradients of the weights. A step back then has only what depends on the step after it.
 """
 

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.train.emit import Emitter
 
-# What stands for the node's outputs, in order; None leaves the node, perhaps with attributes made explicit.
+# Replacements of the node's outputs, in order; None leaves the node, perhaps with attributes made explicit.
 Replacement: TypeAlias = gs.Tensor | Sequence[gs.Tensor] | None
 Rewrite: TypeAlias = Callable[[gs.Node, Emitter], Replacement]
 
