@@ -114,7 +114,7 @@ def exactly(values: Array) -> Bounds:
 
 
 def only_zero(bounds: Bounds) -> Bounds:
-    """Return what is known of a function of which only f(0) = 0 is."""
+    """Return the bounds of a function of which only f(0) = 0 is known."""
     zero = bounds.zero
     return Bounds(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf))
 

@@ -69,7 +69,7 @@ def lists_of(
 
 
 def selected(values: Array, lists: Lists) -> Array:
-    """Return what is left of a tensor."""
+    """Return the remaining elements of a tensor."""
     if not lists:
         return values
     need(

@@ -360,7 +360,7 @@ def _hide_long_lists(model: onnx.ModelProto) -> None:
 
 
 def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Return what onnx infers of sizes, declared shapes of inner tensors and outputs left out."""
+    """Return the sizes that onnx infers, declared shapes of inner tensors and outputs left out."""
     bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
     bare.opset_import.extend(model.opset_import)
     bare.functions.extend(model.functions)

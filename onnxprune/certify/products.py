@@ -74,7 +74,7 @@ class Layer:
         return Relation(2, self._bounds(sparse), plainer(lists, sparse.shape[:2]), shift=shift)
 
     def _lost(self, sparse: Array, lists: Lists) -> Bounds | None:
-        """Return what removed inputs add to the outputs that are kept, ``[dense groups, dense outputs]``."""
+        """Return bounds of the sums of removed inputs in kept outputs, ``[dense groups, dense outputs]``."""
         kept = lists.get(2)
         if kept is None:
             return None
@@ -137,7 +137,7 @@ def _dot(weights: Array, values: Array) -> Array:
 
 
 def channels(given: Relation, groups: tuple[int, int], inputs: tuple[int, int]) -> Relation:
-    """Return what a relation says of the channels on axis 1, as ``[groups, inputs]``; other axes are whole.
+    """Return a relation of the channels on axis 1, as ``[groups, inputs]``; other axes are whole.
 
     Args:
         given: The relation of a tensor ``[n c …]``.

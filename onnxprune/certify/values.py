@@ -103,7 +103,7 @@ def _typed(value: Array) -> Array:
 def _symbolic(
     graph: Graph, node: onnx.NodeProto, given: Mapping[str, Any], known: list[Array]
 ) -> Array | None:
-    """Return what a node makes of sizes; none where no rule says."""
+    """Return the results of a node that are computed from sizes; none where there is no rule."""
     if node.op_type in _ARITHMETIC:
         return _arithmetic(node.op_type, known) if len(known) == 2 and not given.get("fmod") else None
     moved = _moved(graph, node, given, known)

@@ -121,7 +121,7 @@ class AnalysisManager:
         self._checks |= dict.fromkeys(kept, checksum(model.proto) if model.verified else 0)
 
     def close(self, proto: onnx.ModelProto) -> None:
-        """Note what the model is at the end of a scope."""
+        """Note the state of the model at the end of a scope."""
         self._scope = None
         if self._results and self._checksum is None:
             self._checksum = checksum(proto)

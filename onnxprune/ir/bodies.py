@@ -60,5 +60,5 @@ def captured(node: onnx.NodeProto) -> set[str]:
 
 
 def label(node: onnx.NodeProto) -> str:
-    """Return what to call a node: its name, or its first output where it has none."""
+    """Return the label of a node: its name, or its first output where it has none."""
     return node.name or next((o for o in node.output if o), node.op_type)

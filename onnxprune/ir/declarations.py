@@ -39,7 +39,7 @@ class Declaration:
 
 @analysis("refusal", sized=False)
 def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
-    """Return what the ONNX specification or strict shape inference has against a model, if anything.
+    """Return the error of the ONNX checker or of strict shape inference for a model, if any.
 
     Args:
         model: The model.
@@ -92,7 +92,7 @@ def _without_declarations(model: Model) -> onnx.ModelProto | None:
 def _compared(
     model: Model, inferred: onnx.ModelProto
 ) -> Iterator[tuple[Declaration, onnx.ValueInfoProto, onnx.ValueInfoProto]]:
-    """Yield what is wrong, the value that declares it, and the one that is right."""
+    """Yield each mistake, the value that declares it, and the one that is right."""
     for ours, theirs in zip(graphs(model.proto.graph), graphs(inferred.graph), strict=True):
         for value, found in zip(ours.output, theirs.output, strict=True):
             declared, right = (v.type.tensor_type for v in (value, found))

@@ -105,7 +105,7 @@ def _listed(mentioned: Mapping[str, Sequence[str]]) -> str:
 
 
 def _bind(model: Model, name: str, shape: Sequence[int], bound: dict[str, int]) -> None:
-    """Note what a whole shape says of the names of its axes."""
+    """Note the sizes that a whole shape gives to the names of its axes."""
     declared = {i.name: _axes(i) for i in model.inputs}
     if name not in declared:
         hint = f"the inputs are: {', '.join(declared) or 'none'}"
@@ -121,7 +121,7 @@ def _bind(model: Model, name: str, shape: Sequence[int], bound: dict[str, int]) 
 def _sizes(
     value: onnx.ValueInfoProto, bound: Mapping[str, int | None], shape: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Return what is known of the sizes of one input; nothing where no axis of it is given."""
+    """Return the known sizes of one input; nothing where no axis of it is given."""
     if shape is not None:
         return tuple(shape)
     axes = _axes(value)

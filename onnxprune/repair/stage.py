@@ -90,7 +90,7 @@ class RepairSite:
             yield (x + more if more.any() else x), y
 
     def arrivals(self) -> Iterator[tuple[Array, Array]]:
-        """Yield what arrives in the sparse model, and the original's result."""
+        """Yield the operand in the sparse model, and the original's result."""
         arriving = self.node.input[0] if self.normalises else self.linear.flow
         ours = self.sparse.tensors(self.index, [arriving])
         theirs = self.original.tensors(self.index + 1, [self.node.output[0]])

@@ -38,7 +38,7 @@ class Described(NamedTuple):
 
 
 def described(values: Iterable[onnx.ValueInfoProto]) -> list[Described]:
-    """Return what a file says of the shapes of inputs or outputs."""
+    """Return the shapes of inputs or outputs that a file declares."""
     found = []
     for value in values:
         dims = value.type.tensor_type.shape.dim

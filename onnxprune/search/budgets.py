@@ -120,7 +120,7 @@ class Balance:
         return np.asarray([o.widths[n] for o, n in zip(self.offers, levels, strict=True)], np.float64)
 
     def excess(self, widths: Widths) -> Widths:
-        """Return what is too much of each budget, ``[budgets]``."""
+        """Return the excess over each budget, ``[budgets]``."""
         pairs = zip(self.budgets, self._costs, strict=True)
         return np.asarray([(cost.value(widths) - b.target) / b.baseline for b, cost in pairs])
 

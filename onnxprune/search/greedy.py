@@ -66,7 +66,7 @@ class _Selected:
         return self.levels[k] < len(self.balance.offers[k].steps)
 
     def excess_after(self, k: int) -> float:
-        """Return what is too much after the next step of offer ``k``."""
+        """Return the excess after the next step of offer ``k``."""
         return float((self._excess + self._change(k)).max())
 
     def take(self, k: int, steps: int = 1) -> None:

@@ -333,7 +333,7 @@ def _key(widths: Mapping[str, int]) -> Key:
 
 
 def costs_by_kind(channels: Channels) -> dict[str, Polynomial]:
-    """Return what the time is explained by: ``one``, ``elements`` that are written, the work by operator."""
+    """Return the features of the time: ``one``, ``elements`` that are written, the work by operator."""
     typing, free = channels.typing, {g.factor for g in channels.groups}
     nodes = typing.nodes
     products: dict[str, list[tuple[float, Sequence[Dim]]]] = defaultdict(list)

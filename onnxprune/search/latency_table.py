@@ -140,7 +140,7 @@ class LatencyTable:
 
 
 def digest_of_network(model: Model) -> str:
-    """Return what identifies a network by its structure; the values of large weights do not matter."""
+    """Return the identity of a network's structure; the values of large weights do not matter."""
     whole = hashlib.sha256(skeleton(model.proto).SerializeToString(deterministic=True))
     return whole.hexdigest()[:16]
 

@@ -97,7 +97,7 @@ class Planner:
         return removed_by(balance.offers, one_step(balance, trials, self.evaluations, self.seed))
 
     def offers(self, strategy: str) -> list[Candidate]:
-        """Return what every group has to give, priced by a strategy."""
+        """Return the removable steps of every group, priced by a strategy."""
         found = [
             make_offer(self.channels, g, self.scores[g.name], self.limits, self.gone.get(g.name, ()))
             for g in self.groups

@@ -199,7 +199,7 @@ def _texts(owner: type) -> dict[str, str]:
 
 
 def attributes(docstring: str) -> dict[str, str]:
-    """Return what the section ``Attributes`` of a docstring says of each attribute, in one line each."""
+    """Return the texts of the section ``Attributes`` of a docstring, one line an attribute."""
     _, _, listed = cleandoc(docstring).partition("Attributes:\n")
     section = re.split(r"^\S", listed, maxsplit=1, flags=re.MULTILINE)[0]
     entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", section, re.MULTILINE | re.DOTALL)

@@ -195,7 +195,7 @@ def _data_of(path: Path) -> set[Path]:
 
 
 def _files_of_run(folder: Path) -> Iterator[Path]:
-    """Yield what a run needs of its work folder; nothing where there is no run."""
+    """Yield the files a run needs of its work folder; none where there is no run."""
     if (folder / STATE).is_file():
         for path in (*folder.iterdir(), *(p for name in ROUNDS for p in folder.glob(f"{name}/*"))):
             if is_run_file(path.relative_to(folder).as_posix()):

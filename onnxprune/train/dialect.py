@@ -106,7 +106,7 @@ def _convert_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _keep_old_resizes(model: onnx.ModelProto, version: int, converted: onnx.ModelProto) -> None:
-    """Say what Upsample, and Resize before opset 11, did with coordinates: the converter forgets it."""
+    """State the coordinates of Upsample, and of Resize before opset 11: the converter forgets them."""
     old = {n.output[0] for n in model.graph.node if version < 11 and n.op_type in ("Upsample", "Resize")}
     for node in converted.graph.node:
         if node.op_type == "Resize" and node.output[0] in old:

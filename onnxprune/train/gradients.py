@@ -133,7 +133,7 @@ def _size(batch: Batch) -> int:
 
 
 def _trained_loss(loss: str) -> str:
-    """Return what the worker computes."""
+    """Return the loss that the worker computes."""
     if loss == "output-norm":
         return "mse"
     if loss == "own-labels" or loss == "sampled-labels":
@@ -218,7 +218,7 @@ def _prepare(
 
 
 def _own_targets(job: Job, session: Session, loss: GradientLoss, seed: int) -> _Targets:
-    """Return what makes targets out of the model's own answers."""
+    """Return the function from the model's own answers to targets."""
     random = np.random.default_rng(seed)
 
     def targets(inputs: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:

@@ -94,7 +94,7 @@ class OwnLoss:
 
 
 def _data_name(loss: str, name: str, outputs: Any) -> str:
-    """Return what the data calls an input of a loss."""
+    """Return the name that an input of a loss has in the data."""
     if name == LABELS:
         return name
     for suffix, prefix in _SUFFIXES.items():

@@ -88,7 +88,7 @@ class TrainingRun:
         self._seconds += time.perf_counter() - started
 
     def result(self) -> TrainResult:
-        """Return what there is in the end."""
+        """Return the result of the training."""
         losses, taken = tuple(self._losses), self._steps
         engine = self._job.engine
         return TrainResult(self.weights, losses, taken, self._went_back, self._seconds, engine)

@@ -142,7 +142,7 @@ def wanted_of(
 
 
 def _operands(proto: onnx.NodeProto) -> set[str]:
-    """Return what a node reads, what its bodies read included."""
+    """Return the tensors a node reads, those its bodies read included."""
     names = {name for name in proto.input if name}
     for attribute in proto.attribute:
         for body in [attribute.g, *attribute.graphs] if attribute.type in _BODIES else []:

@@ -23,7 +23,7 @@ Signature: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"
 
 
 def signature_of(arrays: Mapping[str, Array]) -> Signature:
-    """Return what tells the graph for a batch from others."""
+    """Return the key of the graph for a batch."""
     return tuple((name, array.shape) for name, array in arrays.items() if name != GRAPH)
 
 

@@ -108,7 +108,7 @@ def _is_float(tensor: gs.Tensor) -> bool:
 
 
 def _operands(node: gs.Node) -> list[gs.Tensor]:
-    """Return what a node reads, the tensors its bodies read included."""
+    """Return the tensors a node reads, those its bodies read included."""
     bodies = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
     return [
         *node.inputs,

@@ -111,7 +111,7 @@ class TrainingSession:
         return WireMessage("weights", arrays=self._trainer.weights())
 
     def state(self, request: WireMessage) -> WireMessage:
-        """Return what training can go on from."""
+        """Return the state that training can go on from."""
         return self._trainer.state()
 
     def restore(self, request: WireMessage) -> WireMessage:

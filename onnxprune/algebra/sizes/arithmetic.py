@@ -119,7 +119,7 @@ INTEGER: dict[str, Function] = {
 
 
 def function_of(name: str, kind: int | None, *, fmod: bool = False) -> Function | None:
-    """Return what an operator does to each element, ``None`` where it is not followed.
+    """Return the function of an operator on each element, ``None`` where it is not followed.
 
     Args:
         name: The operator.
@@ -178,7 +178,7 @@ def _root(a: Value, bits: int) -> Value | None:
 
 
 def as_integer(number: int, bits: int, *, signed: bool) -> int:
-    """Return what a type of some bits makes of a number."""
+    """Return a number as a type of some bits holds it."""
     number %= 2**bits
     return number - 2**bits if signed and number >= 2 ** (bits - 1) else number
 

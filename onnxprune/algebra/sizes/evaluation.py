@@ -11,7 +11,7 @@ from onnxprune.algebra.sizes.polynomial import Algebra, Atom, Extent, NotWholeEr
 
 
 def evaluate(extent: Extent, numbers: Mapping[str, int]) -> int:
-    """Return what a size is for some sizes of the inputs.
+    """Return a size for given sizes of the inputs.
 
     Args:
         extent: The size.
@@ -28,7 +28,7 @@ def evaluate(extent: Extent, numbers: Mapping[str, int]) -> int:
 
 
 def number_of(value: Value, numbers: Mapping[str, int], memo: dict[Atom, Number] | None = None) -> Number:
-    """Return what a value is for some sizes of the inputs; ``memo`` keeps atoms between calls."""
+    """Return a value for given sizes of the inputs; ``memo`` keeps atoms between calls."""
     if not isinstance(value, Size):
         return value
     memo = {} if memo is None else memo

@@ -44,7 +44,7 @@ class Constants:
     _matrices: dict[int, Matrices | None] = field(default_factory=dict, repr=False)
 
     def of(self, name: str) -> Array | None:
-        """Return what is known of a tensor; ``None`` where nothing is."""
+        """Return the known values of a tensor; ``None`` where nothing is known."""
         if name in self.known:
             return self.known[name]
         tensor = self.typing.model.constants.get(name)
@@ -55,7 +55,7 @@ class Constants:
         return mask_values(self.typing, name).astype(np.float64)
 
     def along(self, name: str, axis: int) -> Array:
-        """Return what is known everywhere at each place of an axis, as a vector with ``NaN``."""
+        """Return the value known everywhere at each place of an axis, as a vector with ``NaN``."""
         known, size = self.of(name), self.typing.axes[name][axis].count
         if known is None:
             return np.full(size, np.nan)
@@ -261,7 +261,7 @@ def _numbers(typing: Typing, node: onnx.NodeProto, operands: tuple[Array | None,
 
 
 def _fitting(typing: Typing, name: str, known: Array | None) -> Array | None:
-    """Return what a rule says of a result, with all its axes; ``None`` where that is nothing."""
+    """Return a rule's values of a result, with all its axes; ``None`` where there are none."""
     shape = typing.shapes.sizes.get(name)
     if known is None or shape is None or not name or known.ndim > len(shape) or np.isnan(known).all():
         return None

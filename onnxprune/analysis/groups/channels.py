@@ -125,7 +125,7 @@ class Channels:
         return frozenset(g.name for g in self.groups if g.factor in outside)
 
     def derived(self, name: str, compute: Callable[[], T]) -> T:
-        """Return what follows from model, axes and groups alone, computed once however they are arranged."""
+        """Return a result of model, axes and groups alone, computed once for all arrangements."""
         key = (name, id(self.model), id(self.groups))
         if key not in self.typing.derived:
             self.typing.derived[key] = (compute(), self.model, self.groups)  # so that no other has their ids

@@ -76,7 +76,7 @@ class _Search:
         """True if some tensor that is read has as many axes as the sum's operand."""
 
     def follow(self, name: str, depth: int = 0) -> str | float | int | None:
-        """Return what stands for a tensor: itself, a number, or the number of a step."""
+        """Return the stand-in of a tensor: itself, a number, or the number of a step."""
         if name in self.values:
             return self.values[name]
         dims = self.typing.axes.get(name)

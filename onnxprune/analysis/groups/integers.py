@@ -120,13 +120,13 @@ def _moved(typing: Typing, index: int) -> list[str]:
 
 
 def _padding(typing: Typing, node: onnx.NodeProto) -> Hashable:
-    """Return what a Pad fills in, as a zero point."""
+    """Return the padding value of a Pad, as a zero point."""
     given = len(node.input) > 2 and node.input[2]
     return _number(typing, node.input[2]) if given else None
 
 
 def _zero(typing: Typing, tensor: str, how: Quantised) -> Hashable:
-    """Return what tells the zero of one reading from that of another; ``None`` where it is 0."""
+    """Return the identity of a reading's zero point; ``None`` where it is 0."""
     if how.zero is None:
         return None
     found = _number(typing, how.zero)

@@ -74,7 +74,7 @@ def reach_of(channels: Channels) -> Reach:
 
 
 def counting_of(channels: Channels) -> Counting:
-    """Return what the number of multiply-accumulates of a network leaves out or takes for granted."""
+    """Return the parts that a network's number of multiply-accumulates leaves out or takes for granted."""
     typing = channels.typing
     chosen = set(typing.shapes.analysis.symbols)
     sizes: dict[str, int] = {}

@@ -121,7 +121,7 @@ def _symmetry(channels: Channels, group: Group, nodes: Sequence[int]) -> GroupSy
 
 
 def _effect(typing: Typing, factor: Factor, index: int) -> Effect:
-    """Return what a node does to a factor; nothing is assumed of operators without a rule."""
+    """Return the effect of a node on a factor; nothing is assumed of operators without a rule."""
     node = typing.nodes[index]
     rule = spec_of(node).symmetry
     if node.op_type == "Constant" and node.output[0] in typing.model.constants:

@@ -17,7 +17,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def zero_value(typing: Typing, name: str) -> Array:
-    """Return what stands for zero in a constant, of its type and broadcast against it."""
+    """Return the zero of a constant, of its type and broadcast against it."""
     if name in typing.absent:
         return np.asarray(typing.absent[name], typing.model.array(name).dtype)
     zero = _parameter(typing, name, "zero")
@@ -25,7 +25,7 @@ def zero_value(typing: Typing, name: str) -> Array:
 
 
 def real_values(typing: Typing, name: str) -> Array:
-    """Return what a constant stands for: zero exactly where the network sees zero."""
+    """Return the values of a constant: zero exactly where the network sees zero."""
     values = typing.model.array(name)
     if name in typing.absent:
         return np.where(values == zero_value(typing, name), values.dtype.type(0), values)
@@ -44,7 +44,7 @@ def mask_values(typing: Typing, name: str) -> Array:
 
 
 def finite_values(typing: Typing, name: str) -> Array:
-    """Return what a constant stands for, in float64; −∞, which forbids places in masks, as 0."""
+    """Return the values of a constant, in float64; −∞, which forbids places in masks, as 0."""
     values = real_values(typing, name).astype(np.float64)
     forbidden = np.isneginf(values)
     return np.where(forbidden, 0.0, values) if forbidden.any() else values

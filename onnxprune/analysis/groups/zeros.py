@@ -69,7 +69,7 @@ def _open_sums(typing: Typing) -> dict[Factor, list[Contraction]]:
 
 
 def _open_divisions(typing: Typing) -> dict[Factor, list[Divisor]]:
-    """Return what is divided by and has free factors."""
+    """Return the divisors that have free factors."""
     found: dict[Factor, list[Divisor]] = defaultdict(list)
     for divisor in typing.divisors:
         for factor in {f for dim in divisor.dims for f in _free(dim)}:

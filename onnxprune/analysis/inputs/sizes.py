@@ -99,7 +99,7 @@ def _is_given(given: Mapping[str, Sequence[int]], name: str, axis: int) -> bool:
 
 
 def _kind(spec: TensorSpec, axis: int) -> str:
-    """Return what an axis counts; an axis whose size the file fixes keeps it."""
+    """Return the kind of an axis; an axis whose size the file fixes keeps it."""
     if isinstance(spec.shape[axis], int):
         return _FIXED
     if axis == 0:

@@ -115,7 +115,7 @@ class NodeTypes:
 
 
 def ask(node: SizedNode) -> None:
-    """Find what a node makes by asking the tools; what they do not say is noted with their reason."""
+    """Find the results of a node by asking the tools; unknown ones are noted with the reason."""
     names: dict[Size, str] = {}
     question = _question(node, names)
     answer = _answered(question)
@@ -140,7 +140,7 @@ def ask(node: SizedNode) -> None:
 
 
 def objection(node: SizedNode) -> str:
-    """Return what onnx or onnxruntime has against a node and its operands, empty where it can be run."""
+    """Return the error of onnx or onnxruntime for a node and its operands, empty where it can be run."""
     names: dict[Size, str] = {}
     question = _question(node, names)
     numbers: dict[Dim, int] = dict(zip(names.values(), NUMBERS, strict=False))
@@ -213,7 +213,7 @@ def _agreed(named: NodeTypes, numbered: NodeTypes, numbers: Mapping[Dim, int]) -
 
 @lru_cache(maxsize=4096)
 def _answered(question: NodeQuery) -> NodeTypes:
-    """Return what onnx says, and what onnxruntime says of what onnx does not."""
+    """Return the answer of onnx, completed by that of onnxruntime."""
     answer = _of_onnx(question)
     outputs = question.proto().output
     if all(dims is not None or not name for (_, dims), name in zip(answer.results, outputs, strict=True)):

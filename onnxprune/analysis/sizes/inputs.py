@@ -108,7 +108,7 @@ class Inputs:
         return 0 if _is_cache(name) or (caches and all(caches)) else 1
 
     def _computed(self, tree: ast.expr) -> Extent:
-        """Return what an expression over names says."""
+        """Return the value of an expression over names."""
         return as_extent(self._value(tree))
 
     def _value(self, tree: ast.expr) -> Value:
@@ -129,7 +129,7 @@ class Inputs:
         return a * b if isinstance(tree.op, ast.Mult) else floor_div(a, b)
 
     def _assume(self) -> None:
-        """Say what is taken for granted."""
+        """State the assumptions."""
         filled = [a.name for a in self.axes.values() if a.lower]
         empty = [a.name for a in self.axes.values() if not a.lower]
         if filled:

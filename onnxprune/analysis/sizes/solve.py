@@ -155,7 +155,7 @@ def _parts(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> list[Conn
 
 
 def _demands(analysis: SizeAnalysis, conditions: Iterable[Condition]) -> Iterator[SizeDemand]:
-    """Yield what is demanded of the open symbols; what depends on data is left out."""
+    """Yield the conditions on the open symbols; those that depend on data are left out."""
     known = set(analysis.symbols)
     for condition in conditions:
         if condition.symbols and condition.symbols <= known:

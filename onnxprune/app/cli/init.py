@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Say what was chosen."""
+    """State the choices."""
     from onnxprune.app.runner.recipe_template import explained
 
     chosen = "\n".join(f"  {line}" for line in explained(facts))

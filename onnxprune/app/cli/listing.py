@@ -91,7 +91,7 @@ def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]
 
 
 def _kind(group: Entry) -> object:
-    """Return what groups that share a line have in common."""
+    """Return the common properties of groups that share a line."""
     same = ("size", "unit", "parts", "macs", "params", "optional", "selected")
     return (*(group[name] for name in same), _maps(group), len(group["nodes"]), len(group["tensors"]))
 

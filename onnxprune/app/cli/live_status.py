@@ -74,7 +74,7 @@ class LiveStatus:
         self.ends_at = None if left is None else time.monotonic() + left
 
     def __rich__(self) -> RenderableType:
-        """Return what to draw now."""
+        """Return the board, to be drawn."""
         kinds = [kind for kind, wanted in self._kinds().items() if wanted]
         of = {"macs": "MACs", "params": "parameters"}.get(self.recipe.budget.of, "channels")
         columns = ("round", *(f">{_KINDS[k]}" for k in kinds), ">loss", f">{of}", f">{self.recipe.metric}")

@@ -20,7 +20,7 @@ class Reads(click.Path):
     """
 
     def names(self, value: Any) -> list[str]:
-        """Return what a value names."""
+        """Return the files that a value names."""
         return [str(value)]
 
 
@@ -58,7 +58,7 @@ def _given(context: click.Context) -> Iterator[tuple[click.Parameter, Any]]:
 
 
 def pair(kind: Any, example: str, bounds: NumberRange) -> Callable[[str], tuple[str, Any]]:
-    """Return what reads a value for a name: ``sequence_length=128``, ``flash=0.3``, ``image=1x3x640x640``.
+    """Return the reader of a value for a name: ``sequence_length=128``, ``flash=0.3``, ``image=1x3x640x640``.
 
     Args:
         kind: The type of the value: ``int``, ``float``, ``str``, or a tuple, written 1x3x640x640.

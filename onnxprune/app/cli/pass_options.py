@@ -101,7 +101,7 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
 
 
 def _gathered(of: OptionField) -> Callable[[click.Context, click.Parameter, Sequence[Any]], Any]:
-    """Return what makes the value of a field of the values that were given one by one."""
+    """Return the function from the values that were given one by one to the value of a field."""
 
     def gather(context: click.Context, parameter: click.Parameter, given: Sequence[Any]) -> Any:
         if not given:

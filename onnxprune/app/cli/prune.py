@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show what is removed from which group, and what the network costs then."""
+    """Show the removed channels of each group, and the costs of the network then."""
     from rich.console import Group
 
     from onnxprune.app.figures import before_and_after, uncounted_texts, widths
@@ -48,7 +48,7 @@ def render(facts: Facts) -> RenderableType:
 
 
 def _measured(facts: Facts) -> list[str]:
-    """Say what the plan does to latency and quality, where that was measured."""
+    """State the plan's effect on latency and quality, where that was measured."""
     from onnxprune.app.figures import shapes_text, timed_on
 
     said = []

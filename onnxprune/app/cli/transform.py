@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show what the network costs now, and how well the two models agree."""
+    """Show the costs of the network now, and the agreement of the two models."""
     from rich.console import Group
 
     from onnxprune.app.figures import agreement, before_and_after, widths
@@ -142,7 +142,7 @@ def _write_certificate(hints: Hints, place: str, sparse: str, dense: str, inputs
 
 
 def _configured(facts: Facts) -> list[str]:
-    """Say what other numbers the configurations have, or are to be given by hand."""
+    """State the new numbers of the configurations, and those to be given by hand."""
     lines = []
     for entry in facts.get("configurations", ()):
         numbers = [f"{name} {c['before']} → {c['after']}" for name, c in entry["changes"].items()]

@@ -102,7 +102,7 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
 
 
 def _refusal(path: Path, text: str, error: ValidationError, given: set[tuple[str, ...]]) -> UsageError:
-    """Say what is wrong with a recipe: every mistake with its line and what is allowed."""
+    """State the mistakes of a recipe, each with its line and the allowed values."""
     said = []
     for mistake in error.errors():
         keys = tuple(str(k) for k in mistake["loc"] if not isinstance(k, int))

@@ -95,7 +95,7 @@ def against_cost(
     shows: tuple[Format, Format],
     ticks: tuple[Format, Format],
 ) -> Markup:
-    """Draw what every model is worth over what it costs, the iterations joined by a line.
+    """Draw the worth of every model over its cost, the iterations joined by a line.
 
     Args:
         name: Name of the figure.

@@ -18,7 +18,7 @@ _COSTS = ("macs", "params", "channels")
 
 
 def collect(folder: Path) -> Facts:
-    """Return what a run has done so far, ready for JSON; a finished run has a ``result``.
+    """Return the record of a run so far, ready for JSON; a finished run has a ``result``.
 
     Args:
         folder: The work folder of `run`.

@@ -88,7 +88,7 @@ def comparison(facts: Mapping[str, Any], score: Callable[[float], str]) -> list[
 
 
 def rivals(facts: Mapping[str, Any], against: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Return what the same, or nearly, costs by other ways: one row each, this run's first."""
+    """Return the costs of a similar result by other ways: one row each, this run's first."""
     runs = {"in iterations": facts, "another run": against or {}}
     rows = [
         {"name": name, "rounds": len(r["iterations"]), "steps": sum(i["steps"] for i in r["iterations"])}
@@ -138,7 +138,7 @@ def milliseconds(value: float) -> str:
 
 
 def _figures(facts: Mapping[str, Any], score: Callable[[float], str]) -> dict[str, Any]:
-    """Draw what the page shows."""
+    """Draw the contents of the page."""
     return {"progress": _progress(facts, score), "sensitivities": _sensitivities(facts)}
 
 

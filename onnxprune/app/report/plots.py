@@ -114,7 +114,7 @@ def _widths(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _sensitivity(facts: Mapping[str, Any]) -> Figure | None:
-    """Draw what each group's loss costs, all on one scale; a line where it was cut in the end."""
+    """Draw the cost of each group's loss, all on one scale; a line where it was cut in the end."""
     if not facts["curves"]:
         return None
     groups, baseline = facts["curves"]["groups"], facts["curves"]["baseline"]

@@ -46,7 +46,7 @@ def _round(recipe: Recipe, epochs: int) -> dict[str, int]:
 
 
 def kind_of(step: str) -> str:
-    """Return what a step does: ``ana`` of ``2-ana``."""
+    """Return the kind of a step: ``ana`` of ``2-ana``."""
     return step.rpartition("-")[2]
 
 

@@ -346,7 +346,7 @@ class _Crier:
 
 
 def _versions() -> Facts:
-    """Return what it takes to repeat a run, beside recipe and data."""
+    """Return the facts needed to repeat a run, beside recipe and data."""
     runtime = runtime_info()
     return {
         "onnxprune": version("onnxprune"),

@@ -66,14 +66,14 @@ class RecipeData:
     threads: int
 
     def inputs(self, *names: str) -> dict[str, Any]:
-        """Return what tells some of the data sets apart from others."""
+        """Return the identities of some of the data sets."""
         chosen = {name: identity(self.spec(name)) for name in names}
         held = self.recipe.data.hold_back
         parts = {} if held is None else {"hold_back": held, "seed": self.recipe.seed, "parts": sorted(names)}
         return {"data": chosen, "limit": self.recipe.data.limit, **parts}
 
     def judged_by(self, name: str = "val") -> dict[str, Any]:
-        """Return what decides a score, beside the model judged."""
+        """Return the values that decide a score, beside the model judged."""
         metric = self.recipe.metric
         own = identity(metric) if is_reference(metric) else metric
         return self.inputs(name) | {"metric": own, "threads": self.threads}

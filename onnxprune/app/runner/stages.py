@@ -348,7 +348,7 @@ class Stages:
         return "test" if self.recipe.data.test else "val"
 
     def _groups(self) -> dict[str, Any]:
-        """Return what decides which groups there are, as options of the passes."""
+        """Return the options of the passes that decide which groups there are."""
         options = self.recipe.prune
         chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
         sizes = {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}

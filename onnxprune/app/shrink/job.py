@@ -99,7 +99,7 @@ def shrink(
 
 
 def _earlier(wanted: ShrinkOptions) -> Facts | None:
-    """Return what an earlier run of the same job decided."""
+    """Return the decisions of an earlier run of the same job."""
     try:
         notes = json.loads((wanted.folder / NOTES).read_text("utf-8"))
     except (OSError, ValueError):
@@ -108,7 +108,7 @@ def _earlier(wanted: ShrinkOptions) -> Facts | None:
 
 
 def _identity(wanted: ShrinkOptions) -> Facts:
-    """Return what tells a job from others, ready for JSON."""
+    """Return the identity of a job, ready for JSON."""
     data = {name: identity(spec) for name, spec in (("data", wanted.data), ("val", wanted.val)) if spec}
     options: Facts = {
         "reductions": wanted.reductions(),
@@ -138,7 +138,7 @@ def _forecast(job: _Job) -> Facts:
 
 
 def _described(job: _Job) -> list[str]:
-    """Say what is going to be done."""
+    """State the steps to come."""
     from onnxprune.app.figures import duration
 
     wanted, notes, outlook = job.wanted, job.notes, job.outlook
@@ -230,7 +230,7 @@ def _rows(steps: Facts, size: int) -> list[Facts]:
 
 
 def _warnings(job: _Job, steps: Facts) -> list[str]:
-    """Say what is not as it was asked for."""
+    """State the requests that were not met."""
     said = []
     if not job.notes["epochs"]:
         why = job.notes.get("untrained", "there was no time left, give more --minutes")

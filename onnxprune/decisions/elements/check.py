@@ -76,7 +76,7 @@ class PatternCheck:
         return all(weight.valid for weight in self.weights)
 
     def facts(self) -> dict[str, Any]:
-        """Return what there is to report, ready for JSON."""
+        """Return the facts to report, ready for JSON."""
         return {
             "pattern": str(self.pattern),
             "valid": self.valid,

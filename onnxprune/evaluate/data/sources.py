@@ -126,7 +126,7 @@ class ChosenSource(Source):
         self._source, self._chosen = source, chosen
 
     def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
-        """Yield what is left of each part."""
+        """Yield the rest of each part."""
         del rng
         start, left = 0, self._count if limit is None else limit
         for part in self._source.parts(len(self._chosen), None):
@@ -400,7 +400,7 @@ def _named_arrays(batch: object, schema: Schema, where: str) -> dict[str, Array]
 
 
 def _target_name(targets: object, schema: Schema, where: str) -> str:
-    """Say what an array of targets without a name is: integers are labels, others the only output."""
+    """Name an array of targets without a name: integers are labels, others the only output."""
     if _array(targets, "targets", where).dtype.kind in "iu":
         return LABELS
     if len(schema.outputs) != 1:

@@ -60,7 +60,7 @@ def verify(
 def _shrunk(
     sparse: Model, plan: Plan | None, channels: Channels | None
 ) -> Callable[[Iterable[str]], Interface] | None:
-    """Return what tells which elements a dense model still has, where axes of the interface may shrink."""
+    """Return a function from names to the remaining elements, where axes of the interface may shrink."""
     if not {OPEN_KEY, VOCABULARY_KEY}.intersection(sparse.metadata()):
         return None
     if plan is None:

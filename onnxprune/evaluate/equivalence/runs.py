@@ -455,7 +455,7 @@ def _said(shapes: Mapping[str, Sequence[int]]) -> str:
 
 
 def _unshown(record: Record) -> str:
-    """Say what is missing to see a difference."""
+    """State the input that is missing to see a difference."""
     if not record.finite:
         return "it is no finite number for any input that was drawn; give samples of real inputs with --data"
     return "it is the same for all inputs that were drawn; give samples of real inputs with --data"

@@ -92,7 +92,7 @@ def _cut(
 
 
 def _about(cut: RunnableModel, unknown: set[tuple[str, str]], stand_in: bool) -> list[str]:
-    """Say what was cut off."""
+    """State the nodes that were cut off."""
     strangers = [n for n in cut.nodes if any((m.domain, m.op_type) in unknown for m in _inside(n))]
     names = ", ".join(dict.fromkeys(f"{node.op_type} '{label(node)}'" for node in strangers))
     said = [f"compared up to {names}, which this runtime does not know"] if names else []

@@ -64,7 +64,7 @@ class Baseline:
         return len(self.batches)
 
     def remembered(self, index: int) -> dict[str, BaselineOutput]:
-        """Return what the baseline said of a batch."""
+        """Return the outputs of the baseline for a batch."""
         return {name: BaselineOutput(v, self._readings[name]) for name, v in self.batches[index].items()}
 
     @cached_property
@@ -180,7 +180,7 @@ def cosine(answer: BatchOutputs) -> Scores:
 
 
 def _pairs(answer: BatchOutputs) -> list[tuple[BaselineOutput, Array]]:
-    """Return what the baseline and the model said, output by output."""
+    """Return the outputs of the baseline and of the model, one by one."""
     for name, output in answer.outputs.items():
         before = answer.remembered[name].values.shape if name in answer.remembered else None
         if output.shape != before:

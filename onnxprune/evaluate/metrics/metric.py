@@ -106,7 +106,7 @@ class UserMetric(Metric):
     uses_baseline: bool = False
 
     def value(self, answers: Iterable[BatchOutputs]) -> float:
-        """Return what the function makes of everything."""
+        """Return the value of the function over all samples."""
         outputs, targets = [], []
         for answer in answers:
             outputs.append(answer.outputs)

@@ -63,7 +63,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def results(self, call: Call, work: Any, items: Sequence[Any], workers: int | None) -> Iterator[Any]:
-        """Yield what a call makes of the work and each item, as it is finished."""
+        """Yield the result of the work on each item, as it is finished."""
 
     @contextmanager
     def watched(self, hint: str) -> Iterator[None]:

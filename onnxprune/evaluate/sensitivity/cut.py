@@ -77,7 +77,7 @@ def cuts(model: Model, shapes: Shapes, changing: Sequence[Collection[str]]) -> l
 
 
 def stations(model: Model, shapes: Shapes, cuts: Sequence[Cut]) -> list[tuple[str, ...]]:
-    """Return what has to be known of the samples at each of several cuts so that they can go on to the next.
+    """Return the tensors needed at each of several cuts so that samples can go on to the next.
 
     Args:
         model: The network.
@@ -133,7 +133,7 @@ def extract(
 
 
 def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
-    """Return what a node reads, constants and all else inside its bodies included."""
+    """Return the tensors a node reads, constants and all else inside its bodies included."""
     if not node.attribute:
         return tuple(filter(None, node.input))
     inside = {name for body in bodies(node) for n in flat(body) for name in n.input}

@@ -64,7 +64,7 @@ class CutSequence:
         self._stations = [inputs, *stations(model, shapes, cuts)]
 
     def legs(self, start: int, end: int, threads: int) -> list[tuple[tuple[str, ...], Session | None]]:
-        """Return what is known after each leg from one cut to another, and the session that computes it.
+        """Return the tensors after each leg from one cut to another, and the session that computes them.
 
         Args:
             start: Number of cuts at the beginning of the way.

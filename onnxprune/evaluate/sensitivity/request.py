@@ -53,7 +53,7 @@ class SensitivityRequest:
     method: str = "measured"
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the result, ready for JSON."""
+        """Return the options that decide the result, ready for JSON."""
         return {
             "metric": get_metric(self.metric).name,
             "ratios": sorted(set(self.ratios)),

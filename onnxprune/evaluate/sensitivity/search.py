@@ -67,7 +67,7 @@ class Search:
     groups: int = 1
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the result, ready for JSON."""
+        """Return the options that decide the result, ready for JSON."""
         if self.mode == "exact":
             return {}
         return {"mode": self.mode, "confidence": self.confidence, "precision": self.precision}

@@ -153,7 +153,7 @@ class SensitivityRun:
         return Session(bare.proto, threads=self.examination.threads)
 
     def begin(self, file: Path | None, *, resume: bool, force: bool) -> Ledger:
-        """Return what is known so far: what the file holds, or else the baseline alone."""
+        """Return the analysis so far: the content of the file, or else the baseline alone."""
         settings = self.question.settings()
         digest = digest_of(self.model, self.dataset.digest(), settings)
         earlier = None
@@ -224,7 +224,7 @@ class SensitivityRun:
         return points
 
     def _work(self) -> Callable[[Todo], Curve]:
-        """Return what measures a group, here or elsewhere."""
+        """Return the function that measures a group, here or elsewhere."""
         search, route = self.question.search, list(self.schedules)
         if self.executor.alone:
             stops = [[name] for name in self.schedules]

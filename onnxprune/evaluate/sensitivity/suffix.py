@@ -51,7 +51,7 @@ class Suffixes:
         return cuts(self.channels.model, self.channels.typing.shapes, changing)
 
     def model(self, at: Cut, removed: Removed) -> Model:
-        """Return what lies behind the cut, without some channels.
+        """Return the part behind the cut, without some channels.
 
         Args:
             at: The cut, before all of those channels.

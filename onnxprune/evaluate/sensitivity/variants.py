@@ -71,7 +71,7 @@ class VariantEvaluator:
         return self._prefixes[stage].pieces(stop)
 
     def session(self, stop: int, removed: Removed) -> Session | None:
-        """Return what lies behind a stop, ready to run; ``None`` where that is nothing."""
+        """Return the part behind a stop, ready to run; ``None`` where that is empty."""
         model = self._suffixes.model(self._route.cuts[stop], removed)
         return Session(model.proto, threads=self.examination.threads) if model.nodes else None
 

@@ -100,7 +100,7 @@ def _made(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _defined(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield what `_made` does, and the names of what the graph is given."""
+    """Yield the names that `_made` yields, and those of the graph's inputs."""
     yield from dict.fromkeys([*(i.name for i in graph.input), *_made(graph)])
 
 

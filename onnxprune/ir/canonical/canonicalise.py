@@ -88,7 +88,7 @@ def _known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]
 
 
 def _filled(sizes: np.ndarray, value: np.ndarray, node: str) -> np.ndarray | None:
-    """Return what a ConstantOfShape makes; ``None`` where its operands are none that a runtime takes.
+    """Return the result of a ConstantOfShape; ``None`` where its operands are none that a runtime takes.
 
     Raises:
         ModelError: It is larger than the memory allowed.

@@ -187,7 +187,7 @@ def finish(
     past: int | None = None,
     total: Dim | None = None,
 ) -> None:
-    """Say what all forms have in common: scale, bias of the scores, what is kept from step to step, work.
+    """State the common part of all forms: scale, bias of the scores, caches from step to step, work.
 
     Args:
         c: The node.

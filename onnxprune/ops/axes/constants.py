@@ -61,7 +61,7 @@ class Numbers:
         return self.opsets.get("", 1)
 
     def known(self, operand: int) -> Array | None:
-        """Return what is known of an operand."""
+        """Return the known values of an operand."""
         return self.operands[operand] if operand < len(self.operands) else None
 
     def vector(self, operand: int, axis: int, rank: int) -> Array | float:
@@ -80,7 +80,7 @@ def aligned(values: Array, axis: int, rank: int) -> Array:
 
 
 def uniform_along(values: Array, axes: Iterable[int]) -> Array:
-    """Return what is known everywhere along some axes, which shrink to one element."""
+    """Return the values known everywhere along some axes, which shrink to one element."""
     for axis in axes:
         if values.shape[axis] > 1:
             first = values.take([0], axis)

@@ -379,7 +379,7 @@ class Context:
         return listed
 
     def define(self, result: int, axes: Sequence[Dim]) -> None:
-        """Say what the axes of a result are; where shape inference knows, it has to agree."""
+        """Define the axes of a result; where shape inference knows them, it has to agree."""
         if not self.makes(result):
             return
         sizes = tuple(d.size for d in axes)
@@ -475,12 +475,12 @@ class Context:
                 self.typing.users.setdefault(place, self.index)
 
     def reads(self, operand: int, how: Quantised) -> None:
-        """Say what the integers of an operand stand for."""
+        """State the quantisation of an operand."""
         if self.has(operand):
             self.typing.readings.append((self.node.input[operand], self.index, how))
 
     def writes(self, result: int, how: Quantised) -> None:
-        """Say what the integers of a result stand for."""
+        """State the quantisation of a result."""
         if self.makes(result):
             self.typing.readings.append((self.node.output[result], self.index, how))
 
@@ -493,7 +493,7 @@ class Context:
         self.typing.never_zero.add(self.index)
 
     def plays(self, role: str, dim: Dim) -> None:
-        """Say what an axis means to people."""
+        """State the meaning of an axis, for people."""
         self.typing.roles.append((role, dim))
 
     def works(self, *dims: Dim) -> None:

@@ -50,7 +50,7 @@ def _groups(c: Context | Operands) -> int:
 
 
 def finish(c: Context, axes: dict[str, Dim], moved: str, weights: Sequence[int] = (1, 2)) -> None:
-    """Say what all convolutions have in common: weight and bias, groups, work."""
+    """State the common part of all convolutions: weight and bias, groups, work."""
     g, co, ci = axes["g"], axes["co"], axes["ci"]
     c.weights(*weights)
     c.follow_attribute("group", g)

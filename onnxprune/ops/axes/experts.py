@@ -1,6 +1,6 @@
 """Mixtures of experts: the width of the experts, and whole experts with their rows of the router.
 
-Letters: ``e`` experts, ``i`` their hidden channels, ``h`` the channels of inputs and results. The first weights
+Letters: ``e`` experts, ``i`` their hidden channels, ``h`` channels of inputs and results. The first weights
 have a row for each hidden channel, or two where a gate and its value lie side by side.
 
 An expert goes where the bias of its router is so low that it is never chosen. Masking writes no zeros

@@ -56,7 +56,7 @@ def _picked(dims: Axes, places: Axes, axis: int) -> Indexing:
 
 
 def _chosen(c: Context, dim: Dim) -> Dim | None:
-    """Return what a constant list picks out of an axis, ``None`` where that has no regular description."""
+    """Return the part of an axis that a constant list picks, ``None`` where it has no regular description."""
     indices = c.value(1)
     if indices is None or indices.ndim != 1 or not any(f.free for f in factors(dim)):
         return None

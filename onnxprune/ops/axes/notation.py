@@ -121,7 +121,7 @@ def _star(name: str) -> str:
 
 
 def match(context: Context, pattern: str, given: Mapping[str, Extent]) -> dict[str, Dim]:
-    """Say what a pattern says about a node, and return the dim of each name.
+    """Apply a pattern to a node, and return the dim of each name.
 
     Args:
         context: The node.

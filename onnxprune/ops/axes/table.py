@@ -103,7 +103,7 @@ def _infer(typing: Typing, graph: onnx.GraphProto, numbers: Iterator[int]) -> No
 
 
 def _open(typing: Typing, node: onnx.NodeProto, body: onnx.GraphProto) -> None:
-    """Say what the axes are of what a body is given; where nobody knows they are its own, and stay."""
+    """Define the axes of a body's inputs; unknown ones are its own, and stay."""
     given = spec_of(node).opens(typing, node)
     for value, dims in itertools.zip_longest(body.input, given):
         sizes = typing.shapes.sizes.get(value.name) if value is not None else None
@@ -136,7 +136,7 @@ def _apply(context: Context) -> None:
 
 
 def _objection(context: Context) -> str:
-    """Return what the runtime has against a node and its operands, at the reference sizes."""
+    """Return the runtime's error for a node and its operands, at the reference sizes."""
     typing, node = context.typing, context.node
     shapes, constants = typing.shapes, typing.model.constants
     read = [i for i in (*node.input, *sorted(captured(node))) if i]

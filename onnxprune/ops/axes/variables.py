@@ -37,7 +37,7 @@ class Indexing:
     results: Mapping[int, tuple[Keys, ...]] = field(default_factory=dict)
 
     def with_(self, other: Indexing) -> Indexing:
-        """Return what this one says and what another one adds."""
+        """Return the union of this indexing and another one."""
         return Indexing(
             {**self.variables, **other.variables},
             {**self.operands, **other.operands},
@@ -126,7 +126,7 @@ def _described(
 
 
 def summed_space(typing: Typing, contraction: Contraction) -> list[Dim]:
-    """Return what each index counts that the terms of a sum have; of axes not described, each has its own."""
+    """Return the variable of each index of the terms of a sum; each axis not described has its own."""
     node, indexing = typing.nodes[contraction.node], typing.indexing.get(contraction.node)
     keys: dict[str, Dim] = {}
     apart: list[Dim] = []

@@ -261,7 +261,7 @@ def _carry_out(
     last: Sequence[Shape | None],
     first: int,
 ) -> None:
-    """Say what a state is at the end: of the size it had, or of one that no turn tells."""
+    """Define a state at the end: of the size it had, or of an unknown one."""
     for k, (one, other) in enumerate(zip(start, last, strict=True)):
         name = body.output[first + k].name
         kind = node.walk.tensors.types.get(name, 0)

@@ -41,7 +41,7 @@ def windows(node: SizedNode, sizes: Sequence[Extent], kernel: Sequence[Extent]) 
 
 
 def _small_pool(node: SizedNode, room: int, stride: int, axis: int) -> int:
-    """Return what onnxruntime makes of a window larger than its operand: it divides towards zero."""
+    """Return onnxruntime's size for a window larger than its operand: it divides towards zero."""
     count = trunc_div(room, stride) + 1
     if not isinstance(count, int) or count < 0:
         raise ContradictionError(f"no window fits along axis {axis}: it is {-room} elements too large")

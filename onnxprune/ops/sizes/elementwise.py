@@ -163,7 +163,7 @@ def computed(node: SizedNode, places: list[int]) -> Values | None:
 
 
 def unknowns(node: SizedNode, kind: int | None) -> Callable[[int], Value | None]:
-    """Return what stands for elements that are not followed: symbols for integers."""
+    """Return the values of elements that are not followed: symbols for integers."""
     if kind not in INTEGERS:
         return _none
     limits = (0, 1) if kind == BOOL else (None, None)

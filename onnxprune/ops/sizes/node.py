@@ -137,7 +137,7 @@ class SizedNode:
         kind: int | None = None,
         value: Values | None = None,
     ) -> None:
-        """Say what a result is.
+        """State the shape, type and values of a result.
 
         Args:
             place: Number of the result; one that the node does not have is passed over.

@@ -60,7 +60,7 @@ def at(node: SizedNode) -> None:
 
 
 def _common(node: SizedNode, shapes: Sequence[Shape | None]) -> Shape | None:
-    """Return what is the same of all shapes."""
+    """Return the part that all shapes share."""
     known = [s for s in shapes if s is not None]
     if len(known) < len(shapes) or len({len(s) for s in known}) != 1:
         return None

@@ -40,7 +40,7 @@ class Criterion:
     def __call__(
         self, channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int
     ) -> list[Scores]:
-        """Return what each tensor of a group says of its channels."""
+        """Return the shares of each tensor of a group."""
         return self.shares(channels, group, evidence, seed)
 
 
@@ -163,7 +163,7 @@ def comparable(
 
 
 def structure(channels: Channels, group: Group) -> Hashable:
-    """Return what two groups have in common if they lie in the network in the same way, sizes aside.
+    """Return the key that two groups share if they lie in the network in the same way, sizes aside.
 
     A vector is the same whatever axes of one element it has, and whether a node adds those to it.
     """

@@ -70,5 +70,5 @@ def slopes_of(channels: Channels, batches: Iterable[Mapping[str, Array]]) -> Cal
 
 
 def _found(group: Group, means: Mapping[str, Array]) -> Scores:
-    """Return what was found of a group; one without gradients is ranked as it comes."""
+    """Return the scores of a group; one without gradients is ranked as it comes."""
     return np.asarray(means[group.name]) if group.name in means else np.ones(group.size)

@@ -25,7 +25,7 @@ _CHUNK_BYTES = 1 << 26
 
 
 def gram_bytes(groups: int, inputs: int) -> int:
-    """Return what the Gram matrices of a layer take, in float64."""
+    """Return the bytes that the Gram matrices of a layer take, in float64."""
     return groups * inputs**2 * 8
 
 

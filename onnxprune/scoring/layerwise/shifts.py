@@ -36,13 +36,13 @@ class Shift:
     operand: int = 2
 
     def value(self, model: Model) -> Array | float:
-        """Return what is added to every channel, ``[channels]`` or 0."""
+        """Return the vector that is added to every channel, ``[channels]`` or 0."""
         if not self.tensor or self.tensor not in model.constants:
             return 0.0
         return model.array(self.tensor).astype(np.float64).ravel() * self.factor
 
     def outside(self, sparse: Model, original: Model) -> Array | float:
-        """Return what the next node adds beyond what it adds in the original."""
+        """Return the difference between the next node's addend and that in the original."""
         return 0.0 if self.inside else self.value(sparse) - self.value(original)
 
     def add(self, model: Model, delta: Array) -> None:

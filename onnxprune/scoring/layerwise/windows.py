@@ -58,7 +58,7 @@ class Convolution(Linear):
         return np.asarray(view[places])
 
     def _pads(self, sizes: Any, made: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Return what is added before and after each spatial axis (Conv, attribute ``auto_pad``)."""
+        """Return the padding before and after each spatial axis (Conv, attribute ``auto_pad``)."""
         kind, axes = self.attributes.get("auto_pad", "NOTSET"), len(made)
         if kind in ("NOTSET", ""):
             pads = self.attributes.get("pads") or [0] * (2 * axes)

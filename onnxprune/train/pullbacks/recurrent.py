@@ -245,7 +245,7 @@ def gated(node: ForwardNode, tape: Tape) -> None:
 
 
 def _gru_biases(node: ForwardNode, write: Writer, size: _Sizes, after: bool) -> tuple[str | None, str | None]:
-    """Return what is added to the products with the data, and with the state where the reset acts after."""
+    """Return the biases of the products with the data, and with the state where the reset acts after."""
     if not node.input(3):
         return None, None
     halves = _parts(write, write.reshape(node.inputs[3], [2 * size.rows]), 2, 0)

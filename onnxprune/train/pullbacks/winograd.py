@@ -60,7 +60,7 @@ def pays(g: Geometry) -> bool:
 
 
 def _into(size: int, outputs: int, begin: int) -> Array:
-    """Return what turns an axis of the data into tiles, [6, tiles, size]."""
+    """Return the matrix from an axis of the data to tiles, [6, tiles, size]."""
     tiles = -(-outputs // _TILE)
     matrix = np.zeros((6, tiles, size))
     for tile, tap in np.ndindex(tiles, 6):
@@ -71,7 +71,7 @@ def _into(size: int, outputs: int, begin: int) -> Array:
 
 
 def _back(outputs: int) -> Array:
-    """Return what turns tiles into an axis of the result, [outputs, 6, tiles]."""
+    """Return the matrix from tiles to an axis of the result, [outputs, 6, tiles]."""
     matrix = np.zeros((outputs, 6, -(-outputs // _TILE)))
     for row in range(outputs):
         matrix[row, :, row // _TILE] = _RESULT[row % _TILE]

@@ -87,7 +87,7 @@ class Teacher:
         }
 
     def targets(self, batch: Batch) -> dict[str, Array]:
-        """Return what the teacher says of a batch, by the names the losses know it by."""
+        """Return the teacher's outputs for a batch, by their names in the losses."""
         keys = _keys(batch) if self._answers else []
         if not self._answers or any(key not in self._rows for key in keys):
             return self._answer(batch)

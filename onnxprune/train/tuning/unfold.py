@@ -243,7 +243,7 @@ def _spread(slope: Array, shape: tuple[int, ...], group: int) -> Array:
 
 
 def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
-    """Return who reads each tensor; a graph output is read by a node of no operator."""
+    """Return the readers of each tensor; a graph output is read by a node of no operator."""
     readers: dict[str, list[onnx.NodeProto]] = {name: [] for node in model.nodes for name in node.output}
     for node in (*model.nodes, *(onnx.NodeProto(input=[output.name]) for output in model.outputs)):
         for name in (*node.input, *captured(node)):

@@ -86,7 +86,7 @@ class Validation:
         return ranks.index(max(ranks))
 
     def facts(self) -> dict[str, Any]:
-        """Return what there is to report, ready for JSON."""
+        """Return the facts to report, ready for JSON."""
         best = [self.before, *self.scores][self.best_epoch]
         facts = {"metric": self.metric.name, "score_before": self.before, "scores": self.scores}
         return {**facts, "best_epoch": self.best_epoch, "best_score": best}
@@ -113,7 +113,7 @@ def metric_for(loss: str, chosen: str | None) -> Metric:
 
 
 def baseline_for(metric: Metric, teacher: Session | None, data: Dataset) -> Baseline | None:
-    """Return what a metric compares with.
+    """Return the outputs that a metric compares with.
 
     Raises:
         DataError: It needs a teacher, and there is none.
