@@ -431,7 +431,7 @@ def one_hot(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
 
 @rule("TopK")
 def top(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """So many along the axis."""
+    """Take the length of the axis from the operand ``k``."""
     x, count = list(graph.sizes[node.input[0]]), graph.listed(node, "k", 1)
     if count is None:
         raise KeyError("k")

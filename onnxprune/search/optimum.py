@@ -27,7 +27,7 @@ _SWEEPS = 6
 _HALVINGS = 24
 _EXCHANGES = 400
 _FEW = 12
-"""So many groups are few enough to look for a better optimum everywhere."""
+"""Number of groups up to which a better optimum is looked for everywhere."""
 _NEAREST = 64
 """Of the moves that make room, so many of the most profitable are combined with others."""
 

@@ -29,7 +29,7 @@ hangs on them."""
 _COLUMN = 32
 """Column at which the explanations begin."""
 _TEMPLATE = Template("""\
-# How `onnxprune run` is to make $model smaller. Every key can be overridden there
+# Recipe of `onnxprune run` for $model. Every key can be overridden there
 # with --set section.key=value. Paths count from the folder of this file.
 #
 # inputs:  $inputs

@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 _FACTOR = 4.0
 """Allowed error in units of the device's measured noise."""
 _SIZES = 3
-"""So many of the compared sizes are run on the device."""
+"""Number of the compared sizes that are run on the device."""
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,14 @@ from onnxprune.support.processors import ProcessorClock
 
 Shrunk = Callable[[Iterable[str]], Interface]
 SMALL = 1 << 14
-"""So few numbers that are fed need no estimate of what a run takes."""
+"""Elements fed, below which the memory of a run is not estimated."""
 _LARGEST_STEP = 128
 """Shapes of more than so many times the numbers of the smallest that ran show nothing more."""
 _KEPT_RUNS = 24
 _LONGER = 5
-"""So many times as long may a run take that only tells how much rounding does: it may be on data."""
+"""Factor of the time allowed to a run that only measures rounding: it may be on data."""
 _PATIENCE = 6
-"""So many times the budget is spent where no shape has run yet."""
+"""Factor of the budget where no shape has run yet."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from onnxprune.train.gradients import gradients_of
 GRADIENT_BATCH = 4
 """Most samples a gradient: the gradients of several are only their mean, from which less is learnt."""
 _LOOKS = 256
-"""As many gradients are looked at where there are so many samples."""
+"""Number of gradients that are computed, fewer where there are fewer samples."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _GROWTH = 1.5
 _FLOOR = 0.002
 """Drops below this part of the scale are alike: they need not be told apart."""
 _OWN_ERROR = 8.0
-"""So many times the precision may be added to the error that all samples leave, by looking at some only."""
+"""Multiple of the precision that looking at some samples only may add to the error that all leave."""
 _STRAIGHT = 0.25
 """A point is left out if a line between its neighbours is off by no more than this part of the precision."""
 

@@ -23,7 +23,7 @@ from onnxprune.scoring.layerwise.trace import Trace
 from onnxprune.support.progress import task
 
 ROUNDS = 64
-"""In how many rounds the channels of a group go."""
+"""Number of rounds in which the channels of a group are removed."""
 HELD_BYTES = 4 * GRAM_BYTES
 """Bytes that all inverted Gram matrices together may take; later layers are left out."""
 

@@ -18,7 +18,7 @@ GRAM_WORK = 3e9
 ROW_NUMBERS = 3e7
 """Elements that all rows together may have: beyond that a random part of the rows is used."""
 ROWS_PER_INPUT = 10
-"""So many rows for each input are used in any case, if there are that many."""
+"""Rows for each input that are used in any case, if there are that many."""
 HELD_BACK = 5
 """One sample in so many is held back to choose the ridge by."""
 _CHUNK_BYTES = 1 << 26
