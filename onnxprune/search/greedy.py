@@ -104,6 +104,8 @@ class _Selected:
 
     def restore(self) -> None:
         """Put back steps that save nothing: widths between two steps of a device cost the same."""
+        if not any(budget.steps for budget in self.balance.budgets):
+            return
         for k in range(len(self.levels)):
             while self.levels[k] and (self._change(k, -1) <= _NOTHING).all():
                 self.take(k, -1)

@@ -15,9 +15,6 @@ EMBEDDING = (
 TOKENS = "tokens stay, and an axis of integers alone makes no group"
 TOLERANT = "statistics over fewer places change by more than this factor, and the user accepts that"
 EXCUSED: dict[mutations.Site, str] = {
-    ("estimates", "estimate", "c.works(*(Factor(size) for size in sizes))", "works"): (
-        "it is for nodes that have no rule, of which the runtime runs none in these networks"
-    ),
     ("layout", "size", "c.define(0, [])", "define"): "a number without a statement has no axes either",
     ("normalization", "instance_normalization", 'c.rescale_attribute("epsilon", 1e-5, axes["*s"], 1)',
      "rescale_attribute"): TOLERANT,

@@ -15,14 +15,19 @@ from places import python_path
 
 
 class Marked:
-    """Processes that carry a mark in their environment, as do all that they start."""
+    """Processes that carry a mark in their environment, as do all that they start.
 
-    def __init__(self, temporary: Path) -> None:
+    Args:
+        temporary: Folder for their temporary files, which is made.
+        folders: Folders that they import from, beside the shared modules of tests.
+    """
+
+    def __init__(self, temporary: Path, *folders: Path) -> None:
         self.temporary = temporary
         temporary.mkdir()
         self.mark = f"ONNXPRUNE_TEST={uuid4().hex}"
         name, _, value = self.mark.partition("=")
-        path = python_path()
+        path = python_path(*folders)
         self.environment = {**os.environ, name: value, "PYTHONPATH": path, "TMPDIR": str(temporary)}
 
     def start(self, *words: object, cwd: Path) -> subprocess.Popen[bytes]:

@@ -34,7 +34,9 @@ _MOST = 10_000_000
 _MOST_EMPTY = 10_000
 _LONG_S = 20.0
 """Seconds of a pass through a callable after which people are told that it goes on."""
-_BOUND = "if it has no end, bound it: `samples`, data.limit in a recipe, or in the callable itself"
+_BOUND = (
+    "if it has no end, bound it in the callable itself, by a number of samples, or by data.limit of a recipe"
+)
 GIVE_DATA = (
     "give an .npz file, a folder of them, of pictures or .wav files, a .jsonl file, or module:callable"
 )

@@ -325,7 +325,7 @@ class TestFaults:
     def test_missing_files_and_folders(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no data at"):
             opened(tmp_path / "missing.npz")
-        with pytest.raises(DataError, match=r"no .npz files in the folder"):
+        with pytest.raises(DataError, match=r"no \.npz files, pictures or \.wav files in the folder"):
             opened(tmp_path)
 
     @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ HERE = os.getpid()
 
 @pytest.fixture
 def marked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Marked]:
-    found = Marked(tmp_path_factory.mktemp("marked") / "tmp")
+    found = Marked(tmp_path_factory.mktemp("marked") / "tmp", Path(__file__).parent)
     yield found
     for pid in found.alive():
         os.kill(pid, signal.SIGKILL)
