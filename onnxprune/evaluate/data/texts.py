@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class TextSource(Source):
 
     def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield the texts in parts of equal length, in the order of the file or shuffled."""
-        texts = [text for k, text in enumerate(self._texts()) if limit is None or k < limit]
+        texts = list(islice(self._texts(), limit))
         order = np.arange(len(texts)) if rng is None else rng.permutation(len(texts))
         for start in range(0, len(order), _AT_ONCE):
             by_length = defaultdict(list)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,8 +22,37 @@ from onnxprune.runtime.session import Feeds
 from onnxprune.support.processors import processor_name
 
 
+class InProcess(LatencyBackend):
+    """A runtime of this process, which times all models side by side."""
+
+    def figure(self, latency: Latency) -> float:
+        """Return the fastest run: other programs on this machine only ever add to it."""
+        return latency.min_ms
+
+    def measure(
+        self,
+        models: Sequence[onnx.ModelProto],
+        feeds: Sequence[Feeds],
+        *,
+        rounds: int = 50,
+        threads: int | None = None,
+        done: Done = ignore,
+    ) -> list[Latency]:
+        """Time the models side by side."""
+        found = self._timed(models, feeds, rounds, threads)
+        for k, latency in enumerate(found):
+            done(k, latency)
+        return found
+
+    @abstractmethod
+    def _timed(
+        self, models: Sequence[onnx.ModelProto], feeds: Sequence[Feeds], rounds: int, threads: int | None
+    ) -> list[Latency]:
+        """Return one result a model, in their order."""
+
+
 @dataclass(frozen=True)
-class OnnxRuntime(LatencyBackend):
+class OnnxRuntime(InProcess):
     """The installed onnxruntime.
 
     Attributes:
@@ -45,28 +75,15 @@ class OnnxRuntime(LatencyBackend):
     def _execution(self) -> ExecutionConfig:
         return self.execution or current()
 
-    def figure(self, latency: Latency) -> float:
-        """Return the fastest run: other programs on this machine only ever add to it."""
-        return latency.min_ms
-
-    def measure(
-        self,
-        models: Sequence[onnx.ModelProto],
-        feeds: Sequence[Feeds],
-        *,
-        rounds: int = 50,
-        threads: int | None = None,
-        done: Done = ignore,
+    def _timed(
+        self, models: Sequence[onnx.ModelProto], feeds: Sequence[Feeds], rounds: int, threads: int | None
     ) -> list[Latency]:
-        """Time the models side by side; see `measure_latency`."""
-        found = measure_latency(models, feeds, rounds=rounds, threads=threads, execution=self.execution)
-        for k, latency in enumerate(found):
-            done(k, latency)
-        return found
+        """See `measure_latency`."""
+        return measure_latency(models, feeds, rounds=rounds, threads=threads, execution=self.execution)
 
 
 @dataclass(frozen=True)
-class OpenVino(LatencyBackend):
+class OpenVino(InProcess):
     """OpenVINO, by its own API, tuned for latency.
 
     Attributes:
@@ -103,25 +120,12 @@ class OpenVino(LatencyBackend):
             )
         return core
 
-    def figure(self, latency: Latency) -> float:
-        """Return the fastest run: other programs on this machine only ever add to it."""
-        return latency.min_ms
-
-    def measure(
-        self,
-        models: Sequence[onnx.ModelProto],
-        feeds: Sequence[Feeds],
-        *,
-        rounds: int = 50,
-        threads: int | None = None,
-        done: Done = ignore,
+    def _timed(
+        self, models: Sequence[onnx.ModelProto], feeds: Sequence[Feeds], rounds: int, threads: int | None
     ) -> list[Latency]:
-        """Time the models side by side."""
+        """See `time_in_turns`."""
         runs = [self._run(model, feed, threads) for model, feed in zip(models, feeds, strict=True)]
-        found = time_in_turns(runs, rounds=rounds)
-        for k, latency in enumerate(found):
-            done(k, latency)
-        return found
+        return time_in_turns(runs, rounds=rounds)
 
     def _run(self, model: onnx.ModelProto, feeds: Feeds, threads: int | None) -> Callable[[], object]:
         """Compile a model; return its run.
