@@ -173,15 +173,17 @@ class _Search:
         """Judge every group once, the last ones first; say whether that found anything."""
         before = sum(int(g.sum()) for g in self.gone.values())
         for group in reversed(self.channels.groups):
-            self.gone[group.factor] |= self._removable(group.factor)
+            self.gone[group.factor] = self._removable(group.factor)
         return before < sum(int(g.sum()) for g in self.gone.values())
 
     def _removable(self, factor: Factor) -> Mask:
+        """Return the channels that are gone and those that can go as well; one of all stays."""
         outright, inherited = self.judge(factor)
         self._choose_heirs(factor, inherited & ~outright)
-        removable = (outright | inherited) & ~self.pinned[factor]
+        gone = self.gone[factor]
+        removable = ((outright | inherited) & ~self.pinned[factor]) | gone
         if removable.all():
-            removable[0] = False
+            removable[np.flatnonzero(~gone)[0]] = False
         return removable
 
     def judge(self, factor: Factor) -> tuple[Mask, Mask]:

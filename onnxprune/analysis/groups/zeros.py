@@ -2,7 +2,8 @@
 
 Masking sets weights to zero. A sum over a channel does not notice its removal if one of the operands of the
 sum is a masked weight, or is an activation that is zero there because all it was made of is. An operand that
-becomes zero in the same way must not be one whose logarithm or reciprocal the network takes.
+becomes zero in the same way must not be one that the network divides by, or takes the logarithm or reciprocal
+of: the number that such an operand holds there has to be known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import onnx
 from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, resolve
 from onnxprune.analysis.groups.ghosts import find_ghost
 from onnxprune.analysis.shapes.evaluation import evaluate
-from onnxprune.ir import label
+from onnxprune.ir import bodies, label
 from onnxprune.ops.axes import Contraction, Divisor, Inexact, Typing
 from onnxprune.ops.axes.variables import Views
 from onnxprune.ops.spec import spec_of
@@ -44,7 +45,7 @@ def block_inexact_sums(typing: Typing) -> None:
         values = _values(typing, factor, carriers[factor], makers, None)
         for divisor in divisors:
             results = typing.nodes[divisor.node].output
-            if values.get(divisor.tensor) == 0 or not all(np.isfinite(values.get(r, 0)) for r in results):
+            if not values.get(divisor.tensor) or not all(np.isfinite(values.get(r, 0)) for r in results):
                 _block(typing, factor, divisor.node, INFINITE)
 
 
@@ -134,20 +135,45 @@ def _values(
     carrying = set(carriers)
     values = {t: 0.0 for t in carrying if is_masked(typing, t)}
     for index in sorted({makers[t] for t in carrying if t in makers}):
-        node = typing.nodes[index]
-        made = carrying.intersection(node.output)
-        spec = spec_of(node)
-        types = typing.shapes.types  # results of another type are indices or masks
-        for number, name in enumerate(node.output):
-            if name in made and types.get(name) == types.get(node.output[0]):
-                seen = _seen(node, carrying, index, number, factor, views)
-                zero = all(spec.zero(_flags(node, values, operands)) for operands in seen)
-                if zero and index not in typing.never_zero:
-                    values[name] = 0.0
-                elif spec.elementwise and all(seen[0] == o for o in seen):
-                    value = _evaluated(typing, node, values, seen[0])
-                    values |= {name: value} if value is not None else {}
+        if typing.nodes[index].op_type == "If":
+            values |= _of_branches(typing.nodes[index], values)
+        else:
+            values |= _made(typing, index, carrying, factor, values, views)
     return values
+
+
+def _made(
+    typing: Typing,
+    index: int,
+    carrying: set[str],
+    factor: Factor,
+    values: Mapping[str, float],
+    views: Views | None,
+) -> dict[str, float]:
+    """Return the numbers that the results of a node hold at removed channels, where they are known."""
+    node = typing.nodes[index]
+    spec, types = spec_of(node), typing.shapes.types
+    made: dict[str, float] = {}
+    for number, name in enumerate(node.output):
+        if name in carrying and types.get(name) == types.get(node.output[0]):  # others are indices or masks
+            seen = _seen(node, carrying, index, number, factor, views)
+            zero = all(spec.zero(_flags(node, values, operands)) for operands in seen)
+            if zero and index not in typing.never_zero:
+                made[name] = 0.0
+            elif spec.elementwise and all(seen[0] == o for o in seen):
+                value = _evaluated(typing, node, values, seen[0])
+                made |= {name: value} if value is not None else {}
+    return made
+
+
+def _of_branches(node: onnx.NodeProto, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the numbers that the results of an If hold in both branches."""
+    made: dict[str, float] = {}
+    for name, *sources in zip(node.output, *(body.output for body in bodies(node)), strict=True):
+        number, *others = (values.get(source.name) for source in sources)
+        if number is not None and all(other == number for other in others):
+            made[name] = number
+    return made
 
 
 def _seen(
