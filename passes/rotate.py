@@ -20,7 +20,7 @@ from onnxprune.analysis.groups.selection import select_groups
 from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
 from onnxprune.decisions.bases import changed
 from onnxprune.decisions.bases.absorption import absorbed
-from onnxprune.decisions.bases.balance import basis, observed
+from onnxprune.decisions.bases.balance import basis
 from onnxprune.decisions.bases.spelling import spell_out
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import stored_plan
@@ -34,6 +34,7 @@ from onnxprune.ops.symmetry import Symmetry
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import RotateReport
 from onnxprune.runtime import Session
+from onnxprune.scoring.criteria.axis_moments import observed
 from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
 from onnxprune.support.options import option
 
@@ -78,7 +79,10 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         refused |= {a.group.name: _said(a) for a in found if a not in axes and a.group.name not in refused}
         if not axes:
             return self._unchanged(given, refused)
-        seen = observed(channels, axes, self._feeds(channels), self.threads) if self.data is not None else {}
+        wanted = [(axis, name) for axis in axes for name in _read(axis)]
+        seen = (
+            observed(channels, wanted, self._feeds(channels), self.threads) if self.data is not None else {}
+        )
         rotated, facts = channels.model.copy(), []
         for axis in axes:
             maps, inverses = basis(channels, axis, axis.symmetry, seen)
@@ -156,6 +160,12 @@ def _objection(channels: Channels, axis: GroupSymmetry) -> str:
     if any(name not in made for name in flows):
         return "it lies within the body of a loop or a branch"
     return ""
+
+
+def _read(axis: GroupSymmetry) -> list[str]:
+    """Return the tensors of an axis that something reads with weights, or that are paired."""
+    names = [v.flow for v in axis.vectors if v.kind == "read"]
+    return list(dict.fromkeys([*names, *(n for p in axis.pairs for n in (p.first, p.second))]))
 
 
 def _listed(refused: Mapping[str, str]) -> list[dict[str, str]]:

@@ -45,8 +45,16 @@ def block_inexact_sums(typing: Typing) -> None:
         values = _values(typing, factor, carriers[factor], makers, None)
         for divisor in divisors:
             results = typing.nodes[divisor.node].output
-            if not values.get(divisor.tensor) or not all(np.isfinite(values.get(r, 0)) for r in results):
+            known = values.get(divisor.tensor) or _is_constant_divisor(typing, divisor.tensor)
+            if not known or not all(np.isfinite(values.get(r, 0)) for r in results):
                 _block(typing, factor, divisor.node, INFINITE)
+
+
+def _is_constant_divisor(typing: Typing, tensor: str) -> bool:
+    """Return whether a divisor is a constant without zeros that masking leaves as it is."""
+    if tensor not in typing.model.constants or is_masked(typing, tensor):
+        return False
+    return bool(np.all(typing.model.array(tensor)))
 
 
 def is_masked(typing: Typing, tensor: str) -> bool:

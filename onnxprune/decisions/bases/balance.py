@@ -2,91 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 
-from onnxprune.algebra.axes import factors
+from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.symmetry import GroupSymmetry
-from onnxprune.decisions.bases.change import fibres_of
-from onnxprune.errors import DataError
-from onnxprune.ir import Model
 from onnxprune.ops.symmetry import Symmetry, Vector
-from onnxprune.runtime import Feeds, Session
+from onnxprune.scoring.criteria.axis_moments import SecondMoments, no_moments
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_CONDITION = 1e3
 """The largest condition number of a basis: rounding errors of float32 stay below 1e-4."""
 _RIDGE = 1e-4
-_CHUNK = 1 << 16
-
-
-@dataclass
-class SecondMoments:
-    """Sums over samples of what lies on an axis of a tensor, apart for each outer element.
-
-    Attributes:
-        count: Number of lines summed up.
-        total: Their sum, ``[outer, channels]``.
-        products: The sum of their outer products, ``[outer, channels, channels]``.
-    """
-
-    count: int
-    total: Array
-    products: Array
-
-    def add(self, lines: Array) -> None:
-        """Take in lines, ``[outer, channels, lines]``."""
-        for start in range(0, lines.shape[2], _CHUNK):
-            piece = lines[:, :, start : start + _CHUNK].astype(np.float64)
-            self.total += piece.sum(2)
-            self.products += piece @ piece.transpose(0, 2, 1)
-        self.count += lines.shape[2]
-
-    def about(self, *, mean: bool) -> Array:
-        """Return the mean product, about the mean or about zero."""
-        products = self.products / max(self.count, 1)
-        middle = self.total / max(self.count, 1)
-        return products - middle[:, :, None] * middle[:, None, :] if mean else products
-
-
-Seen = dict[tuple[str, str], SecondMoments]
-"""Moments by the name of a group and that of a tensor."""
-
-
-def observed(
-    channels: Channels, axes: Sequence[GroupSymmetry], feeds: Iterable[Feeds], threads: int | None
-) -> Seen:
-    """Run samples once and sum up what lies on some axes where it is read.
-
-    Raises:
-        DataError: There are no samples, or they make numbers that are not finite.
-    """
-    seen: Seen = {(a.group.name, name): _none(a) for a in axes for name in _read(a)}
-    names = sorted({name for _, name in seen})
-    inputs = {i.name for i in channels.model.inputs}
-    session = _tapped(channels.model, [n for n in names if n not in inputs], threads)
-    for fed in feeds:
-        made = {**fed, **session.run(fed)}
-        for axis in axes:
-            for name in _read(axis):
-                dims = channels.typing.axes[name]
-                where = next(k for k, d in enumerate(dims) if axis.group.factor in factors(d))
-                fibres = fibres_of(channels, axis, name, where, made[name].shape)
-                seen[axis.group.name, name].add(fibres.taken(made[name]))
-    for (_, name), moments in seen.items():
-        if not moments.count or not np.isfinite(moments.products).all():
-            raise DataError(
-                f"'{name}' is not finite on these samples, or there are none",
-                "are the samples scaled as the model expects them?",
-            )
-    return seen
 
 
 def basis(
@@ -118,7 +49,7 @@ def _both(
     channels: Channels, axis: GroupSymmetry, seen: Mapping[tuple[str, str], SecondMoments]
 ) -> tuple[Array, Array]:
     """Return the covariance and the metric of an axis."""
-    covariance, metric = (np.zeros(_none(axis).products.shape) for _ in range(2))
+    covariance, metric = (np.zeros(no_moments(axis).products.shape) for _ in range(2))
     reads = [v for v in axis.vectors if v.kind == "read" and axis.sides[v.flow] > 0]
     for vector in reads:
         carried = _carried(channels, axis, vector.flow, seen, mean=True)
@@ -150,7 +81,7 @@ def _carried(
     side = axis.sides[flow]
     makers = [v for v in axis.vectors if v.kind == "write" and axis.sides[v.flow] == side]
     makers = makers or [v for v in axis.vectors if v.kind == "shift" and axis.sides[v.flow] == side]
-    return sum((_gram(channels, axis, v) for v in makers), np.zeros(_none(axis).products.shape))
+    return sum((_gram(channels, axis, v) for v in makers), np.zeros(no_moments(axis).products.shape))
 
 
 def _gram(channels: Channels, axis: GroupSymmetry, vector: Vector) -> Array:
@@ -187,23 +118,3 @@ def _root(matrix: Array, ridge: float) -> tuple[Array, Array]:
     values = np.maximum(values, 0)
     values = np.sqrt(values + ridge * (float(values.mean()) or 1.0))
     return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
-
-
-def _none(axis: GroupSymmetry) -> SecondMoments:
-    size, outer = axis.group.size, prod(o.count for o in axis.outer)
-    return SecondMoments(0, np.zeros((outer, size)), np.zeros((outer, size, size)))
-
-
-def _read(axis: GroupSymmetry) -> list[str]:
-    """Return the tensors of an axis that something reads with weights, or that are paired."""
-    names = [v.flow for v in axis.vectors if v.kind == "read"]
-    return list(dict.fromkeys([*names, *(n for p in axis.pairs for n in (p.first, p.second))]))
-
-
-def _tapped(model: Model, names: Sequence[str], threads: int | None) -> Session:
-    """Make a session of a network that returns some of its tensors."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return Session(proto, threads=threads)

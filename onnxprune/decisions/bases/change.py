@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.fibres import Fibres
 from onnxprune.analysis.groups.symmetry import GroupSymmetry
 from onnxprune.ir import Model
 from onnxprune.ops.symmetry import Vector
@@ -33,14 +33,6 @@ def changed(model: Model, channels: Channels, found: GroupSymmetry, maps: Array,
         forward = maps if maker else inverses.transpose(0, 2, 1)
         backward = inverses.transpose(0, 2, 1) if maker else maps
         _apply(model, channels, found, vector, backward if vector.kind == "read" else forward)
-
-
-def fibres_of(
-    channels: Channels, found: GroupSymmetry, name: str, axis: int, shape: tuple[int, ...]
-) -> Fibres:
-    """Return the lines of a tensor along an axis of a group."""
-    dims = channels.typing.axes[name]
-    return Fibres.of(dims, axis, found.group.factor, found.outer, shape)
 
 
 def _apply(model: Model, channels: Channels, found: GroupSymmetry, vector: Vector, maps: Array) -> None:

@@ -38,6 +38,7 @@ from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.criteria import CRITERIA
 from onnxprune.scoring.criteria.eliminations import observed_readers, weigh
 from onnxprune.scoring.criteria.gather import PRODUCT_SAMPLES, gather
+from onnxprune.scoring.criteria.pairs import pair_costs
 from onnxprune.support.progress import task
 
 
@@ -252,10 +253,11 @@ def _calibrated(
         how: dict[str, Any] = {"batch_size": question.batch_size, "threads": threads, "seed": question.seed}
         return gather(channels, question.criterion, data, **how), None
     batches = data.take(PRODUCT_SAMPLES).batches(size)
-    feeds = (b.inputs for b in batches if not examination.whole_batches or b.size == size)
+    feeds = [b.inputs for b in batches if not examination.whole_batches or b.size == size]
     seen = list(observed_readers(channels, feeds, threads, question.seed))
     if CRITERIA[question.criterion].needs == "products":
-        evidence: CalibrationStatistics | None = weigh(channels, seen)
+        pairs = pair_costs(channels, feeds, threads)
+        evidence: CalibrationStatistics | None = weigh(channels, seen, pairs)
     else:
         how = {"batch_size": question.batch_size, "threads": threads, "seed": question.seed}
         evidence = gather(channels, question.criterion, data, **how)

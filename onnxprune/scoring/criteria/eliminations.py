@@ -13,6 +13,7 @@ from onnxprune.errors import DataError
 from onnxprune.runtime import Array, Feeds
 from onnxprune.scoring.criteria import weights
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
+from onnxprune.scoring.criteria.pairs import pair_costs
 from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.layers import linear_of
@@ -32,7 +33,8 @@ def eliminated(channels: Channels, group: Group, evidence: CalibrationStatistics
     """Growth of the readers' squared error when a channel goes and the others are fitted anew.
 
     The optimal brain surgeon on whole channels (see `layerwise.surgeon`); least squares in `recover` is the
-    update that goes with it. A group that no layer reads whose products can be held is scored by ``l2``.
+    update that goes with it. Channels of queries and keys are scored by their pairs (see `pairs`). A group
+    that no layer reads whose products can be held is scored by ``l2``.
     """
     found = evidence.eliminations.get(group.name)
     return weights.l2(channels, group, evidence, seed) if found is None else [found]
@@ -71,7 +73,9 @@ def operate(
     Raises:
         DataError: The samples make values that are not finite, or there are none.
     """
-    return weigh(channels, observed_readers(channels, feeds, threads, seed))
+    batches = [dict(fed) for fed in feeds]
+    readers = observed_readers(channels, batches, threads, seed)
+    return weigh(channels, readers, pair_costs(channels, batches, threads))
 
 
 def observed_readers(
@@ -92,12 +96,15 @@ def observed_readers(
             progress.advance(1, note=reader.layer.name)
 
 
-def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> CalibrationStatistics:
+def weigh(
+    channels: Channels, seen: Iterable[tuple[Reader, Moments]], pairs: Mapping[str, Array] | None = None
+) -> CalibrationStatistics:
     """Take the channels of every group out of their readers, whose moments are known.
 
     Args:
         channels: The network.
         seen: Readers and moments, as `observed_readers` yields them.
+        pairs: Costs of channels that two activations are summed over, as `pair_costs` returns them.
     """
     layers: dict[str, list[ObsLayer]] = {}
     powers: dict[str, list[float]] = {}
@@ -106,7 +113,7 @@ def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Calibra
         for name, layer, power in _admitted(channels, groups, reader, moments):
             layers.setdefault(name, []).append(layer)
             powers.setdefault(name, []).append(power)
-    found = {}
+    found: dict[str, Array] = {}
     with task("weigh channels", total=len(layers)) as progress:
         for group in channels.groups:
             if group.name in layers:
@@ -114,6 +121,8 @@ def weigh(channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Calibra
                 waiting = layers.pop(group.name)
                 found[group.name] = elimination_costs(waiting, powers[group.name], size, ROUNDS)
                 progress.advance(1, note=group.name)
+    for name, costs in (pairs or {}).items():
+        found[name] = found[name] + costs if name in found else costs
     return CalibrationStatistics(eliminations=found)
 
 

@@ -96,3 +96,24 @@ def test_numbers_that_depend_on_the_input_as_well(operator: str) -> None:
         }}
     """)
     assert not find_channels(model).groups
+
+
+@pytest.mark.parametrize("deviation", [0.5, 0.0])
+def test_constants_along_the_channels(deviation: float) -> None:
+    """A standard deviation of each channel is no number that masking sets to zero."""
+    deviations = np.array([1.0, 2.0, deviation, 4.0], np.float32)
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 3] x) => (float[N, 2] out) <float[3, 4] first, float[4] by, float[4, 2] last> {
+            m = MatMul(x, first)
+            z = Div(m, by)
+            out = MatMul(z, last)
+        }
+    """
+    shapes = {"first": (3, 4), "last": (4, 2)}
+    weights = {k: RANDOM.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    model = Model(parsed(text, by=deviations, **weights))
+    channels = find_channels(model)
+    assert [g.size for g in channels.groups] == ([4] if deviation else [])
+    if deviation:
+        assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
