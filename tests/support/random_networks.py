@@ -9,6 +9,7 @@ import numpy as np
 from helpers import Net
 from hypothesis import strategies as st
 
+from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model
 from onnxprune.runtime import Session, sample_feeds
@@ -429,7 +430,11 @@ def _symbolic_batch(net: Net, outputs: list[str]) -> Model:
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     try:
         session = Session(free.proto, optimize=False)
-        session.run(sample_feeds(session.inputs, batch=BATCH + 1)[0])
+        feeds = sample_feeds(session.inputs, batch=BATCH + 1)[0]
+        infer_sizes(
+            free.proto, shapes={n: a.shape for n, a in feeds.items()}
+        )  # the runtime may end in a crash
+        session.run(feeds)
     except ModelError:
         return net.model(*outputs)
     return free
