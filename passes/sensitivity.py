@@ -59,8 +59,9 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
 
     Attributes:
         data: Data to measure on: an .npz or .jsonl file, a folder of samples, or module:callable.
-        metric: ``top1``, ``top5``, ``mse``, ``mae`` with labels or targets; ``kl``, ``agreement``, ``cosine``
-            without; or ``module:callable``.
+        metric: ``top1``, ``top5``, ``mse``, ``mae`` with labels or targets; ``kl``, ``agreement``,
+            ``cosine``, ``retrieval``, ``detections``, ``cer``, ``perplexity`` without; or
+            ``module:callable``.
         ratios: Fractions of a group to remove.
         criterion: Criterion that ranks the channels of a group; the names are those of `prune`.
         repair: Fit the layers that read removed channels anew before measuring, as `prune` does.

@@ -71,7 +71,7 @@ def render(facts: Facts) -> RenderableType:
     "--metric",
     type=Reads(),
     metavar="TEXT",
-    help="The quality to measure: top1, top5, mse, kl, … or module:callable.",
+    help="The quality to measure: top1, mse, kl, retrieval, detections, … or module:callable.",
 )
 def bench(
     models: Sequence[str],

@@ -365,7 +365,8 @@ class Recipe(Section):
     Attributes:
         model: The trained network.
         folder: Folder of all files of the run; beside the recipe and named like it by default.
-        metric: Metric that the models are judged by: ``top1``, ``agreement``, ``module:callable`` …
+        metric: Metric that the models are judged by: ``top1``, ``agreement``, ``detections``,
+            ``module:callable`` …
         seed: Seed of all random numbers.
         threads: Threads to compute with. Part of the result: another number of threads rounds otherwise. By
             default the processors of the machine that first starts the run.
@@ -377,7 +378,8 @@ class Recipe(Section):
     model: str
     folder: Annotated[str | None, Key(note="everything goes here; a killed run goes on from here")] = None
     metric: Annotated[
-        str, Key(note="top1 top5 mse mae; against the original: kl agreement cosine; module:callable")
+        str,
+        Key(note="top1 top5 mse mae; against the original: kl agreement cosine retrieval detections cer; …"),
     ] = "top1"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[

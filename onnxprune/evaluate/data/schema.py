@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnxprune.runtime import Array, TensorSpec
 from onnxprune.runtime.batch_axes import Axes, sample_axes
 
 LABELS = "labels"
+_SLIP = 0.8
+"""Similarity of names, 0 to 1, from which one is taken for a slip of the other."""
 _FIRST_AXIS = "the first axis of every array counts the samples"
 _COUNTS = "the first axis counts the samples, the others must be the model's"
 
@@ -34,14 +37,16 @@ class Schema:
     """The arrays that may come with a sample, and their rules.
 
     An array is named like an input (all inputs must be there), like an output (the wanted value of that
-    output), or ``labels`` (class indices). The first axis of every array counts the samples, whatever batch
+    output), or ``labels`` (class indices); arrays of other names are targets for metrics of the user's own,
+    unless the name is a slip of a known one. The first axis of every array counts the samples, whatever batch
     the file fixes, unless the model has its batch on another axis; and arrays of inputs that have none, such
     as settings, are the same for all samples.
 
     Types must be the model's own but for conversions that cannot change a meaning: between floating types
     (values must stay finite), and from an integer type to one that holds all its values. Integers are not
     taken for floating inputs: whether a ``uint8`` picture wants dividing by 255 is not ours to guess.
-    Labels may be of any integer type.
+    Labels may be of any integer type; those of several positions a sample may be negative where a position
+    does not count. Arrays of other names are not looked at.
 
     Attributes:
         inputs: The inputs of the model.
@@ -79,8 +84,12 @@ class Schema:
                 )
             if name == LABELS and name not in specs:
                 _check_labels_layout(array, where)
-            else:
+            elif name in specs:
                 self._check_layout(specs[name], array, axes[name], where)
+            elif not array.shape:
+                raise DataError(
+                    f"array {name!r} in {where} is a single value, without an axis of samples", _FIRST_AXIS
+                )
         lengths = {name: array.shape[a] for name, array in arrays.items() if (a := axes[name]) is not None}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"{n}: {length}" for n, length in lengths.items())
@@ -107,8 +116,11 @@ class Schema:
             DataError: A value is NaN or infinite, or a label is not a class.
         """
         types = {s.name: s.dtype for s in (*self.outputs, *self.inputs)}
-        converted = {}
+        own = {n: a for n, a in arrays.items() if n not in types and n != LABELS}
+        converted: dict[str, Array] = {}
         for name, array in arrays.items():
+            if name in own:
+                continue
             with np.errstate(over="ignore"):  # found below, and said better
                 converted[name] = array.astype(types.get(name, np.dtype(np.int64)), copy=False)
             if converted[name].dtype.kind in "fc" and not np.isfinite(converted[name]).all():
@@ -119,12 +131,14 @@ class Schema:
                 )
         if LABELS in converted and LABELS not in types:
             self._check_label_values(converted[LABELS], where)
-        return converted
+        return {name: own[name] if name in own else converted[name] for name in arrays}
 
     def _check_names(self, arrays: Mapping[str, ArrayLayout], where: str) -> None:
         known = {s.name for s in (*self.inputs, *self.outputs)} | {LABELS}
         missing = sorted({s.name for s in self.inputs} - set(arrays))
         unknown = sorted(set(arrays) - known)
+        if not missing:
+            unknown = [name for name in unknown if get_close_matches(name, known - set(arrays), 1, _SLIP)]
         faults = [
             f"{what} {', '.join(map(repr, n))}" for what, n in (("lacks", missing), ("has", unknown)) if n
         ]
@@ -159,6 +173,8 @@ class Schema:
         if not labels.size or not sizes:  # labels of a form only the user's own metric knows
             return
         limit = None if None in sizes else max(size for size in sizes if size is not None)
+        if labels.ndim > 1:
+            labels = np.maximum(labels, 0)  # a negative number marks a position that does not count
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or (limit is not None and high >= limit):
             wrong = low if low < 0 else high

@@ -1,28 +1,43 @@
 """Metrics: the quality of a model as one number.
 
-    top1 top5 mse mae          against what the data says the model should answer
-    kl agreement cosine        against what the baseline answered: no labels needed
-    module:callable            a function of the user's own
+top1 top5 mse mae              against the labels or target values of the data
+kl agreement cosine            against the outputs of the baseline: no labels needed
+retrieval                      nearest neighbours by the baseline's embeddings
+detections map map50           boxes against the baseline's boxes
+cer wer                        characters and words against labels, or against the baseline's texts
+perplexity                     of the tokens that were fed
+module:callable                a function of the user's own
 
-Except for the user's own, every metric is the mean of one score a sample.
-
-    metric      what a metric is
-    targets     those that need labels or target values
-    baseline    those that compare with the baseline
-    evaluation  metrics by name, and models measured by them
+metric            kinds of metrics: means over samples, quotients, measures of all samples together
+names             metrics by name
+evaluation        models measured by them
+targets           those that need labels or target values
+baseline, pairs   those that compare with the baseline, output by output
+neighbours        retrieval
+detections        boxes; `boxes` and `detector_outputs` read and compare them
+transcripts       characters and words
+language          next tokens
+tokens            padding of token sequences
 """
 
 from onnxprune.evaluate.metrics.baseline import Baseline
 from onnxprune.evaluate.metrics.evaluation import (
-    MetricSpec,
     answers,
     baseline_outputs,
     evaluate,
-    get_metric,
     sample_scores,
     without_filling,
 )
-from onnxprune.evaluate.metrics.metric import BatchOutputs, MeanMetric, Metric, UserMetric
+from onnxprune.evaluate.metrics.metric import (
+    BatchOutputs,
+    MeanMetric,
+    Metric,
+    RatioMetric,
+    UserMetric,
+    WholeMetric,
+)
+from onnxprune.evaluate.metrics.names import MetricSpec, get_metric
+from onnxprune.evaluate.metrics.tokens import Tokens, tokens_of
 
 __all__ = [
     "Baseline",
@@ -30,11 +45,15 @@ __all__ = [
     "MeanMetric",
     "Metric",
     "MetricSpec",
+    "RatioMetric",
+    "Tokens",
     "UserMetric",
+    "WholeMetric",
     "answers",
     "baseline_outputs",
     "evaluate",
     "get_metric",
     "sample_scores",
+    "tokens_of",
     "without_filling",
 ]

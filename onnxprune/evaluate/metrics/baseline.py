@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.evaluate.metrics.metric import BatchOutputs, Outputs, Scores, average, per_sample
+from onnxprune.evaluate.metrics.metric import BatchOutputs, Outputs, Scores, average, per_sample, per_token
+from onnxprune.evaluate.metrics.pairs import paired
 from onnxprune.runtime import Array
 
 _SMALLEST = 1e-12  # a probability below this counts as this, so that one underflow does not decide a metric
@@ -59,6 +60,18 @@ class Baseline:
 
     def __init__(self, batches: Sequence[Outputs]) -> None:
         self.batches = batches
+        self._facts: dict[str, Any] = {}
+
+    def fact(self, key: str, find: Callable[[Sequence[Outputs]], Any]) -> Any:
+        """Return something found out from all outputs, computed once.
+
+        Args:
+            key: Its name.
+            find: Function of the outputs of every batch.
+        """
+        if key not in self._facts:
+            self._facts[key] = find(self.batches)
+        return self._facts[key]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -101,6 +114,8 @@ def read(batches: Sequence[Array]) -> Reading | None:
 def divergence(answer: BatchOutputs) -> Scores:
     """Return KL(baseline ‖ model) in nats, averaged over positions and outputs.
 
+    Padded tokens do not count.
+
     The divergence of S. Kullback and R. Leibler, "On information and sufficiency", 1951.
 
     Args:
@@ -113,11 +128,11 @@ def divergence(answer: BatchOutputs) -> Scores:
         DataError: No output can be read as classes.
     """
     scores = []
-    for (baseline, reading), output in _pairs(answer):
+    for _, before, after, reading, mask in paired(answer):
         if reading is not None:
-            p, q = reading.probabilities(baseline), reading.probabilities(output)
+            p, q = reading.probabilities(before), reading.probabilities(after)
             logarithm = np.log(np.maximum(p, _SMALLEST)) - np.log(np.maximum(q, _SMALLEST))
-            scores.append(per_sample((p * logarithm).sum(-1)))
+            scores.append(per_token((p * logarithm).sum(-1), _of_positions(mask, reading)))
     if not scores:
         raise DataError("kl needs an output with a class axis, and the model has none", "use cosine")
     return average(scores)
@@ -138,13 +153,13 @@ def agreement(answer: BatchOutputs) -> Scores:
         DataError: No output decides anything.
     """
     scores = []
-    for (baseline, reading), output in _pairs(answer):
+    for _, before, after, reading, mask in paired(answer):
         if reading is not None:
-            p, q = reading.probabilities(baseline), reading.probabilities(output)
+            p, q = reading.probabilities(before), reading.probabilities(after)
             same = (p.argmax(-1) == q.argmax(-1)) & ~np.isnan(q).any(-1)
-            scores.append(per_sample(same))
-        elif baseline.ndim and baseline.dtype.kind not in "fc":
-            scores.append(per_sample(baseline == output))
+            scores.append(per_token(same, _of_positions(mask, reading)))
+        elif before.ndim and before.dtype.kind not in "fc":
+            scores.append(per_sample(before == after))
     if not scores:
         raise DataError("agreement needs an output of classes, and the model has none", "use cosine")
     return average(scores)
@@ -165,9 +180,9 @@ def cosine(answer: BatchOutputs) -> Scores:
         DataError: No output is numeric with an axis of samples.
     """
     scores = []
-    for (baseline, _), output in _pairs(answer):
-        if baseline.ndim and baseline.dtype.kind in "fiub":
-            a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (baseline, output))
+    for _, before, after, _, mask in paired(answer):
+        if before.ndim and before.dtype.kind in "fiub":
+            a, b = (_flat(x, mask) for x in (before, after))
             norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
             both_zero = (a == 0).all(1) & (b == 0).all(1)
             scores.append(np.where(both_zero, 1, (a * b).sum(1) / np.where(norms == 0, 1, norms)))
@@ -179,17 +194,17 @@ def cosine(answer: BatchOutputs) -> Scores:
     return average(scores)
 
 
-def _pairs(answer: BatchOutputs) -> list[tuple[BaselineOutput, Array]]:
-    """Return the outputs of the baseline and of the model, one by one."""
-    for name, output in answer.outputs.items():
-        before = answer.remembered[name].values.shape if name in answer.remembered else None
-        if output.shape != before:
-            what = "nothing" if before is None else f"shape {list(before)}"
-            raise DataError(
-                f"output {name!r} has shape {list(output.shape)}, the baseline's {what}",
-                "outputs whose size depends on the values can only be judged by module:callable",
-            )
-    return [(answer.remembered[name], output) for name, output in answer.outputs.items()]
+def _of_positions(mask: Array | None, reading: Reading) -> Array | None:
+    """Return the mask of tokens, ``None`` where the second axis counts classes."""
+    return None if reading.axis == 1 else mask
+
+
+def _flat(values: Array, mask: Array | None) -> Array:
+    """Return one row a sample, with zeros at tokens that do not count."""
+    numbers = values.astype(np.float64)
+    if mask is not None:
+        numbers = np.where(mask.reshape(*mask.shape, *[1] * (numbers.ndim - 2)) != 0, numbers, 0)
+    return numbers.reshape(len(numbers), -1)
 
 
 def _sums_to_one(values: Array, axis: int) -> bool:

@@ -1,73 +1,18 @@
-"""Metrics by name, and models measured by them."""
+"""Models measured by metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import TypeAlias
 
 import numpy as np
 
 from onnxprune.errors import DataError, UsageError
 from onnxprune.evaluate.data import Dataset
-from onnxprune.evaluate.metrics import targets
-from onnxprune.evaluate.metrics.baseline import Baseline, agreement, cosine, divergence
-from onnxprune.evaluate.metrics.metric import (
-    BatchOutputs,
-    MeanMetric,
-    Metric,
-    Outputs,
-    Scores,
-    UserFunction,
-    UserMetric,
-)
+from onnxprune.evaluate.metrics.baseline import Baseline
+from onnxprune.evaluate.metrics.metric import BatchOutputs, MeanMetric, Metric, Outputs, Scores
+from onnxprune.evaluate.metrics.tokens import tokens_of
 from onnxprune.runtime import Array, Feeds, Session
 from onnxprune.runtime.batch_axes import Declared, made_axis
-from onnxprune.support.callables import is_reference, load_callable
-
-MetricSpec: TypeAlias = str | Metric | UserFunction
-
-_TOP = {"top1": 1, "top5": 5}
-_METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        MeanMetric("mse", False, False, partial(targets.error, np.square, "mse")),
-        MeanMetric("mae", False, False, partial(targets.error, np.abs, "mae")),
-        MeanMetric("kl", False, True, divergence),
-        MeanMetric("agreement", True, True, agreement),
-        MeanMetric("cosine", True, True, cosine),
-    )
-}
-
-
-def get_metric(spec: MetricSpec) -> Metric:
-    """Return a metric by its name.
-
-    Args:
-        spec: ``top1``, ``top5``, ``mse``, ``mae``, ``kl``, ``agreement`` or ``cosine``; ``top1@OUTPUT`` (or
-            ``top5@OUTPUT``) to judge an output other than the first; ``module:callable`` or a callable, see
-            `UserMetric`; or a metric, which is returned as it is.
-
-    Returns:
-        The metric.
-
-    Raises:
-        UsageError: There is no such metric.
-        DataError: The module or its callable is not there.
-    """
-    if isinstance(spec, Metric):
-        return spec
-    if not isinstance(spec, str):
-        return _user_metric(getattr(spec, "__name__", type(spec).__name__), spec)
-    if is_reference(spec):
-        return _user_metric(spec, load_callable(spec))
-    name, _, output = spec.partition("@")
-    if name in _TOP and (output or name == spec):
-        return MeanMetric(spec, True, False, partial(targets.top, _TOP[name], output))
-    if spec not in _METRICS:
-        known = ", ".join([*_TOP, *_METRICS])
-        raise UsageError(f"there is no metric {spec!r}", f"choose one of {known}, or module:callable")
-    return _METRICS[spec]
 
 
 def evaluate(
@@ -176,10 +121,12 @@ def answers(
             break
         rows = session.fixed_batch or batch.size
         made = session.run({**batch.filled(rows), **(overrides or {})})
-        remembered = baseline.remembered(index) if baseline is not None else {}
         declared = {o.name: o.shape for o in session.outputs}
         found = without_filling(made, batch.size, rows, declared, session.batch_name)
-        yield BatchOutputs(found, {name: batch.by_sample(name) for name in batch.targets}, remembered)
+        fed = {name: batch.by_sample(name) for name in batch.inputs}
+        tokens = tokens_of(fed, session.inputs, session.outputs)
+        targets = {name: batch.by_sample(name) for name in batch.targets}
+        yield BatchOutputs(found, targets, {}, tokens).against(baseline, index)
     if baseline is not None and count != len(baseline):
         raise DataError(
             f"{dataset.name} did not give as many batches as when the baseline ran",
@@ -208,7 +155,3 @@ def without_filling(
         axis = made_axis((declared or {}).get(name, ()), array.shape, rows, batch_name)
         found[name] = array if axis is None else np.moveaxis(array, axis, 0)[:size]
     return found
-
-
-def _user_metric(name: str, function: UserFunction) -> UserMetric:
-    return UserMetric(name, function, bool(getattr(function, "higher_is_better", True)))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from onnxprune.errors import DataError
+from onnxprune.evaluate.metrics.tokens import Tokens
 from onnxprune.runtime import Array
 from onnxprune.support.callables import user_code
 
 if TYPE_CHECKING:
-    from onnxprune.evaluate.metrics.baseline import BaselineOutput
+    from onnxprune.evaluate.metrics.baseline import Baseline, BaselineOutput
 
 Outputs: TypeAlias = dict[str, Array]
 Scores: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -30,11 +31,20 @@ class BatchOutputs:
         outputs: The model's outputs by name, in its order; samples on the first axis, whatever the model has.
         targets: The batch's targets: ``labels``, or arrays named like outputs, likewise.
         remembered: Outputs of the baseline, one for each output; empty for metrics that do not ask.
+        tokens: Tokens that were fed, where the model reads token sequences.
+        baseline: The outputs of the baseline for all batches, for metrics that compare with it.
     """
 
     outputs: Outputs
     targets: Mapping[str, Array]
     remembered: Mapping[str, BaselineOutput]
+    tokens: Tokens = field(default_factory=Tokens)
+    baseline: Baseline | None = None
+
+    def against(self, baseline: Baseline | None, index: int) -> BatchOutputs:
+        """Return the batch with the outputs of the baseline for the batch of that number."""
+        remembered = baseline.remembered(index) if baseline is not None else {}
+        return replace(self, remembered=remembered, baseline=baseline)
 
 
 class Metric(ABC):
@@ -87,6 +97,64 @@ class MeanMetric(Metric):
 
 
 @dataclass(frozen=True)
+class RatioMetric(Metric):
+    """A quotient of two sums over all samples, such as errors over characters.
+
+    Attributes:
+        name: As for `Metric`.
+        higher_is_better: As for `Metric`.
+        uses_baseline: As for `Metric`.
+        parts: From an answer for N samples to numerators and denominators, ``[N]`` each.
+        finish: Function of the quotient that is the metric.
+        undefined: Explanation for samples whose denominators are all zero.
+    """
+
+    name: str
+    higher_is_better: bool
+    uses_baseline: bool
+    parts: Callable[[BatchOutputs], tuple[Scores, Scores]]
+    finish: Callable[[float], float]
+    undefined: str
+
+    def value(self, answers: Iterable[BatchOutputs]) -> float:
+        """Return the metric over all samples.
+
+        Raises:
+            DataError: All denominators are zero.
+        """
+        above, below = 0.0, 0.0
+        for answer in answers:
+            numerators, denominators = self.parts(answer)
+            above, below = above + float(numerators.sum()), below + float(denominators.sum())
+        if not below:
+            raise DataError(f"{self.name} is not defined: {self.undefined}", "give other data")
+        return self.finish(above / below)
+
+
+@dataclass(frozen=True)
+class WholeMetric(Metric):
+    """A measure of all samples together, such as the ranking of neighbours.
+
+    Attributes:
+        name: As for `Metric`.
+        higher_is_better: As for `Metric`.
+        uses_baseline: As for `Metric`.
+        reduce: From an answer to the part of it that is kept until all samples are there.
+        measure: From the parts of all batches to the metric.
+    """
+
+    name: str
+    higher_is_better: bool
+    uses_baseline: bool
+    reduce: Callable[[BatchOutputs], Any]
+    measure: Callable[[Sequence[Any]], float]
+
+    def value(self, answers: Iterable[BatchOutputs]) -> float:
+        """Return the metric over all samples."""
+        return float(self.measure([self.reduce(answer) for answer in answers]))
+
+
+@dataclass(frozen=True)
 class UserMetric(Metric):
     """A function ``(outputs, targets) -> number``, called once with the whole data set.
 
@@ -118,6 +186,24 @@ class UserMetric(Metric):
 def per_sample(values: Array) -> Scores:
     """Average over everything but the first axis: from ``[N, …]`` to ``[N]``."""
     means: Scores = values.reshape(len(values), -1).mean(1, dtype=np.float64)
+    return means
+
+
+def per_token(values: Array, mask: Array | None) -> Scores:
+    """Average over everything but the first axis, with a weight for each token.
+
+    Args:
+        values: ``[N, T, …]``.
+        mask: Weights, ``[N, T]``; ``None`` for equal ones.
+
+    Returns:
+        The mean of each sample, ``[N]``; 0 for a sample without a token of weight.
+    """
+    if mask is None:
+        return per_sample(values)
+    tokens = values.reshape(*mask.shape, -1).mean(-1, dtype=np.float64)
+    total = mask.sum(1, dtype=np.float64)
+    means: Scores = (tokens * mask).sum(1) / np.where(total, total, 1)
     return means
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate.data import LABELS, class_axis
-from onnxprune.evaluate.metrics.metric import BatchOutputs, Scores, average, per_sample
+from onnxprune.evaluate.metrics.metric import BatchOutputs, Scores, average, per_sample, per_token
 from onnxprune.runtime import Array
 
 _UNLABELLED = "kl, agreement and cosine need no labels: they compare with the baseline's own outputs"
@@ -23,7 +23,8 @@ def top(k: int, name: str, answer: BatchOutputs) -> Scores:
     Args:
         k: Number of classes that may be named.
         name: The output to judge; empty for the first.
-        answer: Outputs ``[N, C]``, ``[N, C, …]`` or ``[N, …, C]``, labels ``[N]`` or ``[N, …]``.
+        answer: Outputs ``[N, C]``, ``[N, C, …]`` or ``[N, …, C]``, labels ``[N]`` or ``[N, …]``; of the
+            latter negative ones and those of padded tokens do not count.
 
     Returns:
         The share of positions that are right, for every sample.
@@ -38,12 +39,20 @@ def top(k: int, name: str, answer: BatchOutputs) -> Scores:
     if name and name not in answer.outputs:
         raise DataError(f"top{k}: the model has no output {name!r}", f"it has: {', '.join(answer.outputs)}")
     labels = answer.targets[LABELS]
-    scores = _class_scores(answer.outputs[name or next(iter(answer.outputs))], labels, f"top{k}")
-    right = labels[..., np.newaxis]
+    judged = name or next(iter(answer.outputs))
+    scores = _class_scores(answer.outputs[judged], labels, f"top{k}")
+    counted = labels >= 0
+    right = np.maximum(labels, 0)[..., np.newaxis]
     own = np.take_along_axis(scores, right, -1)
     own_or_later = (scores == own) & (np.arange(scores.shape[-1]) >= right)
     before = (~(scores < own)).sum(-1) - own_or_later.sum(-1)
-    return per_sample(before < k)
+    if labels.ndim == 1:
+        return per_sample(before < k)
+    mask = answer.tokens.mask_of(judged, answer.outputs[judged].shape)
+    if mask is not None and labels.shape[:2] == mask.shape:
+        counted = counted & (mask != 0).reshape(*mask.shape, *[1] * (labels.ndim - 2))
+    rows = (x.reshape(len(labels), -1) for x in (before < k, counted.astype(np.float64)))
+    return per_token(*rows)
 
 
 def error(measure: Callable[[Array], Array], name: str, answer: BatchOutputs) -> Scores:
@@ -74,7 +83,8 @@ def error(measure: Callable[[Array], Array], name: str, answer: BatchOutputs) ->
                 f"output {n!r} has shape {list(output.shape)}, its target {list(target.shape)}",
                 "a target has the shape of its output",
             )
-        scores.append(per_sample(measure(output.astype(np.float64) - target)))
+        mask = answer.tokens.mask_of(n, output.shape)
+        scores.append(per_token(measure(output.astype(np.float64) - target), mask))
     return average(scores)
 
 
@@ -88,7 +98,8 @@ def _class_scores(output: Array, labels: Array, metric: str) -> Array:
             f"name another output with {metric}@OUTPUT, or give a metric of your own as module:callable",
         )
     classes = output.shape[axis]
-    if not 0 <= labels.min() <= labels.max() < classes:
+    low = labels.min() if labels.ndim == 1 else 0
+    if not 0 <= low <= labels.max() < classes:
         raise DataError(
             f"a label is not between 0 and {classes - 1}, the model's classes", "classes count from 0"
         )

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import DataError
+from onnxprune.evaluate.metrics import Tokens, tokens_of
 from onnxprune.evaluate.sensitivity.cut import Cut, extract, stations
 from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, SampleStage
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
+from onnxprune.runtime.batch_axes import described
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class CachedBatch:
         rows: Number of samples the network was given, short batches being filled up.
         tensors: Tensors computed so far, by name.
         targets: Targets of the network.
+        tokens: Tokens that the network was given.
     """
 
     index: int
@@ -34,6 +37,7 @@ class CachedBatch:
     rows: int
     tensors: dict[str, Array]
     targets: dict[str, Array]
+    tokens: Tokens
 
     @property
     def nbytes(self) -> int:
@@ -58,6 +62,7 @@ class CutSequence:
     """
 
     def __init__(self, model: Model, shapes: Shapes, cuts: Sequence[Cut]) -> None:
+        self.interface = (described(model.inputs), described(model.outputs))
         self.cuts = cuts
         self._model, self._shapes = model, shapes
         inputs = tuple(sorted(i.name for i in model.inputs))
@@ -166,7 +171,10 @@ class Prefix:
             if count < self._stage.batches:
                 rows = self._exam.batch_size if self._exam.whole_batches else batch.size
                 targets = {name: batch.by_sample(name) for name in batch.targets}
-                yield CachedBatch(self._stage.first + count, batch.size, rows, batch.filled(rows), targets)
+                fed = {name: batch.by_sample(name) for name in batch.inputs}
+                tokens = tokens_of(fed, *self._route.interface)
+                number = self._stage.first + count
+                yield CachedBatch(number, batch.size, rows, batch.filled(rows), targets, tokens)
             count += 1
         if count != self._stage.batches:
             raise DataError(

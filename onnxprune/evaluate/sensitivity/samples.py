@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.errors import DataError
 from onnxprune.evaluate.data import Dataset
 from onnxprune.evaluate.metrics import Baseline, BatchOutputs, MeanMetric, Metric, answers
-from onnxprune.runtime import Array, Session
+from onnxprune.runtime import Session
 
 DEFAULT_CACHE_BYTES = 1 << 30
 
@@ -105,7 +105,7 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Measurem
         DataError: The data does not fit, or the metric is no number.
         ModelError: The network fails.
     """
-    metric, outputs = examination.metric, list[dict[str, Array]]()
+    metric, made = examination.metric, list[BatchOutputs]()
     whole, tallies, counts = (
         MetricAccumulator(metric),
         [MetricAccumulator(metric) for _ in datasets],
@@ -116,17 +116,17 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Measurem
         for answer in answers(session, dataset, examination.batch_size):
             counts[-1] += 1
             if metric.uses_baseline:
-                outputs.append(answer.outputs)
+                made.append(answer)
             else:
                 whole.add(answer)
                 tally.add(answer)
-    baseline = Baseline(outputs) if metric.uses_baseline else None
+    baseline = Baseline([answer.outputs for answer in made]) if metric.uses_baseline else None
     first = np.cumsum([0, *counts]).tolist()
     if baseline is not None:
-        for index, made in enumerate(outputs):
-            answer = BatchOutputs(made, {}, baseline.remembered(index))
-            whole.add(answer)
-            tallies[int(np.searchsorted(first, index, "right")) - 1].add(answer)
+        for index, answer in enumerate(made):
+            compared = answer.against(baseline, index)
+            whole.add(compared)
+            tallies[int(np.searchsorted(first, index, "right")) - 1].add(compared)
     value = whole.value()
     check_number(metric, value, f"{session.name} on {datasets[0].name}")
     stages = [SampleStage(*parts) for parts in zip(datasets, first, counts, [t.scores for t in tallies])]  # noqa: B905

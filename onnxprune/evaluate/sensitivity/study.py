@@ -139,8 +139,7 @@ class SensitivityRun:
             MetricAccumulator(exam.metric),
         )
         for index, answer in enumerate(answers(self._worst, stage.dataset, exam.batch_size)):
-            remembered = exam.baseline.remembered(index) if exam.baseline else {}
-            tally.add(replace(answer, remembered=remembered))
+            tally.add(answer.against(exam.baseline, index))
         if tally.scores is None or stage.scores is None:
             return replace(search, scale=abs(exam.value))
         drop = abs(float(stage.scores.mean() - tally.scores.mean()))

@@ -80,13 +80,10 @@ class VariantEvaluator:
         made = {**held.tensors}
         if session is not None:
             made |= session.run({i.name: held.tensors[i.name] for i in session.inputs})
-        remembered = self.examination.baseline
         found = {name: made[name] for name in self._outputs}
-        return BatchOutputs(
-            without_filling(found, held.size, held.rows, self._outputs, self._batch_name),
-            held.targets,
-            remembered.remembered(held.index) if remembered else {},
-        )
+        outputs = without_filling(found, held.size, held.rows, self._outputs, self._batch_name)
+        answer = BatchOutputs(outputs, held.targets, {}, held.tokens)
+        return answer.against(self.examination.baseline, held.index)
 
 
 class Subject:

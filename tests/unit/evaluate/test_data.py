@@ -246,7 +246,7 @@ class TestFaults:
         ("arrays", "words"),
         [
             (changed(image=None), "lacks 'image'"),
-            (changed(picture=np.zeros(10)), "has 'picture', which the model does not know"),
+            (changed(label=np.zeros(10), labels=None), "has 'label', which the model does not know"),
             ({"x": np.zeros((10, 2, 3), np.float32)}, "lacks 'image' and has 'x', which the"),
             (changed(image=np.zeros((10, 3, 2), np.float32)), r"shape \[10, 3, 2\].*float32\[N, 2, 3\]"),
             (changed(image=np.zeros((10, 2), np.float32)), r"shape \[10, 2\]"),
@@ -473,3 +473,30 @@ class TestCallables:
 )
 def test_class_axis(output: tuple[int | str, ...], labels: tuple[int, ...], axis: int | None) -> None:
     assert class_axis(output, labels) == axis
+
+
+class TestOwnArrays:
+    def test_arrays_of_other_names_are_targets(self, tmp_path: Path) -> None:
+        texts = np.array([f"text {k}" for k in range(10)])
+        boxes = np.full((10, 3, 4), np.nan)
+        arrays = changed(texts=texts, boxes=boxes)
+        np.savez(tmp_path / "own.npz", **arrays)
+        for spec in (arrays, tmp_path / "own.npz", lambda: [({"image": arrays["image"]}, {"texts": texts})]):
+            dataset = open_data(spec, INPUTS, OUTPUTS)
+            seen = [batch.targets["texts"].tolist() for batch in dataset.batches(4, shuffle=True)]
+            assert sorted(text for batch in seen for text in batch) == sorted(texts.tolist())
+        batch = next(open_data(arrays, INPUTS, OUTPUTS).batches(10))
+        assert batch.targets["boxes"].dtype == np.float64
+        assert np.isnan(batch.targets["boxes"]).all()
+
+    def test_their_samples_are_counted(self) -> None:
+        with pytest.raises(DataError, match="number of samples"):
+            opened(changed(texts=np.zeros((9, 2))))
+        with pytest.raises(DataError, match="'texts' in the arrays is a single value"):
+            opened(changed(texts=np.float64(1)))
+
+    def test_negative_labels_of_positions(self) -> None:
+        spec = TensorSpec("states", np.dtype(np.float32), ("N", 3, 5))
+        labels = np.array([[0, 4, -100]] * 10)
+        batch = next(open_data(changed(labels=labels), INPUTS, [spec]).batches(10))
+        assert batch.targets["labels"].min() == -100

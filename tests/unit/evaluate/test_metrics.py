@@ -251,7 +251,8 @@ class TestGetMetric:
     def test_unknown_names(self, name: str) -> None:
         with pytest.raises(UsageError, match=f"no metric '{name}'") as caught:
             get_metric(name)
-        assert "top1, top5, mse, mae, kl, agreement, cosine, or module:callable" in caught.value.hint
+        assert "top1, top5, mse, mae, kl, agreement, cosine, retrieval, " in caught.value.hint
+        assert ", or module:callable" in caught.value.hint
 
     def test_a_metric_is_a_metric(self) -> None:
         metric = get_metric("kl")
@@ -374,3 +375,24 @@ class TestUserMetrics:
         batches: Sequence[Array] = [np.zeros((1, 2)), np.zeros((1, 3))]
         with pytest.raises(DataError, match="cannot be joined"):
             get_metric(user).value(BatchOutputs({"y": b}, {}, {}) for b in batches)
+
+
+class TestPositions:
+    def test_positions_that_do_not_count(self) -> None:
+        output = np.zeros((2, 3, 4))
+        output[..., 1] = 1
+        assert scores("top1", output, [[1, 1, -100], [1, 0, 0]]) == [1, pytest.approx(1 / 3)]
+        assert scores("top1", output, [[-1, -1, -1], [1, 1, 1]]) == [0, 1]
+
+    def test_own_arrays_reach_a_function(self) -> None:
+        on = session()
+        texts = np.array([["a", "b"], ["c", "d"], ["e", "f"]])
+        dataset = data(on, x=np.eye(3, 4, dtype=np.float32), texts=texts)
+        seen: list[Any] = []
+
+        def user(outputs: dict[str, Array], targets: dict[str, Array] | None) -> float:
+            seen.append(targets)
+            return 1.0
+
+        assert evaluate(on, dataset, get_metric(user), batch_size=2) == 1
+        assert seen[0]["texts"].tolist() == texts.tolist()
