@@ -37,6 +37,8 @@ _COUNTS = frozenset(
 """Attributes that count something there is at least one of."""
 _FROM_ZERO = frozenset({"sampling_ratio", "block_size", "kv_num_heads", "q_num_heads", "num_heads"})
 """Attributes among them whose value 0 says that they are not used."""
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
+"""Attributes that hold the number of an element type; 0 leaves it open."""
 Holder: TypeAlias = onnx.GraphProto | onnx.FunctionProto
 
 
@@ -172,14 +174,7 @@ def _check_node(node: onnx.NodeProto, model: str) -> None:
     """Refuse a node whose attributes cannot be meant."""
     what = f"{model}: node '{node.name or next(iter(node.output), '')}' ({node.op_type})"
     for attribute in node.attribute:
-        if attribute.ref_attr_name:
-            said = f"refers to '{attribute.ref_attr_name}' of a function, and stands in none"
-            raise ModelError(f"{what}: attribute '{attribute.name}' {said}", EXPORT_AGAIN)
-        if attribute.name in _COUNTS and node.domain in (*_STANDARD_DOMAINS, "com.microsoft"):
-            least = 0 if attribute.name in _FROM_ZERO else 1
-            numbers = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
-            if any(n < least for n in numbers):
-                raise ModelError(f"{what}: {attribute.name} is {min(numbers)}", EXPORT_AGAIN)
+        _check_attribute(attribute, what, node.domain in (*_STANDARD_DOMAINS, "com.microsoft"))
     if node.op_type in ("If", "Loop", "Scan") and node.domain in _STANDARD_DOMAINS:
         _check_bodies(node, what)
     if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS:
@@ -188,6 +183,20 @@ def _check_node(node: onnx.NodeProto, model: str) -> None:
             raise ModelError(f"{what} has {len(node.output)} outputs and needs one", EXPORT_AGAIN)
         if len(node.attribute) != 1 or not forms or forms[0].type != _CONSTANT_FORMS[forms[0].name]:
             raise ModelError(f"{what} holds no value, or more than one", EXPORT_AGAIN)
+
+
+def _check_attribute(attribute: AttributeProto, node: str, is_known: bool) -> None:
+    """Refuse a reference outside a function and, for operators of known domains, impossible numbers."""
+    if attribute.ref_attr_name:
+        said = f"refers to '{attribute.ref_attr_name}' of a function, and stands in none"
+        raise ModelError(f"{node}: attribute '{attribute.name}' {said}", EXPORT_AGAIN)
+    if attribute.name in _COUNTS and is_known:
+        least = 0 if attribute.name in _FROM_ZERO else 1
+        numbers = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
+        if any(n < least for n in numbers):
+            raise ModelError(f"{node}: {attribute.name} is {min(numbers)}", EXPORT_AGAIN)
+    if attribute.name in _TYPE_ATTRIBUTES and is_known and attribute.i and attribute.i not in _TYPES:
+        raise ModelError(f"{node}: {attribute.name} is the unknown type {attribute.i}", EXPORT_AGAIN)
 
 
 def _check_bodies(node: onnx.NodeProto, what: str) -> None:

@@ -313,6 +313,14 @@ def that_refers_to_a_function(proto):
     proto.graph.node[0].attribute[0].ref_attr_name = "pads"
 
 
+def converted_to_no_type(proto):
+    proto.graph.node.append(helper.make_node("Cast", ["y"], ["cast"], name="cast", to=4096))
+
+
+def drawn_of_no_type(proto):
+    proto.graph.node.append(helper.make_node("RandomUniform", [], ["drawn"], shape=[2], dtype=-1))
+
+
 DAMAGE = {
     without_value: "'k'",
     without_output: "Constant",
@@ -323,6 +331,8 @@ DAMAGE = {
     of_no_groups: "'conv1'",
     without_stride: "'conv1'",
     that_refers_to_a_function: "'conv1'",
+    converted_to_no_type: "'cast'",
+    drawn_of_no_type: "'drawn'",
 }
 
 
