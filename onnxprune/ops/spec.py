@@ -87,10 +87,11 @@ class OpSpec:
     Attributes:
         name: The operator's name.
         domain: Its domain; empty for the standard one.
-        axes: The axes rule: says through a context which axes are the same, summed over, or have to stay,
-            what masking may set to zero, and the multiply-accumulates. Without one all axes are blocked.
+        axes: The axes rule: states through a context which axes are the same, summed over, or fixed,
+            which operands masking may set to zero, and the multiply-accumulates. Without one all axes are
+            blocked.
         zero: Zero rule: from the operands, true if the result is zero at a removed channel.
-        constant: Constant rule: the values that are the same whatever the network is fed.
+        constant: Constant rule: the values that are the same for every input of the network.
         opens: The axes of the inputs of its body, in order; ``None`` where they are not known.
         sizes: The size rule. Without one onnx and onnxruntime are asked.
         linear: The linear views of a node: weights, activation, bias, layout.
@@ -138,7 +139,7 @@ class OpSpec:
 
 
 class Operation(Protocol):
-    """A node of any library: what it is looked up by."""
+    """A node of any library, by the properties that identify its operator."""
 
     @property
     def op_type(self) -> str:
@@ -160,26 +161,26 @@ _STANDARD = "ai.onnx"
 _loaded = False
 
 
-def enter(domain: str, name: str, **said: Any) -> OpSpec:
-    """Add to what is known of an operator, and return all of it."""
+def enter(domain: str, name: str, **facts: Any) -> OpSpec:
+    """Add to the facts of an operator, and return all of them."""
     known = SPECS.get((domain, name)) or OpSpec(name, domain)
-    spec = SPECS[domain, name] = replace(known, **said)
+    spec = SPECS[domain, name] = replace(known, **facts)
     return spec
 
 
-def entry(fact: str, *operators: str, domain: str = "", **said: Any) -> Callable[[R], R]:
+def entry(fact: str, *operators: str, domain: str = "", **facts: Any) -> Callable[[R], R]:
     """Enter the decorated rule into the table.
 
     Args:
         fact: The field of `OpSpec` that the rule is.
         operators: The operators it is of.
         domain: Their domain.
-        said: Further fields.
+        facts: Further fields.
     """
 
     def add(rule: R) -> R:
         for operator in operators:
-            enter(domain, operator, **{fact: rule}, **said)
+            enter(domain, operator, **{fact: rule}, **facts)
         return rule
 
     return add
@@ -206,8 +207,8 @@ def load() -> None:
     for package in PACKAGES:
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
             importlib.import_module(f"{package}.{module.name}")
-    for name, said in plugins(ENTRY_POINTS).items():
-        for spec in said if isinstance(said, list | tuple) else (said,):
+    for name, entered in plugins(ENTRY_POINTS).items():
+        for spec in entered if isinstance(entered, list | tuple) else (entered,):
             _add_foreign(name, spec)
 
 

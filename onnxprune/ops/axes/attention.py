@@ -68,7 +68,7 @@ def multi_head_attention(c: Context) -> None:
 
 
 def _layout(c: Context) -> str:
-    """Return the pattern of what MultiHeadAttention reads, by the ranks of its operands."""
+    """Return the pattern of the operands of MultiHeadAttention, by their ranks."""
     ranks = tuple(len(c.axes(k)) if c.has(k) else 0 for k in range(3))
     if ranks not in LAYOUTS:
         raise UnknownOperandError(f"its queries, keys and values are of ranks {ranks}")

@@ -29,14 +29,14 @@ LARGEST = 1 << 23
 
 @dataclass(frozen=True)
 class Numbers:
-    """One node, as seen by what is known of its operands.
+    """One node, as seen by the known values of its operands.
 
     Attributes:
         node: The node.
         attributes: Its attributes as Python values.
         opsets: Versions of the operator domains.
         operands: Known values of each operand, in float64; ``None`` where none are known, or it is left out.
-        settled: The whole value of each operand that is the same whatever the input.
+        settled: The whole value of each operand that does not depend on the input; ``None`` for others.
         shapes: The shape of each operand; ``None`` where it is left out or not known.
         results: The shape of each result, likewise.
         kinds: The element type of each operand.
@@ -71,7 +71,7 @@ class Numbers:
 
 
 Carry: TypeAlias = Callable[[Numbers], "Sequence[Array | None]"]
-"""Given what is known of the operands, what is known of the results."""
+"""The function from the known values of a node's operands to those of its results."""
 
 
 def aligned(values: Array, axis: int, rank: int) -> Array:
@@ -100,7 +100,7 @@ def narrowed(values: Array) -> Array:
 
 
 def by_itself(v: Numbers) -> list[Array | None]:
-    """Each element is made of the same elements of all operands: the operator is run on what is known."""
+    """Each element is made of the same elements of all operands: the operator is run on known elements."""
     present = [k for k, name in enumerate(v.node.input) if name]
     arrays = [v.known(k) for k in present]
     if any(a is None for a in arrays):
@@ -196,7 +196,7 @@ def averages(v: Numbers) -> list[Array | None]:
 
 
 def in_order(v: Numbers) -> list[Array | None]:
-    """The elements keep their order, whatever the axes (Reshape and its like).
+    """The elements keep their order, along other axes (Reshape and its like).
 
     Axes are matched in blocks of the same number of elements; a block all of which is alike stays short.
     """
@@ -221,7 +221,7 @@ def in_order(v: Numbers) -> list[Array | None]:
 
 
 def _blocks(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """Cut two lists of axes into the shortest runs that hold equally many elements, whatever the input."""
+    """Cut two lists of axes into the shortest runs of equally many elements for every input."""
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):

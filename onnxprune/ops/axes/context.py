@@ -57,7 +57,7 @@ class SizeUse:
 
 @dataclass(frozen=True)
 class Contraction:
-    """A sum over a dim: exact to shorten where one of the operands is zero at what is removed."""
+    """A sum over a dim: exact to shorten where one of the operands is zero at the removed elements."""
 
     node: int
     dim: Dim
@@ -196,7 +196,7 @@ class Work:
 
 @dataclass
 class Typing:
-    """The axes of all tensors, and all that the rules have said."""
+    """The axes of all tensors, and all statements of the rules."""
 
     model: Model
     shapes: Shapes
@@ -223,7 +223,7 @@ class Typing:
     quantised: dict[str, Quantised] = field(default_factory=dict)
     """Constants of integers that masking knows the zero of (see `groups.integers`)."""
     unread: set[str] = field(default_factory=set)
-    """Constants of integers of which it is not known what they stand for."""
+    """Constants of integers whose real value is unknown."""
     index_uses: list[IndexUse] = field(default_factory=list)
     caps: list[Cap] = field(default_factory=list)
     ghosts: dict[int, Ghost] = field(default_factory=dict)
@@ -240,7 +240,7 @@ class Typing:
     """Tensors that sum to one along their last axis."""
 
     roles: list[tuple[str, Dim]] = field(default_factory=list)
-    """Axes by what they mean: ``heads``, ``kv_heads``, ``head_width``."""
+    """Axes by their role: ``heads``, ``kv_heads``, ``head_width``."""
     refused: dict[int, str] = field(default_factory=dict)
     """Nodes that no rule describes, and why."""
     users: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -399,11 +399,11 @@ class Context:
         block(dim, self.why(reason))
 
     def normalises(self, dim: Dim, reason: str, over: Sequence[int] = ()) -> None:
-        """Say that statistics are taken over an axis: shortening it changes them, unless the user accepts.
+        """Open statistics over an axis if the user accepts the change by its shortening; block it otherwise.
 
         Args:
             dim: The axis.
-            reason: Said where the user does not accept it.
+            reason: The reason of the block, stated where the user does not accept the change.
             over: The axes of the first operand over which mean and deviation are taken together, where the
                 result is rescaled by their length (see `Rescale`).
         """
@@ -419,7 +419,7 @@ class Context:
         return Factor(size, [self.why(reason)])
 
     def runs_along(self, indexing: Indexing) -> None:
-        """Say which axes of operands and results run along the same index, beside what was said before."""
+        """State which axes of operands and results run along the same index, beside earlier statements."""
         known = self.typing.indexing.get(self.index, Indexing())
         self.typing.indexing[self.index] = known.with_(indexing)
 
@@ -489,7 +489,7 @@ class Context:
         self.typing.movers[self.node.output[0]] = self.index
 
     def makes_no_zeros(self) -> None:
-        """Say that, its attributes being what they are, the result is not zero where the operands are."""
+        """State that the result is not zero where the operands are, with these attributes."""
         self.typing.never_zero.add(self.index)
 
     def plays(self, role: str, dim: Dim) -> None:

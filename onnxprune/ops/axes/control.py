@@ -1,8 +1,8 @@
-"""Graphs inside nodes: their nodes are read like all others, and what crosses the boundary keeps its axes.
+"""Graphs inside nodes: their nodes are read like all others, and axes are kept across the boundary.
 
-Letters of the specification: a Loop hands its body the number of the turn, the condition and the states, and
-gets back the condition, the states and what is to be laid end to end; a Scan hands over states and slices of
-sequences along one axis, and gets back states and slices.
+Operands and results of the specification: a Loop gives its body the number of the turn, the condition and the
+states, and receives the condition, the states and the parts of scan outputs; a Scan gives states and slices
+of sequences along one axis, and receives states and slices.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _one_axis(c: Context, dims: Sequence[Dim], size: Extent) -> Dim:
 
 
 def _lay_out(c: Context, result: int, made: Axes | None, axis: int) -> None:
-    """Say that a result is what a body makes in all turns, laid out along a new axis."""
+    """State that a result is the output of a body in all turns, laid out along a new axis."""
     if not c.makes(result):
         return
     sizes = c.typing.shapes.sizes.get(c.node.output[result])
@@ -144,7 +144,7 @@ def _keep(c: Context, result: int) -> None:
 
 
 def _turns(c: Context, states: int) -> Dim | None:
-    """Return how many turns a loop takes, where that is known or can be read off what it lays end to end."""
+    """Return the number of turns of a loop: where it is known, or as the first axis of a scan output."""
     shapes = c.typing.shapes
     known = shapes.integers(c.node.input[0]) if c.has(0) and goes_on(c.node, shapes.values) else None
     if known and known[0] is not None:

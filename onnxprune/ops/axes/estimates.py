@@ -1,7 +1,7 @@
-"""The work of nodes that no rule describes, as far as their sizes tell it.
+"""The work of nodes without a rule, estimated from their sizes.
 
-A budget counts what the runtime computes, whether it can be made less or not. So a node whose axes all stay
-is counted too, by the sizes of its operands and results alone.
+A budget counts all work of the runtime, reducible or not. So a node whose axes are all blocked is counted
+too, by the sizes of its operands and results alone.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def tensor_scatter(c: Context) -> None:
 
 @rule("OneHot")
 def one_hot(c: Context) -> None:
-    """A new axis whose length is what the network was made with."""
+    """A new axis of the length fixed at export."""
     dims = list(c.axes(0))
     axis = int(c.attributes.get("axis", -1)) % (len(dims) + 1)
     dims.insert(axis, c.fixed(c.result_shape()[axis], "each element of this axis stands for a number"))

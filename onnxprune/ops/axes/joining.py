@@ -111,7 +111,7 @@ def _picked(c: Context, dim: Dim, places: range, written: int) -> Dim:
     """
     step, size = places.step, dim.count
     if step == -1 and len(places) == size and any(f.free for f in factors(dim)):
-        return Mirror(dim)  # bounds beyond the ends hold whatever the size
+        return Mirror(dim)  # bounds beyond the ends hold at any size
     in_each_block = 1 < step < size and size % step == 0 and len(places) == size // step
     if in_each_block and 0 <= written < step:
         blocks = Factor(len(places))
@@ -122,9 +122,9 @@ def _picked(c: Context, dim: Dim, places: range, written: int) -> Dim:
 
 
 def _piece(c: Context, dim: Dim, element: int, written: tuple[int, int], bounds: tuple[int, int]) -> Dim:
-    """Cut an axis at the bounds; those counted from its end are written as minus the size of what follows.
+    """Cut an axis at the bounds; those counted from its end are written as minus the size behind them.
 
-    Bounds at the ends of the axis, or beyond them, hold whatever its size.
+    Bounds at the ends of the axis, or beyond them, hold at any size.
     """
     (start, end), size = bounds, dim.count
     why = c.why("it cuts within a block")

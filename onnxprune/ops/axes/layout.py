@@ -24,7 +24,7 @@ def _turned(v: Numbers) -> list[Array | None]:
 def reshape(c: Context) -> None:
     """All axes together are one product, read in two ways.
 
-    The minor ends are compared first, so merged and split axes find their factors, whatever their number.
+    The minor ends are compared first, so merged and split axes find their factors, of any number.
     """
     results = [Factor(s) for s in c.result_shape()]
     c.same(nested(c.axes(0)), nested(results))
@@ -80,7 +80,7 @@ def expand(c: Context) -> None:
     """Repeat along axes of one element; the target holds sizes.
 
     Where several heads of queries share one of keys, the copies are a factor of their axis: whole heads of
-    keys, with all queries that share them, are what to prune first.
+    keys, with all queries that share them, are the first candidates of pruning.
     """
     sizes = c.result_shape()
     dims = c.axes(0)

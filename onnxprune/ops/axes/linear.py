@@ -87,7 +87,7 @@ def matmul(c: Context) -> None:
 
 
 def added(operand: int, dims: Axes, rows: str, columns: str) -> Indexing:
-    """Return the indices of what is added to the rows and columns of a product."""
+    """Return the indices of the addend of a product, along its rows and columns."""
     if len(dims) > 2:
         raise UnknownOperandError(f"its addend has {len(dims)} axes, and no more than two fit")
     keys = (rows, columns)[2 - len(dims) :]
@@ -138,7 +138,7 @@ def matrix_product(
 
 
 def _apart(batch: Indexing, where: Mapping[str, Dim], names: Mapping[int, Sequence[str]]) -> Indexing:
-    """Return the indices of a product: batch, rows, columns, and what is summed over."""
+    """Return the indices of a product: batch, rows, columns, and the summed axis."""
     inner: dict[str, Dim] = {key: dim for key, dim in where.items() if not key.startswith("batch")}
     made = [key for key in ("rows", "columns") if key in inner]
     return Indexing(
@@ -149,7 +149,7 @@ def _apart(batch: Indexing, where: Mapping[str, Dim], names: Mapping[int, Sequen
 
 
 def _described(dims: Axes, first: str, second: str, turned: bool) -> list[str]:
-    """Name the axes of an operand, those of the batch by numbers; a vector has only what is summed over."""
+    """Name the axes of an operand, those of the batch by numbers; a vector has only the summed axis."""
     if len(dims) == 1:
         return ["sum"]
     last = [second, first] if turned else [first, second]

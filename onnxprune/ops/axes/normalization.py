@@ -1,4 +1,4 @@
-"""Normalisation: over what the statistics are taken decides what may go."""
+"""Normalisation: the axes under the statistics determine which channels may be removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATISTICS = "it takes statistics over this axis"
 
 
 def _normalised(v: Numbers) -> list[Array | None]:
-    """With fixed statistics a formula for each channel; where the scale is zero, whatever comes in."""
+    """With fixed statistics a formula for each channel; where the scale is zero, the bias for any operand."""
     shape, trained = v.shapes[0], v.attributes.get("training_mode")
     if shape is None or any(v.known(k) is None for k in range(1, 5)):
         return []

@@ -1,4 +1,4 @@
-"""Operators of other runtimes whose meaning is published, so that what lies behind them is still in reach."""
+"""Operators of other runtimes whose semantics are published, so that nodes behind them can be pruned."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fake_quantize(c: Context) -> None:
 
 
 def _of_zero(c: Context) -> bool:
-    """Return whether zero becomes zero, whatever the channel."""
+    """Return whether zero becomes zero in every channel."""
     bounds = [c.value(k) for k in range(1, 5)]
     if any(b is None for b in bounds):
         return False

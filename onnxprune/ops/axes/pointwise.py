@@ -135,7 +135,7 @@ def div(c: Context) -> None:
 
 @rule("PRelu", zero=first, constant=by_itself, elementwise=True, parameters=(1,))
 def prelu(c: Context) -> None:
-    """Zero at zero, whatever the slopes, which are stretched to the data and never the other way round."""
+    """Zero at zero for any slopes, which are stretched to the data and never the other way round."""
     dims = c.axes(0)
     for dim, slope in zip(reversed(dims), reversed(c.axes(1)), strict=False):
         if slope.size != 1:

@@ -57,7 +57,7 @@ def max_pool(c: Context) -> None:
 
 
 def _only_put_back(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Return whether all who read the indices of a pool are MaxUnpool, and make what was pooled again."""
+    """Return whether all readers of the indices of a pool are MaxUnpool, and restore the pooled tensor."""
     waiting = [node.output[1]]
     outputs = {o.name for graph in typing.model.graphs for o in graph.output}
     while waiting:

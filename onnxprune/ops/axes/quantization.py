@@ -1,6 +1,6 @@
 """Quantised operators: integers that stand for ``(q − zero point) · scale``.
 
-Where an integer tensor is said to be zero, it is its zero point. Masking a quantised weight therefore writes
+A zero of an integer tensor means its zero point. Masking a quantised weight therefore writes
 its zero point, and padding and sums treat that as zero. Scales and zero points for each channel are cut too.
 """
 
@@ -22,7 +22,7 @@ from onnxprune.ops.axes.joining import join
 from onnxprune.ops.axes.linear import added, matrix_product, matrix_view
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.recurrent import candidates_are_zero, gates
-from onnxprune.ops.axes.table import Said, Zeros, carriers, first, rule, some
+from onnxprune.ops.axes.table import RuleFacts, Zeros, carriers, first, rule, some
 from onnxprune.ops.axes.variables import Indexing, from_the_right
 from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.views import LinearRule, LinearView, Operands
@@ -31,7 +31,7 @@ IN_BLOCKS = "its elements share a scale"
 
 
 def _integers(view: LinearView) -> LinearView:
-    """Return a view whose weights are integers; what comes out is scaled and rounded."""
+    """Return a view whose weights are integers; its result is scaled and rounded."""
     return replace(view, integers=True, after="elementwise")
 
 
@@ -140,7 +140,9 @@ def _weights_and_bias(zeros: Zeros) -> bool:
     return zeros[3] is True and (len(zeros) < 9 or zeros[8] is True)
 
 
-_QLINEAR_CONV = Said(zero=_weights_and_bias, linear=_windows(3, bias=8), parameters=(3, 8), trainable=False)
+_QLINEAR_CONV = RuleFacts(
+    zero=_weights_and_bias, linear=_windows(3, bias=8), parameters=(3, 8), trainable=False
+)
 
 
 @rule("QLinearConv", **_QLINEAR_CONV)
@@ -548,13 +550,13 @@ def _how(c: Context, scale: int | None, zero: int, axis: int = 0, block: int = 0
 
 
 def _is_known(c: Context, how: Quantised) -> bool:
-    """Return whether what stands for zero is known before the run."""
+    """Return whether the zero point and the scale are constants."""
     names = [n for n in (how.scale, how.zero) if n is not None]
     return all(name in c.typing.model.constants for name in names)
 
 
 def _weights(c: Context, operand: int, *, scale: int | None = None, zero: int, axis: int) -> None:
-    """Say that an operand is a quantised weight, if masking knows what stands for zero in it."""
+    """State that an operand is a quantised weight, if its zero point and scale are constants."""
     if not c.has(operand):
         return
     how = _how(c, scale, zero, axis % max(len(c.axes(operand)), 1))

@@ -1,7 +1,7 @@
-"""Recurrent layers: the hidden channels are made, remembered and read by the same node.
+"""Recurrent layers: the hidden channels are made, stored and read by the same node.
 
-A removed channel has no rows in ``W``, ``R`` and ``B`` and no column in ``R``, so the other channels never
-see it, whatever the activations make of it. Both directions keep the same channels: there is one
+A removed channel has no rows in ``W``, ``R`` and ``B`` and no column in ``R``, so the other channels do not
+depend on it, with any activations. Both directions keep the same channels: there is one
 ``hidden_size``.
 """
 
@@ -51,7 +51,7 @@ def recurrent(c: Context) -> None:
 
 
 def candidates_are_zero(c: Context) -> bool:
-    """Return whether the activations of what a cell may remember, and of the cell itself, are zero at zero.
+    """Return whether the activations of candidate and cell states are zero at zero.
 
     In the order of the specification LSTM lists ``f g h`` for each direction, GRU ``f g``, RNN ``f``.
     """

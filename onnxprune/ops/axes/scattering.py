@@ -107,9 +107,9 @@ def _same_everywhere(places: Indices, axis: int) -> Indices | None:
 
 
 def _replaced(c: Context, dim: Dim, update: Dim, places: Indices) -> bool:
-    """Say that an update takes the place of a part of an axis; return whether that part is regular.
+    """State that an update replaces a part of an axis; return whether that part is regular.
 
-    Regular is what lies side by side, or at the same place of every block.
+    A part is regular if its elements lie side by side, or at the same place of every block.
     """
     size = dim.size
     if not len(places) or not isinstance(size, int):

@@ -1,7 +1,7 @@
-"""Tensors that are nowhere negative: the largest element of an axis does not notice zeros among them.
+"""Tensors that are nowhere negative: the largest element of an axis is independent of zeros among them.
 
 ``max(x, 0) = max(x)`` where no element of ``x`` is below zero. Where some are, the two still are the same for
-whoever passes on no negative number (Relu).
+a consumer that maps negative numbers to 0 (Relu).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def loses_its_sign(c: Context, result: int) -> bool:
 
 
 def _deciding(typing: Typing, node: onnx.NodeProto) -> Sequence[str]:
-    """Return the operands that decide what sign a node's results have."""
+    """Return the operands that determine the sign of a node's results."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _ALWAYS:
         return []
     if _is_square(typing, node):
@@ -110,7 +110,7 @@ def _is_square(typing: Typing, node: onnx.NodeProto) -> bool:
 
 
 def _clips(typing: Typing, node: onnx.NodeProto, operands: Sequence[bool]) -> bool:
-    """Clip from below at zero or above, or of what is not negative at a bound that is not."""
+    """Clip from below at zero or above, or of a nonnegative operand at a nonnegative bound."""
     low, high = (_bound(typing, node, name, k) for name, k in (("min", 1), ("max", 2)))
     return (low is not None and low >= 0) or (operands[0] and (high is None or high >= 0))
 

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 __all__ = ["Zeros", "carriers", "every", "first", "infer_axes", "never", "rule", "some", "weights_and_bias"]
 
 MOST_TERMS = 8
-"""More terms than any rule says of the work of one node."""
+"""Limit of the terms of a sum of work that a rule states for one node."""
 
 
-class Said(TypedDict, total=False):
+class RuleFacts(TypedDict, total=False):
     """Facts of an operator beside its axis rule; see `OpSpec`."""
 
     zero: ZeroRule
@@ -58,9 +58,9 @@ class Said(TypedDict, total=False):
     normalises: bool
 
 
-def rule(*operators: str, domain: str = "", **said: Unpack[Said]) -> Callable[[AxesRule], AxesRule]:
-    """Enter a function into the table as the axes rule of some operators, with what else is known of them."""
-    return entry("axes", *operators, domain=domain, **said)
+def rule(*operators: str, domain: str = "", **facts: Unpack[RuleFacts]) -> Callable[[AxesRule], AxesRule]:
+    """Enter a function into the table as the axes rule of some operators, with further facts about them."""
+    return entry("axes", *operators, domain=domain, **facts)
 
 
 def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Typing:
@@ -94,7 +94,7 @@ def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> 
 
 
 def _infer(typing: Typing, graph: onnx.GraphProto, numbers: Iterator[int]) -> None:
-    """Apply the rules of a graph's nodes; what a body is given is known before it, what it makes after it."""
+    """Apply the rules of a graph's nodes: a body after the axes of its inputs, before those of results."""
     for node in graph.node:
         for body in bodies(node):
             _open(typing, node, body)
@@ -130,8 +130,8 @@ def _apply(context: Context) -> None:
         _refuse(context, str(reason))
     except UNEXPECTED as error:
         if not (objection := _objection(context)):
-            said = f"its rule fails with {type(error).__name__}: {error}"
-            raise DefectError(f"node '{label(node)}' ({node.op_type}): {said}") from error
+            message = f"its rule fails with {type(error).__name__}: {error}"
+            raise DefectError(f"node '{label(node)}' ({node.op_type}): {message}") from error
         _refuse(context, f"no operator takes such operands: {objection}")
 
 

@@ -1,9 +1,9 @@
 """Index variables: which axes of a node run along the same index.
 
-A factor says what an axis is, not which of its elements is meant. In ``x·xᵀ`` the rows and the columns of
-the result are one factor, and two indices. What is true of an element at one index (that it is zero, that it
-may be renumbered) says nothing about the other. A rule that combines operands therefore says which of their
-axes run together; where it says nothing, two axes of one factor are taken for two indices.
+A factor types an axis; it does not identify an element of it. In ``x·xᵀ`` the rows and the columns of
+the result are one factor, and two indices. A fact about an element at one index (it is zero, it may be
+renumbered) implies none at the other. A rule that combines operands therefore states which of their
+axes run together; without a statement, two axes of one factor are taken for two indices.
 """
 
 from __future__ import annotations

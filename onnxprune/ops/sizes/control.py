@@ -16,7 +16,7 @@ from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
 
 _ROUNDS = 4
-"""Turns after which what a loop carries is taken to have changed in every way it will."""
+"""Turns after which the states of a loop are taken to have changed in every way possible."""
 
 
 @size_rule("If")
@@ -63,7 +63,7 @@ def _possible(node: SizedNode, body: onnx.GraphProto, *, taken: bool) -> bool:
 
 
 def _ranks_differ(node: SizedNode, bodies: Mapping[bool, onnx.GraphProto]) -> bool:
-    """Say whether two branches make tensors of different rank."""
+    """Return whether two branches make tensors of different rank."""
     for place in range(len(node.outputs)):
         shapes = [node.walk.shape(body.output[place].name) for body in bodies.values()]
         if len({len(s) for s in shapes if s is not None}) > 1:
@@ -165,7 +165,7 @@ def loop(node: SizedNode) -> None:
 
 
 def _runs_through(node: SizedNode, body: onnx.GraphProto) -> bool:
-    """Say whether a loop is never left early: its condition is true, and stays what it was."""
+    """Return whether a loop is never left early: its condition starts true and stays unchanged."""
     if node.has(1):
         start = node.numbers(1)
         if start != [1]:
@@ -192,7 +192,7 @@ def _run(
     ahead: int,
     steps: Extent | None,
 ) -> None:
-    """Go through a body until what it carries has no size that moves from turn to turn.
+    """Go through a body until its states have no size that changes from turn to turn.
 
     Args:
         node: The Loop or Scan.
@@ -280,7 +280,7 @@ def _stack(
     mark: int,
     first: int,
 ) -> None:
-    """Lay what each turn makes along a new axis; what is new in a turn is another in each."""
+    """Lay the outputs of each turn along a new axis; a symbol new in a turn differs in each."""
     axes = node.attribute("scan_output_axes") or [0] * len(made)
     if steps is None:
         steps = node.walk.facts.fresh(f"{node.label}.turns")

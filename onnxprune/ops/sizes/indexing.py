@@ -55,7 +55,7 @@ def gather_elements(node: SizedNode) -> None:
 @size_rule("GatherND")
 @size_rule("GatherND", domain=MICROSOFT)
 def gather_nd(node: SizedNode) -> None:
-    """The indices' axes but the last, and what one index leaves of the operand."""
+    """The indices' axes but the last, and the axes of the operand behind those that one index selects."""
     shape, indices = node.shape(), node.shape(1)
     if shape is None or indices is None or not isinstance(indices[-1], int):
         node.put(0, None)
@@ -138,7 +138,7 @@ def slice_size(size: Extent, start: Value, end: Value, step: int) -> Value:
     """Return how many elements ``x[start:end:step]`` has of an axis."""
 
     def placed(limit: Value) -> Value:
-        """Count from the front; what is counted from the end is added to the size."""
+        """Count from the front; a limit that counts from the end is added to the size."""
         if is_nonnegative(limit):
             return limit
         found: Value = limit + size if is_nonnegative(-limit - 1) else limit + size * less(limit, 0)
@@ -173,7 +173,7 @@ def top_k(node: SizedNode) -> None:
 
 
 def is_unknown(size: Extent) -> bool:
-    """Say whether a size has parts that are not known before the run."""
+    """Return whether a size has parts that are not known before the run."""
     return isinstance(size, Size) and any(size.algebra.atoms[k].fresh for k in size.inside)
 
 

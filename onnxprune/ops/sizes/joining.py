@@ -44,7 +44,7 @@ def concat(node: SizedNode) -> None:
 def joined(node: SizedNode, shapes: Sequence[Shape], axis: int) -> list[Value]:
     """Return the sizes of tensors laid end to end.
 
-    onnxruntime passes over empty ones: what may be cut down to nothing teaches no other size.
+    onnxruntime passes over empty ones: a tensor that may be cut to no elements implies no other size.
     """
     full = [s for s in shapes if 0 not in s] or list(shapes)
     certain = [s for s in full if not _may_be_cut_away(s)] or full
@@ -63,7 +63,7 @@ def joined(node: SizedNode, shapes: Sequence[Shape], axis: int) -> list[Value]:
 
 
 def _may_be_cut_away(shape: Shape) -> bool:
-    """Say whether a tensor may be empty because of how it was sliced."""
+    """Return whether a tensor may be empty because of how it was sliced."""
     return any(
         not is_positive(size) and any(atom.kind == "maximum" for atom in atoms_of(size)) for size in shape
     )

@@ -25,7 +25,7 @@ from onnxprune.ops.sizes.table import size_rule
 
 @size_rule("Reshape")
 def reshape(node: SizedNode) -> None:
-    """A target in which -1 is what is left, and 0 the operand's own axis unless ``allowzero`` is set."""
+    """A target in which -1 is the rest, and 0 the operand's own axis unless ``allowzero`` is set."""
     shape = node.shape()
     target = node.elements(1) if len(node.inputs) > 1 else list(node.attribute("shape", ()))
     if target is None:
@@ -40,7 +40,7 @@ def reshape(node: SizedNode) -> None:
 
 
 def _target(node: SizedNode, shape: Shape | None, target: Sequence[Value]) -> tuple[list[Extent], int | None]:
-    """Return the sizes a target says, 1 for what is left, and where that is."""
+    """Return the sizes of a target, with 1 in the place of -1, and the axis of the -1, or ``None``."""
     sizes: list[Extent] = []
     hole = None
     for axis, size in enumerate(target):
@@ -60,7 +60,7 @@ def _target(node: SizedNode, shape: Shape | None, target: Sequence[Value]) -> tu
 
 
 def _left_over(node: SizedNode, shape: Shape | None, sizes: Sequence[Extent], hole: int) -> Extent:
-    """Return the size of the axis that takes what the others leave."""
+    """Return the size of the axis that takes the elements not covered by the other axes."""
     if shape is None:
         return node.fresh(0, hole)
     have, others = without_common(shape, [s for k, s in enumerate(sizes) if k != hole])

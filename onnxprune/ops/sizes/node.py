@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class SizedNode:
-    """A node, what is known of its operands, and what its rule says of its results.
+    """A node, the known shapes and values of its operands, and the results of its rule.
 
     Operands and results go by their places.
 
@@ -69,7 +69,7 @@ class SizedNode:
         return label(self.proto)
 
     def has(self, place: int) -> bool:
-        """Say whether an operand is given."""
+        """Return whether an operand is given."""
         return place < len(self.inputs) and bool(self.inputs[place])
 
     def shape(self, place: int = 0) -> Shape | None:
@@ -176,7 +176,7 @@ class SizedNode:
         return self.walk.facts.same(as_extent(a), as_extent(b), self.label, reason)
 
     def could_be(self, a: Value, b: Value, reason: str) -> bool:
-        """Say whether two sizes may be equal; note that they have to be, and learn nothing."""
+        """Return whether two sizes may be equal; note that they have to be, and learn nothing."""
         return self.walk.facts.could_be(as_extent(a), as_extent(b), self.label, reason)
 
     def need_nonnegative(self, size: Value, reason: str) -> None:

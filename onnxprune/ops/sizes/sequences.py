@@ -1,4 +1,4 @@
-"""Sequences of tensors, and what may be absent."""
+"""Sequences of tensors, and optional values."""
 
 from __future__ import annotations
 

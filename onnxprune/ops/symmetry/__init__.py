@@ -1,11 +1,11 @@
 """Symmetry rules: the linear maps along an axis that each operator commutes with.
 
-symmetry    kinds of maps, and what a change of basis does to the constants at a node
+symmetry    kinds of maps, and the effect of a change of basis on the constants at a node
 passage     one node, as a factor passes it
 products    convolutions and matrix products
 pointwise   sums, products, activations
 movement    operators that move or average elements
-norms       normalisations, and what they become once their parameters are absorbed
+norms       normalisations, and their replacements once their parameters are absorbed
 """
 
 from onnxprune.ops.symmetry.symmetry import DualPair, Effect, Role, Symmetry, Vector, meet

@@ -1,4 +1,4 @@
-"""Operators that move elements, or average over other axes: whatever lies on the axis moves as a whole."""
+"""Operators that move elements, or average over other axes: each vector along the axis moves as a whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNTS = "it counts elements of the axis"
 @symmetry_rule(*"Transpose Reshape Flatten Squeeze Unsqueeze Split Slice Expand Tile".split())
 @symmetry_rule("DepthToSpace", "SpaceToDepth")
 def moved(p: Passage) -> Effect:
-    """The first operand in another place; a constant is in the basis of what it becomes."""
+    """The first operand in another place; a constant is in the basis of the result."""
     data = p.node.input[0]
     if [n for n in p.inputs if n != data] or not p.carries(data) or not p.outputs:
         return permutation(COUNTS)

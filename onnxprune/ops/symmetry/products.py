@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: general linear along what they sum over, and along what they make."""
+"""Convolutions and matrix products: general linear along the summed axis, and along the made one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS = "it applies its bias along this axis"
 
 @symmetry_rule("Conv", "ConvTranspose", "Gemm")
 def weighted(p: Passage) -> Effect:
-    """Weights that read an axis take the inverse of what those that write it take."""
+    """Weights that read an axis take the inverse of the map of those that write it."""
     view = p.view
     if view is None:
         return permutation("its weights are no constants")
@@ -47,7 +47,7 @@ def weighted(p: Passage) -> Effect:
 
 @symmetry_rule("MatMul")
 def matrix_product(p: Passage) -> Effect:
-    """With constant weights as above; two activations are a pairing along what they sum over."""
+    """With constant weights as above; two activations are a pairing along the summed axis."""
     if p.view is not None:
         return weighted(p)
     first, second = p.node.input[:2]

@@ -1,4 +1,4 @@
-"""Kinds of symmetry, and what a change of basis does to the constants at a node."""
+"""Kinds of symmetry, and the effect of a change of basis on the constants at a node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Vector:
 
     Attributes:
         kind: ``read`` for weights that sum over the axis; ``write`` for those that make it; ``shift`` for
-            numbers that are added to what lies on it, or are handed on as it.
+            addends of the values along it, or constants that become such values.
         constant: The constant.
         axis: Number of the axis.
         flow: The activation that is read or made.
