@@ -3,14 +3,14 @@
 An axis of a tensor is described by a *dim*:
 
 * a ``Factor`` is a variable with a size. Channels that live and die together are one factor;
-* a ``Sum`` is axes laid end to end (what Concat makes, and Split or Slice cuts);
-* a ``Mirror`` is an axis read backwards (what a Slice with step −1 makes);
-* a ``Product`` is axes nested major to minor (what Reshape merges and splits, what grouped convolution and
-  attention heads are).
+* a ``Sum`` is axes laid end to end (the result of Concat, cut by Split and Slice);
+* a ``Mirror`` is an axis read backwards (the result of a Slice with step −1);
+* a ``Product`` is axes nested major to minor (merged and split by Reshape; also the channels of a grouped
+  convolution and of attention heads).
 
-``unify`` says that two dims are the same axis. As in a type checker it binds factors until both sides read
-alike: a sum meets a sum at their common cut points, a product meets a product at the common divisors of their
-minor ends. What cannot be reconciled is *blocked*: its factors stay as they are, and remember why.
+``unify`` states that two dims are the same axis. As in a type checker it binds factors until both sides are
+identical: a sum meets a sum at their common cut points, a product meets a product at the common divisors of
+their minor ends. Factors that cannot be reconciled are *blocked*: they keep their size and hold the reason.
 
 Sizes are numbers, or expressions in the sizes of the input (`onnxprune.algebra.sizes`). Two sizes are equal
 only if their expressions are, one divides another only if the quotient is exact for all inputs, and an axis
@@ -72,7 +72,7 @@ class Sized:
 
 @dataclass(eq=False, slots=True)
 class Factor(Sized):
-    """A variable axis: ``link`` is what it turned out to be, ``blocks`` why it stays as it is."""
+    """A variable axis: ``link`` is the dim it is bound to, ``blocks`` holds the reasons of its fixed size."""
 
     size: Extent
     blocks: list[Block] = field(default_factory=list)
@@ -172,7 +172,7 @@ def resolve(dim: Dim) -> Dim:
 
 
 def _mirrored(dim: Mirror) -> Dim:
-    """Resolve a mirrored dim: what is left are mirrored factors."""
+    """Resolve a mirrored dim: mirrors remain around factors only."""
     inside = resolve(dim.of)
     if isinstance(inside, Mirror):
         return inside.of
@@ -184,7 +184,7 @@ def _mirrored(dim: Mirror) -> Dim:
 
 
 def _end_of(factor: Factor) -> Dim:
-    """Resolve a bound factor, and bind all that stood on the way to what was found."""
+    """Resolve a bound factor, and bind all factors on the path to the resolved dim."""
     passed, dim = [factor], factor.link
     while isinstance(dim, Factor) and dim.link is not None:
         passed.append(dim)
@@ -221,7 +221,8 @@ def unify(a: Dim, b: Dim, why: Block) -> bool:
     Args:
         a: One description of the axis.
         b: The other.
-        why: The operator that says so. If the two cannot be reconciled their factors are blocked with it.
+        why: The operator that equates them. If the two cannot be reconciled, their factors are blocked with
+            it.
 
     Returns:
         True if they could be reconciled.
@@ -265,7 +266,7 @@ def _bind(factor: Factor, dim: Dim) -> bool:
 
 
 def _bind_to_mirror(factor: Factor, dim: Mirror, why: Block) -> bool:
-    """Bind a factor to a mirrored one; what is its own mirror has a second half that mirrors the first."""
+    """Bind a factor to a mirrored one; if it is its own mirror, its second half mirrors the first."""
     if dim.of is not factor:
         return _bind(factor, dim)
     if not isinstance(factor.size, int):

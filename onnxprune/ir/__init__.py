@@ -1,11 +1,11 @@
 """A model in memory.
 
 model       the file's own message, and quick ways through it
-bodies      graphs inside nodes, and what they capture
+bodies      graphs inside nodes, and the values they capture
 index       values with their producer and uses; liveness, backward slices
 analyses    results of analyses, kept for one version of a model
 extraction  subgraphs as models, models with other outputs
-attributes  what a node holds, made when it is asked for
+attributes  attributes of a node, decoded on access
 given       sizes of inputs that the user gives
 interface   inputs and outputs whose axes may shrink
 reading     from a file, external data included
@@ -13,7 +13,7 @@ meaning     forms that some writers use, brought into the usual one
 statistics  normalisations over the remaining channels of a sparse model
 functions   local functions put in the places of their calls
 vocabulary  tables whose rows the caller picks by number
-damage      what is wrong with a file that cannot be read
+damage      the fault of a file that cannot be read
 """
 
 from onnxprune.ir.analyses import AnalysisManager, Scope, analysis, analysis_scope

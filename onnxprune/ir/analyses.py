@@ -102,7 +102,7 @@ class AnalysisManager:
             for observer in scope.observers:
                 observer(model, name)
             version, found = self.version, compute()
-            if self.version != version:  # the analysis changed what it was to leave alone
+            if self.version != version:  # the analysis edited the model, which it must not
                 return found
             self._results[key] = found
             self._checks[key] = checksum(model.proto) if model.verified else 0
@@ -138,8 +138,8 @@ def analysis(
 ) -> Callable[[Callable[Concatenate[Model, P], T]], Callable[Concatenate[Model, P], T]]:
     """Make a function of a model an analysis: within a scope it runs once for a version and its arguments.
 
-    The arguments are hashable, or mappings and sequences of what is. The result is shared: nobody may change
-    it.
+    The arguments are hashable, or mappings and sequences of hashable values. The result is shared and may not
+    be changed.
 
     Args:
         name: The name by which passes preserve it.

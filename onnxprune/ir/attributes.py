@@ -1,7 +1,7 @@
-"""A node's attributes as Python values, made when they are asked for.
+"""A node's attributes as Python values, decoded on access.
 
-Some nodes hold very much in theirs (the trees of an ensemble, a table of words): whoever asks for one
-attribute pays for that one alone.
+The attributes of some nodes are large (the trees of an ensemble, a table of words): an access to one
+attribute decodes that one alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Attributes(Mapping[str, Any]):
     """The attributes of a node by name, strings decoded.
 
     Args:
-        node: The node; what changes in it later is seen.
+        node: The node; later changes of it are visible.
     """
 
     def __init__(self, node: onnx.NodeProto) -> None:

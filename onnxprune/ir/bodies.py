@@ -1,4 +1,4 @@
-"""Graphs inside nodes: the bodies of If, Loop and Scan, and what they capture from outside."""
+"""Graphs inside nodes: the bodies of If, Loop and Scan, and the outer values they capture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs a node holds, where the analysis knows what they do: those of If, Loop and Scan."""
+    """Yield the graphs of a node whose operator the analysis supports: the bodies of If, Loop and Scan."""
     if node.op_type in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
         yield from subgraphs(node)
 
@@ -41,7 +41,7 @@ def flat(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and all graphs inside its nodes, whatever nodes those are."""
+    """Yield a graph and all graphs inside its nodes, those of unknown operators included."""
     yield graph
     for node in graph.node:
         for body in subgraphs(node):

@@ -188,8 +188,8 @@ def _check_node(node: onnx.NodeProto, model: str) -> None:
 def _check_attribute(attribute: AttributeProto, node: str, is_known: bool) -> None:
     """Refuse a reference outside a function and, for operators of known domains, impossible numbers."""
     if attribute.ref_attr_name:
-        said = f"refers to '{attribute.ref_attr_name}' of a function, and stands in none"
-        raise ModelError(f"{node}: attribute '{attribute.name}' {said}", EXPORT_AGAIN)
+        fault = f"refers to '{attribute.ref_attr_name}' of a function, and stands in none"
+        raise ModelError(f"{node}: attribute '{attribute.name}' {fault}", EXPORT_AGAIN)
     if attribute.name in _COUNTS and is_known:
         least = 0 if attribute.name in _FROM_ZERO else 1
         numbers = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
@@ -212,12 +212,12 @@ def _check_bodies(node: onnx.NodeProto, what: str) -> None:
             given, states, least = given - 1, states - 1, max(states - 1, 0)
         made, returned = len(attribute.g.output), len(node.output) + (node.op_type == "Loop")
         if states < 0 or len(attribute.g.input) != given or made < max(least, returned):
-            said = f"takes {len(attribute.g.input)} values and returns {made}"
-            raise ModelError(f"{what}: its body '{attribute.name}' {said}, which do not fit", EXPORT_AGAIN)
+            fault = f"takes {len(attribute.g.input)} values and returns {made}"
+            raise ModelError(f"{what}: its body '{attribute.name}' {fault}, which do not fit", EXPORT_AGAIN)
 
 
 def _check_text(texts: Iterable[object], model: str) -> None:
-    """Refuse what is no UTF-8: protobuf hands that over as bytes."""
+    """Refuse text that is not UTF-8: protobuf returns it as bytes."""
     for text in texts:
         if not isinstance(text, str):
             raise ModelError(f"{model}: {text!r} stands where text should", EXPORT_AGAIN)

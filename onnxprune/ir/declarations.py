@@ -1,6 +1,6 @@
 """Declared shapes compared with those that inference finds; wrong ones are corrected.
 
-Runtimes do not trust what a file declares of its outputs, so files live on with declarations that are wrong.
+Runtimes do not trust the declared shapes of outputs, so files live on with declarations that are wrong.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def wrong_declarations(model: Model) -> list[Declaration] | None:
     """Return the outputs, those of bodies included, whose declared shapes are wrong.
 
     Returns:
-        The declarations; ``None`` where inference refuses the model whatever is declared.
+        The declarations; ``None`` where inference refuses the model even without them.
     """
     inferred = _without_declarations(model)
     return None if inferred is None else [found for found, _, _ in _compared(model, inferred)]
@@ -97,7 +97,7 @@ def _compared(
         for value, found in zip(ours.output, theirs.output, strict=True):
             declared, right = (v.type.tensor_type for v in (value, found))
             if declared.HasField("shape") and right.HasField("shape") and _contradict(declared, right):
-                yield Declaration(value.name, _said(declared), _said(right)), value, found
+                yield Declaration(value.name, _shape_text(declared), _shape_text(right)), value, found
 
 
 def _contradict(a: onnx.TypeProto.Tensor, b: onnx.TypeProto.Tensor) -> bool:
@@ -107,7 +107,7 @@ def _contradict(a: onnx.TypeProto.Tensor, b: onnx.TypeProto.Tensor) -> bool:
     return any(x.dim_value and y.dim_value and x.dim_value != y.dim_value for x, y in pairs)
 
 
-def _said(kind: onnx.TypeProto.Tensor) -> str:
+def _shape_text(kind: onnx.TypeProto.Tensor) -> str:
     return "×".join(str(d.dim_value or d.dim_param or "?") for d in kind.shape.dim) or "a single number"
 
 

@@ -33,7 +33,7 @@ def inlined(proto: onnx.ModelProto, model: str) -> onnx.ModelProto:
     if len(functions) < len(proto.functions):
         keys = [_key(f) for f in proto.functions]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ModelError(f"{model}: the local function '{_said(twice)}' is there twice", EXPORT_AGAIN)
+        raise ModelError(f"{model}: the local function '{_name_of(twice)}' is there twice", EXPORT_AGAIN)
     nodes, size = _count(proto, functions, model)
     if nodes > max(MOST_NODES, sum(len(h.node) for h in (proto.graph, *proto.functions))):
         raise ModelError(
@@ -44,8 +44,8 @@ def inlined(proto: onnx.ModelProto, model: str) -> onnx.ModelProto:
     try:
         return onnx.inliner.inline_local_functions(proto)
     except (onnx.checker.ValidationError, RuntimeError, ValueError, DecodeError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{model}: its local functions cannot be inlined: {said}", EXPORT_AGAIN) from error
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{model}: its local functions cannot be inlined: {cause}", EXPORT_AGAIN) from error
 
 
 def _count(
@@ -66,7 +66,7 @@ def _count(
             missing = [c for c in calls if c not in counted]
             if circle := next((c for c in missing if c in within), None):
                 raise ModelError(
-                    f"{model}: the local function '{_said(circle)}' calls itself, by way of others or not",
+                    f"{model}: the local function '{_name_of(circle)}' calls itself, by way of others or not",
                     EXPORT_AGAIN,
                 )
             if missing:
@@ -80,7 +80,7 @@ def _count(
 def _with_calls(
     holder: Holder, calls: Mapping[_Key, int], counted: Mapping[_Key, tuple[int, int]]
 ) -> tuple[int, int]:
-    """Return nodes and bytes of a graph or function, what it calls as often as it does."""
+    """Return nodes and bytes of a graph or function, those of its callees counted once a call."""
     own = sum(1 for _ in _nodes(holder)) - sum(calls.values())
     nodes = own + sum(times * counted[c][0] for c, times in calls.items())
     return nodes, holder.ByteSize() + sum(times * counted[c][1] for c, times in calls.items())
@@ -109,5 +109,5 @@ def _key(function: onnx.FunctionProto) -> _Key:
     return function.domain, function.name, function.overload
 
 
-def _said(key: _Key) -> str:
+def _name_of(key: _Key) -> str:
     return "::".join(part for part in key if part)

@@ -72,8 +72,8 @@ def axis_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> str
         axis: The number of the axis.
         dim: Its declaration.
     """
-    said = str(dim.dim_param).strip()
-    return said if said.strip("?") else f"{name}.{axis}"
+    declared = str(dim.dim_param).strip()
+    return declared if declared.strip("?") else f"{name}.{axis}"
 
 
 def _axes(value: onnx.ValueInfoProto) -> list[str | int]:

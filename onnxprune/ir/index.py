@@ -50,7 +50,7 @@ class GraphIndex:
 
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> GraphIndex:
-        """Index the nodes of one graph; a node reads what its bodies capture."""
+        """Index the nodes of one graph; the captures of a node's bodies count as operands of the node."""
         return cls(graph.node, (o.name for o in graph.output))
 
     @classmethod
@@ -87,7 +87,7 @@ class GraphIndex:
         return len(self.uses.get(name, ())) + (name in self.returned)
 
     def reads(self, number: int) -> Iterator[str]:
-        """Yield the values that a node reads: its operands, then what its bodies capture."""
+        """Yield the values that a node reads: its operands, then the captures of its bodies."""
         node = self.nodes[number]
         yield from (name for name in node.input if name)
         if not self._listed or not any(bodies(node)):
@@ -124,8 +124,8 @@ class GraphIndex:
 
         Args:
             names: The values.
-            stops: Values that are known: what makes only those is not needed.
-            begin: The first node that may be needed; what those before it make is known.
+            stops: Values that are known: the nodes that make only those are not needed.
+            begin: The first node that may be needed; the results of earlier nodes are known.
             end: The first node that does not run; by default all may.
         """
         end = len(self.nodes) if end is None else end

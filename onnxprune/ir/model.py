@@ -1,7 +1,7 @@
 """An ONNX model in memory: read with suspicion, edited in place, written whole or not at all.
 
-The file's own protobuf message is the graph: what pruning does not change stays byte for byte what the user
-gave us (names, doc strings, metadata, custom domains). Round trips through other graph libraries lose some.
+The file's own protobuf message is the graph: the parts that pruning does not change stay byte for byte the
+user's (names, doc strings, metadata, custom domains). Round trips through other graph libraries lose some.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def all_nodes(self) -> list[onnx.NodeProto]:
-        """All nodes, those of a body right before the node that holds it: what is read is made before."""
+        """All nodes in execution order, those of a body right before the node that holds it."""
         return list(flat(self.proto.graph))
 
     @property
@@ -119,7 +119,7 @@ class Model:
 
     @property
     def main(self) -> GraphIndex:
-        """Producer and uses by the numbers of `nodes`: a node with bodies reads what those capture."""
+        """Producer and uses by the numbers of `nodes`: a node with bodies reads the captures of those."""
         if not self.nested:
             return self.index
         if self._main is None or self.verified:
@@ -284,7 +284,7 @@ def load(path: str | Path) -> Model:
 
 
 def check(model: Model) -> Model:
-    """Refuse what is no valid model; sort its nodes into execution order; inline its local functions.
+    """Refuse an invalid model; sort its nodes into execution order; inline its local functions.
 
     Raises:
         ModelError: The graph is empty, cyclic, refers to missing tensors, or breaks the ONNX specification.
@@ -301,8 +301,8 @@ def check(model: Model) -> Model:
     try:
         onnx.checker.check_model(skeleton(model.proto))
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        said = f"{model.name} is not a valid ONNX model: {_first_line(error)}"
-        raise ModelError(said, EXPORT_AGAIN) from error
+        text = f"{model.name} is not a valid ONNX model: {_first_line(error)}"
+        raise ModelError(text, EXPORT_AGAIN) from error
     return model
 
 
@@ -314,7 +314,7 @@ def _read_as_meant(model: Model) -> None:
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model without its weights: initializers become inputs of the same type.
 
-    Checks and shape inference copy the whole message; this one is small whatever the weights are.
+    Checks and shape inference copy the whole message; this one is small for weights of any size.
     """
     bare = onnx.ModelProto()
     for name in ("ir_version", "producer_name", "domain", "model_version"):
@@ -387,8 +387,8 @@ def check_weights(model: Model) -> None:
             try:
                 bad = bool(np.isnan(model.array(name)).any())
             except ValueError as error:
-                said = f"{model.name}: tensor '{name}' is damaged: {error}"
-                raise ModelError(said, EXPORT_AGAIN) from error
+                text = f"{model.name}: tensor '{name}' is damaged: {error}"
+                raise ModelError(text, EXPORT_AGAIN) from error
             if bad:
                 raise ModelError(f"{model.name}: weight tensor '{name}' holds NaN", "was training divergent?")
 
@@ -410,7 +410,7 @@ def _check_opset(model: Model) -> None:
 
 
 def _sort_nodes(model: Model) -> None:
-    """Put nodes into execution order if they are not; name what is missing or cyclic."""
+    """Sort nodes into execution order if they are not; refuse missing values and cycles by name."""
     nodes = model.nodes
     producer = {o: k for k, n in enumerate(nodes) for o in n.output if o}
     given = set(model.constants) | {i.name for i in model.proto.graph.input}

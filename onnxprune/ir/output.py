@@ -1,7 +1,7 @@
 """Results on disk: whole or not at all, and no model that onnxruntime has not run.
 
-A model is made in a scratch folder beside its place and tried there before it is moved. Whatever fails before
-that leaves no trace, and a file that was there before stays as it was.
+A model is made in a scratch folder beside its place and tried there before it is moved. A failure before the
+move leaves no trace, and the previous file at the place stays as it was.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from onnxprune.support.staging import in_use, is_own_file, publish, scratch_fold
 
 EXTERNAL_ABOVE = 1_900_000_000
 """Bytes of weights from which on they get a file of their own: a protobuf message ends at 2 GiB."""
-_INLINE_BELOW = 1024  # bytes; shape inference wants to see the small constants
+_INLINE_BELOW = 1024  # bytes; shape inference needs the values of small constants
 _PAGE = 4096  # where a tensor begins in the data file, so that a runtime can map it
 _MARK = b"external data written by onnxprune, version 1\n"
-"""First bytes of a data file: they tell the files that may be deleted from others."""
+"""First bytes of a data file: they mark the files that may be deleted."""
 _VERIFY = (
     "verify it on samples: onnxprune verify {} {} --data DATA; --unverified writes it under its own name"
 )
@@ -93,8 +93,8 @@ def write_model(
         failure = _try(staged, model, shapes, data)
         if failure is not None and not unverified:
             kept = write_unverified(model, place, inputs)
-            said = f"{failure.message}; it was written to {kept}, unverified"
-            raise UnverifiedError(said, _VERIFY.format(reference or kept, kept)) from failure
+            text = f"{failure.message}; it was written to {kept}, unverified"
+            raise UnverifiedError(text, _VERIFY.format(reference or kept, kept)) from failure
         if weights and place.exists():
             take_after(weights, place.stat())  # they are as secret as the model was
         with _published_data(weights, place.parent) if weights else nullcontext():
@@ -147,8 +147,8 @@ def kept_unverified(
     if error.result is None:
         return error
     kept = write_unverified(error.result.model, path, inputs)
-    said = f"{error.message}; it was written to {kept}, unverified"
-    return NotShownError(said, _VERIFY.format(reference, kept), error.facts | {"unverified": str(kept)})
+    text = f"{error.message}; it was written to {kept}, unverified"
+    return NotShownError(text, _VERIFY.format(reference, kept), error.facts | {"unverified": str(kept)})
 
 
 def write_text(path: str | Path, text: str, *, inputs: Iterable[str | Path] = ()) -> None:
@@ -197,14 +197,14 @@ def _free_data_file(place: Path) -> Path:
 def _remove_unused_data(place: Path, scratch: Path, keep: set[Path]) -> None:
     """Delete the data of models that lay at a place before.
 
-    That is what bears our mark, is this user's, and is named like data of the model at the place, but no
-    model refers to any more: not the one there, nor one beside it or in a folder above, from where data may
-    be read.
+    A file is deleted that bears our mark, is this user's, and is named like data of the model at the place,
+    but is referred to by no model any more: not the one there, nor one beside it or in a folder above, from
+    where data may be read.
 
     Args:
         place: The model.
         scratch: Scratch folder of this process. Where another one has one too, everything is left to it.
-        keep: Files that are somebody else's.
+        keep: Files of others.
     """
     ours = re.compile(re.escape(place.name) + r"(\.\d+)?\.data")
     found = {f for f in place.parent.iterdir() if ours.fullmatch(f.name) and f not in keep and _is_marked(f)}
@@ -215,7 +215,7 @@ def _remove_unused_data(place: Path, scratch: Path, keep: set[Path]) -> None:
 
 
 def _is_marked(file: Path) -> bool:
-    """Say whether this program has written a data file, and for this user."""
+    """Return whether this program has written a data file, and for this user."""
     if not is_own_file(file):
         return False
     with file.open("rb") as stream:
@@ -233,13 +233,13 @@ def _referred_to(data: set[Path]) -> set[Path]:
             if path.is_file() and _mentions(path, names):
                 with suppress(DecodeError):
                     used |= data_files(path)
-    except (OSError, ValueError):  # of a file that may not be read nobody knows what it refers to
+    except (OSError, ValueError):  # the references of a file that may not be read are unknown
         return data
     return data & used
 
 
 def _mentions(path: Path, names: Iterable[bytes]) -> bool:
-    """Say whether one of some names stands in a file that is small enough for a model."""
+    """Return whether one of some names stands in a file that is small enough for a model."""
     with path.open("rb") as stream:
         if not 0 < os.fstat(stream.fileno()).st_size <= _LARGEST:
             return False
@@ -282,8 +282,8 @@ def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | Non
         proto = load(staged).proto
         session = runnable_session(proto)
     except ModelError as error:
-        said = error.message.replace(str(staged), "it")
-        raise ModelError(f"the result was not written, because {said}", error.hint) from error
+        text = error.message.replace(str(staged), "it")
+        raise ModelError(f"the result was not written, because {text}", error.hint) from error
     try:
         sample = _sample(session, data)
         try:

@@ -131,8 +131,8 @@ def _piece(tensor: onnx.TensorProto, path: Path) -> _Piece:
     if length is not None and length != needed:
         raise ModelError(f"{what} has {length} bytes, and its shape needs {needed}", EXPORT_AGAIN)
     if size < offset + needed:
-        said = f"external data file '{target.name}' is cut short at '{tensor.name}'"
-        raise ModelError(f"{path}: {said}", "copy the whole file beside the model")
+        fault = f"external data file '{target.name}' is cut short at '{tensor.name}'"
+        raise ModelError(f"{path}: {fault}", "copy the whole file beside the model")
     return _Piece(tensor, target, offset, needed)
 
 

@@ -126,7 +126,7 @@ def _picks(model: Model, name: str) -> list[tuple[str, int]]:
 
 
 def _tables(model: Model) -> dict[str, int]:
-    """Return the number of rows of constants of several axes, and of what merely copies or scales them."""
+    """Return the number of rows of constants of several axes, and of their copies and scaled copies."""
     found = {n: int(t.dims[0]) for n, t in model.constants.items() if len(t.dims) > 1}
     for node in model.all_nodes:
         if node.op_type in ("Cast", "DequantizeLinear", "Identity") and node.input[0] in found:
@@ -135,7 +135,7 @@ def _tables(model: Model) -> dict[str, int]:
 
 
 def _refuse_other_uses(model: Model, name: str, picks: set[str]) -> None:
-    """Refuse to renumber what the network computes with."""
+    """Refuse to renumber rows whose numbers the network computes with."""
     copies = _copied(model, name)
     for node in model.all_nodes:
         read = copies.intersection(node.input)

@@ -62,7 +62,7 @@ def batch_name(inputs: Sequence[Spec], outputs: Sequence[Spec] = ()) -> str | No
 def fixed_batch(inputs: Sequence[Spec]) -> int | None:
     """Return the samples a run if the file fixes them, ``None`` if not.
 
-    Where all inputs begin with a number it is 1, or what most begin with. Beside open inputs, a state of one
+    Where all inputs begin with a number it is 1, or the most frequent one. Beside open inputs, a state of one
     sample fixes it too: ``[layers, 1, width]``.
     """
     state = any(len(s.shape) == 3 and s.shape[1] == 1 and isinstance(s.shape[0], int) for s in inputs)

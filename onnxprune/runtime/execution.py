@@ -1,7 +1,7 @@
 """Execution configuration: the provider that sessions run on, and its options.
 
 One configuration holds for the whole process (`executing`), so every session of a pass uses it. Sessions that
-define what is right (``optimize=False``) stay on the CPU: a comparison must not depend on a device.
+compute the reference (``optimize=False``) stay on the CPU: a comparison must not depend on a device.
 
 Defaults favour equal results over speed: TF32 and reduced precision are off, and convolution algorithms are
 chosen by heuristics, because an exhaustive search is repeated for every shape (onnxruntime documentation:

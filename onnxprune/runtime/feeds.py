@@ -1,4 +1,4 @@
-"""Seeded random inputs for a model nobody has data for."""
+"""Seeded random inputs for a model without data."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[dict[str, Any]], folder: P
             weight_type=q.QuantType.QInt8,
         )
         return onnx.load(made)
-    except Exception as error:  # whatever it raises, the float model stands
+    except Exception as error:  # after any exception the float model stands
         raise ModelError(
             f"onnxruntime does not quantise the model: {error}", "leave --quantize out, and quantise by hand"
         ) from error

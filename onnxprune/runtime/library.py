@@ -18,7 +18,7 @@ def onnxruntime() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise ModelError(f"onnxruntime cannot be imported: {error}", hint) from error
-    if not hasattr(onnxruntime, "InferenceSession"):  # what uninstalling one of two builds leaves behind
+    if not hasattr(onnxruntime, "InferenceSession"):  # the state after one of two builds is uninstalled
         raise ModelError("the installed onnxruntime is broken: it is an empty package", hint)
     module: ModuleType = onnxruntime
     return module

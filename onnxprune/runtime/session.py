@@ -1,4 +1,4 @@
-"""A model ready to run through whatever onnxruntime the user has installed."""
+"""A model ready to run through the installed build of onnxruntime."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Session:
             not through a serialised message. Reading files is left to `onnxprune.ir`: onnxruntime 1.20
             still follows external data out of the model's folder.
         optimize: True if onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
-            file, which is what comparisons for correctness want.
+            file, as comparisons for correctness require.
         threads: Threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
         spin: True if those threads wait for one another in busy loops, as is onnxruntime's default. That is a
             little faster on an idle machine and several times slower on one that others use too.
@@ -188,9 +188,9 @@ class WeightSession(Session):
     """A session some of whose weights can be fed, so that many variants of a model run without a build each.
 
     The chosen constants become graph inputs with a default value (ONNX IR, "initializers as inputs"): left
-    out of the feeds they keep the value in the file. What onnxruntime would otherwise prepare from a constant
-    weight (folding BatchNormalization into Conv, blocked layouts) it then has to leave; choose no more than
-    will be fed.
+    out of the feeds they keep the value in the file. Their preparation as constant weights (folding
+    BatchNormalization into Conv, blocked layouts) is then lost in onnxruntime; choose no more than will be
+    fed.
 
     Args:
         model: The model, all its weights in memory.
@@ -299,7 +299,7 @@ def _spec(argument: Any) -> TensorSpec:
 
 
 def _known_size(size: int | str | None) -> int | str | None:
-    """Return a size or its name; ``None`` for what says nothing: paddle2onnx writes −1 and question marks."""
+    """Return a size or its name; ``None`` for a placeholder: paddle2onnx writes −1 and question marks."""
     if isinstance(size, int):
         return size if size >= 0 else None
     return size if size and size.strip("?") else None
@@ -343,7 +343,7 @@ def _refusal(what: str, error: Exception) -> ModelError:
         text = re.sub(noise, "", text)
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
     name, message = found["name"] if found else "", f"{what}{where}: {text}"
-    if any(said in text for said in _OUT_OF_MEMORY):
+    if any(phrase in text for phrase in _OUT_OF_MEMORY):
         hint = "allow more memory with --memory, or give smaller sizes with --shape, --dim or --batch-size"
         return LimitError(message, hint, name)
     return ModelError(message, "another export, or a newer onnxruntime, may do better", name)

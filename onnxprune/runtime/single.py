@@ -42,7 +42,7 @@ class Known:
 def objection(
     node: onnx.NodeProto, known: Mapping[str, Known], opsets: Sequence[onnx.OperatorSetIdProto]
 ) -> str:
-    """Return why a node cannot be run, by what onnxruntime says of it alone; empty where it runs.
+    """Return why a node cannot be run, by a session of onnxruntime for it alone; empty where it runs.
 
     Args:
         node: The node, with its bodies.
@@ -58,9 +58,9 @@ def objection(
     model.graph.name = "one node"
     model.graph.node.append(node)
     model.graph.initializer.extend(k.tensor for k in known.values() if k.tensor is not None)
-    for name, what in known.items():
+    for name, operand in known.items():
         if name not in own:
-            model.graph.input.append(helper.make_tensor_value_info(name, what.kind, what.shape))
+            model.graph.input.append(helper.make_tensor_value_info(name, operand.kind, operand.shape))
     model.graph.output.extend(onnx.ValueInfoProto(name=o) for o in node.output if o)
     try:
         session = Session(model, optimize=False, threads=1)

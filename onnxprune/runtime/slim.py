@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 
-# Shape inference wants its constants in the message, and those are small.
+# Shape inference needs the values of small constants in the message.
 _LARGE_BYTES = 1 << 16
 
 _Message = TypeVar("_Message", bound=Message)
@@ -56,7 +56,7 @@ def slim_copy(
         if _is_large(tensor) and tensor.name in used:
             weights[tensor.name] = numpy_helper.to_array(tensor)
             small.graph.initializer.append(_marker(tensor))
-        elif not _is_large(tensor):  # a large one nobody reads would be refused: onnxruntime drops it first
+        elif not _is_large(tensor):  # onnxruntime drops unread tensors first, and refuses the weight then
             small.graph.initializer.append(tensor)
     if fed:
         _make_inputs(small, fed)

@@ -46,7 +46,7 @@ def _packed(node: onnx.NodeProto) -> int:
 
 
 def _cut(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Let a node read what is packed as tensors of its own, and return the nodes that make those."""
+    """Let a node read packed tensors as tensors of its own, and return the nodes that make those."""
     count = _packed(node)
     if not count:
         return []

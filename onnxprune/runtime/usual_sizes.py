@@ -1,4 +1,4 @@
-"""Usual sizes of open axes: the one table of numbers that stand for sizes nobody gives.
+"""Usual sizes of open axes: the one table of numbers for sizes that are not given.
 
 Two purposes have numbers of their own. Costs are stated at *reference* sizes, which are odd and unequal: axes
 of equal numbers are equal axes. Work is forecast at *likely* sizes, those of a single sample. All others are

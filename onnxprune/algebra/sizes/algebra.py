@@ -1,7 +1,7 @@
 """Sizes of axes as expressions: polynomials of the input's symbols, exact for all sizes.
 
-`Extent` is what an axis has: an ``int``, or a `Size` where the input decides. ``+``, ``-`` and ``*`` give
-plain numbers where the result is one, so two extents are equal for all sizes if ``==`` says so.
+`Extent` is the type of an axis length: an ``int``, or a `Size` where it depends on the input. ``+``, ``-``
+and ``*`` give plain numbers where the result is one, so two extents are equal for all sizes if ``==`` holds.
 """
 
 from onnxprune.algebra.sizes.division import (

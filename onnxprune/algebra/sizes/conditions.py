@@ -31,7 +31,7 @@ class Condition:
     reason: str
 
     def holds(self, numbers: Mapping[str, int]) -> bool:
-        """Say whether it is met by numbers for the symbols, by name.
+        """Return whether it is met by numbers for the symbols, by name.
 
         Raises:
             KeyError: A symbol has no number.

@@ -24,7 +24,7 @@ from onnxprune.algebra.sizes.polynomial import (
 from onnxprune.algebra.sizes.proofs import common_monomial, is_nonnegative, is_positive, without
 
 _STEPS = 64
-"""Steps of a division, and terms of what is left in it, after which it is given up."""
+"""Limit of the steps of a division, and of the terms of its remainder; beyond it the division is given up."""
 
 
 def floor_div(a: Value, b: Value) -> Extent:
@@ -90,7 +90,7 @@ def exact_quotient(a: Value, b: Value) -> Extent | None:
 
 
 def _divide(a: Size, b: Size) -> Extent | None:
-    """Divide two polynomials; ``None`` where something is left."""
+    """Divide two polynomials; ``None`` where a remainder is left."""
     lead, head = b.terms[-1]
     quotient: Value = 0
     left: Value = a
@@ -189,7 +189,7 @@ def _floor_of_fractions(rest: Value) -> Extent:
 
 
 def _floor_of_real(value: Size) -> Extent:
-    """Return the floor of what has parts that are no integers."""
+    """Return the floor of a polynomial with terms that are not integers."""
     atoms = value.algebra.atoms
     whole = {m: c for m, c in value.terms if isinstance(c, int) and all(atoms[k].integral for k, _ in m)}
     outside = value.algebra.polynomial(whole)
@@ -220,7 +220,7 @@ def _unrounded_again(value: Value) -> Value:
 
 
 def _over_small(value: Value) -> bool:
-    """Say whether a value is an integer over one of up to 64, roundings inside of it aside."""
+    """Return whether a value is an integer over one of up to 64, roundings inside of it aside."""
     if not isinstance(value, Size):
         return value.denominator <= 64
     atoms = value.algebra.atoms

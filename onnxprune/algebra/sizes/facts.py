@@ -68,7 +68,7 @@ class SizeFacts:
 
     @property
     def learnt(self) -> bool:
-        """Return whether anything is known of any size."""
+        """Return whether any fact about a size is known."""
         return bool(self.known or self._aliases)
 
     def now(self, value: Value) -> Value:
@@ -95,7 +95,7 @@ class SizeFacts:
         return as_extent(found)
 
     def fresh(self, name: str, lower: int | None = 0, upper: int | None = None) -> Size:
-        """Return a new symbol for what is not known."""
+        """Return a new symbol for an unknown size."""
         count = self._names[name] = self._names.get(name, 0) + 1
         unique = name if count == 1 else f"{name}~{count}"
         return self.algebra.symbol(unique, lower, upper, fresh=True)
@@ -159,7 +159,7 @@ class SizeFacts:
             self.same(as_extent(self.algebra.polynomial({((atom.number, 1),): 1})), int(truth), node, reason)
 
     def could_be(self, a: Extent, b: Extent, node: str, reason: str) -> bool:
-        """Say whether two sizes are equal anywhere; note the demand, and learn nothing from it."""
+        """Return whether two sizes are equal anywhere; record the demand, without learning from it."""
         a, b = self.size_now(a), self.size_now(b)
         d = a - b
         if not isinstance(d, Size):
@@ -204,7 +204,7 @@ class SizeFacts:
         self._learn(symbol.terms[0][0][0][0], value)
 
     def _solve_symbol(self, d: Size, node: str, reason: str) -> bool:
-        """Solve ``d = 0`` for a symbol: one for what is unknown if there is any, then the latest."""
+        """Solve ``d = 0`` for a symbol: an unknown one (see `fresh`) if there is any, then the latest."""
         found: list[tuple[bool, int, Atom, int]] = []
         for monomial, c in d.terms:
             if len(monomial) == 1 and monomial[0][1] == 1 and c in (1, -1):
@@ -264,7 +264,7 @@ def _weight(size: Size) -> tuple[int, object]:
 
 
 def _never_zero(d: Size) -> bool:
-    """Say whether a difference is proved not to be 0 at any size."""
+    """Return whether a difference is proved not to be 0 at any size."""
     if is_positive(d) or is_positive(-d):
         return True
     if not all(isinstance(c, int) for _, c in d.terms) or not is_integral(d):
@@ -274,7 +274,7 @@ def _never_zero(d: Size) -> bool:
 
 
 def _always_zero(d: Size) -> bool:
-    """Say whether a difference vanishes: n is n//2 + (n + 1)//2."""
+    """Return whether a difference vanishes: n is n//2 + (n + 1)//2."""
     atoms = d.algebra.atoms
     for monomial, _ in d.terms:
         atom = atoms[monomial[0][0]] if len(monomial) == 1 and monomial[0][1] == 1 else None

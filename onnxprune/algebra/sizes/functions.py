@@ -1,6 +1,6 @@
 """Functions of sizes that are more than sums and products.
 
-Each has one constructor that simplifies, and is an atom where nothing more can be said:
+Each has one constructor that simplifies, and is an atom where no simplification applies:
 
 floor       floor(r), for a polynomial r with fractions as coefficients
 quotient    floor(a / b) for a size b; 0 where b is 0
@@ -9,7 +9,7 @@ maximum, minimum
 equal       1 where d is 0, else 0
 less        1 where d is below 0, else 0
 stretched   the size that two axes broadcast to: the other one where one is 1
-rounded     a / b as floating point numbers of some bits have it
+rounded     a / b in floating point numbers of a given number of bits
 
 Booleans are 0 and 1. A value chosen by one is ``b + c*(a - b)``.
 """
@@ -118,7 +118,7 @@ def stretched(a: Extent, b: Extent) -> Extent:
     for x in (a, b):  # the other is 1 or the same
         if not isinstance(x, Size) or is_nonnegative(x - 2):
             return x
-    for x, y in ((a, b), (b, a)):  # a table of 512 rows, cut to the length of what it is added to
+    for x, y in ((a, b), (b, a)):  # a table of 512 rows, cut to the length of the other operand
         atom = single_atom(y)
         cut = atom.operands if atom is not None and atom.kind == "minimum" else ()
         if x in cut and all(s == x or is_nonnegative(s - 2) for s in cut):

@@ -85,8 +85,7 @@ class Algebra:
 
     Attributes:
         atoms: All atoms, by number.
-        divisors: Monomials known to be multiples of a number: what an analysis learns from a network that
-            only runs then.
+        divisors: Monomials known to be multiples of a number, a condition of every run of the network.
     """
 
     def __init__(self) -> None:
@@ -133,7 +132,7 @@ class Algebra:
         return self._intern(tuple(kept))
 
     def product(self, a: Monomial, b: Monomial) -> Monomial:
-        """Multiply two monomials; what is 0 or 1 is its own square."""
+        """Multiply two monomials; a factor that is 0 or 1 is its own square."""
         if not a or not b:
             return a or b
         powers = dict(a)
@@ -343,7 +342,7 @@ def atoms_of(value: Value) -> Iterable[Atom]:
 
 
 def single_atom(value: Value) -> Atom | None:
-    """Return the atom that a value is, ``None`` if it is anything else."""
+    """Return the atom that a value consists of, ``None`` for any other polynomial."""
     if not isinstance(value, Size) or len(value.terms) != 1:
         return None
     monomial, c = value.terms[0]
@@ -353,7 +352,7 @@ def single_atom(value: Value) -> Atom | None:
 
 
 def is_integral(value: Value) -> bool:
-    """Say whether all values are known to be integers."""
+    """Return whether all values are known to be integers."""
     return value.integral if isinstance(value, Size) else value.denominator == 1
 
 

@@ -84,7 +84,7 @@ def _proved(value: Value, depth: int, steps: Iterator[int]) -> bool:
 
 
 def _proved_from_lowest(size: Size) -> bool:
-    """Write each atom as its least value and what is above it: no term may be negative then."""
+    """Write each atom as its lower bound plus a nonnegative rest: then no term may be negative."""
     algebra = size.algebra
     lows = {k: algebra.atoms[k].bounds[0] for m, _ in size.terms for k, _ in m}
     if any(low is None or low < 0 for low in lows.values()) or not any(lows.values()):
@@ -137,7 +137,7 @@ def _with_boolean(size: Size, number: int, truth: int) -> Value:
 
 
 def _without_atom(atom: Atom, c: Number, rest: Value) -> Iterator[list[Value]]:
-    """Replace ``c * atom`` in ``c * atom + rest`` by what bounds it from below."""
+    """Replace ``c * atom`` in ``c * atom + rest`` by its lower bounds."""
     operands, up = atom.operands, c > 0
     if atom.kind in ("maximum", "minimum"):
         if (atom.kind == "maximum") == up:

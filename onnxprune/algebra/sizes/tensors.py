@@ -152,5 +152,5 @@ def plain(values: Iterable[Value] | None) -> list[int] | None:
 
 
 def open_values(values: Values) -> bool:
-    """Say whether sizes are among some values."""
+    """Return whether sizes are among some values."""
     return any(isinstance(v, Size) for v in values.ravel())

@@ -47,7 +47,7 @@ def known_branches(model: Model, shapes: Shapes) -> dict[str, bool]:
 
 def take_branches(model: Model, known: Mapping[str, bool]) -> None:
     """Replace every If whose condition is known by the branch it takes, in place."""
-    for graph in reversed(model.graphs):  # what is inside first
+    for graph in reversed(model.graphs):  # inner graphs first
         nodes = list(graph.node)
         if any(_is_known(node, known) for node in nodes):
             del graph.node[:]
@@ -92,7 +92,7 @@ def _clashes(model: Model) -> bool:
 
 
 def _made(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the names a graph gives to what its nodes make and to what is fixed in it, each once."""
+    """Yield the names of the results of a graph's nodes and of its constants, each once."""
     listed = {i.name for i in graph.input}
     names = [t.name for t in graph.initializer if t.name not in listed]
     names += [o for n in graph.node for o in n.output if o]

@@ -3,7 +3,7 @@
 Exporters leave nodes that nothing reads and chains of nodes that compute shapes which never change, make
 weights with ConstantOfShape, and merge constants that happen to be equal. Here the known values become
 constants, and vectors that several nodes read get a copy for each reader. Matrices stay shared: that is a
-decision of whoever made the model.
+decision of the author of the model.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def without_dead_nodes(model: Model) -> Model:
     if not any(any(_dead(graph)) for graph in model.graphs):
         return model
     model = model.copy()
-    for graph in reversed(model.graphs):  # what is inside first
+    for graph in reversed(model.graphs):  # inner graphs first
         _delete(graph.node, _dead(graph))
     model.edited()
     drop_unused_constants(model)
@@ -101,8 +101,8 @@ def _filled(sizes: np.ndarray, value: np.ndarray, node: str) -> np.ndarray | Non
 
 
 def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
-    """Replace the nodes that make known values by constants, and drop what only they used."""
-    for graph in reversed(model.graphs):  # what is inside first
+    """Replace the nodes that make known values by constants, and drop constants that only they used."""
+    for graph in reversed(model.graphs):  # inner graphs first
         _delete(graph.node, [bool(n.output) and n.output[0] in known for n in graph.node])
         _delete(graph.node, _dead(graph))
     model.edited()
@@ -141,7 +141,7 @@ def drop_unused_constants(model: Model) -> None:
 
 
 def _delete(repeated: MutableSequence[Any], doomed: list[bool]) -> None:
-    """Delete in place: copying what stays would copy every weight."""
+    """Delete in place: copying the remaining entries would copy every weight."""
     for index in reversed([k for k, gone in enumerate(doomed) if gone]):
         del repeated[index]
 

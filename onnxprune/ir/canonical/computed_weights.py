@@ -1,6 +1,6 @@
 """Weights that a network computes from other constants, written down.
 
-Weight normalisation left in the graph (``g · v / ‖v‖``), masks, scalars behind Cast: what is made of
+Weight normalisation left in the graph (``g · v / ‖v‖``), masks, scalars behind Cast: a value made of
 initializers alone is the same in every run, so it is a weight like any other. It is written down where it
 takes no more room than the constants that are then no longer read. Quantised weights stay quantised, and
 weights that are only transposed, reshaped or cast stay where they are: the rules look through that.
@@ -27,7 +27,7 @@ from onnxprune.runtime import Session
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SMALL = 64
-"""Elements up to which a tensor is written down whatever it is made of."""
+"""Elements up to which a tensor is written down, of any constants."""
 LARGEST_STEP = 1 << 24
 """Bytes that a tensor on the way may take where the constants it is made of take less."""
 _MOVES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
@@ -50,13 +50,13 @@ def with_computed_weights(model: Model) -> Model:
 
 @dataclass
 class _Part:
-    """Nodes fed by constants alone, and what the rest of the network reads of them.
+    """Nodes fed by constants alone, and their results that the rest of the network reads.
 
     Attributes:
         nodes: The nodes, in order of execution.
         results: The tensors that are read elsewhere.
         constants: All constants the nodes read.
-        freed: Those of them that nothing else reads.
+        freed: Those of them that no other node reads.
     """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -103,7 +103,7 @@ class _ConstantPart:
         return cls(model, nodes, makers, readers)
 
     def parts(self) -> Iterator[_Part]:
-        """Yield the parts, each as small as it can be: what shares a constant or a node belongs together."""
+        """Yield the parts, each as small as possible: nodes with a common operand or result share a part."""
         together = _Sets(self.nodes)
         for name, numbers in self.readers.items():
             inside = [n for n in (*numbers, self.makers.get(name, -1)) if n in self.nodes]
@@ -182,7 +182,7 @@ def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
 
 
 def _sizes(model: Model, part: _Part) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Return shape and type of the tensors a part computes; what the size analysis cannot tell is missing."""
+    """Return shape and type of the tensors that a part computes, where the size analysis finds them."""
     bare = _network(model, _Part(part.nodes), [])
     for name in part.constants:
         tensor = model.constants[name]
@@ -246,7 +246,7 @@ def _bytes(kind: int, dims: Iterable[int]) -> float:
 
 
 def _written_down(model: Model, values: Mapping[str, Array]) -> Model:
-    """Return a copy in which tensors are constants of the same names, and what only they needed is gone."""
+    """Return a copy in which tensors are constants of the same names, without the nodes that made them."""
     model = model.copy()
     for node in model.all_nodes:
         node.output[:] = [model.fresh(f"{o}__computed") if o in values else o for o in node.output]

@@ -271,7 +271,7 @@ def _part(
 
 
 def _cut(model: Model, name: str, suffix: str, columns: slice) -> str:
-    """Return the part of what is added to each row."""
+    """Return the columns of the operand that is added to each row."""
     values = model.array(name)
     return name if values.size == 1 else model.add_constant(f"{name}{suffix}", values[..., columns])
 

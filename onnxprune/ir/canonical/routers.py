@@ -43,7 +43,7 @@ def with_biases(model: Model) -> Model:
 
 
 def bias_of(nodes: list[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto], logits: str) -> str:
-    """Return the constant that is added to logits, where nothing else reads what comes out; else nothing."""
+    """Return the constant added to logits, where no other node reads either of them; ``""`` otherwise."""
     maker = next((n for n in nodes if logits in n.output), None)
     readers = Counter(name for node in nodes for name in node.input)
     if maker is None or maker.op_type != "Add" or readers[logits] != 1:

@@ -44,7 +44,7 @@ def without_sequences(model: Model, shapes: Shapes) -> Model:
     if not any(node.op_type in _OPERATORS for node in model.all_nodes):
         return model
     model = model.copy()
-    for graph in reversed(model.graphs):  # what is inside first
+    for graph in reversed(model.graphs):  # inner graphs first
         _Unrolled(model, shapes, graph).write()
     model.edited()
     return model
@@ -73,7 +73,7 @@ class _Unrolled:
         self.graph.node.extend(nodes)
 
     def _follow(self, node: onnx.NodeProto, kept: set[str]) -> bool:
-        """Note the parts of a sequence, or make what is taken out; say whether the node is not needed."""
+        """Record the parts of a sequence, or make an element taken out; return whether the node is dead."""
         if node.op_type == "SequenceAt":
             return self._take(node, kept)
         if node.op_type == "ConcatFromSequence":

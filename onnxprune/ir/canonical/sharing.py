@@ -1,9 +1,9 @@
 """Constants that are equal by accident, one for each reader again.
 
 Exporters write constants that happen to be equal once: biases of zeros, scales of ones, zero points. Each
-reader gets a copy of its own, so that what one of them loses is not lost to the others. Matrices stay shared:
-that is a decision of whoever made the model. Zero points are no such matrices, nor are weights all of whose
-elements are one number: training has never touched them.
+reader gets a copy of its own, so that the removal of an element by one reader does not affect the others.
+Matrices stay shared: that is a decision of the author of the model. Zero points are no such matrices, nor are
+weights all of whose elements are one number: training has never touched them.
 """
 
 from __future__ import annotations

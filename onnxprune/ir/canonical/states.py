@@ -1,7 +1,7 @@
 """States of loops that never change, such as weights that are carried from turn to turn.
 
-A body that hands on what it was given reads the same tensor in every turn: that of the graph outside. So the
-body reads that one instead, and weights are weights again.
+A body that returns a state unchanged reads the same tensor in every iteration: that of the graph outside. So
+the body reads that one instead, and weights are weights again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def without_fixed_states(model: Model) -> Model:
     if not any(_fixed(node) for node in model.all_nodes):
         return model
     model = model.copy()
-    for graph in reversed(model.graphs):  # what is inside first
+    for graph in reversed(model.graphs):  # inner graphs first
         nodes = [part for node in graph.node for part in _rewritten(node)]
         del graph.node[:]
         graph.node.extend(nodes)
@@ -35,7 +35,7 @@ def without_fixed_states(model: Model) -> Model:
 
 
 def _states(node: onnx.NodeProto) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the place of each state: operand, what the body is given, what it makes, result."""
+    """Yield the indices of each state: operand, input of the body, output of the body, result."""
     if node.op_type == "Loop":
         for k in range(len(node.input) - 2):
             yield k + 2, k + 2, k + 1, k
@@ -60,7 +60,7 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
 
 
 def _only(returned: Sequence[str], name: str, place: int) -> bool:
-    """Return whether a body returns what it was given nowhere else: it may return only what it makes."""
+    """Return whether a body returns an input of its own once: the other outputs must not be it."""
     return name not in (*returned[:place], *returned[place + 1 :])
 
 

@@ -69,20 +69,20 @@ class LatencyBackend(ABC):
         """
 
 
-def checked_figures(figures: Sequence[float], what: str) -> list[float]:
+def checked_figures(figures: Sequence[float], origin: str) -> list[float]:
     """Return milliseconds that can be times.
 
     Args:
         figures: Milliseconds.
-        what: Origin of the figures, the subject of the sentence.
+        origin: Origin of the figures, the subject of the sentence.
 
     Raises:
         DeviceError: There are none, or one is not positive and finite.
     """
     wrong = [f for f in figures if not (math.isfinite(f) and f > 0)]
     if wrong or not figures:
-        said = f"{wrong[0]:g}" if wrong else "nothing"
-        raise DeviceError(f"{what} returned {said} as the time of a run", FIGURES_HINT)
+        found = f"{wrong[0]:g}" if wrong else "nothing"
+        raise DeviceError(f"{origin} returned {found} as the time of a run", FIGURES_HINT)
     return list(figures)
 
 

@@ -21,7 +21,7 @@ _CHOICES = (
 
 
 def check_backend(name: str) -> None:
-    """Refuse a text that names no back-end, whatever is installed here.
+    """Refuse a text that names no back-end, independently of the installed ones.
 
     Raises:
         UsageError: It names none.
@@ -56,7 +56,7 @@ def find_backend(name: str | None = None, timeout_s: float = TIMEOUT_S) -> Laten
         return OnnxRuntime(ExecutionConfig.of(detail) if detail else None)
     if kind == "openvino":
         found = OpenVino((detail or "CPU").upper())
-        _ = found.device  # that it is there is said before any work
+        _ = found.device  # a missing device is reported before any work
         return found
     if kind == "tensorrt":
         return find_tensorrt(detail, timeout_s)

@@ -34,9 +34,9 @@ from onnxprune.support.wording import shown
 TIMEOUT_S = LATENCY_TIMEOUT_S
 """Seconds that one call of a command may take."""
 _TURNS = 3
-"""Calls for each model whose figure decides something; a program averages many runs in each of them."""
+"""Calls for each model in a final measurement; a program averages many runs in each of them."""
 _MANY_ROUNDS = 10
-"""Rounds beyond which a caller wants figures that decide something."""
+"""Rounds from which on a caller's measurement is a final one."""
 _MOST_OUTPUT = 16 << 20
 """Bytes that a command may print."""
 _POLL_S = 0.02
@@ -64,7 +64,7 @@ class Command(LatencyBackend):
         name: The back-end as the user names it.
         words: The command and its arguments, with the fields that `fill` knows.
         timeout_s: Seconds that one call may take.
-        read: From what the command prints to milliseconds; `ValueError` where it finds none.
+        read: The function from printed output to milliseconds; `ValueError` where it finds none.
         described: The device, for people; by default the command.
     """
 
@@ -105,7 +105,7 @@ class Command(LatencyBackend):
         threads: int | None = None,
         done: Done = ignore,
     ) -> list[Latency]:
-        """Call the command for each model in turn; figures of calls that succeeded are told in any case."""
+        """Call the command for each model in turn; figures of successful calls are reported in any case."""
         turns = _TURNS if rounds > _MANY_ROUNDS else 1
         figures: list[list[float]] = [[] for _ in models]
         with tempfile.TemporaryDirectory(prefix="onnxprune-latency-") as folder:
@@ -127,7 +127,7 @@ class Command(LatencyBackend):
     def _files(
         self, folder: Path, number: int, model: onnx.ModelProto, feeds: Feeds, threads: int | None
     ) -> dict[str, str]:
-        """Write the files of one model; return what the fields of the command stand for."""
+        """Write the files of one model; return the values of the fields of the command."""
         path = write_fixed(model, feeds, folder / f"model-{number}.onnx")
         fields = {"model": str(path), "threads": str(threads or 0)}
         if any("{inputs}" in word for word in self.words):
@@ -136,20 +136,20 @@ class Command(LatencyBackend):
         return fields
 
     def _figures(self, fields: Mapping[str, str], model: str) -> list[float]:
-        """Call the command once; return what it measured, in milliseconds."""
+        """Call the command once; return the measured milliseconds."""
         words = [fill(word, fields) for word in self.words]
         code, out, err = self._call(words)
         if code != 0:
             how = f"ended with exit code {code}" if code > 0 else f"was ended by {_signal(-code)}"
             last = (err.strip() or out.strip()).rpartition("\n")[2]
-            said = f": {shown(last)}" if last else ""
-            raise DeviceError(f"the latency command {how} for model {shown(model)!r}{said}", self._by_hand)
+            detail = f": {shown(last)}" if last else ""
+            raise DeviceError(f"the latency command {how} for model {shown(model)!r}{detail}", self._by_hand)
         try:
             found = self.read(out)
         except ValueError:
             last = out.strip().rpartition("\n")[2]
-            said = f"printed {shown(last, 120)!r}" if last else "printed nothing"
-            raise DeviceError(f"the latency command {said}, which is no time", FIGURES_HINT) from None
+            output = f"printed {shown(last, 120)!r}" if last else "printed nothing"
+            raise DeviceError(f"the latency command {output}, which is no time", FIGURES_HINT) from None
         return checked_figures(found, "the latency command")
 
     @property
@@ -168,8 +168,8 @@ class Command(LatencyBackend):
                     words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
                 )
             except OSError as error:
-                said = f"the latency command {words[0]!r} cannot be started: {error.strerror}"
-                raise DeviceError(said, "it is looked for on PATH; a relative path needs ./") from error
+                message = f"the latency command {words[0]!r} cannot be started: {error.strerror}"
+                raise DeviceError(message, "it is looked for on PATH; a relative path needs ./") from error
             try:
                 self._wait(process, out, err)
             except BaseException:

@@ -147,9 +147,9 @@ class OpenVino(InProcess):
         except DeviceError:
             raise
         except Exception as error:  # OpenVINO's exceptions share no base class of their own
-            said = " ".join(str(error).split())
+            message = " ".join(str(error).split())
             raise DeviceError(
-                f"OpenVINO cannot run model {model.graph.name!r} on {self.target}: {said}",
+                f"OpenVINO cannot run model {model.graph.name!r} on {self.target}: {message}",
                 "compare with --latency-backend onnxruntime; a newer OpenVINO may do better",
             ) from error
         return run

@@ -29,7 +29,7 @@ def trtexec_ms(text: str) -> list[float]:
 
 
 def polygraphy_ms(text: str) -> list[float]:
-    """Read the mean time from what ``polygraphy run`` prints.
+    """Read the mean time from the output of ``polygraphy run``.
 
     Raises:
         ValueError: It is not there.
