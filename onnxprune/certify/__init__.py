@@ -12,10 +12,10 @@ sizes        sizes as integers times unknowns
 shapes       how they follow from each other, operator by operator
 values       constants and shape arithmetic
 graph        all of that, of one model
-bounds       intervals that hold elements of the sparse model, whatever it is fed
+bounds       intervals that hold elements of the sparse model, for all inputs
 relation     which elements of a sparse tensor a dense one holds
 reshaping    the same through Reshape
-constants    dense constants compared with what is left of sparse ones
+constants    dense constants compared with the kept elements of sparse ones
 pair         two nodes; the table of rules
 elementwise, moves, windows, reductions, products, recurrent, bodies    the rules
 proof        relations from the inputs to the outputs

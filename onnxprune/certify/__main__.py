@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts |= {"original": given.original} if given.original else {}
     facts |= {"certificate": given.certificate, "of_other_files": foreign} if given.certificate else {}
     facts |= verdict.facts()
-    print(json.dumps(facts) if given.as_json else _sentence(facts, verdict.said))
+    print(json.dumps(facts) if given.as_json else _sentence(facts, verdict.reason))
     return 0 if verdict.certified else 1
 
 
@@ -55,10 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _sentence(facts: dict[str, Any], said: str) -> str:
+def _sentence(facts: dict[str, Any], reason: str) -> str:
     if not facts["certified"]:
         models = ("sparse", "original") if facts["step"] == "sparse" else ("dense", "sparse")
-        return f"refused: {facts[models[0]]} is not shown to be {facts[models[1]]}: {said}"
+        return f"refused: {facts[models[0]]} is not shown to be {facts[models[1]]}: {reason}"
     of = f", which is {facts['original']} with some weights zero" if "original" in facts else ""
     return f"certified for all inputs: {facts['dense']} computes what {facts['sparse']} does{of}"
 

@@ -54,7 +54,7 @@ def branches(pair: NodePair) -> list[Relation]:
 
 @rule("Loop")
 def loop(pair: NodePair) -> list[Relation]:
-    """States are cut alike before and after each turn; what is collected is cut as in each turn."""
+    """States are cut alike before and after each turn; a stack of outputs is cut as in each turn."""
     pair.whole(0)
     pair.whole(1)
     one, two = (bodies_of(g, n)["body"] for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True))

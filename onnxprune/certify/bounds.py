@@ -1,4 +1,4 @@
-"""Intervals that hold the elements of a tensor of the sparse model, whatever the network is fed.
+"""Intervals that hold the elements of a tensor of the sparse model, for all inputs.
 
 Arithmetic is done in float64 and widened outwards, so that an interval holds the real number. Zero stays
 exactly zero. Tensors are taken to be finite: zero times anything is zero.

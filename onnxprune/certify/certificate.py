@@ -2,7 +2,7 @@
 
 A file of JSON: ``{"format": 1, "sparse": SHA-256, "dense": SHA-256, "kept": {tensor: {axis: indices}}}``, the
 tensor being a constant of the dense model, or the result of a Pad. Indices are nested lists that broadcast
-against the tensor. They are hints and no more: what they say is compared bit for bit.
+against the tensor. They are hints and no more: the elements they select are compared bit for bit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Dense constants compared with what is left of the sparse ones, bit for bit.
+"""Dense constants compared with the kept elements of the sparse ones, bit for bit.
 
-Which elements are left follows from the operands beside a constant, stands in the certificate, or is looked
-for by comparing rows. However a list is come by, the constants are compared element by element: a wrong one
+The kept elements follow from the operands beside a constant, stand in the certificate, or are found by
+comparing rows. The constants are compared element by element for lists of any origin: a wrong list
 proves nothing.
 """
 
@@ -85,13 +85,13 @@ def selected(values: Array, lists: Lists) -> Array:
 
 
 def with_shift(sparse: Array, dense: Array, lists: Lists, shift: Bounds) -> Relation:
-    """Compare a dense constant with a sparse one to which what was removed has been added.
+    """Compare a dense constant with a sparse one plus the contributions of removed elements.
 
     Args:
         sparse: The sparse constant.
         dense: The dense one.
         lists: Index lists of the sparse constant.
-        shift: Bounds of what has been added.
+        shift: Bounds of the contributions.
     """
     need(sparse.dtype == dense.dtype and dense.dtype.itemsize in ROUNDING, "a bias of another type")
     rank = max(sparse.ndim, shift.rank)
@@ -168,7 +168,7 @@ def _places(rows: Array, left: Array) -> list[int]:
 def inherited(bounds: Bounds, sparse: Array, dense: Array, lists: Lists) -> Array:
     """Return sparse weights that compute the same with the columns of the dense ones where constants are.
 
-    Inputs that are the same whatever the network is fed can stand for each other: what the removed ones add
+    Inputs that are the same in every run can replace each other: the contributions of the removed ones
     may be in the columns of one that stays, at each place of the kernel by itself: padding does not matter.
 
     Args:

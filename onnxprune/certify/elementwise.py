@@ -282,7 +282,7 @@ def elementwise(pair: NodePair, function: Callable[..., Bounds]) -> Relation:
 
 
 def _lifted_out(pair: NodePair, given: Relation) -> Relation:
-    """Return an operand of a maximum with a constant that is as large as what it may differ below."""
+    """Return the operand of a maximum with a constant that covers the range of possible differences."""
     if given.above is None:
         return given
     others = [pair.graphs[0].constants.get(i) for i in pair.sparse.input]

@@ -1,7 +1,7 @@
 """One model as the verifier reads it: constants, and the size of every tensor.
 
 Sizes and the values of shape arithmetic are found here from the operators' definitions, by rules of this
-package alone. What no rule says is asked of onnx's own inference, as far as that gives numbers; what is left
+package alone. Where no rule applies, onnx's own inference is used, as far as it gives numbers; any other size
 is an unknown that no other tensor shares.
 """
 
@@ -99,7 +99,7 @@ class Graph:
         return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
     def visit(self, node: onnx.NodeProto) -> None:
-        """Find the sizes of what a node makes, and its value where it is shape arithmetic."""
+        """Find the sizes of a node's results, and its value where it is shape arithmetic."""
         self._fold(node)
         if node.output[0] in self.constants:
             return
@@ -263,7 +263,7 @@ class Graph:
                 for k, d in enumerate(info.type.tensor_type.shape.dim)
             ]
 
-    # --- what is known of a tensor -------------------------------------------------------------------------
+    # --- known facts of a tensor ----------------------------------------------------------------------------
 
     def _note_constant(self, name: str, value: Array) -> None:
         self.sizes[name] = list(value.shape)

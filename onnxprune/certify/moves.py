@@ -36,7 +36,7 @@ def transpose(pair: NodePair) -> list[Relation]:
 
 @rule("Reshape", "Flatten", "Unsqueeze", "Squeeze")
 def reshape(pair: NodePair) -> list[Relation]:
-    """Elements in the same order: what the node does is in the sizes of its result in each graph."""
+    """Elements in the same order: the sizes of the result in each graph determine the relation."""
     given = pair.relation(0)
     scale = given.scale
     made = reshaped(

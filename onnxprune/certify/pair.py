@@ -164,7 +164,7 @@ class NodePair:
 
     @property
     def padded(self) -> bool:
-        """Return true if zeros may be put around what a window moves over."""
+        """Return true if zeros may be put around the operand of a window."""
         automatic = self.given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
         return any(self.given.get("pads", [0])) or automatic
 

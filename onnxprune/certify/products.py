@@ -52,7 +52,7 @@ class Layer:
     folded: bool = False
 
     def related(self) -> Relation:
-        """Return the relation of the outputs; its shift is what removed inputs have added."""
+        """Return the relation of the outputs; its shift is the sum over the removed inputs."""
         need(not self.inputs.free, "a sum over channels that do not vary")
         known = {2 * a: m.reshape(m.shape[0], 1, m.shape[1], 1) for a, m in self.inputs.lists.items()}
         hints = {a: m for a, m in self.hints.items() if a not in known}
@@ -170,7 +170,7 @@ def merged(given: Relation, groups: tuple[int, int], outputs: tuple[int, int]) -
 
 
 def biased(pair: NodePair, place: int, given: Relation, count: int, beta: float = 1.0) -> Relation:
-    """Return the relation of outputs with a bias added, which may hold what removed inputs have added.
+    """Return the relation of outputs with a bias added, which may hold the sums over removed inputs.
 
     Args:
         pair: The nodes.
@@ -179,13 +179,13 @@ def biased(pair: NodePair, place: int, given: Relation, count: int, beta: float 
         count: Number of outputs of the sparse layer.
         beta: A factor of the bias.
     """
-    there = [
+    present = [
         graph.has(node, place) for graph, node in zip(pair.graphs, (pair.sparse, pair.dense), strict=True)
     ]
-    if not any(there):
+    if not any(present):
         return given
-    need(there[1], "a bias is lost")
-    if there[0]:
+    need(present[1], "a bias is lost")
+    if present[0]:
         one, two = (c.reshape(-1) for c in pair.constant(place))
     else:
         need(
@@ -198,7 +198,7 @@ def biased(pair: NodePair, place: int, given: Relation, count: int, beta: float 
     lists = given.lists if one.size == count and count > 1 else {}
     shift = given.shift
     if shift is None:
-        bias = matched(one, two, lists, {}, rounded=there[0] and pair.is_folded(place)).bounds
+        bias = matched(one, two, lists, {}, rounded=present[0] and pair.is_folded(place)).bounds
     else:
         factor = exactly(np.asarray([1 / beta]))
         bias = with_shift(one, two, lists, shift if beta == 1 else mul(shift, factor)).bounds

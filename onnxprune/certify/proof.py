@@ -75,7 +75,7 @@ class Proof:
             need(self.equal(one.name, two.name), f"output '{one.name}' is cut, or lacks a constant")
 
     def walk(self, sparse: Iterable[onnx.NodeProto], dense: Iterable[onnx.NodeProto]) -> None:
-        """Relate what the nodes of a dense graph make to what those of the sparse one do."""
+        """Relate the results of the nodes of a dense graph to those of the sparse one."""
         makers = {n.output[0]: n for n in sparse}
         for node in dense:
             try:
@@ -123,13 +123,13 @@ class Proof:
         return False
 
     def _is_masked(self, name: str, before: Array, after: Array) -> bool:
-        """Return true if a constant is zero or as before, but for rounding of what was computed here."""
+        """Return true if a constant is zero or as before, but for the rounding of values folded here."""
         room = 4 * ROUNDING[before.dtype.itemsize] if name in self.sparse.folded else 0.0
         close = np.abs(before.astype(np.float64) - after) <= room * np.abs(before.astype(np.float64))
         return bool(((before == after) | (after == 0) | close).all())
 
     def bounds_of(self, sparse: str) -> Bounds | None:
-        """Return the bounds of a sparse tensor, whatever stands for it in the dense model."""
+        """Return the bounds of a sparse tensor, independently of the dense model."""
         if self._bounds is None:
             alone = Proof(self._models[0], self._models[0])
             alone._relate_inputs()
@@ -138,13 +138,13 @@ class Proof:
         return self._bounds.get(sparse)
 
     def keep(self, sparse: onnx.NodeProto, dense: onnx.NodeProto, found: Sequence[Relation | None]) -> None:
-        """Note the relations of what two nodes make."""
+        """Store the relations of the results of two nodes."""
         for one, two, relation in zip(sparse.output, dense.output, found, strict=False):
             if relation is not None and one and two:
                 self.note(one, two, relation)
 
     def note(self, sparse: str, dense: str, relation: Relation) -> None:
-        """Note a relation, and check that it says of sizes what was found in each graph."""
+        """Store a relation, and check that it agrees with the sizes found in each graph."""
         one, two = self.sparse.sizes.get(sparse), self.dense.sizes.get(dense)
         if relation.plain and (one is None or two is None):
             self.of[dense] = (sparse, relation)
@@ -209,7 +209,7 @@ class Proof:
     def _paired(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> None:
         names = sparse.output[0], dense.output[0]
         if names[0] in self.sparse.constants and names[1] in self.dense.constants:
-            return  # whoever reads them compares them
+            return  # their consumer compares them
         if self._all_equal(sparse, dense):
             self.keep(sparse, dense, self._unchanged(sparse, dense))
             for one, two in zip(sparse.output, dense.output, strict=True):
@@ -254,7 +254,7 @@ class Proof:
         return texts[0] == texts[1] and all(self.equal(n, n) for n in captured(self.sparse, sparse))
 
     def _unchanged(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> list[Relation | None]:
-        """Return the relations of what two equal nodes make: plain, with bounds where a rule has any."""
+        """Return the relations of the results of two equal nodes: plain, with bounds where a rule has any."""
         if dense.op_type in RULES and dense.domain in STANDARD and not self.masked:
             try:
                 found = RULES[dense.op_type](NodePair(self, sparse, dense))
@@ -268,7 +268,7 @@ class Proof:
     def _added(self, makers: Mapping[str, onnx.NodeProto], dense: onnx.NodeProto) -> None:
         """Relate a node that only the dense graph has, or that stands in the place of another operator."""
         if dense.output[0] in self.dense.constants or dense.output[0] in self.dense.values:
-            return  # shape arithmetic: whoever reads it compares the values
+            return  # shape arithmetic: its consumer compares the values
         need(not self.masked, "the original has no node for it")
         sparse = makers.get(dense.output[0])
         if sparse is not None and dense.op_type == "Identity" and self._passes_on(sparse, dense):
@@ -289,7 +289,7 @@ class Proof:
         self.note(name, dense.output[0], made)
 
     def _passes_on(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> bool:
-        """Relate an Identity in the place of a sum with what is zero whatever the network is fed."""
+        """Relate an Identity in the place of a sum with an operand that is zero for all inputs."""
         if sparse.op_type not in ("Add", "Sub") or sparse.domain not in STANDARD:
             return False
         for place in (0, 1) if sparse.op_type == "Add" else (0,):

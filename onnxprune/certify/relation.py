@@ -33,8 +33,8 @@ class Relation:
         free: Axes along which the sparse tensor does not vary: any list will do.
         scale: A factor.
         shift: Bounds of a constant that the dense tensor lacks, none for zero; it broadcasts against it.
-        above: A number below which the two tensors may differ, none if they are equal throughout: what is
-            shown is max(dense, above) = max(sparse[lists], above).
+        above: A number below which the two tensors may differ, none if they are equal throughout: the proof
+            shows max(dense, above) = max(sparse[lists], above).
         shares: The axis along which the elements of the sparse tensor are not negative and add up to one.
     """
 
@@ -242,7 +242,7 @@ def contracted(given: Relation, axis: int, size: Size) -> Relation:
 
 
 def lost(given: Relation, axis: int, kept: Array, size: int) -> Bounds | None:
-    """Return the bounds of what the elements that are not kept along an axis add up to, none for zero."""
+    """Return the bounds of the sum over the removed elements along an axis, none for zero."""
     gone = removed(kept, axis, size)
     held = at_kept(given, axis)
     low, high = np.where(gone, held.low, 0.0), np.where(gone, held.high, 0.0)

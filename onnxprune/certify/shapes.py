@@ -209,7 +209,7 @@ def concat(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
 
 @rule("Reshape")
 def reshape(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """The target, with 0 for a size of the operand and −1 for what is left."""
+    """The target, with 0 for a size of the operand and −1 for the rest."""
     x, target = graph.sizes[node.input[0]], graph.integers(node.input[1])
     copied = not graph.attributes(node).get("allowzero")
     made: Sizes = [x[k] if copied and t == 0 else t for k, t in enumerate(target)]

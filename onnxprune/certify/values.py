@@ -1,4 +1,4 @@
-"""Values before the run: constants, what is computed from them, and shape arithmetic on unknown sizes."""
+"""Values before the run: constants, values computed from them, and shape arithmetic on unknown sizes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(graph: Graph, node: onnx.NodeProto, operands: Mapping[str, Array]) -> Ar
         with np.errstate(all="ignore"):
             (made,) = ReferenceEvaluator(model).run(None, dict(operands))
         return np.asarray(made)
-    except Exception:  # whatever the reference raises: then the value is not known
+    except Exception:  # after any exception of the reference the value is unknown
         return None
 
 

@@ -87,7 +87,7 @@ def _refusal(prove: Callable[[], None]) -> Refusal | None:
         prove()
     except Refusal as why:
         return why
-    except Exception as error:  # whatever goes wrong, nothing is shown
+    except Exception as error:  # after any failure nothing is shown
         return Refusal(f"the verifier cannot read the models: {type(error).__name__}: {error}")
     return None
 

@@ -20,7 +20,7 @@ WIDER = "the axis is normalised as a whole, and has to stay"
 
 @dataclass(frozen=True)
 class Indices:
-    """Indices of the maxima of a pooling, counted through the whole of what is pooled.
+    """Indices of the maxima of a pooling, counted through the whole pooled tensor.
 
     Attributes:
         sparse: The name of the sparse indices.
@@ -96,7 +96,7 @@ def global_pool(pair: NodePair) -> list[Relation]:
 
 @rule("LRN")
 def local_response(pair: NodePair) -> list[Relation]:
-    """Divides by what neighbouring channels hold."""
+    """Divides by a norm of neighbouring channels."""
     pair.same_attributes()
     given = pair.relation(0).exact()
     need(not given.touched(1), WIDER)

@@ -22,7 +22,7 @@ def is_reference(text: str) -> bool:
 
 
 def load_callable(reference: str) -> Callable[..., Any]:
-    """Import what ``module:callable`` names.
+    """Import the callable of a reference ``module:callable``.
 
     The current folder is searched after everything installed, and stays on the search path, since the
     user's code may import from there while it runs.
@@ -57,14 +57,14 @@ def load_callable(reference: str) -> Callable[..., Any]:
 
 
 @contextmanager
-def user_code(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into an error that says where it was raised.
+def user_code(subject: str) -> Iterator[None]:
+    """Turn every exception of the user's code into an error that states its file and line.
 
     Args:
-        what: Name of the work, the subject of a sentence: ``"loader:train"``.
+        subject: Name of the work, the subject of a sentence: ``"loader:train"``.
 
     Raises:
-        DataError: The code inside raised something that is not an error of ours.
+        DataError: The code inside raised an exception of another type than `OnnxpruneError`.
     """
     try:
         yield
@@ -73,7 +73,7 @@ def user_code(what: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
-            f"{what} raised {type(error).__name__}: {error}", f"see {place.filename}, line {place.lineno}"
+            f"{subject} raised {type(error).__name__}: {error}", f"see {place.filename}, line {place.lineno}"
         ) from error
 
 

@@ -109,7 +109,7 @@ class EqualLayers(OpenInterface):
     """The channels that layers keep along inputs and outputs that may shrink.
 
     Attributes:
-        equal_layers: Keep as many in every layer along each axis that ``open_io`` opens: some runtimes want
+        equal_layers: Keep as many in every layer along each axis that ``open_io`` opens: some runtimes need
             one number.
     """
 
@@ -141,12 +141,12 @@ class LatencyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTableOptions(LatencyOptions):
-    """The same, with a file of figures of the device.
+    """The options of a latency budget, with a file of figures of the device.
 
     Attributes:
-        latency_table: Figures of the device: what is measured is kept there, so that the command goes on
-            where it was stopped; a file made elsewhere with bench --latency-out is used as it is, and nothing
-            is measured. Its steps round the groups for every budget.
+        latency_table: Figures of the device: measurements are stored there, so that the command goes on
+            where it was stopped; a file made elsewhere with bench --latency-out is used as it is, without
+            measurements. Its steps round the groups for every budget.
     """
 
     latency_table: Path | None = field(default=None, metadata=option(metavar="FILE", place="writes"))
@@ -154,7 +154,7 @@ class LatencyTableOptions(LatencyOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Reductions:
-    """Reductions of costs, as fractions removed of what the model cost before any pruning.
+    """Reductions of costs, as removed fractions of the cost of the model before any pruning.
 
     Attributes:
         reduce_macs: Remove this fraction of the MACs.

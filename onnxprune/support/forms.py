@@ -1,11 +1,11 @@
-"""JSON of a known form: read with suspicion, what is wrong named by its place.
+"""JSON of a known form, read with suspicion; each error names the place of the fault.
 
-A form is a description of what may stand in a file:
+A form is a description of the content of a file:
 
 * ``NUMBER``, ``REAL``, ``COUNT``, ``TEXT``, ``FLAG``, ``ANYTHING``;
-* ``[form]``: a list of such things;
+* ``[form]``: a list of values of that form;
 * ``{"name": form, "other?": form}``: an object with these keys, the second of which may be left out, and
-  others, which nobody looks at;
+  others, which are ignored;
 * ``MappingOf(form)``: an object with any keys;
 * ``Nullable(form)``: that or ``null``; ``OneOf(…)``: one of several.
 """
@@ -39,7 +39,7 @@ class MappingOf:
 
 @dataclass(frozen=True)
 class Nullable:
-    """Something that may be ``null``."""
+    """A form that allows ``null``, too."""
 
     form: Form
 
@@ -55,7 +55,7 @@ def read_form(text: str, form: Form) -> Any:
     """Read JSON and compare it with a form.
 
     Raises:
-        ValueError: It is no JSON or not of the form; the message says where and what should be there.
+        ValueError: It is no JSON or not of the form; the message states the place and the expected form.
     """
     try:
         content = json.loads(text)
@@ -66,10 +66,10 @@ def read_form(text: str, form: Form) -> Any:
 
 
 def check_form(value: Any, form: Form, where: str = "") -> None:
-    """Compare what was read from JSON with a form.
+    """Compare a value read from JSON with a form.
 
     Raises:
-        ValueError: Saying where it differs and what should be there.
+        ValueError: It differs; the message states the place and the expected form.
     """
     if isinstance(form, str):
         if not _FITS[form](value):
@@ -120,7 +120,7 @@ def _check_kind(value: Any, kind: type, called: str, where: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether something is a number that a float can hold, infinity and NaN among them."""
+    """Return whether a value is a number that a float can hold, infinity and NaN among them."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -131,7 +131,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Return whether something is text that can be written again: half a surrogate pair cannot."""
+    """Return whether a value is text that can be written again: half a surrogate pair cannot."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -155,6 +155,6 @@ def _place(where: str) -> str:
 def _shown(value: Any) -> str:
     try:
         text = ascii(value)
-    except (ValueError, RecursionError):  # digits beyond what Python writes
+    except (ValueError, RecursionError):  # more digits than Python converts to text
         text = type(value).__name__
     return text if len(text) <= 40 else f"{text[:37]}…"

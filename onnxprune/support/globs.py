@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 
 
 def matching(pattern: str, names: Iterable[str]) -> set[str]:
-    """Return the names that a pattern means.
+    """Return the names that a pattern matches.
 
-    A name that is written out means itself alone. Otherwise the pattern is a glob; where it matches nothing,
-    its brackets are taken for what they are in names such as ``Block[0]/Conv``.
+    A name that is written out matches itself alone. Otherwise the pattern is a glob; where it matches no
+    name, its brackets are taken literally, for names such as ``Block[0]/Conv``.
 
     Args:
         pattern: A name or a glob.

@@ -67,7 +67,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 class WorkerMonitor:
-    """Sees to it that nobody waits for a worker that will never answer.
+    """Ends a worker that will never answer, so that no caller waits for it without end.
 
     Args:
         process: The worker, leader of a session of its own.
@@ -112,7 +112,7 @@ class WorkerMonitor:
                 return
 
     def _silence(self) -> str:
-        """Wait until nobody waits any more; or say why the worker is given up."""
+        """Wait until no caller waits; return the reason why the worker is given up, or ``""``."""
         stopped_at = silent_at = time.monotonic()
         seen: tuple[int, float | None] | None = None
         while self._waiting.is_set() and not self._closed.wait(_PAUSE_S):

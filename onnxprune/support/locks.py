@@ -1,7 +1,7 @@
 """Locks between processes: the operating system's, on an open file, and gone with the process.
 
-Opening a lock neither follows a link nor changes what is in the file: whoever prepared the folder cannot have
-another file emptied by it.
+Opening a lock neither follows a link nor changes the content of the file: the owner of a prepared folder
+cannot have another file emptied by it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Lock:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
 
     def take(self) -> bool:
-        """Take the lock if nobody has it; say whether that worked."""
+        """Take the lock if it is free; return whether it is now held."""
         try:
             _lock(self._descriptor)
         except OSError as error:
@@ -50,7 +50,7 @@ class Lock:
         return os.read(self._descriptor, 256)
 
     def mark(self, content: bytes) -> None:
-        """Write a few bytes that say whose the file is."""
+        """Write a few bytes that mark the owner of the file."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, content)
 
@@ -63,7 +63,7 @@ class Lock:
 
 @contextmanager
 def holding(path: Path) -> Iterator[bool]:
-    """Hold a lock for the block, if nobody else has it.
+    """Hold a lock for the block, if it is free.
 
     Yields:
         True if it is held.

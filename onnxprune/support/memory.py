@@ -1,7 +1,7 @@
-"""The memory a command may take for what a file asks for: a stated budget, and sizes compared with it first.
+"""The memory that a command may allocate for the sizes in a file: a budget, compared with sizes first.
 
-A small file can name sizes that no machine has. Before an allocation by a number of a
-file, `need` is asked: it refuses sizes beyond the budget with a sentence that states the size.
+A small file can name sizes that no machine has. `need` is called before each allocation by a number of a
+file: it refuses sizes beyond the budget with a sentence that states the size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _limit: ContextVar[int | None] = ContextVar("memory budget", default=None)
 
 
 def budget() -> int:
-    """Return how many bytes one thing that a file asks for may take."""
+    """Return the bytes that one allocation for a file may take."""
     return _limit.get() or int(_SHARE * _machine())
 
 
@@ -77,12 +77,12 @@ def _private_memory() -> int:
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
 
 
-def need(size: int, what: str, error: type[OnnxpruneError] = ModelError) -> None:
-    """Refuse what would take more than the budget.
+def need(size: int, subject: str, error: type[OnnxpruneError] = ModelError) -> None:
+    """Refuse an allocation beyond the budget.
 
     Args:
         size: Bytes.
-        what: Whatever takes them; the sentence goes on with ``needs 3.2 GB of memory``.
+        subject: Name of the allocation, the subject of the sentence ``… needs 3.2 GB of memory``.
         error: The kind of error to raise.
 
     Raises:
@@ -90,7 +90,7 @@ def need(size: int, what: str, error: type[OnnxpruneError] = ModelError) -> None
     """
     if size > budget():
         raise error(
-            f"{what} needs {in_words(size)} of memory, and {in_words(budget())} are allowed",
+            f"{subject} needs {in_words(size)} of memory, and {in_words(budget())} are allowed",
             f"if that is meant, allow more: --memory {-(-size // UNITS['G'])}G",
         )
 

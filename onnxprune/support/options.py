@@ -38,7 +38,7 @@ class NumberRange:
     infinite: bool = False
 
     def __contains__(self, number: float) -> bool:
-        """Say whether a number is taken."""
+        """Return whether a number is within the bounds."""
         return (
             (self.least is None or number >= self.least)
             and (self.above is None or number > self.above)
@@ -46,13 +46,13 @@ class NumberRange:
         )
 
     def __str__(self) -> str:
-        """Say it in words: ``1 or more``."""
+        """Return the bounds in words: ``1 or more``."""
         if self.above is not None and self.below is not None:
             return f"a value between {self.above:g} and {self.below:g}"
-        said = [f"{self.least:g} or more"] if self.least is not None else []
-        said += [f"more than {self.above:g}"] if self.above is not None else []
-        said += [f"less than {self.below:g}"] if self.below is not None else []
-        return ", ".join(said)
+        parts = [f"{self.least:g} or more"] if self.least is not None else []
+        parts += [f"more than {self.above:g}"] if self.above is not None else []
+        parts += [f"less than {self.below:g}"] if self.below is not None else []
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ _ANOTHER = "name another file"
 
 
 def check_output(path: Spec, inputs: Iterable[Spec] = ()) -> Path:
-    """Say whether a result can be written, before anything is spent on it.
+    """Refuse a path to which a result cannot be written, before any work is done.
 
     Args:
         path: File to write. A link is followed, not replaced.
@@ -50,7 +50,7 @@ def check_output(path: Spec, inputs: Iterable[Spec] = ()) -> Path:
         The path with all links resolved.
 
     Raises:
-        OutputError: It is or belongs to one of the inputs, is no regular file or somebody else's, or its
+        OutputError: It is or belongs to one of the inputs, is no regular file or another user's, or its
             folder is missing or not writable.
     """
     place = _regular(path)
@@ -68,7 +68,7 @@ def check_output(path: Spec, inputs: Iterable[Spec] = ()) -> Path:
 
 
 def check_places(writes: Mapping[str, Spec], reads: Iterable[Spec]) -> None:
-    """Say whether a command may write all its files.
+    """Refuse paths to which a command cannot write all its files.
 
     Args:
         writes: Each path by the option that names it.
@@ -90,10 +90,10 @@ def check_places(writes: Mapping[str, Spec], reads: Iterable[Spec]) -> None:
 
 
 def check_folder(folder: Path, reads: Iterable[Spec]) -> None:
-    """Say whether a run may write into its work folder.
+    """Refuse a work folder in which a run would overwrite its inputs.
 
     Raises:
-        OutputError: It would overwrite what it reads.
+        OutputError: An input is a file that the run itself writes.
     """
     folder = folder.resolve()
     for spec in reads:
@@ -106,7 +106,7 @@ def check_folder(folder: Path, reads: Iterable[Spec]) -> None:
 
 
 def check_readable(reads: Iterable[Spec]) -> None:
-    """Refuse what can be opened but never ends: pipes without a writer, sockets, devices.
+    """Refuse inputs that can be opened but never end: pipes without a writer, sockets, devices.
 
     Raises:
         DataError: Naming the path.
@@ -116,7 +116,7 @@ def check_readable(reads: Iterable[Spec]) -> None:
             try:
                 mode = Path(spec).stat().st_mode
             except (OSError, ValueError):
-                continue  # whoever reads it says more
+                continue  # the reader of the file states the error
             if stat.S_ISDIR(mode):
                 shards(Path(spec))
             elif not stat.S_ISREG(mode):
@@ -124,7 +124,7 @@ def check_readable(reads: Iterable[Spec]) -> None:
 
 
 def is_run_file(name: str) -> bool:
-    """Say whether a run writes files of this name into its work folder (a path as seen from there)."""
+    """Return whether a run writes files of this name into its work folder (a path as seen from there)."""
     return _OWN.fullmatch(name) is not None
 
 
@@ -137,7 +137,7 @@ def run_of(place: Path) -> Path | None:
 
 
 def files_of(spec: Spec) -> Iterator[tuple[Path, str]]:
-    """Yield the files that belong to an input, each with what it is of the input.
+    """Yield the files that belong to an input, each with its relation to the input as a predicate.
 
     Args:
         spec: A file, a folder, or ``module:callable``.
@@ -154,7 +154,7 @@ def files_of(spec: Spec) -> Iterator[tuple[Path, str]]:
             yield from ((p, f"holds weights of the model {spec}") for p in _data_of(path))
         elif is_reference(str(spec)):
             yield from ((p, f"is the module of {spec}") for p in _modules(str(spec)))
-    except (OSError, ValueError):  # whoever reads it says what is wrong
+    except (OSError, ValueError):  # the reader of the file states the error
         return
 
 
@@ -190,7 +190,7 @@ def _same(one: Path, other: Path) -> bool:
 def _data_of(path: Path) -> set[Path]:
     try:
         return data_files(path)
-    except Exception:  # whatever parsing says of a file that is no model
+    except Exception:  # any exception of the parser: the file is no model
         return set()
 
 

@@ -47,9 +47,9 @@ def processor_name() -> str:
 
 
 def idle() -> bool:
-    """Return whether nobody else wants the processors just now; ``False`` where the system does not tell.
+    """Return whether the processors are free of other programs' work; ``False`` where that is not known.
 
-    A tenth of a second is looked at: what the system says of the last minute may be this program's own work.
+    A tenth of a second is sampled: the load of the last minute may be this program's own work.
     """
     try:
         others = [_runnable() - 1 for _ in range(_LOOKS)]

@@ -1,7 +1,7 @@
 """Progress of long steps, for registered listeners.
 
-A step says where it is, and knows nothing of bars or terminals; whoever wants to show it installs a
-`Reporter`. Without one, nothing is shown.
+A step reports its position, without any knowledge of bars or terminals; an installed `Reporter` shows it.
+Without one, nothing is shown.
 
     for batch in track(batches, "evaluate", total=len(batches)):
         ...
@@ -45,7 +45,7 @@ class Reporter(Protocol):
 
 
 def tell(text: str) -> None:
-    """Say something to people that is no error and no result."""
+    """Show people a message that is no error and no result."""
     teller = getattr(_reporter.get(), "tell", None)
     if teller is not None:
         teller(text)
@@ -61,7 +61,7 @@ class Task:
         self._reporter, self._key = reporter, key
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Say that more of the work is done.
+        """Report that more of the work is done.
 
         Args:
             steps: Units of work.
@@ -108,7 +108,7 @@ def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T
 
 @contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
-    """Have a reporter told of every step that starts within the block."""
+    """Report every step that starts within the block to a reporter."""
     token = _reporter.set(reporter)
     try:
         yield

@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, and files that may be deleted.
 
-A file is made in a scratch folder beside its place, flushed to the disk, and renamed. Whatever fails before
-that leaves no trace. A process that is killed cannot tidy up: whoever next writes beside it does. A lock in
-each scratch folder tells whether it is in use; it is the operating system's, and gone with the process.
+A file is made in a scratch folder beside its place, flushed to the disk, and renamed. A failure before the
+rename leaves no trace. A killed process leaves its scratch folder behind: the next writer beside it removes
+it. A lock in each scratch folder shows whether it is in use; it is the operating system's, and gone with the
+process.
 
 Nothing is deleted that this program has not made: a scratch folder is known by the mark in its lock, and both
 folders and files must belong to the user who runs it.
@@ -35,7 +36,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
     """Provide a folder within another one, which is gone afterwards with all that is left in it.
 
     Args:
-        beside: The folder that what is made is to be moved into.
+        beside: The folder that the made file is to be moved into.
 
     Raises:
         OSError: It cannot be made.
@@ -52,7 +53,7 @@ def scratch_folder(beside: Path) -> Iterator[Path]:
 def sweep(folder: Path) -> None:
     """Take away the scratch folders that killed processes of this user have left in a folder."""
     for scratch in _scratch_folders(folder):
-        with suppress(OSError):  # in use, or changed by somebody meanwhile
+        with suppress(OSError):  # in use, or changed by another process meanwhile
             scratch.rmdir()  # killed before it was locked: nothing is in it
             continue
         with suppress(OSError):
@@ -62,7 +63,7 @@ def sweep(folder: Path) -> None:
 
 
 def in_use(folder: Path, except_for: Path) -> bool:
-    """Say whether another process is making a file in a folder.
+    """Return whether another process is making a file in a folder.
 
     Args:
         folder: The folder.
@@ -112,7 +113,7 @@ def take_after(file: Path, other: os.stat_result) -> None:
 
 
 def may_replace(path: Path) -> bool:
-    """Say whether a file that is there could keep its owner if it were replaced."""
+    """Return whether an existing file could keep its owner if it were replaced."""
     found = path.stat()
     if os.name != "posix" or found.st_uid == os.geteuid() or not os.geteuid():
         return True
@@ -121,7 +122,7 @@ def may_replace(path: Path) -> bool:
 
 
 def is_own_file(path: Path) -> bool:
-    """Say whether a path is a regular file, no link, of the user who runs the program."""
+    """Return whether a path is a regular file, no link, of the user who runs the program."""
     try:
         found = path.lstat()
     except OSError:
@@ -169,7 +170,7 @@ def _left(scratch: Path) -> Lock | None:
 
 
 def _taken(scratch: Path) -> Lock | None:
-    """Return the lock of a scratch folder, taken; ``None`` if somebody else has it."""
+    """Return the lock of a scratch folder, taken; ``None`` if another process holds it."""
     lock = Lock(scratch / _LOCK)
     try:
         if lock.take():

@@ -1,7 +1,7 @@
 """Text of others, made fit to be shown: names and messages of models, data and libraries.
 
 A name in a file may hold anything: sequences that move the cursor, characters that turn the direction of
-writing, markup, a megabyte of letters. Here it becomes text that only says what it is.
+writing, markup, a megabyte of letters. Here it becomes plain visible text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENCODING_ERRORS = "onnxprune-plain"
 """The error handler of streams whose encoding has not all the characters that are written."""
 
 _ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories of what is no character to be seen: controls, formats, halves of pairs, separators."""
+"""Unicode categories of invisible characters: controls, formats, halves of pairs, separators."""
 _PLAIN = {
     "→": "->",
     "−": "-",
@@ -102,7 +102,7 @@ def _toml_code(character: str) -> str:
 
 
 def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """Replace what an encoding does not have: by something like it, or by its number."""
+    """Replace characters that an encoding lacks: by a similar text, or by their number."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end]

@@ -60,7 +60,7 @@ def opened(case: Any) -> tuple[onnx.ModelProto, dict[str, int], dict[str, tuple[
 
 
 def _decides(value: onnx.ValueInfoProto, array: np.ndarray) -> bool:
-    """Say whether an input is a list of sizes, axes or scales."""
+    """Return whether an input is a list of sizes, axes or scales."""
     few = array.dtype.kind in "iu" and array.size <= 16 and array.ndim <= 1
     few = few and value.type.tensor_type.elem_type in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
     return few or (value.name in ("scales", "roi") and array.ndim == 1)

@@ -46,7 +46,7 @@ def analysed(proto: onnx.ModelProto) -> SizeAnalysis | str:
 
 
 def joins_empty(proto: onnx.ModelProto, made: Run) -> bool:
-    """Say whether a Concat was given an empty tensor: the runtime does not look at its other axes."""
+    """Return whether a Concat was given an empty tensor: the runtime does not look at its other axes."""
     joined = {i for n in proto.graph.node if n.op_type == "Concat" for i in n.input}
     return any(0 in shape for name, shape in made.shapes.items() if name in joined)
 

@@ -79,9 +79,9 @@ def settle_integers(typing: Typing) -> None:
 def _classes(typing: Typing) -> dict[str, _Class]:
     """Return the class of each integer tensor."""
     joined = _Joined()
-    said = defaultdict(set)
+    covered = defaultdict(set)
     for name, node, _ in typing.readings:
-        said[node].add(name)
+        covered[node].add(name)
     found: list[tuple[str, int, Quantised, Hashable, bool]] = [
         (name, node, how, _zero(typing, name, how), True) for name, node, how in typing.readings
     ]
@@ -89,7 +89,7 @@ def _classes(typing: Typing) -> dict[str, _Class]:
         moved = _moved(typing, index)
         for name in moved[1:]:
             joined.join(moved[0], name)
-        for name in {*filter(None, (*node.input, *node.output))} - said[index] - set(moved):
+        for name in {*filter(None, (*node.input, *node.output))} - covered[index] - set(moved):
             if _is_integer(typing.shapes.types.get(name)):
                 counts = node.op_type == "Cast" and name in node.input
                 found.append((name, index, RAW, None, counts and _makes_floats(typing, node)))

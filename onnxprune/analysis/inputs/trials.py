@@ -137,8 +137,8 @@ def _explained(failure: ModelError, model: Model, specs: Sequence[TensorSpec]) -
     what = f", which reads the input{'s' * (len(read) > 1)} {', '.join(map(repr, read))}" if read else ""
     sizes = [known for s in specs for known in s.shape if isinstance(known, str)]
     hint = _OPTIONS.format(sizes[0] if sizes else "NAME", (read or names or ["NAME"])[0])
-    said = f"{failure.message}; the inputs are drawn{what}, and other values and sizes fail too"
-    return ModelError(said, hint, failure.node)
+    text = f"{failure.message}; the inputs are drawn{what}, and other values and sizes fail too"
+    return ModelError(text, hint, failure.node)
 
 
 def _inputs_of(model: Model, tensors: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -158,7 +158,7 @@ def objection(node: SizedNode) -> str:
 
 
 def _is_known(question: NodeQuery) -> bool:
-    """Say whether onnx knows an operator."""
+    """Return whether onnx knows an operator."""
     node, opsets = question.proto(), dict(question.opsets)
     domain = "" if node.domain == "ai.onnx" else node.domain
     return bool(defs.has(node.op_type, opsets.get(domain, 1), domain))

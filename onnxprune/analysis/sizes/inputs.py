@@ -161,8 +161,8 @@ class Inputs:
             if isinstance(now, Size):
                 self.facts.same(now, number, name, "the given shape")
             elif now != number:
-                said = f"the shape given for '{name}' has {number} where {size} is {now}"
-                raise UsageError(said, "axes of one name have one size: give every input the same")
+                text = f"the shape given for '{name}' has {number} where {size} is {now}"
+                raise UsageError(text, "axes of one name have one size: give every input the same")
 
     def _checked(self, name: str, shape: Sequence[int]) -> tuple[Extent, ...]:
         names = [v.name for v in self.values]

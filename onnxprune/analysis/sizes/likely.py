@@ -32,7 +32,7 @@ def likely_size(analysis: SizeAnalysis, axis: OpenAxis) -> int:
 
 
 def is_batch(axis: OpenAxis) -> bool:
-    """Say whether an axis counts samples: by its name, or because it comes first wherever it is."""
+    """Return whether an axis counts samples: by its name, or because it comes first wherever it is."""
     if "batch" in axis.name.lower() or axis.name in ("N", "n"):
         return True
     return all(place == 0 for _, place in axis.places)

@@ -56,7 +56,7 @@ class ConnectedSymbols:
     demands: list[SizeDemand] = field(default_factory=list)
 
     def fits(self, numbers: Mapping[str, int]) -> bool:
-        """Say whether numbers for all symbols fulfil all demands."""
+        """Return whether numbers for all symbols fulfil all demands."""
         return all(demand.holds(numbers) for demand in self.demands)
 
 

@@ -55,7 +55,7 @@ class Walk:
         return tuple(self.facts.size_now(size) if isinstance(size, Size) else size for size in shape)
 
     def has_value(self, name: str) -> bool:
-        """Say whether the numbers of a tensor are followed."""
+        """Return whether the numbers of a tensor are followed."""
         return name in self.tensors.values or name in self.tensors.constants
 
     def value(self, name: str) -> Values | None:
@@ -117,7 +117,7 @@ class Walk:
             self._places.pop()
 
     def fits_ahead(self) -> bool:
-        """Say whether the next nodes of the graph fit what is known now; nothing is learnt from it."""
+        """Return whether the next nodes of the graph fit what is known now; nothing is learnt from it."""
         if self._trying:
             return True
         graph, place = self._places[-1]
@@ -147,16 +147,16 @@ class Walk:
         except ContradictionError as error:
             if error.message.startswith(self._where):
                 raise  # of a body
-            said = (
+            text = (
                 f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error.message}"
             )
-            raise ContradictionError(said, self._hint) from error
+            raise ContradictionError(text, self._hint) from error
         except ZeroDivisionError as error:
-            said = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
-            raise ContradictionError(said, self._hint) from error
+            text = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
+            raise ContradictionError(text, self._hint) from error
         except NotWholeError as error:
-            said = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
-            raise ContradictionError(said, self._hint) from error
+            text = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
+            raise ContradictionError(text, self._hint) from error
         except UNEXPECTED as error:
             raise self._unexpected(node, error) from error
 

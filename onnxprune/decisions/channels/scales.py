@@ -102,8 +102,8 @@ def _without_node(graph: _Scalars, name: str, wanted: bool) -> _Move:
     node = graph.index.nodes[graph.index.producers[name]]
     factor = graph.scalar(node.input[1])
     changes = graph.behind(name, factor) if factor is not None and wanted else None
-    said = f"'{name}' is multiplied by a node of its own: runtimes may not fuse the nodes around it"
-    return _Move(changes, said, node)
+    reason = f"'{name}' is multiplied by a node of its own: runtimes may not fuse the nodes around it"
+    return _Move(changes, reason, node)
 
 
 def _by_width(graph: _Scalars, name: str, old: int, new: int) -> _Move | None:
@@ -115,8 +115,8 @@ def _by_width(graph: _Scalars, name: str, old: int, new: int) -> _Move | None:
     total = math.prod(site.factor for site in sites)
     if not sites or not math.isclose(total, 1 / math.sqrt(old), rel_tol=_TOLERANCE):
         return None
-    said = f"the heads of '{label(product)}' are {new} wide and scaled for {old}"
-    said += (
+    reason = f"the heads of '{label(product)}' are {new} wide and scaled for {old}"
+    reason += (
         ": onnxruntime's transformer optimizer, which takes the width for granted, would fuse them wrongly"
     )
     share = math.pow(old / new, 1 / (2 * len(sites)))
@@ -124,10 +124,10 @@ def _by_width(graph: _Scalars, name: str, old: int, new: int) -> _Move | None:
     for site in sites:
         found = graph.before(site.tensor, 1 / share)
         if found is None:
-            return _Move(None, said)
+            return _Move(None, reason)
         scale = 1 / share if site.node.op_type == "Div" else share
         changes += [(site.node, site.operand, scale), *found]
-    return _Move(changes, said)
+    return _Move(changes, reason)
 
 
 @dataclass(frozen=True)
