@@ -49,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: the command line starts faster that way."""
+    """Import a public name at its first use: the command line starts faster that way."""
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
     module, attribute = _HOMES[name]

@@ -1,6 +1,6 @@
 """Errors with a message and a hint.
 
-Every error carries what is wrong and, where there is one, what to do about it. The command line prints
+Every error carries the fault and, where there is one, a remedy. The command line prints
 them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only ever means a bug of ours.
 
     OnnxpruneError
@@ -13,7 +13,7 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     ├── DataError           the data or the metric does not fit the model
     ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
     ├── NothingToDoError    nothing can be pruned or removed
-    ├── MissedError         a result is written, but is not what was asked for
+    ├── MissedError         a result is written, but misses the demanded budget
     ├── VerificationError   the sparse and the dense model disagree
     │   └── NotShownError   no input showed whether they do
     ├── TrainingError       the training worker is missing, refused the model, or died
@@ -34,7 +34,7 @@ class OnnxpruneError(Exception):
 
     Args:
         message: Fault, in words, naming the file, node or tensor.
-        hint: Advice; empty where nothing useful can be said.
+        hint: Advice; empty where there is none.
     """
 
     exit_code = 1
@@ -70,7 +70,7 @@ class ModelError(OnnxpruneError):
 
 
 class LimitError(ModelError):
-    """A run that takes more memory or time than it may: that says nothing about what it computes."""
+    """A run beyond its limit of memory or time; its results are unknown, not wrong."""
 
 
 class EndlessError(LimitError):
@@ -81,7 +81,7 @@ class DefectError(OnnxpruneError):
     """A rule of this program failed on a node that onnxruntime runs; no file is written.
 
     Args:
-        message: The node, its operator, and what failed.
+        message: The node, its operator and the failure.
     """
 
     def __init__(self, message: str) -> None:
@@ -101,7 +101,7 @@ UNEXPECTED = (
     TypeError,
     ValueError,
 )
-"""Raised by rules on nodes they were not written for; what rules expect they say by errors of their own."""
+"""Raised by rules on nodes outside their design; foreseen refusals have error classes of their own."""
 
 
 class DeviceError(OnnxpruneError):
@@ -117,11 +117,11 @@ class PlanError(OnnxpruneError):
 
 
 class NothingToDoError(OnnxpruneError):
-    """Nothing can be pruned or removed; the message says why."""
+    """Nothing can be pruned or removed; the message has the reason."""
 
 
 class MissedError(OnnxpruneError):
-    """A result is written, but is not what was asked for.
+    """A result is written, but misses a demanded budget.
 
     Args:
         message: As for every error, with both figures.
@@ -171,7 +171,7 @@ class UnverifiedError(OnnxpruneError):
 
 
 class PluginError(OnnxpruneError):
-    """An operator, criterion, budget or pass of another package that is not what it has to be."""
+    """An operator, criterion, budget or pass of another package that breaks its interface."""
 
 
 class OutputError(OnnxpruneError):

@@ -12,7 +12,7 @@ from onnxprune.passes.base import Pass, PassResult
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Run passes one after the other, each on what the one before handed on.
+    """Run passes one after the other, each on the result of the one before.
 
     Attributes:
         passes: The passes, in order.
@@ -24,7 +24,7 @@ class Pipeline:
         """Return the result of every pass, in order.
 
         Raises:
-            OnnxpruneError: Of the pass that failed; the message says which, and what had run before.
+            OnnxpruneError: Of the failed pass; the message names it and the passes completed before.
         """
         results: list[PassResult] = []
         given: Model | PassResult = model

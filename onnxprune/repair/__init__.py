@@ -1,10 +1,10 @@
-"""Recovery without training: what pruning lost, brought back from a few samples without labels.
+"""Recovery without training: weights fitted to the original model on a few samples without labels.
 
 pair        a sparse model and the original it was pruned from, side by side
-stage       one node in both models, and what arrives there and leaves it
-methods     what is done at a node: least squares, bias, scale, BatchNormalization
+stage       one node in both models, with its operands and its results
+methods     repairs of one node: least squares, bias, scale, BatchNormalization
 sweep       all nodes in order of execution
-synthetic   inputs for those who have no samples
+synthetic   drawn inputs, for recovery without samples
 """
 
 from onnxprune.repair.methods import METHODS, RepairMethod

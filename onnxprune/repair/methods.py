@@ -60,7 +60,7 @@ def least_squares(stage: RepairSite) -> dict[str, Any]:
 
 
 def bias(stage: RepairSite) -> dict[str, Any]:
-    """Add to each channel what its mean lacks: the mean of what the removed inputs contributed.
+    """Add to each channel the difference of its means: the mean contribution of the removed inputs.
 
     As M. Nagel et al., "Data-free quantization through weight equalization and bias correction", 2019, do
     after quantisation. Afterwards the means are the original's.
@@ -92,7 +92,7 @@ def scale(stage: RepairSite) -> dict[str, Any]:
 
 
 def batchnorm(stage: RepairSite) -> dict[str, Any]:
-    """Set mean and variance to those of what arrives now, the variance biased as the operator has it.
+    """Set mean and variance to those of the present operand, the variance biased as in the specification.
 
     Where pruning has changed nothing yet the statistics of training stay: they are the better ones.
 
@@ -138,7 +138,7 @@ def _shift_of(stage: RepairSite) -> Shift:
 
 
 def _present(stage: RepairSite, shift: Shift) -> Array | float:
-    """Return the bias there is, as the difference to what the original's result holds already."""
+    """Return the present bias, as the difference to the bias contained in the original's result."""
     if shift.inside:
         return shift.value(stage.pair.sparse)
     return shift.outside(stage.pair.sparse, stage.pair.original)

@@ -89,7 +89,7 @@ class ModelPair:
         return mask & self.elements[name] if name in self.elements else mask
 
     def replace(self, name: str, values: Array) -> None:
-        """Give the sparse model other weights; what is removed stays zero."""
+        """Replace weights of the sparse model; removed channels and elements stay zero."""
         before = self.sparse.array(name)
         after = np.where(self.allowed(name), values, np.zeros((), values.dtype))
         self.sparse.set_array(name, after.astype(before.dtype))

@@ -1,4 +1,4 @@
-"""One node in both models, and what arrives there and leaves it."""
+"""One node in both models, with its operands and its results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class RepairSite:
         return np.moveaxis(y, 1, -1) if self.normalises else self.linear.columns(y)
 
     def results(self) -> Iterator[tuple[Array, Array]]:
-        """Yield the sparse and the original result, channels last, with what is added right after them."""
+        """Yield the sparse and the original result, channels last, with the bias added right after them."""
         name = self.node.output[0]
         shift = None if self.normalises else self.shift
         more = np.asarray(shift.outside(self.pair.sparse, self.pair.original) if shift else 0.0)
@@ -112,7 +112,7 @@ class RepairSite:
         return float(sums[self.kept].sum())
 
     def memory(self) -> tuple[list[str], dict[str, Array]]:
-        """Return all a method may change here: what the node reads, its constants, what is added after."""
+        """Return the state that a method may change: the operands' names, the constants, the bias after it."""
         names = {*self.node.input, *((self.shift.tensor,) if not self.normalises and self.shift else ())}
         sparse = self.pair.sparse
         constants = {n: sparse.array(n).copy() for n in names if n in sparse.constants}

@@ -102,7 +102,7 @@ def _methods_for(node: onnx.NodeProto, wanted: Sequence[RepairMethod]) -> list[R
 
 
 def _out_of_reach(pair: ModelPair, methods: Sequence[RepairMethod]) -> list[dict[str, str]]:
-    """Name the nodes that have lost channels within bodies, where what arrives is not to be seen."""
+    """Name the nodes within bodies that have lost channels; their operands cannot be observed."""
     reason = "it lies in the body of an If, Loop or Scan; nodes of the main graph are repaired"
     return [
         {"node": label(node), "method": method, "reason": reason}

@@ -1,9 +1,9 @@
-"""Recovery without any data: inputs drawn at random, on which every normalisation sees what it has stored.
+"""Recovery without any data: inputs drawn at random, to which the statistics of normalisations are adapted.
 
-Noise goes in, and each BatchNormalization of the original takes the statistics of what then arrives, so that
-what leaves it has the mean and deviation training gave it, channel by channel. On these activations the
-sparse model is repaired like on any others; what it learns of a normalisation's statistics is carried over to
-the ones in the file. In the spirit of M. Nagel et al., "Data-free quantization through weight equalization
+The input is noise. Each BatchNormalization of the original takes the statistics of its present operand, so
+that its result has the mean and deviation of training, channel by channel. On these activations the sparse
+model is repaired like on any others; the change of a normalisation's statistics is carried over to those in
+the file. In the spirit of M. Nagel et al., "Data-free quantization through weight equalization
 and bias correction", 2019, and Y. Cai et al., "ZeroQ", 2020, without their gradients.
 """
 
@@ -79,7 +79,7 @@ class SyntheticPair:
 
     Attributes:
         pair: The models to repair.
-        means: For each mean of a normalisation, what the file says and what was put in its place.
+        means: For each mean of a normalisation, the value in the file and its replacement.
         variances: Likewise.
     """
 

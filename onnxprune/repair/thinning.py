@@ -1,7 +1,7 @@
 """Single elements of weights set to zero by a pattern, layer by layer, each repaired before the next.
 
-A layer is thinned by what arrives at it in the network as it has become: the layers before it are sparse and
-repaired. Weights that no Gram matrix can be had of are thinned by magnitude.
+A layer is thinned by its operands in the network under repair: the layers before it are sparse and repaired
+already. Weights without a computable Gram matrix are thinned by magnitude.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Thinning:
         self.scored[name] = "magnitude"
 
     def _write(self, name: str, mask: Array, values: Array) -> None:
-        """Set the elements of a weight that go to what stands for zero."""
+        """Set the removed elements of a weight to the value that stands for zero."""
         kept = mask | (self.numbers[name] == 0)
         self.pair.elements[name] = kept
         before = self.pair.sparse.array(name)
@@ -99,7 +99,7 @@ class Thinning:
         return own.reshape(numbers.shape)
 
     def _thin(self, stage: RepairSite, layer: Linear) -> None:
-        """Choose by what arrives at a layer."""
+        """Choose the elements of a layer by the Gram matrix of its operands."""
         numbers = layer.matrices(self.numbers[layer.weight])
         present = numbers != 0
         groups, outputs, columns = (np.flatnonzero(present.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
@@ -121,7 +121,7 @@ class Thinning:
         self.scored[layer.weight] = self.score
 
     def _is_centred(self, stage: RepairSite) -> bool:
-        """Return whether the mean of what goes can be made up for by a bias."""
+        """Return whether a bias can compensate for the mean contribution of the removed elements."""
         try:
             return stage.shift is not None
         except NotRepairableError:
