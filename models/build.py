@@ -40,7 +40,7 @@ class Recipe:
         learning_rate: Peak step size of AdamW, after a warm-up over a tenth of the steps, then a cosine.
         shift: Images are moved by up to this many pixels each way.
         mirror: Whether every other image is mirrored.
-        provenance: What the file says about itself.
+        provenance: Provenance written into the file.
     """
 
     build: Callable[[], onnx.ModelProto]

@@ -1,7 +1,7 @@
 """The base of all passes: a frozen set of options that maps a model to a result.
 
-A pass states what it requires of the model it is given and ensures what it promises of the one it returns;
-``__call__`` is the only way through and checks both.
+A pass has a precondition on its input model (`requires`) and a postcondition on its result (`ensures`);
+``__call__`` is the only entry and checks both.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Pass(ABC):
     open_io: Sequence[str] = ()
 
     def __call__(self, given: Model | PassResult) -> PassResult:
-        """Run the pass on a model, or on what another pass handed on.
+        """Run the pass on a model, or on the result of another pass.
 
         Raises:
             UsageError: A parameter that takes a list of names was given a text.
@@ -111,7 +111,7 @@ class Pass(ABC):
         check_weights(given.model)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
-        """Raise an error if the result is not what the pass promises."""
+        """Raise an error if the result breaks the postcondition of the pass."""
         if result.modified:
             check_valid(result.model, self.name, given.model)
 
@@ -121,8 +121,8 @@ def check_valid(model: Model, made_by: str, given: Model | None = None) -> None:
 
     Args:
         model: The model.
-        made_by: The pass that made it.
-        given: The model it was made from: of what inference refuses in that already, nothing is shown.
+        made_by: Name of the pass that made it.
+        given: The model it was made from. If shape inference refuses this one too, no error is raised.
 
     Raises:
         ModelError: A pass of ours made an invalid model: a defect to be reported.

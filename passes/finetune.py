@@ -1,8 +1,8 @@
-"""``finetune``: recover what pruning lost, the removed channels staying exactly zero.
+"""``finetune``: recover the accuracy lost by pruning; the removed channels stay exactly zero.
 
-What is trained is the shrunk network, so a step costs what the pruned network costs; the trained weights are
-then put back in their places in the sparse model, around the zeros. Training the masked model gives the same
-weights, only slower.
+The shrunk network is trained, so a step costs as much as in the pruned network; the trained weights are
+then put back in their places in the sparse model, around the zeros. Training of the masked model gives the
+same weights, only slower.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from onnxprune.train.tuning.validation import Validation, baseline_for, metric_f
 
 Removed = Mapping[str, Sequence[int]]
 _TOLD_BY = 256
-"""Samples that tell data apart from other data of the same size."""
+"""Number of samples in the digest that distinguishes data sets of the same size."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         val: Held-back data; the weights of the best epoch are kept, or those given.
         metric: Metric measured on it; by default one that suits the loss.
         patience: Epochs without a better score after which training ends.
-        original: The model before pruning, for its statistics; by default what `prune` noted of them.
+        original: The model before pruning, for its statistics; by default the statistics noted by `prune`.
         unfold: Put folded BatchNormalization back while training: ``auto`` where the model has no
             normalisation at all, ``always`` behind every convolution that allows it, or ``never``.
         engine: Engine of the steps: ``stock``, the onnxruntime that is there; ``ort-training``, see
@@ -225,7 +225,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         return PassResult(result, True, FinetuneReport(**facts), given.analysis)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
-        """The tuned model is valid, and what its plan names is still zero."""
+        """The tuned model is valid, and the channels of its plan are still zero."""
         super().ensures(given, result)
         plan = stored_plan(result.model)
         if plan is not None:
@@ -250,7 +250,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         checkpoints: Checkpoints | None,
         masks: Mapping[str, Array],
     ) -> tuple[Mapping[str, Array], dict[str, Any]]:
-        """Train; return the weights to keep and what there is to report."""
+        """Train; return the weights to keep and the facts for the report."""
 
         def batches(epoch: int) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
             for batch in data.batches(self.batch_size, shuffle=True, seed=self.seed, epoch=epoch):
@@ -284,7 +284,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         return Validation(student, val, metric, baseline, self.threads, self.patience, checkpoints)
 
     def _teacher(self, channels: Channels, removed: Removed) -> Teacher | None:
-        """Prepare the teacher to answer with what the student still has."""
+        """Open the teacher; its features are restricted to the channels kept in the student."""
         model = _loaded(self.teacher)
         if model is None:
             return None
@@ -326,7 +326,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         return {name: (m.mean, np.sqrt(m.variance)) for name, m in found.items()}, near
 
     def _checkpoints(self, model: Model, data: Dataset) -> Checkpoints | None:
-        """Say where checkpoints go, and what tells this training apart from others."""
+        """Return the checkpoints: their file, their interval and the identity of this training."""
         if self.checkpoint is None:
             if self.resume:
                 raise UsageError("there is no checkpoint to go on from", "name the file")
@@ -335,7 +335,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         identity = {o.name: getattr(self, o.name) for o in fields(self) if o.name not in aside}
         models = {"model": model, "teacher": _loaded(self.teacher), "original": _loaded(self.original)}
         identity |= {name: _digest(given) for name, given in models.items() if given is not None}
-        # All of it may take long to read, and what a callable yields may differ from call to call.
+        # Reading all samples may take long, and a callable may yield other samples at each call.
         known = data.samples is not None
         identity["data"] = [data.samples, data.take(_TOLD_BY).digest()] if known else data.name
         return Checkpoints(Path(self.checkpoint), self.checkpoint_every, identity, self.resume)
@@ -364,7 +364,7 @@ def _require_each_once(rescaled: Mapping[str, tuple[str, float]], dense: Model) 
 
 
 def _unscaled(weights: Mapping[str, Array], rescaled: Mapping[str, tuple[str, float]]) -> dict[str, Array]:
-    """Turn trained multiples of constants back into what the whole network has in their place."""
+    """Divide trained multiples of constants by their factors, to give the constants of the whole network."""
     found = {}
     for name, values in weights.items():
         own, factor = rescaled.get(name, (name, 1.0))

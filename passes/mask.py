@@ -1,7 +1,7 @@
-"""``prune``: decide which channels the budgets cost, and set them to zero.
+"""``prune``: choose the channels to remove under the budgets, and set them to zero.
 
-The result is the sparse model: the same graph and the same shapes, the plan in its metadata. What an earlier
-plan removed stays removed, and all reductions count from the model before any pruning.
+The result is the sparse model: the same graph and the same shapes, the plan in its metadata. Channels removed
+by an earlier plan stay removed, and all reductions count from the model before any pruning.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class Prune(
 ):
     """Zero the least useful channels until all budgets are met.
 
-    The ``reduce_`` options are fractions to remove, of what the model cost before any pruning. At least one
-    of them is given, or ``max_drop``, or ``plan``.
+    The ``reduce_`` options are fractions to remove, of the costs of the model before any pruning. At least
+    one of them is given, or ``max_drop``, or ``plan``.
 
     Attributes:
         reduce: Remove this fraction of another cost: that of a plugin, or module:callable.
@@ -231,7 +231,7 @@ class Prune(
         """Compare the user's own graph with the form that is analysed, the same channels zero in both.
 
         Raises:
-            VerificationError: They differ: what would be cut out is not what the user's file computes.
+            VerificationError: They differ: the analysed form does not compute the user's function.
         """
         if own is not analysed:
             verdict = examine(own, analysed, shapes=own.sizes or None, seed=self.seed, budget=_CHECK)
@@ -239,14 +239,14 @@ class Prune(
                 demand(verdict, own.name, "its analysed form")
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
-        """The sparse model is valid, and what its plan names is zero."""
+        """The sparse model is valid, and the channels of its plan are zero."""
         super().ensures(given, result)
         plan = stored_plan(result.model)
         if result.modified and plan is not None:
             check_zero(planned_channels(result.model, plan), plan.removed)
 
     def reductions(self) -> dict[str, float]:
-        """Return what is to be reduced, and by how much."""
+        """Return the demanded reduction of each cost, as a fraction."""
         return super().reductions() | dict(self.reduce)
 
     @property
@@ -257,11 +257,11 @@ class Prune(
         return DEFAULT_METHODS if self.data is not None else ()
 
     def _note(self, sparse: Model, original: Model) -> None:
-        """Leave in the sparse model what finetuning asks of the original."""
+        """Store in the sparse model the statistics of the original that finetuning reads."""
         noted(sparse, original, self._samples_of(original), seed=self.seed, threads=self.threads)
 
     def _samples_of(self, model: Model) -> Dataset:
-        """Open the samples, no more than are asked for."""
+        """Open the data, cut to the number of samples in the options."""
         assert self.data is not None
         session = Session(model.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs)
@@ -379,7 +379,7 @@ class Prune(
         usual = "l2" if self.data is None else "obs"
         known = analysis.settings.get("criterion", usual) if analysis else usual
         if self.data is None and known in NEED_DATA:
-            known = usual  # what ranked the channels then cannot be asked again
+            known = usual  # the criterion of the analysis needs data, and there is none now
         criterion = self.criterion or str(known)
         check_criterion(criterion)
         return criterion

@@ -1,7 +1,7 @@
-"""``recover``: bring back what pruning lost without training, from a few samples without labels.
+"""``recover``: reduce the error of pruning without training, from a few samples without labels.
 
-Each node is made to behave as it did in the model before pruning, in order of execution, so that every
-repair sees, and makes up for, what the ones before it could not.
+The results of each node are fitted to those in the model before pruning, in order of execution, so that every
+repair also compensates for the error that the repairs before it leave.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
         return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
-        """The repaired model is valid, and what its plan names is still zero."""
+        """The repaired model is valid, and the channels of its plan are still zero."""
         super().ensures(given, result)
         plan = stored_plan(result.model)
         if plan is not None:

@@ -94,7 +94,7 @@ class PruneReport(CostReport):
     Attributes:
         settings: The settings that decided the plan.
         uncounted: Nodes whose multiply-accumulates are not counted, with the reason.
-        macs_assumed: The fraction of the multiply-accumulates whose sizes only the data tell.
+        macs_assumed: The fraction of the multiply-accumulates whose sizes depend on the data.
         assumed_sizes: The sizes that stand for these.
         size_bytes_before: Bytes of the file before any pruning.
         dense_size_bytes: Bytes of the dense file, predicted.
@@ -109,7 +109,7 @@ class PruneReport(CostReport):
         latency_device: The device, in words.
         latency_measured: True if the time of the dense model was measured, not predicted by a table.
         latency_steps: The steps in which the device computes channels, by operator.
-        latency_missed: True if less is removed than was asked for.
+        latency_missed: True if the reduction of latency is smaller than the demanded one.
         warnings: Warnings, in words.
         metric: The metric that plans were measured by.
         score_before: Its value for the model that was given.

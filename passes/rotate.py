@@ -1,9 +1,9 @@
 """``rotate``: put axes that allow it into the basis in which they are best cut, exactly.
 
 Along most axes a network commutes with permutations alone; along some with every orthogonal, or every
-invertible map (`onnxprune.ops.symmetry`). There the basis is free to choose. In the one chosen here channels
-are ordered by what they carry and what their readers make of it, so that a cut loses least. No node is added
-on the way of a residual stream, and the model is proved equal to the one that was given.
+invertible map (`onnxprune.ops.symmetry`). There the basis is free. In the basis chosen here the channels are
+ordered by their energy and by the gain of their consumers, so that a cut loses least. No node is added on the
+way of a residual stream, and the result is proved equal to the input model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     """Change the basis of every axis that allows it; the results stay the same up to rounding.
 
     Attributes:
-        data: Samples, labels not needed, to choose the bases by; without any the weights alone are asked: an
+        data: Samples, labels not needed, to choose the bases by; without data the weights alone decide: an
             .npz or .jsonl file, a folder of samples, or module:callable.
         samples: Number of samples.
         batch_size: Samples a run.
@@ -61,7 +61,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     batch_size: int = field(default=64, metadata=option(least=1))
 
     def requires(self, given: PassResult) -> None:
-        """The options make sense, and nothing is pruned yet: zeros would be mixed with what is left."""
+        """The options make sense, and nothing is pruned yet: a rotation mixes zeros with kept channels."""
         super().requires(given)
         if stored_plan(given.model) is not None:
             raise UsageError(
@@ -179,7 +179,7 @@ def _said(axis: GroupSymmetry) -> str:
 
 
 def _described(axis: GroupSymmetry, condition: float) -> dict[str, Any]:
-    """Describe what was done to an axis."""
+    """Describe the change of basis of an axis, ready for JSON."""
     return {
         "group": axis.group.name,
         "size": axis.group.size,

@@ -1,4 +1,4 @@
-"""``prune --keep-rows``: zero the rows of a vocabulary that nobody needs."""
+"""``prune --keep-rows``: zero the rows of a vocabulary that are not kept."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """``ana``: measure how a metric falls as each group of channels shrinks, one group at a time.
 
 The idea is that of Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 2017), section 3.2: the least
-important channels of one group are masked, the rest of the network stays as it is, and the metric on the
-user's data tells how much was lost.
+important channels of one group are masked, the rest of the network stays as it is, and the loss is the
+change of the metric on the user's data.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
     """Measure the sensitivity of every group. The model stays as it is.
 
     Of a model that has been pruned already, the sparse model is the baseline; ratios still count from the
-    whole group, and what is gone already stays gone.
+    whole group, and channels that are removed already stay removed.
 
     Attributes:
         data: Data to measure on: an .npz or .jsonl file, a folder of samples, or module:callable.
@@ -76,7 +76,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         workers: Processes to measure in: 1 here, or all that a cluster has.
         backend: ``local``, or a cluster that runs: dask://HOST:PORT, ray://HOST:PORT.
         cache_bytes: Most that all workers together keep of tensors computed once.
-        resume: Go on with what is in the output file.
+        resume: Keep the points in the output file and measure only the missing ones.
         force: Replace the output file.
         file: File the analysis is saved in, after every group; ``None`` for none.
     """
@@ -176,7 +176,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         return PassResult(given.model, False, AnaReport(**facts), ledger.analysis)
 
     def _compared(self, estimated: Analysis, given: PassResult) -> dict[str, Any]:
-        """Say how well an estimate ranks, if there is anything to hold it against."""
+        """Return the rank agreement of an estimate with a measured analysis; empty where there is none."""
         exact = self.against
         if self.check:
             step = replace(self, method="measured", check=False, against=None, file=None, metric="kl")
@@ -198,7 +198,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
 
 
 def analysis_facts(analysis: Analysis) -> dict[str, Any]:
-    """Return what an analysis says, ready for JSON: all curves, and the groups that lose most at one half."""
+    """Return an analysis, ready for JSON: its curves, and the groups with the largest loss at one half."""
     curves = {name: _curve_facts(analysis, curve) for name, curve in analysis.curves.items()}
     fragile = sorted(curves, key=lambda name: -curves[name]["drop_at_half"])
     return {

@@ -47,7 +47,7 @@ _CHECK = CheckBudget(seconds=3.0)
 
 @dataclass(frozen=True)
 class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
-    """Set elements of weights to zero by a pattern such as 2:4, and repair what is left.
+    """Set elements of weights to zero by a pattern such as 2:4, and repair the remaining ones.
 
     Attributes:
         pattern: Of every M neighbours along the inputs N stay, such as 2:4; or unstructured:0.5, the fraction

@@ -54,7 +54,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
     unverified: bool = False
 
     def run(self, given: PassResult) -> PassResult:
-        """Find what is to go, by plan or by evidence, cut it out, compare."""
+        """Find the removed channels, by plan or by evidence, cut them out, compare the results."""
         plan = stored_plan(given.model)
         if plan is None:
             given = replace(given, model=_without_vocabulary(given.model))
@@ -68,7 +68,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         return self._proven(given, channels, removed, shrunk(channels, removed), hints)
 
     def _by_evidence(self, given: PassResult) -> PassResult:
-        """Remove what the weights say the network would not miss."""
+        """Remove the channels that the weights prove dead."""
         channels = find_channels(precomputed(given.model))
         moved: Elements = {}
         if channels.freedoms:
@@ -171,7 +171,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
 def _with_scales(
     sparse: Model, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model, hints: Hints
 ) -> tuple[Model, list[str]]:
-    """Return the dense network in the form that runtimes fuse, and what of that is lost.
+    """Return the dense network in the form that runtimes fuse, and the fusions that are lost.
 
     Where a network can be certified only with the nodes that a cut has put in, they stay.
     """
@@ -183,7 +183,7 @@ def _with_scales(
 
 
 def _without_vocabulary(model: Model) -> Model:
-    """Return a model in which no rows may go: zeros alone do not tell that the caller agrees."""
+    """Return a model without removable vocabulary rows: zeros alone are not the consent of the caller."""
     if VOCABULARY_KEY not in model.metadata():
         return model
     model = model.copy()

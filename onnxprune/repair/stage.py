@@ -112,7 +112,7 @@ class RepairSite:
         return float(sums[self.kept].sum())
 
     def memory(self) -> tuple[list[str], dict[str, Array]]:
-        """Return the state that a method may change: the operands' names, the constants, the bias after it."""
+        """Return the state that a method may change: operand names, constants, the bias after the node."""
         names = {*self.node.input, *((self.shift.tensor,) if not self.normalises and self.shift else ())}
         sparse = self.pair.sparse
         constants = {n: sparse.array(n).copy() for n in names if n in sparse.constants}

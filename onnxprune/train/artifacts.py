@@ -73,7 +73,7 @@ def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen:
 
 
 def _open(folder: Path, threads: int, spin: bool) -> tuple[Any, Any]:
-    """Load what `_generate` wrote: the checkpoint state and the module that steps it."""
+    """Load the files of `_generate`: the checkpoint state and the module that steps it."""
     from onnxruntime.training.api import CheckpointState, Module
 
     options = _options()

@@ -95,7 +95,7 @@ def _convolved(node: gs.Node, operands: Operands, emit: Emitter) -> Any:
     return result if bias is None else emit("Add", result, emit("Reshape", bias, emit.ints([-1, 1, 1])))
 
 
-# --- what lies between them --------------------------------------------------------------------------------
+# --- operators between them --------------------------------------------------------------------------------
 
 
 def _normalised(node: gs.Node, operands: Operands, emit: Emitter) -> Any:

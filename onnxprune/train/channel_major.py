@@ -68,7 +68,7 @@ def _stretches(graph: gs.Graph, pictures: int) -> Iterator[list[gs.Node]]:
 
 
 def _connected(start: int, able: Mapping[int, gs.Node]) -> set[int]:
-    """Return all that can be reached from one node, along what flows and against it."""
+    """Return the ids of all nodes that can be reached from one node, along its flows and against them."""
     found, waiting = set(), [start]
     while waiting:
         node = able[waiting.pop()]
@@ -91,7 +91,7 @@ def _elements(tensor: gs.Tensor) -> int:
 
 
 def _rewrite(stretch: Sequence[gs.Node], ends: _Ends, graph: gs.Graph) -> None:
-    """Emit the stretch anew, what enters turned around, what leaves turned back."""
+    """Emit the stretch anew, with transposed entries, and exits transposed back."""
     carried = {x.name: _turned(x, Emitter(graph, f"{x.name}/by_channel")) for x in ends.entries}
     leaving = {x.name for x in ends.exits}
     for node in stretch:

@@ -1,6 +1,6 @@
 """Checkpoints: all that a training needs to go on as if it had never stopped, in one file.
 
-The file is an `.npz` without pickles. It appears whole or not at all, and names what it is a checkpoint of,
+The file is an `.npz` without pickles. It appears whole or not at all, and holds the identity of its training,
 so that no other training goes on from it.
 """
 
@@ -46,9 +46,9 @@ class Checkpoints:
     Attributes:
         path: The file.
         every: Steps from one to the next.
-        identity: All that decides what the training comes to, ready for JSON.
+        identity: All facts that determine the result of the training, ready for JSON.
         resume: True to go on from the file, if there is one.
-        own_fields: Other values that the caller wants to have kept, ready for JSON; filled when resuming.
+        own_fields: Other values to keep for the caller, ready for JSON; filled when resuming.
         own_arrays: The same for arrays.
     """
 
@@ -60,7 +60,7 @@ class Checkpoints:
     own_arrays: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse an interval below 1 step, and a path that cannot be written."""
         if self.every < 1:
             raise UsageError(f"a checkpoint every {self.every} steps is none", "give 1 or more")
         if not self.resume:
@@ -131,7 +131,7 @@ def check_place(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint of this user; what else lies there stays."""
+    """Delete a checkpoint of this user; any other file stays."""
     if is_own_file(path) and _is_checkpoint(path):
         path.unlink(missing_ok=True)
 
@@ -141,7 +141,7 @@ def _is_checkpoint(path: Path) -> bool:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             header = json.loads(file[_HEADER].tobytes())
         return {"format", "identity", "progress"} <= set(header)
-    except Exception:  # whatever numpy and zipfile say of a file that is none
+    except Exception:  # numpy and zipfile raise many kinds on other files
         return False
 
 

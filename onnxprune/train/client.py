@@ -1,4 +1,4 @@
-"""The trainer's end of the worker: starts it, talks to it, and says what became of it."""
+"""The trainer's end of the worker: its start, its requests and replies, and the error for its death."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Worker:
         self._folder.cleanup()
 
     def _obituary(self) -> TrainingError:
-        """Say how the worker died."""
+        """Return the error for the death of the worker."""
         if self._watch.verdict:
             hint = "its progress is in the checkpoint, if there is one: go on with `resume`"
             return TrainingError(f"the training worker {self._watch.verdict}", hint)
@@ -123,7 +123,7 @@ class Worker:
 
 
 def _environment(runtime: Path | None) -> dict[str, str]:
-    """Give the worker what this process can import, with the training build in front if it is to hold it."""
+    """Return the worker's environment: this import path, with the training build first if needed."""
     paths = [str(Path(entry or ".").absolute()) for entry in sys.path]
     if runtime is not None:
         paths.insert(0, str(runtime))

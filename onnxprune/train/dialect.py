@@ -1,8 +1,8 @@
 """Conversion of ONNX files to the operators and opsets of onnxruntime-training 1.19.2.
 
-It reads operator sets up to 21 and IR versions up to 10, gradients need operator set 13, and it wants a model
-without functions, without initializers listed as inputs, in 32-bit floats, and with a free batch size. Only
-the copy that is trained is converted; the user's model keeps what it is.
+It reads operator sets up to 21 and IR versions up to 10, gradients need operator set 13, and the model has to
+be without functions, without initializers listed as inputs, in 32-bit floats, and with a free batch size.
+Only the copy that is trained is converted; the user's model stays unchanged.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _unbake_reshapes(model: onnx.ModelProto, sample: Mapping[str, Array], batch:
     """Let the first axis of constant Reshape targets absorb the batch.
 
     The batch is the outermost factor of an activation, so with all other sizes known the first one may be -1.
-    Where that is not so, the forward check that follows says it.
+    Where that is not so, the forward check that follows fails.
     """
     one = taken(sample, input_axes(model, sample), np.zeros(batch, np.int64))
     shapes = infer_shapes(model, {name: a.shape for name, a in one.items()})

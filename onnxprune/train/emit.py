@@ -15,7 +15,7 @@ Operand: TypeAlias = Any  # a gs.Tensor, or a number or array that becomes a flo
 
 
 class Untrainable(Exception):  # noqa: N818 - a verdict on a node, turned into a TrainingError that names it
-    """A node cannot be put into the dialect; the message says why."""
+    """A node cannot be put into the dialect; the message is the reason."""
 
 
 class Emitter:

@@ -38,7 +38,7 @@ def train(
     """Train a model.
 
     BatchNormalization uses the statistics of the batch, and its running statistics follow. Dropout stays
-    what it is in inference, the identity. For the same batches, settings and number of threads the result
+    the identity, as in inference. For the same batches, settings and number of threads the result
     is the same, bit for bit, and so it is if the training was killed and has gone on from a checkpoint.
 
     Args:
@@ -47,15 +47,16 @@ def train(
             (`labels`, or the names of outputs). Every axis but the first keeps its size from batch to batch.
         settings: Options of the training.
         total_steps: Number of steps the schedule of the learning rate is laid out for.
-        masks: From the name of a trained tensor to what may be other than zero, as booleans of a shape
-            that broadcasts to the tensor's. All else is exactly zero from the start and after every step.
+        masks: From the name of a trained tensor to its elements that may differ from zero, as booleans of a
+            shape that broadcasts to the tensor's. All others are exactly zero from the start and after every
+            step.
         on_step: Called after every step.
-        on_epoch: Called after every epoch with the tensors trained so far, as `TrainResult.weights`; says
-            True when that is enough.
+        on_epoch: Called after every epoch with the tensors trained so far, as `TrainResult.weights`; True
+            ends the training.
         checkpoints: Checkpoints to write, and to go on from.
 
     Returns:
-        The trained tensors and what was observed.
+        The trained tensors and the observations of the run.
 
     Raises:
         DataError: Inputs or targets are missing or do not fit the model.

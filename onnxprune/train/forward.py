@@ -21,7 +21,7 @@ from onnxprune.train.samples import batch_size, input_axes, output_axes, taken
 from onnxprune.train.wire import Array
 
 TOLERANCE = (
-    1e-3  # of the largest magnitude; what is spelled differently rounds differently, layer after layer
+    1e-3  # of the largest magnitude; other spellings of an operator round differently, layer after layer
 )
 HALF_PRECISION_TOLERANCE = 2e-2
 SAMPLES = 4
@@ -63,7 +63,7 @@ def check_forward(
 def _runs_in_its_own_batch(
     model: onnx.ModelProto, training_copy: onnx.ModelProto, floats: Mapping[str, Array]
 ) -> bool:
-    """Tell if the copy runs on as many samples as the file fixes, and on no others."""
+    """Return whether the copy runs on as many samples as the file fixes."""
     batch = declared_batch(model)
     if batch is None:
         return False
@@ -75,7 +75,7 @@ def _runs_in_its_own_batch(
 
 
 def _batch_is_merged(model: onnx.ModelProto, error: ModelError) -> TrainingError:
-    """Say that a network has its number of samples in more than the first axis of its tensors."""
+    """Return the error for a network with its number of samples in more than the first axis of tensors."""
     where = f"node '{error.node}'" if error.node else "a node"
     return TrainingError(
         f"the file fixes a batch of {declared_batch(model)} and {where} lays its samples along another axis,"
@@ -120,7 +120,7 @@ def _differ(model: onnx.ModelProto, wanted: Any, got: Any) -> bool:
 
 
 def _error(wanted: Any, got: Any) -> float:
-    """Largest difference relative to the largest magnitude; what is not floats follows from what is."""
+    """Return the largest difference relative to the largest magnitude; 0 for results that are not floats."""
     if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f":
         return 0.0
     if wanted.shape != got.shape:

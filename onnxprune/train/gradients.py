@@ -1,4 +1,4 @@
-"""Gradients for others: what the importance of channels and the analysis of a model are computed from.
+"""Gradients outside training, for the saliency of channels and the analysis of a model.
 
 They come from the same worker as training, and are those of the function the model is: BatchNormalization
 uses its running statistics, Dropout does nothing, and no weight changes.
@@ -14,7 +14,7 @@ its own answers by nothing, so the divergence from itself has no gradient at all
 
 Channels of activations get gradients through gates: factors of one that are put behind an activation, one for
 each sample and channel. The gradient of a gate is the sum over all positions of activation times gradient,
-which is what the loss changes by, to first order, when the channel is turned off (Molchanov et al. 2019).
+which is, to first order, the change of the loss when the channel is turned off (Molchanov et al. 2019).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class _Selection:
     samples: int
 
     def __call__(self, copied: TrainingCopy) -> TrainingCopy:
-        """Put in the gates, and let nothing else be trained than what was asked for."""
+        """Insert the gates, and restrict the trained tensors to the gates and the requested names."""
         for name, axis in self.gates.items():
             _insert_gate(copied.graph, name, axis, self.samples)
         copied.graph.toposort()
@@ -236,7 +236,7 @@ def _own_targets(job: Job, session: Session, loss: GradientLoss, seed: int) -> _
 
 
 def _log_probabilities(output: Array, head: Head) -> Array:
-    """Logarithms of the class probabilities, up to a constant, of what a model returns."""
+    """Return the logarithms of the class probabilities of an output, up to a constant."""
     if head.activation == "Softmax":
         scores: Array = np.log(np.maximum(output.astype(np.float64), np.finfo(np.float64).tiny))
         return scores

@@ -1,7 +1,7 @@
 """Losses: each is a few ONNX nodes behind an output of the model.
 
-A model that ends in Softmax, LogSoftmax or Sigmoid is trained on what goes into it, where the same loss is
-stable; its targets stay what the model's own outputs would be.
+A model that ends in Softmax, LogSoftmax or Sigmoid is trained on the input of that node, where the same loss
+is stable; its targets stay in the form of the model's own outputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnxprune.train.settings import TrainSettings, parse_loss
 
 LABELS = "labels"
 TEACHER = "teacher:"
-"""In front of a tensor's name: the target that is what the teacher has there."""
+"""Prefix of a tensor's name: the target is the teacher's value of that tensor."""
 _TINY = 1e-12
 
 
@@ -102,8 +102,8 @@ def binary_cross_entropy(head: Head, emit: Emitter, settings: TrainSettings) -> 
 def distillation(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
     """The distillation loss for an output: divergence, cross-entropy or relative error.
 
-    Classes are what ends in Softmax or LogSoftmax, and tables [samples, 2 or more] that end in neither it nor
-    Sigmoid.
+    An output has classes if it ends in Softmax or LogSoftmax, or if it is a table [samples, 2 or more] that
+    does not end in Sigmoid.
     """
     if head.activation == "Sigmoid":
         return binary_cross_entropy(head, emit, settings)
@@ -141,8 +141,8 @@ class LossEntry:
     Attributes:
         function: Appends its nodes for one head.
         detaches: Final activations it is computed in front of.
-        targets: `labels`; `outputs` for arrays named like outputs; `teacher` for what a teacher returns;
-            `features` for what a teacher has at the tensors named in the settings.
+        targets: `labels`; `outputs` for arrays named like outputs; `teacher` for the outputs of a teacher;
+            `features` for a teacher's values of the tensors named in the settings.
         bounds: Values targets may have, if not any.
     """
 
@@ -163,7 +163,7 @@ LOSSES: Mapping[str, LossEntry] = {
 
 
 def asks_teacher(loss: str) -> bool | None:
-    """Say whether a loss asks a teacher; None for one that has a term of the user's own, which may.
+    """Return whether a loss needs a teacher; None for one with a term of the user's own, which may need one.
 
     Raises:
         UsageError: It is no loss.

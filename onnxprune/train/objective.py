@@ -28,8 +28,8 @@ def attach_loss(
     Args:
         graph: The training copy; it is changed.
         settings: Name and options of the loss.
-        targets: A batch of what the data has: `labels`, arrays named like outputs, and what a teacher says,
-            `teacher:` in front of its name.
+        targets: A batch of targets: `labels`, arrays named like outputs, and the teacher's tensors, with
+            `teacher:` in front of their names.
         outputs: Outputs of the model for a sample batch.
         axes: The axis of each output that counts the samples; the first by default.
 
@@ -98,7 +98,7 @@ class _Building:
                     return
 
     def _head(self, name: str, output: gs.Variable, entry: LossEntry) -> Head:
-        """Take off the final activation, if the loss wants that, and find the input for the targets."""
+        """Detach the final activation, if the loss works before it, and find the input for the targets."""
         sample = self.outputs[output.name]
         value: gs.Tensor = output
         while value.inputs and value.inputs[0].op == "Identity":

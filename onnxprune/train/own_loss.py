@@ -1,8 +1,8 @@
 """A loss of the user's own: an ONNX graph, or a callable that builds one.
 
-The inputs of the graph are named for what they are given: the name of an output of the model is that output,
-`labels` are the labels, `NAME_target` the array the data has for the output, `NAME_teacher` what the teacher
-returns there. Its first output is the loss, a single number, the mean over the batch.
+The inputs of the graph are bound by name: the name of an output of the model is that output, `labels` are the
+labels, `NAME_target` is the array of the data for the output, `NAME_teacher` the teacher's value of it.
+The first output of the graph is the loss, a single number, the mean over the batch.
 """
 
 from __future__ import annotations

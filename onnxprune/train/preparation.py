@@ -55,7 +55,7 @@ class Job:
     graphs: StepGraphs | None
 
     def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
-        """Validate a batch; return what the worker needs for it, and the number of samples."""
+        """Validate a batch; return the arrays for the worker, and the number of samples."""
         inputs = checked_inputs(self.model, batch[0])
         axes = input_axes(self.model, inputs)
         for name, array in inputs.items():

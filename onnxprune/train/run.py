@@ -94,7 +94,7 @@ class TrainingRun:
         return TrainResult(self.weights, losses, taken, self._went_back, self._seconds, engine)
 
     def _stream(self, epoch: int, batches: Iterable[Batch]) -> Iterator[StepReport]:
-        """Send steps, one ahead of what is waited for, but none across a checkpoint."""
+        """Send steps, one ahead of the awaited one, but none across a checkpoint."""
         waiting: _Step | None = None
         stream = iter(batches)
         while group := list(itertools.islice(stream, self._settings.accumulate)):
@@ -140,7 +140,7 @@ class TrainingRun:
         return report
 
     def _fail(self, report: StepReport) -> None:
-        """Count a step the worker went back from; too many of them are not for want of smaller steps."""
+        """Count a step that the worker undid; raise an error after too many, as smaller steps do not help."""
         self._went_back += 1
         if self._went_back <= PATIENCE:
             return

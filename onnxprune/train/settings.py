@@ -88,7 +88,7 @@ class TrainSettings:
         clip_norm: Largest global norm of the gradient, infinity for no limit; None takes 1 for sgd, whose
             steps are as long as the gradient is, and no limit for adamw.
         accumulate: Batches whose gradients are averaged for one step.
-        ema: Decay of a running average of the weights, which is then what training returns; None for none.
+        ema: Decay of a running average of the weights, which training then returns; None for none.
         temperature: Softens teacher and student in the `distill` loss.
         threads: Threads of the worker; None takes the processors this process may use.
         engine: Engine that computes the steps, see `onnxprune.train.engines`.
@@ -116,7 +116,7 @@ class TrainSettings:
     engine: EngineName = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse options out of their ranges."""
         rules = {
             "epochs must be at least 1": self.epochs >= 1,
             "learning rate must be positive": 0 < self.peak < math.inf,

@@ -118,7 +118,7 @@ def _install(folder: Path) -> None:
 
 
 def _move(built: Path, folder: Path) -> None:
-    """Rename into place; whoever else finished first wins."""
+    """Rename into place; a build of another process that is already there stays."""
     try:
         if folder.exists():
             folder.rmdir()
@@ -134,7 +134,7 @@ def _holds_training_build(folder: Path) -> bool:
 
 
 def _require_wheel() -> None:
-    """Say so where nobody has built a wheel."""
+    """Raise an error on platforms and Python versions without a wheel."""
     everything_else = (
         "every command but finetune works here; finetune on Python 3.10 to 3.12 on x86-64 or macOS"
     )

@@ -128,7 +128,7 @@ def wanted_of(
     trained: Collection[str],
     loss: str,
 ) -> set[str]:
-    """Return the tensors that change smoothly with what is trained, and that the loss depends on."""
+    """Return the tensors that depend smoothly on trained ones, and that the loss depends on."""
     carrying = set(trained)
     read = [_operands(proto) for proto in protos]
     for node, operands in zip(nodes, read, strict=True):
@@ -157,8 +157,8 @@ _BODIES = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 def modernised(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a graph in the operator set that steps are written in.
 
-    Between sets 13 and 21, reductions take their axes as an operand, and Split the number of its parts. What
-    else has changed has grown: nodes that are valid in the older set mean the same in the newer one.
+    Between sets 13 and 21, reductions take their axes as an operand, and Split the number of its parts. All
+    other changes are extensions: nodes that are valid in the older set mean the same in the newer one.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)

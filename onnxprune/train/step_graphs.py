@@ -28,7 +28,7 @@ class StepGraphs:
         self._ready: dict[Signature, Array] = {}
 
     def prepare(self, samples: int) -> None:
-        """Write the graph for a size of batches, which says whether there is one.
+        """Write the graph for a size of batches.
 
         Raises:
             TrainingError: A node has no gradient.

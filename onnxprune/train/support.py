@@ -61,7 +61,7 @@ NO_GRADIENT = "onnxruntime-training has no gradient for it"
 def check_gradient_path(
     graph: gs.Graph, trainables: Collection[str], refusal: Callable[[gs.Node], str]
 ) -> tuple[str, ...]:
-    """Follow the gradient from the loss back to what is trained.
+    """Follow the gradient from the loss back to the trained tensors.
 
     Args:
         graph: The training copy with the loss as its only output, topologically sorted.
@@ -93,7 +93,7 @@ def check_gradient_path(
 
 
 def _depending_on(graph: gs.Graph, trainables: Collection[str]) -> set[int]:
-    """Return the ids of the tensors whose values change smoothly with what is trained."""
+    """Return the ids of the tensors whose values depend smoothly on trained ones."""
     carrying = {id(tensor) for name, tensor in graph.tensors().items() if name in trainables}
     for node in graph.nodes:
         if qualified(node.op, node.domain) not in STOPS and any(

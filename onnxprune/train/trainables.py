@@ -20,7 +20,7 @@ _LARGEST_PARAMETER = 1e4  # an Add of −1e9 is an attention mask
 
 
 def trainables_of(graph: gs.Graph) -> dict[str, gs.Constant]:
-    """Choose what to train in a topologically sorted graph.
+    """Choose the trained constants of a topologically sorted graph.
 
     Taken are the parameters of the operators above, and the vectors and tensors that Add and Mul apply to
     an activation between two such operators or right after one: biases, layer scales, position embeddings.
@@ -83,7 +83,7 @@ def _take(chosen: dict[str, gs.Constant], operand: gs.Tensor, smallest: int = 1)
 
 
 def _root(tensor: gs.Tensor) -> gs.Tensor:
-    """Walk back through views to what a parameter is stored as."""
+    """Walk back through views to the stored form of a parameter."""
     while tensor.inputs and tensor.inputs[0].op in _VIEWS:
         tensor = tensor.inputs[0].inputs[0]
     return tensor

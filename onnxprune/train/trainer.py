@@ -50,7 +50,7 @@ class Trainer:
 
         Args:
             loss: Loss of the batches; not finite if that of one is not.
-            learning_rate: Step size asked for.
+            learning_rate: Step size of the schedule.
             batches: Number of batches that the gradients are the sum of.
 
         Returns:
@@ -74,7 +74,7 @@ class Trainer:
         return self._average or self._live
 
     def state(self) -> WireMessage:
-        """Return everything that decides what comes next, and remember this place."""
+        """Return the state that determines all further steps, and keep it as the state to go back to."""
         self._kept = self._copied()
         fields = {"updates": self._optimizer.updates, "scale": self._scale, "first": self._first}
         return WireMessage("state", fields, self._kept)

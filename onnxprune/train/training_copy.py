@@ -1,4 +1,4 @@
-"""The training copy: the user's model, computing the same, spelled in what can be trained."""
+"""The training copy: the function of the user's model, in operators that can be trained."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _name_nodes(graph: gs.Graph) -> None:
 
 
 def _rewrite(graph: gs.Graph, node: gs.Node, rewrites: Mapping[str, Rewrite]) -> None:
-    """Replace a node by what the table says."""
+    """Replace a node by its entry of the table."""
     rewrite = rewrites.get(qualified(node.op, node.domain))
     if rewrite is None:
         return

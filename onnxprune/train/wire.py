@@ -1,11 +1,11 @@
-"""The format spoken between the trainer and its worker: frames of JSON and raw arrays.
+"""The wire format between the trainer and its worker: frames of JSON and raw arrays.
 
 A frame is a little-endian 32-bit length, that many bytes of JSON, and the bytes of its arrays in C order,
-one after the other. The JSON says the kind of the frame, its fields, and name, type and shape of each array:
+one after the other. The JSON holds the kind of the frame, its fields, and name, type and shape of each array:
 
     <length> {"kind": "step", "fields": {…}, "arrays": [["image", "<f4", [64, 1, 28, 28]], …]} <bytes> …
 
-Nothing is pickled, so nothing that arrives can run.
+Nothing is pickled, so no received data can run as code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write_frame(stream: IO[bytes], frame: WireMessage) -> None:
     """Write one frame and flush it.
 
     Raises:
-        BrokenPipeError: Nobody reads any more.
+        BrokenPipeError: The reading end is closed.
     """
     # ascontiguousarray turns 0-d into 1-d, so the shape is taken from the original.
     described = [[name, array.dtype.str, array.shape] for name, array in frame.arrays.items()]

@@ -1,15 +1,15 @@
-"""The training worker: a process of its own that holds an engine and does as it is told.
+"""The training worker: a process of its own that holds an engine and serves requests.
 
 Started as `python -m onnxprune.train.worker FOLDER` with the runtime of the engine first on its path and a
 folder made for it to load the model in, which it removes then. It reads frames (see
 `onnxprune.train.wire`) from standard input and answers on standard output. When the input ends, it ends
-itself, whatever it is computing: the trainer is gone.
+itself, even within a computation: the trainer is gone.
 
-    load     what the engine needs, what to train, how  -> ready
-    step     one batch, and a step size or none yet      -> stepped: loss, and what came of the step
+    load     graphs, trained tensors, settings           -> ready
+    step     one batch, and a step size or none yet      -> stepped: loss, and the facts of the step
     gradients  one batch                                 -> gradients: of all trained tensors, and the loss
     weights                                              -> weights: all trained tensors and statistics
-    state                                                -> state: all that training can go on from
+    state                                                -> state: weights and optimiser, to go on from
     restore  a state                                     -> restored
 
 Anything it refuses is answered with `failed` and the reason.
@@ -72,7 +72,7 @@ class TrainingSession:
     """A model being trained.
 
     Args:
-        request: The `load` frame: what the engine needs, and the masks, as arrays; `engine`, `trainable`,
+        request: The `load` frame: the graphs of the engine and the masks, as arrays; `engine`, `trainable`,
             `frozen`, `threads`, `spin`, `optimizer`, its `options` and `average` as fields.
     """
 
@@ -115,7 +115,7 @@ class TrainingSession:
         return self._trainer.state()
 
     def restore(self, request: WireMessage) -> WireMessage:
-        """Go on from what `state` returned."""
+        """Go on from a state returned by `state`."""
         self._trainer.restore(request)
         return WireMessage("restored")
 
@@ -145,7 +145,7 @@ def serve(
         requests: Stream of requests.
         replies: Stream of replies.
         loading: Context that a model is loaded in.
-        at_end: Called when the requests have ended, whatever is being computed.
+        at_end: Called when the requests have ended, even during a computation.
     """
     session: TrainingSession | None = None
     incoming: queue.Queue[WireMessage | None] = queue.Queue(maxsize=1)
@@ -179,7 +179,7 @@ def _read_ahead(
 def main() -> None:
     """Serve on the process's own pipes."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever the native code prints must not land between the frames
+    os.dup2(2, 1)  # output of native code must not land between the frames
     folder = Path(sys.argv[1])
 
     def at_end() -> None:

@@ -168,7 +168,7 @@ def _padded(write: Writer, g: Geometry, x: str) -> str:
 
 
 def _tap_by_tap(write: Writer, g: Geometry, x: str, dy: str) -> str:
-    """For each tap the product of the gradient with what the tap looks at."""
+    """For each tap the product of the gradient with the elements under the tap."""
     padded, positions = _padded(write, g, x), math.prod(g.outputs)
     left = write.reshape(dy, [g.samples, g.group, g.made // g.group, positions])
     found, spatial = [], ints(range(2, 2 + g.axes))

@@ -92,7 +92,7 @@ class StaticFacts:
         try:
             run = ReferenceEvaluator(node, opsets={o.domain: o.version for o in opsets}).run
             (value,) = run(None, {name: self.values[name] for name in operands})
-        except Exception:  # what it cannot compute is not known
+        except Exception:  # the evaluator cannot compute it: the value stays unknown
             return False
         found = np.asarray(value)
         if found.dtype == object or found.size > MOST_ELEMENTS:

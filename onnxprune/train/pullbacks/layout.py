@@ -1,4 +1,4 @@
-"""Operators that move elements: their pullbacks move them back, and add up what came from one place."""
+"""Operators that move elements: their pullbacks move gradients back, and add those of one element."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _parts(write: Writer, value: str, sizes: np.ndarray, axis: int) -> list[str]
 
 @pullback("Split")
 def split(node: ForwardNode, tape: Tape) -> None:
-    """The gradients side by side, zeros for results that nobody reads."""
+    """The gradients side by side, zeros for unread results."""
     x = node.inputs[0]
     axis = node.attributes.get("axis", 0) % tape.rank(x)
     parts = [tape.gradient(name) for name in node.outputs]
@@ -74,7 +74,7 @@ def split(node: ForwardNode, tape: Tape) -> None:
 
 @pullback("Slice")
 def cut(node: ForwardNode, tape: Tape) -> None:
-    """Zeros around what was cut out, and between where it was taken in steps."""
+    """The gradient with zeros around it, and between its elements where the slice has steps."""
     x, y = node.inputs[0], node.outputs[0]
     own, write = tape.dims(x), tape.writer
     starts, ends = (tape.values(name).tolist() for name in node.inputs[1:3])
@@ -116,7 +116,7 @@ def _spread(write: Writer, value: str, dims: Sequence[int], axis: int, step: int
 
 @pullback("Pad")
 def pad(node: ForwardNode, tape: Tape) -> None:
-    """Cut off what was padded, and pad what was cut off."""
+    """The gradient with negated pads: padding is cropped, and cropped elements get zeros."""
     if node.attributes.get("mode", b"constant") not in (b"constant", "constant"):
         raise Untrainable("it does not pad with a constant")
     if tape.wants(node.input(2)):

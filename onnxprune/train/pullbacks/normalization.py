@@ -12,8 +12,9 @@ from onnxprune.train.pullbacks.tape import Tape, elements
 def with_batch_statistics(node: ForwardNode, tape: Tape) -> None:
     """The operator's training mode; with a momentum of 0 it returns the statistics of the batch.
 
-    The kernel writes what it returns into its operands 3 and 4, too, initializers of others included: it is
-    given two vectors of its own. Running statistics follow as the specification has it, the variance biased.
+    The kernel also writes its results into its operands 3 and 4, even into initializers shared with other
+    nodes: it is given two vectors of its own. Running statistics follow as in the specification, the variance
+    biased.
     """
     write, (x, scale, bias, mean, variance) = tape.writer, node.inputs
     own = [write.mul(vector, 0.0) for vector in (scale, bias)]

@@ -1,7 +1,7 @@
 """Recurrent layers of one direction, unrolled.
 
 Work without recurrence is done once for all steps: the products with the data, the factors of the gates, the
-gradients of the weights. A step back then has only what depends on the step after it.
+gradients of the weights. A step back then computes only the values that depend on the step after it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _sum(write: Writer, a: str, b: str) -> str:
 
 
 def _arrived(node: ForwardNode, tape: Tape, size: _Sizes) -> list[str]:
-    """Return the gradient of each state of the sequence; empty where nobody reads it."""
+    """Return the gradient of each state of the sequence; empty names where it is unread."""
     if not node.output(0) or not tape.has(node.outputs[0]):
         return [""] * size.steps
     rows = [size.steps * size.samples, size.hidden]
@@ -159,7 +159,7 @@ def _arrived(node: ForwardNode, tape: Tape, size: _Sizes) -> list[str]:
 
 
 def _last(node: ForwardNode, tape: Tape, index: int, size: _Sizes) -> str:
-    """Return the gradient of a last state; zeros where nobody reads it."""
+    """Return the gradient of a last state; zeros where it is unread."""
     shape = [size.samples, size.hidden]
     if not node.output(index) or not tape.has(node.output(index)):
         return tape.writer.zeros(shape)
@@ -172,8 +172,8 @@ def _give_weights(node: ForwardNode, tape: Tape, driven: str, recurrent: str, ma
     Args:
         node: The layer.
         tape: Its tape.
-        driven: Gradient of what the data's matrix made, [steps · samples, rows].
-        recurrent: Gradient of what the recurrent matrix made, likewise.
+        driven: Gradient of the product with the data's matrix, [steps · samples, rows].
+        recurrent: Gradient of the product with the recurrent matrix, likewise.
         matrix: Gradient of the recurrent matrix, where it is no product of `recurrent` and the states.
     """
     write, saved = tape.writer, node.saved

@@ -1,4 +1,4 @@
-"""Reductions: the gradient is spread over what was reduced."""
+"""Reductions: the gradient is broadcast along the reduced axes."""
 
 from __future__ import annotations
 

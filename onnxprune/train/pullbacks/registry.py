@@ -48,7 +48,7 @@ PULLBACKS: dict[str, Rule] = {}
 """By operator: those that this package has itself, which no rewriting is needed for."""
 
 FORWARDS: dict[str, Rule] = {}
-"""By operator: writes a node in a form that keeps what its pullback reads. Others are copied."""
+"""By operator: writes a node in a form that keeps the tensors read by its pullback. Others are copied."""
 
 
 def pullback(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:

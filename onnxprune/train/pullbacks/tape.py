@@ -23,7 +23,7 @@ class Gradient:
     a weight can take it, and saves a pass over every activation.
 
     Attributes:
-        value: Name of a tensor of the shape of what it is the gradient of.
+        value: Name of a tensor of the shape of the differentiated tensor.
         factor: Name of a vector, or empty for ones.
         axis: The axis the vector lies along.
     """
@@ -39,7 +39,7 @@ class Tape:
     Args:
         writer: Writer that appends nodes.
         facts: Sizes, types and known values of the forward graph's tensors.
-        wanted: Tensors whose gradients are needed.
+        wanted: Names of the tensors whose gradients are needed.
         trained: Tensors that training changes, so that their values are not known.
 
     Attributes:

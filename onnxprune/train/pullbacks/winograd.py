@@ -3,8 +3,8 @@
 Tiles of 6×6 of the data become 36 numbers each, which the channels are mixed for one by one; that takes a
 quarter of the multiplications (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks").
 Weights that change with every step cannot be packed by the runtime, so that its own convolution is slow here,
-where matrix products are not. What is transformed for the result serves both gradients. Positions come first
-inside, so that every transformation is a product from the left. Relative error: 1e-5.
+where matrix products are not. The tensors transformed for the result serve both gradients. Positions come
+first inside, so that every transformation is a product from the left. Relative error: 1e-5.
 """
 
 from __future__ import annotations

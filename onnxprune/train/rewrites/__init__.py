@@ -1,8 +1,8 @@
-"""One table: what becomes of operators that onnxruntime-training does not differentiate, or not rightly.
+"""One table: rewrites of the operators that onnxruntime-training does not differentiate, or not rightly.
 
 An entry is a function from a node and an emitter to the tensors that stand for the node's outputs. It spells
 the operator in operators whose gradients exist and are right, keeping every trained tensor as it is, so that
-what is trained can be written back by name. Each is checked against the operator itself, forward through
+trained tensors can be written back by name. Each is checked against the operator itself, forward through
 onnxruntime and backward against finite differences.
 """
 

@@ -156,6 +156,6 @@ def prelu(node: gs.Node, emit: Emitter) -> Any:
 
 @rewrites("Dropout")
 def dropout(node: gs.Node, emit: Emitter) -> Any:
-    """Inference form: the identity, unless somebody reads the mask."""
+    """Inference form: the identity, unless the mask is read."""
     unread_mask = len(node.outputs) == 1 or not node.outputs[1].outputs
     return emit("Identity", node.inputs[0]) if unread_mask else None

@@ -25,7 +25,7 @@ def conv(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
 
 
 def with_explicit_pads(node: gs.Node) -> None:
-    """Replace `auto_pad` by what it comes to."""
+    """Replace `auto_pad` by explicit pads."""
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         windows = windows_of(node, sizes_of(node.inputs[1], 2))
         node.attrs["pads"] = [window.begin for window in windows] + [window.end for window in windows]
@@ -83,7 +83,7 @@ def _turned(weight: gs.Tensor, emit: Emitter, group: int) -> gs.Tensor:
 def _transposed_pads(
     node: gs.Node, kernel: list[int], strides: list[int], dilations: list[int]
 ) -> tuple[list[int], list[int]]:
-    """Work out what is cropped in front and behind; output padding counts as negative behind."""
+    """Return the crops in front and behind, by axis; output padding counts as a negative crop behind."""
     axes = len(kernel)
     extra = node.attrs.get("output_padding") or [0] * axes
     auto_pad = node.attrs.get("auto_pad", "NOTSET")

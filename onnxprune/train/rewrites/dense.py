@@ -1,8 +1,8 @@
 """Convolutions over small maps as one matrix product for the whole batch.
 
 The runtime's gradient of a convolution goes picture by picture. Where a map has few positions each of these
-products is narrow, and what lies between them runs on one thread. So all windows of the batch become the rows
-of one matrix: by a product too, with a matrix of zeros and ones, whose gradient is another.
+products is narrow, and the work between them runs on one thread. So all windows of the batch become the rows
+of one matrix: by a product too, with a matrix of zeros and ones, whose gradient is another product.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def as_product(node: gs.Node, emit: Emitter) -> gs.Tensor:
 
 
 def _windows_as_rows(x: gs.Tensor, layout: Array, emit: Emitter) -> gs.Tensor:
-    """Return what each output sees of each picture, ``[outputs · pictures, taps · channels]``."""
+    """Return the window of each output in each picture, ``[outputs · pictures, taps · channels]``."""
     taps, positions, outputs = layout.shape
     channels = sizes_of(x, 1)[0]
     by_position = emit("Transpose", emit("Reshape", x, emit.ints([0, channels, positions])), perm=[2, 0, 1])

@@ -16,7 +16,7 @@ _OWN = "com.microsoft"
 
 @rewrites("FusedConv", domain=_OWN)
 def convolution(node: gs.Node, emit: Emitter) -> Any:
-    """Convolution, what is added to it, activation."""
+    """Convolution, addition of operand 3, activation."""
     if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise Untrainable("it leaves its padding open")
     attributes = {k: v for k, v in node.attrs.items() if not k.startswith("activation") and k != "auto_pad"}

@@ -1,4 +1,4 @@
-"""Operators that move data: what is wrong, silently or not, about their gradients."""
+"""Operators that move data, rewritten where their gradients are wrong or missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxprune.train.rewrites.registry import rewrites
 
 @rewrites("Split")
 def split(node: gs.Node, emit: Emitter) -> Any:
-    """With an output nobody reads the gradient is wrong: cut out each of the others instead."""
+    """With an unread output the gradient is wrong: each of the others becomes a Slice instead."""
     used = [bool(output.outputs) or any(output is o for o in emit.graph.outputs) for output in node.outputs]
     if all(used):
         return None
@@ -114,7 +114,7 @@ _NUMPY_MODE: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wr
 
 @rewrites("CastLike")
 def cast_like(node: gs.Node, emit: Emitter) -> Any:
-    """All floats are of 32 bits here, so that one becomes what it is."""
+    """Floats all have 32 bits here, so that a cast between equal types is the identity."""
     given, like = (tensor.dtype for tensor in node.inputs)
     if given is None or like is None or np.dtype(given) != np.dtype(like):
         return None

@@ -86,7 +86,7 @@ def group_normalization(node: gs.Node, emit: Emitter) -> Any:
 
 @rewrites("LayerNormalization")
 def layer_normalization(node: gs.Node, emit: Emitter) -> None:
-    """The gradient wants a bias and the two outputs that are optional."""
+    """The gradient needs a bias and the two optional outputs."""
     if optional_input(node, 2) is None:
         x, scale = node.inputs[:2]
         node.inputs = [x, scale, emit.floats(np.zeros(sizes_of(scale)))]

@@ -17,7 +17,7 @@ from onnxprune.train.wire import Array
 
 @rewrites("AveragePool")
 def average_pool(node: gs.Node, emit: Emitter) -> Any:
-    """Sum each window with a depthwise convolution of ones, then divide by what it covers."""
+    """Sum each window with a depthwise convolution of ones, then divide by the number of covered elements."""
     x = node.inputs[0]
     windows = windows_of(node, node.attrs["kernel_shape"])
     if all(window.kernel == window.size and window.outputs == 1 and not window.begin for window in windows):

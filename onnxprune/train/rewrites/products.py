@@ -33,7 +33,7 @@ def einsum(node: gs.Node, emit: Emitter) -> Any:
 
 
 def _equation(text: str) -> tuple[list[str], str]:
-    """Read an equation; what stands in none of the operands twice is the result if none is named."""
+    """Parse an equation; without a named result, its axes are those that occur once, in alphabetic order."""
     left, arrow, result = text.replace(" ", "").partition("->")
     terms = left.split(",")
     if "." in text or any(len(set(term)) < len(term) for term in terms):
@@ -44,7 +44,7 @@ def _equation(text: str) -> tuple[list[str], str]:
 
 
 def _summed(emit: Emitter, value: Any, term: str, needed: set[str]) -> tuple[Any, str]:
-    """Sum over axes nobody needs."""
+    """Sum over the axes that are not needed."""
     gone = [position for position, axis in enumerate(term) if axis not in needed]
     if not gone:
         return value, term
@@ -54,7 +54,7 @@ def _summed(emit: Emitter, value: Any, term: str, needed: set[str]) -> tuple[Any
 def _contract(
     emit: Emitter, left: tuple[Any, str], right: tuple[Any, str], needed: set[str], sizes: dict[str, int]
 ) -> tuple[Any, str]:
-    """Multiply two operands and sum over what they share and nobody else needs, as one matrix product."""
+    """Multiply two operands and sum over their shared axes that are not needed, as one matrix product."""
     (a, first), (b, second) = _summed(emit, *left, needed | set(right[1])), right
     b, second = _summed(emit, b, second, needed | set(first))
     batch = "".join(x for x in first if x in second and x in needed)

@@ -76,7 +76,7 @@ def _driven(node: gs.Node, emit: Emitter, index: int, x: gs.Tensor) -> Any:
 
 
 def _refuse(node: gs.Node) -> None:
-    """Refuse what is not followed."""
+    """Refuse clipping, other layouts, coupled gates and sequences of different lengths."""
     if node.attrs.get("clip"):
         raise Untrainable("it clips its activations")
     if node.attrs.get("layout") or node.attrs.get("input_forget"):

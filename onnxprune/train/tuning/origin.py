@@ -19,7 +19,7 @@ from onnxprune.train.tuning.unfold import NEAR, distance, foldable, moments_of
 def noted(
     sparse: Model, original: Model, data: Dataset, *, seed: int = 0, threads: int | None = None
 ) -> None:
-    """Note in a sparse model what finetuning asks of the original.
+    """Note in a sparse model the statistics of the original that finetuning reads.
 
     Args:
         sparse: The sparse model, repaired or not; it is changed.
@@ -42,7 +42,7 @@ def noted(
 
 
 def trained(model: Model) -> None:
-    """Note that a model has been trained: what its channels mean has settled, wherever they began."""
+    """Note that a model has been trained: its channel statistics have settled, near the original or not."""
     origin = Origin.stored(model.metadata())
     if origin is not None:
         model.set_metadata(ORIGIN_KEY, replace(origin, near=True).to_text())

@@ -1,8 +1,8 @@
 """The teacher of a distillation: its outputs and inner tensors.
 
-Where the samples are the same in every epoch the teacher answers each of them once, before training starts,
-in the order of the data; so a training that goes on from a checkpoint hears the very same numbers. Samples
-that a user's loader may change from epoch to epoch are answered as they come.
+Where the samples are the same in every epoch the teacher runs once on each of them, before training starts,
+in the order of the data; so a training that goes on from a checkpoint has the very same targets. Samples
+that a user's loader may change from epoch to epoch are run in every epoch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Indices = Mapping[int, Array]
 
 @dataclass
 class Teacher:
-    """A model that answers.
+    """A model whose outputs and inner tensors are targets of a training.
 
     Attributes:
-        session: The model, with the tensors wanted as its outputs.
+        session: The model, with the needed tensors as its outputs.
         features: Elements of each axis that the student still has, of tensors that are no outputs.
     """
 
@@ -49,11 +49,11 @@ class Teacher:
     def open(
         cls, model: Model, features: Mapping[str, Indices] | None = None, threads: int | None = None
     ) -> Teacher:
-        """Prepare a model for answering.
+        """Open a session on a model.
 
         Args:
             model: The teacher.
-            features: Tensors of it that are wanted beside its outputs, and which of their elements.
+            features: Tensors of it that are needed beside its outputs, and the kept elements of their axes.
             threads: Threads to compute with.
 
         Raises:

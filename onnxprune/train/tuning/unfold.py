@@ -1,9 +1,9 @@
 """BatchNormalization put back for training where an exporter has folded it away, and folded again after.
 
-A pruned network trains much better with it than without, and best when it starts from what the unpruned
-network had: scale and bias are set to the standard deviation and mean that the unpruned network has at that
-place, so that every channel that is left means to the layers behind it what it has meant before. A network
-that has been repaired is near the original as it is: then its own are better, which change nothing.
+A pruned network trains much better with it than without, and best when it starts from the statistics of the
+unpruned network: scale and bias are set to the standard deviation and mean that the unpruned network has at
+that place, so that every kept channel has its former distribution for the layers behind it. A repaired
+network is near the original already: then its own statistics are better, which change nothing.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Unfolded:
         """Turn trained tensors of this network into those of the one without normalisation.
 
         Args:
-            weights: Trained tensors and statistics by name; what is missing is as it was.
+            weights: Trained tensors and statistics by name; missing ones are unchanged.
         """
         own = {name for fold in self.folds for name in (fold.weight, *fold.parts)}
         values = {name: self.model.array(name) for name in own} | dict(weights)
@@ -98,7 +98,7 @@ def unfold(model: Model, own: Statistics, original: Mapping[str, tuple[Array, Ar
         model: A network; it is not changed.
         own: Moments of the results it is to be put behind, by their names, as this network has them.
         original: Means and standard deviations they are to have; by default their own, in which case the
-            network computes what it did.
+            network computes the same function.
     """
     changed = model.copy()
     folds, nodes = [], []
@@ -120,12 +120,12 @@ def foldable(model: Model, choice: Unfold = "auto") -> tuple[str, ...]:
     """Return the results of the convolutions that normalisation can be put behind.
 
     That are those with a kernel and a bias of their own that are constants, whose results go on to other
-    layers with weights and to no normalisation: what feeds the network's own outputs stays as it is.
+    layers with weights and to no normalisation: producers of the network's own outputs stay as they are.
 
     Args:
         model: A network.
-        choice: ``never``: none. ``auto``: none if there is a normalisation anywhere: then what has none
-            is meant to have none.
+        choice: ``never``: none. ``auto``: none if there is a normalisation anywhere: then layers without
+            one are meant to have none.
     """
     if choice == "never":
         return ()
@@ -260,7 +260,7 @@ def _convolution(model: Model, node: onnx.NodeProto) -> LinearView | None:
 def _owns_parameters(
     model: Model, node: onnx.NodeProto, readers: Mapping[str, Collection[onnx.NodeProto]]
 ) -> bool:
-    """Return whether kernel and bias are 32-bit constants that nobody else reads."""
+    """Return whether kernel and bias are 32-bit constants without other consumers."""
     return len(node.input) == 3 and all(
         name in model.constants
         and model.constants[name].data_type == TensorProto.FLOAT

@@ -28,7 +28,7 @@ DEFAULT_METRIC: Mapping[str, str] = {
 
 @dataclass
 class Validation:
-    """Held-back data, a metric on it, and what came of it.
+    """Held-back data, a metric on it, and the scores of all epochs.
 
     Attributes:
         student: The model in training; it is given the weights that are judged.
@@ -40,7 +40,7 @@ class Validation:
         checkpoints: Checkpoints that keep scores and best weights, too.
         before: The score before training; it is a candidate like those of the epochs.
         scores: The score of every epoch.
-        best: The weights of the best epoch; none where no epoch is better than what was given.
+        best: The weights of the best epoch; none where no epoch is better than the given weights.
     """
 
     student: Model
@@ -55,11 +55,11 @@ class Validation:
     best: dict[str, Array] = field(default_factory=dict)
 
     def judge_given(self, model: Model) -> None:
-        """Judge what is to be trained, as it was given."""
+        """Judge the model before its training."""
         self.before = self._score(model)
 
     def __call__(self, epoch: int, weights: Mapping[str, Array]) -> bool:
-        """Judge the weights of an epoch; say whether to stop.
+        """Judge the weights of an epoch; return whether to stop.
 
         Args:
             epoch: Counted from 0.
@@ -81,7 +81,7 @@ class Validation:
 
     @property
     def best_epoch(self) -> int:
-        """The first epoch with the best score, counted from 1; 0 if none is better than what was given."""
+        """The first epoch with the best score, counted from 1; 0 if none is better than the given weights."""
         ranks = self._ranks([self.before, *self.scores])
         return ranks.index(max(ranks))
 
