@@ -32,6 +32,7 @@ class PassResult:
         report: Facts to report; a mapping becomes a `Report` with these keys.
         analysis: The newest analysis, for the passes that follow.
         kept: Elements of the constants that are left, where some are gone (see `onnxprune.certify`).
+        original: Rotated form of the model that was given, where that was pruned instead of it.
     """
 
     model: Model
@@ -39,6 +40,7 @@ class PassResult:
     report: Report = field(default_factory=Report)
     analysis: Analysis | None = None
     kept: Hints = field(default_factory=dict)
+    original: Model | None = None
 
     def __post_init__(self) -> None:
         """Take the keys of a pass of another package as they are."""

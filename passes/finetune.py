@@ -25,6 +25,7 @@ from onnxprune.decisions.channels.shrink import rescaled_constants
 from onnxprune.decisions.channels.statistics import sparse_in_own_graph
 from onnxprune.decisions.elements import check_kept, dense_masks
 from onnxprune.decisions.origin import Origin
+from onnxprune.decisions.rotation import basis_of, check_basis
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.ir import Model, load
@@ -195,6 +196,20 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             raise UsageError(
                 f"the loss '{self.loss}' does not ask the teacher", "'distill' does: give that, or no teacher"
             )
+        self._check_bases(given.model)
+
+    def _check_bases(self, model: Model) -> None:
+        """Refuse models whose tensors are compared with those of the student, and are in another basis.
+
+        Raises:
+            PlanError: One is.
+        """
+        compared = {"original": self.original, "teacher": self.teacher if self.features else None}
+        for named, given in compared.items():
+            found = _loaded(given)
+            if found is not None:
+                hint = "give the rotated model that was pruned, or none"
+                check_basis(basis_of(model.metadata()), basis_of(found.metadata()), f"the {named}", hint)
 
     def run(self, given: PassResult) -> PassResult:
         """Shrink, train, put the weights back."""
@@ -317,6 +332,8 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
     ) -> tuple[Mapping[str, tuple[Array, Array]], bool]:
         """Return means and deviations of the original by tensor, and whether the student is near it."""
         original = _loaded(self.teacher if self.original is None else self.original)
+        if original is not None and basis_of(original.metadata()) != basis_of(student.metadata()):
+            original = None  # a teacher, whose channels are others
         if original is None:
             return (noted.statistics, noted.near) if noted else ({}, False)
         made = {name for node in original.nodes for name in node.output}

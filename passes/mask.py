@@ -20,15 +20,19 @@ from onnxprune.decisions.channels.planned import check_plan, planned_channels, s
 from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.decisions.elements import pattern_note
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
+from onnxprune.decisions.rotation import basis_of, check_basis
 from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
-from onnxprune.evaluate.metrics import MetricSpec
+from onnxprune.evaluate.metrics import MetricSpec, get_metric
 from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.basis_choice import RotateChoice, chosen, node_count, of_rotated, with_rotation
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
 from onnxprune.passes.reports import PruneReport, plan_report
+from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
+from onnxprune.passes.rotate import Rotate
 from onnxprune.repair import RepairMethod
 from onnxprune.runtime import Session
 from onnxprune.runtime.backends import check_backend
@@ -97,6 +101,8 @@ class Prune(
         keep_at_least: Fewest channels that stay of the groups this glob names.
         keep_at_most: Most channels that stay of the groups this glob names.
         plan: Apply this plan instead of making one.
+        rotate: Prune the rotated model (see `rotate`): ``always``, ``never``, or ``auto``, if its repaired
+            plan is better on ``data``.
     """
 
     name: ClassVar[str] = "prune"
@@ -177,6 +183,7 @@ class Prune(
         ),
     )
     plan: PlanFile | None = field(default=None, metadata=option(place="reads"))
+    rotate: RotateChoice = field(default="never", metadata=option(key=Key(note="{choices}")))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
@@ -192,8 +199,84 @@ class Prune(
             )
 
     def run(self, given: PassResult) -> PassResult:
-        """Plan, then mask."""
+        """Choose the basis, plan, then mask."""
         given = replace(given, model=over_all_channels(given.model))
+        self._check_bases(given)
+        if self.rotate == "always":
+            rotated = self._rotation(given)
+            return of_rotated(rotated, self._pruned(rotated, given.model))
+        if self.rotate == "never" or self.data is None or not self._methods:
+            return self._pruned(given)
+        if reason := self._why_not_rotated(given):
+            return with_rotation(self._pruned(given), kept=False, reason=reason)
+        metric = get_metric(self._metric(None))
+        return chosen(
+            given,
+            self._rotation,
+            lambda way: self._pruned(way, given.model),
+            higher_is_better=metric.higher_is_better,
+            by_reduction=self.max_drop is not None,
+        )
+
+    def _rotation(self, given: PassResult) -> PassResult:
+        """Rotate the model that was given, by the samples where there are any."""
+        data = None if self.data is None else self._samples_of(given.model)
+        step = Rotate(
+            data=data,
+            samples=max(2, min(self.samples or ROTATION_SAMPLES, ROTATION_SAMPLES)),
+            batch_size=self.batch_size,
+            exclude=self.exclude,
+            only=self.only,
+            seed=self.seed,
+            threads=self.threads,
+            allow_unchanged=self.rotate == "auto",
+        )
+        rotated = step(given)
+        rotated = replace(rotated, model=replace(rotated.model, sizes=given.model.sizes))
+        if self.rotate == "auto" and "latency" in self.reductions():
+            slower = rotated.modified and node_count(rotated.model) > node_count(given.model)
+            if slower:
+                raise PlanError("a rotation adds nodes, which take time", "`rotate = always` does it anyway")
+        return rotated
+
+    def _why_not_rotated(self, given: PassResult) -> str:
+        """Return why the basis is left as it is without a trial."""
+        if stored_plan(given.model) is not None:
+            return "the model is pruned already"
+        if self.plan is not None:
+            return "the plan is of the model as it is"
+        if self.analysis is not None or given.analysis is not None:
+            return "the analysis is of the model as it is"
+        if basis_of(given.model.metadata()) is not None:
+            return "the model is rotated already"
+        return "the trials are of the model as it is" if self.trials is not None else ""
+
+    def _check_bases(self, given: PassResult) -> None:
+        """Refuse a plan or an analysis of another basis.
+
+        Raises:
+            PlanError: One of them is.
+            UsageError: The basis is to change, and one of them is there.
+        """
+        basis, analysis = basis_of(given.model.metadata()), self.analysis or given.analysis
+        plans = [("the analysis", analysis), ("the plan", self.plan)]
+        for named, found in plans:
+            if found is None:
+                continue
+            if self.rotate == "always":
+                raise UsageError(
+                    f"{named} belongs to the basis it was made in, which `rotate` changes",
+                    "run `rotate` first, and all else on the rotated model",
+                )
+            check_basis(basis, found.settings.get("basis"), named, "make it of the model that is pruned")
+
+    def _pruned(self, given: PassResult, original: Model | None = None) -> PassResult:
+        """Plan, then mask.
+
+        Args:
+            given: The model that is pruned.
+            original: Model whose costs reductions count from, where that is another.
+        """
         earlier = stored_plan(given.model)
         channels = self._find(given, earlier)
         try:
@@ -203,12 +286,15 @@ class Prune(
                 raise
             return PassResult(given.model, False, PruneReport(unchanged=True), given.analysis)
         wanted = self._want(given, channels, groups, earlier)
+        if original is not None and original is not given.model:
+            wanted = replace(wanted, whole=self._find(replace(given, model=original), None))
         found = wanted.apply(self.plan) if self.plan else self._made(wanted)
         plan = Plan(
             removed=found.removed,
             sizes={g.name: g.size for g in channels.groups if g.name in found.removed},
             baseline=found.baseline,
-            settings=self._settings(self.analysis or given.analysis),
+            settings=self._settings(self.analysis or given.analysis)
+            | ({"basis": basis} if (basis := basis_of(given.model.metadata())) else {}),
             allow_inexact=self.allow_inexact or (earlier is not None and earlier.allow_inexact),
             input_shapes=merged(earlier.input_shapes if earlier else {}, given.model.sizes),
             within=found.within,

@@ -117,6 +117,9 @@ class PruneReport(CostReport):
         drop: The drop from the score before to that score, in the metric's unit.
         reductions_tried: Pairs of a reduction of the multiply-accumulates and its drop.
         recovery: The report of the repair afterwards.
+        rotation: The choice of the basis: ``kept`` if the rotated model was pruned, the repaired score of
+            either plan, rotated axes, the largest relative error of the rotated model, or the reason against
+            it.
     """
 
     settings: Facts | None = None
@@ -144,6 +147,7 @@ class PruneReport(CostReport):
     drop: float | None = None
     reductions_tried: Sequence[Sequence[float]] | None = None
     recovery: Facts | None = None
+    rotation: Facts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ way of a residual stream, and the result is proved equal to the input model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from onnxprune.decisions.bases.balance import basis
 from onnxprune.decisions.bases.spelling import spell_out
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import stored_plan
+from onnxprune.decisions.rotation import BASIS_KEY, Rotation
 from onnxprune.errors import NothingToDoError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
@@ -33,7 +35,7 @@ from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.symmetry import Symmetry
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import RotateReport
-from onnxprune.runtime import Session
+from onnxprune.runtime import Feeds, Session
 from onnxprune.scoring.criteria.axis_moments import observed
 from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
 from onnxprune.support.options import option
@@ -83,14 +85,17 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         seen = (
             observed(channels, wanted, self._feeds(channels), self.threads) if self.data is not None else {}
         )
-        rotated, facts = channels.model.copy(), []
+        rotated, facts, digest = channels.model.copy(), [], sha256()
         for axis in axes:
             maps, inverses = basis(channels, axis, axis.symmetry, seen)
             changed(rotated, channels, axis, maps, inverses)
+            digest.update(np.ascontiguousarray(maps).tobytes())
             facts.append(_described(axis, float(np.linalg.cond(maps).max())))
         spell_out(rotated, given.model)
         result = self._own(given.model, model, channels, rotated)
         error = self._prove(given.model, result)
+        note = Rotation(digest.hexdigest()[:32], [fact["group"] for fact in facts])
+        result.set_metadata(BASIS_KEY, note.to_text())
         report = RotateReport(
             axes=facts,
             absorbed=absorptions,
@@ -98,7 +103,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             max_rel_error=error,
             rotation_s=perf_counter() - start,
         )
-        return PassResult(result, True, report, given.analysis)
+        return PassResult(result, True, report)  # an analysis would be of the other basis
 
     def _own(self, given: Model, absorbed_model: Model, channels: Channels, rotated: Model) -> Model:
         """Return the user's own graph with the new constants, where only constants are new."""
@@ -129,11 +134,15 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         report = RotateReport(unchanged=True, refused=_listed(refused))
         return PassResult(given.model, False, report, given.analysis)
 
-    def _feeds(self, channels: Channels) -> Any:
+    def _feeds(self, channels: Channels) -> Iterator[Feeds]:
+        """Yield the samples; where the file fixes the batch, whole batches only."""
         assert self.data is not None
         session = Session(channels.model.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs).take(self.samples)
-        return (batch.inputs for batch in data.batches(session.fixed_batch or self.batch_size))
+        fixed = session.fixed_batch
+        for batch in data.batches(fixed or self.batch_size):
+            if fixed is None or batch.size == fixed:
+                yield batch.inputs
 
     def _prove(self, given: Model, rotated: Model) -> float | None:
         """Compare the rotated model with the one that was given.

@@ -13,6 +13,7 @@ from onnxprune.decisions.channels.masks import Mask, keep_masks
 from onnxprune.decisions.channels.statistics import statistics
 from onnxprune.decisions.elements import element_masks
 from onnxprune.decisions.plan import Plan
+from onnxprune.decisions.rotation import basis_of, check_basis
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model, attributes, label
 from onnxprune.ir.canonical.canonicalise import canonicalise
@@ -55,8 +56,14 @@ class ModelPair:
             plan: The plan of the sparse model.
 
         Raises:
-            PlanError: They are not of the same graph.
+            PlanError: They are not of the same graph, or in different bases.
         """
+        check_basis(
+            basis_of(channels.model.metadata()),
+            basis_of(original.metadata()),
+            f"the original {original.name}",
+            "give the rotated model that was pruned: `prune --rotated-output`, or `rotate`, writes it",
+        )
         canonical, _ = canonicalise(original, (plan.input_shapes or None) if plan else None)
         _check_same(channels.model, canonical, original.name)
         known, _ = statistics(channels, removed)

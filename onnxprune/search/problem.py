@@ -82,6 +82,7 @@ class PruningProblem:
         earlier: The plan the model carries.
         analysis: Curves to go by.
         request: The options.
+        whole: Groups of the model that reductions count from, where that is another: the unrotated one.
     """
 
     model: Model
@@ -90,6 +91,7 @@ class PruningProblem:
     earlier: Plan | None
     analysis: Analysis | None
     request: Request
+    whole: Channels | None = None
 
     def make(self) -> PruningSolution:
         """Plan, and measure what the plan is said to do.
@@ -215,6 +217,10 @@ class PruningProblem:
     def _baseline(self) -> dict[str, float]:
         """The cost of the original model."""
         known = {name: float(round(cost.value())) for name, cost in self._costs.items()}
+        if self.whole is not None:
+            cost = cost_of(self.whole)
+            known |= {"macs": float(round(cost.macs.value())), "params": float(round(cost.params.value()))}
+            known |= {"size": float(round(bytes_of(self.whole, file_bytes(self.whole.model)).value()))}
         return known | (dict(self.earlier.baseline) if self.earlier else {})
 
     def _budget(self, kind: str, reduction: float) -> Budget:

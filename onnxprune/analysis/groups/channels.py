@@ -28,6 +28,7 @@ from onnxprune.analysis.groups.freedom import Outer, freedoms
 from onnxprune.analysis.groups.integers import settle_integers
 from onnxprune.analysis.groups.zeros import block_inexact_sums
 from onnxprune.analysis.shapes import Shapes
+from onnxprune.decisions.rotation import Rotation
 from onnxprune.ir import Model, analysis, label, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.ops.axes import RESULT, Inexact, Typing, infer_axes
@@ -61,7 +62,8 @@ class Group:
         size: Number of channels.
         places: Every axis of a constant they lie on.
         nodes: Names of all nodes whose weights they touch.
-        optional: One of two factors of a product whose other factor is pruned unless the user says otherwise.
+        optional: One of two factors of a product whose other factor is pruned unless the user says otherwise;
+            not where the basis of the axis has been chosen for cuts.
         factor: The variable of the axis algebra.
         outer: Factors in each element of which the channels are counted apart (see `Channels.apart`).
     """
@@ -290,6 +292,8 @@ def _block_free(typing: Typing, index: int, dim: Dim, reason: str) -> None:
 def _groups(typing: Typing) -> tuple[Group, ...]:
     places, makers = _places(typing)
     optional = _optional_factors(typing, list(places))
+    rotation = Rotation.stored(typing.model.metadata())
+    rotated = rotation.axes if rotation else ()
     names: set[str] = set()
     groups = []
     for factor, found in places.items():
@@ -297,7 +301,8 @@ def _groups(typing: Typing) -> tuple[Group, ...]:
             continue
         name = _unique(makers[factor][0], names)
         nodes = tuple(dict.fromkeys(makers[factor]))
-        groups.append(Group(name, factor.count, tuple(found), nodes, factor in optional, factor))
+        is_optional = factor in optional and name not in rotated
+        groups.append(Group(name, factor.count, tuple(found), nodes, is_optional, factor))
     return tuple(groups)
 
 

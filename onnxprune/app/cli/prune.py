@@ -66,11 +66,24 @@ def _measured(facts: Facts) -> list[str]:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
         )
+    said += _rotated(facts.get("rotation", {}))
     if "recovery" in facts:
         from onnxprune.app.cli.recover import summary
 
         said.append("\n" + summary(facts["recovery"]))
     return said
+
+
+def _rotated(found: Facts) -> list[str]:
+    """State which basis was pruned, and by how much its plan is the better."""
+    if not found.get("kept"):
+        return [f"\nnot rotated: {found['reason']}"] if "reason" in found else []
+    error = found["max_rel_error"]
+    shown = "" if error is None else f", largest relative error to the original {error:.1e}"
+    said = f"\npruned in another basis: {len(found['axes'])} axes rotated{shown}"
+    if "score_unrotated" in found:
+        said += f"\nrepaired {found['score_rotated']:.4g}, unrotated {found['score_unrotated']:.4g}"
+    return [said]
 
 
 def _shapes(found: Facts) -> str:
@@ -91,11 +104,17 @@ def _shapes(found: Facts) -> str:
     metavar="FILE",
     help="Of the vocabulary, keep only the rows whose numbers this text file lists; alone or with a budget.",
 )
+@click.option(
+    "--rotated-output",
+    type=Writes(),
+    help="File to write the rotated model to that is pruned, the original of the steps that follow.",
+)
 @click.option("-o", "--output", type=Writes(), help="File to write the sparse model to.")
 def prune(
     model: str,
     output: str | None,
     keep_rows: str | None,
+    rotated_output: str | None,
     analysis: str | None,
     plan: str | None,
     plan_out: str | None,
@@ -139,10 +158,14 @@ def prune(
     if plan_out and stored:
         write_text(Path(plan_out), PlanFile.of(stored).to_json())
     written: Facts = {"model": model, "output": None, "plan_out": plan_out, "unchanged": not result.modified}
+    shape_of = stored.input_shapes if stored else None
+    if rotated_output and result.original is not None:
+        how: Facts = {"shapes": shape_of, "data": options["data"], "unverified": unverified}
+        _write(result.original, rotated_output, inputs, **how)
+        written["rotated_output"] = rotated_output
     if output and not plan_only:
         if result.modified:
-            placed(result.model, model, output)
-        shape_of = stored.input_shapes if stored else None
+            placed(result.model, written.get("rotated_output", model), output)
         written |= {"output": output} | _write(
             result.model, output, inputs, shapes=shape_of, data=options["data"], unverified=unverified
         )

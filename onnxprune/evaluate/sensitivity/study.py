@@ -20,6 +20,7 @@ from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.decisions.plan import Analysis, Curve
+from onnxprune.decisions.rotation import basis_of
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import MeanMetric, answers, get_metric
 from onnxprune.evaluate.sensitivity.fast import estimate
@@ -165,7 +166,7 @@ class SensitivityRun:
             higher_is_better=self.examination.metric.higher_is_better,
             baseline=earlier.baseline if earlier else math.nan,
             curves={},
-            settings={**settings, "data": self.dataset.name},
+            settings={**settings, "data": self.dataset.name, "basis": basis_of(self.model.metadata())},
         )
         ledger = Ledger(blank, list(self.schedules), file)
         if earlier is not None:

@@ -1,0 +1,110 @@
+"""The choice of a basis for a pruning: the plan of the rotated model against that of the given one.
+
+Both plans meet the same budgets, each with its repair, and are judged by the same metric on the same samples.
+A rotation is exact, so the better plan is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from onnxprune.errors import DataError, NothingToDoError, OnnxpruneError, PlanError, VerificationError
+from onnxprune.ir import Model
+from onnxprune.passes.base import PassResult
+
+RotateChoice: TypeAlias = Literal["auto", "always", "never"]
+Prune: TypeAlias = Callable[[PassResult], PassResult]
+_REFUSALS = (PlanError, NothingToDoError, DataError, VerificationError)
+"""Errors of one of the two ways, which leave the other."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to prune: a model, its pruned form, and how good that is.
+
+    Attributes:
+        given: The model that is pruned.
+        pruned: The result of the pruning.
+        rank: The figures that ways are compared by; the smaller are the better.
+    """
+
+    given: PassResult
+    pruned: PassResult
+    rank: tuple[float, ...]
+
+
+def chosen(
+    given: PassResult,
+    rotate: Callable[[PassResult], PassResult],
+    prune: Prune,
+    higher_is_better: bool,
+    by_reduction: bool,
+) -> PassResult:
+    """Prune a model in its own basis and in another, and return the better result.
+
+    Args:
+        given: The model.
+        rotate: The rotation.
+        prune: The pruning; it measures its repaired result.
+        higher_is_better: Direction of the metric.
+        by_reduction: True where the budget is a loss, so that the plan that removes more is the better.
+
+    Raises:
+        OnnxpruneError: Both ways fail; the error is that of the model as it was given.
+    """
+    try:
+        rotated = rotate(given)
+    except _REFUSALS as error:
+        return with_rotation(prune(given), kept=False, reason=error.message)
+    if not rotated.modified:
+        return with_rotation(prune(given), kept=False, reason="no axis can be rotated")
+    own, refusal = _tried(given, prune, higher_is_better, by_reduction)
+    other, objection = _tried(rotated, prune, higher_is_better, by_reduction)
+    if own is None and other is None:
+        assert refusal is not None
+        raise refusal
+    facts = {"score_rotated": _score(other), "score_unrotated": _score(own)}
+    if other is None or (own is not None and own.rank <= other.rank):
+        assert own is not None
+        reason = objection.message if objection else "the plan of the rotated model is no better"
+        return with_rotation(own.pruned, kept=False, reason=reason, **facts)
+    return of_rotated(rotated, other.pruned, **facts)
+
+
+def of_rotated(rotated: PassResult, pruned: PassResult, **more: Any) -> PassResult:
+    """Return the pruning of a rotated model, what was rotated among its facts."""
+    facts = rotated.facts
+    figures = {"axes": facts["axes"], "absorbed": facts["absorbed"], "max_rel_error": facts["max_rel_error"]}
+    result = with_rotation(pruned, kept=True, **more, **figures)
+    return replace(result, original=rotated.model)
+
+
+def with_rotation(result: PassResult, **facts: Any) -> PassResult:
+    """Return a result that reports on the choice of its basis."""
+    told = {name: value for name, value in facts.items() if value is not None}
+    return replace(result, report=result.report.with_keys(rotation=told))
+
+
+def node_count(model: Model) -> int:
+    """Return the number of nodes of a model, bodies included."""
+    return len(model.all_nodes)
+
+
+def _tried(
+    given: PassResult, prune: Prune, higher_is_better: bool, by_reduction: bool
+) -> tuple[Way | None, OnnxpruneError | None]:
+    try:
+        pruned = prune(given)
+    except _REFUSALS as error:
+        return None, error
+    facts = pruned.facts
+    score = float(facts["recovery"]["score"])
+    rank = (-score if higher_is_better else score,)
+    return Way(given, pruned, (-float(facts["macs_reduction"]), *rank) if by_reduction else rank), None
+
+
+def _score(way: Way | None) -> float | None:
+    facts: Mapping[str, Any] = way.pruned.facts if way else {}
+    return float(facts["recovery"]["score"]) if facts else None
