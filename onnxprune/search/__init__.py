@@ -1,4 +1,4 @@
-"""Plans: what each group has to give, the budgets that must hold, and how to choose between the two."""
+"""Plans: the candidates of each group, the budgets, and the choice of candidates under the budgets."""
 
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.candidates import (

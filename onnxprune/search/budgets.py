@@ -97,7 +97,7 @@ class _Evaluated:
 class Balance:
     """The excess over each budget at given widths of the groups.
 
-    The *excess* is counted in baselines: 0 is what was asked for, 0.01 one percent too much.
+    The *excess* is counted in baselines: 0 meets the budget, 0.01 is one percent too much.
 
     Args:
         offers: The groups, in the order of the widths.
@@ -144,7 +144,7 @@ class Balance:
         """Refuse budgets that are out of reach, or met already.
 
         Raises:
-            PlanError: Saying how far one can go.
+            PlanError: The message has the largest possible reduction, or the present one.
         """
         least = self.excess(self.widths([len(o.steps) for o in self.offers]))
         for budget, beyond in zip(self.budgets, least, strict=True):

@@ -80,11 +80,11 @@ def uniformly(offer: Candidate) -> Candidate:
 
 
 def globally(offer: Candidate, scores: Scores) -> Candidate:
-    """Price each step by the mean score of what goes, over the part of the group that is left by then.
+    """Price each step by the mean score of its channels, over the fraction of the group that is left by then.
 
-    The least important go first, wherever they are, and the fewer of a group are left the dearer they
-    become. A ranking by scores alone empties whole layers whose weights are small for no better reason than
-    that their inputs are large; no sum of scores tells that their last channels carry all there is.
+    The least important channels of all groups go first, and their price rises as fewer of their group are
+    left. A ranking by scores alone empties whole layers whose weights are small for no better reason than
+    that their inputs are large; no sum of scores shows that their last channels carry the whole signal.
 
     Args:
         offer: The offer.
@@ -101,12 +101,12 @@ def sensitively(
 ) -> Candidate:
     """Price the steps by the metric's measured loss.
 
-    Losses of several groups do not just add up. Where their errors are independent, variances add, and with
-    them what is quadratic in the error, as the divergence is; where they point the same way, amplitudes do,
-    which are square roots of that. Measured on trained networks it is in between, and where the layers that
-    read the channels are fitted anew the first holds. And what a group can do
-    without as long as all others are whole it may need when they are not: so every step costs a little by
-    itself, the more the less remains.
+    Losses of several groups do not just add up. Where their errors are independent, variances add, and so do
+    losses quadratic in the error, such as the divergence; where they have the same direction, amplitudes add,
+    which are the square roots of such losses. Measurements on trained networks lie in between; where the
+    layers that read the channels are fitted anew, variances add. Channels that are redundant while all other
+    groups are whole may be needed when these are not: so every step has a small price of its own, which rises
+    as fewer channels remain.
 
     Args:
         offer: The offer.

@@ -1,4 +1,4 @@
-"""Costs that budgets can be made of, beyond those the program knows itself."""
+"""Costs that budgets can be made of, beyond the built-in ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnxprune.support.plugins import plugin, plugin_names
 
 ENTRY_POINTS = "onnxprune.budgets"
 KINDS = ("macs", "params", "size", "latency", "channels")
-"""The costs the program knows itself."""
+"""The built-in costs."""
 CostFunction: TypeAlias = Callable[[Channels], Polynomial]
 """Function from a network to a cost: a polynomial in the channels that remain."""
 

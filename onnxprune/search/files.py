@@ -26,8 +26,8 @@ class Width:
     Attributes:
         size: Number of its channels.
         keep: Number of those that stay.
-        removed: Those that go, row by row where they differ from part to part. If they are not as many as
-            ``keep`` says, they go first, or are the last to stay.
+        removed: Those that go, row by row where they differ from part to part. If a single row has another
+            number than ``keep`` implies, its channels are removed before others, in the order of the scores.
     """
 
     size: int
@@ -106,7 +106,7 @@ def removed_channels(planner: Planner, plan: PlanFile) -> tuple[dict[str, list[i
     """Return the channels that a plan removes, and their rows where they differ from part to part.
 
     Raises:
-        PlanError: It names a group that is not there or is left alone, or brings back what is gone already.
+        PlanError: It names a group that is not there or is left alone, or restores a removed channel.
     """
     offers = {o.group.name: o for o in planner.offers("uniform")}
     found = {name: list(gone) for name, gone in planner.gone.items()}

@@ -34,9 +34,9 @@ class FrontierPoint(Generic[T]):
 def largest_reduction(
     plan_at: Callable[[float], T], drop_of: Callable[[T], float], most: float, allowed: float
 ) -> FrontierPoint[T]:
-    """Halve the interval between what is allowed and what is not.
+    """Find the largest reduction within an allowed drop, by bisection.
 
-    The drop is taken to rise with the reduction. Whatever it does, what is returned was measured.
+    The drop is assumed to rise with the reduction. The drop of the returned plan is measured in any case.
 
     Args:
         plan_at: From a reduction to a plan.

@@ -76,7 +76,7 @@ class _Selected:
         self.widths[k] = self.balance.offers[k].widths[self.levels[k]]
 
     def fill(self) -> None:
-        """Take the largest steps that fit into what is left, whatever their price: it is little by now."""
+        """Take the largest steps that fit into the remaining excess; prices decide only between equals."""
         while (left := self._after()) and self.excess > _NOTHING:
             fitting = {k: after for k, after in left.items() if -_NOTHING <= after < self.excess}
             if not fitting:
@@ -92,7 +92,7 @@ class _Selected:
             self.take(best)
 
     def give_back(self) -> None:
-        """Put back the dearest steps that were not needed after all: the last may have been a large one."""
+        """Put back the dearest steps that the budgets do not need: the last step may have been large."""
         while self.excess < -REACHED:
             after = {
                 k: float((self._excess + self._change(k, -1)).max()) for k, n in enumerate(self.levels) if n

@@ -1,7 +1,7 @@
 """The latency model: measured at some widths of the groups, fitted in between.
 
-Whole networks are timed, not single operators: what an operator takes depends on what runs before and after
-it, on threads that wait for one another and on what the runtime fuses. Some networks of random widths are
+Whole networks are timed, not single operators: the time of an operator depends on its neighbours, on threads
+that wait for one another and on the fusions of the runtime. Some networks of random widths are
 shrunk and timed side by side with the original, and the times are explained by a few costs, none of them
 negative: multiply-accumulates by kind of operator, and elements that are written; both at the widths as they
 are, and at widths rounded up to the steps of the device. So the time is a polynomial in the widths, like any
@@ -53,7 +53,7 @@ _RIDGE = 1e-3
 _NEAR = 4.0
 """Weight of a plan that was made for the budget, relative to a random network."""
 _CERTAIN = 400.0
-"""The weight of the whole network, whose ratio is one by definition, whatever noise the others have."""
+"""The weight of the whole network, whose ratio is one by definition and free of noise."""
 Key: TypeAlias = tuple[tuple[str, int], ...]
 """Widths of groups by name, as a key."""
 
@@ -194,7 +194,7 @@ class Stopwatch:
         return Budget("latency", Polynomial.sum(plain, first), 1.0, reduction, elsewhere, stepped, steps)
 
     def _measure(self, plans: Sequence[Removed], backend: LatencyBackend) -> None:
-        """Time networks beside the original; what succeeded before a failure is kept."""
+        """Time networks beside the original; times measured before a failure are kept."""
         models = [self.channels.model, *(fed_as_before(self.channels, removed) for removed in plans)]
         widths = [{}, *(self._widths(plan) for plan in plans)]
         told: dict[int, float] = {}
@@ -249,7 +249,7 @@ class Stopwatch:
 
     @cached_property
     def _feeds(self) -> Feeds:
-        """One input: a single sample, unless the file or the user says otherwise."""
+        """The inputs of one run: a single sample, unless the file or the user fixes another size."""
         model, found = self.channels.model, self.channels.typing.shapes.inputs
         session = Session(model.proto, threads=self.threads)
         shapes = {i.name: self._single(i, found[i.name]) for i in session.inputs if found.get(i.name)}
@@ -257,7 +257,7 @@ class Stopwatch:
         return feeds_that_run(model, session, shapes, **how)[0]
 
     def _single(self, spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of an input with one sample, where its batch is open and nobody has set it."""
+        """Return the shape of an input with one sample, where its batch is open and not set by an option."""
         given = self.channels.model.sizes.get(spec.name, (-1,))
         fixed = not spec.shape or isinstance(spec.shape[0], int) or (bool(given) and given[0] > 0)
         return tuple(sizes) if fixed else (1, *sizes[1:])
@@ -278,10 +278,10 @@ def random_plans(offers: Sequence[Candidate], seed: int) -> list[dict[str, list[
 def fill_table(
     channels: Channels, table: LatencyTable, backend: LatencyBackend, threads: int | None = None
 ) -> None:
-    """Time what a plan for a network needs to know of a device.
+    """Time the variants of a network on a device from which plans are made.
 
     Raises:
-        DeviceError: The back-end failed; what succeeded before is in the table.
+        DeviceError: The back-end failed; times measured before are in the table.
     """
     watch = Stopwatch(channels, table, backend, threads)
     groups = [g for g in channels.groups if not g.optional]
@@ -355,7 +355,7 @@ def _at_reference(typing: Typing, dims: Sequence[Dim]) -> list[Dim]:
 def _explained(costs: Array, times: Array, weights: Sequence[float]) -> Array:
     """Return non-negative shares that explain times, ``costs · shares ≈ times``, by weighted least squares.
 
-    Shares that the samples do not tell apart are equal. Shares that come out negative are set to zero,
+    Shares that the samples do not determine are equal. Negative shares are set to zero,
     the worst first (after Lawson and Hanson, "Solving Least Squares Problems", 1974, chapter 23).
 
     Args:

@@ -27,8 +27,8 @@ class Limits:
         at_most: Most channels that stay, likewise, of several that match the smallest.
         exact: True if the rounding holds for small groups too, which are otherwise rounded more finely: a
             group that is no larger than the step then keeps all its channels.
-        steps: Steps in which the device computes the channels of a group, by group name: what remains of it
-            is a multiple of that, unless the rounding is exact.
+        steps: Steps in which the device computes the channels of a group, by group name: the kept width is
+            a multiple of the step, unless the rounding is exact.
     """
 
     round_to: int = DEFAULT_ROUND_TO
@@ -73,7 +73,7 @@ _NAMES = "`inspect` lists the groups; those that are excluded have no limits"
 def kept_counts(channels: Channels, group: Group, limits: Limits, start: int) -> list[int]:
     """Return how many channels a group may keep, descending, all fewer than ``start``.
 
-    All are multiples of the rounding but for those that a limit asks for by number.
+    All are multiples of the rounding but for the numbers given by limits.
     """
     block = rounding(channels, group, limits)
     fewest, most = limits.fewest(group), limits.most(group)

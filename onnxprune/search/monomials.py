@@ -1,4 +1,4 @@
-"""Costs as lists of monomials in the widths of groups, so that numpy can evaluate what one group changes."""
+"""Costs as lists of monomials in the widths of groups, so that numpy can evaluate the change of one group."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 Each group is to be given one of its widths, so that the sum of the losses is least and no budget is exceeded.
 The cost of a width depends on the widths of others, as multiply-accumulates are products of two of them. So
 the costs are taken at the plan there is, and Lagrange multipliers price them (Everett, "Generalized Lagrange
-multiplier method", Operations Research 1963): with a price on every cost each group chooses for itself. The
-groups choose in turn until none changes its mind, and the multipliers are raised until the budgets are met.
-That leaves out plans off the convex hull; moves of one group, and exchanges between two, find those, and
-make rounding part of the choice.
+multiplier method", Operations Research 1963): with a price on every cost the choice of each group is
+independent. Groups are minimised one after the other until no width changes, and the multipliers are raised
+until the budgets are met. That leaves out plans off the convex hull; moves of one group, and exchanges
+between two, find those, and make rounding part of the choice.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def best_levels(balance: Balance, *, thorough: bool = True) -> list[int]:
 
 
 def _kicked(best: _Search) -> _Search:
-    """Give each group each of its widths in turn, improve from there, and keep what is better."""
+    """Give each group each of its widths in turn, improve from there, and keep the best levels."""
     for k, offer in enumerate(best.balance.offers):
         for level in range(len(offer.widths)):
             levels = best.levels.copy()
@@ -96,7 +96,7 @@ def _by_multiplier(balance: Balance, mix: Widths) -> list[int]:
 
 
 def _settle(balance: Balance, start: Levels, multipliers: Widths) -> Levels:
-    """Let the groups choose in turn, each what is best for it, until all are content."""
+    """Minimise the Lagrangian over one group after the other, until no level changes."""
     levels: Levels = start.copy()
     widths = balance.widths(levels.tolist())
     for _ in range(_SWEEPS):

@@ -37,7 +37,7 @@ Strategy: TypeAlias = Literal["uniform", "global", "sensitivity", "search"]
 
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """All that decides a plan but the budgets.
+    """All arguments of a plan but the budgets.
 
     Attributes:
         channels: The network, its channels arranged by their scores.
@@ -52,7 +52,7 @@ class Planner:
         judge: Evaluator of whole plans; ``search`` needs it, and ``sensitivity`` is corrected by it.
         evaluations: Number of plans that are measured.
         trials: File that keeps the measured plans.
-        digest: Digest that tells those trials from others.
+        digest: Digest of the search that those trials belong to.
         seed: Seed of all draws.
     """
 
@@ -76,7 +76,7 @@ class Planner:
 
         Raises:
             PlanError: The budgets cannot be met.
-            UsageError: The strategy lacks what it goes by.
+            UsageError: The strategy lacks its analysis or its data.
         """
         earlier = {name: list(gone) for name, gone in self.gone.items()}
         return earlier | self._chosen(budgets)
@@ -113,7 +113,7 @@ class Planner:
 
     @cached_property
     def _comparable(self) -> dict[str, Scores]:
-        """Scores that can be ranked together: of what lies in one slot the mean."""
+        """Scores that can be ranked together: the mean over the channels of each slot."""
         apart = [self.channels.apart(g) for g in self.groups]
         found = comparable(self.channels, apart, self.criterion, self.seed, self.evidence)
         for group in self.groups:
@@ -133,7 +133,7 @@ class Planner:
 
 @dataclass(frozen=True)
 class _Drop:
-    """Judges plans with new statistics, together with what is gone already."""
+    """Judges plans with new statistics, together with the channels that are removed already."""
 
     judge: PlanEvaluator
     gone: Mapping[str, Sequence[int]]

@@ -77,7 +77,7 @@ class PruningProblem:
 
     Attributes:
         model: The model as it was given.
-        channels: Its groups, arranged as an earlier plan says.
+        channels: Its groups, in the arrangement of an earlier plan.
         groups: Those that may lose channels.
         earlier: The plan the model carries.
         analysis: Curves to go by.
@@ -94,7 +94,7 @@ class PruningProblem:
     whole: Channels | None = None
 
     def make(self) -> PruningSolution:
-        """Plan, and measure what the plan is said to do.
+        """Make a plan within the budgets and the limit of the drop.
 
         Raises:
             PlanError: The budgets cannot be met.
@@ -107,10 +107,10 @@ class PruningProblem:
         return self._within(self._fixed_budgets)
 
     def apply(self, plan: PlanFile) -> PruningSolution:
-        """Do what a plan says, whoever wrote it.
+        """Apply a plan file, written by hand or by this program.
 
         Raises:
-            PlanError: It is of another model, or brings back what an earlier plan removed.
+            PlanError: It is of another model, or restores channels that an earlier plan removed.
         """
         removed, rows = removed_channels(self.planner, plan)
         return self._found(removed, rows=rows)
@@ -242,7 +242,7 @@ class PruningProblem:
 
     @cached_property
     def _watch(self) -> Stopwatch | None:
-        """The latency of the device, where a budget or a table asks for it."""
+        """The latency model of the device, if there is a budget or a table for it."""
         request = self.request
         if "latency" not in request.reductions and request.latency_table is None:
             return None
@@ -252,7 +252,7 @@ class PruningProblem:
 
     @cached_property
     def _steps(self) -> dict[Factor, int]:
-        """The steps in which the device computes channels; none where the user says how to round."""
+        """The steps in which the device computes channels; none where the user sets the rounding."""
         watch = self._watch
         return {} if watch is None or self.request.limits.exact else watch.steps
 
@@ -369,7 +369,7 @@ def timing(watch: Stopwatch, wanted: float, predicted: float, measured: float) -
 
     Args:
         watch: The device.
-        wanted: The reduction that was asked for.
+        wanted: The demanded reduction.
         predicted: The time in parts of the original's.
         measured: The same, as measured.
     """
@@ -407,6 +407,6 @@ def _measured(judge: PlanEvaluator, removed: Removed) -> dict[str, Any]:
 
 
 _LARGEST_MESSAGE = 1 << 30
-"""Beyond about twice this a protobuf message cannot tell its own size."""
+"""Bytes; beyond about twice this a protobuf message cannot hold its own size."""
 _SHARES = 5
 """A search for the largest reduction makes about so many plans, which share the evaluations."""

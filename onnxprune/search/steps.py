@@ -26,7 +26,7 @@ from onnxprune.search.limits import multiple_for
 WIDTHS = (16, 20, 24, 32, 36, 40, 48, 64)
 """Widths that are timed, in channels."""
 STEPS = (1, 8, 16, 32)
-"""Steps that are told apart."""
+"""Steps that are distinguished, in channels."""
 LAYERS = 3
 """Layers of a stack."""
 _MOST_ELEMENTS = 1 << 12

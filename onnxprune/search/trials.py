@@ -1,4 +1,4 @@
-"""Plans tried out on data: what is expected of a plan and what it does are two things.
+"""Plans tried out on data, as the predicted loss of a plan differs from the measured one.
 
 Both searches draw weights for the groups, and let the planner find the best plan under those weights. So
 every plan that is tried meets all budgets, and they differ in which groups pay.
@@ -36,12 +36,12 @@ class Trials:
     The loss of a plan does not depend on the budgets, so the file serves other reductions too.
 
     Attributes:
-        tried: The plans that were asked for, whether they had to be measured or not.
+        tried: The plans that were requested, measured now or stored before.
 
     Args:
         offers: The groups.
         drop: From removed channels to the measured drop.
-        digest: Tells this search from others.
+        digest: Digest that identifies this search.
         path: The file; ``None`` for nowhere.
 
     Raises:
@@ -97,7 +97,7 @@ def one_step(balance: Balance, trials: Trials, evaluations: int, seed: int) -> L
 def improve(
     balance: Balance, trials: Trials, others: Sequence[Levels], evaluations: int, seed: int
 ) -> Levels:
-    """Correct additive losses by what whole plans really lose.
+    """Correct additive losses by the measured losses of whole plans.
 
     The plan of the losses as they were measured competes with those of bent losses and with other plans. Then
     the weights of the groups are varied at random around the best so far, the steps growing with success and

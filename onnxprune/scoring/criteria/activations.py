@@ -22,10 +22,10 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
 def weighted(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
-    """Weights times the norm of what they multiply, (|w| · ‖x‖)², of which the root is taken in the end.
+    """Weights times the norm of their other operand, (|w| · ‖x‖)², of which the root is taken in the end.
 
     Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (Wanda), ICLR 2024, summed
-    over all weights that read a channel. Where what they multiply was not seen they count by themselves.
+    over all weights that read a channel. Without statistics of the other operand its norm is taken as 1.
     """
 
     def magnitude(name: str, values: Scores) -> Scores:
@@ -42,7 +42,7 @@ class _Tap:
         view: Layout of the weight.
         weight: The name of the constant operand.
         flow: The name of the other.
-        axis: The axis of the other that counts what the weight tells apart, from the front.
+        axis: The axis of the other that is contracted with the weight, from the front.
         total: The name of the sum of squares along that axis, once it is in the graph.
     """
 
@@ -54,7 +54,7 @@ class _Tap:
 
 
 def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = None) -> CalibrationStatistics:
-    """Run samples once and sum up what every weight multiplies.
+    """Run samples once and sum the squares of the other operand of every weight.
 
     The sums of squares are made inside the runtime, so nothing larger than a vector leaves it.
 

@@ -26,7 +26,7 @@ _CHUNK = 1 << 16
 
 @dataclass
 class SecondMoments:
-    """Sums over samples of what lies on an axis of a tensor, apart for each outer element.
+    """Sums over samples of the lines along an axis of a tensor, apart for each outer element.
 
     Attributes:
         count: Number of lines summed up.
@@ -63,11 +63,11 @@ def observed(
     feeds: Iterable[Feeds],
     threads: int | None,
 ) -> Seen:
-    """Run samples once and sum up what lies on some axes.
+    """Run samples once and sum up the lines along some axes.
 
     Args:
         channels: The groups.
-        wanted: Axes, each with a tensor of the main graph that it lies on.
+        wanted: Pairs of an axis and a tensor of the main graph that it lies on.
         feeds: The inputs of the network, batch by batch.
         threads: Threads of the session.
 

@@ -28,7 +28,7 @@ class Criterion:
         power: Exponent of the shares, once they are put together.
         adaptive: True if the scores are made comparable between groups by ``lamp``.
         absolute: True if they are of one unit in all groups: a change of the loss.
-        needs: ``data``, ``gradients``, ``products`` (of what arrives at layers) or nothing.
+        needs: ``data``, ``gradients``, ``products`` (second moments of the operands of layers) or nothing.
     """
 
     shares: Callable[[Channels, Group, CalibrationStatistics, int], list[Scores]]
@@ -128,7 +128,7 @@ def comparable(
     seed: int = 0,
     evidence: CalibrationStatistics | None = None,
 ) -> dict[str, Scores]:
-    """Return scores of all channels that can be ranked together, whatever group they are in.
+    """Return scores of all channels that can be ranked together, across groups.
 
     Groups of one structure (the same operators read them in the same way) are compared by their magnitudes
     themselves: a layer of small weights ranks low. Between different structures magnitudes mean nothing;
@@ -165,7 +165,7 @@ def comparable(
 def structure(channels: Channels, group: Group) -> Hashable:
     """Return the key that two groups share if they lie in the network in the same way, sizes aside.
 
-    A vector is the same whatever axes of one element it has, and whether a node adds those to it.
+    Axes of one element make no difference to a vector, and neither does a node that adds such axes.
     """
     constants = channels.model.constants
     found = []
@@ -215,7 +215,7 @@ def _shares(
     chosen = check_criterion(criterion)
     if chosen.needs and evidence is None:
         raise UsageError(f"the criterion '{criterion}' looks at samples", "give them with `data`")
-    with np.errstate(over="ignore", invalid="ignore"):  # found below, and said better
+    with np.errstate(over="ignore", invalid="ignore"):  # the check below has a better message
         shares = _user_shares(criterion, chosen, channels, group, evidence or CalibrationStatistics(), seed)
     if not all(np.isfinite(s).all() for s in shares):
         raise ModelError(

@@ -81,7 +81,7 @@ def operate(
 def observed_readers(
     channels: Channels, feeds: Iterable[Feeds], threads: int | None = None, seed: int = 0
 ) -> Iterator[tuple[Reader, Moments]]:
-    """Yield the layers that read prunable channels, with the moments of what arrives there.
+    """Yield the layers that read prunable channels, with the moments of their operands.
 
     The arguments and errors are those of `operate`.
     """
@@ -148,7 +148,7 @@ def _readers(channels: Channels) -> Iterator[Reader]:
 def _members(channels: Channels, group: Group, layer: Linear) -> Array | None:
     """Return the channel of every input of every matrix; ``None`` where the layer does not read the group.
 
-    It reads what its matrices sum over; an axis of its outputs, or of the matrices themselves, it makes.
+    It reads the axis that its matrices contract; an axis of its outputs, or of the matrices, it makes.
     """
     for place in group.places:
         if place.tensor == layer.weight:
@@ -187,7 +187,7 @@ def _admitted(
 
 
 def _centred(moments: Moments) -> Array:
-    """Return the Gram matrices about the mean: what is constant goes into the bias."""
+    """Return the Gram matrices about the mean: the bias compensates for constant parts."""
     parts = zip(moments.xx, moments.x, strict=True)
     return np.stack([centred(xx, x, moments.count)[0] for xx, x in parts])
 

@@ -13,7 +13,7 @@ from onnxprune.train.gradients import GradientLoss, gradients_of
 
 _LABELS = "labels"
 _GRADIENT_BATCH = 8
-"""Few samples a gradient: of many the slopes cancel, and what single samples need is not seen."""
+"""Samples a gradient; few, as slopes of many samples cancel and hide the loss of single ones."""
 
 PRODUCT_SAMPLES = 512
 """All of them stay in memory while layer after layer is looked at."""

@@ -1,7 +1,7 @@
 """Readers of a group: the weight columns that multiply its channels.
 
 The contribution of a channel to the layers behind it is lost by its removal. The weights that make it do not
-tell that: a normalisation or a scale may come between.
+determine that contribution: a normalisation or a scale may come between.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Saliency of a group's channels in each tensor, and the aggregation over tensors.
 
 A channel is spread over several tensors: the filter that makes it, its normalisation, the columns of those
-that read it. Each of them gives every channel a *share*. Scaled to an average of one and averaged over the
-tensors, no tensor speaks louder for being larger.
+that read it. Each of them gives every channel a *share*. Shares are scaled to an average of one and averaged
+over the tensors, so that a larger tensor has no larger weight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Members = np.ndarray[Any, np.dtype[np.intp]]
 
 
 def matrices(channels: Channels, group: Group) -> list[AxisRef]:
-    """Return the places on tensors of two axes and more; biases and scales say little on their own."""
+    """Return the places on tensors of two axes and more; without any, those on biases and scales."""
     constants = channels.model.constants
     weights = [p for p in group.places if p.weight]
     return [p for p in weights if sum(d > 1 for d in constants[p.tensor].dims) > 1] or weights
@@ -29,8 +29,8 @@ def matrices(channels: Channels, group: Group) -> list[AxisRef]:
 def members(channels: Channels, group: Group, place: AxisRef) -> Members | None:
     """Return the channel of each element of an axis, −1 where it has none.
 
-    ``None`` where the axis alone does not tell: the channels are counted apart in each element of factors
-    that lie on other axes.
+    ``None`` where the axis alone does not determine the channel: the channels are counted apart in each
+    element of factors that lie on other axes.
     """
     found = channels.members(group, place)
     return found.ravel() if found.size == found.shape[place.axis] else None
@@ -65,7 +65,7 @@ def _totals(member: Members, values: Scores, channels: int) -> Scores:
 
 
 def together(shares: Sequence[Scores], scales: Sequence[float]) -> Scores:
-    """Average the shares of several tensors, each divided by its scale; a scale of zero says nothing."""
+    """Average the shares of several tensors, each divided by its scale; with a scale of zero all are one."""
     scaled = [s / scale if scale > 0 else np.ones_like(s) for s, scale in zip(shares, scales, strict=True)]
     return np.asarray(np.mean(scaled, axis=0))
 

@@ -42,7 +42,7 @@ def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: 
 def geometric_median(
     channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int
 ) -> list[Scores]:
-    """Distance to all other channels: what lies in their midst can be replaced by them.
+    """Distance to all other channels: a channel in their midst can be replaced by them.
 
     He et al., "Filter Pruning via Geometric Median for Deep Neural Networks Acceleration", CVPR 2019.
     """
@@ -59,7 +59,7 @@ def lamp(scores: Scores) -> Scores:
     """Return each squared score as a fraction of all that are not smaller; the largest gets one.
 
     The layer-adaptive magnitude of Lee et al., "Layer-Adaptive Sparsity for the Magnitude-Based Pruning",
-    ICLR 2021, here of whole channels: it makes groups comparable by what would be left of them.
+    ICLR 2021, here of whole channels: it makes groups comparable by the energy of their remaining channels.
     """
     order = np.argsort(scores, kind="stable")
     squares = np.square(scores[order])

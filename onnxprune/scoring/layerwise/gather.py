@@ -40,7 +40,7 @@ def gather(
 
     Args:
         layer: The layer.
-        arrivals: For each batch, what arrives and the result that is wanted.
+        arrivals: For each batch the operand and the target result.
         axes: Groups, outputs and inputs that count; the others are left out.
         batches: Number of batches.
         seed: Seed of the rows that are drawn where there are too many.

@@ -32,7 +32,7 @@ def is_layer(node: onnx.NodeProto) -> bool:
 
 
 def views_of(model: Model, node: onnx.NodeProto) -> tuple[LinearView, ...]:
-    """Return the linear views of a node, as far as constants tell their shapes."""
+    """Return the linear views of a node whose operands have the shapes of constants."""
     dims = [model.constants[i].dims if i in model.constants else None for i in node.input]
     return spec_of(node).views(Operands(attributes(node), dims))
 

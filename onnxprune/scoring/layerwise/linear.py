@@ -58,7 +58,7 @@ class Linear(ABC):
 
     @abstractmethod
     def inputs(self, x: Array, y: Array, picked: Array) -> Array:
-        """Return the picked rows of what arrives, ``[groups, rows, inputs]``, in its own type."""
+        """Return the picked rows of the operand, ``[groups, rows, inputs]``, in its own type."""
 
     def results(self, y: Array, picked: Array) -> Array:
         """Return the same rows of a result, ``[groups, rows, outputs]``."""
@@ -83,7 +83,7 @@ class MatrixProduct(Linear):
         return np.asarray(matrix if matrix.dtype.kind in "bi" else matrix.astype(np.float64) * self._factor)
 
     def tensor(self, matrices: Array) -> Array:
-        """Return the weights as the node wants them."""
+        """Return the weights in the layout of the node."""
         matrix = matrices[0] if matrices.dtype == bool else matrices[0] / self._factor
         return np.asarray(matrix if self._outputs_first else matrix.T)
 
@@ -111,7 +111,7 @@ class Stack(Linear):
         return np.asarray(weights.reshape(self.groups, *self.shape[-2:]).swapaxes(1, 2))
 
     def tensor(self, matrices: Array) -> Array:
-        """Return the weights as the node wants them."""
+        """Return the weights in the layout of the node."""
         return np.asarray(matrices.swapaxes(1, 2).reshape(self.shape))
 
     def columns(self, y: Array) -> Array:
@@ -123,7 +123,7 @@ class Stack(Linear):
         return np.asarray(moved.reshape(*moved.shape[: len(rest)], -1))
 
     def inputs(self, x: Array, y: Array, picked: Array) -> Array:
-        """Return rows of what meets each matrix; what meets several is repeated."""
+        """Return the rows of the operand of each matrix, repeated where matrices share an operand."""
         x = np.broadcast_to(x, (*y.shape[:-1], x.shape[-1]))
         rows = self.columns(x).reshape(-1, self.groups, x.shape[-1])
         return np.asarray(rows[picked].transpose(1, 0, 2))

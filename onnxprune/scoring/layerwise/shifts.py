@@ -20,7 +20,7 @@ from onnxprune.scoring.layerwise.layers import views_of
 
 @dataclass(frozen=True)
 class Shift:
-    """A constant vector that is added to a node's result, whatever holds it.
+    """A constant vector that is added to a node's result: a bias, a mean or an operand of an addition.
 
     Attributes:
         node: The node.

@@ -39,7 +39,7 @@ def ridge(
     Directions that the samples do not show stay as they are.
 
     Args:
-        moments: Moments of inputs and wanted outputs.
+        moments: Moments of inputs and target outputs.
         weights: W₀, ``[groups, outputs, inputs]``.
         bias: The bias there is, ``[groups, outputs]``.
         strength: λ in units of the mean of the Gram matrix's diagonal.
@@ -81,7 +81,7 @@ def _row_by_row(gram: Array, wanted: Array, allowed: Array) -> Array:
 
     Args:
         gram: ``[inputs, inputs]``, positive definite.
-        wanted: ``[inputs, outputs]``.
+        wanted: Right sides, ``[inputs, outputs]``.
         allowed: ``[outputs, inputs]``.
     """
     linalg, found = scipy_linalg(), np.zeros(allowed.shape)
@@ -102,7 +102,7 @@ def fit(
     shift: bool,
     allowed: Array | None = None,
 ) -> tuple[Array, Array, float | None]:
-    """Choose the ridge that does best on what was held back, then solve with everything.
+    """Choose the ridge with the least error on the held-back samples, then solve with all samples.
 
     Args:
         seen: Moments to solve with.
@@ -133,7 +133,7 @@ def _strength(
     shift: bool,
     allowed: Array | None,
 ) -> float | None:
-    """Return the ridge that does best on what was held back; ``None`` where none does better than nothing."""
+    """Return the ridge with the least error on held-back samples; ``None`` if the old weights are better."""
     if allowed is not None:  # every output is a system of its own
         some = np.unique(np.linspace(0, weights.shape[1] - 1, OUTPUTS_TRIED).astype(int))
         seen, held = seen.of_outputs(some), held.of_outputs(some)

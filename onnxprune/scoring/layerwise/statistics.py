@@ -1,9 +1,9 @@
 """BatchNormalization statistics estimated anew, all layers at once, as training would have them.
 
-Every normalisation of one pass uses the mean and variance of its own batch, so each layer sees what the ones
-before it make under their new statistics. The averages over all batches then take the place of those in the
-file. EagleEye (Li et al., "Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020, section
-3.3) found the accuracy after that to foretell the accuracy after finetuning.
+Every normalisation of one pass uses the mean and variance of its own batch, so the operands of each layer are
+those under the new statistics of the layers before it. The averages over all batches then take the place of
+those in the file. EagleEye (Li et al., "Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV
+2020, section 3.3) found the accuracy after that to foretell the accuracy after finetuning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onnxprune.runtime import Array, Feeds, Session
 
 @dataclass
 class _Norm:
-    """A BatchNormalization whose statistics are its own: names, and what was found of them.
+    """A BatchNormalization with statistics of its own: their names, and the sums over the samples.
 
     Attributes:
         index: Number of the node.
@@ -52,7 +52,7 @@ def renewed(model: Model, feeds: Iterable[Feeds], threads: int | None = None) ->
         threads: Threads of the session.
 
     Raises:
-        DataError: There are no samples, or what arrives at a normalisation is NaN or infinite.
+        DataError: There are no samples, or an operand of a normalisation is NaN or infinite.
     """
     norms = list(_norms(model))
     if not norms:
@@ -99,7 +99,7 @@ def _estimating(model: Model, norms: Iterable[_Norm]) -> onnx.ModelProto:
 def _moments(model: Model, node: onnx.NodeProto, stem: str) -> list[onnx.NodeProto]:
     """Return the nodes that compute mean and variance over all axes but the second, and let one read them.
 
-    The number of axes is not needed: whatever lies behind the second is one axis to a Reshape.
+    The number of axes is not needed: a Reshape merges all axes behind the second into one.
     """
     shape = model.add_constant(f"{stem}_shape", np.asarray([0, 0, -1], np.int64))
     line = model.add_constant(f"{stem}_line", np.asarray([-1], np.int64))

@@ -56,7 +56,7 @@ class Trace:
             yield {name: made[name] if name in made else stored[name] for name in names}
 
     def advance(self, upto: int, extra: Sequence[str] = ()) -> None:
-        """Move the checkpoint, if what it holds then is not too large.
+        """Move the checkpoint, if its tensors there are within the memory budget.
 
         Args:
             upto: The first node that does not run.
@@ -72,7 +72,7 @@ class Trace:
         self.batches, self.position = moved, upto
 
     def _live(self, position: int) -> set[str]:
-        """Return the tensors made before it that later nodes, or whoever runs the model, read."""
+        """Return the tensors made before a position that later nodes read, or that are model outputs."""
         index = self.model.main
         known = set(self.batches[0]) if self.batches else {i.name for i in self.model.inputs}
         known.update(index.made(self.position, position))
@@ -80,7 +80,7 @@ class Trace:
         return index.live(position, (name for name in known if name not in constants))
 
     def _session(self, numbers: Sequence[int], names: Sequence[str]) -> Session:
-        """Make a session of some nodes, fed with what the checkpoint holds."""
+        """Make a session of some nodes, fed with the tensors of the checkpoint."""
         index = self.model.main
         nodes = [index.nodes[number] for number in numbers]
         made = {o for n in nodes for o in n.output if o}

@@ -1,4 +1,4 @@
-"""Convolutions as linear maps: their rows are windows, what ``im2col`` lists."""
+"""Convolutions as linear maps: their rows are windows, as listed by ``im2col``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Convolution(Linear):
         return weights.reshape(self.groups, self.outputs, -1)
 
     def tensor(self, matrices: Array) -> Array:
-        """Return the weights as the node wants them."""
+        """Return the weights in the layout of the node."""
         return matrices.reshape(self.shape)
 
     def columns(self, y: Array) -> Array:
@@ -85,7 +85,7 @@ class TransposedConvolution(Convolution):
         return np.asarray(split.reshape(self.groups, self.outputs, -1))
 
     def tensor(self, matrices: Array) -> Array:
-        """Return the weights as the node wants them."""
+        """Return the weights in the layout of the node."""
         split = matrices.reshape(self.groups, self.outputs, -1, *self._kernel).swapaxes(1, 2)
         return np.asarray(np.flip(split.reshape(self.shape), tuple(range(2, len(self.shape)))))
 
