@@ -1,7 +1,7 @@
-"""Samples for a model: what ``--data`` names.
+"""Samples for a model: the arguments of ``--data``.
 
-schema      what the model takes, and whether arrays fit it
-sources     where arrays come from: .npz shards, a callable, memory
+schema      the arrays of a sample, and the check that they fit the model
+sources     origins of arrays: .npz shards, a callable, memory
 files       folders of pictures (`pictures`) and sounds (`waves`), a folder for each class or without
 texts       .jsonl files, by a tokenizer
 dataset     batches, in order or shuffled

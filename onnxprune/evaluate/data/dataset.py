@@ -131,7 +131,7 @@ class Dataset:
     ) -> Iterator[Batch]:
         """Go through the samples once.
 
-        Every batch has `batch_size` samples but for the last, which has what is left; and samples whose
+        Every batch has `batch_size` samples but for the last, which has the remainder; and samples whose
         symbolic axes differ in size never share a batch. Shuffling permutes the shards, and the samples
         within each; of a callable's batches it permutes only the samples within each batch, as the callable
         decides the order. So a callable that returns everything as one batch is shuffled entirely.

@@ -53,7 +53,7 @@ class PictureReader:
         """Derive from the settings of a folder and the input of a model how its pictures are read.
 
         Without settings a picture is resized to the size of the input, and its values scaled to 0 to 1;
-        that is said.
+        a message states these settings.
 
         Raises:
             DataError: The input takes no pictures, or settings and input contradict each other.
@@ -128,7 +128,7 @@ def _layout(folder: Path, spec: TensorSpec) -> tuple[int, bool]:
 
 
 def _usual(folder: Path, spec: TensorSpec, channels: int, first: bool) -> dict[str, Any]:
-    """Return the settings for a folder that has none, and say them."""
+    """Return the settings for a folder that has none, and show them in a message."""
     known = _fixed(spec.shape[2:] if first else spec.shape[1:3])
     if known is None:
         raise DataError(

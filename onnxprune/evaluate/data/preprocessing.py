@@ -1,7 +1,7 @@
 """Preprocessing settings beside a folder of samples, in the format of Hugging Face's processors.
 
-``preprocessor_config.json`` (https://huggingface.co/docs/transformers/main_classes/image_processor) is what a
-downloaded model comes with. The keys read here are its keys; others are left alone.
+``preprocessor_config.json`` (https://huggingface.co/docs/transformers/main_classes/image_processor) comes
+with a downloaded model. The keys read here are its keys; others are left alone.
 """
 
 from __future__ import annotations

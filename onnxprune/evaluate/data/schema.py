@@ -36,15 +36,15 @@ class ArrayLayout(Protocol):
 class Schema:
     """The arrays that may come with a sample, and their rules.
 
-    An array is named like an input (all inputs must be there), like an output (the wanted value of that
-    output), or ``labels`` (class indices); arrays of other names are targets for metrics of the user's own,
-    unless the name is a slip of a known one. The first axis of every array counts the samples, whatever batch
-    the file fixes, unless the model has its batch on another axis; and arrays of inputs that have none, such
-    as settings, are the same for all samples.
+    An array is named like an input (all inputs must be there), like an output (the target of that output),
+    or ``labels`` (class indices); arrays of other names are targets for metrics of the user's own, unless the
+    name is a slip of a known one. The first axis of every array counts the samples, even if the file fixes a
+    batch, unless the model has its batch on another axis; and arrays of inputs that have none, such as
+    settings, are the same for all samples.
 
     Types must be the model's own but for conversions that cannot change a meaning: between floating types
     (values must stay finite), and from an integer type to one that holds all its values. Integers are not
-    taken for floating inputs: whether a ``uint8`` picture wants dividing by 255 is not ours to guess.
+    taken for floating inputs: a division of a ``uint8`` picture by 255 is not guessed.
     Labels may be of any integer type; those of several positions a sample may be negative where a position
     does not count. Arrays of other names are not looked at.
 
@@ -64,7 +64,7 @@ class Schema:
         """Check names, shapes, types and lengths without reading a value.
 
         Args:
-            arrays: The arrays, or what their headers say of them.
+            arrays: The arrays, or their headers.
             where: Their origin, for the message.
 
         Returns:
@@ -121,7 +121,7 @@ class Schema:
         for name, array in arrays.items():
             if name in own:
                 continue
-            with np.errstate(over="ignore"):  # found below, and said better
+            with np.errstate(over="ignore"):  # the check below has a better message
                 converted[name] = array.astype(types.get(name, np.dtype(np.int64)), copy=False)
             if converted[name].dtype.kind in "fc" and not np.isfinite(converted[name]).all():
                 became = f" once converted to {types[name]}" if np.isfinite(array).all() else ""
@@ -170,7 +170,7 @@ class Schema:
 
     def _check_label_values(self, labels: Array, where: str) -> None:
         sizes = [size for size in (_classes(o, labels.shape) for o in self.outputs) if size != 0]
-        if not labels.size or not sizes:  # labels of a form only the user's own metric knows
+        if not labels.size or not sizes:  # labels in a form of the user's own metric
             return
         limit = None if None in sizes else max(size for size in sizes if size is not None)
         if labels.ndim > 1:
@@ -185,7 +185,7 @@ class Schema:
 
 
 def class_axis(output: Sequence[int | str | None], labels: Sequence[int]) -> int | None:
-    """Say which axis of an output counts the classes that labels name.
+    """Return the axis of an output that counts the classes of the labels.
 
     That is axis 1 as in ``SoftmaxCrossEntropyLoss`` of the ONNX operators (``[N, C]`` with ``[N]``,
     ``[N, C, H, W]`` with ``[N, H, W]``), also if axes of size 1 follow; else the last axis, as in sequence

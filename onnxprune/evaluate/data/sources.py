@@ -33,7 +33,7 @@ _MOST = 10_000_000
 """Samples of a callable in one pass: one that gives more has no end."""
 _MOST_EMPTY = 10_000
 _LONG_S = 20.0
-"""Seconds of a pass through a callable after which people are told that it goes on."""
+"""Seconds of a pass through a callable after which a message states that it goes on."""
 _BOUND = (
     "if it has no end, bound it in the callable itself, by a number of samples, or by data.limit of a recipe"
 )
@@ -68,14 +68,14 @@ class DataPart(NamedTuple):
 
 
 def samples_first(array: Array, axis: int | None, rows: int) -> Array:
-    """Return an array with the samples on its first axis; what is the same for all is repeated."""
+    """Return an array with the samples on its first axis; an array without such an axis is broadcast."""
     if axis is None:
         return np.broadcast_to(array, (rows, *array.shape))
     return np.moveaxis(array, axis, 0)
 
 
 class Source(ABC):
-    """Something that gives the same samples each time it is asked.
+    """An origin of samples, the same ones in every pass.
 
     Attributes:
         name: Name in messages.
@@ -143,7 +143,7 @@ class ShardSource(Source):
     """One or more ``.npz`` files, read one after the other.
 
     Headers are read and checked at once. Arrays stored without compression (``np.savez``) are mapped into
-    memory, not read; compressed ones are unpacked piece by piece, and no further than they are asked for.
+    memory, not read; compressed ones are unpacked piece by piece, and no further than needed.
     Only to be shuffled must a compressed shard be unpacked as a whole.
 
     Args:
@@ -376,12 +376,12 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a broken file makes numpy and zipfile raise into a DataError."""
+    """Turn all exceptions of numpy and zipfile on a broken file into a DataError."""
     try:
         yield
     except PermissionError as error:
         raise DataError(f"{path} may not be read", "name a file that may be read") from error
-    except Exception as error:  # numpy and zipfile raise more kinds than they tell
+    except Exception as error:  # numpy and zipfile raise more kinds than they document
         raise DataError(f"{path} is not a readable .npz file: {error}", _WRITE) from error
 
 

@@ -106,7 +106,7 @@ def _read(path: Path) -> tuple[int, Array]:
 
     try:
         rate, values = wavfile.read(path)
-    except Exception as error:  # scipy raises whatever it meets
+    except Exception as error:  # scipy raises many kinds on broken files
         raise DataError(f"{path} is not a readable .wav file: {error}", "convert it to PCM") from error
     kind = values.dtype.str[1:]
     if kind in _SCALES:

@@ -82,7 +82,7 @@ class Comparison:
             record.add(expected[pair[0]], actual[pair[1]], run.where, run.lenient)
 
     def over(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
-        """Run both models on inputs that the reference takes, and return what was found."""
+        """Run both models on inputs that the reference takes, and return the record of each pair."""
         for run in runs:
             self.run(run)
         return self.records

@@ -1,4 +1,4 @@
-"""The interface of a model: names, types, ranks and fixed sizes of what goes in and comes out."""
+"""The interface of a model: names, types, ranks and fixed sizes of its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def interface_differences(reference: Model, candidate: Model, cuts: Cuts | None 
 
     Outputs have the same names in the same order, inputs the same names. Types and ranks are equal. A size
     that both fix is equal, and an input axis that the reference leaves open the candidate leaves open too.
-    Names of symbolic sizes mean nothing, and the declared sizes of outputs are left to what comes out.
+    Names of symbolic sizes are ignored, and so are declared sizes of outputs: the comparison checks those of
+    the results.
 
     Args:
         reference: The model that is right by definition.
@@ -52,7 +53,7 @@ def _outputs(reference: Model, candidate: Model) -> Iterator[str]:
 
 
 def _kinds(what: str, wanted: onnx.TypeProto, found: onnx.TypeProto) -> Iterator[str]:
-    """Compare two types: what they hold, the element type, the rank."""
+    """Compare two types: the kind of value, the element type, the rank."""
     if wanted.WhichOneof("value") != found.WhichOneof("value"):
         yield f"{what} is of another kind: {_kind(found)} instead of {_kind(wanted)}"
         return

@@ -34,7 +34,7 @@ def covering(
         specs: Its inputs.
         shapes: Input shapes that are known to work.
         rows: The number of rows by input name.
-        run: Takes inputs, tells whether the model takes them.
+        run: Function from inputs to true if the model takes them.
         seconds: Time limit, in seconds.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Inputs to compare two models on: drawn as the graph asks, or in other ways where that shows nothing."""
+"""Inputs to compare two models on: drawn from the ranges of the graph, or of other kinds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawn(
     """Draw inputs.
 
     Args:
-        model: The graph that says which values its inputs may take.
+        model: The graph, which determines the allowed values of its inputs.
         specs: Its inputs, as the runtime has them.
         shapes: Their full shapes, by name.
         kind: Kind of values, one of `KINDS`.

@@ -13,7 +13,7 @@ TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-10}
 LARGEST_MARGIN = 100
 """The tolerance is never stretched by more than this."""
 NOISE_MARGIN = 10
-"""Sums in another order may differ by so many times what one last place of the operands does."""
+"""Sums in another order may differ by so many times the effect of one last place of the operands."""
 ONE_STEP = 1e-2
 """Tolerance of activations rounded to 256 steps: some end at the next one, and a few of those add up."""
 FEW_PLACES = 2
@@ -36,8 +36,8 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
     Args:
         record: The differences between reference and candidate.
         noise: Those between the reference and itself, changed by one last place, on the same inputs.
-        saturates: The tensor comes right out of a function that is good to the last place of 1.0 only, and
-            what goes into that is judged as well.
+        saturates: The tensor is the direct result of a function that is good to the last place of 1.0 only,
+            and the operands of that function are judged as well.
     """
     if record.worst.reason:
         return False
@@ -58,7 +58,7 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
 
 
 def is_beyond_measure(record: Record, noise: Record | None) -> bool:
-    """Return true if one last place comes out so large that no difference can be told from rounding."""
+    """Return true if the effect of one last place is so large that rounding could explain any difference."""
     largest = TOLERANCES[record.width] * LARGEST_MARGIN
     return noise is not None and not record.rounded and NOISE_MARGIN * _size(noise) > largest
 

@@ -132,7 +132,7 @@ class Record:
 
 
 def _without_overflow(a: Array, b: Array) -> tuple[Array, Array]:
-    """Set to zero what is no number, or next to infinity, on both sides."""
+    """Set to zero the elements that are NaN, infinite or next to infinity on both sides."""
     limit = np.finfo(a.dtype).max * a.dtype.type(_NEAR_INFINITY)
     near = ~(np.abs(a) < limit) & ~(np.abs(b) < limit)
     return np.where(near, np.zeros_like(a), a), np.where(near, np.zeros_like(b), b)

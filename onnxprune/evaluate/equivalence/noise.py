@@ -36,7 +36,7 @@ def shaken(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
 
 
 def _weights(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the operands that may hold weights: parameters, statistics, what is added or multiplied."""
+    """Yield the operands that may hold weights: parameters, statistics, operands of arithmetic."""
     spec = spec_of(node)
     if spec.arithmetic:
         yield from node.input

@@ -105,7 +105,7 @@ class _Walk:
         return [_WIDTHS[k] for k in kinds if k in _WIDTHS]
 
     def _kind(self, node: onnx.NodeProto) -> int:
-        """Return the element type of what a node makes, as far as the operands tell."""
+        """Return the float type of a node's results, derived from its operands; 0 if unknown."""
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to":
                 return int(attribute.i)

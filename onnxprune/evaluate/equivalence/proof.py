@@ -1,4 +1,4 @@
-"""A verdict on two models, or an error that says why there is none."""
+"""A verdict on two models, or an error with the reason why there is none."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class EquivalenceCheck:
             self._run(ReferenceRun(batch.inputs, f"samples of {dataset.name}"))
 
     def redraw(self) -> None:
-        """Draw in other ways: masks that hide something, and what the outputs need that are not shown yet."""
+        """Draw in other ways: masks that hide something, then other kinds until all outputs are shown."""
         by_size = sorted(self.tried.values(), key=_elements)
         tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
         for shapes in tried if not self.limit else ():
@@ -161,7 +161,7 @@ class EquivalenceCheck:
         return max(self.tried.values(), key=_elements)
 
     def _try(self, trial: Trial) -> bool:
-        """Run a shape in the first way of drawing that the reference takes; tell whether there is one."""
+        """Run a shape with the first kind of values that the reference takes; return whether there is one."""
         for kind in (self._kind,) if self.tried else KINDS:
             if self.limit:
                 return False
@@ -172,7 +172,7 @@ class EquivalenceCheck:
         return False
 
     def _draw(self, shapes: Shapes, kind: str, count: int) -> bool:
-        """Run drawn inputs; tell whether the reference takes any."""
+        """Run drawn inputs; return whether the reference takes any."""
         took = False
         specs = self.comparison.session.inputs
         try:
@@ -188,7 +188,7 @@ class EquivalenceCheck:
         return took
 
     def _run_quietly(self, run: ReferenceRun) -> bool:
-        """Run inputs; tell whether the reference takes them."""
+        """Run inputs; return whether the reference takes them."""
         try:
             with runs_within(self.budget.run_seconds):
                 self._run(run)
@@ -228,7 +228,7 @@ class Conclusion:
         self._plain: dict[Pair, Record] | None = None
 
     def outputs(self) -> tuple[OutputVerdict, ...]:
-        """Judge the outputs, and the tensors that stand for what was cut off."""
+        """Judge the outputs, and the operands of the nodes that were cut off."""
         made = self._of.subjects
         cut = [self._judge(pair[0], pair, []) for pair in made.points]
         return (*(self._judge(o, (o, o), self._of.points[o]) for o in made.outputs), *cut)
@@ -292,7 +292,7 @@ class Conclusion:
         return self._records[pair].worst.reason.startswith(("shape ", "type "))
 
     def _by_tail(self, found: OutputVerdict, pair: Pair) -> OutputVerdict | None:
-        """Judge an output by what both models compute it from with the same nodes; `None` if that fails."""
+        """Judge an output by the operands of the last nodes common to both models; `None` if that fails."""
         tail = common_tail(*self._of.graphs, pair[0]) if pair[0] == pair[1] else Tail((pair,), ())
         if pair in tail.ends:
             return None
@@ -377,12 +377,12 @@ def examine(
         samples: Number of samples of it.
         seed: Seed of the draws.
         exact: True if the two have to agree.
-        shrunk: Says what the candidate still has of tensors of the reference, where axes of its inputs and
+        shrunk: Kept elements of the reference's tensors in the candidate, where axes of its inputs and
             outputs have shrunk.
         budget: Budget for runs on drawn inputs.
 
     Returns:
-        The verdict, whatever it is.
+        The verdict; a difference is no error here.
     """
     cuts = _cuts(reference, shrunk)
     if differences := interface_differences(reference, candidate, cuts):

@@ -15,7 +15,7 @@ from onnxprune.runtime import Session
 
 
 class DifferenceError(Exception):
-    """The two models cannot compute the same; the message says why."""
+    """The two models cannot compute the same; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Subjects:
         reference: The model that is right by definition.
         candidate: The model to be judged.
         outputs: Outputs that both still have.
-        points: Tensors that stand for what was cut off.
+        points: Operands of the nodes that were cut off.
         notes: Changes made in both, and tensors that are not compared.
     """
 
@@ -41,7 +41,7 @@ def subjects(reference: Model, candidate: Model) -> Subjects:
     """Make two models of the same interface ready.
 
     Raises:
-        DifferenceError: Only one of them can be run, or what cannot be run differs.
+        DifferenceError: Only one of them can be run, or their nodes that cannot be run differ.
         ModelError: The reference cannot be run by this runtime in any form.
     """
     try:
@@ -64,7 +64,7 @@ def _subjects(reference: Model, candidate: Model) -> Subjects:
         return _runnable(Subjects(protos[0], protos[1], names, (), tuple(said)))
     try:
         return _runnable(_cut(protos, unknown, True, tuple(said)))
-    except (ModelError, DifferenceError):  # what lies behind the operator takes something else than a copy
+    except (ModelError, DifferenceError):  # consumers of the operator do not take a copy of its operand
         return _runnable(_cut(protos, unknown, False, tuple(said)))
 
 

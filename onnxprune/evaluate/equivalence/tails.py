@@ -2,8 +2,8 @@
 
 Beyond an operator that saturates (Sigmoid, Clip) or picks (ArgMax, TopK) a real difference can vanish and
 rounding can look large, so its operands are compared as well. And as far as the nodes of both graphs are the
-same, with the same constants, they compute the same function: if what goes into it agrees, so does what comes
-out, although a tie may be decided by the last digit.
+same, with the same constants, they compute the same function: if its operands agree, so do its results,
+although a tie may be decided by the last digit.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output
 
 
 def _source(graph: ComputationGraph, name: str) -> str:
-    """Follow a tensor back to what it only shows in another shape; through an If, where all branches do."""
+    """Follow a tensor back through nodes that only change its form, and through an If of such branches."""
     while (node := graph.makers.get(name)) is not None:
         if node.op_type in _PASSING:
             name = node.input[0]

@@ -1,4 +1,4 @@
-"""Metrics that compare with what the baseline said, so that no labels are needed."""
+"""Metrics that compare with the outputs of the baseline, so that no labels are needed."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Baseline:
 
 
 def read(batches: Sequence[Array]) -> Reading | None:
-    """Say how an output is to be read as classes, from all the baseline said.
+    """Return the reading of an output as classes, from all batches of the baseline.
 
     Classes are on the axis along which the values sum to one, if they do: then they are probabilities
     already. Otherwise they are logits, with the classes on axis 1 (``[N, C]``, ``[N, C, H, W]``) or on the

@@ -78,7 +78,7 @@ def suppressed(boxes: Boxes, overlap: float, limit: int) -> Boxes:
 
 
 def matches(found: Boxes, wanted: Boxes, overlap: float) -> Array:
-    """Pair boxes of two lists: each found box, best first, with the free wanted one that it overlaps most.
+    """Pair boxes of two lists: each found box, best first, with the free reference box that it overlaps most.
 
     Args:
         found: Boxes of the model, best first.

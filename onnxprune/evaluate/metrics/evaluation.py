@@ -27,21 +27,21 @@ def evaluate(
     """Measure a model.
 
     A model that fixes its batch gets batches of that size; a last one that is short is filled up with copies
-    of its last sample, whose outputs are dropped. So every sample counts once, whatever the batch.
+    of its last sample, whose outputs are dropped. So every sample counts once for any batch size.
 
     Args:
         session: The model.
         dataset: The samples.
         metric: The measure.
         batch_size: Samples a batch, where the model does not fix it.
-        baseline: Result of `baseline_outputs` for the same data and batch size, if the metric asks.
+        baseline: Result of `baseline_outputs` for the same data and batch size, if the metric needs it.
         overrides: Weights to be fed, for a `WeightSession`.
 
     Returns:
         The metric, a finite number.
 
     Raises:
-        DataError: The data does not fit the model, lacks what the metric needs, or the metric is NaN.
+        DataError: The data does not fit the model or lacks arrays of the metric, or the metric is NaN.
         UsageError: The metric compares with the baseline, whose outputs are not given.
         ModelError: The model fails.
     """
@@ -141,7 +141,7 @@ def without_filling(
     declared: Mapping[str, Declared] | None = None,
     batch_name: str | None = None,
 ) -> dict[str, Array]:
-    """Put the samples on the first axis, and drop what a model said of the copies a batch was filled up with.
+    """Put the samples on the first axis, and drop the outputs of the copies that filled up a batch.
 
     Args:
         outputs: The model's outputs.

@@ -28,9 +28,10 @@ class BatchOutputs:
     """The outputs of a model for one batch, with targets.
 
     Attributes:
-        outputs: The model's outputs by name, in its order; samples on the first axis, whatever the model has.
+        outputs: The model's outputs by name, in its order; samples on the first axis, even if the model has
+            them on another.
         targets: The batch's targets: ``labels``, or arrays named like outputs, likewise.
-        remembered: Outputs of the baseline, one for each output; empty for metrics that do not ask.
+        remembered: Outputs of the baseline, one for each output; empty for metrics that do not need them.
         tokens: Tokens that were fed, where the model reads token sequences.
         baseline: The outputs of the baseline for all batches, for metrics that compare with it.
     """

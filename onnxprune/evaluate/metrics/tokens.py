@@ -25,7 +25,7 @@ class Tokens:
 
     Attributes:
         ids: Numbers of the tokens, ``[N, T]``; ``None`` where the model reads none.
-        mask: 1 for tokens that count and 0 for padding, ``[N, T]``; ``None`` where no input says.
+        mask: 1 for tokens that count and 0 for padding, ``[N, T]``; ``None`` without such an input.
         name: The declared name of the axis of tokens, if it has one.
         outputs: The declared shapes of the outputs by name.
     """

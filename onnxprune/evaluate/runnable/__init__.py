@@ -4,7 +4,7 @@ reproducible  dropout off, random numbers seeded, integer kernels at full accura
 rounding      activation quantisation left out
 unknown       cut before operators the runtime does not know, and before outputs that are no tensors
 widened       float16 and bfloat16 as float32
-session       a session of what the runtime can run
+session       a session of the part that the runtime can run
 """
 
 from onnxprune.evaluate.runnable.reproducible import reproducible

@@ -1,4 +1,4 @@
-"""A model without what makes two runs of it differ, or makes it coarser than its weights."""
+"""A model whose runs are equal: without dropout, unseeded random numbers and coarser integer kernels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _constants(proto: onnx.ModelProto) -> set[str]:
 
 
 def _without_dropout(node: onnx.NodeProto, false: set[str]) -> bool:
-    """Take the training mode from a Dropout node; tell whether there was one."""
+    """Remove the training mode of a Dropout node; return whether there was one."""
     if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2] or node.input[2] in false:
         return False
     del node.input[2]
@@ -64,7 +64,7 @@ def _without_dropout(node: onnx.NodeProto, false: set[str]) -> bool:
 
 
 def _seeded(node: onnx.NodeProto, number: int) -> bool:
-    """Give a random generator without a seed one of its own; tell whether it had none."""
+    """Set the seed of a random generator that has none; return whether it had none."""
     if node.op_type not in _RANDOM or any(a.name == "seed" for a in node.attribute):
         return False
     node.attribute.append(helper.make_attribute("seed", float(number + 1)))
@@ -72,7 +72,7 @@ def _seeded(node: onnx.NodeProto, number: int) -> bool:
 
 
 def _at_full_accuracy(node: onnx.NodeProto) -> bool:
-    """Remove an accuracy level; tell whether there was one."""
+    """Remove an accuracy level; return whether there was one."""
     levels = [k for k, a in enumerate(node.attribute) if a.name == "accuracy_level" and a.i]
     for k in reversed(levels):
         del node.attribute[k]

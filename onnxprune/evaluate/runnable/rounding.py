@@ -1,4 +1,4 @@
-"""A model without the quantisation of its activations: what is left computes with floats alone."""
+"""A model without the quantisation of its activations, which computes with floats alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def steps(proto: onnx.ModelProto) -> list[bytes]:
 
 
 def without_rounding(proto: onnx.ModelProto) -> int:
-    """Replace every pair of QuantizeLinear and DequantizeLinear by a copy of what goes into it, in place.
+    """Replace every pair of QuantizeLinear and DequantizeLinear by an Identity of its operand, in place.
 
     Args:
         proto: The model.

@@ -1,4 +1,4 @@
-"""A session of a model, or of what this runtime can run of it."""
+"""A session of a model, or of the part of it that this runtime can run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model cut before what this runtime cannot compute, or cannot hand over as a tensor."""
+"""A model cut before the nodes that this runtime cannot compute, and before outputs that are no tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunnableModel:
     """The rest of a model that was cut.
 
     Attributes:
-        proto: The model; its outputs are those that remain, then the operands of what was cut off.
+        proto: The model; its outputs are those that remain, then the operands of the nodes that were cut off.
         operands: The operands of each node that was cut off, in order of execution; `None` for those that are
             no result of a node that remains.
         nodes: Those nodes.
@@ -43,16 +43,16 @@ def unknown_operators(proto: onnx.ModelProto) -> set[Operator]:
 def cut_before(
     proto: onnx.ModelProto, operators: Collection[Operator], stand_in: bool = False
 ) -> RunnableModel:
-    """Return a model without certain operators, without what depends on them, and without non-tensor outputs.
+    """Return a model without certain operators and nodes that depend on them, and without non-tensor outputs.
 
     Args:
         proto: The model; it stays as it is.
         operators: Those to be cut off.
-        stand_in: Let the first result of such a node be a copy of its first operand, so that what lies behind
-            it is kept.
+        stand_in: Let the first result of such a node be a copy of its first operand, so that its consumers
+            are kept.
 
     Returns:
-        The model and what became of it.
+        The model, with the nodes and outputs that it has lost.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -77,7 +77,7 @@ def cut_before(
 def _divided(
     graph: onnx.GraphProto, operators: Collection[Operator], gone: set[str], final: Collection[str] | None
 ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
-    """Part the nodes that remain from those that are cut off; add what those make to ``gone``.
+    """Part the nodes that remain from those that are cut off; add the results of the latter to ``gone``.
 
     With ``final`` the first result of a node that is cut off becomes a copy of its first operand, unless it
     is one of those outputs.

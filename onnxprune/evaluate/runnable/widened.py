@@ -1,4 +1,4 @@
-"""A model that computes in float32 what the original computes in float16 or bfloat16."""
+"""A model that computes in float32 the function of one in float16 or bfloat16."""
 
 from __future__ import annotations
 

@@ -1,19 +1,22 @@
 """Sensitivity analysis: a metric as a function of the width of each group.
 
-    question   what is asked, and which channels go at every step
-    study      one run, from the question to the answer
-    ledger     the answer on disk, as it grows
-    search     which points are measured, and on how many samples
-    intervals  how sure a mean is
-    examine    many variants of one network measured on the same data
-    samples    that data, and what the network itself said of it
-    cut        where a network is cut in two
-    prefix     what lies before the cut, computed once
-    refit      layers fitted anew where they read removed channels
-    suffix     what lies behind it, without some channels
-    task     what a worker needs to know
-    workers    the same work for many items: here, in processes, on a cluster
-    clusters   Dask and Ray
+    request      the options of a measurement, and the removed channels of every step
+    study        one run, from the request to the curves
+    fast         curves estimated from one pass through the samples
+    ledger       the analysis file, written anew after every group
+    search       the choice of the measured points, and of the number of samples
+    intervals    confidence intervals of means
+    variants     many variants of one network measured on the same data
+    samples      that data, with the scores of the network itself
+    cut          places where a network is cut in two
+    prefix       the part before the cut, computed once
+    refit        layers fitted anew where they read removed channels
+    suffix       the part behind the cut, without some channels
+    remote_task  the data of a task for a worker
+    workers      the same work for many items: here, in processes, on a cluster
+    pool         processes on this machine
+    worker       the main loop of such a process
+    clusters     Dask and Ray
 
 The idea is that of Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 2017), section 3.2.
 """

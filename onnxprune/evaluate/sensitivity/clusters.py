@@ -1,4 +1,4 @@
-"""Dask and Ray clusters that the user has running, through the back ends joblib knows them by."""
+"""Running Dask and Ray clusters of the user, through the back ends that they register with joblib."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Cluster(ABC):
     modules: ClassVar[tuple[str, ...]]
 
     def check(self) -> None:
-        """See that the client is installed, and that somebody answers.
+        """Check that the client is installed, and that the address accepts connections.
 
         Raises:
             UsageError: A package is missing.
-            WorkerError: Nobody answers.
+            WorkerError: No connection is accepted.
         """
         joblib()
         for name in self.modules:
@@ -58,7 +58,7 @@ class Cluster(ABC):
         """Return a connection, to be closed when it is no longer needed.
 
         Raises:
-            WorkerError: Nobody answers, or somebody else.
+            WorkerError: No cluster of this kind answers.
         """
 
     @abstractmethod
@@ -67,7 +67,7 @@ class Cluster(ABC):
 
     @contextmanager
     def watched(self, hint: str) -> Iterator[None]:
-        """Say in one sentence what goes wrong on a cluster; errors of the work itself pass as they are.
+        """Turn failures of a cluster into errors of one sentence; errors of the work itself pass unchanged.
 
         Raises:
             WorkerError: Something went wrong.
@@ -113,7 +113,7 @@ class Dask(Cluster):
             client = distributed.Client(
                 f"tcp://{self.host}:{self.port}", timeout=ANSWER_S, set_as_default=False
             )
-        except Exception as error:  # whatever it makes of what it was told
+        except Exception as error:  # the client raises many kinds
             raise self._silent(error) from error
         with client:
             yield client
@@ -157,7 +157,7 @@ class Ray(Cluster):
             ray.shutdown()
 
     def _connect(self, ray: Any, attempts: int = 3) -> None:
-        """Connect; a busy head gives up on the server it starts for a client, and is asked again."""
+        """Connect, in several attempts: a busy head gives up on the server it starts for a client."""
         try:
             ray.init(f"ray://{self.host}:{self.port}", logging_level="ERROR", log_to_driver=False)
         except ConnectionAbortedError:

@@ -1,7 +1,7 @@
 """A network cut in two at the nodes that some of its weights reach: the part before, and the rest.
 
-The part before those weights computes the same, whatever their values. For many values of them it runs once;
-the tensors it hands over are kept, and only the rest runs again and again.
+The part before those weights does not depend on their values. For many values of them it runs once; the
+tensors at the cut are kept, and only the rest runs again and again.
 
 The cuts for all groups are found in two passes over the nodes: every value carries the set of cuts that reach
 it, as the bits of an integer.
@@ -47,15 +47,15 @@ def cut(model: Model, shapes: Shapes, changing: Collection[str]) -> Cut:
 
 
 def cuts(model: Model, shapes: Shapes, changing: Sequence[Collection[str]]) -> list[Cut]:
-    """Cut a network as early as anything that changes is read or made, once for each set of what changes.
+    """Cut a network before the first node that reads or makes a changed tensor, once for each set of them.
 
-    Nodes that depend on neither that nor the inputs (arithmetic on other weights) go with the rest, so that
-    the runtime still sees constants there.
+    Nodes that depend on neither changed tensors nor inputs (arithmetic on other weights) go with the rest, so
+    that the runtime still has constants there.
 
     Args:
         model: The network.
         shapes: Its shapes: a tensor whose type or rank is unknown is not cut at.
-        changing: For each cut names of constants, and of other tensors that are no longer what they were.
+        changing: For each cut the names of changed constants, and of other changed tensors.
     """
     reads = [_reads(node) for node in model.main.nodes]
     reached, begins = _reached(model, reads, changing)
@@ -162,7 +162,7 @@ def _reached(
 
 
 def _fixed(model: Model, shapes: Shapes, reads: Sequence[Sequence[str]], reached: Bits, every: int) -> Bits:
-    """Return for which cuts each value is known: inputs, and what is made of them that nothing reaches."""
+    """Return the cuts at which each value is known: inputs, and results of inputs that no change reaches."""
     inputs = {i.name for i in model.inputs}
     known = _known(shapes, _downstream(model, reads, inputs))
     found = dict.fromkeys(inputs, every)
@@ -175,7 +175,7 @@ def _fixed(model: Model, shapes: Shapes, reads: Sequence[Sequence[str]], reached
 
 
 def _wanted(model: Model, reads: Sequence[Sequence[str]], outputs: Bits, fixed: Bits) -> Bits:
-    """Return for which cuts each value is read by what computes some outputs from the values known there."""
+    """Return the cuts behind which each value is read on the way from the values known there to outputs."""
     found: Bits = defaultdict(int, outputs)
     nodes = model.main.nodes
     for number in range(len(nodes) - 1, -1, -1):
@@ -224,7 +224,7 @@ def _declarable(model: Model, shapes: Shapes, names: set[str]) -> set[str]:
 
 
 def _passing(model: Model, begins: Collection[int], inputs: set[str]) -> dict[int, set[str]]:
-    """Return, for some places, what the nodes from there on read of the inputs and of what is made before."""
+    """Return, for some places, the inputs and earlier results that the nodes from there on read."""
     index, found, live = model.main, dict[int, set[str]](), set(inputs)
     ends: dict[int, list[str]] = defaultdict(list)
     for name in live:

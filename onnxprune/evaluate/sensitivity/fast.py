@@ -1,10 +1,10 @@
 """All curves at once, estimated from one pass through the samples instead of measured.
 
 With the training runtime: forward and backward, and the second-order expansion of the Kullback-Leibler
-divergence from the network's own answers, ½ δᵀFδ with the Fisher information F and δ what removing sets to
-zero (Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018; Martens, "New
-insights and perspectives on the natural gradient method", JMLR 2020, section 9). The answers that the
-gradients are of are drawn from the network's own probabilities, which makes F the true one.
+divergence from the network's own outputs, ½ δᵀFδ with the Fisher information F and δ the values that removal
+sets to zero (Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018; Martens,
+"New insights and perspectives on the natural gradient method", JMLR 2020, section 9). The labels of the
+gradients are drawn from the network's own probabilities, which makes F the true one.
 
 Without it: forward only, and the share of a group's energy, (|w| · ‖x‖)², that is removed (Sun et al., "A
 Simple and Effective Pruning Approach for Large Language Models", ICLR 2024).
@@ -47,8 +47,8 @@ class Estimate:
     Attributes:
         by: ``fisher`` or ``energy``.
         reason: The reason for an estimate without gradients; empty where they are used.
-        changes: For each group what removing each of its channels changes, ``[looks, channels]``: the square
-            of the sum over those removed, averaged over the looks, is what they cost.
+        changes: For each group the change made by the removal of each of its channels, ``[looks, channels]``:
+            the square of the sum over removed channels, averaged over the looks, is their cost.
     """
 
     by: str
@@ -56,7 +56,7 @@ class Estimate:
     changes: Mapping[str, Scores]
 
     def curve(self, name: str, steps: Sequence[Step]) -> Curve:
-        """Return the estimated curve of a group: what its loss adds to the divergence, or the energy lost."""
+        """Return the estimated curve of a group: the rise of the divergence, or the energy lost."""
         lost = [self.changes[name][:, list(step.removed[name])] for step in steps]
         if self.by == "energy":
             values = [np.square(part).sum() for part in lost]
@@ -158,7 +158,7 @@ def _change(
 
 
 def _slots(channels: Channels, group: Group, values: Scores) -> Scores:
-    """Add up what is removed together, where each row of a group loses channels of its own."""
+    """Add up the values of channels that are removed together, where each row loses channels of its own."""
     rows = values.reshape(-1, group.size)
     if group.name in channels.arrangements:
         rows = np.take_along_axis(rows, channels.arrangements[group.name].order, axis=1)
@@ -166,15 +166,15 @@ def _slots(channels: Channels, group: Group, values: Scores) -> Scores:
 
 
 def agreement(estimated: Analysis, exact: Analysis) -> dict[str, Any]:
-    """Return how well an estimate ranks, beside what was measured: Spearman's rank correlation.
+    """Return Spearman's rank correlation of an estimate with measured curves.
 
     Args:
         estimated: The estimate.
         exact: Measured curves, of at least two of the same groups.
 
     Returns:
-        ``rank_correlation``, of the groups by what half of each costs; and ``rank_correlation_points``, of
-        all points that were measured.
+        ``rank_correlation``, of the groups by their drop at one half; and ``rank_correlation_points``, of all
+        measured points.
 
     Raises:
         UsageError: The analyses have fewer than two groups in common.

@@ -22,7 +22,7 @@ _PARTS = ("model", "data", "options")
 
 
 def fingerprint(model: Model) -> str:
-    """Return the SHA-256 of what a model computes and has lost: nodes, constants, the plan it carries."""
+    """Return the SHA-256 of the function and the pruning of a model: nodes, constants, the plan in it."""
     digest = hashlib.sha256(skeleton(model.proto).SerializeToString(deterministic=True))
     for tensor in model.proto.graph.initializer:
         digest.update(tensor.SerializeToString(deterministic=True))
@@ -31,12 +31,12 @@ def fingerprint(model: Model) -> str:
 
 
 def digest_of(model: Model, data: str, options: Mapping[str, Any]) -> str:
-    """Return one digest that tells which of model, data and options differ from another's.
+    """Return one digest with separate parts for model, data and options, so that differing parts are found.
 
     Args:
         model: The model.
         data: The digest of the data set.
-        options: Whatever decides the result, ready for JSON.
+        options: All options that determine the result, ready for JSON.
     """
     asked = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode()).hexdigest()
     return "-".join(
@@ -74,7 +74,7 @@ class Ledger:
         """Add curves and write the file anew: whole, or not at all.
 
         Raises:
-            OutputError: It cannot be written; what was written before stays.
+            OutputError: It cannot be written; the earlier file stays.
         """
         self.analysis = replace(self.analysis, curves=self._sorted({**self.analysis.curves, **curves}))
         settings = {**self.analysis.settings, "complete": not self.missing}
@@ -87,7 +87,7 @@ class Ledger:
 
 
 def check_place(path: Path, *, resume: bool, force: bool) -> None:
-    """Refuse to write where there is something already, unless the user has said what is to become of it.
+    """Refuse to write over an existing file without `resume` or `force`.
 
     Raises:
         UsageError: There is a file, and neither option is given.
@@ -101,12 +101,12 @@ def check_place(path: Path, *, resume: bool, force: bool) -> None:
 
 
 def earlier_analysis(path: Path, digest: str, settings: Mapping[str, Any], *, force: bool) -> Analysis | None:
-    """Read what an earlier run has left.
+    """Read the analysis file of an earlier run.
 
     Args:
         path: The file.
         digest: The digest of this run.
-        settings: The options of this run, to say which of them differ.
+        settings: The options of this run, for a message that names differing ones.
         force: True to start over where the file cannot be gone on with.
 
     Returns:
@@ -145,7 +145,7 @@ def read_analysis(path: str | Path) -> Analysis:
 
 
 def _difference(found: Analysis, digest: str, settings: Mapping[str, Any]) -> str:
-    """Say in words what two runs do not have in common."""
+    """Return the differences of two runs, in words."""
     earlier, now = ({p.partition(":")[0]: p for p in d.split("-")} for d in (found.digest, digest))
     differing = [name for name in _PARTS if earlier.get(name) != now[name]]
     words = {"model": "another model", "data": "other data", "options": "other options"}

@@ -42,11 +42,11 @@ class Pool:
         self._watches = [WorkerMonitor(process) for process in self._workers]
 
     def results(self, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Yield every item with what came of it, as they are finished, in no particular order.
+        """Yield every item with its result, as they are finished, in no particular order.
 
         Raises:
             WorkerError: A worker died, or was ended as it gave no sign of life.
-            Exception: Whatever the work raises.
+            Exception: Any exception of the work.
         """
         pending = iter(items)
         for process, watch in zip(self._workers, self._watches, strict=True):
@@ -58,7 +58,7 @@ class Pool:
             yield item, value
 
     def close(self) -> None:
-        """End all workers, and whatever they have started."""
+        """End all workers, and all processes that they have started."""
         for process, watch in zip(self._workers, self._watches, strict=True):
             watch.close()
             kill_group(process)
@@ -100,7 +100,7 @@ class Pool:
         return done, value
 
     def _obituary(self, process: subprocess.Popen[bytes], watch: WorkerMonitor) -> WorkerError:
-        """Say how a worker has ended."""
+        """Return the error for a worker that has ended."""
         if watch.verdict:
             return WorkerError(f"a worker process {watch.verdict}", self._hint)
         try:
@@ -115,7 +115,7 @@ _END = object()
 
 
 def _start(threads: int) -> subprocess.Popen[bytes]:
-    """Start a worker that can import what this process can."""
+    """Start a worker with the import path of this process."""
     path = os.pathsep.join(str(Path(entry or ".").absolute()) for entry in sys.path)
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     return subprocess.Popen(

@@ -52,8 +52,8 @@ class CachedBatch:
 class CutSequence:
     """The way through a network, from cut to cut.
 
-    However far the samples have come already, what is known of them at a cut is computed in the same steps:
-    a run that goes on where another stopped finds the same numbers, bit for bit.
+    The tensors of the samples at a cut are computed in the same steps from any earlier cut: a run that goes
+    on where another stopped finds the same numbers, bit for bit.
 
     Args:
         model: The network.
@@ -103,13 +103,13 @@ class Prefix:
         self._behind = 0
 
     def pieces(self, number: int) -> Iterator[list[CachedBatch]]:
-        """Yield the samples as they come to a cut, in pieces; each is gone when the next is asked for.
+        """Yield the samples as they come to a cut, in pieces; each is freed before the next is made.
 
         Args:
             number: The number of the cut on the route.
 
         Raises:
-            DataError: The data is not what it was.
+            DataError: The data has changed.
             ModelError: The network fails.
         """
         if self._advance(number + 1):
@@ -131,7 +131,7 @@ class Prefix:
         yield piece
 
     def _advance(self, behind: int) -> bool:
-        """Bring all samples behind so many cuts and keep what is known; ``False`` if it does not fit."""
+        """Bring all samples behind so many cuts and keep the tensors there; ``False`` if they do not fit."""
         if behind < self._behind:
             self._start_over()
         if behind == self._behind:
@@ -155,7 +155,7 @@ class Prefix:
         self._held, self._behind = [], 0
 
     def _brought(self, behind: int) -> Iterator[CachedBatch]:
-        """Yield the batches with what is known of them behind so many cuts."""
+        """Yield the batches with their tensors behind so many cuts."""
         legs = self._route.legs(self._behind, behind, self._exam.threads)
         for held in self._held if self._behind else self._from_the_data():
             known = held.tensors

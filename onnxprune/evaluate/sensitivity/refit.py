@@ -1,8 +1,8 @@
-"""Layers fitted anew, in closed form, to what they made before some of their inputs were removed.
+"""Layers fitted anew, in closed form, to their results before some of their inputs were removed.
 
-Plans are used with a repair after them, so what a group can lose is measured with one: the layers that read
-its channels are given the weights and biases that come nearest to their former results. The channels that
-stay are what they were in the original, so that the moments gathered there once serve every variant. The
+Plans are used with a repair after them, so the loss of a group is measured with one: the layers that read
+its channels are given the weights and biases that come nearest to their former results. The kept channels
+have the values of the original, so that the moments gathered there once serve every variant. The
 method is ridge regression, as in the repair (see `scoring.layerwise.solve`).
 """
 
@@ -27,7 +27,7 @@ from onnxprune.scoring.layerwise.solve import USUAL_STRENGTH, scipy_linalg
 
 @dataclass(frozen=True, eq=False)
 class LayerMoments:
-    """A layer that reads channels, and second moments of what arrives there.
+    """A layer that reads channels, and second moments of its operand.
 
     Attributes:
         index: Number of the node.
@@ -46,7 +46,7 @@ class LayerMoments:
 
     @classmethod
     def of(cls, model: Model, reader: Reader, moments: Moments) -> LayerMoments:
-        """Keep of a layer's moments what refitting needs."""
+        """Reduce a layer's moments to the Gram matrices and means that refitting needs."""
         layer, node = reader.layer, model.main.nodes[reader.index]
         groups, outputs, _ = layer.matrices(model.array(layer.weight)).shape
         found = find_shift(model, node, groups * outputs)
@@ -93,7 +93,7 @@ class Refit:
 
     @classmethod
     def of(cls, channels: Channels, seen: Iterable[tuple[Reader, Moments]]) -> Refit:
-        """Keep what refitting needs of the layers whose weights nobody else reads."""
+        """Keep the moments of the layers whose weights have no other consumers."""
         model = channels.model
         own = ((r, m) for r, m in seen if len(model.main.readers(r.layer.weight)) == 1 and m.count)
         return cls([LayerMoments.of(model, reader, moments) for reader, moments in own])
@@ -107,7 +107,7 @@ class Refit:
         """Fit the layers that read removed channels.
 
         Args:
-            channels: The network, arranged as the removed channels want it, with the original's weights.
+            channels: The network, in the arrangement of the removed channels, with the original's weights.
             removed: Removed channels by group name.
             made: The same network, masked; it is changed.
         """

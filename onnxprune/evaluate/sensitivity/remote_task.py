@@ -24,10 +24,10 @@ from onnxprune.runtime import Array, ExecutionConfig, executing
 from onnxprune.runtime.execution import current
 
 Todo: TypeAlias = tuple[str, list[Step]]
-"""A group, and what is taken from it step by step."""
+"""A group, and the channels removed from it step by step."""
 
 _remembered = threading.local()
-"""The examiner of the latest task: what it has computed of the samples serves the next group."""
+"""The evaluator of the latest task: its tensors of the samples serve the next group."""
 
 
 @dataclass(frozen=True, eq=False)

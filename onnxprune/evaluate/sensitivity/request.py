@@ -109,7 +109,7 @@ class RemovalSteps:
         return [Step(n / size, {name: self.order[:n].tolist()}) for n in self.counts if n > self.gone]
 
     def curve(self, baseline: float, measured: Curve) -> Curve:
-        """Put what was measured behind the step that takes nothing more, if there is one."""
+        """Append the measured points to the steps that remove nothing more, if there are any."""
         idle = tuple(n / self.group.size for n in self.counts if n <= self.gone)
         return replace(
             measured,

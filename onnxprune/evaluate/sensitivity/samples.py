@@ -1,4 +1,4 @@
-"""The samples that variants of a network are measured on, and what the network itself said of them."""
+"""The samples that variants of a network are measured on, with the scores of the network itself."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class MetricAccumulator:
         self._answers: list[BatchOutputs] = []
 
     def add(self, answer: BatchOutputs) -> None:
-        """Score an answer, or keep it for a metric that wants to see them all."""
+        """Score the outputs of a batch, or keep them for a metric over all batches."""
         if isinstance(self._metric, MeanMetric):
             self._scores.append(self._metric.scores(answer))
         else:
@@ -137,7 +137,7 @@ def check_number(metric: Metric, value: float, what: str) -> None:
     """Refuse a measure that is NaN or infinite: no curve could be drawn.
 
     Raises:
-        DataError: Naming the metric, and what it was measured of.
+        DataError: Naming the metric, and the measured network.
     """
     if not np.isfinite(value):
         raise DataError(

@@ -1,10 +1,10 @@
 """Adaptive choice of the measured points of a curve and of the samples for each.
 
 Exact: all of them, on all samples. Adaptive: all points of a group on the first samples; then those at which
-the curve bends, on more and more samples, until their intervals are narrow enough to tell what a plan costs.
-All points are measured on the same samples: what is peculiar to these moves them alike, and the choice
-between them hardly. What is decided depends on nothing but the group itself, so that a run that was
-interrupted takes the same decisions again.
+the curve bends, on more and more samples, until their intervals are narrow enough for the cost of a plan.
+All points are measured on the same samples: a bias of these shifts all points alike, and hardly the choice
+between them. The decisions depend on the group alone, so that a run that was interrupted takes the same
+decisions again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIRST_SAMPLES = 64
 _GROWTH = 1.5
 """Growth of the number of samples from one look at a point to the next."""
 _FLOOR = 0.002
-"""Drops below this part of the scale are alike: they need not be told apart."""
+"""Drops below this part of the scale are alike: their differences need not be resolved."""
 _OWN_ERROR = 8.0
 """Multiple of the precision that looking at some samples only may add to the error that all leave."""
 _STRAIGHT = 0.25
@@ -55,8 +55,8 @@ class Search:
         mode: ``exact`` or ``adaptive``.
         confidence: Confidence level of an interval for the value over all samples.
         precision: Largest half width of the interval of a plan's drop, as a fraction of the drop.
-        scale: The drop of a network that has lost everything it may lose: what is no longer worth telling
-            apart is a part of this.
+        scale: The drop of a network without all removable channels; the smallest resolved drop is a fraction
+            of it.
         groups: Number of groups a plan chooses among.
     """
 
@@ -150,7 +150,7 @@ class Search:
         return max(abs(drop), _FLOOR * self.scale, sys.float_info.min)
 
     def _estimate(self, examination: MeasurementSetup, tally: MetricAccumulator, stage: int) -> _Point:
-        """Say what is known of a point after some stages; paired with what the network itself scores."""
+        """Return the estimate of a point after some stages, from differences to the network's own scores."""
         sign = 1.0 if examination.metric.higher_is_better else -1.0
         if stage + 1 == len(examination.stages):
             value = tally.value()
@@ -172,8 +172,8 @@ class _Point(NamedTuple):
         error: Half the width of its confidence interval.
         drop: Drop of the value from that of the network itself.
         samples: Number of samples it was measured on.
-        own: Half the width of the interval that all samples would leave around the mean of what they are
-            drawn from.
+        own: Half the width of the interval that all samples would leave around the mean of their
+            distribution.
     """
 
     value: float

@@ -1,4 +1,4 @@
-"""One run of `ana`: a network, what is taken from each of its groups, and what that is measured by."""
+"""One run of `ana`: a network, the removal steps of each of its groups, and the measure."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class SensitivityRun:
         return replace(study, question=replace(self.question, search=study._scaled()))
 
     def _scaled(self) -> Search:
-        """Learn what the worst costs, on the first of the samples."""
+        """Measure the drop without all removable channels, on the first stage of the samples."""
         exam, stage = self.examination, self.examination.stages[0]
         search, tally = (
             replace(self.question.search, groups=len(self.schedules)),

@@ -1,8 +1,8 @@
 """The suffix of a network behind a cut, as a small network for each set of removed channels.
 
 Removed channels are cut off, not only masked: there is less to compute then. But onnxruntime's convolutions
-work on blocks of channels and are slow on any other number, so what remains is filled up to whole blocks
-with removed channels, which are masked. Both are exact, together as alone.
+work on blocks of channels and are slow on any other number, so the kept channels are filled up to whole
+blocks with removed ones, which are masked. Both are exact, together as alone.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class VariantEvaluator:
         return Session(model.proto, threads=self.examination.threads) if model.nodes else None
 
     def answer(self, session: Session | None, held: CachedBatch) -> BatchOutputs:
-        """Run what lies behind a cut; the outputs come in the network's order."""
+        """Run the part behind a cut; the outputs come in the network's order."""
         made = {**held.tensors}
         if session is not None:
             made |= session.run({i.name: held.tensors[i.name] for i in session.inputs})

@@ -1,8 +1,8 @@
 """A process that does the same work for one item after the other.
 
 It reads frames from standard input, first the
-work and then items, each a length and a pickle, and answers on standard output each item with what came of
-it. Empty frames between are signs of life. When the input ends it ends itself, whatever it is doing.
+work and then items, each a length and a pickle, and writes to standard output the result of each item. Empty
+frames between are signs of life. When the input ends it ends itself, even within the work on an item.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def write_frame(stream: IO[bytes], content: bytes) -> None:
     """Write one frame.
 
     Raises:
-        OSError: Nobody reads any more.
+        OSError: The reading end is closed.
     """
     stream.write(LENGTH.pack(len(content)))
     stream.write(content)
@@ -96,7 +96,7 @@ def _beat(replies: IO[bytes], lock: threading.Lock) -> None:
 
 
 def main() -> None:
-    """Serve on the process's own pipes, which whatever it runs cannot reach."""
+    """Serve on the process's own pipes, which are out of reach of the work."""
     follow_parent(end_group)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)

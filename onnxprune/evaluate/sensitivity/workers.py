@@ -38,10 +38,10 @@ class Executor:
     threads: int | None = None
 
     def check(self) -> None:
-        """Refuse what makes no sense or needs a package that is not there.
+        """Refuse numbers below 1 and backends whose package is missing.
 
         Raises:
-            UsageError: As said.
+            UsageError: A number is below 1, or a package is missing.
             WorkerError: The cluster does not answer.
         """
         if self.workers is not None and self.workers < 1:
@@ -82,7 +82,7 @@ class Executor:
         Raises:
             UsageError: The work cannot be sent.
             WorkerError: A worker died.
-            OnnxpruneError: Whatever `work` raises.
+            OnnxpruneError: Any such error of `work`.
         """
         if self.alone:
             yield from ((item, work(item)) for item in items)
@@ -98,7 +98,7 @@ class Executor:
     def _local(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
         try:
             pool = Pool(work, min(self.workers or 1, len(items)), self.threads_each, _FEWER)
-        except Exception as error:  # whatever an object says that cannot be pickled
+        except Exception as error:  # objects that cannot be pickled raise many kinds
             raise _not_to_be_sent(error) from error
         with closing(pool):
             yield from pool.results(items)
