@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,10 +39,11 @@ from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
 from onnxprune.train.settings import EngineName, OptimizerName, ScheduleName, StepReport, TrainSettings
+from onnxprune.train.step_sizes import default_step_size
 from onnxprune.train.tuning.origin import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
-from onnxprune.train.tuning.validation import Validation, baseline_for, metric_for
+from onnxprune.train.tuning.validation import Validation, baseline_for, meaning_of, metric_for
 
 Removed = Mapping[str, Sequence[int]]
 _TOLD_BY = 256
@@ -55,9 +56,9 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
 
     Attributes:
         data: Training data: an .npz or .jsonl file, a folder of samples, or module:callable.
-        loss: One of cross-entropy, mse, l1, bce, distill, features; an .onnx file or
+        loss: One of cross-entropy, mse, l1, bce, distill, cosine, features; an .onnx file or
             module:callable; or a sum such as "0.3*cross-entropy + 0.7*distill".
-        teacher: Teacher of `distill` and `features`: an ONNX file, or a model.
+        teacher: Teacher of `distill`, `cosine` and `features`: an ONNX file, or a model.
         features: Tensors that the loss of this name makes like the teacher's.
         class_weights: A factor for each class in ``cross-entropy``.
         ignore_index: The label that ``cross-entropy`` does not count.
@@ -65,7 +66,8 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         batch_size: Samples a batch.
         accumulate: Batches a step.
         optimizer: ``sgd`` has a momentum of 0.9.
-        lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``.
+        lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``, and less for a model with
+            attention or LayerNormalization.
         weight_decay: Rate of weight decay.
         schedule: Course of the step size.
         warmup: Fraction of the steps over which the step size first rises.
@@ -96,7 +98,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             place="reads a sum",
             key=Key(
                 text="Loss to minimise; those that need a teacher learn from the original.",
-                note="cross-entropy mse l1 bce; distill: learn from the original, no labels; or a sum",
+                note="cross-entropy mse l1 bce; distill cosine: from the original, no labels; or a sum",
             ),
         ),
     )
@@ -252,9 +254,12 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         own = {option.name for option in fields(TrainSettings)} & {option.name for option in fields(self)}
         chosen = {name: getattr(self, name) for name in own - {"class_weights", "features"}}
         weights = None if self.class_weights is None else tuple(self.class_weights)
-        return TrainSettings(
-            learning_rate=self.lr, class_weights=weights, features=tuple(self.features), **chosen
-        )
+        own_settings: dict[str, Any] = {"class_weights": weights, "features": tuple(self.features)}
+        own_settings |= {"learning_rate": self.lr, "meaning": meaning_of(self.metric)}
+        return TrainSettings(**own_settings, **chosen)
+
+    def _peak(self, student: Model) -> float:
+        return default_step_size(student.proto, self.optimizer) if self.lr is None else self.lr
 
     def _train(
         self,
@@ -276,7 +281,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             result = train(
                 student.proto,
                 batches,
-                settings=self.settings(),
+                settings=replace(self.settings(), learning_rate=self._peak(student)),
                 total_steps=steps,
                 masks=masks,
                 on_step=lambda report: _show(progress, report),
@@ -293,7 +298,9 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         return (exam.best if exam else result.weights), facts
 
     def _exam(self, student: Model, val: Dataset, checkpoints: Checkpoints | None) -> Validation:
-        metric, whole = metric_for(self.loss, self.metric), _loaded(self.teacher)
+        metric = metric_for(self.loss, self.metric)
+        reference = self.original if self.teacher is None else self.teacher
+        whole = _loaded(reference) if metric.uses_baseline else None
         teacher = Session(whole.proto, threads=self.threads) if whole is not None else None
         baseline = baseline_for(metric, teacher, val)
         return Validation(student, val, metric, baseline, self.threads, self.patience, checkpoints)

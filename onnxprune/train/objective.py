@@ -10,7 +10,8 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.train.emit import Emitter
-from onnxprune.train.losses import LABELS, LOSSES, TEACHER, Head, LossEntry
+from onnxprune.train.heads import LABELS, TEACHER, Head, detached, mask_for
+from onnxprune.train.losses import LOSSES, LossEntry
 from onnxprune.train.own_loss import OwnLoss
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.wire import Array
@@ -100,22 +101,21 @@ class _Building:
     def _head(self, name: str, output: gs.Variable, entry: LossEntry) -> Head:
         """Detach the final activation, if the loss works before it, and find the input for the targets."""
         sample = self.outputs[output.name]
-        value: gs.Tensor = output
-        while value.inputs and value.inputs[0].op == "Identity":
-            value = value.inputs[0].inputs[0]
         batch = 0 if name == LABELS else self.axes.get(output.name, 0)
-        activation, axis = "", min(1, sample.ndim - 1) if not batch else sample.ndim - 1
-        if value.inputs and value.inputs[0].op in entry.detaches:
-            last = value.inputs[0]
-            activation, value = last.op, last.inputs[0]
-            axis = last.attrs.get("axis", -1) % sample.ndim if activation != "Sigmoid" else axis
+        activation, value, own = detached(output, entry.detaches)
+        axis = min(1, sample.ndim - 1) if not batch else sample.ndim - 1
+        axis = axis if own is None else own % sample.ndim
+        if name == LABELS and own is None and _counts_last(self.targets[LABELS].shape, sample.shape):
+            axis = sample.ndim - 1
         if name == LABELS and sample.ndim < 2:
             raise TrainingError(f"output {output.name!r} of shape {sample.shape} has no axis of classes")
         sizes = [n for a, n in enumerate(sample.shape) if a != batch]
         if name == LABELS:
             del sizes[axis - 1]
         target = self._target(name, np.int64 if name == LABELS else np.float32, sizes, batch)
-        return Head(name, output, value, activation, axis, target, sample.shape, entry.bounds, batch)
+        mask = mask_for(self.graph, sample.shape, batch)
+        found = (name, output, value, activation, axis, target, sample.shape, entry.bounds, batch)
+        return Head(*found, mask=mask)
 
     def _feature(self, name: str) -> Head:
         """Find a tensor whose like the teacher has."""
@@ -148,6 +148,11 @@ class _Building:
         if entry.targets == "labels":
             return LABELS
         return " or ".join(output.name for output in self.graph.outputs)
+
+
+def _counts_last(labels: Sequence[int], output: Sequence[int]) -> bool:
+    """Return whether labels [N, …] fit an output [N, …, C] and not one [N, C, …]."""
+    return tuple(labels[1:]) == tuple(output[1:-1]) != tuple(output[2:])
 
 
 def check_targets(

@@ -15,7 +15,7 @@ from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.support.processors import idle, usable_processors
 from onnxprune.train.engines import STOCK, Engine, candidates
 from onnxprune.train.forward import check_forward
-from onnxprune.train.losses import Head
+from onnxprune.train.heads import Head
 from onnxprune.train.objective import attach_loss, check_targets
 from onnxprune.train.samples import batch_size, input_axes, output_axes, sample_shape
 from onnxprune.train.settings import TrainSettings

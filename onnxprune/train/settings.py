@@ -12,10 +12,11 @@ from onnxprune.errors import UsageError
 from onnxprune.support.callables import is_reference
 from onnxprune.train.wire import Array
 
-Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "features"]
+Loss: TypeAlias = Literal["cross-entropy", "mse", "l1", "bce", "distill", "cosine", "features"]
 OptimizerName: TypeAlias = Literal["sgd", "adamw"]
 ScheduleName: TypeAlias = Literal["cosine", "linear", "step", "constant"]
 
+Meaning: TypeAlias = Literal["auto", "classes", "numbers"]
 EngineName: TypeAlias = Literal["auto", "stock", "ort-training"]
 
 DEFAULT_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.02, "adamw": 0.0005}
@@ -90,6 +91,8 @@ class TrainSettings:
         accumulate: Batches whose gradients are averaged for one step.
         ema: Decay of a running average of the weights, which training then returns; None for none.
         temperature: Softens teacher and student in the `distill` loss.
+        meaning: Meaning of outputs without a final activation for the `distill` loss: scores of classes, or
+            numbers; `auto` decides by the graph.
         threads: Threads of the worker; None takes the processors this process may use.
         engine: Engine that computes the steps, see `onnxprune.train.engines`.
 
@@ -112,6 +115,7 @@ class TrainSettings:
     accumulate: int = 1
     ema: float | None = None
     temperature: float = 4.0
+    meaning: Meaning = "auto"
     threads: int | None = None
     engine: EngineName = "auto"
 

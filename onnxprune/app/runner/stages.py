@@ -180,11 +180,10 @@ class Stages:
         checkpoint = self.journal.path(f"{file}.{_short(inputs)}.checkpoint")
 
         def work() -> Facts:
-            judged = distilling or not self.material.metric.uses_baseline
             step = Finetune(
                 data=self.material.dataset("train"),
                 val=self.material.dataset("val") if best else None,
-                metric=self.recipe.metric if best and judged else None,
+                metric=self.recipe.metric if best else None,
                 teacher=self.material.original if distilling else None,
                 original=self.material.original,
                 checkpoint=checkpoint,

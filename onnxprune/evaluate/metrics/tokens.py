@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxprune.runtime import Array
 from onnxprune.runtime.batch_axes import Spec
+from onnxprune.runtime.token_masks import is_mask
 
 _IDS = "input_ids"
 _NO_IDS = ("mask", "position", "type", "segment", "past", "cache", "length")
@@ -73,11 +74,6 @@ def tokens_of(inputs: Mapping[str, Array], specs: Iterable[Spec], outputs: Itera
         name=name,
         outputs={spec.name: spec.shape for spec in outputs},
     )
-
-
-def is_mask(name: str) -> bool:
-    """Return whether the name of an input is that of an attention mask."""
-    return "mask" in name.lower() and "pad" not in name.lower()
 
 
 def _binary(array: Array) -> bool:

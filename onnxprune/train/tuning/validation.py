@@ -15,15 +15,18 @@ from onnxprune.evaluate.metrics import Baseline, Metric, baseline_outputs, evalu
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
 from onnxprune.train.checkpoint import Checkpoints
-from onnxprune.train.settings import parse_loss
+from onnxprune.train.settings import Meaning, parse_loss
 
 DEFAULT_METRIC: Mapping[str, str] = {
     "cross-entropy": "top1",
     "mse": "mse",
     "l1": "mae",
     "distill": "kl",
+    "cosine": "cosine",
     "features": "cosine",
 }
+_OF_CLASSES = ("top1", "top5", "kl", "agreement", "cer", "wer", "perplexity")
+_OF_NUMBERS = ("mse", "mae", "cosine", "retrieval")
 
 
 @dataclass
@@ -112,16 +115,23 @@ def metric_for(loss: str, chosen: str | None) -> Metric:
     return get_metric(name)
 
 
+def meaning_of(metric: str | None) -> Meaning:
+    """Return the meaning that a metric gives to outputs without a final activation."""
+    name = (metric or "").partition("@")[0]
+    return "classes" if name in _OF_CLASSES else "numbers" if name in _OF_NUMBERS else "auto"
+
+
 def baseline_for(metric: Metric, teacher: Session | None, data: Dataset) -> Baseline | None:
     """Return the outputs that a metric compares with.
 
     Raises:
-        DataError: It needs a teacher, and there is none.
+        DataError: It needs a teacher or the original, and there is none.
     """
     if not metric.uses_baseline:
         return None
     if teacher is None:
         raise DataError(
-            f"{metric.name} compares with a teacher, and there is none", "choose a metric on labels"
+            f"{metric.name} compares with the original, and there is none",
+            "give `original`, or choose a metric on labels",
         )
     return baseline_outputs(teacher, data)

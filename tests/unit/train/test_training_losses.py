@@ -90,10 +90,17 @@ def divergence(teacher, student, temperature=4.0):
     return temperature**2 * (np.exp(wanted) * (wanted - given)).sum(axis=-1).mean()
 
 
+def channel_error(wanted, given, axes):
+    """The squared error of each channel over its own mean square, with a small part of the mean of all."""
+    size = (wanted**2).mean(axes)
+    floor = min(1e-3 * size.mean(), 1e-3)
+    return (((given - wanted) ** 2).mean(axes) / (size + floor + 1e-12)).mean()
+
+
 def distill(y):
     t = TEACHER
     likely = -(t["likely"] * np.log(y["likely"]) + (1 - t["likely"]) * np.log(1 - y["likely"])).mean()
-    dense = ((y["dense"] - t["dense"]) ** 2).mean() / (t["dense"] ** 2).mean()
+    dense = channel_error(t["dense"], y["dense"], axes=(0, 1))
     classes = divergence(np.log(t["classes"]), np.log(y["classes"]))
     return divergence(t["a"], y["a"]) + dense + likely + classes
 
@@ -162,6 +169,28 @@ CASES = {
     "mse": Case("mse", {"a": A}, lambda y: ((y["a"] - TEACHER["a"]) ** 2).mean()),
     "l1": Case("l1", {"a": A}, lambda y: np.abs(y["a"] - TEACHER["a"]).mean()),
     "distill": Case("distill", told("a", "dense", "likely", "classes"), distill),
+    "cosine": Case(
+        "cosine",
+        told("a", "dense"),
+        lambda y: sum(
+            (
+                1 - (y[n] * TEACHER[n]).sum(-1) / np.sqrt((y[n] ** 2).sum(-1) * (TEACHER[n] ** 2).sum(-1))
+            ).mean()
+            for n in ("a", "dense")
+        ),
+    ),
+    "numbers": Case(
+        "distill",
+        told("a"),
+        lambda y: channel_error(TEACHER["a"], y["a"], axes=0),
+        {"meaning": "numbers"},
+    ),
+    "classes": Case(
+        "distill",
+        told("dense"),
+        lambda y: divergence(TEACHER["dense"], y["dense"]),
+        {"meaning": "classes"},
+    ),
     "distill one": Case("distill", told("a"), lambda y: divergence(TEACHER["a"], y["a"])),
     "features": Case(
         "features",

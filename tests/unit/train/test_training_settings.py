@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import onnx.parser
 import pytest
 
 from onnxprune.errors import UsageError
 from onnxprune.train.settings import TrainSettings
+from onnxprune.train.step_sizes import default_step_size, holds_attention
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,24 @@ def test_warm_up_rises_to_the_peak_and_hands_over():
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert min(rates) > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "attention"),
+    [
+        ("y = LayerNormalization<axis = -1>(x, s)", True),
+        ("p = Softmax<axis = -1>(x)\n v = Transpose<perm = [0, 2, 1]>(x)\n y = MatMul(p, v)", True),
+        ("p = Softmax<axis = -1>(x)\n y = MatMul(p, w)", False),  # a table of classes behind a Softmax
+        ("y = MatMul(x, w)", False),
+    ],
+)
+def test_step_sizes_follow_the_operators(body, attention):
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3, 3] x) => (float[N, 3, 3] y) <float[3] s = {{1, 1, 1}}, float[3, 3] w = {{{"1," * 8}1}}>
+        {{ {body} }}""")
+    assert holds_attention(model) == attention
+    for optimizer in ("sgd", "adamw"):
+        usual = TrainSettings(optimizer=optimizer).peak
+        found = default_step_size(model, optimizer)
+        assert found < usual if attention else found == usual
