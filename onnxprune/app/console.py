@@ -70,7 +70,7 @@ class Bars:
         self._progress = progress
 
     def start(self, name: str, total: int | None) -> TaskID:
-        """Draw a bar; one that only moves to and fro if nobody knows the total."""
+        """Draw a bar; one that only moves to and fro if the total is unknown."""
         return self._progress.add_task(escape(shown(name)), total=total, note="")
 
     def advance(self, key: TaskID, steps: int, note: str) -> None:
@@ -100,7 +100,7 @@ class _Step:
 
 
 class ProgressLines:
-    """A line when a step has been silent for some seconds; short steps say nothing."""
+    """A line when a step has been silent for some seconds; short steps have none."""
 
     def start(self, name: str, total: int | None) -> _Step:
         """Remember the step."""
@@ -108,7 +108,7 @@ class ProgressLines:
         return _Step(name, total, now, begun=now)
 
     def advance(self, key: _Step, steps: int, note: str) -> None:
-        """Count, and speak if it has been long."""
+        """Count, and write a line if the last one is some seconds old."""
         key.done += steps
         key.note = note or key.note
         if time.monotonic() - key.spoken >= _PATIENCE_S:
@@ -125,11 +125,11 @@ class ProgressLines:
         _say(shown(text))
 
     def finish(self, key: _Step) -> None:
-        """Say nothing: what came of it is told by the command."""
+        """Write nothing: the command shows the result."""
 
 
 class QuietLines(ProgressLines):
-    """No progress; lines that commands tell are written."""
+    """No progress; messages of commands are written."""
 
     def speak(self, key: _Step) -> None:
         """Write nothing."""
@@ -162,6 +162,6 @@ class JsonLines(ProgressLines):
 
 
 def _say(line: str) -> None:
-    """Write a line, if it can be written: a step does not fail because nobody can be told of it."""
+    """Write a line, if it can be written: a step does not fail because standard error is closed."""
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)

@@ -99,7 +99,7 @@ def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
 
 
 def timed_on(backend: str, device: str) -> str:
-    """Return a latency back-end and its device as text; the device alone where its name says both."""
+    """Return a latency back-end and its device as text; the back-end alone where it contains the device."""
     return backend if device in backend else f"{device} ({backend})"
 
 
@@ -110,7 +110,7 @@ def reduction(before: float, after: float) -> str:
 
 
 def before_and_after(rows: Iterable[tuple[str, float, float]]) -> FittedTable:
-    """Return a table of what something was, what it is, and by how much it has shrunk; files in bytes."""
+    """Return a table of figures before and after, with their reductions; files in bytes."""
     cells = []
     for name, before, after in rows:
         show = file_size if name == "file" else count
@@ -154,7 +154,7 @@ def certified(facts: Mapping[str, Any]) -> str:
 
 
 def assumed_text(facts: Mapping[str, Any]) -> str:
-    """Return a sentence on the MACs that depend on sizes that only the data tell; empty where none do."""
+    """Return a sentence on the MACs whose sizes depend on the data; empty where none do."""
     sizes = facts.get("assumed_sizes") or {}
     listed = [f"{name} = {number}" for name, number in list(sizes.items())[:3]]
     listed += ["…"] if len(sizes) > 3 else []

@@ -2,9 +2,9 @@
 
 Standard output carries the result and nothing else: a table, or with ``--json`` one JSON object. Progress,
 warnings and errors go to standard error. Exit code 0: done. 1: the model, the data or the verification is at
-fault, said as ``error:`` and ``hint:``. 2: wrong usage. A traceback only ever means a bug of ours.
+fault, shown as ``error:`` and ``hint:``. 2: wrong usage. A traceback only ever means a bug of ours.
 
-    program     exit codes, error messages, clean output: what all commands share
+    program     exit codes, error messages, clean output: the base of all commands
     options     options that several commands share
     *           one command a file, named like it; a result is a dict, and a table made of nothing else
 

@@ -19,7 +19,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show every group's curve, the most fragile groups first, and what they cost."""
+    """Show every group's curve, the most fragile groups first, and their share of the MACs."""
     from rich.console import Group
 
     from onnxprune.app.figures import count, table
@@ -49,7 +49,7 @@ def render(facts: Facts) -> RenderableType:
 
 
 def _estimated(facts: Facts) -> list[str]:
-    """Say how curves were estimated, and how well."""
+    """Return sentences on the method of an estimate, and on its rank correlation."""
     if facts["method"] == "measured":
         return []
     by = "gradients" if facts["estimated_by"] == "fisher" else "the activations that weights read"
@@ -79,7 +79,7 @@ def _sparkline(curve: Facts, worst: float) -> str:
 
 
 def _most_fragile(facts: Facts) -> str:
-    """Name the groups that lose most at half, and what share of the work they are."""
+    """Name the groups that lose most at one half, with their shares of the MACs."""
     named = [(name, facts["groups"][name]) for name in facts["most_fragile"][:3]]
     said = [
         f"{name} (half of it costs {c['drop_at_half']:.3g} and is in {c['macs_share']:.0%} of the MACs)"
@@ -95,7 +95,7 @@ def _most_fragile(facts: Facts) -> str:
 def ana(model: str, output: str, figure: Path | None, against: str | None, **options: Any) -> Facts:
     """Measure how a metric falls as each group of channels shrinks.
 
-    The output file is an analysis at any time: what was interrupted goes on with --resume.
+    The output file is an analysis at any time: an interrupted measurement goes on with --resume.
     """
     from onnxprune.evaluate.sensitivity.ledger import read_analysis
     from onnxprune.ir import load

@@ -23,7 +23,7 @@ _COMPARED = {"latency_ms": "latency", "size_bytes": "size", "macs": "macs", "par
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show a row a model, each figure with what it is of the first model's."""
+    """Show a row for each model, each figure with its percentage of the first model's."""
     from rich.console import Group
 
     from onnxprune.app.figures import count, file_size, shapes_text, table, timed_on
@@ -155,7 +155,7 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
 def _fill(
     file: Path, networks: Sequence[Channels], how: tuple[str | None, float, int | None], name: str | None
 ) -> None:
-    """Time what plans for some networks need to know of the device, and write it to a file.
+    """Time the variants of some networks from which plans are made, and write the times to a file.
 
     Raises:
         PlanError: The file is of another device.

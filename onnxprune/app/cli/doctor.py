@@ -39,7 +39,7 @@ def render(facts: Facts) -> RenderableType:
 
 @command("doctor", render)
 def doctor() -> Facts:
-    """Show the execution providers of this machine, the optional packages, and what to install."""
+    """Show the execution providers of this machine, the optional packages, and missing installations."""
     import platform
     from dataclasses import asdict
 

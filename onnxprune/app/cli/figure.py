@@ -1,4 +1,4 @@
-"""One figure as a file, beside what a command writes."""
+"""One figure as a file, beside the other output of a command."""
 
 from __future__ import annotations
 

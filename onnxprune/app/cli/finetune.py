@@ -1,4 +1,4 @@
-"""``finetune``: recover what pruning lost."""
+"""``finetune``: recover the accuracy lost by pruning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def render(facts: Facts) -> RenderableType:
 
 
 def _kept(facts: Facts) -> str:
-    """Say which weights are kept."""
+    """Return a sentence on the weights that are kept."""
     if "best_epoch" not in facts:
         return "the weights of the last epoch are kept, unjudged; --val keeps those of the best"
     if not facts["best_epoch"]:

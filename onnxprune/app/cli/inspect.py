@@ -76,7 +76,7 @@ def _reach(facts: Facts, verbose: bool) -> str:
 
 
 def _sparsity(facts: Facts) -> tuple[str, ...]:
-    """Say how many elements of the weights are zero, where they were counted."""
+    """Return a sentence on the number of zeros in the weights; none where they were not counted."""
     from onnxprune.app.figures import count
 
     zeros = facts["zeros"]
@@ -92,7 +92,7 @@ def _percent(share: float) -> str:
 
 
 def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
-    """List the nodes whose multiply-accumulates are not in the total, and what is taken for granted."""
+    """List the nodes whose multiply-accumulates are not in the total, and the assumed sizes."""
     from onnxprune.app.figures import assumed_text, table
 
     rows = [(f"{n['operator']} '{n['node']}'", n["reason"]) for n in facts["uncounted"]]
@@ -131,7 +131,7 @@ def inspect(
     open_io: Sequence[str],
     every: bool,
 ) -> Facts:
-    """List the groups of channels that can be removed, and what is blocked and why."""
+    """List the groups of channels that can be removed, and the blocked axes with their reasons."""
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.analysis.groups.cost import cost_of
     from onnxprune.analysis.groups.heads import heads_of
@@ -188,7 +188,7 @@ def _zeros(channels: Channels) -> dict[str, Any]:
 
 
 def _described(analysis: SizeAnalysis) -> dict[str, Any]:
-    """Describe the sizes of the input: its open axes, and what the network demands of them."""
+    """Describe the sizes of the input: its open axes, and the network's conditions on them."""
     inputs = {i for axis in analysis.symbols.values() for i, _ in axis.places}
     return {
         "open": sorted(analysis.symbols),

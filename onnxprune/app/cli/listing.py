@@ -109,7 +109,7 @@ def _note(group: Entry, more: int) -> str:
 
 
 def _maps(group: Entry) -> str:
-    """Say which linear maps along the channels the network commutes with; permutations always."""
+    """Return the symmetry of a group as text: its linear maps; empty if permutations alone."""
     symmetry = group["symmetry"]
     now, opened = symmetry["maps"], symmetry["maps_after_absorption"]
     shown = opened if now == opened else f"{opened} (after absorption)"

@@ -1,4 +1,4 @@
-"""A run as people watch it in a terminal: a row for every round, what is being done now, and for how long."""
+"""The live view of a run in a terminal: a row for every round, the present step, and its duration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Facts = Mapping[str, Any]
 
 _KINDS = {"ana": "analysis", "prune": "pruning", "recover": "recovery", "finetune": "training"}
 _OWN_ROW = {"baseline": "original", "transform": "dense", "bench": "latency"}
-"""Steps that belong to no round, and what their rows are called."""
+"""Steps that belong to no round, with the names of their rows."""
 
 
 @dataclass
@@ -101,7 +101,7 @@ class LiveStatus:
 
 @contextmanager
 def on_display(board: LiveStatus, console: Console | None = None) -> Iterator[Live]:
-    """Draw a board, and bars for what is being done, for as long as the block runs.
+    """Draw a board, and bars for the present steps, for as long as the block runs.
 
     Args:
         board: Board to draw.
@@ -118,5 +118,5 @@ def on_display(board: LiveStatus, console: Console | None = None) -> Iterator[Li
 
 
 def _took(event: Facts) -> str:
-    """Say how a step stands."""
+    """Return the state of a step as text: under way, unchanged, or its duration."""
     return {"start": "…", "kept": "as before"}.get(event["event"]) or duration(event["duration_s"])

@@ -16,7 +16,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 class Reads(click.Path):
     """The type of an option whose value a command reads: a file, a folder, or ``module:callable``.
 
-    No command overwrites what such an option names, nor what belongs to it.
+    No command overwrites the file of such an option, nor a file that belongs to it.
     """
 
     def names(self, value: Any) -> list[str]:
@@ -93,12 +93,12 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def model_argument(name: str = "model") -> Decorator:
-    """Return an argument that names an ONNX file; that it can be read is for the loader to say."""
+    """Return an argument that names an ONNX file; the loader checks that it can be read."""
     return click.argument(name, type=Reads())
 
 
 def output_option(what: str) -> Decorator:
-    """Return the option that says where the result goes."""
+    """Return the option for the file of the result."""
     return click.option("-o", "--output", required=True, type=Writes(), help=f"File to write {what} to.")
 
 

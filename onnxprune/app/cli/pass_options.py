@@ -24,7 +24,7 @@ _TYPES: Mapping[Any, Any] = {
 
 
 class PassCommand(click.Command):
-    """A command whose options are its own and those of a class, which is imported when they are asked for.
+    """A command whose options are its own and those of a class, which is imported at their first use.
 
     Args:
         fields_of: The class, or ``module:name``, or several.

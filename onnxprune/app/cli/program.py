@@ -34,7 +34,7 @@ VERBOSE = "onnxprune.verbose"
 """The key of ``--verbose`` in the meta data of a context."""
 _PAGE_COLUMNS = 160  # of tables that go to a file or another program
 _ENVIRONMENT = "is the disk full, or has a file or a folder been taken away meanwhile?"
-_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+_INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
 
 
 class Program(click.Group):
@@ -63,7 +63,7 @@ class Program(click.Group):
 
 
 def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoReturn:
-    """Run a command line and exit, whatever happens, in the way the contract says.
+    """Run a command line and exit with the code of the contract, after any error.
 
     Args:
         program: The commands.
@@ -85,7 +85,7 @@ def command(
 
     Args:
         name: Name that users type.
-        render: From the facts to what people see. ``--json`` prints the facts themselves.
+        render: Function from the facts to the shown table. ``--json`` prints the facts themselves.
         shows_progress: True to show its progress; a command that has a way of its own needs no other.
         executes: True if it runs models, on a provider of the user's choice.
         fields_of: A dataclass whose fields are options of the command (see `PassCommand`), or where it is
@@ -143,7 +143,7 @@ def _memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _amount(context: click.Context, option: click.Parameter, text: str | None) -> int | None:
-    """Read what ``--memory`` says."""
+    """Parse the value of ``--memory``; return bytes."""
     from onnxprune.support.memory import parsed
 
     return None if text is None else parsed(text)
@@ -193,7 +193,7 @@ def _check_folder() -> None:
 
 
 def _check_places(context: click.Context) -> None:
-    """Refuse a command line that would overwrite what it reads, or that reads what never ends."""
+    """Refuse a command line that would overwrite a file it reads, or that reads a pipe or a device."""
     from onnxprune.support.path_guard import check_places, check_readable
 
     reads = reads_of(context)
@@ -203,7 +203,7 @@ def _check_places(context: click.Context) -> None:
 
 @contextlib.contextmanager
 def _work(shows_progress: bool, level: int) -> Iterator[None]:
-    """Show progress if that is wanted, and keep everything that is not the result away from standard output.
+    """Show progress if the command has none of its own, and keep standard output free for the result.
 
     Users' own data loaders and metrics may print, and so may libraries below Python; all of it goes to
     standard error.
@@ -250,7 +250,7 @@ def _plain(value: Any) -> Any:
 
 
 def _exit_code(run: Callable[[], Any]) -> int:
-    """Run, say what went wrong, and return the exit code."""
+    """Run, print the error if there is one, and return the exit code."""
     try:
         outcome = run()
     except OnnxpruneError as error:

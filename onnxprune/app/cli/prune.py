@@ -127,7 +127,7 @@ def prune(
 ) -> Facts:
     """Set the least useful channels to zero until all budgets are met.
 
-    All reductions are fractions removed, of what the model cost before any pruning.
+    All reductions are fractions removed, of the costs of the model before any pruning.
     """
     from onnxprune.decisions.channels.configuration import configurations, note_configurations
     from onnxprune.decisions.channels.planned import stored_plan
@@ -175,7 +175,7 @@ def prune(
 
 
 def methods_of(given: Sequence[str] | None) -> Any:
-    """Return the methods to repair with: the usual ones where none is named, none where that is said."""
+    """Return the methods to repair with: ``None`` for the usual ones, nothing for the name ``none``."""
     from onnxprune.errors import UsageError
 
     if given is None:
@@ -227,10 +227,10 @@ def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
 
 
 def _read(path: str | None, parse: Callable[[str, str], T], hint: str) -> T | None:
-    """Read a text file and make sense of it.
+    """Read a text file and parse it.
 
     Raises:
-        PlanError: It cannot be read or is not what it should be.
+        PlanError: It cannot be read or parsed.
     """
     from onnxprune.errors import PlanError
 

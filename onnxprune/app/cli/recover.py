@@ -1,4 +1,4 @@
-"""``recover``: bring back what pruning lost, without training."""
+"""``recover``: reduce the error of pruning without training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def render(facts: Facts) -> RenderableType:
 
 
 def summary(facts: Facts) -> str:
-    """Say in one line what recovery took and brought."""
+    """Return a line with the samples, the time and the gain of recovery."""
     samples = f"{facts['samples']} {'drawn inputs' if facts['synthetic'] else 'samples'}"
     said = f"repaired with {', '.join(facts['methods'])} from {samples} in {facts['recovery_s']:.1f} s"
     if "metric" in facts:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Say where the page is."""
+    """Return a line with the path of the page."""
     return f"report: {facts['output']}"
 
 
@@ -38,7 +38,7 @@ def render(facts: Facts) -> RenderableType:
 def report(
     folder: Path, form: str | None, against: Path | None, place: Path | None, image: str, output: str
 ) -> Facts:
-    """Make a page of what a run has done: one file, without a network."""
+    """Make a page of the results of a run: one file that loads nothing from a network."""
     from onnxprune.app.report import collect
     from onnxprune.app.report import render as make_page
     from onnxprune.ir.output import write_bytes, write_text

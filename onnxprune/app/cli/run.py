@@ -32,7 +32,7 @@ _FIGURES = {
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show the iterations, and what came of them."""
+    """Show the iterations with their reductions and scores."""
     from rich.console import Group
 
     from onnxprune.app.figures import table
@@ -67,7 +67,7 @@ def _remark(iteration: Facts, best: int) -> str:
 )
 @click.option("--folder", type=click.Path(path_type=Path), help="The work folder, instead of the recipe's.")
 def run(recipe: Path, overrides: Sequence[str], folder: Path | None) -> Facts:
-    """Prune and train again and again, as a recipe says, and go on where an earlier run has stopped.
+    """Prune and train in turn by a recipe, and go on where an earlier run has stopped.
 
     With --json every step, and how far it is, is a JSON object on a line of standard error.
     """
@@ -131,7 +131,7 @@ def _report(folder: Path, unchanged: bool) -> str | None:
 
 
 def say(event: Facts) -> None:
-    """Tell a person of a step."""
+    """Write the message of an event to standard error."""
     from onnxprune.app.figures import duration
 
     step, facts = event["step"], event.get("facts", {})

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Say where it is."""
+    """Return a line with the folder of the runtime."""
     return f"the training runtime is ready in {facts['folder']}"
 
 
@@ -25,7 +25,7 @@ def render(facts: Facts) -> RenderableType:
     help="Folder to install into; by default one folder a Python version, in the user's data folder.",
 )
 def setup_training(folder: Path | None) -> Facts:
-    """Install what `finetune` needs into a folder of its own, away from the onnxruntime in use."""
+    """Install the training runtime of `finetune` into its own folder, away from the onnxruntime in use."""
     from onnxprune.support.progress import task
     from onnxprune.train import sidecar
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show the models side by side, and what there is to know of them."""
+    """Show the models side by side, with warnings and the path of the result."""
     from rich.console import Group
 
     from onnxprune.app.figures import before_and_after, count, file_size, table
@@ -107,7 +107,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
 
 
 def _quantised(facts: Facts, wanted: Any) -> Facts:
-    """Add the quantised models; where they cannot be made, say why."""
+    """Add the quantised models; where they cannot be made, add a warning with the reason."""
     from onnxprune.app.shrink.int8 import with_int8
     from onnxprune.app.shrink.job import judged_data
     from onnxprune.errors import ModelError
@@ -119,7 +119,7 @@ def _quantised(facts: Facts, wanted: Any) -> Facts:
 
 
 def _say(event: Facts) -> None:
-    """Tell of a step that is done."""
+    """Write the message of an event."""
     from onnxprune.app.cli.run import say
 
     say(event)

@@ -21,7 +21,7 @@ _closed = set[int]()
 def prepare() -> None:
     """Make the standard streams safe to be used, once, before anything else.
 
-    A file that is opened while one of them is closed would take its number, and whatever is printed.
+    A file that is opened while one of them is closed would take its number, and so receive the output.
     Characters that an encoding lacks are replaced.
     """
     for descriptor in (0, 1, 2):

@@ -52,7 +52,7 @@ def render(facts: Facts) -> RenderableType:
 
 
 def _left(facts: Facts) -> list[RenderableType]:
-    """Say how many channels are constant and stay all the same, and why; ``--json`` has every place."""
+    """Return a table of the constant channels that stay, by reason; ``--json`` has every place."""
     from onnxprune.app.figures import table
 
     reasons: dict[str, list[dict[str, Any]]] = {}
@@ -120,7 +120,7 @@ def transform(sparse: str, output: str, certificate: str | None, **options: Any)
 
 
 def _write_configuration(name: str, made: Facts, output: str, inputs: Sequence[str]) -> Facts:
-    """Write a configuration beside the dense model, unless one lies there; return what has changed."""
+    """Write a configuration beside the dense model, unless one lies there; return its changes."""
     from onnxprune.ir.output import write_text
 
     place = Path(output).parent / name

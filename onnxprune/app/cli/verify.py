@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def render(facts: Facts) -> RenderableType:
-    """Say how well they agree."""
+    """Show the agreement of the two models."""
     from onnxprune.app.figures import agreement
 
     return agreement(facts, "the models")

@@ -1,7 +1,7 @@
-"""The recipe: what `run` is to do, as a TOML file.
+"""The recipe: the options of `run`, as a TOML file.
 
 schema      its sections and keys, with their types, defaults and meanings
-reading     from a file to a recipe; what is wrong is refused with its line and what is allowed there
+reading     from a file to a recipe; a fault is refused with its line and the allowed values
 """
 
 from onnxprune.app.recipe.reading import line_of, read_recipe

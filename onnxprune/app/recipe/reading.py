@@ -1,7 +1,7 @@
 """Reading of recipes from TOML files.
 
-A recipe that is wrong is refused before anything is spent on it: every error names the line, the key and what
-is allowed there.
+A wrong recipe is refused before any work on it: every error names the line, the key and the values allowed
+there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         overrides: Values that count instead of those in the file, as ``finetune.epochs=3``.
 
     Raises:
-        UsageError: The file cannot be read, is no TOML, or holds what a recipe does not have.
+        UsageError: The file cannot be read, is no TOML, or holds unknown keys or values.
     """
     try:
         text = path.read_text("utf-8")
@@ -136,7 +136,7 @@ def _known(keys: tuple[str, ...]) -> list[str]:
 
 
 def line_of(text: str, keys: tuple[str, ...]) -> int:
-    """Return the line on which a key stands, or else what it is within, or else the first line."""
+    """Return the line of a key, or else of the innermost section around it, or else the first line."""
     lines = _lines_of_keys(text)
     return next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), 1)
 

@@ -190,9 +190,9 @@ class FinetuneKeys:
     Attributes:
         last_epochs: As many in the iteration that reaches the target; ``epochs`` by default.
         early_schedule: The same for all iterations but the one that reaches the target; ``schedule`` by
-            default. ``constant`` keeps it high until what is trained is what will be kept.
+            default. ``constant`` keeps it high in all iterations before the one of the target.
         keep: ``best``: the epoch that is best on the validation data. ``last``: the last one, so that the
-            validation data has no say in which weights are kept.
+            validation data has no influence on the weights.
     """
 
     last_epochs: int | None = field(
@@ -271,8 +271,8 @@ class StopSection(Section):
             the one of the best score, and `run` ends with exit code 1.
         floor: The same as an absolute value of the metric.
         early_drop: Largest such loss of an iteration that another one follows; by default no more than the
-            two above allow. It goes with ``finetune.early_schedule``: what trains with large steps to the end
-            is not yet as good as it will be.
+            two above allow. It goes with ``finetune.early_schedule``: weights trained with large steps to the
+            end score lower than after the final schedule.
         retries: Number of times a dropped iteration is tried again with half the step.
     """
 

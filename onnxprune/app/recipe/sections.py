@@ -30,7 +30,7 @@ def number(kind: type, bounds: NumberRange) -> Any:
 
 
 class Section(BaseModel):
-    """A table of the file; keys nobody knows are errors.
+    """A table of the file; unknown keys are errors.
 
     Attributes:
         note: A remark on the section in a drafted recipe.

@@ -1,6 +1,6 @@
-"""`report`: what a run has done, as a page.
+"""`report`: the results of a run, as a page.
 
-facts       everything the page says, gathered from the work folder
+facts       the content of the page, gathered from the work folder
 charts      figures as SVG
 plots       figures as PNG and PDF
 page        facts and figures put into a template: one HTML file without a network, or Markdown

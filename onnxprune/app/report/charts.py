@@ -59,7 +59,7 @@ class ChartFrame:
         return "".join(parts)
 
     def drawing(self, name: str, *parts: str) -> Markup:
-        """Return the whole figure, named for those who cannot see it."""
+        """Return the whole figure, with a name for screen readers."""
         box = f'viewBox="0 0 {self.width} {self.height}"'
         return Markup(f'<svg {box} role="img" aria-label="{escape(name)}">{"".join(parts)}</svg>')
 

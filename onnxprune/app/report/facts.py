@@ -1,4 +1,4 @@
-"""Everything a report says, gathered from the work folder."""
+"""The content of a report, gathered from the work folder."""
 
 from __future__ import annotations
 

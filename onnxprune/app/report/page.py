@@ -56,7 +56,7 @@ def figures(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def standalone(svg: str, style: str) -> str:
-    """Make a file of a figure: with its own colours, and a name for what its tags mean."""
+    """Make a file of a figure: with its own colours, and the namespace of its tags."""
     start, _, rest = svg.partition(">")
     return f'{start} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{rest}\n'
 
@@ -219,7 +219,7 @@ def _file_name(text: str) -> str:
 
 
 def _in_markdown(value: object) -> object:
-    """Escape every text that a template writes, except for what is JSON."""
+    """Escape every text that a template writes, except for markup."""
     from markupsafe import Markup
 
     return in_markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value

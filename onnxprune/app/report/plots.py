@@ -139,7 +139,7 @@ def _sensitivity(facts: Mapping[str, Any]) -> Figure | None:
 
 
 def _figure(width: float, height: float, empty: bool = False) -> tuple[Figure, Axes]:
-    """Return a figure of so many inches; one that no window and no global state knows of."""
+    """Return a figure of so many inches, without a window and outside matplotlib's global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as missing:

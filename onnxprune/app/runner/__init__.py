@@ -1,16 +1,16 @@
 """`run`: the whole loop, unattended and resumable.
 
-journal     the work folder: which steps are done, from what, and what they left
-data        data and metrics of a recipe, and what tells them apart from others
-forecast    which steps there will be, and how long they will take
+journal     the work folder: finished steps, with their inputs and files
+recipe_data data and metrics of a recipe, and their digests
+forecast    the steps to come and their duration
 tracking    figures for TensorBoard and MLflow
-stages      what each step does, from file to file
-loop        the order of the steps, when to stop, and which iteration is the best
+stages      the work of each step, from file to file
+loop        the order of the steps, the end of the run, and the choice of the best iteration
 
-A run is an ordinary function whose steps are remembered: what decides a step's result (its options, and the
-content of the files and data it reads) is kept with the result. A step whose inputs are as they were, and
-whose files are still there, is not done again. Resuming, doing nothing and redoing only what a changed recipe
-touches are all the same thing.
+A run is an ordinary function with memoised steps: the inputs that determine a step's result (its options, and
+the content of the files and data it reads) are kept with the result. A step whose inputs are unchanged, and
+whose files are still there, is not done again. Resumption, an idle run and the repetition of only those steps
+that a changed recipe touches are all the same mechanism.
 """
 
 from onnxprune.app.runner.journal import Journal, read_state

@@ -63,7 +63,7 @@ class Forecast:
     paces: dict[str, float] = field(default_factory=dict)
 
     def hear(self, event: Mapping[str, Any]) -> None:
-        """Learn from an event: a step that is done takes no more time, and tells how long others will."""
+        """Update the forecast by an event: a finished step is not pending, and sets the pace of its kind."""
         if event["event"] == "start":
             return
         size, duration = self.pending.pop(event["step"], 0), float(event["duration_s"])
@@ -71,7 +71,7 @@ class Forecast:
             self.paces[kind_of(event["step"])] = duration / size
 
     def remaining_s(self) -> float | None:
-        """Return the seconds that all steps to come will take; ``None`` while nobody can know."""
+        """Return the seconds that all steps to come will take; ``None`` while a pace is unknown."""
         total = 0.0
         for name, size in self.pending.items():
             kind = kind_of(name)

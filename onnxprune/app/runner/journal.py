@@ -1,4 +1,4 @@
-"""The work folder: which steps are done, from what, and what they left.
+"""The work folder: the finished steps, with their inputs and files.
 
 ``state.json`` is replaced whole after every step, and names the SHA-256 of every file a step has left.
 Whenever the process dies, the folder holds all finished steps and at worst the files of one that is not.
@@ -37,8 +37,8 @@ class Entry:
     """A finished step.
 
     Attributes:
-        inputs: Everything that decided its result.
-        files: SHA-256 of what it left, by path within the folder.
+        inputs: All facts that determine its result.
+        files: SHA-256 of its files, by path within the folder.
         facts: Facts to report.
         duration_s: Duration, in seconds.
     """
@@ -55,7 +55,7 @@ class Journal:
 
     Attributes:
         folder: Path of the folder.
-        listen: Told of every step, ready for JSON.
+        listen: Called with the event of every step, ready for JSON.
         entries: Finished steps by name, those of earlier runs included.
         header: Other contents of the state: recipe, versions, result.
         visited: Names of the steps this run has come by.
@@ -131,7 +131,7 @@ class Journal:
         return others
 
     def _stale(self, earlier: Entry | None, wanted: Facts) -> list[str]:
-        """Say why a step cannot be left as it is."""
+        """Return the reasons to do a step again; none if its result is current."""
         if earlier is None:
             return ["it is new"]
         if earlier.inputs != wanted:
@@ -169,7 +169,7 @@ def open_journal(folder: Path, listen: Listener) -> Iterator[Journal]:
 
 
 def read_state(folder: Path) -> Facts:
-    """Read what runs have left in a folder.
+    """Read the state of the runs in a folder.
 
     Raises:
         UsageError: There is nothing, or it cannot be read.
@@ -206,7 +206,7 @@ def sha256(path: str | Path) -> str:
 
 
 def _earlier(folder: Path) -> tuple[dict[str, Entry], Facts]:
-    """Return the steps and the header an earlier run has left; clean up what it left half done."""
+    """Return the steps and the header of an earlier run; remove its unfinished files."""
     for place in (folder, *(f for f in folder.iterdir() if f.is_dir())):
         sweep(place)
     if not (folder / STATE).exists():
@@ -218,10 +218,10 @@ def _earlier(folder: Path) -> tuple[dict[str, Entry], Facts]:
 
 
 def _check_content(folder: Path) -> None:
-    """Refuse a folder that is no work folder, or in which a link would lead what is written elsewhere.
+    """Refuse a folder that is no work folder, or in which a link would lead writes elsewhere.
 
     Raises:
-        UsageError: As said.
+        UsageError: It holds other files, or a link in the place of a file of a run.
     """
     found = list(folder.iterdir())
     own = (LOCK, NOTES)
@@ -241,7 +241,7 @@ def _check_steps(path: Path, state: Facts) -> None:
     """Refuse a state that no run has written, above all one that names files a run does not write.
 
     Raises:
-        UsageError: Naming what is wrong.
+        UsageError: Naming the damaged step or the foreign file.
     """
     steps, threads, result = (state.get(name) for name in ("steps", "threads", "result"))
     kinds = (isinstance(steps, dict), isinstance(threads, int | None), isinstance(result, dict | None))
@@ -276,7 +276,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _differences(earlier: Any, now: Any, name: str = "") -> list[str]:
-    """Say in words what two nested dicts do not have in common."""
+    """Return the differences of two nested dicts, in words."""
     if isinstance(earlier, dict) and isinstance(now, dict):
         keys = dict.fromkeys((*earlier, *now))
         under = f"{name}." if name else ""

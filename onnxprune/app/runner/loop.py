@@ -32,12 +32,12 @@ class Iteration:
 
     Attributes:
         number: Counted from 1; 0 is the original.
-        asked: The reduction that was asked for.
-        reduction: The one that came of it.
+        asked: The demanded reduction.
+        reduction: The reached one.
         score: The metric on the validation data.
         model: Its sparse model, within the folder.
         good: True if it is not below the floor, or by no more than its noise.
-        noise: Standard error of its score, compared with the original's; 0 where nobody had to ask.
+        noise: Standard error of its score, compared with the original's; 0 where it was not needed.
     """
 
     number: int
@@ -51,7 +51,7 @@ class Iteration:
 
 @dataclass
 class _Loop:
-    """A run under way: what has been reached, and what is still to come.
+    """A run under way, with its finished iterations.
 
     Attributes:
         recipe: The recipe.
@@ -147,7 +147,7 @@ class _Loop:
         self.stages.bench(models | {"dense": DENSE}, self.final)
 
     def _final(self) -> str:
-        """Return the model to be made dense: the result, with zeros within weights where the recipe asks."""
+        """Return the model to be made dense: the result, with a pattern of zeros if the recipe has one."""
         recipe, stages, self.final = self.recipe, self.stages, self.result.model
         if not recipe.sparsify.enabled:
             return self.final
@@ -191,7 +191,7 @@ class _Loop:
         """Refuse to call a run done whose every result is below the floor.
 
         Raises:
-            MissedError: With what there is.
+            MissedError: With the facts of the run.
         """
         if not self.best.number:
             raise MissedError(
@@ -224,7 +224,7 @@ class _Loop:
         return self.stages.ana(at, given) if self.recipe.ana.repeat or not self.done else FIRST_ANALYSIS
 
     def _at_once(self) -> str:
-        """Do in one round what led to the best iteration, with as much training; return the sparse model."""
+        """Prune by the best iteration's reduction in one round, with as much training; return the file."""
         recipe, stages = self.recipe, self.stages
         analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
         model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.best.asked)
@@ -233,11 +233,11 @@ class _Loop:
         return stages.score(ONE_SHOT, made, stages.finals())[0]
 
     def _mend(self, at: Round, model: str, epochs: int, final: bool) -> list[str]:
-        """Make up for what pruning has lost.
+        """Recover and finetune a pruned model.
 
         Returns:
-            The files that may be the result: the pruned model and all that was made of it, or the last of
-            these alone where validation data is to have no say in the weights.
+            The files that may be the result: the pruned model and all models made of it, or the last of
+            these alone where validation data must not influence the weights.
         """
         made = [model]
         if self.recipe.recover.enabled:
@@ -253,19 +253,19 @@ class _Loop:
 
 
 def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
-    """Do all a recipe says that has not been done yet.
+    """Do all steps of a recipe that are not done yet.
 
     Args:
         recipe: Recipe to follow, its paths absolute.
-        listen: Told of every step as it begins (``start``), ends (``done``) or is found done (``kept``), with
-            the seconds that all steps to come will take (``remaining_s``), as soon as that can be known.
+        listen: Called with an event as a step begins (``start``), ends (``done``) or is found done
+            (``kept``), with the seconds of all steps to come (``remaining_s``) once they are known.
 
     Returns:
         Record of the run, ready for JSON; the same is in ``state.json`` in the folder.
 
     Raises:
         MissedError: The result is written, and below the floor.
-        OnnxpruneError: A step failed. What was done before stays, and is not done again.
+        OnnxpruneError: A step failed. The steps before stay done.
     """
     check_readable(_reads(recipe))
     check_folder(Path(str(recipe.folder)), _reads(recipe))
@@ -341,7 +341,7 @@ class _Crier:
         self.listen({**event, "remaining_s": self.forecast.remaining_s()})
 
     def complain(self, tracker: str, why: str) -> None:
-        """Tell that figures no longer go somewhere."""
+        """Send the event of a tracker that has failed."""
         self.listen({"event": "untracked", "step": tracker, "because": [why]})
 
 

@@ -1,4 +1,4 @@
-"""Data and metrics of a recipe, and what tells them apart from others."""
+"""Data and metrics of a recipe, and their digests."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ class RecipeData:
     def noise(self, model: Model, name: str = "val") -> float:
         """Return the standard error of how much better or worse a model is than the original.
 
-        The two are compared sample by sample: what is hard for both says nothing. 0 for a metric that judges
-        all samples together.
+        The two are compared sample by sample, so that the difficulty of a sample cancels. 0 for a metric that
+        judges all samples together.
         """
         data = self.dataset(name)
         baseline = self._baseline(data)

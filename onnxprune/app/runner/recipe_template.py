@@ -80,7 +80,7 @@ def draft(
         shapes: Input shapes the user has given.
 
     Returns:
-        The text, and what was found out about the model, ready for JSON.
+        The text, and the findings about the model, ready for JSON.
     """
     session = Session(channels.model.proto)
     labelled, classes = _labelled(session, wish.train), _classes(session.outputs)
@@ -147,7 +147,7 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 
 def _labelled(session: Session, train: str | None) -> bool:
-    """Say whether the data has labels; where there is none yet, whether the model looks like a classifier."""
+    """Return whether the data has labels; without data, whether the model looks like a classifier."""
     if train is None:
         shape = session.outputs[0].shape
         return len(session.outputs) == 1 and len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 1
@@ -156,7 +156,7 @@ def _labelled(session: Session, train: str | None) -> bool:
 
 
 def _classes(outputs: tuple[TensorSpec, ...]) -> bool:
-    """Say whether an output can be read as scores of classes."""
+    """Return whether an output can be read as scores of classes."""
     return any(o.dtype.kind == "f" and len(o.shape) >= 2 for o in outputs)
 
 
@@ -207,7 +207,7 @@ def _line(group: Group, cost: Cost, width: int) -> str:
 
 
 def explained(facts: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what was chosen and why."""
+    """Return sentences on the choices in a recipe and their reasons."""
     judged = f"judged by {facts['metric']}, trained with the loss {facts['loss']}"
     left = ", ".join(facts["exclude"])
     return [

@@ -1,4 +1,4 @@
-"""The form of ``state.json``: what a run leaves of itself, and reports read."""
+"""The form of ``state.json``: the record of a run, which reports read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_state(state: Any) -> None:
     """Compare a state with its form.
 
     Raises:
-        ValueError: Saying where it differs.
+        ValueError: Naming the place of the difference.
     """
     check_form(state, _STATE)
     for name, step in state["steps"].items():

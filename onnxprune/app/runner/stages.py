@@ -84,7 +84,7 @@ class Stages:
     material: RecipeData
 
     def baseline(self) -> Entry:
-        """Judge the original, count what it costs, list what can be pruned and what is blocked."""
+        """Judge the original, count its costs, list the groups and the blocked axes."""
         inputs = self._original() | self._groups() | self.material.judged_by()
         return self.journal.step("baseline", inputs, (), self._baseline)
 
@@ -132,7 +132,7 @@ class Stages:
         return file, self.journal.step(f"{at.name}-prune", inputs, (file,), work)
 
     def recover(self, at: Round, model: str) -> str:
-        """Make up in closed form for what was lost; return the model's file."""
+        """Repair the model in closed form; return its file."""
         file, how = f"{at.folder}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
         how |= {"seed": self.recipe.seed, "threads": self.material.threads}
         inputs = {"model": self._digest(model), "recover": how} | self._original()
@@ -199,7 +199,7 @@ class Stages:
         return file
 
     def score(self, at: Round, models: Sequence[str], on: DataName = "val") -> tuple[str, float]:
-        """Judge what came of a round.
+        """Judge the result of a round.
 
         Args:
             at: The round.
@@ -261,7 +261,7 @@ class Stages:
         """Measure the latency of the original, of every iteration made dense and of the result, in turn.
 
         Args:
-            models: Files of the folder by what to call them.
+            models: Files of the folder by their names in the report.
             result: The sparse model that the dense one was made of.
         """
         options = self.recipe.bench
@@ -307,18 +307,18 @@ class Stages:
         return sized(model, self.recipe.shapes, self.recipe.dims)
 
     def _threads(self, of: str) -> int:
-        """Return what a plan is made with: for a latency, what latency is measured with."""
+        """Return the threads to make a plan with: for a latency budget, those of the latency measurement."""
         return (self.recipe.bench.threads if of == "latency" else None) or self.material.threads
 
     @property
     def _table(self) -> Path:
-        """The figures of the device: what was measured once is not measured again."""
+        """The file of the device's figures, so that no figure is measured twice."""
         bench = self.recipe.bench
         how = {"backend": bench.backend, "threads": self._threads("latency")}
         return Path(bench.table) if bench.table else self.journal.path(f"latency-{_short(how)}.json")
 
     def _timing(self, of: str) -> dict[str, Any]:
-        """Return the options of `Prune` that say how latency is measured."""
+        """Return the options of `Prune` for the measurement of latency."""
         bench = self.recipe.bench
         if of != "latency" or bench.backend is None:
             return {}
@@ -364,7 +364,7 @@ def _blocked(channels: Channels) -> list[dict[str, Any]]:
 
 
 def _short(inputs: Mapping[str, Any]) -> str:
-    """Return a few letters that tell what decides a step apart from others."""
+    """Return a short digest of the inputs of a step, 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
 
 

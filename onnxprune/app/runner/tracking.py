@@ -1,7 +1,7 @@
 """Figures of a run for TensorBoard and MLflow, as its steps end.
 
-The events of the run are handed on; each library is only loaded where a recipe asks for it. A step that
-was done before is not told again.
+The events of the run are handed on; each library is only loaded for a recipe that names it. A step that was
+done before is not recorded again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OF_KIND = {
 
 
 class Tracker(Protocol):
-    """Somebody who keeps figures."""
+    """A destination of figures."""
 
     name: str
 
@@ -37,7 +37,7 @@ class Tracker(Protocol):
         """Keep one figure."""
 
     def close(self) -> None:
-        """Write out what is not written yet."""
+        """Write out all pending figures."""
 
 
 @dataclass
@@ -45,9 +45,9 @@ class Tracking:
     """Reads figures from the events of a run and hands them to trackers.
 
     Attributes:
-        trackers: Trackers that keep them. One that fails is told nothing any more.
-        lost: Told the name of a tracker that has failed, and why.
-        epochs: Number of epochs of training that were told.
+        trackers: Trackers that keep them. One that fails is removed.
+        lost: Called with the name of a tracker that has failed, and the reason.
+        epochs: Number of recorded epochs of training.
     """
 
     trackers: list[Tracker]
@@ -63,7 +63,7 @@ class Tracking:
             try:
                 for figure in figures:
                     tracker.keep(figure)
-            except Exception as error:  # whatever a server or a disk has to say must not end a run
+            except Exception as error:  # no failure of a server or a disk may end a run
                 self.trackers.remove(tracker)
                 self.lost(tracker.name, f"{type(error).__name__}: {error}")
 
@@ -84,12 +84,12 @@ class Tracking:
 def tracking(
     recipe: Recipe, header: Facts, lost: Callable[[str, str], None]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Open what the recipe asks for, for as long as the block runs.
+    """Open the trackers of a recipe, for as long as the block runs.
 
     Args:
-        recipe: Its section ``log`` says where figures go.
+        recipe: Recipe whose section ``log`` names the trackers.
         header: Header of the work folder's state: it keeps the run of MLflow's that is gone on with.
-        lost: Told the name of a tracker that has failed, and why.
+        lost: Called with the name of a tracker that has failed, and the reason.
 
     Yields:
         Listener for the events of the run.

@@ -43,9 +43,9 @@ class ShrinkOptions(
         output: File to write the result to.
         data: Samples, in a form that `finetune` takes.
         val: Data to judge by; by default a fifth of ``data``, which is then not trained on.
-        max_drop: Remove as much as costs no more than this of the metric.
+        max_drop: Remove as much as possible with a drop of the metric of no more than this.
         minutes: Time limit of the whole job, in minutes.
-        metric: By default what suits model and data.
+        metric: By default one that suits model and data.
     """
 
     model: str = field(metadata=option(flag=""))

@@ -1,4 +1,4 @@
-"""The way without samples: weights rank the channels, and drawn inputs repair what is left."""
+"""Pruning without samples: weights rank the channels, and the rest is repaired on drawn inputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shrink_without_data(
     warnings = [WEAKER]
     try:
         pruned = Prune(recover=("least-squares",), **options)(given)
-    except DataError as error:  # what was drawn makes no finite values
+    except DataError as error:  # the drawn inputs make values that are not finite
         warnings.append(f"not repaired: {error.message}")
         pruned = Prune(recover=(), **options)(given)
     dense = Transform(seed=how.get("seed", 0))(pruned)

@@ -16,7 +16,7 @@ _BATCH = 32
 _ANA_PART = 0.5
 """Cost of a variant of `ana` in runs of the whole network: half of it lies before the cut, on average."""
 _SWEEP = 6.0
-"""Runs through a network that repairing takes: moments, errors before and after, what is run again."""
+"""Cost of a repair in runs of the whole network: moments, errors before and after, repeated parts."""
 _TRAINED_BATCHES = 6
 _MOST_EPOCHS = 60
 

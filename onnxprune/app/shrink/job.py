@@ -61,19 +61,19 @@ def shrink(
     listen: Listener = lambda event: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Facts:
-    """Do the whole job, or what is left of it.
+    """Do the whole job, or the rest of an interrupted one.
 
     Args:
         wanted: The options.
-        listen: Told of every step, as by `run`.
-        tell: Told what is going to be done, and how long it will take, before it begins.
+        listen: Called with the event of every step, as by `run`.
+        tell: Called with a sentence on the planned work and its duration, before it begins.
 
     Returns:
         Facts to report, ready for JSON.
 
     Raises:
-        MissedError: The result is written, and is below what was asked for.
-        OnnxpruneError: A step failed; what was done before stays in the work folder.
+        MissedError: The result is written, and is below the demanded score.
+        OnnxpruneError: A step failed; the steps before stay in the work folder.
     """
     model = opened(load(wanted.model), wanted.open_io)
     outlook = Outlook.on(model, wanted.data)
@@ -191,7 +191,7 @@ def _epochs(job: _Job, facts: Facts, seconds: float) -> int:
 
 
 def _delivered(job: _Job, facts: Facts, missed: MissedError | None) -> Facts:
-    """Write the result to its place and gather what there is to report."""
+    """Write the result to its place and gather the facts to report."""
     wanted = job.wanted
     dense = load(wanted.folder / str(facts["dense"]))
     shapes = dict(sized(job.model, dict(wanted.input_shapes), dict(wanted.dims)).sizes)
