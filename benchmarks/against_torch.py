@@ -7,7 +7,7 @@
 
 ``accuracy`` prunes the bundled networks once and finetunes them with every seed, which decides the order of
 the samples: SGD with momentum 0.9 and a cosine on both sides, the same step size, batch and epochs, no
-augmentation. torch-pruning is told the MACs that onnxprune reached, and runs in both of its ways: the same
+augmentation. torch-pruning is given the MACs that onnxprune reached, and runs in both of its ways: the same
 ratio in every layer (local), one ranking for all of them (global). ``speed`` times steps of training, both
 sides in turn.
 """

@@ -114,7 +114,7 @@ _CALLS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def pruned(network: Network, example: torch.Tensor, target: float, mode: str) -> Network:
-    """Prune by the L2 norm of whole groups until as many MACs are left as asked for, or a little less.
+    """Prune by the L2 norm of whole groups until the demanded MACs are left, or a little less.
 
     The ratio torch-pruning takes is one of channels, so the one that gives the MACs is searched for.
     """

@@ -5,9 +5,9 @@
     python benchmarks/ana.py --workers
 
 All ways measure the same groups on the same samples with the same number of threads, one after the other in
-one run; what is compared is processor time, which other programs disturb least. The ideal is what the
-multiply-accumulates behind the first weight of each group would take at the speed of the full forward pass,
-with nothing else around: `ana` can be faster, as it cuts removed channels off where the ideal masks them. The
+one run; they are compared by processor time, which other programs disturb least. The ideal is the time of
+the multiply-accumulates behind the first weight of each group at the speed of the full forward pass, without
+overhead: `ana` can be faster, as it cuts removed channels off where the ideal masks them. The
 full pass is timed three times, before, between and after the ways of `ana`, and the median counts.
 Then plans are made of both analyses, and measured. With `--workers` the exact way is timed with one and with
 two single-threaded workers, by the clock, once they have been started.
@@ -100,7 +100,7 @@ def read_options() -> argparse.Namespace:
 
 
 def chosen_groups(channels: Channels, every: int) -> list[Group]:
-    """Return every n-th group, and all that any chosen one shares a node with: what `ana` will measure."""
+    """Return the groups that `ana` will measure: every n-th one, and all that share a node with these."""
     names = [g.name for g in channels.groups if not g.optional][::every]
     while len(groups := select_groups(channels, only=names)) > len(names):
         names = [g.name for g in groups]
@@ -185,7 +185,7 @@ def compare_plans(
     reduction: float,
     options: argparse.Namespace,
 ) -> None:
-    """Plan with either analysis, and measure what comes of it, sample by sample."""
+    """Plan with either analysis, and measure both plans, sample by sample."""
     cost = cost_of(channels).macs
     least = {g.factor: max(1, math.ceil(g.size * (1 - MAX_RATIO))) for g in groups}
     share = reduction * (1 - cost.value(least) / cost.value())
@@ -203,7 +203,7 @@ def compare_plans(
 def plan_scores(
     analysis: Analysis, dataset: Dataset, groups: Sequence[Group], share: float, options: argparse.Namespace
 ) -> Scores:
-    """Return what the pruned network scores on each sample."""
+    """Return the score of the pruned network on each sample."""
     model = load(options.model)
     plan = Prune(
         reduce_macs=share, analysis=analysis, only=[g.name for g in groups], round_to=1, max_ratio=MAX_RATIO
@@ -227,8 +227,8 @@ def compare_workers(
 ) -> None:
     """Time one and two workers of one thread each.
 
-    The processes have been started, and have imported everything, by a small run before; what each finds out
-    about the network for itself counts.
+    The processes have been started, and have imported everything, by a small run before; the analysis of the
+    network in each process counts.
     """
     times = {}
     for workers in (1, 2):

@@ -1,4 +1,4 @@
-"""Exports of known architectures with half of every group gone: what is reached, and that it is exact.
+"""Exports of known architectures with half of every group removed: reductions and exactness.
 
     python benchmarks/architectures_torch.py FOLDER      # with an interpreter that has torch
     python benchmarks/architectures.py FOLDER [PATTERN…]

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-schemas = torch.library.Library("torchvision", "DEF")  # imports need what this build of torch lacks
+schemas = torch.library.Library("torchvision", "DEF")  # imports need schemas that this build of torch lacks
 schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
@@ -33,7 +33,7 @@ BATCH, TOKENS, VOCABULARY = 2, 16, 100
 
 @dataclass(frozen=True)
 class Example:
-    """A network, and what it is fed in order of its arguments."""
+    """A network, and its inputs in order of its arguments."""
 
     network: nn.Module
     inputs: dict[str, torch.Tensor]
@@ -54,7 +54,7 @@ def tokens(*names: str, length: int = TOKENS) -> dict[str, torch.Tensor]:
 
 
 class Only(nn.Module):
-    """A network that returns the first of what another one returns, fed by name."""
+    """A network that returns the first result of another one, fed by name."""
 
     def __init__(self, network: nn.Module, names: tuple[str, ...], result: str) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def main() -> None:
 
 
 def uneven(example: Example) -> Example:
-    """Draw what a network starts with as constants, and run it once to have statistics that fit."""
+    """Draw parameters that are initialised to constants, and run the network once for fitting statistics."""
     network = example.network
     torch.manual_seed(0)
     with torch.no_grad():
@@ -243,7 +243,7 @@ def uneven(example: Example) -> Example:
 
 
 def export(example: Example, how: str, path: Path) -> str:
-    """Write one file; return how long that took, or what went wrong."""
+    """Write one file; return the duration or the error as text."""
     start = time.monotonic()
     try:
         with warnings.catch_warnings(), torch.no_grad():

@@ -40,7 +40,7 @@ def run(folder: Path, line: str, provider: list[str]) -> tuple[float, dict[str, 
 
 
 def result(facts: dict[str, Any]) -> str:
-    """Return the figure of a command that tells most."""
+    """Return the main figure of a command."""
     if "models" in facts:
         return ", ".join(f"{m['latency_ms']:.2f} ms, top1 {m['score']:.4f}" for m in facts["models"])
     if "notes" in facts and facts.get("equal"):

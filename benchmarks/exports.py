@@ -6,7 +6,7 @@
     python benchmarks/exports.py FOLDER [PATTERN…] [--results FILE] [--jobs N] [--write]
 
 Every command is a process of its own with no option but the budget: `prune --reduce-macs 0.3`, or 0.15 where
-so much cannot go. A row has the opset, the share of the parameters that can be reached, what is left of
+so much cannot go. A row has the opset, the share of the parameters that can be reached, the remaining part of
 parameters and multiply-accumulates, the verdict of the comparison, and for each command its processor seconds
 and the most memory it held. Files that differ in nothing but the opset share a row. With `--results` each
 file is entered as soon as it is measured, and not measured again unless a PATTERN names it. `--write` puts
@@ -69,13 +69,13 @@ class Step:
 
 @dataclass
 class Row:
-    """One file, and what its commands told.
+    """One file, and the results of its commands.
 
     Attributes:
         network: The file's name without its ending.
         opset: The version of the default domain.
         steps: The commands that ran, by name.
-        asked: The share of the multiply-accumulates that was to be removed.
+        asked: The demanded reduction of the multiply-accumulates, as a fraction.
     """
 
     network: str
@@ -85,7 +85,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """Return the name without the opset or the exporter: what shares a row in the table."""
+        """Return the name without the opset or the exporter, the key of a row in the table."""
         return re.sub(r"\.(opset\d+|legacy|dynamo)", "", self.network)
 
     @property
@@ -143,7 +143,7 @@ def wanted(options: argparse.Namespace, rows: Mapping[str, Row]) -> Iterator[Pat
 
 
 def read_rows(path: Path | None) -> dict[str, Row]:
-    """Return what an earlier run entered, by the name of the network."""
+    """Return the rows of an earlier run, by the name of the network."""
     if path is None or not path.exists():
         return {}
     listed = json.loads(path.read_text(encoding="utf-8"))
@@ -183,7 +183,7 @@ def opset_of(path: Path) -> int:
 
 
 def run(*words: str) -> Step:
-    """Run a command of the program, and watch what it takes."""
+    """Run a command of the program, and measure its time and memory."""
     start = time.monotonic()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(

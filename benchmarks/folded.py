@@ -6,7 +6,7 @@
 
 Exporters fold BatchNormalization into convolutions. `finetune` puts it back while training, with the
 original's statistics; so both copies should come back to the same accuracy, within the spread over seeds. A
-copy that is trained folded, as it is, shows what that is worth. All three have lost the same channels.
+copy that is trained folded, as it is, shows the gain of that. All three have lost the same channels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Way:
     """A way to train.
 
     Attributes:
-        name: What to call it.
+        name: Its name in the table.
         folded: Whether the network is given folded.
         unfold: Whether normalisation is put back.
     """

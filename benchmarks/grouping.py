@@ -82,7 +82,7 @@ def best(work: Callable[[], Any], rounds: int = ROUNDS) -> float:
 
 
 def grow() -> None:
-    """Time networks of more and more nodes; what is linear takes the same time for each node."""
+    """Time networks of more and more nodes; linear work takes the same time for each node."""
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from deep_networks import DEEP
 

@@ -3,7 +3,7 @@
     python benchmarks/iterative.py [RECIPE] [--seeds N] [--folder FOLDER] [--set KEY=VALUE]…
 
 One run a seed of the recipe with ``compare.one_shot``, which also prunes at once and trains for as many
-epochs as all iterations together. The seed decides the order of the samples. What is done is not done again.
+epochs as all iterations together. The seed decides the order of the samples. Finished steps are not repeated.
 """
 
 from __future__ import annotations

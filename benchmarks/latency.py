@@ -1,4 +1,4 @@
-"""Is a plan for a latency as fast as it was said to be? Trained networks, at −20, −40 and −60 % of the time.
+"""Predicted and measured latency of plans for trained networks, at −20, −40 and −60 % of the time.
 
     python benchmarks/latency.py [--threads 1] [--backend NAME] [--reductions 0.5] [PATTERN…]
     python benchmarks/latency.py --backend openvino
@@ -10,8 +10,8 @@ measurement the plan had no share in. The last lines are the median over the net
 error against that second measurement, how many plans reached their reduction (within 2 %), and how many were
 slower than one for a smaller reduction (by more than 2 %).
 
-`--defaults` prunes with `--reduce-macs 0.3` and nothing else, at several steps of rounding, and times what is
-left side by side with the original: the fastest round of each.
+`--defaults` prunes with `--reduce-macs 0.3` and nothing else, at several steps of rounding, and times the
+dense models side by side with the original: the fastest round of each.
 """
 
 from __future__ import annotations

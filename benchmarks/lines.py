@@ -1,4 +1,4 @@
-"""Rendered lines of text, and what a recogniser of PP-OCR reads in them.
+"""Rendered lines of text, and the readings of a recogniser of PP-OCR.
 
 Needs pillow and the DejaVu fonts (apt-get install fonts-dejavu), and the trained recogniser of the package
 rapidocr-onnxruntime==1.4.4 (pip install --no-deps).
@@ -64,7 +64,7 @@ def _picture(text: str, font: ImageFont.FreeTypeFont, random: np.random.Generato
 
 
 def characters(model: Model) -> list[str]:
-    """Return what each output of the recogniser stands for; the first one is the blank."""
+    """Return the character of each output of the recogniser; the first one is the blank."""
     return ["", *model.metadata()["character"].splitlines(), " "]
 
 
@@ -73,7 +73,7 @@ def read(probabilities: Array, alphabet: list[str]) -> list[str]:
 
     Args:
         probabilities: ``[N, steps, characters]``.
-        alphabet: What `characters` returns.
+        alphabet: Result of `characters`.
     """
     found = []
     for path in probabilities.argmax(-1):

@@ -2,7 +2,7 @@
 
     pip install --no-deps scikit-image scikit-learn
 
-A source for `--data`: ``photographs:for_nsfw`` gives 1,024 of 224 × 224, as open-nsfw wants to see them.
+A source for `--data`: ``photographs:for_nsfw`` gives 1,024 of 224 × 224, in the preprocessing of open-nsfw.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COUNT, BATCH = 1024, 32
 
 
 def photographs() -> list[Image.Image]:
-    """Return what is installed, in colour."""
+    """Return the installed photographs, in colour."""
     found = [p for p in (package("skimage") / "data").iterdir() if p.stem in SKIMAGE]
     found += (package("sklearn") / "datasets" / "images").glob("*.jpg")
     return [Image.open(path).convert("RGB") for path in sorted(found, key=lambda path: path.name)]

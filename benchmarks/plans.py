@@ -2,8 +2,9 @@
 
     python benchmarks/plans.py [mnist_cnn fashion_mobile rec] [--folder plans] [--samples 256]
 
-Plans are made with calibration samples and judged on others: by the divergence from the original's answers,
-which needs no labels, and by what the network is for (digits and clothes told, lines read without a mistake).
+Plans are made with calibration samples and judged on others: by the divergence from the original's outputs,
+which needs no labels, and by the task of the network (accuracy on digits and clothes, share of lines read
+without a mistake).
 ``sensitivity`` goes by the curves of `ana` alone; ``sensitivity+data`` also measures whole plans on the
 calibration samples. Analyses are kept in the folder and used again.
 """
@@ -34,7 +35,7 @@ STRATEGIES = ("uniform", "global", "sensitivity", "sensitivity+data", "search")
 
 @dataclass(frozen=True)
 class Case:
-    """A network, samples to plan with, others to judge by, and what it is for."""
+    """A network, samples to plan with, others to judge by, and its task."""
 
     name: str
     model: onnxprune.Model

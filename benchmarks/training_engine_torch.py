@@ -17,7 +17,7 @@ import torch
 from against_torch_peer import Network
 from torch import nn
 
-schemas = torch.library.Library("torchvision", "DEF")  # imports need what this build of torch lacks
+schemas = torch.library.Library("torchvision", "DEF")  # imports need schemas that this build of torch lacks
 schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and two layers, each normalised before and added to what came in."""
+    """Attention and two layers, each normalised before, with residual connections."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-schemas = torch.library.Library("torchvision", "DEF")  # imports need what this build of torch lacks
+schemas = torch.library.Library("torchvision", "DEF")  # imports need schemas that this build of torch lacks
 schemas.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 schemas.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
@@ -42,7 +42,7 @@ GROWN: Sizes = {0: "batch_size", 2: "past_sequence_length + sequence_length"}
 
 @dataclass
 class Example:
-    """A network, and what it is fed and returns, in order, with the names of the open axes."""
+    """A network with its inputs and results, in order, and the names of the open axes."""
 
     network: nn.Module
     inputs: dict[str, torch.Tensor]
@@ -79,7 +79,7 @@ def build(kind: str, config: str, attention: str = "eager", **sizes: Any) -> nn.
 def encoder(
     kind: str, config: str, types: bool = True, result: str = "last_hidden_state", **sizes: Any
 ) -> Any:
-    """A text encoder: tokens, mask and, where it knows those, types."""
+    """A text encoder: tokens, mask and, where the network has that input, types."""
 
     def make() -> Example:
         network = build(kind, config, **sizes)
@@ -96,7 +96,7 @@ def encoder(
 
 
 def decoder(kind: str, config: str, positions: bool = True, **sizes: Any) -> Any:
-    """A text decoder with the keys and values of what it has read."""
+    """A text decoder with the keys and values of the earlier tokens."""
 
     def make() -> Example:
         network = build(kind, config, **sizes)
@@ -512,7 +512,7 @@ def main() -> None:
 
 
 def uneven(example: Example) -> Example:
-    """Draw what a network starts with as constants: equal weights would hide a wrong channel."""
+    """Draw parameters that are initialised to constants: equal weights would hide a wrong channel."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in example.network.parameters():

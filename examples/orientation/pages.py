@@ -4,8 +4,8 @@
     pip install opencv-python-headless pyyaml pillow matplotlib
 
 Each page is set in a typeface of matplotlib or pillow, with a size, margins, columns, paper and ink of its
-own, scanned a little askew, and turned by a quarter as often as chance will have it. The text is what Python
-says of itself. Nothing here knows which answer is right but `test`: training and judging need no labels.
+own, scanned a little askew, and turned by a random number of quarters. The text is Python's documentation.
+Only `test` has labels: training and judging need none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def train() -> Batches:
 
 
 def few() -> Batches:
-    """Yield 300 pages for what needs no more, without labels."""
+    """Yield 300 pages for calibration, without labels."""
     return _unlabelled(2, 300)
 
 
@@ -56,7 +56,7 @@ def _unlabelled(seed: int, count: int) -> Batches:
 
 @cache
 def _cropped(seed: int, number: int, unseen: bool) -> tuple[bytes, int]:
-    """Render a page once for all: what the package cuts out of it, as bytes, and its turn."""
+    """Render a page, cached: the crop that the package makes of it, as bytes, and its turn."""
     page, turn = page_and_turn(seed, number, unseen)
     look = Preprocess()
     return look.crop_img(look.resize_img(page)).tobytes(), turn
@@ -71,7 +71,7 @@ def _shown(seed: int, start: int, count: int, unseen: bool = False) -> tuple[Any
 
 
 def page_and_turn(seed: int, number: int, unseen: bool = False) -> tuple[Any, int]:
-    """Render one page, ``uint8 [height, width, 3]``, and say by how many quarters it was turned.
+    """Render one page, ``uint8 [height, width, 3]``; return it with the number of quarter turns.
 
     Args:
         seed: Which collection of pages.

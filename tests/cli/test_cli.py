@@ -127,7 +127,7 @@ def test_inspect_with_a_shape_of_ones_own(model):
     assert facts["input_shapes"] == {"image": [2, 3, 8, 8]}
     assert (
         facts["macs"] == disk.run("inspect", model, "--json").facts["macs"]
-    )  # of one sample, whatever the batch
+    )  # of one sample at any batch size
 
 
 # --- prune

@@ -393,7 +393,7 @@ def flipped(path):
 
 
 def lying_header(path):
-    """A shape far larger than what follows."""
+    """A header with a shape far larger than the data that follows."""
     text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000, 3, 8, 8), }".ljust(117) + "\n"
     member = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(64)
     with zipfile.ZipFile(path, "w") as archive:

@@ -38,7 +38,7 @@ def test_sparse_and_dense_agree(name: str) -> None:
 
 @each_idea
 def test_the_comparison_means_something(name: str) -> None:
-    """Outputs depend on the input and on what was removed, and are neither tiny nor saturated."""
+    """Outputs depend on the input and on the removed channels, and are neither tiny nor saturated."""
     model = half(name).model
     feeds = [feeds_for(model, find_channels(model), seed)[0] for seed in (1, 2)]
     original, sparse, _ = sessions(name)

@@ -54,7 +54,7 @@ TIMED = {"state.json", ".lock", "report.html"}
 
 
 def results(folder: Path) -> dict[str, object]:
-    """Return what is in a folder: models by what they say, as their data files change names in turn."""
+    """Return the contents of a folder: models with their weights, as data files change names in turn."""
     found: dict[str, object] = {}
     for path in (p for p in folder.rglob("*") if p.is_file() and p.name not in TIMED):
         name = str(path.relative_to(folder))

@@ -170,7 +170,7 @@ def test_zeros_of_an_einsum_are_found_along_their_own_index() -> None:
 
 
 def test_a_residual_stack_keeps_its_channels_in_sums_without_weights() -> None:
-    """In and out are one factor of square weights: rows and columns of those are told apart."""
+    """Inputs and outputs are one factor of square weights: their rows and columns are distinguished."""
     net = Net()
     x = net.linear(net.input("x", [2, 3, 4]), 6, bias=False)
     x = net.add(x, net.linear(net.relu(x), 6, bias=False))

@@ -1,4 +1,4 @@
-"""The bundled models: the files are the ones described, and as good as said."""
+"""The bundled models: the files are the ones described, and reach the stated accuracies."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def sizes(channels: Channels) -> list[int]:
 
 
 def assert_shrinks(model: Model, *widths: int) -> Channels:
-    """Half of every group goes, exactly, from what is fed and returned too; without leave none of it goes."""
+    """Half of every group goes, exactly, from inputs and outputs too; without permission none of it goes."""
     closed = find_channels(model)
     channels = find_channels(opened(model.copy(), CACHES))
     assert sizes(channels) == sorted(widths), channels.blocked
@@ -189,7 +189,7 @@ def test_ties_are_of_groups_on_the_same_axis() -> None:
 
 
 def test_axes_the_caller_chooses_stay() -> None:
-    """Batch and length are no numbers in the file: whatever may shrink, they do not."""
+    """Batch and length are no numbers in the file: they never shrink."""
     channels = find_channels(opened(decoder(layers=1), ("*",)))
     dims = channels.typing.axes["past_0"]
     assert [bool(getattr(d, "blocks", ())) for d in dims] == [True, True, False, True, False]

@@ -30,7 +30,7 @@ OPTIONS = {
     "exclude": "inspect ana rotate prune shrink",
     "only": "inspect ana rotate prune shrink",
 }
-"""Commands by option; a sparse model carries the note of what may shrink, so those that follow need none."""
+"""Commands by option; a sparse model carries the note of its open axes, so later commands need none."""
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -74,7 +74,7 @@ def test_passes_take_patterns() -> None:
 
 
 def test_zeros_of_another_program(tmp_path: Path) -> None:
-    """Without a plan and without a note: the commands are told what may shrink."""
+    """Without a plan and without a note: options of the commands name the open axes."""
     channels = find_channels(opened(decoder(layers=1), CACHES))
     heads = next(g for g in channels.groups if g.size == 6)
     sparse = masked(channels, {heads.name: [0, 4]})
@@ -105,7 +105,7 @@ bench = { runs = 1 }
 
 
 def test_a_recipe_lets_caches_shrink(tmp_path: Path) -> None:
-    """Samples have all heads, and judge and time what comes of it all the same."""
+    """Samples have all heads, and still serve to judge and time the shrunk model."""
     written(tmp_path)
     (tmp_path / "recipe.toml").write_text(RECIPE, "utf-8")
     facts = run(read_recipe(tmp_path / "recipe.toml"))

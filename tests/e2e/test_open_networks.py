@@ -12,7 +12,7 @@ COUNT = 60
 
 
 def judge(seed: int) -> str:
-    """Prune half of each group; return what is wrong, empty where nothing is."""
+    """Prune half of each group; return a sentence on the fault, empty where there is none."""
     net = network(seed)
     model = net.model(net.output)
     channels = find_channels(model)

@@ -37,7 +37,7 @@ round-weights = round_weights:RoundWeights
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Return a function that writes what an installer leaves of a package, until the test ends."""
+    """Return a function that writes the metadata of an installed package, until the test ends."""
     spec.load()
     known = dict(spec.SPECS)
 

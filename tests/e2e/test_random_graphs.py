@@ -1,4 +1,4 @@
-"""Random networks: what the groups say can be removed is removed without changing anything else."""
+"""Random networks: the channels of groups are removed without a change of the function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops that have no end on drawn inputs: every command says so, and what to do, instead of going on."""
+"""Loops that have no end on drawn inputs: every command ends with a message and a hint."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_inputs_for_a_loop_without_end_are_not_looked_for_again_and_again(
 
 
 def test_commands_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result of `prune` cannot be shown to run: it is kept beside its place, and that is said."""
+    """The result of `prune` cannot be shown to run: it is kept beside its place, with a message."""
     monkeypatch.setattr("onnxprune.analysis.inputs.trials.RUN_S", SHORT)
     monkeypatch.setattr("onnxprune.ir.output.RUN_S", SHORT)
     path = disk.save(looped(None), tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""The pass `finetune`: what it puts back, whom it learns from, when it ends, and how it goes on."""
+"""The pass `finetune`: normalisation put back, teachers, early ends and checkpoints."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_pruned_folded_models_learn_with_normalisation():
     tuned = Finetune(original=original, **how)(sparse)
     assert (plain["unfolded"], tuned.facts["unfolded"]) == (0, 2)
     assert max(tuned.facts["scores"]) > max(plain["scores"])
-    # The weights that are returned, folded, score what the training saw.
+    # The returned weights, folded, have the best score of the training.
     best = tuned.facts["best_score"]
     images, labels = stripes(256, 5)
     logits = answers(tuned.model, {"image": images})["logits"]
@@ -256,7 +256,7 @@ def test_training_ends_when_patience_does():
 
 
 def misled(samples: int) -> Arrays:
-    """Pictures with the labels of others: what is learnt from them does harm."""
+    """Pictures with the labels of others: training on them does harm."""
     images = striped(samples)
     return images | {"labels": (images["labels"] + 1) % 4}
 
@@ -411,7 +411,7 @@ def layer_normalised() -> Model:
 
 @pytest.mark.parametrize("name", ["LayerNormalization", "rms_simp"])
 def test_scales_of_normalisations_over_fewer_channels_are_put_back(name):
-    """The shrunk network has multiples of them; the sparse one must compute what was trained."""
+    """The shrunk network has multiples of them; the sparse one must compute the trained function."""
     file = CASES / f"{name}.onnx"
     model = load(file) if file.exists() else layer_normalised()
     sparse = Prune(reduce_channels=0.5, round_to=1, allow_inexact=True)(model).model

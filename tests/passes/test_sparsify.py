@@ -161,7 +161,7 @@ def error(model: Model, other: Model, feed: Mapping[str, Array]) -> float:
 
 
 def test_each_step_of_knowledge_loses_less() -> None:
-    """Magnitude, then the same repaired, then elements chosen by what repair can make up for."""
+    """Magnitude, then the same repaired, then elements chosen by their loss after repair."""
     model, data, fresh = mlp(), rows(400), rows(100, seed=4)
     ways: tuple[dict[str, Any], ...] = ({}, {"score": "magnitude", "data": data}, {"data": data})
     errors = [error(model, Sparsify(**way)(model).model, fresh) for way in ways]

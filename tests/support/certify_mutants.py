@@ -48,7 +48,7 @@ class Mutation:
     Attributes:
         model: The dense model, changed in place.
         sparse: The sparse model.
-        random: What is drawn from.
+        random: Generator of random numbers.
     """
 
     model: onnx.ModelProto
@@ -234,7 +234,7 @@ def exchanged(m: Mutation) -> None:
 
 
 def permuted(m: Mutation) -> None:
-    """Rows of a weight and of its bias change places, and not what reads them."""
+    """Rows of a weight and of its bias change places, but not the axes of their consumers."""
     constants = {t.name: t for t in constants_of(m.model)}
 
     def whole(n: onnx.NodeProto) -> bool:
@@ -271,14 +271,14 @@ KINDS: dict[str, Callable[[Mutation], None]] = {
 
 @dataclass
 class Subject:
-    """A sparse and a dense model, and runs to tell mutants from them.
+    """A sparse and a dense model, and runs that distinguish mutants from them.
 
     Attributes:
-        name: What to call them.
+        name: Their name.
         sparse: The sparse model.
         dense: The dense one.
         kept: The hints of its certificate.
-        feeds: Inputs at several sizes that the sparse model takes, and what it makes of them.
+        feeds: Inputs at several sizes that the sparse model takes, and its results.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Networks of other people, what can be removed from each, and the table of it.
+"""Third-party networks, the removable part of each, and the table of it.
 
     python tests/support/corpus.py                     writes the first table of docs/reach.md again
     python tests/support/corpus.py --files FOLDER      writes the networks as files, and
@@ -6,7 +6,7 @@
     python tests/support/corpus.py --costs FILE        enters time and memory of the commands
 
 The corpus is onnx's own backend tests, with the outputs they expect, and trained networks from the package
-index. Files older than opset 7 are converted first, as the program tells its user to do. The light models
+index. Files older than opset 7 are converted first, as the hint of the program proposes. The light models
 have equal numbers for weights: they are drawn at random (see `test_light_models.filled`).
 """
 
@@ -43,7 +43,7 @@ TRAINED = {
     "silero_vad": "data/*.onnx",
 }
 RATES = {16000: 576, 8000: 288}
-"""Samples a second, and in one piece with what went before it."""
+"""Samples of a piece of sound, those repeated from the piece before included, by samples a second."""
 TABLE = ROOT / "docs/reach.md"
 START, END = "<!-- corpus -->", "<!-- end of corpus -->"
 COLUMNS = (
@@ -57,7 +57,7 @@ HEADER = f"""
 CELLS = 8
 """Of a row, those that are the same on every machine; those of time and memory follow."""
 TOLERANCE = 1e-4
-"""Relative; of networks that amplify rounding more, a hundred times what they make of it."""
+"""Relative error; for networks that amplify rounding more, a hundred times their rounding error."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Reach:
     allowed: float = TOLERANCE
 
     def row(self, name: str) -> str:
-        """Return the line of the table: what is the same on every machine."""
+        """Return the line of the table, with the cells that are the same on every machine."""
         macs = "" if self.macs is None else f"{self.macs:.3f}"
         opset = "" if self.opset is None else self.opset
         groups = f"{opset} | {self.groups} | {self.channels} | {self.reachable:.0%}"
@@ -139,7 +139,7 @@ def opened(case: Case) -> Model:
 
 
 def reach(case: Case) -> Reach:
-    """Remove half of every group of a network, and compare what the sparse and the dense one compute."""
+    """Remove half of every group of a network, and compare the results of the sparse and the dense one."""
     try:
         model = opened(case)
     except (OnnxpruneError, RuntimeError) as error:
@@ -196,7 +196,7 @@ def expected(case: Case, model: Model) -> Iterator[tuple[dict[str, np.ndarray], 
 
 
 def sound(model: Model) -> Iterator[dict[str, np.ndarray]]:
-    """Yield inputs of networks that hear: they take pieces of sound of one length for each sampling rate."""
+    """Yield inputs of networks for sound, which take pieces of one length for each sampling rate."""
     named = {i.name: i for i in Session(model.proto, optimize=False).inputs}
     if "input" not in named or not {"state", "h"} & set(named):
         return
@@ -208,10 +208,10 @@ def sound(model: Model) -> Iterator[dict[str, np.ndarray]]:
 
 
 def reproduces(case: Case) -> bool | None:
-    """Return whether the form that is analysed computes the expected results, as closely as onnx asks.
+    """Return whether the analysed form computes the expected results, within the tolerances of onnx.
 
     Returns:
-        ``None`` where onnxruntime cannot run the file itself: it wants a locale of the system, slopes of each
+        ``None`` where onnxruntime cannot run the file itself: it needs a locale of the system, slopes of each
         channel as opset 6 wrote them, or an operator that onnxruntime does not have.
     """
     model = opened(case)
@@ -264,7 +264,7 @@ def write(lines: Mapping[str, list[str]]) -> None:
 
 
 def measure_reach() -> None:
-    """Write the table again; what the commands cost stays as it was measured."""
+    """Write the table again; the measured costs of the commands stay."""
     old, new = rows(), {}
     for case in cases():
         found = reach(case)

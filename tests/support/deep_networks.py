@@ -1,4 +1,4 @@
-"""Networks of as many nodes as wanted, all small: what takes time in them is their number alone."""
+"""Networks of any number of small nodes, so that their number alone determines the time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def residual(nodes: int) -> Model:
 
 
 def dense(nodes: int) -> Model:
-    """Blocks of eight layers, each of which reads what all the others of its block have made."""
+    """Blocks of eight layers, each of which reads the results of all earlier ones of its block."""
     net = Net()
     x = image(net)
     for _ in range(nodes // 33):

@@ -4,7 +4,7 @@
 
 Work in proportion to the number of nodes takes the same time for each of them at every depth. The exit status
 is 1 where the largest network takes more than 1.5 times as long for a node as the smallest one of at least
-1,000 nodes. Processor time is what counts, so other programs do not.
+1,000 nodes. Times are processor times, so that other programs do not count.
 """
 
 from __future__ import annotations

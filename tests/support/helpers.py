@@ -30,7 +30,7 @@ class Net:
     Weights are random with a scale that keeps activations near one; biases are not zero.
 
     Args:
-        opset: Sizes, axes and the like are attributes or operands as that opset wants them.
+        opset: Operator set; sizes, axes and the like are attributes or operands by its specification.
         dtype: The floating-point type.
         seed: Of the weights.
         constants: Where constants go: ``initializer``, ``node``, or ``input`` (an initializer that is listed
@@ -283,7 +283,7 @@ class Outcome:
         error: Largest relative difference between sparse and dense outputs.
         change: Largest relative difference between original and sparse outputs.
         noise: Largest relative difference that the sparse outputs have when the inputs change in their last
-            digits: what the network itself makes of rounding.
+            digits: the network's own amplification of rounding.
         sparse: The masked model.
         dense: The model without the channels.
     """
@@ -302,7 +302,7 @@ def prune_exactly(
     seed: int = 0,
     feeds: list[dict[str, Array]] | None = None,
 ) -> Outcome:
-    """Remove channels of a model in both ways and compare what it computes, by default on random inputs."""
+    """Remove channels of a model in both ways and compare the results, by default on random inputs."""
     channels = channels or find_channels(model)
     sparse, dense = masked(channels, removed), shrunk(channels, removed)
     check_valid(sparse, "mask", model)
@@ -350,7 +350,7 @@ def half_of_each(channels: Channels, seed: int = 0, optional: bool = False) -> d
 def chosen_apart(
     channels: Channels, removed: Mapping[str, Sequence[int]], seed: int = 0
 ) -> tuple[Channels, dict[str, Sequence[int]]]:
-    """Remove as many channels, but other ones in each element of what a group is free within."""
+    """Remove as many channels, but other ones in each independent part of a group."""
     random = np.random.default_rng(seed)
     sizes = {g.name: g.size for g in channels.groups}
     rows = {

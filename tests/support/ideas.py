@@ -1,7 +1,7 @@
 """One small network for each architectural idea, with random weights.
 
-``IDEAS`` has them by name. An idea knows how much of its parameters may be left when half the channels of
-every group are gone: about a quarter, more where inputs, outputs and what is blocked weigh much.
+``IDEAS`` has them by name. An idea has a largest fraction of its parameters that may be left when half the
+channels of every group are gone: about a quarter, more where inputs, outputs and blocked axes weigh much.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from helpers import Net
 
 @dataclass(frozen=True)
 class Idea:
-    """A network and what pruning it has to achieve.
+    """A network and the reduction that its pruning has to reach.
 
     Attributes:
         build: Makes the network.

@@ -108,7 +108,7 @@ def scores_divided_by_a_root() -> onnx.ModelProto:
 
 
 def spatial_gate(net: Net, x: str, activate: str, floor: str) -> str:
-    """CBAM: the largest and the mean of all channels say where to look."""
+    """CBAM: a gate over positions from the largest and the mean of all channels."""
     largest = net.reduce("ReduceMax", x, [1])
     if floor == "relu":
         largest = net.relu(largest)
@@ -198,7 +198,7 @@ def flow(how: str = "slice") -> onnx.ModelProto:
 
 @idea(0.28)
 def mirrored_sum() -> onnx.ModelProto:
-    """Channels added to themselves in reverse order: what goes at one end goes at the other."""
+    """Channels added to themselves in reverse order: those at both ends are coupled."""
     net = Net()
     x = net.cbr(image(net), 32)
     x = net.cbr(net.add(x, flipped(net, net.relu(net.conv(x, 32)), "slice")), 64)

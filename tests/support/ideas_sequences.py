@@ -193,7 +193,7 @@ JOINS = {
 @idea(0.44, name="attention_shape_divided", split="shape divided", join="shape")
 @idea(0.44, name="attention_input_shape", split="zeros", join="same shape")
 def attention(split: str, join: str) -> onnx.ModelProto:
-    """Between an input and an output of fixed width: heads and the hidden layer are what can go."""
+    """Between an input and an output of fixed width: only heads and the hidden layer can shrink."""
     return plain_attention(Net(), split, join)
 
 

@@ -16,7 +16,7 @@ FOLDER = Path(onnx.__file__).parent / "backend/test/data/light"
 
 @cache
 def filled(name: str) -> Model:
-    """Fold what makes the weights, and draw them so that signals neither vanish nor grow."""
+    """Fold the nodes that make the weights, and draw these so that signals neither vanish nor grow."""
     folded, _ = canonicalise(load(FOLDER / f"light_{name}.onnx"))
     model, random = folded.copy(), np.random.default_rng(0)
     norms = [n for n in model.nodes if n.op_type == "BatchNormalization"]
@@ -37,7 +37,7 @@ def filled(name: str) -> Model:
 
 
 def _damp_residuals(model: Model, scales: set[str]) -> None:
-    """Scale down the branch that is added to what it started from, or sums would double with every block."""
+    """Scale down the residual branch of an addition, or sums would double with every block."""
     makers = {o: n for n in model.nodes for o in n.output}
     for node in model.nodes:
         branches = [makers[i] for i in node.input if i in makers] if node.op_type in ("Add", "Sum") else []

@@ -3,7 +3,7 @@
     python tests/support/many_networks.py meeting 20000 [first seed]
     python tests/support/many_networks.py opened 5000        and so for: random, branched, sizes
 
-Prints what is wrong, and how much was removed in how many networks. Exit code 1: something is.
+Prints the failures, and how much was removed in how many networks. Exit code 1: there are failures.
 """
 
 from __future__ import annotations

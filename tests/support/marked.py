@@ -35,7 +35,7 @@ class Marked:
         return subprocess.Popen([sys.executable, *map(str, words)], cwd=cwd, env=self.environment, **quiet)
 
     def left(self) -> list[str]:
-        """Return the temporary files there are, those in shared memory that tell whose they are included."""
+        """Return the present temporary files, and those in shared memory with the program's name."""
         shared = Path("/dev/shm").glob("*onnxprune*")
         own = (path for path in self.temporary.rglob("*") if path.name != ".ses")  # of onnxruntime
         return [str(path) for path in (*own, *shared)]

@@ -2,7 +2,7 @@
 
 A tensor is multiplied with itself, with its transposed, reshaped, permuted or sliced self (Gram matrices,
 cosine similarity, scores within and across heads), by MatMul, Einsum or broadcasting (outer products). Rows
-and columns of what comes out are the same factor, but not the same index.
+and columns of the result are the same factor, but not the same index.
 
     python tests/support/many_networks.py meeting 3000 [first seed]    prints failures and the share removed
 """
@@ -425,9 +425,9 @@ def _shaken(values: Array) -> Array:
 
 
 def worst(reference: Session, other: Session, model: Model, seed: int) -> float:
-    """Return the largest difference at any size, relative to the outputs' sizes, beyond what rounding makes.
+    """Return the largest difference at any size, relative to the outputs' sizes, beyond rounding.
 
-    How much rounding does is measured at all sizes: an output of few numbers may not move by chance.
+    The effect of rounding is measured at all sizes: an output of few numbers may not move by chance.
     """
     taken = _taken(
         Session(model.proto, optimize=False), [feeds_of(model, p, seed) for p in range(len(SIZES))]
@@ -460,7 +460,7 @@ def _taken(given: Session, feeds: list[dict[str, Array]]) -> list[dict[str, Arra
 
 
 def _excess(name: str, wanted: Array, made: Array, noise: float) -> float:
-    """Return a difference as a multiple of what is allowed."""
+    """Return a difference as a multiple of the allowed one."""
     assert wanted.shape == made.shape, f"{name} is {made.shape}, not {wanted.shape}"
     finite = np.isfinite(wanted)
     assert np.array_equal(finite, np.isfinite(made)), f"{name} is not finite where it was"
@@ -515,7 +515,7 @@ def damaged(channels: Channels, seed: int) -> Model:
 
 
 def check_evidence(model: Model, seed: int, planned: bool) -> int:
-    """Find the zeros of a network that has no plan, and compare it with what is left without them."""
+    """Find the zeros of a network that has no plan, and compare it with the network without them."""
     channels = find_channels(model)
     if planned:
         half = {g.name: list(range(g.size // 2)) for g in channels.groups}

@@ -73,10 +73,10 @@ class Check:
     """A test that can be called.
 
     Attributes:
-        name: What to call it.
+        name: Its name.
         run: Fails with an exception.
         look: Comes by the same sites, and may be faster.
-        key: What its groups are written down under, if they are.
+        key: The key of its expected groups; empty without any.
         seconds: How long a look takes.
     """
 
@@ -88,7 +88,7 @@ class Check:
 
 
 class Breaker:
-    """Stands between the rules and what they say: notes every site, and breaks one."""
+    """Stands between the rules and their statements: notes every site, and breaks one."""
 
     def __init__(self) -> None:
         self.seen: set[Site] = set()
@@ -100,7 +100,7 @@ class Breaker:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Wrap what rules say, patterns, and the functions of zeros."""
+        """Wrap the statements of rules, patterns, and the functions of zeros."""
         kept = {name: getattr(Context, name) for name in (*STATEMENTS, "match")}
         load()
         specs = dict(SPECS)
@@ -227,7 +227,7 @@ def check_of_network(name: str) -> Check:
 
 
 def called(name: str, function: Callable[..., Any]) -> Iterator[Check]:
-    """Yield a test with all its parameters; nothing where it wants more than those."""
+    """Yield a test with all its parameters; nothing where it has other arguments."""
     marks = [m for m in getattr(function, "pytestmark", ()) if m.name == "parametrize"]
     choices = []
     for mark in marks:
@@ -253,12 +253,12 @@ def example(case: Any, key: str, **variant: Any) -> None:
 
 
 def idea(name: str) -> None:
-    """Remove half of an idea, with and without the optional groups: exactly, and as much as it says."""
+    """Remove half of an idea, with and without the optional groups: exactly, and the expected part."""
     exactly(name, IDEAS[name].build(), IDEAS[name].inexact)
 
 
 def exactly(key: str, proto: onnx.ModelProto, inexact: bool) -> None:
-    """Remove half of a network, with and without the optional groups, and compare what is written down."""
+    """Remove half of a network, with and without the optional groups, and compare the expected groups."""
     model = check(Model(proto))
     channels = find_channels(model, allow_inexact=inexact)
     compare(key, channels)
@@ -282,12 +282,12 @@ def expected() -> dict[str, str]:
 
 
 def compare(name: str, channels: Channels) -> None:
-    """Compare with what is written down."""
+    """Compare groups and costs with the expected ones."""
     assert described(channels) == expected()[name], name
 
 
 def expect() -> None:
-    """Write down what is there now."""
+    """Write the present groups and costs as the expected ones."""
     found = {one.key: described(one.look()) for one in checks() if one.key}
     EXPECTED.write_text(json.dumps(found, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 

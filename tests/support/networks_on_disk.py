@@ -87,7 +87,7 @@ class Outcome:
         return found
 
     def refused(self, code: int = 1) -> str:
-        """Check that the refusal has the form of the contract; return what was said."""
+        """Check that the refusal has the form of the contract; return its text."""
         assert self.code == code, f"exit code {self.code}: {self.err}"
         assert self.out == ""
         assert "Traceback" not in self.err
@@ -112,7 +112,7 @@ def run(*words: object) -> Outcome:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder, to tell whether a command left something behind."""
+    """All files and folders of a folder, to detect leftovers of a command."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()} | {
         f"{p.relative_to(folder)}/": b"" for p in folder.rglob("*") if p.is_dir()
     }

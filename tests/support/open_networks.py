@@ -1,6 +1,6 @@
 """Random networks whose sizes are computed while they run, from pictures of open batch, height and width.
 
-Each block is a pattern of real exports: padding to a multiple, to the size of a skip or as SAME asks for it,
+Each block is a pattern of real exports: padding to a multiple, to the size of a skip or by the rule of SAME,
 views, shuffles, positions, resizing, all with sizes read off tensors by Shape.
 """
 
@@ -102,7 +102,7 @@ def shuffle(net: OpenNet, x: str) -> str:
 
 
 def same_padding(net: OpenNet, x: str) -> str:
-    """A convolution of stride 2, padded as SAME asks for it at this size."""
+    """A convolution of stride 2, padded by the rule of SAME at this size."""
     missing = []
     for axis in (2, 3):
         size = net.size(x, axis)

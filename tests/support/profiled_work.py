@@ -1,7 +1,7 @@
 """The multiply-accumulates of a run, counted from the shapes that onnxruntime's profiler notes.
 
-Nothing of the package is asked: each kernel that ran is in the profile with the shapes of its operands and
-results, those in bodies once a turn.
+The count is independent of the package: each kernel that ran is in the profile with the shapes of its
+operands and results, those in bodies once a turn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random networks for hypothesis: any operator the table knows, in any order, on tensors of any rank."""
+"""Random networks for hypothesis: any operator of the table, in any order, on tensors of any rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small run: a network of a few channels, stripes to tell apart, and a recipe."""
+"""A small run: a network of a few channels, stripes to classify, and a recipe."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def check_sizes(case: Any, channels: Channels) -> None:
     typing = channels.typing
     for info, value in zip(case.model.graph.output, case.data_sets[0][1], strict=True):
         if info.name in typing.axes:
-            sizes = [d.size for d in typing.axes[info.name]]  # open where only the data tell
+            sizes = [d.size for d in typing.axes[info.name]]  # open where they depend on the data
             assert len(sizes) == value.ndim, case.name
             pairs = zip(sizes, value.shape, strict=True)
             assert all(a == b for a, b in pairs if isinstance(a, int)), case.name

@@ -50,7 +50,7 @@ class Verdict:
 
     Attributes:
         counts: Axes and values that are known, fresh (right, but not known before the run), unknown or wrong.
-        wrong: What was said, and what is.
+        wrong: Wrong statements, each with the true size.
         unknown: Tensors with axes that are not known.
     """
 
@@ -114,7 +114,7 @@ def _array(value: onnx.ValueInfoProto, shape: list[int], rng: np.random.Generato
 
 
 def observe(proto: onnx.ModelProto, analysis: SizeAnalysis, which: int) -> Run | str:
-    """Run a model at one set of sizes with all tensors as outputs; return what went wrong if none runs."""
+    """Run a model at one set of sizes with all tensors as outputs; return the last error if none runs."""
     said = "no sizes to try"
     for numbers in candidates(analysis, which):
         for most in (3, 1):
@@ -157,7 +157,7 @@ def session(model: onnx.ModelProto) -> Any:
 
 
 def _forget_shapes(graph: onnx.GraphProto) -> None:
-    """Drop what the file declares of inner tensors."""
+    """Drop the file's declarations of inner tensors."""
     del graph.value_info[:]
     for node in graph.node:
         for attribute in node.attribute:
@@ -221,7 +221,7 @@ def _computed_from_shapes(model: onnx.ModelProto) -> set[str]:
 
 
 def compare(analysis: SizeAnalysis, runs: list[Run]) -> Verdict:
-    """Hold the sizes of an analysis against what ran, at sizes that meet its conditions."""
+    """Compare the sizes of an analysis with those of runs, at sizes that meet its conditions."""
     verdict = Verdict()
     runs = [run for run in runs if _allowed(analysis, run.numbers)]
     unknown: list[dict[str, int]] = [{} for _ in runs]
@@ -255,7 +255,7 @@ def _judge(
     size: Value,
     seen: list[tuple[dict[str, int], dict[str, int], Any]],
 ) -> None:
-    """Compare one expression with what it was in each run."""
+    """Compare one expression with its true value in each run."""
     state = "known"
     for numbers, unknown, real in seen:
         if isinstance(size, Size) and len(size.terms) == 1 and size.symbols.isdisjoint(numbers):

@@ -2,9 +2,9 @@
 
     python tests/support/training_corpus.py        writes it again in five minutes; needs the training runtime
 
-Each network loses 30 % of its multiply-accumulates and learns for five epochs what it said before
-(`--loss distill`), from one batch of four samples of noise: enough to see that gradients arrive and the loss
-falls, not to make up for anything.
+Each network loses 30 % of its multiply-accumulates and is trained for five epochs towards its former outputs
+(`--loss distill`), on one batch of four samples of noise: enough to show that gradients arrive and the loss
+falls, not to recover accuracy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Learnt:
 
     Attributes:
         losses: The loss before each epoch.
-        stopped: What stands in the way, if it cannot be trained.
+        stopped: The obstacle, if it cannot be trained.
     """
 
     losses: tuple[float, ...] = ()

@@ -65,7 +65,7 @@ def operators() -> list[str]:
 
 
 def verdict(operator: str) -> tuple[str, str]:
-    """Return how an operator is trained through, and as what; or nothing, and why not."""
+    """Return the training of an operator and its form; or nothing and the reason."""
     if operator in CONVERTED:
         return SPELLED, f"As {CONVERTED[operator]}, in a newer operator set."
     if operator in NEWER:

@@ -121,7 +121,7 @@ WIDE: dict[str, Callable[[], Example]] = {}
 
 
 def wide(name: str, kind: str, operands: Operands, **how: Any) -> None:
-    """Enter an example, which is run when it is first asked for."""
+    """Enter an example, which is run at its first use."""
     assert name not in WIDE
     WIDE[name] = cache(lambda: example(name, kind, operands, **how))
 
