@@ -1,11 +1,13 @@
 """The passes: one file each, every one a class with the options of its command."""
 
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.factorize import Factorize
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.reports import (
     AnaReport,
+    FactorizeReport,
     FinetuneReport,
     PruneReport,
     RecoverReport,
@@ -25,6 +27,8 @@ from onnxprune.passes.transform import Transform
 __all__ = [
     "Ana",
     "AnaReport",
+    "Factorize",
+    "FactorizeReport",
     "Finetune",
     "FinetuneReport",
     "KeepRows",

@@ -244,6 +244,45 @@ class FinetuneReport(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FactorizeReport(Report):
+    """The report of `Factorize`.
+
+    Attributes:
+        exact: False: a lower rank is an approximation.
+        layers: The layers that are split: node, operator, form, ranks, costs, and the squared error of the
+            result divided by its variance.
+        left: Layers that stay whole, with the reason.
+        macs_before: Multiply-accumulates of the model that was given.
+        macs: Multiply-accumulates.
+        macs_reduction: The fraction of them that is removed.
+        params_before: Parameters of the model that was given.
+        params: Parameters.
+        params_reduction: The fraction of them that is removed.
+        samples: Number of samples the pass looked at.
+        outputs: The mean squared error of each output of the network on the samples.
+        skipped: Nodes that were not repaired, with method and reason.
+        max_rel_error: The largest relative error of the model against the same network with each weight
+            replaced by the product of its factors.
+        factorize_s: Duration of the pass, in seconds.
+    """
+
+    exact: bool | None = None
+    layers: Sequence[Facts] | None = None
+    left: Sequence[Facts] | None = None
+    macs_before: int | None = None
+    macs: int | None = None
+    macs_reduction: float | None = None
+    params_before: int | None = None
+    params: int | None = None
+    params_reduction: float | None = None
+    samples: int | None = None
+    outputs: Mapping[str, float] | None = None
+    skipped: Sequence[Facts] | None = None
+    max_rel_error: float | None = None
+    factorize_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RotateReport(Report):
     """The report of `Rotate`.
 

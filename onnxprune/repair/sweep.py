@@ -56,7 +56,7 @@ def sweep(
     pair: ModelPair,
     batches: Iterable[Mapping[str, Array]],
     settings: Settings,
-    prepare: Callable[[RepairSite], None] | None = None,
+    prepare: Callable[[RepairSite], bool | None] | None = None,
 ) -> RepairReport:
     """Repair the sparse model of a pair in place.
 
@@ -64,7 +64,8 @@ def sweep(
         pair: The sparse model and its original.
         batches: Samples: arrays for every input of the model.
         settings: Options of the repair.
-        prepare: Function to call on each layer before it is repaired, all before it having been.
+        prepare: Function to call on each layer before it is repaired, all before it having been; where it
+            returns true the layer is done.
 
     Returns:
         Report of the repair.
@@ -87,9 +88,8 @@ def sweep(
             sparse.advance(index)
             original.advance(index + 1, pair.sparse.proto.graph.node[index].output[:1])
             stage = RepairSite(pair, sparse, original, index, settings.seed)
-            if prepare is not None:
-                prepare(stage)
-            _repair(stage, methods, report)
+            if prepare is None or not prepare(stage):
+                _repair(stage, methods, report)
             progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
     after = _output_errors(sparse, original)
     report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}

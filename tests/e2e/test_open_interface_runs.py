@@ -21,14 +21,15 @@ from onnxprune.ir import OPEN_KEY, Model, load, opened
 from onnxprune.passes import Ana, Prune, Transform
 
 OPEN = [part for pattern in CACHES for part in ("--open-io", pattern)]
+SIZED = "inspect ana rotate separate factorize prune recover finetune transform verify bench init shrink"
 OPTIONS = {
-    "dims": "inspect ana rotate separate prune recover finetune transform verify bench init shrink",
-    "input_shapes": "inspect ana rotate separate prune recover finetune transform verify bench init shrink",
+    "dims": SIZED,
+    "input_shapes": SIZED,
     "open_io": "inspect ana prune transform verify init shrink",
     "allow_inexact": "inspect ana prune init shrink",
     "equal_layers": "prune shrink",
-    "exclude": "inspect ana rotate prune shrink",
-    "only": "inspect ana rotate prune shrink",
+    "exclude": "inspect ana rotate factorize prune shrink",
+    "only": "inspect ana rotate factorize prune shrink",
 }
 """Commands by option; a sparse model carries the note of its open axes, so later commands need none."""
 

@@ -129,7 +129,7 @@ def _built(channels: Channels, chosen: Sequence[Group]) -> Cost:
         for n, t in constants.items()
         if t.data_type in PARAMETERS
     ]
-    batch, number = _batch(channels), typing.shapes.number
+    batch, number = batch_of(channels), typing.shapes.number
     work = [(1.0 / batch, [at_numbers(d, number) for d in w.dims]) for w in typing.work]
     return Cost(
         macs=Polynomial(work, free),
@@ -138,7 +138,7 @@ def _built(channels: Channels, chosen: Sequence[Group]) -> Cost:
     )
 
 
-def _batch(channels: Channels) -> int:
+def batch_of(channels: Channels) -> int:
     """Return the size of the batch the analysis was made with, where the file leaves that to the caller."""
     sizes = channels.typing.shapes.sizes
     for value in channels.model.inputs:

@@ -22,6 +22,7 @@ from onnxprune import __version__
 from onnxprune.app.cli.ana import ana
 from onnxprune.app.cli.bench import bench
 from onnxprune.app.cli.doctor import doctor
+from onnxprune.app.cli.factorize import factorize
 from onnxprune.app.cli.finetune import finetune
 from onnxprune.app.cli.init import init
 from onnxprune.app.cli.inspect import inspect
@@ -58,7 +59,7 @@ def program(context: click.Context) -> None:
 
 
 for command in (
-    *(shrink, inspect, ana, rotate, separate, prune, recover, sparsify, finetune, transform),
+    *(shrink, inspect, ana, rotate, separate, factorize, prune, recover, sparsify, finetune, transform),
     *(verify, bench, init, run, report, setup_training, doctor),
 ):
     program.add_command(command)

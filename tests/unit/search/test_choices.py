@@ -1,0 +1,63 @@
+"""One option for each place: the program against the multipliers, and both against all choices."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from onnxprune.errors import PlanError
+from onnxprune.search.choices import Offer, best_choices, by_multipliers
+
+
+def random_offers(places: int, options: int, budgets: int, seed: int) -> list[Offer]:
+    """Convex losses, as those of ranks are: the less an option costs, the more it loses."""
+    random = np.random.default_rng(seed)
+    offers = []
+    for _ in range(places):
+        parts = np.sort(random.uniform(0.1, 1, (options, budgets)), axis=0)[::-1]
+        costs = random.uniform(1, 100) * np.concatenate([np.ones((1, budgets)), parts])
+        losses = random.uniform(0.1, 10) * np.square(1 - costs.mean(1) / costs[0].mean())
+        offers.append(Offer(costs, losses))
+    return offers
+
+
+def total(offers: list[Offer], levels: list[int]) -> tuple[np.ndarray, float]:
+    chosen = list(zip(offers, levels, strict=True))
+    return sum(o.costs[n] for o, n in chosen), sum(float(o.losses[n]) for o, n in chosen)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("budgets", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_program_finds_the_best_of_all_choices(seed: int, budgets: int) -> None:
+    offers = random_offers(4, 5, budgets, seed)
+    most = (0.55 * sum(o.costs[0] for o in offers)).tolist()
+    every = [total(offers, list(levels)) for levels in product(range(6), repeat=4)]
+    best = min(loss for cost, loss in every if (cost <= most).all())
+    cost, loss = total(offers, best_choices(offers, most))
+    assert (cost <= np.asarray(most) * (1 + 1e-6)).all()
+    assert loss <= best * 1.001 + 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_multipliers_come_near_where_places_are_many(seed: int) -> None:
+    offers = random_offers(60, 10, 1, seed)
+    most = (0.5 * sum(o.costs[0] for o in offers)).tolist()
+    levels = by_multipliers(offers, most)
+    assert levels is not None
+    cost, loss = total(offers, levels)
+    assert (cost <= np.asarray(most) * (1 + 1e-6)).all()
+    assert total(offers, best_choices(offers, most))[1] <= loss + 1e-9
+    assert loss <= 1.1 * total(offers, best_choices(offers, most))[1]
+
+
+def test_nothing_is_lost_where_nothing_is_asked_for() -> None:
+    offers = random_offers(5, 4, 1, 0)
+    assert best_choices(offers, [1e9]) == [0] * 5
+
+
+def test_a_budget_below_the_cheapest_options_is_refused() -> None:
+    offers = random_offers(5, 4, 1, 0)
+    with pytest.raises(PlanError, match="exceed a budget"):
+        best_choices(offers, [0.9 * sum(float(o.costs.min()) for o in offers)])
