@@ -56,7 +56,7 @@ class Plan:
         settings: Settings the plan was made with, for the record.
         allow_inexact: True if axes that are normalised over were open.
         input_shapes: Input shapes the analysis was given, by input name, -1 for an axis that was left open.
-        within: Groups that lose other channels in each element of what they are free within (in each group of
+        within: Groups that lose other channels in each element of their outer factors (in each group of
             a grouped convolution, in each head): the removed channels row by row, by group name.
     """
 
@@ -150,7 +150,7 @@ class Curve:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Curve:
-        """Make a curve of what was read from a file; files of earlier versions have no uncertainties."""
+        """Make a curve of the content of a file; files of earlier versions have no uncertainties."""
         return cls(
             size=int(content["size"]),
             ratios=tuple(map(float, content["ratios"])),

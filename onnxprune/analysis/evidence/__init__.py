@@ -1,8 +1,8 @@
-"""Channels that a network would not miss, found in its weights alone.
+"""Channels without any influence on the outputs, found in the weights alone.
 
 precomputed  weights that other constants make, as constants
-constants    channels that are the same whatever the input
-liveness     channels that are zero, constant or read by nobody
+constants    channels that are the same for every input
+liveness     channels that are zero, constant or unread
 folding      constants added to the biases behind them
-branches     branches of which nothing depends on the input
+branches     branches that do not depend on the input
 """

@@ -68,7 +68,7 @@ def _scales(node: onnx.NodeProto) -> tuple[int, ...]:
 
 
 def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int, Array]]:
-    """Yield nodes that add or multiply what is known as a whole, the operand that is, and its numbers."""
+    """Yield nodes that add or multiply a fully known operand, the number of that operand, and its values."""
     sizes, types = constants.typing.shapes.sizes, constants.typing.shapes.types
     for number, node in enumerate(model.all_nodes):
         if node.op_type not in ("Add", "Sub", "Mul") or node.domain not in ("", "ai.onnx"):

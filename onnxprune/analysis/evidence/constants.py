@@ -51,7 +51,7 @@ class Constants:
         if tensor is None or tensor.data_type == onnx.TensorProto.STRING:
             return None
         if name in self.typing.unread:
-            return None  # what such an integer stands for is not known
+            return None  # the real value of such an integer is unknown
         return mask_values(self.typing, name).astype(np.float64)
 
     def along(self, name: str, axis: int) -> Array:
@@ -213,7 +213,7 @@ def channels_where(holds: Mask, ways: Sequence[Array], factor: Factor) -> Mask:
 
 
 def find_constants(typing: Typing) -> Constants:
-    """Walk a network and find what is the same in it whatever it is fed."""
+    """Walk a network and find the values that are the same for every input."""
     found, views = Constants(typing), Views(typing)
     for index, node in enumerate(typing.nodes):
         if node.op_type == "Constant" or any(o in typing.model.constants for o in node.output):
@@ -298,7 +298,7 @@ def _bias(found: Constants, node: onnx.NodeProto, linear: LinearView) -> Array |
 
 
 def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views) -> None:
-    """Add what the rule of zeros says: each channel of a result is zero if certain operands are."""
+    """Apply the rule of zeros: each channel of a result is zero if certain operands are."""
     spec, typing = spec_of(node), found.typing
     if spec.axes is None or index in typing.never_zero:
         return

@@ -19,9 +19,9 @@ from onnxprune.ops.axes.constants import Array, aligned
 
 
 def folded(evidence: LivenessEvidence) -> Model:
-    """Return the network with the constants of removed channels added to what remains: it computes the same.
+    """Return the network with the constants of removed channels added to kept ones: it computes the same.
 
-    The removed channels are still there, but add nothing that the biases and heirs do not add instead.
+    The removed channels are still there, but the biases and heirs already contain their contributions.
     """
     model = evidence.channels.model.copy()
     nodes, readers = model.all_nodes, _readers(model)
@@ -35,7 +35,7 @@ def folded(evidence: LivenessEvidence) -> Model:
 
 
 def _products(evidence: LivenessEvidence) -> Iterable[tuple[int, Matrices, Array]]:
-    """Yield the linear nodes that lose constants, and what each place they sum over loses."""
+    """Yield the linear nodes that lose constants, and the constant lost at each index they sum over."""
     typing = evidence.channels.typing
     kept = evidence.channels.kept(evidence.removed)
     for index, node in enumerate(typing.nodes):
@@ -76,7 +76,7 @@ def _add(
     gone: Array,
     readers: Mapping[str, list[onnx.NodeProto | None]],
 ) -> None:
-    """Add what constants contribute to the bias of a node, or to that of the next; else by a new node."""
+    """Add the contributions of constants to the bias of a node or of the next one; else by a new node."""
     linear, typing = matrices.linear, evidence.channels.typing
     name, kind = node.output[0], helper.tensor_dtype_to_np_dtype(typing.shapes.types[node.output[0]])
     shift = matrices.product(gone)

@@ -1,12 +1,12 @@
-"""Liveness of channels: dead channels found in the weights, whichever tool zeroed them.
+"""Liveness of channels: dead channels found in the weights, zeroed by any tool.
 
-A channel may go where every sum over it can do without: its term is zero, because the channel is or because
-nothing that remains reads it; or it is a constant, which a bias can hold. Where a constant channel does not
-add a constant (a convolution that pads with zeros), its columns can still be added to those of another
-constant channel, which is padded in the same way: of several such channels one remains, their heir. Which
-one may differ from node to node, for each has to have another value than zero there.
+A channel is removable if every sum over it stays the same without it: its term is zero, because the channel
+is or because no remaining channel reads it; or it is a constant, which a bias can hold. Where a constant
+channel does not add a constant (a convolution that pads with zeros), its columns can still be added to those
+of another constant channel, which is padded in the same way: of several such channels one remains, their
+heir. The heir may differ from node to node, for each has to have another value than zero there.
 
-Whatever is removed, the channels that remain keep their values. So each channel is judged by itself, and
+The channels that remain keep their values after any removal. So each channel is judged by itself, and
 again when channels that read it have gone.
 """
 
@@ -91,7 +91,7 @@ class LinearProduct:
 
     @property
     def even(self) -> bool:
-        """Return whether a bias can hold what constant channels add."""
+        """Return whether a bias can hold the contributions of constant channels."""
         return not self.matrices.linear.uneven
 
     def channels(self, holds: Mask, factor: Factor) -> Mask:
@@ -200,7 +200,7 @@ class _Search:
         return outright, inherited
 
     def zero(self, contraction: Contraction, factor: Factor) -> Mask:
-        """Return at which channels one of the operands of a sum is zero, in what remains of it."""
+        """Return at which channels one of the operands of a sum is zero, in its remaining elements."""
         zero, axes = np.zeros(factor.count, bool), self.channels.typing.axes
         for name in contraction.tensors:
             fixed = [k for k, dim in enumerate(axes[name]) if isinstance(dim.size, int)]
@@ -221,7 +221,7 @@ class _Search:
         return read
 
     def _remaining(self, name: str, axis: int, besides: Factor | None = None) -> Mask:
-        """Return which places of an axis remain after what is gone already, channels of one factor aside."""
+        """Return which indices of an axis remain after the removals so far, channels of one factor aside."""
         dim = self.channels.typing.axes[name][axis]
         remaining: Mask = np.ones(dim.count, bool)
         for factor in set(factors(dim)) & set(self.gone) - {besides}:
@@ -246,7 +246,7 @@ class _Search:
                     self._appoint(key, product, product.place(heir, group, self._there(product)))
 
     def _appoint(self, key: tuple[int, int], product: LinearProduct, place: int) -> None:
-        """Let a place inherit, and keep whatever channels lie on it."""
+        """Make an index the heir of others, and keep all channels that lie on it."""
         self.heirs[key] = place
         for factor in set(factors(self._axis(product))) & set(self.gone):
             for channels in channels_on(self._axis(product), factor):
@@ -339,5 +339,5 @@ def _losses(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
 
 
 def _is_list(search: _Search, name: str) -> bool:
-    """Return whether a tensor says where to put or take what another one holds."""
+    """Return whether a tensor holds indices into another one."""
     return search.channels.typing.shapes.types.get(name) == onnx.TensorProto.INT64

@@ -108,7 +108,7 @@ def _strides(dim: Dim, factor: Factor) -> Indices:
         return np.full(dim.count, int(dim is factor))
     if isinstance(dim, Sum):
         return np.concatenate([_strides(part, factor) for part in dim.parts])
-    if isinstance(dim, Mirror):  # what is mirrored keeps its order
+    if isinstance(dim, Mirror):  # a mirrored axis keeps its order
         return np.zeros(dim.count, np.intp)
     assert isinstance(dim, Product)
     strides = np.zeros(1, np.intp)

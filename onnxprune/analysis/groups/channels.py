@@ -1,4 +1,4 @@
-"""Groups: the sets of channels of a network that can be removed one by one, and what hangs on them."""
+"""Groups: the sets of coupled channels of a network, and the nodes and tensors that carry them."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ class Channels:
         typing: The axes of all its tensors.
         groups: Groups that can be pruned, in order of execution.
         blocked: Axes that cannot.
-        arrangements: Groups that lose other channels in each element of what they are free within, by name.
-            Removed channels are then slots (see `arrangement`). The groups that a group is
-            arranged within stand after it.
+        arrangements: Groups that lose other channels in each element of their outer factors (see
+            `freedoms`), by name. Removed channels are then slots (see `arrangement`). The groups that a
+            group is arranged within stand after it.
     """
 
     model: Model
@@ -120,7 +120,7 @@ class Channels:
 
     @cached_property
     def shared(self) -> frozenset[str]:
-        """The groups that inputs or outputs lie on, by name: who feeds the network has to cut them too."""
+        """The groups that inputs or outputs lie on, by name: callers of the network have to cut them too."""
         values = (*self.model.inputs, *self.model.outputs)
         outside = {f for v in values for d in self.typing.axes.get(v.name, ()) for f in factors(d)}
         outside |= set(factors(self.typing.rows)) if self.typing.rows is not None else set()
@@ -135,7 +135,7 @@ class Channels:
         return found
 
     def apart(self, group: Group) -> Group:
-        """Return a group with its channels counted apart in each element of what it is free within.
+        """Return a group with its channels counted apart in each element of its outer factors.
 
         Its size is the number of all of them, the outer elements major; otherwise it is the group itself.
         """
@@ -147,7 +147,7 @@ class Channels:
         return members(self.typing.axes[place.tensor], place.axis, group.factor, group.outer)
 
     def arranged(self, orders: Mapping[str, Indices]) -> Channels:
-        """Return the same groups, some in an order of their own in each element of what they are free within.
+        """Return the same groups, some in an order of their own in each element of their outer factors.
 
         Args:
             orders: The channel in each slot by group name, ``[elements of the outer factors, channels]``.
@@ -164,7 +164,7 @@ class Channels:
         """Return the groups arranged so that some channels of each row lie in the slots of the first row's.
 
         Args:
-            rows: Removed channels by group name, a row for each element of what the group is free within.
+            rows: Removed channels by group name, a row for each element of the group's outer factors.
         """
         sizes = {g.name: g.size for g in self.groups}
         return self.arranged({name: order_of(removed, sizes[name]) for name, removed in rows.items()})

@@ -149,7 +149,7 @@ def batch_of(channels: Channels) -> int:
 
 
 def bytes_of(channels: Channels, file_bytes: float) -> Polynomial:
-    """Return the size of the file in bytes: what its constants take, and the rest, which does not change.
+    """Return the size of the file in bytes: the bytes of its constants, and a fixed rest.
 
     Args:
         channels: The network.

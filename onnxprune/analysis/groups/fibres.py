@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Fibres:
-    """The lines along a factor in a tensor of one shape, apart for each element of what it is free within.
+    """The lines along a factor in a tensor of one shape, apart for each element of its outer factors.
 
     Attributes:
         shape: The tensor's shape.
@@ -60,7 +60,7 @@ class Fibres:
         return lines.reshape(*self.places.shape[:2], -1)
 
     def put(self, values: Array, lines: Array) -> Array:
-        """Return a tensor with other lines, those of `taken`; what has no channel stays."""
+        """Return a tensor with other lines, those of `taken`; elements off the channels stay."""
         laid = self._laid(values).copy()
         laid[self.places] = lines.reshape(*self.places.shape, -1)
         moved = [values.shape[k] for k in self.order]

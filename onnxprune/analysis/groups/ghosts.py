@@ -15,7 +15,7 @@ from onnxprune.ops.spec import spec_of
 
 SUMMING = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1")
 DEEPEST = 16
-"""Nodes between what is known and the sum."""
+"""Limit of the nodes between a known value and the sum."""
 
 
 def find_ghost(
@@ -57,7 +57,7 @@ def _sums_one_axis(typing: Typing, contraction: Contraction, dropped: int) -> bo
 
 
 class _Search:
-    """Follows a tensor back to what is known of it at a removed channel."""
+    """Follows a tensor back to known values of it at a removed channel."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Quantised integers: the zero point of each integer tensor.
 
-A rule says that an integer tensor is zero where it holds its zero point, and masking writes that. So all
-nodes that make, read or only move about the same integers have to agree on what it is. Where they do,
-constants among those integers can be masked; where they do not, nothing is said of the tensors: no constant
+A rule that calls an integer tensor zero means its zero point, and masking writes that. So all
+nodes that make, read or move the same integers have to agree on the zero point. Where they do,
+constants among those integers can be masked; where they do not, no fact about the tensors holds: no constant
 is masked, and no result counts as zero. Integers that no node takes for numbers of the network, such as
 indices and sizes, are never masked.
 """
@@ -58,7 +58,7 @@ class _Class:
 
 
 def settle_integers(typing: Typing) -> None:
-    """Find out which integer constants can be masked, and with what; forget what was said of all others."""
+    """Find the integer constants that can be masked, and their zero points; drop the facts about others."""
     classes = _classes(typing)
     for name, tensor in typing.model.constants.items():
         if name in classes and _is_integer(tensor.data_type):
@@ -70,7 +70,7 @@ def settle_integers(typing: Typing) -> None:
             if name not in typing.quantised:
                 typing.weight_uses.pop(name, None)
     for index, node in enumerate(typing.nodes):
-        if node.op_type == "Pad" and node.output[0] in classes:  # with zeros, if all agree on what that is
+        if node.op_type == "Pad" and node.output[0] in classes:  # with zeros, if all agree on the zero point
             typing.never_zero.discard(index)
     for group in {id(c): c for c in classes.values() if len(c.zeros) > 1}.values():
         _say_nothing(typing, group.tensors)
@@ -137,7 +137,7 @@ def _zero(typing: Typing, tensor: str, how: Quantised) -> Hashable:
 
 
 def _number(typing: Typing, name: str) -> Hashable:
-    """Return the one number that a constant holds, all its numbers, or the name of what is no constant."""
+    """Return the one number that a constant holds, all its numbers, or the name of any other tensor."""
     if name not in typing.model.constants:
         return name
     values = typing.model.array(name).astype(np.float64)
@@ -173,7 +173,7 @@ def _on(typing: Typing, name: str, tensor: str, how: Quantised) -> Quantised | N
 
 
 def _say_nothing(typing: Typing, tensors: Iterable[str]) -> None:
-    """Forget what was said of zeros in some tensors."""
+    """Drop the statements about zeros in some tensors."""
     chosen = set(tensors)
     for index, node in enumerate(typing.nodes):
         if chosen.intersection(node.output):

@@ -1,7 +1,7 @@
 """Reach: the share of parameters and MACs that lies on removable channels, and the rest.
 
-A weight that no rule takes for one, for example behind an operator nobody knows, is on no group and on no
-list of blocked axes. Here it is listed all the same, with the reason; nodes whose work is not known are too.
+A weight that no rule takes for one, for example behind an unknown operator, is on no group and on no
+list of blocked axes. Here it is listed all the same, with the reason; nodes of unknown work are too.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _readers(typing: Typing) -> dict[str, list[int]]:
 
 
 def _reasons(typing: Typing, name: str, axis: int, readers: Sequence[int]) -> tuple[Block, ...]:
-    """Return why an axis of a weight stays: what blocks it, or who reads it and does not say what it is."""
+    """Return why an axis of a weight stays: its blocks, or the readers that state no axes for it."""
     dims = typing.axes.get(name)
     known = [b for f in factors(dims[axis]) for b in f.blocks] if dims else []
     refused = [_block(typing, k, typing.refused[k]) for k in readers if k in typing.refused]

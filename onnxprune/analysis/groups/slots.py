@@ -27,19 +27,19 @@ def ranked(
     """Arrange channels by their scores: the least important of each row in one slot, the next in another ...
 
     Args:
-        channels: The groups, arranged where an earlier plan says so.
+        channels: The groups, in the arrangement of an earlier plan, if any.
         scores: Scores by group name: one a channel, or one for each that `Channels.apart` counts.
         gone: Slots that were removed before; they stay as they are.
 
     Returns:
-        The groups in their new order, and the scores of the slots: the mean of what lies in each.
+        The groups in their new order, and the scores of the slots: the mean over the channels in each.
     """
     groups = {g.name: g for g in channels.groups}
     orders: dict[str, Indices] = {n: a.order for n, a in channels.arrangements.items()}
     found: dict[str, Scores] = {}
     for name, values in scores.items():
         rows = values.reshape(-1, groups[name].size)
-        if len(rows) == 1 and name in orders:  # what an earlier plan has arranged stays so
+        if len(rows) == 1 and name in orders:  # the arrangement of an earlier plan stays
             rows = np.broadcast_to(rows, orders[name].shape)
         if len(rows) > 1:
             orders[name] = _ranks(channels, groups[name], rows, (gone or {}).get(name, ()))
@@ -126,7 +126,7 @@ def _total(channels: Channels, group: Group, place: AxisRef) -> Scores:
 
 
 def _ranks(channels: Channels, group: Group, rows: Scores, gone: Sequence[int]) -> Indices:
-    """Return the order that sorts each row, what is gone already first; slots are named by the first row."""
+    """Return the order that sorts each row, removed channels first; slots are named by the first row."""
     rows = rows.copy()
     earlier = channels.arrangements.get(group.name)
     before = earlier.order if earlier else np.broadcast_to(np.arange(group.size), rows.shape)

@@ -1,7 +1,7 @@
 """The symmetry of a group: the maps that all operators its channels pass commute with.
 
-Each operator says for itself what it commutes with (`onnxprune.ops.symmetry`); of those sets this is the
-meet, over every node that carries the factor.
+Each operator has its own set of maps that it commutes with (`onnxprune.ops.symmetry`); the symmetry is the
+meet of those sets, over every node that carries the factor.
 """
 
 from __future__ import annotations

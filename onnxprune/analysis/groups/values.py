@@ -1,6 +1,6 @@
-"""The numbers a weight stands for: those in the file, or, where it is quantised, what they mean.
+"""The numbers of a weight: those in the file, or, where it is quantised, their real values.
 
-A quantised weight ``q`` stands for ``(q − zero point) · scale``: what is zero in the network is the zero
+A quantised weight ``q`` stands for ``(q − zero point) · scale``: a zero of the network is the zero
 point in the file. Zero point and scale are one number, one for each place on an axis, or one for each block
 of neighbours there.
 """

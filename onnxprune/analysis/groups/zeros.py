@@ -127,7 +127,7 @@ def _carriers(typing: Typing, wanted: set[Factor]) -> dict[Factor, set[str]]:
 def _values(
     typing: Typing, factor: Factor, carriers: Iterable[str], makers: Mapping[str, int], views: Views | None
 ) -> dict[str, float]:
-    """Walk the tensors that carry a factor in order of execution, and tell what they are at its channels.
+    """Walk the tensors that carry a factor in order of execution; return their values at its channels.
 
     Args:
         typing: The network.

@@ -14,7 +14,7 @@ class ValueDemand:
     Attributes:
         least: The smallest value, ``None`` for none.
         most: The largest value, itself included.
-        index: True if the elements select something.
+        index: True if the elements are indices.
         wish: A value that all elements should take: 1 of a mask, the whole length of a sequence length.
         firm: True if nothing but the wish is valid.
         chooses: True if the elements choose a branch of the graph.
@@ -22,7 +22,7 @@ class ValueDemand:
         compared: Values that elements are compared with one by one.
         avoided: Values whose elements the network passes over.
         length: True if the elements count the steps of a sequence of unknown length.
-        adds: True if the tensor goes into a softmax: what is added to it from outside is a mask.
+        adds: True if the tensor goes into a softmax: an operand added to it from outside is a mask.
     """
 
     least: float | None = None

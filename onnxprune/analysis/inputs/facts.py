@@ -114,7 +114,7 @@ class ValueFacts:
     def _inferred(self) -> dict[str, tuple[int, ...]]:
         try:
             known = infer(self.model, {n: s for n, s in self.shapes.items() if s})
-        except OnnxpruneError:  # told by what runs the model
+        except OnnxpruneError:  # a run of the model reports it
             return {}
         inputs = {i.name for i in self.model.inputs}
         symbols = known.analysis.symbols.items()

@@ -1,6 +1,6 @@
 """Conditions on the results of an operator, as conditions on its operands.
 
-Only what moves elements, or computes element by element, is followed; elsewhere a condition ends.
+Only operators that move elements, or compute element by element, are followed; elsewhere a condition ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _of(*operators: str) -> Callable[[Inverse], Inverse]:
 
 
 _ALWAYS = frozenset({"Where", "Mul"})
-"""Operators whose operands have conditions of their own, whatever becomes of the result."""
+"""Operators whose operands have conditions of their own, for any use of the result."""
 
 
 @_of(*MOVES, "ReduceMax", "ReduceMin", "ReduceMean", "Round", "Floor", "Ceil", "MaxPool", "Relu")

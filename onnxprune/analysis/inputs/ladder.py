@@ -151,7 +151,7 @@ def _symbols(axes: Mapping[str, Sequence[int | str]]) -> dict[str, bool]:
 
 
 def _names(text: str) -> list[str]:
-    """Return the symbols of an expression; what is none is a symbol itself."""
+    """Return the symbols of an expression; a text that is no expression is a symbol itself."""
     tree = _parsed(text)
     return [text] if tree is None else [n.id for n in ast.walk(tree) if isinstance(n, ast.Name)]
 

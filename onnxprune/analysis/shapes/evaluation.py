@@ -19,7 +19,7 @@ def evaluate(node: onnx.NodeProto, inputs: list[Array], opset: int) -> Any:
     Args:
         node: A node of the standard domain.
         inputs: Its operands, those left out not counted.
-        opset: The opset of the model, which decides what the operator means.
+        opset: The opset of the model, which determines the semantics of the operator.
     """
     feeds = {f"i{k}": v for k, v in enumerate(inputs)}
     given = iter(feeds)

@@ -102,7 +102,7 @@ def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> SymbolSiz
     """Return sizes that are solved for from the conditions of the network, with those that hold put in."""
     try:
         numbers = SymbolSizes({**default_sizes(analysis), **fixed})
-    except ModelError:  # whatever runs the model then says why
+    except ModelError:  # a run of the model then reports the reason
         return None
     return numbers if fits(analysis, numbers) else None
 

@@ -33,7 +33,7 @@ class Shapes:
 
     Attributes:
         sizes: Axis sizes as expressions in the open sizes of the input; a tensor of unknown rank is missing.
-        values: Small tensors that are the same whatever the input: constants of the file, shape arithmetic.
+        values: Small tensors that are the same for every input: constants of the file, shape arithmetic.
         listed: Small integer tensors as expressions, for those that follow the input.
         derived: Those of `values` and `listed` that some node computes.
         types: Element types (``TensorProto`` numbers).

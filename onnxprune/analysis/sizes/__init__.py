@@ -1,17 +1,18 @@
 """The size of every axis as an expression of the open input axes.
 
 infer         the analysis of a model
-walk, node    node by node, bodies included; one node as its rule sees it
-operators     the rules, one file a family; asking: operators without one
-facts         what is learnt of symbols; conditions: what is demanded of them
+walk          the walk over all nodes, bodies included, with the rules of `onnxprune.ops.sizes`
 inputs        the open axes: names, and numbers given for them
-arithmetic    small tensors, element by element
+caches        inputs that are returned with more elements
+delegation    operators without a rule
+result        the sizes of all tensors
+solve, likely sizes to run a network with, and sizes to count its work at
 
 The algebra, imported as `onnxprune.algebra.sizes.algebra`:
 
 polynomial    sums of products, each held once
 bounds        limits, by interval arithmetic
-proofs        what is never negative
+proofs        proofs that a size is never negative
 division      floors, exact quotients
 functions     minimum, comparisons, choices
 evaluation    numbers for symbols

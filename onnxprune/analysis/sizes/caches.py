@@ -1,4 +1,4 @@
-"""Inputs that a network returns longer than it got them: caches, whatever their names are."""
+"""Inputs that a network returns with more elements appended: caches, with any names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Place = tuple[str, int]
 def lengthened(graph: onnx.GraphProto, values: Iterable[onnx.ValueInfoProto]) -> frozenset[Place]:
     """Return the axes along which a Concat appends to an input, and the result is an output.
 
-    Keys and values of steps that were read before are such inputs: the caller feeds what was returned.
+    Keys and values of earlier steps are such inputs: the caller feeds the returned ones.
 
     Args:
         graph: The main graph.

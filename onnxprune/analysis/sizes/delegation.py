@@ -1,7 +1,7 @@
-"""Operators without a size rule: onnx's own inference is asked, then onnxruntime.
+"""Operators without a size rule: onnx's own inference is queried, then onnxruntime.
 
-A question holds names for the open sizes, and is asked again with numbers: some inferences read a name as
-zero, and what both answers say is kept. Networks repeat their blocks, so answers are kept too.
+A query holds names for the open sizes, and is repeated with numbers: some inferences read a name as
+zero, and the sizes common to both answers are kept. Networks repeat their blocks, so answers are cached.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class NodeTypes:
 
     Attributes:
         results: The element type and the shape of each result, by place.
-        refusal: The reason why nothing more is said, empty where all is said.
+        refusal: The reason why some types or shapes are missing, empty where none is.
     """
 
     results: tuple[tuple[int | None, Dims], ...]
@@ -195,7 +195,7 @@ def _deciding(node: SizedNode, place: int) -> bytes:
 
 
 def _agreed(named: NodeTypes, numbered: NodeTypes, numbers: Mapping[Dim, int]) -> NodeTypes:
-    """Keep what two answers say; where the numbers do not fit the operator, trust names, but no zero."""
+    """Keep the common facts of two answers; where the numbers do not fit, trust names, but no zero."""
     results: list[tuple[int | None, Dims]] = []
     for (kind, dims), (other_kind, others) in zip(named.results, numbered.results, strict=True):
         if dims is None:
@@ -271,7 +271,7 @@ def _read(kind: onnx.TypeProto | None, whole: bool) -> tuple[int | None, Dims]:
 
 
 def _of_runtime(question: NodeQuery) -> NodeTypes:
-    """Load a model of one node and read what onnxruntime says of its results, or makes of examples."""
+    """Load a model of one node and read its results' types from onnxruntime, or run it on examples."""
     from onnxprune.runtime import Session
 
     node = question.proto()
@@ -281,8 +281,8 @@ def _of_runtime(question: NodeQuery) -> NodeTypes:
         session = Session(_model(question, node), optimize=False, threads=1)
     except ModelError as error:
         return _nothing(question, error.message)
-    said = {o.name: (helper.np_dtype_to_tensor_dtype(o.dtype), o.shape) for o in session.outputs}
-    results = [said.get(name, (None, ())) for name in node.output]
+    declared = {o.name: (helper.np_dtype_to_tensor_dtype(o.dtype), o.shape) for o in session.outputs}
+    results = [declared.get(name, (None, ())) for name in node.output]
     if all(shape for (_, shape), name in zip(results, node.output, strict=True) if name):
         return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
     if node.domain in ("", "ai.onnx"):  # an empty shape also stands for an unknown one

@@ -67,7 +67,7 @@ def _enter_input(walk: Walk, value: onnx.ValueInfoProto, shape: Shape | None) ->
 
 
 def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
-    """Apply what was learnt last to what was found first."""
+    """Apply the facts learnt last to the sizes found first."""
     facts, tensors = walk.facts, walk.tensors
     for name in [n for n in tensors.constants if tensors.types[n] in INTEGERS]:
         tensors.known_value(name)
@@ -95,7 +95,7 @@ def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
 
 
 def _conditions(facts: SizeFacts, noted: Iterable[Condition]) -> list[Condition]:
-    """Return the demands with solved symbols put in; a floor stays what it is."""
+    """Return the demands with solved symbols put in; a floor is not simplified further."""
 
     def solved(value: Value) -> Value:
         return replaced(value, facts.solved)

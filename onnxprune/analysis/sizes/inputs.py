@@ -1,4 +1,4 @@
-"""The open axes of the inputs: names, numbers given for them, and what is assumed."""
+"""The open axes of the inputs: names, numbers given for them, and assumptions about them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Inputs:
             self.facts.bind(self._named(name), number)
 
     def _fit(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Bind the symbols of whole inputs: names first, then what is computed from them."""
+        """Bind the symbols of whole inputs: names first, then expressions in them."""
         pairs: list[tuple[str, Extent, int]] = []
         for name, shape in shapes.items():
             sizes = self._checked(name, shape)

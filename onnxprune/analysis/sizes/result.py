@@ -20,7 +20,7 @@ class SizeAnalysis:
             Elements are ``int``, ``Fraction`` or `Size`; booleans are 0 and 1.
         derived: Those of them that are more than constants of the file.
         types: Element types (``TensorProto`` numbers).
-        kinds: ``sequence``, ``map`` or ``optional`` for what is no tensor.
+        kinds: ``sequence``, ``map`` or ``optional`` for values other than tensors.
         symbols: The open axes of the inputs, by name.
         bound: The numbers that symbols were given.
         equations: Equations found between symbols, in words.

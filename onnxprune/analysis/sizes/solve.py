@@ -1,8 +1,8 @@
 """Sizes of the inputs that a network runs with: small ones to test it, and likely ones to count its work.
 
 The demands of the analysis are solved: its conditions, one element at least along every axis, and whole
-numbers. Symbols that no demand connects are solved apart. Each part is searched with growing limits, so what
-is found is about as small as the network allows; other sets of sizes are found by moving away from it.
+numbers. Symbols that no demand connects are solved apart. Each part is searched with growing limits, so the
+solution is about as small as the network allows; other sets of sizes are found by moving away from it.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _smallest(part: ConnectedSymbols) -> Numbers:
 
 
 def _candidates(lower: int, limit: int) -> Iterable[int]:
-    """Return the sizes to try up to a limit: all small ones, multiples of what blocks and strides are."""
+    """Return the sizes to try up to a limit: all small ones, multiples of common blocks and strides."""
     few = range(max(lower, 1), min(limit, 65))
     step = 8 if limit <= 352 else 32 if limit <= 4200 else 160
     return sorted({*few, *range(step, limit, step), *(k + 1 for k in range(step, limit, step))})

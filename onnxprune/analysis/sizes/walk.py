@@ -20,7 +20,7 @@ _AHEAD = 40
 
 
 class Walk:
-    """A walk and what it finds.
+    """A walk through a network, and its findings.
 
     Args:
         opsets: Versions of the operator domains.
@@ -69,7 +69,7 @@ class Walk:
     def put(
         self, name: str, shape: Sequence[Value] | None, kind: int | None, value: Values | None = None
     ) -> None:
-        """Enter what is known of a tensor."""
+        """Enter the shape, the type and the known value of a tensor."""
         tensors, facts = self.tensors, self.facts
         if kind is not None:
             tensors.types[name] = kind
@@ -117,7 +117,7 @@ class Walk:
             self._places.pop()
 
     def fits_ahead(self) -> bool:
-        """Return whether the next nodes of the graph fit what is known now; nothing is learnt from it."""
+        """Return whether the next nodes of the graph fit the sizes known now; no fact is learnt from it."""
         if self._trying:
             return True
         graph, place = self._places[-1]
@@ -172,7 +172,7 @@ class Walk:
         delegation.ask(node)
 
     def pass_on(self, source: str, target: str) -> bool:
-        """Give what is no tensor another name; say whether it was none."""
+        """Give a sequence, map or optional another name; return false for a tensor, which stays."""
         tensors = self.tensors
         if source not in tensors.kinds:
             return False

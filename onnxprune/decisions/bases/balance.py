@@ -1,4 +1,4 @@
-"""The basis in which an axis is best cut: what it carries and what its readers make of it, both diagonal."""
+"""The basis in which an axis is best cut: its covariance and the metric of its readers are diagonal."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def basis(
 ) -> tuple[Array, Array]:
     """Return the basis of an axis, and its inverse, ``[outer, channels, channels]``, the best channels first.
 
-    With ``C`` the covariance of what lies on the axis and ``M`` the second moments of the weights that read
-    it, ``T = Uᵀ M^½`` of ``U S Vᵀ = svd(M^½ C^½)`` makes both diagonal (balanced truncation; B. C. Moore,
-    "Principal component analysis in linear systems", 1981). An orthogonal axis gets the orthogonal basis of
-    the same leading subspaces. Of a pairing, ``M`` are the second moments of the other side; what all keys
-    have in common is not seen behind a softmax, so theirs are taken about the mean.
+    With ``C`` the covariance of the values along the axis and ``M`` the second moments of the weights that
+    read it, ``T = Uᵀ M^½`` of ``U S Vᵀ = svd(M^½ C^½)`` makes both diagonal (balanced truncation; B. C.
+    Moore, "Principal component analysis in linear systems", 1981). An orthogonal axis gets the orthogonal
+    basis of the same leading subspaces. Of a pairing, ``M`` are the second moments of the other side; the
+    common part of all keys has no effect behind a softmax, so their moments are taken about the mean.
 
     Args:
         channels: The groups.
@@ -74,7 +74,7 @@ def _carried(
     *,
     mean: bool,
 ) -> Array:
-    """Return the second moments of what lies on an axis."""
+    """Return the second moments of the values along an axis."""
     found = seen.get((axis.group.name, flow))
     if found is not None:
         return found.about(mean=mean)

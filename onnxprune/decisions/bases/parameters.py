@@ -103,7 +103,7 @@ def absorb_scale(
 
 
 def centre(model: Model, channels: Channels, stream: Stream, vector: Vector) -> None:
-    """Subtract from what is written its mean along the axis."""
+    """Subtract from the weights that write an axis their mean along it."""
     values = model.array(vector.constant)
     fibres = fibres_of(channels, stream.axis, vector.constant, vector.axis, values.shape)
     wide = values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""The dense network, fed what the whole one is: samples need not be cut."""
+"""The dense network, fed with inputs of the whole one: samples need not be cut."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def _rewrite(result: Rewritten, place: str, entries: dict[str, Any], found: Widt
 def _say_head_width(
     result: Rewritten, place: str, before: Mapping[str, Any], entries: dict[str, Any], found: Widths
 ) -> None:
-    """Write down what follows from the width and the number of heads, where it no longer does."""
+    """Write the width of a head, where it is no longer the width divided by the number of heads."""
     named = [d.get(name) for d in (before, entries) for name in ("hidden_size", "num_attention_heads")]
     numbers = [n for n in named if isinstance(n, int) and n > 0]
     if len(numbers) < len(named):

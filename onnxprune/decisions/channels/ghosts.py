@@ -1,4 +1,4 @@
-"""Sums over channels, corrected by what the removed ones would have added (see `groups.ghosts`)."""
+"""Sums over channels, corrected by the contributions of the removed ones (see `groups.ghosts`)."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def _numbered(shape: tuple[int, ...]) -> Indices:
 
 
 def _lists(places: Indices, shape: tuple[int, ...]) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return one index array for each axis of what lies at some places of a tensor."""
+    """Return one index array for each axis, of the elements at some positions of a flat tensor."""
     found = {}
     for axis in range(len(shape)):
         inner = math.prod(shape[axis + 1 :])

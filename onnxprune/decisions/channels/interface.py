@@ -26,7 +26,7 @@ class Interface:
 
     @classmethod
     def of(cls, channels: Channels, removed: Mapping[str, Sequence[int]], names: Iterable[str]) -> Interface:
-        """Find out what remains of some tensors, such as inputs and outputs."""
+        """Find the remaining elements of some tensors, such as inputs and outputs."""
         kept = channels.kept(removed)
         found = {name: _cuts(channels, kept, name) for name in names}
         return cls({name: axes for name, axes in found.items() if axes})
@@ -42,7 +42,7 @@ class Interface:
 
 
 class NarrowedSession:
-    """A session between an interface: fed what the whole network is, or returning what the dense one does.
+    """A session behind an interface: fed as the whole network, or with the outputs of the dense one.
 
     Args:
         session: Session to run.
@@ -76,7 +76,7 @@ def same_interface(whole: Model, dense: Model) -> bool:
 
 
 def declare(channels: Channels, model: Model, kept: Kept) -> None:
-    """Let the declared shapes of inputs and outputs follow what has shrunk, in place."""
+    """Adapt the declared shapes of inputs and outputs to the kept channels, in place."""
     counts = {factor: len(indices) for factor, indices in kept.items()}
     for value in (*model.inputs, *model.outputs):
         dims = channels.typing.axes.get(value.name, ())

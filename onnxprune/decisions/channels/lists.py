@@ -63,8 +63,8 @@ class Lists:
         Args:
             name: The list.
             changes: The new numbers, by element; each comes from a constant (see `place`).
-            readers: Number of operands reading the list that want these.
-            new: Name of the list of their own, where others want the old one.
+            readers: Number of operands reading the list that need these.
+            new: Name of the list of their own, where others need the old one.
 
         Returns:
             The node that makes the list of their own, ``None`` where the list itself was changed.

@@ -68,10 +68,10 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
 
 
 def dead_channels(channels: Channels) -> tuple[Channels, dict[str, list[int]]]:
-    """Find channels all of whose weights are zero, whoever set them so.
+    """Find channels all of whose weights are zero, set by any tool.
 
     Returns:
-        The groups, arranged where other channels are dead in each element of what a group is free within, and
+        The groups, arranged where other channels are dead in each element of a group's outer factors, and
         dead channels (slots) by group name; groups without any are left out. One channel always stays.
     """
     return dead_slots(channels, {g.name: _dead(channels, channels.apart(g)) for g in channels.groups})

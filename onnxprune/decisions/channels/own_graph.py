@@ -1,7 +1,7 @@
-"""Weights that were changed in canonical form, put back into the graph that the user gave.
+"""Weights that were changed in canonical form, put back into the graph of the user's file.
 
-The canonical form has constants where the file computes them, and copies of what the file shares. All that
-a change of weights does not need stays in the file as it was: nodes, names, sizes computed at run time.
+The canonical form has constants where the file computes them, and copies of constants that the file shares.
+The parts that a change of weights does not need stay as they were: nodes, names, sizes computed at run time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
     written: dict[str, str] = {}
     for name in sorted(
         sites, key=lambda n: n in model.constants
-    ):  # new names first: they free what is shared
+    ):  # new names first: they free shared constants
         before = [_operand(nodes[out], k) for out, k in sites[name]]
         if name in model.constants and before == [name] * readers[name]:
             model.set_array(name, changed.array(name))
@@ -64,7 +64,7 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
 
 
 def _with_siblings(changed: Model, original: Model, sites: dict[str, list[Site]]) -> dict[str, list[Site]]:
-    """Add the constants of all other readers of what the original shares, so that all keep their names."""
+    """Add the constants of all other readers of the original's shared ones, so that all keep their names."""
     shared = _sites(original, original.constants)
     of = {site: name for name, places in shared.items() for site in places}
     beside = {s for places in sites.values() for site in places if site in of for s in shared[of[site]]}
@@ -98,7 +98,7 @@ def _readers(model: Model) -> Counter[str]:
 
 
 def _drop(model: Model, names: set[str]) -> None:
-    """Remove what the main graph computes some tensors from and nothing reads any more."""
+    """Remove the nodes of the main graph that only compute some tensors that no node reads any more."""
     readers = _readers(model)
     values = GraphIndex.of(model.proto.graph)
     gone, waiting = set[str](), [n for n in names if not readers[n]]

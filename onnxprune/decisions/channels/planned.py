@@ -17,8 +17,8 @@ from onnxprune.ir import Model, analysis
 def stored_plan(model: Model) -> Plan | None:
     """Return the plan a model carries, ``None`` if it carries none.
 
-    A model with a sparsity pattern has said which of its zeros are a pattern's: without a plan it has lost no
-    channel, and no zero of it is evidence of one.
+    The zeros of a model with a sparsity pattern may be the pattern's: without a plan no channel counts as
+    removed, and no zero of it is evidence of a removed one.
 
     Raises:
         PlanError: The plan is damaged.
@@ -43,10 +43,10 @@ def planned_channels(model: Model, plan: Plan | None) -> Channels:
 
 
 def removed_channels(model: Model, plan: Plan | None) -> tuple[Channels, Mapping[str, Sequence[int]]]:
-    """Return the groups of a sparse model and what it has lost: by its plan, or by the zeros in it.
+    """Return the groups of a sparse model and its removed channels: by its plan, or by its zeros.
 
     Raises:
-        PlanError: The model is no longer the one the plan was made for, or is not zero where the plan says.
+        PlanError: The model is no longer the one of the plan, or is not zero at its removed channels.
     """
     channels = planned_channels(model, plan)
     if plan is None:
@@ -56,7 +56,7 @@ def removed_channels(model: Model, plan: Plan | None) -> tuple[Channels, Mapping
 
 
 def check_plan(channels: Channels, plan: Plan) -> None:
-    """Refuse a plan that names what the model does not have.
+    """Refuse a plan that names groups missing in the model.
 
     Raises:
         PlanError: Naming the group.

@@ -1,4 +1,4 @@
-"""Scalar factors where the fusions of runtimes expect them: what a cut multiplies goes into constants nearby.
+"""Scalar factors of cuts, moved into nearby constants, where the fusions of runtimes expect them.
 
 Runtimes know layers by the nodes that spell them. A cut in the width of a root mean square needs one more
 factor, and a node for it in the middle of that pattern would hide it. A cut in the width of attention heads
@@ -23,7 +23,7 @@ from onnxprune.ir import GraphIndex, Model, label
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 
 Change: TypeAlias = "tuple[onnx.NodeProto, int, float]"
-"""A node, the number of its constant operand, and what that is multiplied with."""
+"""A node, the number of its constant operand, and the factor of that operand."""
 _WIDE = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
 _MOVES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _AFFINE = {
@@ -41,7 +41,7 @@ _SMALL = 4096
 def with_scales_in_place(
     model: Model, channels: Channels, removed: Mapping[str, Sequence[int]], *, nodes: bool = True
 ) -> tuple[Model, list[str]]:
-    """Return the dense network with such factors in its constants, and what could not be moved.
+    """Return the dense network with such factors in its constants, and the factors that could not be moved.
 
     Args:
         model: The dense network.
@@ -199,7 +199,7 @@ class _Scalars:
             values = (values.astype(np.float64) * factor).astype(values.dtype)
             if self.index.count(name) == 1:
                 self.model.set_array(name, values)
-            elif values.size > _SMALL:  # all its readers want the same
+            elif values.size > _SMALL:  # all its readers need the same factor
                 if name not in self.changed:
                     self.model.set_array(name, values)
                 self.changed.add(name)
@@ -211,7 +211,7 @@ class _Scalars:
             self._bypass(move.needless)
 
     def _bypass(self, node: onnx.NodeProto) -> None:
-        """Remove a node that multiplies by a number; what made its operand makes its result."""
+        """Remove a node that multiplies by a number; the producer of its operand makes its result."""
         number = self.index.producers[node.input[0]]
         maker = self.index.nodes[number]
         place = [*maker.output].index(node.input[0])

@@ -71,7 +71,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_reade
 
 
 def shrunk_inside(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
-    """Return the network with the shapes of its inputs and outputs: what lies on those is only masked."""
+    """Return the network with the shapes of its inputs and outputs, whose own channels are only masked."""
     inside = {name: gone for name, gone in removed.items() if name not in channels.shared}
     if len(inside) == len(removed):
         return shrunk(channels, removed)
@@ -175,7 +175,7 @@ def _counts_parts(channels: Channels, lists: Lists, use: SizeUse, counts: Mappin
 
 
 def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
-    """Return the nodes that read each tensor; who takes the outputs of a graph reads them whole."""
+    """Return the nodes that read each tensor; an output of a graph counts as read whole."""
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     takers = [onnx.NodeProto(input=[o.name for o in graph.output]) for graph in model.graphs]
     for node in (*model.all_nodes, *takers):
@@ -191,7 +191,7 @@ def _read_as_before(
     changes: Mapping[int, Change],
     readers: Mapping[str, Sequence[onnx.NodeProto]],
 ) -> list[onnx.NodeProto]:
-    """Let a node that reads sizes off a tensor return the old ones: what is computed from them stays.
+    """Let a node that reads sizes off a tensor return the old ones: values computed from them stay.
 
     Returns:
         The nodes that put the old sizes in, unless all readers pick others.
@@ -333,7 +333,7 @@ def rescaled_constants(
 def _corrected(
     channels: Channels, model: Model, counts: Mapping[Factor, int], results: dict[int, float]
 ) -> list[Insertion]:
-    """Return the nodes that correct sums by what is gone; their results need no other factor."""
+    """Return the nodes that correct sums by removed contributions; their results need no other factor."""
     inserted = []
     for index, ghost in channels.typing.ghosts.items():
         new = kept_count(ghost.dim, counts)

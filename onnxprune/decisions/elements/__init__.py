@@ -2,7 +2,7 @@
 
 weights     the weights of linear operators, laid out as rows with their inputs last
 masks       the zeros of a noted pattern, and that they stay
-check       the pattern in a finished file, and what sparse kernels ask of it
+check       the pattern in a finished file, and the demands of sparse kernels
 """
 
 from onnxprune.decisions.elements.check import PatternCheck, WeightCheck, check_pattern, demand_pattern

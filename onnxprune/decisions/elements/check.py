@@ -1,4 +1,4 @@
-"""The pattern in a finished file: counted weight by weight, with what sparse kernels ask beside it."""
+"""The pattern in a finished file, counted weight by weight, with the other demands of sparse kernels."""
 
 from __future__ import annotations
 

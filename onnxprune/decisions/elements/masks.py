@@ -90,7 +90,7 @@ def dense_masks(
 
 
 def dense_model(model: Model) -> Model:
-    """Return a sparse model without its removed channels, with the note on the pattern of what is left."""
+    """Return a sparse model without its removed channels, with the note on the pattern of its weights."""
     channels, removed = removed_channels(model, stored_plan(model))
     if not any(len(gone) for gone in removed.values()):
         return channels.model

@@ -166,7 +166,7 @@ def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str] | None:
 
 
 def _reads_constant(model: Model, node: onnx.NodeProto) -> bool:
-    """Return whether what is dequantised is a constant, or was quantised from one right before."""
+    """Return whether the dequantised tensor is a constant, or was quantised from one right before."""
     before = model.index.producer(node.input[0])
     return node.input[0] in model.constants or (
         before is not None and before.op_type == "QuantizeLinear" and before.input[0] in model.constants

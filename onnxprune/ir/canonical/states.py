@@ -65,7 +65,7 @@ def _only(returned: Sequence[str], name: str, place: int) -> bool:
 
 
 def _rewritten(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Let a body read the states that never change from outside; who reads them afterwards does too."""
+    """Let a body read the states that never change from outside; later readers of the result do too."""
     fixed = _fixed(node)
     if not fixed or len(fixed) == sum(1 for _ in _states(node)) == len(node.output):
         return [node]  # a loop has to make something

@@ -52,7 +52,7 @@ def is_never_negative(c: Context, operand: int) -> bool:
 
 
 def loses_its_sign(c: Context, result: int) -> bool:
-    """Return whether all who read a result pass on no negative number of it."""
+    """Return whether every path from a result to an output passes a node that clips negative numbers."""
     typing, waiting, seen = c.typing, [c.node.output[result]], set[str]()
     outputs = {o.name for graph in typing.model.graphs for o in graph.output}
     while waiting:
