@@ -1,10 +1,14 @@
-"""Docstrings and names of tests open with a noun or an imperative, not with a relative word."""
+"""Docstrings open with a noun or an imperative, and name their subjects by the nouns of the field."""
 
 from __future__ import annotations
 
 import ast
+import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("onnxprune", "passes", "benchmarks", "docs", "examples", "models", "tests")
@@ -23,6 +27,42 @@ BANNED = {
     "Does",
     "Those",
 }
+PLAIN_ROOMS = (
+    "onnxprune/algebra",
+    "onnxprune/analysis",
+    "onnxprune/certify",
+    "onnxprune/decisions",
+    "onnxprune/ir",
+    "onnxprune/ops",
+    "onnxprune/runtime",
+    "onnxprune/support",
+    "tests/ops",
+    "tests/unit/algebra",
+    "tests/unit/analysis",
+    "tests/unit/certify",
+    "tests/unit/decisions",
+    "tests/unit/ir",
+    "tests/unit/runtime",
+    "tests/unit/support",
+)
+"""Rooms whose docstrings and comments are free of the words below."""
+VAGUE = re.compile(
+    r"\b(what|whatever|whoever|nobody|somebody|somewhere|said|speaks?|hears?|wants?)\b", re.IGNORECASE
+)
+"""Relative words in the place of a noun (the result, the operand, the user), and personifications."""
+STARTS = {tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+"""Tokens after which a statement begins."""
+
+
+def texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each docstring and each comment of a file."""
+    first = True  # of a statement, where a string is a docstring
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and first):
+                yield f"{path.relative_to(ROOT)}:{token.start[0]}", token.string
+            if token.type not in (tokenize.COMMENT, tokenize.NL):
+                first = token.type in STARTS
 
 
 def openings(path: Path) -> Iterator[tuple[str, str]]:
@@ -44,3 +84,11 @@ def openings(path: Path) -> Iterator[tuple[str, str]]:
 def test_docstrings_and_names_of_tests_open_with_a_noun_or_an_imperative() -> None:
     found = [place for path in FILES for place in openings(path)]
     assert [(place, word) for place, word in found if word in BANNED] == []
+
+
+@pytest.mark.parametrize("room", PLAIN_ROOMS)
+def test_docstrings_and_comments_use_nouns(room: str) -> None:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files
+    found = [(place, VAGUE.findall(text)) for path in files for place, text in texts(path)]
+    assert [(place, words) for place, words in found if words] == []

@@ -62,11 +62,11 @@ def basis_of(metadata: Mapping[str, str]) -> str | None:
 
 
 def check_basis(wanted: str | None, found: str | None, named: str, hint: str) -> None:
-    """Refuse what belongs to another basis.
+    """Refuse a file or object of another basis.
 
     Args:
         wanted: The digest of the model's basis, ``None`` for one that was not rotated.
-        found: That of what is to be used with it.
+        found: The digest of the basis of the file or object that is to be used with it.
         named: The latter, in words.
         hint: The way out.
 

@@ -1,4 +1,4 @@
-"""Every example that onnx has of its operators is read and looked through, whatever there is to prune."""
+"""Every example that onnx has of its operators is read and analysed, with prunable channels or without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of rules: what it covers, that layers keep their order, and each operator on its own."""
+"""The table of rules: its coverage, that layers keep their order, and each operator on its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_standard_domain_has_two_names() -> None:
 
 @pytest.mark.parametrize("operator", sorted(single_nodes.examples()))
 def test_examples(operator: str) -> None:
-    """The rule gives results their sizes, and whatever it leaves free can be removed exactly."""
+    """The rule gives results their sizes, and all channels that it leaves free can be removed exactly."""
     for case in single_nodes.examples()[operator]:
         check_example(case)
 

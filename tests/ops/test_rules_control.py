@@ -1,4 +1,4 @@
-"""Graphs inside nodes: pruned like everything else, and what crosses their boundary on both sides of it."""
+"""Graphs inside nodes: pruned like all others, and channels that cross their boundary on both sides of it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_weight_of_the_outer_graph_that_a_branch_reads() -> None:
 
 
 def test_a_weight_that_a_branch_returns_stays() -> None:
-    """Cutting the outer use alone would change what the branch sees."""
+    """Cutting the outer use alone would change the operand of the branch."""
     net = Net()
     x = net.input("x", [4, 6])
     weight = net.weight(6, 16, fan=6)
@@ -198,7 +198,7 @@ def test_masks_and_passes_reach_into_bodies() -> None:
 
 
 def looped(net: Net, state: str, hidden: int, width: int, stacked: bool = False) -> list[str]:
-    """Three turns of a residual block; on request what it makes in each turn as well."""
+    """Three turns of a residual block; on request with a stack of an output of each turn."""
     body = Body(net)
     for name, kind in (("turn", TensorProto.INT64), ("go", TensorProto.BOOL)):
         body.types[name] = helper.make_tensor_type_proto(kind, [])

@@ -1,4 +1,4 @@
-"""Mixtures of experts: their width, whole experts, and what the router makes of those that are gone."""
+"""Mixtures of experts: their width, whole experts, and the router without the removed ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def mixture(
 
 
 def network(rows: tuple[int | str, ...] = (7,), router: str = "MatMul", **how: object) -> Model:
-    """A layer, a mixture over what it makes, another layer."""
+    """A layer, a mixture over its results, another layer."""
     net = Net()
     x = net.linear(net.input("x", [*rows, 8]), WIDTH)
     flat = net.reshape(x, -1, WIDTH) if len(rows) > 1 else x

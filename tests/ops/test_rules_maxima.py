@@ -140,7 +140,7 @@ def test_a_deep_network() -> None:
 
 
 def unpooled(net: Net, *, size: list[int] | None = None, gone: bool = False, read: bool = False) -> Model:
-    """A pool and its reverse; perhaps into another size, or with indices that somebody else reads too."""
+    """A pool and its reverse; perhaps into another size, or with indices that have another reader too."""
     how = {"kernel_shape": [2, 2], "strides": [2, 2]}
     x, indices = net.ops("MaxPool", net.relu(net.conv(image(net), 16)), outputs=2, **how)
     operands = [net.relu(net.conv(x, 16)), indices, *([net.ints(*size)] if size else [])]

@@ -1,4 +1,4 @@
-"""Operators that this runtime does not have: what lies before and behind them is pruned all the same."""
+"""Operators that this runtime does not have: nodes before and behind them are pruned all the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantised networks: what is zero is the zero point, scales for each channel are cut along."""
+"""Quantised networks: a zero is the zero point, scales for each channel are cut along."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_float_weights_quantised_while_running() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis", [None, 0])
 def test_qlinear_convolutions(kind: str, axis: int | None) -> None:
-    """Padding is with the zero point, and so is what is left of a masked channel."""
+    """Padding is with the zero point, and so is a masked channel."""
     net = Net()
     x = quantise(net, net.input("x", [2, 3, 8, 8]))
     for out in (16, 12, 4):

@@ -132,7 +132,7 @@ def test_an_encoder_hands_its_state_to_a_decoder() -> None:
 
 
 def test_convolution_before_a_recurrent_layer() -> None:
-    """Channels and rows of the picture are one axis of what the layer reads."""
+    """Channels and rows of the picture are one axis of the operand of the layer."""
     net = Net()
     x = net.input("x", [2, 3, 4, 5])
     picture = net.cbr(x, 8)
@@ -169,7 +169,7 @@ def test_a_sum_over_hidden_channels_that_do_not_start_at_zero(kind: str) -> None
 
 
 def test_recurrent_weights_that_are_computed_keep_the_channels() -> None:
-    """They are not zero where a channel is removed, so the others would still hear of it."""
+    """They are not zero where a channel is removed, so the others would still depend on it."""
     net = Net()
     x = net.input("x", [5, 2, 6])
     mean = net.reduce("ReduceMean", net.reduce("ReduceMean", x, [1, 2]), [0])

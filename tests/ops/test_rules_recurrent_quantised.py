@@ -19,7 +19,7 @@ def integers(net: Net, shape: tuple[int, ...], each: bool, signed: bool) -> list
     values = net.random.integers(low, high, shape).astype(kind)
     size = (shape[0], shape[2]) if each else (shape[0],)
     point = 0 if signed and each else net.random.integers(*((1, 9) if signed else (110, 140)))
-    points = np.full(size, point)  # the runtime wants one for all columns, and 0 where those are signed
+    points = np.full(size, point)  # the runtime requires one for all columns, and 0 where those are signed
     scale = net.random.uniform(0.5, 1.0, size) / 60 / np.sqrt(shape[1])
     return [net.const(values), net.const(scale), net.const(points.astype(kind))]
 

@@ -1,4 +1,4 @@
-"""Size rules: every operator that the groups know has one, and they say what onnxruntime computes."""
+"""Size rules: every operator of the axis rules has one, with the same results as onnxruntime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_operator_with_an_axes_rule_has_a_size_rule() -> None:
 
 
 def test_every_operator_of_the_standard_has_a_rule() -> None:
-    """All operators of onnx from opset 7 on; what a model of today cannot hold is left out."""
+    """All operators of onnx from opset 7 on; those that a model of today cannot hold are left out."""
     load()
     known = {s.name for s in onnx.defs.get_all_schemas_with_history() if not s.domain and not s.deprecated}
     lost = {n for n in known if ("", n) not in SPECS or SPECS["", n].sizes is None}
@@ -63,7 +63,7 @@ def model(
 
 
 def assert_as_run(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], numbers: dict[str, int]) -> None:
-    """Every derived size is what onnxruntime makes."""
+    """Every derived size is the one of the run by onnxruntime."""
     shapes = infer_sizes(proto).shapes
     for name, made in Session(proto, optimize=False).run(feeds).items():
         assert [number_of(size, numbers) for size in shapes[name] or ()] == list(np.shape(made)), name

@@ -91,7 +91,7 @@ def test_over_the_last_axis(spelling: Spelling, opset: int) -> None:
 @pytest.mark.parametrize("count", [WIDTH, WIDTH - 1])
 @pytest.mark.parametrize("kind", ["ReduceSum", "ReduceSumSquare"])
 def test_sums_that_are_divided_by_a_number(kind: str, count: int) -> None:
-    """The number stays that of all channels: what is gone counts as well."""
+    """The number stays that of all channels: removed ones count as well."""
 
     def spelled(net: Net, x: str, axes: list[int]) -> str:
         total = net.reduce("ReduceSum", x, axes)

@@ -166,7 +166,7 @@ def test_other_operators_commute_with_permutations_alone(name: str) -> None:
 
 
 def test_every_operator_with_a_symmetry_is_met() -> None:
-    """Each rule says more than permutations somewhere in the networks of this file."""
+    """Each rule allows more than permutations in at least one network of this file."""
     load()
     wanted = {name for (_, name), spec in SPECS.items() if spec.symmetry is not None}
     models = [stream(*how) for table in (LINEAR, SCALED) for how in table.values()]

@@ -1,4 +1,4 @@
-"""The algebra: after unification, two descriptions of an axis lose the same elements, whatever is removed."""
+"""The algebra: after unification, two descriptions of an axis lose the same elements, for all removals."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_products_meet_at_common_divisors() -> None:
 
 
 def test_a_shuffle_added_to_its_input() -> None:
-    """``(g c)`` unified with ``(c g)``: what a type checker's occurs check would stumble over."""
+    """``(g c)`` unified with ``(c g)``: it would fail the occurs check of a type checker."""
     g, c = Factor(4), Factor(8)
     assert unify(Product((g, c)), Product((c, g)), WHY)
     kept = some_kept([g, c], 0)
@@ -203,7 +203,7 @@ def test_a_shuffle_added_to_its_input() -> None:
 
 
 def test_a_product_that_is_also_a_sum() -> None:
-    """Two equal halves, read as two rows: what is removed of one half is removed of the other."""
+    """Two equal halves, read as two rows: the same elements are removed from both halves."""
     halves, rows = Sum((Factor(8), Factor(8))), Product((Factor(2), Factor(8)))
     assert unify(halves, rows, WHY)
     assert [f.size for f in dict.fromkeys(prunable(halves))] == [8]

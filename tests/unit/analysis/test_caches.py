@@ -1,4 +1,4 @@
-"""Caches whose axes have no telling name: what an output returns longer."""
+"""Caches whose axes have no telling name: inputs that an output returns longer."""
 
 from __future__ import annotations
 

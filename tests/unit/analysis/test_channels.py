@@ -1,4 +1,4 @@
-"""Groups: what hangs together, what is set back, what is blocked, and the names of it all."""
+"""Groups: coupled axes, axes set back, blocked axes, and the names of all of them."""
 
 from __future__ import annotations
 

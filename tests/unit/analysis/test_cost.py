@@ -1,4 +1,4 @@
-"""Costs: what the polynomials say is what the files hold."""
+"""Costs: the polynomials equal the counts in the files."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_branches(kind: str) -> None:
 
 
 def test_a_branch_that_is_stretched_stays_as_long() -> None:
-    """The sum is larger than what is added to: zeros, but of another shape."""
+    """The sum is larger than the operand that is not zero: zeros, but of another shape."""
     net = Net()
     x = net.relu(net.linear(net.input("rows", ["N", 1, 8]), 16))
     y = net.op("MatMul", net.input("others", ["N", 5, 8]), net.const(np.zeros((8, 16))))

@@ -105,7 +105,7 @@ def killed(channels: Channels, removed: dict[str, list[int]], readers: bool) -> 
 
 
 def error_without(sparse: Model, evidence: LivenessEvidence) -> float:
-    """Remove what was found, and return how far the results are from what they were."""
+    """Remove the channels found, and return the error of the results."""
     dense = shrunk(find_channels(folded(evidence)), evidence.removed)
     check_valid(dense, "shrink")
     sessions = [Session(m.proto, optimize=False) for m in (sparse, dense)]
@@ -135,7 +135,7 @@ def test_channels_that_nobody_reads(name: str) -> None:
     evidence = find_evidence(find_channels(sparse))
     if name in ("tied_embedding", "rms_by_sum"):  # its table is read in another way too: by itself, by a sum
         del removed["Gather_3"]
-    for group in channels.groups:  # a norm reads what it is taken over, columns or not
+    for group in channels.groups:  # a norm reads all channels of its axis, columns or not
         sums = [c for c in channels.typing.contractions if group.factor in factors(c.dim)]
         kinds = {channels.typing.nodes[c.node].op_type for c in sums}
         if any(c.statistic for c in sums) or kinds & {"ReduceMax", "GlobalMaxPool", "GlobalLpPool"}:
@@ -292,7 +292,7 @@ def test_constants_go_into_the_bias_of_a_gemm(attributes: dict[str, float], bias
     ],
 )
 def test_constants_in_pools(pool: dict[str, int], stays: bool) -> None:
-    """Padding that counts as zeros makes a frame of what was the same everywhere."""
+    """Padding that counts as zeros makes a frame of a value that was the same everywhere."""
     net = Net()
     filters = net.weight(4, 3, 3, 3)
     x = net.conv(net.input("x", ["N", 3, 6, 6]), 4, w=filters)
@@ -358,7 +358,7 @@ def test_an_heir_keeps_all_channels_it_lies_on() -> None:
 
 @pytest.mark.parametrize("channel", [0, 1, 2])
 def test_constants_of_nodes_that_have_no_name(channel: int) -> None:
-    """A group is named after what a node makes; the constant that is added there gets that name."""
+    """A group is named after the result of a node; the constant that is added there gets that name."""
     net = Net()
     x = net.linear(net.input("x", [2, 3]), 3)
     picked = net.op("Gather", x, net.ints(1, 2, 0, 2), axis=1)

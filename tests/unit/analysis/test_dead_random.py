@@ -1,4 +1,4 @@
-"""Random networks some of whose filters, columns or shifts are zero: what is removed changes nothing."""
+"""Random networks some of whose filters, columns or shifts are zero: the removal changes no output."""
 
 from __future__ import annotations
 

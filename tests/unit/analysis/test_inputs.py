@@ -1,4 +1,4 @@
-"""Inputs that a model can take: drawn from what its graph does with them."""
+"""Inputs that a model can take: drawn from their uses in its graph."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_of(text: str, **weights: object) -> Model:
 
 
 def values_of(model: Model, batch: int = 4, **shapes: tuple[int, ...]) -> dict[str, Values]:
-    """Return what is read from a graph, without a run that could put it right."""
+    """Return the values read from a graph, without a run that could correct them."""
     specs = Session(model.proto, optimize=False).inputs
     return input_values(model, specs, full_shapes(specs, shapes, batch))
 
@@ -240,7 +240,7 @@ def test_masks_that_make_outputs_nan_are_replaced() -> None:
         one=np.asarray(1), axis=[1],
     )  # fmt: skip
     feeds = feeds_that_run(model, Session(model.proto))
-    assert feeds  # no input is any better: what runs is returned all the same
+    assert feeds  # no input is any better: inputs that run are returned all the same
 
 
 # --- lengths and positions

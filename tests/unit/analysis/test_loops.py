@@ -1,4 +1,4 @@
-"""Loops and scans of open length: what they lay end to end, weights they carry, and what they cost."""
+"""Loops and scans of open length: their stacked outputs, weights they carry, and their costs."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_a_state_that_never_changes_is_still_returned() -> None:
 
 
 def test_states_that_change_places_are_not_fixed() -> None:
-    """Each turn hands on what the other one was: nothing stays as it was."""
+    """Each turn returns the other state: neither stays as it was."""
     net = Net()
     x = net.input("x", [3, 8])
     one, two = (net.relu(net.linear(x, HIDDEN)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The analysis of sizes: names, numbers given for them, what is learnt, and what does not fit."""
+"""The analysis of sizes: names, numbers given for them, derived facts, and contradictions."""
 
 from __future__ import annotations
 

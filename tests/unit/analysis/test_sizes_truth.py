@@ -1,4 +1,4 @@
-"""Derived sizes against real runs: no axis that is said to be known is ever wrong."""
+"""Derived sizes against real runs: no axis reported as known is ever wrong."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LEFT_OPEN = {"tts_len": 20}
 
 
 def judged(proto: onnx.ModelProto, least: int) -> tuple[list[str], list[str]]:
-    """Return what an analysis says wrongly of a model, and what it does not know."""
+    """Return the wrong statements of an analysis of a model, and its unknown sizes."""
     model = check(Model(proto))
     analysis = infer_sizes(model.proto)
     found = [observe(model.proto, analysis, which) for which in range(4)]
     runs = [run for run in found if isinstance(run, Run)]
-    assert len(runs) >= least, [said for said in found if isinstance(said, str)]
+    assert len(runs) >= least, [failure for failure in found if isinstance(failure, str)]
     verdict = compare(analysis, runs)
     assert not runs or verdict.counts["axis known"] > 0
     return verdict.wrong, verdict.unknown

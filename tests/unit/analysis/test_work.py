@@ -1,4 +1,4 @@
-"""Budgets count what the runtime computes: compared with a count from the profile of a run."""
+"""Budgets count the work of the runtime: compared with a count from the profile of a run."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_files_cost_what_the_profile_says(name: str) -> None:
     assert_counted(load(CASES / f"{name}.onnx"))
 
 
-def test_work_at_sizes_that_only_the_data_tell_is_said() -> None:
-    """The length that a model makes up itself: nobody knows it before the run."""
+def test_work_at_sizes_that_depend_on_data_is_reported() -> None:
+    """The length that a model computes from its data is unknown before the run."""
     reach = reach_of(find_channels(load(CASES / "tts_len.onnx")))
     assert 0.5 < reach.counting.assumed <= 1
     assert reach.counting.sizes
@@ -117,8 +117,8 @@ def test_prune_and_inspect_say_so(tmp_path: Path) -> None:
         assert facts["macs_assumed"] == 0
 
 
-def test_operators_nobody_knows_that_read_two_activations() -> None:
-    """Attention of another program: nothing is known of it, and that is said."""
+def test_unknown_operators_that_read_two_activations() -> None:
+    """Attention of another program: its work is unknown, and reported as such."""
     net = Net()
     x = net.input("x", [1, 5, 16])
     q, k = net.linear(x, 16), net.linear(x, 16)

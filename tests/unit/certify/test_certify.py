@@ -1,4 +1,4 @@
-"""The verifier: what it certifies, what it refuses, and that it stands on its own."""
+"""The verifier: models it certifies, models it refuses, and its independence of the package."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXACT = sorted(name for name, idea in IDEAS.items() if not idea.inexact)
 
 
 def verdict(sparse: Model, result: PassResult, original: Model | None = None) -> CertifyResult:
-    """Ask the verifier about a model and what ``transform`` has made of it."""
+    """Certify a model and the result of ``transform``."""
     before = None if original is None else original.proto
     return certify(sparse.proto, result.model.proto, result.kept, before)
 

@@ -43,7 +43,7 @@ def model_of(net: Net) -> Model:
 
 
 def within(channels: Channels) -> dict[int, list[int]]:
-    """Return the sizes of what groups are free within, by their own size."""
+    """Return the sizes of the outer factors of groups, by the size of the group."""
     sizes = {g.name: g.size for g in channels.groups}
     return {sizes[name]: [f.size for f in outer] for name, outer in channels.freedoms.items()}
 
@@ -112,7 +112,7 @@ def test_not_free_where_the_parts_are_mixed(mixing: str) -> None:
 
 
 def test_free_where_they_are_not_mixed() -> None:
-    """The same network without the mixing: what the test above looks at is what makes the difference."""
+    """The same network without the mixing: the mixing of the test above makes the difference."""
     net = Net()
     x = net.op("Tanh", net.reshape(net.linear(net.input("x", [2, 6]), 32), 2, 4, 8))
     model = net.model(net.linear(net.reshape(x, 2, 32), 3))
@@ -354,7 +354,7 @@ def test_dead_channels_need_not_lie_in_the_same_place_of_each_group() -> None:
 
 
 def test_channels_that_nothing_reads_need_not_lie_in_the_same_place_either() -> None:
-    """Only the columns of the readers are zero: no plan, and no zero in what makes the channels."""
+    """Only the columns of the readers are zero: no plan, and no zero in the weights of the layer itself."""
     model = model_of(grouped(groups=2, width=8, normalised=False))
     last = model.nodes[-2].input[1]
     weights = model.array(last).copy()

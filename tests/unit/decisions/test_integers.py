@@ -1,4 +1,4 @@
-"""Zero is the zero point: in every constant that is masked, whatever lies between it and who reads it."""
+"""Zero is the zero point: in every constant that is masked, behind any nodes and for any readers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parameters(net: Net, kind: str, count: int | None = None) -> tuple[str, str]
 
 
 def rms(net: Net, x: str) -> str:
-    """Normalise over the last axis: what is removed has to be zero there."""
+    """Normalise over the last axis: removed channels have to be zero there."""
     mean = net.reduce("ReduceMean", net.mul(x, x), [-1])
     y = net.op("Div", x, net.op("Sqrt", net.add(mean, net.const(1e-5))))
     return net.mul(y, net.vector(net.shape(x)[-1], 0.7, 1.3))
@@ -227,7 +227,7 @@ def test_files(file: str) -> None:
 
 
 def test_scales_that_differ_from_reader_to_reader() -> None:
-    """The zero is the same, so it can be masked; what the numbers stand for is not one thing."""
+    """The zero is the same, so it can be masked; the real values of the numbers differ."""
     net = Net(opset=21, ir=10)
     q, zero = whole(net, (6, WIDTH), "uint8"), net.const(np.uint8(127))
     x = net.input("x", [4, 6])

@@ -162,7 +162,7 @@ def test_padding_of_what_cannot_shrink_stays() -> None:
 
 
 def test_a_mean_over_a_count_computed_at_run_time() -> None:
-    """The sum may lose channels; what it is divided by may not follow them."""
+    """The sum may lose channels; its divisor may not follow them."""
     net, x = start()
     x = net.relu(x)
     shape = net.op("Shape", x)

@@ -1,4 +1,4 @@
-"""Rows of a vocabulary that nobody needs: of the table, of the scores, and of what the caller feeds."""
+"""Unused rows of a vocabulary: of the table, of the scores, and of the fed indices."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def shape(model: Model, which: str) -> list[int]:
 @pytest.mark.parametrize("ids", [TensorProto.INT64, TensorProto.INT32])
 @pytest.mark.parametrize("tied", [False, True])
 def test_rows_of_the_table_and_of_the_scores(tied: bool, ids: int) -> None:
-    """With the new numbers the new model says of each row what the old one said of it."""
+    """With the new numbers the new model returns for each row the scores of the old one."""
     model = language_model(tied=tied, ids=ids)
     sparse = KeepRows(KEEP)(model)
     dense = Transform()(sparse)

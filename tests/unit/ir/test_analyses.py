@@ -44,7 +44,7 @@ def samples(count: int = 8) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def done(monkeypatch: pytest.MonkeyPatch) -> Done:
-    """Count the work itself, by a checksum of what it is done on: whatever keeps the results."""
+    """Count the work itself, by a checksum of its argument, independently of the kept results."""
     found: Done = Counter()
 
     def count(module: Any, name: str, of: Callable[..., int]) -> None:
@@ -90,7 +90,7 @@ def test_the_command_computes_each_once_a_version(done: Done, tmp_path: Path) ->
     onnx.save(network().proto, given)
     words = ["prune", str(given), "--reduce-macs", "0.4", "-o", str(tmp_path / "sparse.onnx")]
     program.main(words, standalone_mode=False)
-    assert Counter(name for name, _ in done)["infer_axes"] == 2  # of the file, and of what is written
+    assert Counter(name for name, _ in done)["infer_axes"] == 2  # of the file, and of the written model
     assert max(done.values()) == 1
 
 

@@ -223,7 +223,7 @@ def test_a_model_that_does_not_load_is_not_written(tmp_path, model):
 
 
 def test_a_model_that_does_not_run_is_written_beside_its_place(tmp_path, model):
-    """Valid as far as can be seen, but the target of the Reshape never holds what arrives."""
+    """Valid as far as can be seen, but the target of the Reshape never fits its operand."""
     model.proto.graph.node[5].CopyFrom(helper.make_node("Reshape", ["e", "target"], ["f"], name="flatten"))
     model.add_constant("target", np.array([7, 23], np.int64))
     model.set_array("w3", np.zeros((4, 23), np.float32))

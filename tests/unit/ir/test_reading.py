@@ -1,4 +1,4 @@
-"""Files are read as they are meant, whatever form they have; what cannot be meant is refused by name."""
+"""Files of any form are read as they are meant; those without a meaning are refused by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pruned(tmp_path, given):
 
 
 def refused(tmp_path, proto):
-    """Return what is said of a model that has to be refused."""
+    """Return the message about a model that has to be refused."""
     path = disk.save(proto, tmp_path / "model.onnx")
     return disk.run("inspect", path).refused(1)
 

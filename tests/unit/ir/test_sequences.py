@@ -123,7 +123,7 @@ def test_a_part_that_is_returned() -> None:
 
 
 def test_sequences_in_a_branch() -> None:
-    """A body cuts what it captures."""
+    """A body cuts a captured tensor."""
     net = Net()
     x = net.linear(net.input("x", [5, 8]), 16)
 

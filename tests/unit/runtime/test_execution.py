@@ -23,7 +23,7 @@ SECOND = os.environ.get("ONNXPRUNE_SECOND_PYTHON", "")
 
 
 def second_provider() -> str:
-    """Return a provider beside the CPU that this onnxruntime has, whatever it can run."""
+    """Return a provider beside the CPU that this onnxruntime has, able to run the models or not."""
     others = [name for name in module.available() if name != module.CPU]
     if not others:
         pytest.skip("this onnxruntime has the CPU provider alone")
@@ -81,7 +81,7 @@ def test_the_cpu_works():
 
 
 class Skewed(Session):
-    """A device that multiplies what the models with a certain weight compute."""
+    """A device that multiplies the results of the models with a certain weight."""
 
     factor = 1.0
     of = ""

@@ -1,5 +1,5 @@
 """Back-ends of latency: commands that answer, fail, hang or print nonsense; callables; TensorRT's programs;
-OpenVINO. No test depends on time: what is measured follows from the model file."""
+OpenVINO. No test depends on time: the measured figures follow from the model file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that stand for sizes nobody gives: one table of them."""
+"""Numbers for sizes that are not given: one table of them."""
 
 from __future__ import annotations
 

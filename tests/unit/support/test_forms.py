@@ -59,7 +59,7 @@ def test_the_place_is_named():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A model, what the commands write beside it, and a finished run."""
+    """A model, the files that commands write beside it, and a finished run."""
     folder = tmp_path_factory.mktemp("place")
     model = disk.save(disk.network(), folder / "model.onnx")
     disk.save_data(folder / "data.npz", **disk.samples(8))

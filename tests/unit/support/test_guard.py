@@ -305,7 +305,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("location", ["../precious/out.onnx.data", "out.onnx.data", "sub/out.onnx.data"])
 def test_data_this_program_has_not_written_stays(tmp_path: Path, external: Model, location: str) -> None:
-    """A model of a stranger says that somebody's file is its data."""
+    """A model of a stranger names another file as its data."""
     project = tmp_path / "project"
     for place in (project / "sub", tmp_path / "precious"):
         place.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Scratch folders: gone afterwards, whatever happens to the process that made them."""
+"""Scratch folders: gone afterwards, after any end of the process that made them."""
 
 from __future__ import annotations
 

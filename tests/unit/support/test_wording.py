@@ -1,4 +1,4 @@
-"""Text of others in what the program says: nothing in it acts, wherever it is shown."""
+"""Text of others in the program's output: plain text wherever it is shown."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_names_do_not_act(tmp_path: Path, kind: str, command: str) -> None:
     ),
 )
 def test_any_encoding_of_the_terminal_does(tmp_path: Path, encoding: str, command: str) -> None:
-    """Results are full of arrows, bars and minus signs; names hold what they like."""
+    """Results are full of arrows, bars and minus signs; names hold any characters."""
     model = disk.save(renamed("卷积→"), tmp_path / "model.onnx")
     data = disk.save_data(tmp_path / "data.npz", **{"卷积→image": disk.samples()["image"]})
     sparse, out = tmp_path / "sparse.onnx", tmp_path / "out"
@@ -277,7 +277,7 @@ def facts() -> dict[str, Any]:
 
 
 def everywhere(value: Any, name: str) -> Any:
-    """Put a name into every text, numbers and what is looked up aside."""
+    """Put a name into every text, numbers and keys aside."""
     if isinstance(value, dict):
         kept = {"of", "format"}
         return {k: v if k in kept else everywhere(v, name) for k, v in value.items()}
