@@ -1,9 +1,9 @@
-"""Write into the documentation what the program says of itself: options of commands, keys of recipes.
+"""Write tables of the program into the documentation: options of commands, keys of recipes.
 
     python docs/generate.py            # bring all pages up to date
     python docs/generate.py --check    # exit with 1 if one is not
 
-Between ``<!-- options -->`` or ``<!-- keys -->`` and ``<!-- end -->`` stands what comes from here.
+The generated parts stand between ``<!-- options -->`` or ``<!-- keys -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def options_of(command: click.Command) -> str:
 
 
 def default_of(option: click.Option) -> str:
-    """Return an option's default as text; nothing where there is none to speak of."""
+    """Return an option's default as text; nothing where it has none to show."""
     if option.required:
         return "required"
     value = option.to_info_dict()["default"]
@@ -103,13 +103,13 @@ def table(section: type[BaseModel], fields: dict[str, FieldInfo]) -> list[str]:
 
 
 def kind_of(field: FieldInfo) -> str:
-    """Say in words what a key takes."""
+    """Return the type and the bounds of a key, in words."""
     kinds = [kind for kind in alternatives(field.annotation) if kind is not type(None)]
     return " or ".join(word for kind in kinds for word in words(kind)) + bounds(field.metadata)
 
 
 def bounds(metadata: Sequence[Any]) -> str:
-    """Say in words between what a number has to be."""
+    """Return the bounds of a number, in words."""
     found = {type(m).__name__: m for m in metadata}
     if "Gt" in found and "Lt" in found:
         return f", between {found['Gt'].gt} and {found['Lt'].lt}"
@@ -119,7 +119,7 @@ def bounds(metadata: Sequence[Any]) -> str:
 
 
 def words(kind: Any) -> list[str]:
-    """Return what a type is called."""
+    """Return the names of a type."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return [", ".join(f"`{value}`" for value in inner)]

@@ -74,7 +74,7 @@ def chosen(
 
 
 def of_rotated(rotated: PassResult, pruned: PassResult, **more: Any) -> PassResult:
-    """Return the pruning of a rotated model, what was rotated among its facts."""
+    """Return the pruning of a rotated model, with the facts of the rotation in its report."""
     facts = rotated.facts
     figures = {"axes": facts["axes"], "absorbed": facts["absorbed"], "max_rel_error": facts["max_rel_error"]}
     result = with_rotation(pruned, kept=True, **more, **figures)

@@ -29,7 +29,7 @@ BEYOND_IT = (
 )
 """Its messages about those networks."""
 COMPUTED_OTHERWISE = ("test_rules.py::test_examples[Attention]",)
-"""Tests of what it makes something else of: it sums up infinite scores to something that is no number."""
+"""Tests whose results differ there: sums of infinite scores are NaN."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,7 +67,7 @@ def own_modules(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Leave out what an old runtime cannot run; with a current one nothing is left out."""
+    """Skip tests that an old runtime cannot run; with a current one none is skipped."""
     try:
         return (yield)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The documentation is true: snippets run, tables are those of the program, links lead somewhere."""
+"""The documentation is true: snippets run, tables are those of the program, the targets of links exist."""
 
 from __future__ import annotations
 

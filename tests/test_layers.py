@@ -1,4 +1,4 @@
-"""Imports point downwards: what a module needs lies in a layer below it, or in its own package."""
+"""Imports point downwards: a module imports from layers below it, or from its own package."""
 
 from __future__ import annotations
 

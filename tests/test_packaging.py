@@ -164,7 +164,7 @@ def test_source_archive_holds_what_its_tests_need(unpacked: Path):
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with the wheel; what it depends on is lent by the environment of the tests."""
+    """An environment with the wheel; its dependencies are lent by the environment of the tests."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
     paths = sysconfig.get_paths(vars={"base": str(folder), "platbase": str(folder)})
@@ -185,7 +185,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, folder: Path, program: str, *words: str) -> str:
-    """Run a program of that environment in some folder; return what it prints."""
+    """Run a program of that environment in some folder; return its standard output."""
     command = [str(installed / program), *words]
     outcome = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr

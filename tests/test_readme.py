@@ -36,7 +36,7 @@ def words(line: str) -> str:
 
 
 def run(command: list[str], folder: Path) -> list[str]:
-    """Run a command with the interpreter of the tests; return what it prints."""
+    """Run a command with the interpreter of the tests; return the lines of its output."""
     assert command[:2] == ["python", "-m"]
     assert command[2].split(".")[0] == "onnxprune"
     outcome = subprocess.run(

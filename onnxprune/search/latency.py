@@ -157,7 +157,7 @@ class Stopwatch:
         return [ratios[_key(self._widths(plan))] for plan in plans]
 
     def correct(self, removed: Removed) -> float:
-        """Time a plan that was made for a budget and learn from it; return its time in parts."""
+        """Time a plan that was made for a budget and add it to the fit; return its time as a ratio."""
         (ratio,) = self.time([removed])
         key = _key(self._widths(removed))
         for entry in self._entries:

@@ -32,7 +32,7 @@ _MEMORY = 1 << 30
 
 
 def analysed(seeds: list[Path], number: int, place: Path) -> str:
-    """Analyse the mutant of a number; return what is wrong, or how it ended in one word."""
+    """Analyse the mutant of a number; return the message of a defect, or the end in one word."""
     draw = random.Random(number)
     proto = onnx.ModelProto.FromString(draw.choice(seeds).read_bytes())
     mutate(proto, draw)

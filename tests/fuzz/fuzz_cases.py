@@ -33,7 +33,7 @@ class Case:
     """One case of the fuzzer.
 
     Attributes:
-        number: What it was drawn from.
+        number: Seed of its draws.
         kind: Which files are spoilt.
         seed: The network or the file it started from.
         commands: Command lines, run one after the other; names count from the case's folder.
@@ -204,7 +204,7 @@ _TYPES = (
 
 
 def _write_archive(draw: random.Random, path: Path) -> None:
-    """Write arrays with headers that may lie about what follows."""
+    """Write arrays with headers that may not fit the data behind them."""
     compression = draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compression) as archive:
         warnings.simplefilter("ignore")  # of names that are there twice

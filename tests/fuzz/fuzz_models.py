@@ -1,4 +1,4 @@
-"""Changes to model files that know what a model is: a field, a name, a type, an edge, a body, a function.
+"""Changes to model files that follow their structure: a field, a name, a type, an edge, a body, a function.
 
 A mutant is never checked here: most are invalid, some are valid and strange, a few are as good as before.
 """
@@ -69,7 +69,7 @@ def mutate(proto: onnx.ModelProto, draw: random.Random) -> None:
         try:
             change(proto, draw)
         except (IndexError, ValueError, TypeError, AttributeError):
-            continue  # the part it wants is not there, or protobuf refuses the value
+            continue  # the part it changes is not there, or protobuf refuses the value
 
 
 # --- any field of any message ------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def doubled_node(proto: onnx.ModelProto, draw: random.Random) -> None:
 
 
 def bypassed_node(proto: onnx.ModelProto, draw: random.Random) -> None:
-    """Put a node that onnx knows between two others, with or without what it needs."""
+    """Put a node of onnx's operators between two others, with or without its required operands."""
     graph = proto.graph
     node = draw.choice(graph.node)
     place = draw.randrange(len(node.input))
@@ -271,7 +271,7 @@ def another_attribute(proto: onnx.ModelProto, draw: random.Random) -> None:
 
 
 def another_number(proto: onnx.ModelProto, draw: random.Random) -> None:
-    """Change a number in an attribute, whatever it is of."""
+    """Change a number in an attribute of any node."""
     attribute = draw.choice([a for n in proto.graph.node for a in n.attribute if a.type in (1, 2, 6, 7)])
     if attribute.type == AttributeProto.FLOAT:
         attribute.f = draw.choice(FLOATS)

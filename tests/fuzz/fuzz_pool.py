@@ -1,4 +1,4 @@
-"""Cases run one after the other in child processes that have limits, and what is wrong with their ends.
+"""Cases run one after the other in child processes that have limits, and findings about their ends.
 
 Only success, or ``error:`` and exit code 1 or 2, is an end. A traceback, a dead or hanging process, too much
 memory, and a program that calls its own work a defect are findings.
@@ -48,7 +48,7 @@ class Finding:
         number: Of the case.
         what: One line that is the same for the same defect.
         command: The command line.
-        details: The traceback, or what was said.
+        details: The traceback, or the text on standard error.
     """
 
     number: int
@@ -63,8 +63,8 @@ def run_cases(
     """Run cases in child processes; yield a `Finding` for each defect and an `int` for each case done.
 
     Args:
-        numbers: What the cases are drawn from.
-        corpus: What `write_corpus` wrote.
+        numbers: Seeds of the cases.
+        corpus: Folder written by `write_corpus`.
         children: How many processes at a time.
         seconds: How long to go on.
     """
@@ -159,7 +159,7 @@ class _Child:
         alive = self.process.is_alive()
         late = alive and self._late
         if late and self.process.pid is not None:
-            os.kill(self.process.pid, signal.SIGABRT)  # faulthandler says where it is
+            os.kill(self.process.pid, signal.SIGABRT)  # faulthandler prints its stack
             self.process.join(5)
         if alive:
             self.process.kill()
@@ -174,7 +174,7 @@ class _Child:
 
 
 def _work(numbers: Sequence[int], corpus: Path, scratch: Path, ends: Connection) -> None:
-    """Do cases, and tell of their begin, findings and end."""
+    """Run cases, and send messages on their begin, findings and end."""
     tell = lambda kind, content: ends.send_bytes(json.dumps([kind, content]).encode())  # noqa: E731
     stderr = (scratch / "stderr").open("ab", buffering=0)
     os.dup2(stderr.fileno(), 2)
@@ -225,7 +225,7 @@ def judged(case: Case) -> Iterator[Finding]:
 
 
 def _run(words: Sequence[str]) -> tuple[int, str, str]:
-    """Run a command line; return its exit code, what it said, and the traceback of what it let through."""
+    """Run a command line; return its exit code, its standard error, and the traceback of an escaped error."""
     import networks_on_disk as disk
 
     try:

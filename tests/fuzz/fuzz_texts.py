@@ -29,7 +29,7 @@ def mutated_json(text: str, draw: random.Random) -> str:
 
 
 def _changed(content: Any, draw: random.Random) -> Any:
-    """Change one thing somewhere inside."""
+    """Change one entry at a random depth."""
     places = list(_places(content))
     if not places or draw.random() < 0.03:
         return copy.deepcopy(draw.choice(VALUES))

@@ -1,6 +1,6 @@
-"""Half a minute of fuzzing with fixed seeds: only success, or an error that is said, may come out.
+"""Half a minute of fuzzing with fixed seeds: every command ends with success or with an error message.
 
-`python tests/fuzz/run.py --minutes 10 --seed S` does it by hand, for as long as is wanted.
+`python tests/fuzz/run.py --minutes 10 --seed S` does it by hand, for any time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_nothing_but_errors_comes_out(corpus, monkeypatch):
 
 
 def test_some_cases_of_every_kind(corpus, tmp_path):
-    """A few in this process: what the long run needs works, and every kind is drawn."""
+    """A few cases in this process: the parts of the long run work, and every kind is drawn."""
     seen = set()
     for number in range(300):
         folder = tmp_path / str(number)

@@ -27,7 +27,7 @@ FAST = 0.1
 
 @pytest.fixture(autouse=True)
 def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time the work alone: verification looks at the whole network at every use of what is remembered."""
+    """Time the work alone: verification looks at the whole network at every use of a cached analysis."""
     monkeypatch.setattr(Model, "verified", False)
 
 
@@ -51,7 +51,7 @@ def stages(model: Model) -> dict[str, Callable[[], object]]:
 
 
 def seconds(work: Callable[[], object], rounds: int) -> float:
-    """Return the least processor time of some rounds: what other programs do does not count.
+    """Return the least processor time of some rounds, without the work of other programs.
 
     Nor does the garbage collector, which looks at all that is alive whenever so much more has been made.
     """

@@ -6,7 +6,7 @@ from onnxprune.scoring.criteria import Criterion, reading_places, share
 
 
 def cubes(channels, group, evidence, seed):
-    """Return what each tensor says of the channels: the mean of |w|³ over the elements of each."""
+    """Return the shares of the channels in each tensor: the mean of |w|³ over the elements of each."""
     return [share(channels, group, p, lambda _, w: np.abs(w) ** 3) for p in reading_places(channels, group)]
 
 
@@ -14,7 +14,7 @@ CUBES = Criterion(cubes, power=1 / 3)
 
 
 def none(channels, group, evidence, seed):
-    """Return what is no criterion: another number of channels."""
+    """Return wrong scores, of another number of channels."""
     return [np.ones(3)]
 
 

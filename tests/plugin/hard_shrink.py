@@ -11,7 +11,7 @@ DOMAIN = "com.example"
 
 
 def _function():
-    """Return the operator in standard ones: what onnxruntime runs."""
+    """Return the operator as a function of standard ones, which onnxruntime runs."""
     bound = helper.make_node("Constant", [], ["bound"])
     bound.attribute.add(name="value_float", ref_attr_name="lambd", type=1)
     nodes = [

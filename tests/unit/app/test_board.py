@@ -78,7 +78,7 @@ def test_the_forecast_uses_times_of_finished_steps():
     forecast = Forecast({"baseline": 1, "1-finetune": 2, "2-finetune": 6, "2-score": 1})
     assert forecast.remaining_s() is None
     forecast.hear({"event": "done", "step": "baseline", "duration_s": 3.0})
-    assert forecast.remaining_s() is None  # nobody knows how long training takes
+    assert forecast.remaining_s() is None  # no training has been timed
     forecast.hear({"event": "start", "step": "1-finetune"})
     forecast.hear({"event": "kept", "step": "1-finetune", "duration_s": 10.0})
     assert forecast.remaining_s() == 6 * 5.0 + 3.0

@@ -45,7 +45,7 @@ def page(tmp_path_factory):
 
 
 def browse(folder: Path, address: Path, *options: str) -> str:
-    """Open a page; return what the browser prints."""
+    """Open a page; return the browser's standard output."""
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [f"--user-data-dir={folder / 'profile'}", *options, address.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -509,7 +509,7 @@ def test_a_held_back_set_without_a_say_chooses_no_stage(tmp_path, monkeypatch):
 
 
 def test_a_training_that_does_harm_is_left_out_of_the_result(tmp_path):
-    """A step size of a hundred: what was recovered before is the result."""
+    """A step size of a hundred: the recovered model before it is the result."""
     stages = ("recover.enabled=true", "recover.samples=64", "finetune.epochs=1", "finetune.lr=100")
     facts = run(recipe_in(tmp_path, *stages, "schedule.iterations=1", "finetune.clip_norm=inf"))
     judged = read_state(tmp_path / "work")["steps"]["1-score"]["facts"]

@@ -32,7 +32,7 @@ def test_run_for_a_device(tmp_path):
 
 
 def test_run_goes_on_after_a_device_failed(tmp_path):
-    """The first calls succeed; what they measured is in the work folder, and the original has been judged."""
+    """The first calls succeed; their times are in the work folder, and the original has been judged."""
     count = tmp_path / "calls"
     line = f"echo x >> {count}; test $(wc -l < {count}) -ne 30 && wc -c < $1"
     recipe = read_recipe(write_recipe(tmp_path, text_for(f"cmd:sh -c '{line}' sh {{model}}")), SETTINGS)

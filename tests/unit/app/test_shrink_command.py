@@ -1,4 +1,4 @@
-"""The command `shrink`: what it chooses, that it goes on after a kill, and what it delivers."""
+"""The command `shrink`: its choices, its resumption after a kill, and its results."""
 
 from __future__ import annotations
 

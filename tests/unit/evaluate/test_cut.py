@@ -1,4 +1,4 @@
-"""Both halves of a network, one after the other, must say what the whole one says."""
+"""Both halves of a network, one after the other, compute the outputs of the whole one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def split(whole: Model, *changing: str, shapes: Shapes | None = None) -> Halves:
 
 
 def halves(whole: Model, *changing: str) -> Halves:
-    """Split a model, and see that the halves compute what it computes."""
+    """Split a model, and check that the halves compute its outputs."""
     found = split(whole, *changing)
     session = Session(whole.proto, optimize=False)
     for feed in sample_feeds(session.inputs, batch=4, samples=2):

@@ -26,7 +26,7 @@ INPUTS, OUTPUTS = (IMAGE,), (LOGITS,)
 
 
 def samples(count: int = 10, first: int = 0) -> Arrays:
-    """Samples that can be told apart: every value of sample i is i."""
+    """Samples that can be distinguished: every value of sample i is i."""
     numbers = np.arange(first, first + count)
     return {
         "image": np.broadcast_to(numbers[:, None, None], (count, 2, 3)).astype(np.float32),

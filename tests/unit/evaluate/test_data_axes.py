@@ -163,7 +163,7 @@ def test_a_voice_with_scales_is_measured_and_recovered(tmp_path: Path) -> None:
         ("bench", model, "--data", data, "--runs", 1),
     ):
         outcome = disk.run(*words)
-        if words[-1] == tmp_path / "a.json":  # mse asks for targets
+        if words[-1] == tmp_path / "a.json":  # mse needs targets
             assert "target values" in outcome.refused()
         else:
             assert outcome.code == 0, f"{words[0]}: {outcome.err}"

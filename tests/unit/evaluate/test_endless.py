@@ -1,4 +1,4 @@
-"""Data without an end: bounded where a number of samples is given, told of and ended where none is."""
+"""Data without an end: bounded by a number of samples, or ended with a message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that differ are told apart, models that are equal agree, and what shows nothing is no proof."""
+"""Models that differ are told apart, models that are equal agree, and runs that show nothing are no proof."""
 
 from __future__ import annotations
 

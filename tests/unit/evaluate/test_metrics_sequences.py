@@ -158,7 +158,7 @@ class TestPerplexity:
             judged("perplexity", np.zeros((2, 1, 5)), 0, tokens=Tokens(ids=np.zeros((2, 1), int)))
 
 
-# Hidden states of an embedding table: ids and a mask go in, the mask does not change what comes out.
+# Hidden states of an embedding table: the inputs are ids and a mask, which does not change the output.
 ENCODER = """
 <ir_version: 8, opset_import: ["" : 17]>
 encoder (int64[N,T] input_ids, int64[N,T] attention_mask, float[N,T,4] noise) => (float[N,T,4] y) {{

@@ -1,4 +1,4 @@
-"""Curves of `ana` whose readers are fitted anew: what they promise, and that they are those of a repair."""
+"""Curves of `ana` whose readers are fitted anew: their bounds, and their equality with a repair's."""
 
 from __future__ import annotations
 

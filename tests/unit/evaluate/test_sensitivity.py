@@ -45,7 +45,7 @@ from onnxprune.support.progress import reporting
 
 """Curves of networks as they are."""
 
-# Two outputs: what the first two layers say is out of reach for the layers behind.
+# Two outputs: that of the first two layers does not depend on the layers behind.
 
 
 class TestCurves:

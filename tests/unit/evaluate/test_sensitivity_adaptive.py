@@ -38,7 +38,7 @@ def exact(data: dict[str, Any]) -> Analysis:
 
 class TestCurves:
     def test_the_values_lie_within_their_intervals(self, data: dict[str, Any], exact: Analysis) -> None:
-        """19 of 20 intervals hold what the exact run finds; here, of several seeds, at least that many."""
+        """19 of 20 intervals hold the value of the exact run; here, of several seeds, at least that many."""
         held = []
         for seed in range(5):
             found = analyse(net(), data, metric="kl", mode="adaptive", batch_size=64, seed=seed)

@@ -1,4 +1,4 @@
-"""Curves estimated from one pass through the samples, beside what is measured."""
+"""Curves estimated from one pass through the samples, beside measured ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every architectural idea: what lies behind a cut, shrunk, says what the masked network says as a whole."""
+"""Every architectural idea: the shrunk part behind a cut computes the outputs of the masked network."""
 
 from __future__ import annotations
 

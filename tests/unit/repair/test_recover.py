@@ -132,7 +132,7 @@ def test_least_squares_finds_the_ridge_solution():
 
 
 def test_least_squares_leaves_what_it_cannot_better():
-    """Noise on top of what one sample in five says is not learnt: held-back samples decide."""
+    """Noise is not fitted: the samples held back, one in five, decide."""
     body = "h = Gemm <transB = 1> (x, w1, b1)  r = Relu (h)  y = Gemm <transB = 1> (r, w2, b2)"
     model = network(body, "N, 6", "N, 3", w1=(40, 6), b1=(40,), w2=(3, 40), b2=(3,))
     sparse = pruned(model)

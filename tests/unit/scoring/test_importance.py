@@ -1,4 +1,4 @@
-"""Scores: which channel matters least, whatever tensors it is spread over."""
+"""Scores: the ranking of channels, each spread over several tensors."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_an_unknown_criterion() -> None:
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "bn", "geometric-median", "lamp"])
 def test_places_that_are_forbidden_do_not_stop_the_ranking(criterion: str) -> None:
-    """A table of attention biases has −∞ where nobody may look: it is ranked by its other entries."""
+    """A table of attention biases has −∞ at masked positions: it is ranked by its other entries."""
     path = CASES / "inf_bias.onnx"
     sparse = Prune(reduce_channels=0.5, round_to=1, criterion=criterion)(load(path))
     assert Transform()(sparse).facts["params_reduction"] >= 0.45

@@ -33,7 +33,7 @@ def perceptron(a: np.ndarray, b: np.ndarray, kind: str = "MatMul") -> tuple[Chan
 
 
 def test_the_geometric_median_is_the_channel_in_the_midst() -> None:
-    """He et al.: what is near all others is replaceable, small or not."""
+    """He et al.: a channel near all others is replaceable, small or not."""
     points = np.array([[4.0, 4.0], [5.0, 4.0], [4.0, 5.0], [4.3, 4.3], [0.0, 0.0]])
     channels, group = perceptron(points.T, np.ones((5, 3)))
     scores = score(channels, group, "geometric-median")
@@ -41,7 +41,7 @@ def test_the_geometric_median_is_the_channel_in_the_midst() -> None:
     assert scores.argmax() == 4
     assert score(channels, group, "l2").argmin() == 4
     apart = np.linalg.norm(points[:, None] - points[None], axis=-1).sum(1)
-    by_hand = (apart / apart.mean() + 1) / 2  # the second matrix tells all alike
+    by_hand = (apart / apart.mean() + 1) / 2  # the second matrix has equal shares
     assert scores == pytest.approx(by_hand, rel=1e-5)
 
 

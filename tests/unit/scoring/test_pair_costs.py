@@ -65,7 +65,7 @@ def test_costs_are_errors_of_products_with_independent_keys() -> None:
 
 
 def test_channels_that_all_keys_share_go_first() -> None:
-    """Large weights say nothing: what the softmax does not see is no loss."""
+    """Large weights are no saliency: a change of no effect on the softmax is no loss."""
     queries, keys, shift = weights()
     alike = [1, WIDTH + 2]  # one channel of each head
     queries[:, alike] *= 10

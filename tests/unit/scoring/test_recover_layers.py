@@ -1,4 +1,4 @@
-"""Layers as linear maps: rows of what arrives, times the matrices, are the rows onnxruntime makes."""
+"""Layers as linear maps: rows of the operand times the matrices are the rows of onnxruntime's result."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_values_that_are_not_finite_are_refused():
 
 
 def test_ridge_leaves_what_the_samples_do_not_show():
-    """An input that is always zero keeps its weight; the others become what the outputs say."""
+    """An input that is always zero keeps its weight; the others take the weights that made the outputs."""
     random = np.random.default_rng(0)
     x = random.standard_normal((1, 200, 3)) * [1, 1, 0]
     y = x @ np.array([[2.0], [-1.0], [9.0]]) + 0.5

@@ -1,4 +1,4 @@
-"""The criterion obs on networks: what the others can say goes first, and least squares lets them say it."""
+"""The criterion obs on networks: redundant channels go first, and least squares compensates for them."""
 
 from __future__ import annotations
 

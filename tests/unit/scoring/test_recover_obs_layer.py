@@ -22,7 +22,7 @@ def layer(seed: int, channels: int, width: int, outputs: int = 3):
 
 
 def best_without(weights, gram, gone):
-    """Least squares on what is left, in closed form, and its squared error; H damped as the surgeon does."""
+    """Least squares on the kept inputs, in closed form, and its squared error; H damped as in `obs`."""
     damped = gram + surgeon.DAMPING * np.trace(gram) / len(gram) * np.eye(len(gram))
     kept = np.setdiff1d(np.arange(len(gram)), gone)
     found = np.zeros_like(weights)
@@ -54,7 +54,7 @@ def test_blocks_one_after_the_other_are_all_at_once(seed, channels, width, first
 
 
 def test_the_cheapest_channels_go_first_and_copies_are_cheap():
-    """Of two channels that say the same one is free; once it has gone the other is not."""
+    """Of two equal channels one is free; after its removal the other is not."""
     random = np.random.default_rng(0)
     x = random.standard_normal((500, 4)) * [1.0, 1.0, 0.2, 3.0]
     x[:, 1] = x[:, 0] + 1e-3 * x[:, 1]
@@ -76,7 +76,7 @@ def test_every_channel_gets_a_cost_whatever_the_rounds(rounds):
 
 
 def test_the_update_is_the_one_of_least_squares():
-    """`recover` with least squares does what the surgeon would, and sees what layers before have lost."""
+    """`recover` with least squares makes the update of `obs`, on the operands of the pruned layers before."""
     weights, gram, columns = layer(3, 5, 2)
     obs = ObsLayer.admit(weights, gram, columns)
     obs.remove(np.array([1, 4]))

@@ -1,5 +1,5 @@
 """Tables of latency and plans for a device that computes channels in steps. The device is a function of the
-shapes in a model file, so that it can be said what is right."""
+shapes in a model file, so that the right times are known."""
 
 from __future__ import annotations
 

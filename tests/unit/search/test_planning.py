@@ -1,4 +1,4 @@
-"""Budgets are met, whatever the strategy, the criterion and the rounding; what was removed stays removed."""
+"""Budgets are met by any strategy, criterion and rounding; removed channels stay removed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_global_empties_no_layer_because_its_weights_are_small() -> None:
 
 
 def curves(**drops: float) -> Analysis:
-    """An analysis in which each group loses accuracy in proportion to what it loses."""
+    """An analysis in which the drop of each group is proportional to its removed fraction."""
     ratios = (0.25, 0.5, 0.75)
     sizes = {g.name: g.size for g in groups("plain").groups}
     found = {n: Curve(sizes[n], ratios, tuple(0.9 - drops[n] * r for r in ratios)) for n in sizes}
@@ -119,7 +119,7 @@ def test_sensitive_groups_keep_their_channels() -> None:
     analysis = curves(**{first: 0.0, second: 0.8, third: 0.001})
     plan = plan_of(Prune(reduce_channels=0.4, analysis=analysis, round_to=1)(network("plain")).model)
     assert plan.settings["strategy"] == "sensitivity"
-    assert len(plan.removed[first]) >= 16  # hardly more than of the third: what is free alone is not together
+    assert len(plan.removed[first]) >= 16  # hardly more than of the third: losses rise when both shrink
     assert len(plan.removed.get(second, ())) == 0
     assert len(plan.removed[third]) > 16
 

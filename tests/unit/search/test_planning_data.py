@@ -1,4 +1,4 @@
-"""Plans that are measured on data: corrected, searched for, bounded by a drop; what is taken from data."""
+"""Plans that are measured on data: corrected, searched for, bounded by a drop; statistics of data."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_statistics_are_those_of_what_arrives(opset: int) -> None:
 
 
 def test_statistics_over_batches_are_those_of_all_samples() -> None:
-    """Of the first normalisation: what lies behind it sees the statistics of its batch."""
+    """Of the first normalisation: those behind it depend on the statistics of its batch."""
     halves = [{"x": pictures()["x"][:24]}, {"x": pictures()["x"][24:]}]
     first = next(n for n in network().nodes if n.op_type == "BatchNormalization")
     whole, parts = renewed(network(), [pictures()]), renewed(network(), halves)

@@ -1,4 +1,4 @@
-"""Budgets of time: with a clock that is known, so that it can be said what is right; and with a real one."""
+"""Budgets of time: with a known clock, so that the right times are known; and with a real one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Clock:
     """A machine on which a multiply-accumulate of a convolution in groups takes ten times as long.
 
     Args:
-        noise: Relative standard deviation of what is measured.
+        noise: Relative standard deviation of the measured times.
     """
 
     def __init__(self, noise: float = 0.0) -> None:
@@ -77,7 +77,7 @@ def test_one_sample_is_timed_unless_somebody_says_otherwise(monkeypatch: pytest.
 
 
 def test_a_time_that_is_missed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine says half of what it takes, so that no plan comes near."""
+    """Every plan is measured at 0.9 of the original time, so that none comes near the budget."""
     monkeypatch.setattr(local, "measure_latency", Clock())
     reached = Prune(reduce_latency=0.3, round_to=1)(network()).facts
     assert not reached["latency_missed"]

@@ -93,7 +93,7 @@ def test_several_budgets_hold_at_once(name: str) -> None:
 
 
 def test_the_cost_of_one_group_is_found_without_the_others() -> None:
-    """DenseNet sums axes, ResNeXt nests them: what changes along one group is the difference of the whole."""
+    """DenseNet sums axes, ResNeXt nests them: the change of one group is the difference of whole costs."""
     for name in ("densenet", "resnext", "vit_exact", "lstm"):
         offers = drawn(name, 1, round_to=1)
         balance = Balance(offers, [budget(name, "macs", 0.5), budget(name, "params", 0.5)])

@@ -31,7 +31,7 @@ BLOCKS = """
 
 
 def network(body: str = BLOCKS, head: str = "") -> onnx.ModelProto:
-    """A body from `s`, what a 3×3 convolution makes of the input, to `y`."""
+    """A body from `s`, the result of a 3×3 convolution of the input, to `y`."""
     model = parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
     net (float[N, 3, 7, 7] x) => (float y{head}) {{
         s = Conv<pads = [1, 1, 1, 1]>(x, w0)

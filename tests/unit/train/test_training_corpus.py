@@ -1,4 +1,4 @@
-"""Trained networks of other people learn without labels; what cannot says why."""
+"""Trained third-party networks learn without labels, or are refused with a reason."""
 
 from __future__ import annotations
 

@@ -325,7 +325,7 @@ def test_divergence_is_named():
 def test_accumulated_batches_are_one_large_batch():
     images, labels = stripes(48, seed=1)
     model = cnn()
-    del model.graph.node[1]  # BatchNormalization sees batches, whatever is accumulated
+    del model.graph.node[1]  # BatchNormalization depends on the size of batches, accumulated or not
     model.graph.node[1].input[0] = "c1"
     settings = {"learning_rate": 0.02, "optimizer": "sgd", "schedule": "constant", "threads": 1}
     whole = [({"image": images[at : at + 24]}, {"labels": labels[at : at + 24]}) for at in (0, 24)]

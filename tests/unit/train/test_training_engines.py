@@ -35,7 +35,7 @@ def refusing(node: onnx.NodeProto) -> str:
 
 
 def test_open_choice_goes_on_to_the_next_engine(monkeypatch: pytest.MonkeyPatch):
-    """The stock engine is first; what it refuses another one may train, and all refusals name the node."""
+    """The stock engine is first; another one may train models that it refuses, and refusals name the node."""
     strict = engines.Engine("stock", engines.STOCK.rewrites, refusing)
     given, settings = next(iter(stripe_batches(1)(0))), TrainSettings(threads=1)
     monkeypatch.setattr(preparation, "candidates", lambda name: (strict, engines.ORT_TRAINING))

@@ -111,7 +111,7 @@ def told(*names: str) -> Arrays:
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, what it is given, and what it should be."""
+    """A loss, its targets and its formula."""
 
     loss: str
     targets: Arrays

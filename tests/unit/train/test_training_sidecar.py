@@ -24,7 +24,7 @@ def supported_machine(monkeypatch):
 
 
 def _fake_pip(monkeypatch, code: int = 0, complete: bool = True) -> list[list[str]]:
-    """Let pip write what the wheel would, or fail."""
+    """Let pip write the files of the wheel, or fail."""
     calls: list[list[str]] = []
 
     def run(command, **options):

@@ -1,4 +1,4 @@
-"""The table of what can be trained through says what is so."""
+"""The table of trainable operators is true."""
 
 from __future__ import annotations
 
