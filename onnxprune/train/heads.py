@@ -14,8 +14,9 @@ from onnxprune.train.emit import Emitter, axes_of
 LABELS = "labels"
 TEACHER = "teacher:"
 """Prefix of a tensor's name: the target is the teacher's value of that tensor."""
-_PRODUCTS = {"Gemm", "MatMul", "FusedMatMul", "Conv", "ConvTranspose", "Einsum"}
-_PASSED = {
+PRODUCTS = {"Gemm", "MatMul", "FusedMatMul", "Conv", "ConvTranspose", "Einsum"}
+"""Operators that multiply by weights."""
+LOGITS_PASS = {
     "Identity",
     "Reshape",
     "Flatten",
@@ -165,7 +166,7 @@ def _from_product(value: gs.Tensor) -> bool:
         if not value.inputs:
             return False
         node = value.inputs[0]
-        if node.op in _PRODUCTS:
+        if node.op in PRODUCTS:
             return True
         if node.op in _SCALED:
             computed = [operand for operand in node.inputs if not isinstance(operand, gs.Constant)]
@@ -174,7 +175,7 @@ def _from_product(value: gs.Tensor) -> bool:
             if len(computed) != 1:
                 return False
             value = computed[0]
-        elif node.op in _PASSED and not (node.op == "ReduceMean" and _over_last(node)):
+        elif node.op in LOGITS_PASS and not (node.op == "ReduceMean" and _over_last(node)):
             value = node.inputs[0]
         else:
             return False

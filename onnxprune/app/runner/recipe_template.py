@@ -17,7 +17,8 @@ from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.cost import Cost, cost_of
 from onnxprune.app.recipe.schema import Recipe
 from onnxprune.app.recipe.sections import Section
-from onnxprune.evaluate.data import LABELS, open_data
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.suggestion import suggest
 from onnxprune.runtime import Session, TensorSpec
 from onnxprune.support.callables import is_reference
 from onnxprune.support.options import Key
@@ -83,13 +84,15 @@ def draft(
         The text, and the findings about the model, ready for JSON.
     """
     session = Session(channels.model.proto)
-    labelled, classes = _labelled(session, wish.train), _classes(session.outputs)
+    data = None if wish.train is None else open_data(wish.train, session.inputs, session.outputs)
+    suited = suggest(channels.model, session, data)
     exclude = [g.name for g in channels.groups if g.size <= _TINY and not g.optional]
     exclude = exclude if len(exclude) < sum(not g.optional for g in channels.groups) else []
     chosen = {
-        "metric": "top1" if labelled else ("agreement" if classes else "cosine"),
-        "loss": "cross-entropy" if labelled else "distill",
+        "metric": suited.metric,
+        "loss": suited.loss,
         "exclude": exclude,
+        "finding": suited.reason,
     }
     values = {
         "model": _from(place, str(model)),
@@ -99,12 +102,12 @@ def draft(
         "data.train": _from(place, wish.train) or "train.npz",
         "data.val": _from(place, wish.val) or "val.npz",
         "budget.reduce_macs": 0.5,
-        "ana.metric": "kl" if classes else "cosine",
+        "ana.metric": suited.curves,
         "prune.exclude": exclude,
         "prune.allow_inexact": wish.allow_inexact,
         "finetune.loss": chosen["loss"],
         "finetune.batch_size": session.fixed_batch or 32,
-        "stop.max_drop": 0.005 if labelled or classes else 0.01,
+        "stop.max_drop": suited.drop,
         "stop.retries": 1,
     }
     words = {"model": shown(model.name), "groups": _listed(channels), "keys": "\n".join(_keys(values))}
@@ -144,20 +147,6 @@ def _choices(kind: Any) -> tuple[str, ...]:
     if get_origin(kind) is Literal:
         return get_args(kind)
     return next((found for inner in get_args(kind) if (found := _choices(inner))), ())
-
-
-def _labelled(session: Session, train: str | None) -> bool:
-    """Return whether the data has labels; without data, whether the model looks like a classifier."""
-    if train is None:
-        shape = session.outputs[0].shape
-        return len(session.outputs) == 1 and len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 1
-    batch = next(iter(open_data(train, session.inputs, session.outputs).batches(1)))
-    return LABELS in batch.targets
-
-
-def _classes(outputs: tuple[TensorSpec, ...]) -> bool:
-    """Return whether an output can be read as scores of classes."""
-    return any(o.dtype.kind == "f" and len(o.shape) >= 2 for o in outputs)
 
 
 def _from(place: Path, spec: str | None) -> str | None:
@@ -212,6 +201,6 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     left = ", ".join(facts["exclude"])
     return [
         f"{facts['groups']} groups of channels can be removed",
-        judged + (": the data has no labels" if facts["loss"] == "distill" else ""),
+        f"{judged}: {facts['finding']}",
         f"left alone because they are small: {left}" if left else "no group is left alone",
     ]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnxprune.app.recipe import Recipe
 from onnxprune.errors import UsageError
-from onnxprune.evaluate.data import LABELS, Dataset, open_data
+from onnxprune.evaluate.data import open_data
+from onnxprune.evaluate.suggestion import Suggestion, suggest
 from onnxprune.ir import Model
-from onnxprune.runtime import Session, TensorSpec
+from onnxprune.runtime import Session
 from onnxprune.support.common_options import (
     EqualLayers,
     GroupSelection,
@@ -23,13 +23,15 @@ from onnxprune.support.common_options import (
     Threaded,
 )
 from onnxprune.support.options import one_of, option
+from onnxprune.train.step_sizes import holds_attention
 
 HOLD_BACK = 0.2
 """The part of the data that judges where none is given for that."""
 ANA_SAMPLES, REPAIR_SAMPLES = 512, 512
 RISING = (0.3, 0.5, 0.65, 0.8)
 """Reductions that are tried, one from the other, where the quality is the limit."""
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
+_STEP, _STEP_ATTENTION = 1e-3, 2e-4
+"""Peak step sizes of adamw, without and with attention or normalisation over the last axis."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,13 @@ class Outlook:
     """Findings about a model and its data.
 
     Attributes:
-        labelled: True if the samples carry labels.
-        classes: True if an output can be read as scores of classes.
-        convolutional: True if the model has convolutions.
+        suited: The metric and the loss that suit them.
+        step_size: Peak step size of training.
         samples: Number of samples; ``None`` where it is not known before going through them.
     """
 
-    labelled: bool
-    classes: bool
-    convolutional: bool
+    suited: Suggestion
+    step_size: float
     samples: int | None
 
     @classmethod
@@ -91,21 +91,25 @@ class Outlook:
         session = Session(model.proto)
         dataset = open_data(data, session.inputs, session.outputs)
         return cls(
-            labelled=LABELS in _first(dataset),
-            classes=any(_scores(o) for o in session.outputs),
-            convolutional=any(n.op_type in _CONVOLUTIONS for n in model.nodes),
+            suited=suggest(model, session, dataset),
+            step_size=_STEP_ATTENTION if holds_attention(model.proto) else _STEP,
             samples=dataset.samples,
         )
 
     @property
+    def labelled(self) -> bool:
+        """True if training learns from labels."""
+        return self.suited.labelled
+
+    @property
     def metric(self) -> str:
         """The metric that suits."""
-        return "top1" if self.labelled else ("agreement" if self.classes else "cosine")
+        return self.suited.metric
 
     @property
     def loss(self) -> str:
         """The loss that suits."""
-        return "cross-entropy" if self.labelled else "distill"
+        return self.suited.loss
 
 
 def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: bool) -> Recipe:
@@ -128,7 +132,7 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
     data: dict[str, Any] = {"train": wanted.data, "val": wanted.val}
     data |= {} if wanted.val else {"hold_back": HOLD_BACK}
     tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": 3, "optimizer": "adamw"}
-    tuning |= {"lr": 1e-3 if outlook.convolutional else 2e-4, "warmup": 0.05, "batch_size": 32}
+    tuning |= {"lr": outlook.step_size, "warmup": 0.05, "batch_size": 32}
     return Recipe.model_validate(
         {
             "model": str(Path(wanted.model).resolve()),
@@ -142,7 +146,12 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
             "data": data,
             "budget": {f"reduce_{kind}": amount},
             "schedule": rising,
-            "ana": {"enabled": measured, "samples": ANA_SAMPLES, "repeat": False},
+            "ana": {
+                "enabled": measured,
+                "metric": outlook.suited.curves,
+                "samples": ANA_SAMPLES,
+                "repeat": False,
+            },
             "prune": wanted.groups,
             "recover": {"samples": REPAIR_SAMPLES},
             "finetune": tuning,
@@ -154,12 +163,3 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
             "stop": {"max_drop": wanted.max_drop, "retries": 0 if reductions else 1},
         }
     )
-
-
-def _first(data: Dataset) -> Mapping[str, Any]:
-    return next(iter(data.batches(1))).targets
-
-
-def _scores(output: TensorSpec) -> bool:
-    """Return whether an output can be read as scores of classes: one number a class, by sample."""
-    return output.dtype.kind == "f" and len(output.shape) == 2 and output.shape[1] != 1

@@ -144,7 +144,7 @@ def _described(job: _Job) -> list[str]:
     wanted, notes, outlook = job.wanted, job.notes, job.outlook
     asked = [f"−{amount:.0%} {kind}" for kind, amount in wanted.reductions().items()]
     asked += [f"at most {wanted.max_drop:g} of the metric lost"] if wanted.max_drop is not None else []
-    told = "labels" if outlook.labelled else "no labels: the original is the teacher"
+    told = f"{outlook.suited.reason}; it is learnt by {outlook.loss}"
     judged = wanted.val or "a fifth of the data, which is not trained on"
     metric = wanted.metric or outlook.metric
     ana, measured = notes["ana_s"], notes["measured"]
