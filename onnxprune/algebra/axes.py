@@ -2,7 +2,7 @@
 
 An axis of a tensor is described by a *dim*:
 
-* a ``Factor`` is a variable with a size. Channels that live and die together are one factor;
+* a ``Factor`` is a variable with a size. Coupled channels are one factor;
 * a ``Sum`` is axes laid end to end (the result of Concat, cut by Split and Slice);
 * a ``Mirror`` is an axis read backwards (the result of a Slice with step −1);
 * a ``Product`` is axes nested major to minor (merged and split by Reshape; also the channels of a grouped
@@ -451,7 +451,7 @@ def kept_fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction | None:
 
 
 def shrinks_evenly(dim: Dim) -> bool:
-    """Tell if the fraction of an axis that remains never depends on the input."""
+    """Return whether the fraction of an axis that remains never depends on the input."""
     dim = resolve(dim)
     if isinstance(dim.size, int) or not any(f.free for f in factors(dim)):
         return True

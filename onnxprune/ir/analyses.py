@@ -2,9 +2,9 @@
 
 An analysis is a function of a model that leaves it as it is. Within a scope (a pass, a pipeline, a command)
 its result is kept with the model, under its name and its arguments, until the model changes: every mutating
-method of `Model` begins a new version. Between two scopes anybody may have edited the message, so the first
-question of a new scope compares a checksum of the whole model with that of the last one. Outside scopes
-nothing is kept.
+method of `Model` begins a new version. Between two scopes the message may have been edited otherwise, so the
+first access of a new scope compares a checksum of the whole model with that of the last one. Outside scopes
+no result is kept.
 
 A pass declares in `Pass.preserves` which analyses of the model it is given hold for the model it returns; all
 others are computed anew. As in MLIR, "Pass infrastructure, analysis management".
@@ -37,7 +37,7 @@ class Scope:
     """A stretch of work in which models are edited through their methods only.
 
     Attributes:
-        models: Those whose analyses were asked for.
+        models: The models with analyses in the scope.
         observers: Called with the model and the name of each analysis that is computed.
     """
 
@@ -102,7 +102,7 @@ class AnalysisManager:
             for observer in scope.observers:
                 observer(model, name)
             version, found = self.version, compute()
-            if self.version != version:  # the analysis edited the model, which it must not
+            if self.version != version:  # the analysis edited the model, which is not allowed
                 return found
             self._results[key] = found
             self._checks[key] = checksum(model.proto) if model.verified else 0
@@ -163,7 +163,7 @@ def analysis(
 
 
 def checksum(proto: onnx.ModelProto) -> int:
-    """Return a CRC-32 of a model: of its weights, and of everything else."""
+    """Return a CRC-32 of a model: of its weights, and of the rest."""
     found = 0
     for tensor in proto.graph.initializer:
         head = f"{tensor.name}\0{list(tensor.dims)}\0{tensor.data_type}".encode()
@@ -177,7 +177,7 @@ def checksum(proto: onnx.ModelProto) -> int:
 
 
 def _frozen(value: Any) -> Hashable:
-    """Return an argument as something that can be hashed; an empty mapping is as good as ``None``."""
+    """Return an argument as a hashable value; an empty mapping is as good as ``None``."""
     if isinstance(value, Mapping):
         return tuple(sorted((str(k), _frozen(v)) for k, v in value.items())) or None
     if isinstance(value, (list, tuple)):

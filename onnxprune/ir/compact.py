@@ -20,7 +20,7 @@ def compacted(model: Model) -> onnx.ModelProto:
     """Return the message to be written for a model.
 
     Constants that `Model.compact` names become a ConstantOfShape node if all their elements are equal, and a
-    sparse initializer if few of them are not zero; otherwise, and where nothing is named, the message is the
+    sparse initializer if few of them are not zero; otherwise, and without named constants, the message is the
     model's own.
     """
     graph = model.proto.graph

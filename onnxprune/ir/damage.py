@@ -1,6 +1,6 @@
 """Detection of damaged files: values, types and names that are invalid in any model.
 
-onnx's own checker leaves these out, or would have to copy all weights to see them.
+onnx's own checker leaves these out, or would have to copy all weights to check them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _COUNTS = frozenset(
     "group num_groups num_heads q_num_heads kv_num_heads hidden_size blocksize block_size num_outputs"
     " kernel_shape strides dilations sampling_ratio".split()
 )
-"""Attributes that count something there is at least one of."""
+"""Attributes that are counts of at least one."""
 _FROM_ZERO = frozenset({"sampling_ratio", "block_size", "kv_num_heads", "q_num_heads", "num_heads"})
-"""Attributes among them whose value 0 says that they are not used."""
+"""Attributes among them whose value 0 means that they are not used."""
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype"})
 """Attributes that hold the number of an element type; 0 leaves it open."""
 Holder: TypeAlias = onnx.GraphProto | onnx.FunctionProto
@@ -50,7 +50,7 @@ def refuse_damage(proto: onnx.ModelProto, model: str) -> None:
         model: Name of the model in messages.
 
     Raises:
-        ModelError: Something in it cannot be meant.
+        ModelError: A part of it is invalid.
     """
     _check_text((text for p in proto.metadata_props for text in (p.key, p.value)), model)
     for function in proto.functions:
@@ -128,7 +128,7 @@ def _check_form(tensor: onnx.TensorProto, model: str) -> None:
 
 
 def _check_tensor(tensor: onnx.TensorProto, model: str) -> None:
-    """Refuse values of no known type, of impossible shape, or of another number than the shape says."""
+    """Refuse values of no known type, of impossible shape, or of another number than that of the shape."""
     what = f"{model}: tensor '{tensor.name}'"
     _check_form(tensor, model)
     if tensor.HasField("segment"):

@@ -1,6 +1,6 @@
 """Declared shapes compared with those that inference finds; wrong ones are corrected.
 
-Runtimes do not trust the declared shapes of outputs, so files live on with declarations that are wrong.
+Runtimes do not rely on the declared shapes of outputs, so wrong declarations in files go unnoticed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnxprune.ir.damage import graphs
 from onnxprune.ir.model import Model, skeleton
 
 _SMALL = 1 << 10
-"""Bytes up to which a constant may stand for sizes."""
+"""Bytes up to which a constant may hold sizes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
 
     Args:
         model: The model.
-        numbers: True if inference is to know small constants, and with them the shapes they stand for.
+        numbers: True if inference gets the values of small constants, and with them the shapes they hold.
     """
     bare = skeleton(model.proto)
     if numbers:

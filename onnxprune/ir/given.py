@@ -13,7 +13,7 @@ from onnxprune.runtime.size_names import computed, expression, symbols_of
 
 Sizes = dict[str, tuple[int, ...]]
 OPEN = -1
-"""Stands for an axis of which no size is given."""
+"""The size of an axis that is not given."""
 
 
 def sized(
@@ -21,7 +21,7 @@ def sized(
     shapes: Mapping[str, Sequence[int]] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> Model:
-    """Return a model that is analysed and run at given sizes; it shares everything else with the one given.
+    """Return a model that is analysed and run at given sizes; it shares the message with the one given.
 
     A shape binds the names of its axes for all other inputs, and a name that is a sum of others follows them.
 
@@ -65,7 +65,7 @@ def merged(sizes: Mapping[str, Sequence[int]] | None, over: Mapping[str, Sequenc
 def axis_name(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> str:
     """Return the name of an open axis: the declared one, else ``INPUT.AXIS``, counted from 0.
 
-    paddle2onnx writes a question mark for an axis that it does not know.
+    paddle2onnx writes a question mark for an unknown axis.
 
     Args:
         name: The input.
@@ -88,7 +88,7 @@ def _named_axes(model: Model) -> list[str]:
 
 
 def _check_used(name: str, mentioned: Mapping[str, Sequence[str]], sums: Mapping[str, int | None]) -> None:
-    """Refuse a size that decides no axis: it is in sums only, and the other terms are not given."""
+    """Refuse a size that determines no axis: it is in sums only, and the other terms are not given."""
     within = [axis for axis, symbols in mentioned.items() if name in symbols]
     if name not in mentioned and all(sums.get(axis) is None for axis in within):
         others = dict.fromkeys(s for axis in within for s in mentioned[axis] if s != name)
@@ -121,7 +121,7 @@ def _bind(model: Model, name: str, shape: Sequence[int], bound: dict[str, int]) 
 def _sizes(
     value: onnx.ValueInfoProto, bound: Mapping[str, int | None], shape: Sequence[int] | None
 ) -> tuple[int, ...]:
-    """Return the known sizes of one input; nothing where no axis of it is given."""
+    """Return the known sizes of one input; ``()`` where no axis of it is given."""
     if shape is not None:
         return tuple(shape)
     axes = _axes(value)

@@ -1,11 +1,11 @@
 """Values of a graph with their producer and their uses: one index, built in one pass over the nodes.
 
 The nodes stay protobuf messages; the index holds their numbers in execution order. Producers, uses, liveness
-and backward slices are found in time proportional to the answer, so a pass that asks once for every node
+and backward slices are found in time proportional to the answer, so a pass with one query for every node
 stays linear.
 
 The flat numbering of `Model.all_nodes` lists the nodes of analysed bodies before the node that holds them;
-the numbering of one graph sees a node with bodies as a reader of all that those capture.
+the numbering of one graph treats a node with bodies as a reader of all values captured by those.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class GraphIndex:
     def last_read(self, name: str) -> int:
         """Return the number of the last node that reads a value; that of no node if it is returned.
 
-        A value that nothing reads has −1, a graph output the number of nodes.
+        An unread value has −1, a graph output the number of nodes.
         """
         if name in self.returned:
             return len(self.nodes)

@@ -1,7 +1,7 @@
 """Inputs and outputs whose axes may shrink, such as the caches of a decoder.
 
-Programs that feed a model, or read it, rely on its shapes, so those stay. Where the user says that the other
-side follows, that is noted in the model itself, and travels with it from command to command.
+Programs that feed a model, or read it, rely on its shapes, so those stay. Where the user declares that the
+other side follows, that is noted in the model itself, and travels with it from command to command.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files read as they are meant: forms that some writers use and the analysis does not need to tell apart.
+"""Files in unusual forms, brought into the form that the analysis reads.
 
 * The standard domain may be called ``ai.onnx``.
 * An axis of size −1 or 0 that is declared is open.

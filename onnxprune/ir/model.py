@@ -168,7 +168,7 @@ class Model:
         return self._names
 
     def edited(self) -> None:
-        """Say that nodes or initializers were added or removed from outside: nothing remembered holds."""
+        """State that nodes or initializers were added or removed from outside: cached results are dropped."""
         self._constants = self._names = self._labels = self._nested = self._index = self._main = None
         self.analyses.invalidate()
 
@@ -183,7 +183,7 @@ class Model:
         return list(self.proto.graph.output)
 
     def opset(self, domain: str = "") -> int:
-        """Return the version of an operator domain, 1 where the file does not say."""
+        """Return the version of an operator domain, 1 where the file states none."""
         names = _STANDARD_DOMAINS if domain in _STANDARD_DOMAINS else (domain,)
         return next((int(o.version) for o in self.proto.opset_import if o.domain in names), 1)
 
@@ -209,7 +209,7 @@ class Model:
         return self._unique(name, self._labels)
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Give no new tensor one of these names until `edited`: analyses know them of tensors long gone."""
+        """Give no new tensor one of these names until `edited`: analyses use them for removed tensors."""
         self.names.update(names)
 
     def _unique(self, name: str, others: Container[str] = ()) -> str:
@@ -245,14 +245,14 @@ class Model:
             self.proto.metadata_props.add(key=k, value=v)
 
     def copy(self) -> Model:
-        """Return a model that shares nothing with this one."""
+        """Return a model with a message of its own."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
 
 
 def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
-    """Return whether a Loop takes as many turns as its first operand says: nothing else ends it.
+    """Return whether a Loop takes the number of turns in its first operand: no condition ends it earlier.
 
     Args:
         node: The loop.
@@ -377,7 +377,7 @@ def _name_runtime_operators(bare: onnx.ModelProto) -> None:
 
 @analysis("check of weights", sized=False)
 def check_weights(model: Model) -> None:
-    """Refuse a model whose weights hold NaN: no score and no comparison means anything then.
+    """Refuse a model whose weights hold NaN: no score and no comparison is meaningful then.
 
     Raises:
         ModelError: Naming the first such tensor.

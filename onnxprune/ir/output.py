@@ -41,7 +41,7 @@ _VERIFY = (
     "verify it on samples: onnxprune verify {} {} --data DATA; --unverified writes it under its own name"
 )
 _SMALL_TRIALS = 32
-_LARGEST = 1 << 31  # bytes of a model file; larger files hold something else
+_LARGEST = 1 << 31  # bytes of a model file; larger files hold other content
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -136,7 +136,7 @@ def write_unverified(model: Model, path: str | Path, inputs: Iterable[str | Path
 def kept_unverified(
     error: NotShownError, path: str | Path, reference: str | Path, inputs: Iterable[str | Path] = ()
 ) -> NotShownError:
-    """Write a result that no input could verify beside its place, and return the error that says so.
+    """Write a result that no input could verify beside its place, and return the error with that path.
 
     Args:
         error: It holds the result.
@@ -203,7 +203,7 @@ def _remove_unused_data(place: Path, scratch: Path, keep: set[Path]) -> None:
 
     Args:
         place: The model.
-        scratch: Scratch folder of this process. Where another one has one too, everything is left to it.
+        scratch: Scratch folder of this process. Where another one has one too, no file is deleted.
         keep: Files of others.
     """
     ours = re.compile(re.escape(place.name) + r"(\.\d+)?\.data")
@@ -288,7 +288,7 @@ def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | Non
         sample = _sample(session, data)
         try:
             _run_once(session, model, shapes, sample)
-        except ModelError:  # say which node, before any were rewritten
+        except ModelError:  # name the node, before any were rewritten
             _run_once(runnable_session(proto, optimize=False), model, shapes, sample)
             raise
     except ModelError as error:
@@ -313,7 +313,7 @@ def _run_once(session: Session, model: Model, shapes: Shapes | None, sample: Fee
 
 
 def _runs_small(session: Session, model: Model) -> bool:
-    """Run a model on inputs of small shapes, until one fits; tell whether any does."""
+    """Run a model on inputs of small shapes, until one fits; return whether any does."""
     for trial in itertools.islice(trial_shapes(model), _SMALL_TRIALS):
         try:
             values = input_values(model, session.inputs, trial.shapes)

@@ -83,7 +83,7 @@ def _content(path: Path) -> bytes:
 
 
 def _load_external_data(proto: onnx.ModelProto, path: Path) -> bool:
-    """Bring weights of other files into memory; say whether there were any.
+    """Bring weights of other files into memory; return whether there were any.
 
     Where they lie and how long they are is compared with their shapes before the first byte is read.
     """

@@ -1,6 +1,6 @@
 """Statistics over the remaining channels of a sparse model: nodes that only its zeros need.
 
-A normalisation of a dense model takes its mean over the channels that are left. The sparse model has zeros
+A normalisation of a dense model takes its mean over the remaining channels. The sparse model has zeros
 beside them, and nodes before the normalisation that keep those zeros out of the mean. The file notes which
 tensors these nodes make; the analysis reads the network without them.
 """
@@ -35,7 +35,7 @@ def noted_statistics(model: Model) -> dict[str, str]:
 
 
 def note_statistics(model: Model, made: dict[str, str]) -> None:
-    """Note in a model the tensors that such nodes make; nothing is noted where there are none."""
+    """Note in a model the tensors that such nodes make; no note is made where there are none."""
     model.set_metadata(STATISTICS_KEY, json.dumps(made) if made else None)
 
 

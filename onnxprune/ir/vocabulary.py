@@ -43,7 +43,7 @@ def find_vocabulary(model: Model) -> Vocabulary:
     """Return the largest tables whose rows the caller picks by number.
 
     Raises:
-        ModelError: There is none, or its numbers are used for something else too.
+        ModelError: There is none, or its numbers have other uses too.
     """
     picks = {value.name: _picks(model, value.name) for value in model.inputs}
     rows = {name: size for name, found in picks.items() for _, size in found}
@@ -72,12 +72,12 @@ def note_vocabulary(model: Model, vocabulary: Vocabulary) -> Model:
 def renumbered(
     model: Model, inputs: Iterable[str], numbers: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> Model:
-    """Return a model whose inputs are read through a list: each number stands for an entry of the list.
+    """Return a model whose inputs are read through a list: each number is replaced by an entry of the list.
 
     Args:
         model: The model.
         inputs: Names of inputs that hold numbers.
-        numbers: Value that each number stands for.
+        numbers: The replacement of each number.
     """
     model = model.copy()
     table = model.add_constant("numbers__listed", numbers)

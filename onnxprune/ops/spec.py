@@ -71,18 +71,18 @@ def weights_and_bias(zeros: Zeros) -> bool:
 
 
 def nothing(_: Any) -> list[Any]:
-    """No result is known to be constant, except where the rule of zeros says so."""
+    """No result is known to be constant, except by the rule of zeros."""
     return []
 
 
 def no_bodies(_: Typing, __: onnx.NodeProto) -> Sequence[Axes | None]:
-    """No body, or one that is given nothing."""
+    """No body, or one without inputs."""
     return ()
 
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Everything that is known of one operator.
+    """All facts about one operator.
 
     Attributes:
         name: The operator's name.
@@ -93,7 +93,7 @@ class OpSpec:
         zero: Zero rule: from the operands, true if the result is zero at a removed channel.
         constant: Constant rule: the values that are the same for every input of the network.
         opens: The axes of the inputs of its body, in order; ``None`` where they are not known.
-        sizes: The size rule. Without one onnx and onnxruntime are asked.
+        sizes: The size rule. Without one the inference of onnx and onnxruntime is used.
         linear: The linear views of a node: weights, activation, bias, layout.
         symmetry: The symmetry rule: the linear maps along an axis that the operator commutes with. Without
             one those are the permutations.
@@ -101,7 +101,7 @@ class OpSpec:
         trainable: True if training changes the parameters. Those of quantised and packed operators stay.
         statistics: The operands that hold running statistics of training.
         elementwise: True if each element of the results is made of the elements of the operands at the same
-            place, by a formula that knows no axes.
+            place, by a formula without axes.
         arithmetic: Operation among the four basic ones, if it is one of them.
         normalises: True if it divides by a deviation or a norm of its data.
         gradient: The pullback: writes the gradients of a node's operands, from those of its results, into the
@@ -187,14 +187,14 @@ def entry(fact: str, *operators: str, domain: str = "", **facts: Any) -> Callabl
 
 
 def find_spec(domain: str, name: str) -> OpSpec:
-    """Return an operator's spec; an empty one where nothing is known of it."""
+    """Return an operator's spec; an empty one for an unknown operator."""
     load()
     domain = "" if domain == _STANDARD else domain
     return SPECS.get((domain, name)) or OpSpec(name, domain)
 
 
 def spec_of(node: Operation) -> OpSpec:
-    """Return the spec of a node's operator; an empty one where nothing is known of it."""
+    """Return the spec of a node's operator; an empty one for an unknown operator."""
     return find_spec(node.domain, node.op_type)
 
 

@@ -113,7 +113,7 @@ class LinearView:
 
 @dataclass(frozen=True)
 class Operands:
-    """A node as its linear view needs it.
+    """A node, by the facts that its linear view depends on.
 
     Attributes:
         attributes: Its attributes as Python values.
@@ -124,7 +124,7 @@ class Operands:
     shapes: Sequence[Sequence[object] | None]
 
     def rank(self, operand: int) -> int | None:
-        """Return how many axes an operand has, ``None`` where that is not known."""
+        """Return the number of axes of an operand, ``None`` where that is not known."""
         shape = self.shapes[operand] if operand < len(self.shapes) else None
         return None if shape is None else len(shape)
 

@@ -79,14 +79,14 @@ def compare(reference: Runnable, candidate: Runnable, feeds: Iterable[Feeds]) ->
 
     Args:
         reference: The model that is right by definition.
-        candidate: The model to be judged.
+        candidate: The model to be compared.
         feeds: Inputs; one run of each model apiece.
 
     Returns:
         The worst errors over all feeds.
 
     Raises:
-        DataError: There is nothing to compare on, or nothing to compare.
+        DataError: There are no feeds, or no outputs.
         ModelError: One of the models cannot be run.
     """
     names = [o.name for o in reference.outputs]

@@ -1,7 +1,7 @@
 """The axis of each tensor that counts the samples: mostly the first, sometimes another, sometimes none.
 
 A state of a recurrent network is ``[layers, batch, width]``, a setting such as three scales has no samples at
-all. The names of the axes tell, and where there are none, the arrays that are fed.
+all. The axis follows from the names of the axes, and where there are none, from the arrays that are fed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs that end: a loop whose condition never fails is stopped by a watch beside it.
 
-onnxruntime looks at the flag ``terminate`` of a run's options between two nodes, in the bodies of loops too.
+onnxruntime checks the flag ``terminate`` of a run's options between two nodes, in the bodies of loops too.
 """
 
 from __future__ import annotations

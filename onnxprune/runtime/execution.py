@@ -160,7 +160,7 @@ def on_cpu(session: Any) -> frozenset[str]:
 
 
 def untold(operators: Iterable[str], config: ExecutionConfig) -> list[str]:
-    """Return the operators whose fallback was not yet told, and note them as told."""
+    """Return the operators whose fallback was not yet reported, and mark them as reported."""
     fresh = sorted(op for op in operators if (config.provider, op) not in _told)
     _told.update((config.provider, op) for op in fresh)
     return fresh

@@ -27,8 +27,8 @@ class Values:
     Attributes:
         least: The smallest value, ``None`` for none.
         most: The largest value, itself included.
-        constant: A value that all elements take; it decides over the bounds.
-        turns: Values that all elements take, one a feed, in turn; they decide over the constant.
+        constant: A value that all elements take; it overrides the bounds.
+        turns: Values that all elements take, one a feed, in turn; they override the constant.
         ends: Values of which every row of the last axis ends with each one, where it is long enough.
         avoided: Values that are not drawn.
         counted: True if elements count up from the least along the last axis.
@@ -65,7 +65,7 @@ def sample_feeds(
         shapes: Whole shapes by input name, for models whose symbolic axes need certain sizes.
         highs: Upper bounds (exclusive) of integer inputs by name, 4 where not given.
         choices: Numbers that integer inputs take in turn, one a feed, by name.
-        values: The values inputs may take, by name; they decide over `highs`.
+        values: The values inputs may take, by name; they override `highs`.
         batch: The size of a first axis the file leaves open.
         samples: Number of feeds to draw.
         seed: The same seed gives the same feeds.
@@ -75,7 +75,7 @@ def sample_feeds(
 
     Raises:
         UsageError: A shape names no input or contradicts the model.
-        ModelError: An input is of a type nothing can be drawn for.
+        ModelError: An input is of a type without a distribution to draw from.
         LimitError: They take more memory than is allowed.
     """
     resolved = resolve_shapes(specs, shapes or {}, batch)

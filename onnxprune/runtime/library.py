@@ -11,7 +11,7 @@ def onnxruntime() -> ModuleType:
     """Import onnxruntime.
 
     Raises:
-        ModelError: It is missing or broken; the hint says how to get it.
+        ModelError: It is missing or broken; the hint gives the way to install it.
     """
     hint = 'install it with: pip install "onnxprune[cpu]"'
     try:

@@ -22,7 +22,7 @@ def probe(config: ExecutionConfig) -> None:
     """Run a small network on a provider.
 
     Raises:
-        DeviceError: The provider cannot be started, or computes something else.
+        DeviceError: The provider cannot be started, or computes other numbers.
         ModelError: The provider refuses the network.
     """
     x = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4) - 4

@@ -48,7 +48,7 @@ class TensorSpec:
     Attributes:
         name: The tensor's name in the file.
         dtype: The element type; ``object`` for strings.
-        shape: One entry an axis: a size, a symbolic size's name, or ``None`` where the file says nothing.
+        shape: One entry an axis: a size, a symbolic size's name, or ``None`` where the file gives none.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Session:
         on_cpu: The operators that the named provider leaves to the CPU.
 
     Raises:
-        ModelError: onnxruntime is missing, refuses the model, or does not know a tensor type.
+        ModelError: onnxruntime is missing, refuses the model, or a tensor type is not supported.
         DeviceError: The named provider cannot be used.
     """
 
@@ -139,7 +139,7 @@ class Session:
         return batch_name(self.inputs, self.outputs)
 
     def tell_fallbacks(self) -> None:
-        """Tell which operators the named provider leaves to the CPU, each once a process."""
+        """Report the operators that the named provider leaves to the CPU, each once a process."""
         if fresh := untold(self.on_cpu, self.execution):
             tell(f"{self.execution.name} leaves these operators to the CPU: {', '.join(fresh)}")
 

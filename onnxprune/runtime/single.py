@@ -1,7 +1,7 @@
 """One node on its own, run with such operands as it has.
 
 A rule that fails on a node fails either because no operator takes those operands, or because of a defect of
-its own. The runtime tells the two apart.
+its own. A run of the node distinguishes the two.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def terms(name: str, known: Collection[str]) -> tuple[str, ...]:
 
 
 def computed(name: str, sizes: Mapping[str, int]) -> int | None:
-    """Return the size that a name says, ``None`` where it says none or a part of it is not known.
+    """Return the size that a name computes, ``None`` where it computes none or a part of it is not known.
 
     Args:
         name: The name of an axis.

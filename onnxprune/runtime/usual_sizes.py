@@ -8,7 +8,7 @@ tried in turn, until a model runs.
 from __future__ import annotations
 
 OPEN = 64
-"""An axis of which nothing is known, the batch apart: a multiple of the usual strides."""
+"""An axis of unknown meaning, the batch apart: a multiple of the usual strides."""
 
 REFERENCE_BATCH, REFERENCE_SEQUENCE, REFERENCE_SOUND = 3, 11, 512
 REFERENCE_PICTURES = ((224, 288, 96), (48, 320, 32), (32, 256, 32), (64, 96, 64), (640, 704, 128))
@@ -18,7 +18,7 @@ REFERENCE_SQUARES = (224, 384, 256, 336, 448, 512, 518, 128, 32)
 REFERENCE_LENGTHS = (11, 16, 8, 32, 64, 128, 512)
 """Lengths of sequences where none of those fits."""
 DATA_DEPENDENT = 16
-"""A size that only the data tell."""
+"""A size that depends on the data."""
 
 LIKELY_BATCH, LIKELY_SEQUENCE, LIKELY_SIGNAL, LIKELY_FRAMES = 1, 32, 512, 128
 LIKELY_SIDE, LIKELY_CHANNELS, LIKELY_CACHE = 224, 3, 16

@@ -114,7 +114,7 @@ class SizeFacts:
         noted[Condition(kind, size, options, node, reason)] = None
 
     def same(self, a: Extent, b: Extent, node: str, reason: str) -> Extent:
-        """Take two sizes for equal, and learn from it.
+        """Take two sizes for equal, and derive facts from it.
 
         Returns:
             The simpler of the two.
@@ -146,7 +146,7 @@ class SizeFacts:
         return simpler
 
     def settle(self, condition: Value, *, truth: bool, node: str, reason: str) -> None:
-        """Learn that a condition always holds, or never does."""
+        """Record that a condition always holds, or never does."""
         condition = self.now(condition)
         if not isinstance(condition, Size):
             return
@@ -183,7 +183,7 @@ class SizeFacts:
         self.need("equal", a, (b,), node, reason)
 
     def occurs(self, size: Size) -> None:
-        """Learn that a tensor has an axis of some size: the size is never negative in a run."""
+        """Record that a tensor has an axis of some size: the size is never negative in a run."""
         if not self.sure or size in self._occurring or is_nonnegative(size):
             return
         self._occurring.add(size)
@@ -245,7 +245,7 @@ class SizeFacts:
         return False
 
     def _divides(self, fraction: Value) -> None:
-        """Remember that a fraction of one monomial is an integer."""
+        """Record that a fraction of one monomial is an integer."""
         if isinstance(fraction, Size) and len(fraction.terms) == 1:
             monomial, c = fraction.terms[0]
             below = Fraction(c).denominator

@@ -316,7 +316,7 @@ def symbol(
         name: Name by which it is printed and given numbers.
         lower: An integer it is never below, ``None`` for none.
         upper: An integer it is never above, ``None`` for none.
-        fresh: True if it stands for a value that the analysis does not know.
+        fresh: True for an unknown value.
         algebra: The tables; by default some that all such symbols share while any of them is in use.
     """
     global _loose

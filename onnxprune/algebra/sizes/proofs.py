@@ -10,9 +10,9 @@ from onnxprune.algebra.sizes.polynomial import Algebra, Atom, Monomial, Number, 
 
 _DEPTH = 4
 _STEPS = 48
-"""Polynomials that one proof may look at."""
+"""Limit of the polynomials in one proof."""
 _TERMS = 16
-"""Longer polynomials are judged by their bounds alone."""
+"""Limit of terms; longer polynomials are compared by their bounds alone."""
 
 
 def is_nonnegative(value: Value) -> bool:

@@ -85,7 +85,7 @@ class Tensors:
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def add_constant(self, name: str, tensor: onnx.TensorProto) -> None:
-        """Enter a tensor of the file; its numbers are read when they are asked for."""
+        """Enter a tensor of the file; its numbers are read on first use."""
         self.shapes[name] = tuple(tensor.dims)
         self.types[name] = tensor.data_type
         self.constants[name] = tensor
@@ -98,7 +98,7 @@ class Tensors:
             if found is not None:
                 self.values[name] = found
             else:
-                del self.constants[name]  # too large: not to be asked for again
+                del self.constants[name]  # too large: not to be read again
         return found
 
 

@@ -284,7 +284,7 @@ class _Search:
 
 
 def _left(search: _Search, group: Group) -> list[Remainder]:
-    """Say why channels stay that are constant where they are made."""
+    """Record the reasons of constant channels that stay."""
     reasons: Counter[tuple[str, str, str]] = Counter()
     staying = ~search.gone[group.factor]
     for index, reason, channels in _hindrances(search, group.factor):

@@ -173,7 +173,7 @@ def _limited(found: GroupSymmetry, kind: Symmetry, limit: Limit) -> GroupSymmetr
 
 
 def _with_sides(typing: Typing, found: GroupSymmetry, nodes: Sequence[int]) -> GroupSymmetry:
-    """Say which activations are in the dual basis; where one would be in both, bases are their own duals."""
+    """Set which activations are in the dual basis; where one would be in both, bases are their own duals."""
     edges: dict[str, list[tuple[str, int]]] = defaultdict(list)
     pairs = {pair.node: pair for pair in found.pairs}
     views = {role.node for role in found.vectors if role.kind != "shift"}

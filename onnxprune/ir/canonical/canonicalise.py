@@ -1,6 +1,6 @@
-"""The same network in the form the analysis reads: nothing is computed that is known, no accident is shared.
+"""The canonical form of a network: known values are constants, and accidental sharing is undone.
 
-Exporters leave nodes that nothing reads and chains of nodes that compute shapes which never change, make
+Exporters leave nodes without readers and chains of nodes that compute shapes which never change, make
 weights with ConstantOfShape, and merge constants that happen to be equal. Here the known values become
 constants, and vectors that several nodes read get a copy for each reader. Matrices stay shared: that is a
 decision of the author of the model.
@@ -57,9 +57,9 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
 
 
 def without_dead_nodes(model: Model) -> Model:
-    """Return the model without nodes that make nothing that is read; itself where there are none.
+    """Return the model without nodes all of whose results are unread; itself where there are none.
 
-    They would block axes, or form groups, for nothing.
+    They would block axes, or form groups, without need.
     """
     if not any(any(_dead(graph)) for graph in model.graphs):
         return model
@@ -114,7 +114,7 @@ def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
 
 
 def _dead(graph: onnx.GraphProto) -> list[bool]:
-    """Return which nodes of a graph make nothing that is read."""
+    """Return which nodes of a graph are dead: none of their results is read."""
     wanted = {o.name for o in graph.output}
     dead = []
     for node in reversed(graph.node):
@@ -131,7 +131,7 @@ def _read(model: Model) -> set[str]:
 
 
 def drop_unused_constants(model: Model) -> None:
-    """Remove initializers and Constant nodes that nothing reads."""
+    """Remove initializers and Constant nodes without readers."""
     unused = set(model.constants) - _read(model)
     _delete(model.proto.graph.input, [i.name in unused for i in model.proto.graph.input])
     for graph in model.graphs:

@@ -125,7 +125,7 @@ class _ConstantPart:
         return part
 
     def is_worth_it(self, part: _Part) -> bool:
-        """Return whether a part computes something, and its folding does not enlarge the file."""
+        """Return whether a part computes more than moves, and its folding does not enlarge the file."""
         moves = all(node.op_type in _MOVES for node in part.nodes)
         if moves and any(math.prod(self._dims(name)) > SMALL for name in part.constants):
             return False

@@ -185,7 +185,7 @@ def _ends_with(shapes: Shapes, node: onnx.NodeProto, columns: int) -> bool:
 
 
 def _picks(model: Model, shapes: Shapes, index: GraphIndex, name: str, axis: int, parts: int) -> list[Pick]:
-    """Return the parts that are read of a layout; nothing where it is read in another way."""
+    """Return the parts that are read of a layout; none where it is read in another way."""
     readers = index.readers(name)
     if len(readers) != index.count(name):
         return []

@@ -63,7 +63,7 @@ def _wants(model: Model, node: onnx.NodeProto) -> bool:
 
 
 def _float_type(model: Model, logits: str) -> int | None:
-    """Return the type of logits as the weights tell that make them; ``None`` where no layer makes them."""
+    """Return the type of logits by the weights of their layer; ``None`` where no layer makes them."""
     cast: int | None = None
     index = model.index
     while (node := index.producer(logits)) is not None and node.op_type in _PASSING:

@@ -1,7 +1,7 @@
 """Sequences of tensors whose parts are known before the run, as the tensors they are.
 
-Exporters write ``unbind``, ``chunk`` and lists of tensors as sequences. Where all that is put into a sequence
-and taken out of it is known by number, it is a Split, a Concat, or nothing at all.
+Exporters write ``unbind``, ``chunk`` and lists of tensors as sequences. Where the positions of all elements
+put into a sequence and taken out of it are known, it is a Split, a Concat, or no node at all.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def _rewritten(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Let a body read the states that never change from outside; later readers of the result do too."""
     fixed = _fixed(node)
     if not fixed or len(fixed) == sum(1 for _ in _states(node)) == len(node.output):
-        return [node]  # a loop has to make something
+        return [node]  # a loop needs at least one result
     body = next(bodies(node))
     names = {body.input[inner].name: node.input[outer] for outer, inner, _, _ in fixed}
     copies = [

@@ -2,7 +2,7 @@
 
 Letters: ``n`` batch, ``t`` queries, ``s`` keys, ``g`` heads of keys and values, ``r`` heads of queries for
 each of those, ``k`` width of a query or key, ``v`` width of a value. Query heads are ``(g r)``: those that
-share a key head stand together. The scores are scaled by 1/√k unless an attribute says otherwise; where
+share a key head stand together. The scores are scaled by 1/√k unless an attribute gives another factor; where
 ``k`` is shortened the old scale is written into that attribute.
 """
 

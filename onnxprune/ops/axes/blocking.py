@@ -48,7 +48,7 @@ MICROSOFT_REASONS = {
 
 def _blocked(reason: str) -> Callable[[Context], None]:
     def refuse(c: Context) -> None:
-        """Nothing this node touches may change."""
+        """Block all axes of this node."""
         raise UnknownOperandError(reason)
 
     return refuse

@@ -90,7 +90,7 @@ def uniform_along(values: Array, axes: Iterable[int]) -> Array:
 
 
 def narrowed(values: Array) -> Array:
-    """Shrink the axes along which nothing changes to one element."""
+    """Shrink the axes along which the values are constant to one element."""
     for axis, size in enumerate(values.shape):
         if size > 1:
             first = values.take([0], axis)
@@ -137,7 +137,7 @@ def joined(v: Numbers) -> list[Array | None]:
 def _moved(v: Numbers, data: Iterable[int]) -> Array | None:
     """Run the operator on known elements.
 
-    Axes that it does not touch need not be written out, and open axes cannot be: one element stands for all
+    Axes that it does not change need not be written out, and open axes cannot be: one element stands for all
     as long as it remains one.
     """
     chosen = set(data)
@@ -253,7 +253,7 @@ def windows(fits: Callable[[Numbers], bool] = lambda _: True) -> Carry:
     """Make the rule of operators that average, or choose from, windows along all axes from the third on.
 
     Args:
-        fits: Test that no window of this node sees anything else, such as padding counted as zeros.
+        fits: Test that no window of this node reads other values, such as padding counted as zeros.
     """
 
     def carry(v: Numbers) -> list[Array | None]:
@@ -301,7 +301,7 @@ def run(v: Numbers, operands: list[Array]) -> Array | None:
 
 
 def _run_in_runtime(v: Numbers, operands: list[Array]) -> Array:
-    """Run an operator that only onnxruntime knows."""
+    """Run an operator that only onnxruntime implements."""
     node = onnx.NodeProto()
     node.CopyFrom(v.node)
     names = [f"i{k}" for k in range(len(operands))]

@@ -1,6 +1,6 @@
 """The context of an axis rule: the operands of its node, and the statements it can make.
 
-A rule says which axes are the same (``same``, ``match``), which must stay (``block``), over which it sums
+A rule states which axes are the same (``same``, ``match``), which must stay (``block``), over which it sums
 (``contract``), which operands are weights that masking may set to zero (``weights``), and which attributes
 and operands hold sizes that must follow (``follow_attribute``, ``follow_operand``).
 """
@@ -77,8 +77,8 @@ class Inexact:
         dim: The dim.
         operand: The tensor the statistic is taken of; empty where its formula is not known.
         over: The axes of that tensor over which it is taken.
-        centred: True if its mean is subtracted, so that a channel as large as the mean adds nothing;
-            otherwise a channel that is zero adds nothing.
+        centred: True if its mean is subtracted, so that the term of a channel as large as the mean is zero;
+            otherwise the term of a channel that is zero.
     """
 
     node: int
@@ -173,7 +173,7 @@ class Quantised:
 
 @dataclass(frozen=True)
 class Divisor:
-    """An operand that must not become zero, or the node makes infinities of it.
+    """An operand that must not become zero, because the result would be infinite.
 
     Attributes:
         node: Index of the node.
@@ -221,7 +221,7 @@ class Typing:
     readings: list[tuple[str, int, Quantised]] = field(default_factory=list)
     """Tensors of integers, the nodes that make or read them, and how those take them."""
     quantised: dict[str, Quantised] = field(default_factory=dict)
-    """Constants of integers that masking knows the zero of (see `groups.integers`)."""
+    """Constants of integers whose zero point is known to masking (see `groups.integers`)."""
     unread: set[str] = field(default_factory=set)
     """Constants of integers whose real value is unknown."""
     index_uses: list[IndexUse] = field(default_factory=list)
@@ -269,7 +269,7 @@ class Typing:
         return found
 
     def axes_of(self, name: str) -> Axes:
-        """Return the dims of a tensor; a constant gets fresh ones when it is first asked for."""
+        """Return the dims of a tensor; a constant gets fresh ones at the first call."""
         if name not in self.axes:
             if name not in self.shapes.sizes:
                 raise UnknownOperandError(f"the shape of '{name}' is not known")
@@ -279,7 +279,7 @@ class Typing:
 
 @dataclass
 class Context:
-    """One node, as its rule sees it."""
+    """One node, as the argument of its rule."""
 
     typing: Typing
     index: int
@@ -305,7 +305,7 @@ class Context:
         return operand < len(self.node.input) and bool(self.node.input[operand])
 
     def makes(self, result: int) -> bool:
-        """Return whether an optional result is asked for."""
+        """Return whether an optional result is present."""
         return result < len(self.node.output) and bool(self.node.output[result])
 
     def axes(self, operand: int) -> Axes:
@@ -389,12 +389,12 @@ class Context:
         self.typing.axes[self.node.output[result]] = tuple(axes)
 
     def same(self, a: Dim, b: Dim) -> None:
-        """Say that two dims are one axis."""
+        """State that two dims are one axis."""
         if not unify(a, b, self.why("its axes cannot be lined up channel by channel")):
             self.typing.mixes.extend((self.index, f) for dim in (a, b) for f in factors(dim))
 
     def block(self, dim: Dim, reason: str) -> None:
-        """Say that an axis must stay as it is."""
+        """State that an axis must stay as it is."""
         self.typing.mixes.append((self.index, dim))
         block(dim, self.why(reason))
 
@@ -431,7 +431,7 @@ class Context:
         axis: int | None = None,
         statistic: bool = False,
     ) -> None:
-        """Say that the node sums over an axis of the operands, or of results it remembers.
+        """State that the node sums over an axis of the operands, or of recurrent results.
 
         Args:
             dim: Dim that is summed over.
@@ -445,27 +445,27 @@ class Context:
         self.typing.contractions.append(Contraction(self.index, dim, names, statistic, axis))
 
     def rescale_result(self, dim: Dim, power: float) -> None:
-        """Say that the first result is to be multiplied when an axis is shortened (see ``Rescale``)."""
+        """State that the first result is to be multiplied when an axis is shortened (see ``Rescale``)."""
         self.typing.rescales.append(Rescale(self.index, dim, power))
 
     def rescale_operand(self, operand: int, dim: Dim, power: float) -> None:
-        """Say that a constant operand is to be multiplied when an axis is shortened."""
+        """State that a constant operand is to be multiplied when an axis is shortened."""
         name = self.node.input[operand]
         if name not in self.typing.model.constants:
             self.block(dim, f"'{name}' would have to be rescaled with this size, and is no constant")
         self.typing.rescales.append(Rescale(self.index, dim, power, operand=operand))
 
     def rescale_attribute(self, attribute: str, default: float, dim: Dim, power: float) -> None:
-        """Say that an attribute is to be multiplied when an axis is shortened."""
+        """State that an attribute is to be multiplied when an axis is shortened."""
         self.typing.rescales.append(Rescale(self.index, dim, power, attribute=(attribute, default)))
 
     def divides_by(self, operand: int, *dims: Dim) -> None:
-        """Say that an operand must not become zero, along all its axes or some of them."""
+        """State that an operand must not become zero, along all its axes or some of them."""
         which = dims or self.axes(operand)
         self.typing.divisors.append(Divisor(self.index, self.node.input[operand], tuple(which)))
 
     def weights(self, *operands: int) -> None:
-        """Say that operands are parameters that masking may set to zero, moved about on the way or not."""
+        """State that operands are parameters that masking may set to zero, moved about on the way or not."""
         for operand in operands:
             if self.has(operand):
                 name, place = self.node.input[operand], (self.index, operand)
@@ -485,7 +485,7 @@ class Context:
             self.typing.readings.append((self.node.output[result], self.index, how))
 
     def moves(self) -> None:
-        """Say that the result is the first operand, its elements moved or retyped."""
+        """State that the result is the first operand, its elements moved or retyped."""
         self.typing.movers[self.node.output[0]] = self.index
 
     def makes_no_zeros(self) -> None:
@@ -497,7 +497,7 @@ class Context:
         self.typing.roles.append((role, dim))
 
     def works(self, *dims: Dim) -> None:
-        """Say how many multiply-accumulates the node takes: the product of the sizes."""
+        """State how many multiply-accumulates the node takes: the product of the sizes."""
         self.typing.work.append(Work(self.index, dims))
 
     def multiplies(self, spec: OpSpec) -> None:
@@ -511,41 +511,41 @@ class Context:
             self.typing.linear[self.index] = views
 
     def sums_to_one(self) -> None:
-        """Say that the result's elements along its last axis sum to one."""
+        """State that the result's elements along its last axis sum to one."""
         self.typing.means.add(self.node.output[0])
 
     def prefer_other(self, dim: Dim) -> None:
-        """Say that, where this axis is one factor of a product, the other factor is the one to prune."""
+        """State that, where this axis is one factor of a product, the other factor is the one to prune."""
         self.typing.secondary.append(dim)
 
     def follow_attribute(self, attribute: str, dim: Dim, element: int | None = None) -> None:
-        """Say that an attribute, or one element of it, is the size of a dim."""
+        """State that an attribute, or one element of it, is the size of a dim."""
         self.typing.size_uses.append(SizeUse(self.index, attribute, -1, element, dim))
 
     def caps_attribute(self, attribute: str, dim: Dim) -> None:
-        """Say that an attribute is a number of elements of a dim, all of them where fewer remain."""
+        """State that an attribute is a number of elements of a dim, all of them where fewer remain."""
         self.typing.caps.append(Cap(self.index, attribute, dim))
 
     def switches_off(self, dim: Dim, constant: str, number: float) -> None:
-        """Say that the node does without elements of a dim where a constant holds a number."""
+        """State that the node ignores elements of a dim where a constant holds a number."""
         self.typing.absent[constant] = number
         self.typing.contractions.append(Contraction(self.index, dim, (constant,)))
 
     def keep_list(self, operand: int) -> None:
-        """Say that an operand is a list with an element for each axis or bound, which all stay."""
+        """State that an operand is a list with an element for each axis or bound, which all stay."""
         name = self.node.input[operand]
         for dim in self.axes(operand) if name in self.typing.shapes.sizes or name in self.typing.axes else ():
             block(dim, self.why("its elements are sizes, or places on other axes"))
 
     def follow_operand(self, operand: int, element: int, dim: Dim) -> None:
-        """Say that an element of an operand is the size of a dim."""
+        """State that an element of an operand is the size of a dim."""
         self.keep_list(operand)
         self.typing.size_uses.append(SizeUse(self.index, None, operand, element, dim))
 
     def follow(
         self, attribute: str, operand: int, element: int, dim: Dim, *, backwards: bool = False
     ) -> None:
-        """Say that a number is the size of a dim, be it in an attribute (older opsets) or in an operand."""
+        """State that a number is the size of a dim, be it in an attribute (older opsets) or in an operand."""
         held = attribute if attribute in self.attributes else None
         place = -1 if held else operand
         if not held and self.has(operand):
@@ -553,11 +553,11 @@ class Context:
         self.typing.size_uses.append(SizeUse(self.index, held, place, element, dim, backwards))
 
     def reads_size(self, element: int, dim: Dim) -> None:
-        """Say that an element of the result is the size of a dim, read off while the network runs."""
+        """State that an element of the result is the size of a dim, read off while the network runs."""
         self.typing.size_uses.append(SizeUse(self.index, None, RESULT, element, dim))
 
     def follow_indices(self, operand: int, dim: Dim, *, axis: int = 0, column: int | None = None) -> None:
-        """Say that an operand lists elements of a dim by their number.
+        """State that an operand lists elements of a dim by their number.
 
         Args:
             operand: A constant.

@@ -97,7 +97,7 @@ def _axes(typing: Typing, name: str) -> Axes | None:
 
 
 def _unite(c: Context, result: int, same: Sequence[Axes | None]) -> None:
-    """Say that a result and tensors of bodies are one; axes of other sizes stay, and all of other ranks."""
+    """State that a result and tensors of bodies are one; axes of other sizes stay, and all of other ranks."""
     known = [dims for dims in same if dims is not None]
     sizes = c.typing.shapes.sizes.get(c.node.output[result]) if c.makes(result) else None
     ranks = {len(dims) for dims in known} | ({len(sizes)} if sizes is not None else set())
@@ -154,7 +154,7 @@ def _turns(c: Context, states: int) -> Dim | None:
 
 
 def _repeat_cost(c: Context, turns: Dim | None) -> None:
-    """Count the work of a body once for each turn; once, and say so, where their number is not known."""
+    """Count the work of a body once for each turn; once, with a note, where their number is not known."""
     first = c.index - sum(1 for body in bodies(c.node) for _ in flat(body))
     if turns is None:
         if any(first <= work.node < c.index for work in c.typing.work):

@@ -66,7 +66,7 @@ def einsum(c: Context) -> None:
 def _indexing(
     c: Context, terms: list[str], result: str, letters: dict[str, Dim], ellipsis: Indexing
 ) -> Indexing:
-    """Say that a letter is an index, and so is each axis of the ellipsis."""
+    """State that a letter is an index, and so is each axis of the ellipsis."""
     variables = {**letters, **ellipsis.variables}
     operands = {}
     for operand, term in enumerate(terms):

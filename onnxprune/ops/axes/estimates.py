@@ -34,7 +34,7 @@ PRODUCTS = {
 }
 """Operators that multiply matrices, and the operands that hold those."""
 STATED = ("MatMulBnb4", "MatMulFpQ4", "MatMulNBits")
-"""Products whose second operand is packed: attributes ``K`` and ``N`` say how large it is."""
+"""Products whose second operand is packed: attributes ``K`` and ``N`` hold its sizes."""
 ATTENTION = (
     "Attention DecoderMaskedMultiHeadAttention DecoderMaskedSelfAttention GroupQueryAttention "
     "MultiHeadAttention PackedMultiHeadAttention SparseAttention"
@@ -66,7 +66,7 @@ def estimate(c: Context) -> None:
 
 
 def _products(c: Context) -> Sequence[Sequence[int]]:
-    """Return the sizes whose products add up to the work; nothing where they are not known."""
+    """Return the sizes whose products add up to the work; none where they are not known."""
     kind = c.node.op_type
     if kind in CONVOLUTIONS:
         filters, result = _sizes(c, CONVOLUTIONS[kind]), _result(c)

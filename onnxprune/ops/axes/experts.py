@@ -29,7 +29,7 @@ GATED = ("swiglu", "geglu")
 
 
 def _second_layer(zeros: Zeros) -> bool:
-    """A channel is zero where the second weights and their bias make nothing of it."""
+    """A channel is zero where the second weights and their bias make it zero."""
     return zeros[4] is True and all(z is True for z in zeros[5:6])
 
 
@@ -167,7 +167,7 @@ def _packed(c: Context, weight: int, zeros: int, e: Dim, outer: Dim, inner: Dim)
 
 
 def _in_packs(c: Context, dim: Dim, packs: Dim, reason: str) -> None:
-    """Say that several elements of one axis lie in each element of another."""
+    """State that several elements of one axis lie in each element of another."""
     if dim.size == packs.size:
         c.same(dim, packs)
     elif (each := exact_quotient(dim.size, packs.size)) is not None:
@@ -178,7 +178,7 @@ def _in_packs(c: Context, dim: Dim, packs: Dim, reason: str) -> None:
 
 
 def _route(c: Context, e: Dim) -> None:
-    """Line up the logits, and say how an expert is switched off."""
+    """Line up the logits, and state how an expert is switched off."""
     rows, logits = c.axes(ROUTER)
     c.same(rows, nested(c.axes(0)[:-1]))
     c.same(logits, e)
@@ -193,7 +193,7 @@ def _route(c: Context, e: Dim) -> None:
 
 
 def _run_along(c: Context, e: Dim, i: Dim, h: Dim, layers: Mapping[int, str]) -> None:
-    """Say which axes are one index: channels of inputs and of results are two, of one kind.
+    """State which axes are one index: channels of inputs and of results are two, of one kind.
 
     Args:
         c: The node.

@@ -188,7 +188,7 @@ def embed_layer_normalization(c: Context) -> None:
 
 @rule("LpNormalization", zero=first, normalises=True)
 def lp_normalization(c: Context) -> None:
-    """Divided by the sum, or the root of the sum of squares, over one axis: zeros add nothing."""
+    """Divided by the sum, or the root of the sum of squares, over one axis: the terms of zeros are zero."""
     dims = c.axes(0)
     c.contract(dims[int(c.attributes.get("axis", -1))], 0, statistic=True)
     c.define(0, dims)
@@ -196,7 +196,7 @@ def lp_normalization(c: Context) -> None:
 
 @rule("MeanVarianceNormalization", normalises=True)
 def mean_variance_normalization(c: Context) -> None:
-    """Statistics over the axes named; there is no epsilon, so nothing may be zero all over them."""
+    """Statistics over the axes named; there is no epsilon, so the data may not be zero all over them."""
     dims = c.axes(0)
     over = {axis % len(dims) for axis in c.attributes.get("axes", [0, 2, 3])}
     for axis, dim in enumerate(dims):

@@ -55,7 +55,7 @@ class PatternLayout:
 
 
 def fits(context: Context, pattern: str) -> bool:
-    """Return whether the operands and results of a node have the ranks that a pattern says."""
+    """Return whether the operands and results of a node have the ranks of a pattern."""
     return _layout(context, pattern) is not None
 
 
@@ -126,7 +126,7 @@ def match(context: Context, pattern: str, given: Mapping[str, Extent]) -> dict[s
     Args:
         context: The node.
         pattern: A pattern that fits it.
-        given: Sizes that the shapes alone do not tell, such as the number of groups.
+        given: Sizes that do not follow from the shapes, such as the number of groups.
 
     Returns:
         The dim of each plain name; of each ``*name`` the product of its axes.

@@ -28,8 +28,8 @@ def broadcast(c: Context, operands: Sequence[Sequence[Dim]]) -> list[Dim]:
     """Line axes up from the right; those that are not stretched are the same.
 
     Returns:
-        The dims of the result. An axis of one element that others stretch says nothing. Axes of which the
-        sizes do not tell for all inputs which is stretched must stay.
+        The dims of the result. An axis of one element that others stretch adds no equation. Axes whose
+        sizes leave open which of them is stretched must stay.
     """
     rank = max((len(o) for o in operands), default=0)
     result: list[Dim] = []
@@ -47,7 +47,7 @@ def broadcast(c: Context, operands: Sequence[Sequence[Dim]]) -> list[Dim]:
 
 
 def _stretched(c: Context, dims: Sequence[Dim], sizes: Sequence[Extent]) -> Dim:
-    """Keep axes of different sizes, which fit where one of them happens to be 1."""
+    """Block axes of different sizes, which fit only where one of them is 1."""
     for dim in dims:
         c.block(dim, UNDECIDED)
     return c.fixed(stretched(*sizes), UNDECIDED)

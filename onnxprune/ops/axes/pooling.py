@@ -13,7 +13,7 @@ from onnxprune.ops.axes.table import first, rule
 
 @rule("LpPool", zero=first)
 def pool(c: Context) -> None:
-    """Channels do not see each other."""
+    """Each channel is pooled by itself."""
     c.match("X[n c *s] -> Y[n c *t]")
 
 
@@ -48,7 +48,7 @@ rule("GlobalLpPool", zero=first)(global_pool)
 def max_pool(c: Context) -> None:
     """As the others; the optional indices count through all channels.
 
-    Where they only say where MaxUnpool puts elements back, into a tensor of the same shape, both nodes count
+    Where they only give MaxUnpool the places of elements in a tensor of the same shape, both nodes count
     through the channels that are left.
     """
     axes = c.match("X[n c *s] -> Y[n c *t] indices[n c *u]")

@@ -505,13 +505,13 @@ rule("QLinearSigmoid", domain=MICROSOFT)(qlinear_activation)
 
 @rule("QLinearGlobalAveragePool", "QLinearAveragePool", domain=MICROSOFT, zero=first)
 def qlinear_pool(c: Context) -> None:
-    """Channels do not see each other."""
+    """Each channel is pooled by itself."""
     c.match("X[n *s c] -> Y[n *t c]" if c.attributes.get("channels_last") else "X[n c *s] -> Y[n c *t]")
     _of_one_operand(c)
 
 
 def _of_one_operand(c: Context) -> None:
-    """Say how nodes read and write that take a tensor, its scale and zero point, and those of the result."""
+    """State the reading and writing of a node with a tensor, its scale and zero point, and the result's."""
     c.reads(0, _how(c, 1, 2))
     c.writes(0, _how(c, None, 4))
 
@@ -525,7 +525,7 @@ def _line_up(c: Context, operands: Sequence[int]) -> None:
 
 
 def _columns(c: Context, b: tuple[Dim, ...], *operands: int) -> None:
-    """Parameters for each column are cut with the columns; those of more axes are left alone."""
+    """Parameters for each column are cut with the columns; those of more axes block the columns."""
     for operand in operands:
         if c.has(operand):
             parameter = c.axes(operand)

@@ -116,7 +116,7 @@ def _clips(typing: Typing, node: onnx.NodeProto, operands: Sequence[bool]) -> bo
 
 
 def _bound(typing: Typing, node: onnx.NodeProto, name: str, operand: int) -> float | None:
-    """Return a bound of Clip; one that is not known may be anything: the least upper, no lower one."""
+    """Return a bound of Clip; for an unknown one the least possible upper bound, and no lower one."""
     found = attributes(node).get(name)
     if found is not None or len(node.input) <= operand or not node.input[operand]:
         return found if found is None else float(found)

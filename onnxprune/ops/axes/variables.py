@@ -51,7 +51,7 @@ class Indexing:
 
 @dataclass(frozen=True)
 class View:
-    """The operands of a node as one index of a result sees them, for one factor.
+    """The operands of a node that one index of a result depends on, for one factor.
 
     Attributes:
         axis: The axis of the result that runs along the index; ``None`` where the result has but one.

@@ -1,5 +1,5 @@
 """Size rules: the sizes of the results of each operator, one file a family.
 
-A rule is given a `Node` and states its results; `onnxprune.ops.spec` holds it. Sizes that no rule gives are
-asked of onnx and of onnxruntime.
+A rule is given a `SizedNode` and states its results; `onnxprune.ops.spec` holds it. Sizes that no rule gives
+are inferred by onnx and by onnxruntime.
 """

@@ -21,7 +21,7 @@ _ROUNDS = 4
 
 @size_rule("If")
 def if_(node: SizedNode) -> None:
-    """The results of the taken branch; a choice between both where the input decides."""
+    """The results of the taken branch; a choice between both where the condition depends on the input."""
     condition = node.elements(0) if node.kind(0) in (BOOL, None) else None
     truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
     bodies = {True: node.required("then_branch"), False: node.required("else_branch")}

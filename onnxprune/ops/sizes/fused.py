@@ -1,4 +1,4 @@
-"""Operators of onnxruntime that stand for several of onnx's."""
+"""Operators of onnxruntime that fuse several of onnx's."""
 
 from __future__ import annotations
 

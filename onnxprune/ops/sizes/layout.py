@@ -77,7 +77,7 @@ def _left_over(node: SizedNode, shape: Shape | None, sizes: Sequence[Extent], ho
 
 
 def _keep_elements(node: SizedNode, shape: Shape, sizes: list[Extent]) -> None:
-    """The number of elements stays: an equation, which may tell an axis that is not known."""
+    """The number of elements stays: an equation, which may determine an unknown axis."""
     before, after = without_common(shape, sizes)
     if before == after or before == 0 or after == 0:
         return

@@ -1,4 +1,4 @@
-"""One node as its size rule sees it."""
+"""One node, as the argument of its size rule."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class SizedNode:
             self.put(place, shape, kind)
 
     def put_rank(self, rank: int | None, kind: int | None = None, place: int = 0) -> None:
-        """Say of a result that nothing but its rank is known."""
+        """Set the rank of a result whose sizes are unknown."""
         self.put(place, None if rank is None else [self.fresh(place, k) for k in range(rank)], kind)
 
     def fresh(self, place: int, axis: int | str, lower: int | None = 0) -> Size:
@@ -176,7 +176,7 @@ class SizedNode:
         return self.walk.facts.same(as_extent(a), as_extent(b), self.label, reason)
 
     def could_be(self, a: Value, b: Value, reason: str) -> bool:
-        """Return whether two sizes may be equal; note that they have to be, and learn nothing."""
+        """Return whether two sizes may be equal; record the demand, without learning from it."""
         return self.walk.facts.could_be(as_extent(a), as_extent(b), self.label, reason)
 
     def need_nonnegative(self, size: Value, reason: str) -> None:
@@ -236,7 +236,7 @@ class SizedNode:
         return found
 
     def ask(self) -> None:
-        """Leave the node to the tools that know its operator."""
+        """Leave the node to onnx and onnxruntime."""
         self.walk.ask(self)
 
 

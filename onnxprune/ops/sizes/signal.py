@@ -10,7 +10,7 @@ from onnxprune.ops.sizes.table import size_rule
 
 @size_rule("DFT")
 def transform(node: SizedNode) -> None:
-    """As many lines as a length says, half of them if only one side is kept; the last axis is complex."""
+    """As many lines as a length gives, half of them if only one side is kept; the last axis is complex."""
     shape = node.shape()
     listed = [node.attribute("axis", 1)] if node.opset < 20 else node.numbers(2) if node.has(2) else [-2]
     if shape is None or not listed:

@@ -1,4 +1,4 @@
-"""Normalisations: orthogonal along the axis of the statistics, once nothing but those lies on it."""
+"""Normalisations: orthogonal along the axis of the statistics, once their parameters are absorbed."""
 
 from __future__ import annotations
 

@@ -80,10 +80,10 @@ class Effect:
     """The effect of one node on one factor.
 
     Attributes:
-        symmetry: The maps that it commutes with, its constants rewritten as the roles say.
+        symmetry: The maps that it commutes with, its constants rewritten according to the roles.
         roles: Constants and pairings.
         opened: The maps it commutes with once its parameters are absorbed by its neighbours; the same as
-            ``symmetry`` where there is nothing to absorb.
+            ``symmetry`` where there are no parameters to absorb.
         reason: The reason why there are no more.
     """
 

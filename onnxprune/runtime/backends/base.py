@@ -14,7 +14,7 @@ from onnxprune.runtime.latency import Latency
 from onnxprune.runtime.session import Feeds
 
 Done: TypeAlias = Callable[[int, Latency], None]
-"""Told of every model that has been timed, by its number, as soon as its figure is complete."""
+"""Called with each model that has been timed, by its number, as soon as its figure is complete."""
 
 
 def ignore(_number: int, _latency: Latency) -> None:
@@ -57,8 +57,8 @@ class LatencyBackend(ABC):
             models: The models, their weights in memory.
             feeds: The inputs of each.
             rounds: Number of turns of each model; a back-end outside this process may take fewer.
-            threads: Threads of a run; ``None`` leaves it to the runtime. A device of its own decides itself.
-            done: Told of each figure.
+            threads: Threads of a run; ``None`` leaves it to the runtime. A device has a setting of its own.
+            done: Called with each figure.
 
         Returns:
             One result a model, in their order, in milliseconds a run.

@@ -1,6 +1,6 @@
 """A latency back-end that is a command: it is given a model file and prints milliseconds.
 
-The command runs without a shell. In each of its words ``{model}`` stands for the path of the model file,
+The command runs without a shell. In each of its words ``{model}`` is replaced by the path of the model file,
 ``{inputs}`` for that of an ``.npz`` file with the inputs, ``{threads}`` for the number of threads. So a phone
 or a board behind ssh can be measured by a script of a few lines.
 """
@@ -62,7 +62,7 @@ class Command(LatencyBackend):
 
     Attributes:
         name: The back-end as the user names it.
-        words: The command and its arguments, with the fields that `fill` knows.
+        words: The command and its arguments, with the fields of `fill`.
         timeout_s: Seconds that one call may take.
         read: The function from printed output to milliseconds; `ValueError` where it finds none.
         described: The device, for people; by default the command.
@@ -81,7 +81,7 @@ class Command(LatencyBackend):
         """Split a command line.
 
         Raises:
-            UsageError: It cannot be split, or does not say where the model file goes.
+            UsageError: It cannot be split, or has no place for the model file.
         """
         try:
             words = tuple(shlex.split(text))
