@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -14,10 +14,11 @@ from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.selection import why_blocked
 from onnxprune.analysis.groups.slots import lined_up, zeros_first
-from onnxprune.certify import certify
+from onnxprune.certify import CertifyResult, certify
 from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
 from onnxprune.decisions.channels.hints import Elements, Hints, in_order, kept_elements
 from onnxprune.decisions.channels.interface import Interface
+from onnxprune.decisions.channels.own_nodes import Form, with_own_nodes
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.scales import with_scales_in_place
 from onnxprune.decisions.channels.shrink import shrunk
@@ -30,10 +31,21 @@ from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
+from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import TransformReport, costs
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
 from onnxprune.support.options import option
+
+
+def _canonical(model: Model) -> Model:
+    """Return the form that a plan is made on."""
+    return canonicalise(model)[0]
+
+
+def _precomputed(model: Model) -> Model:
+    """Return the form that evidence is looked for in."""
+    return canonicalise(precomputed(model))[0]
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,9 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         evidence = find_evidence(channels)
         left = [asdict(remainder) for remainder in evidence.left]
         if not evidence.removed and (dense := without_dead_branches(channels.model)) is not channels.model:
-            result = self._proven(given, channels, {}, dense, kept_elements(channels, {}, moved))
+            result = self._proven(
+                given, channels, {}, dense, kept_elements(channels, {}, moved), _precomputed
+            )
             return replace(result, report=result.report.with_keys(left=left))
         if not evidence.removed:
             why = "; ".join(f"{r['operator']} '{r['node']}' keeps channels: {r['reason']}" for r in left[:3])
@@ -87,7 +101,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         channels = find_channels(folded(evidence))
         hints = kept_elements(channels, evidence.removed, moved)
         dense = shrunk(channels, evidence.removed)
-        result = self._proven(given, evidence.channels, evidence.removed, dense, hints)
+        result = self._proven(given, evidence.channels, evidence.removed, dense, hints, _precomputed)
         return replace(result, report=result.report.with_keys(left=left))
 
     def _unchanged(self, given: PassResult, why: str, left: Sequence[Mapping[str, Any]] = ()) -> PassResult:
@@ -104,6 +118,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         removed: Mapping[str, Sequence[int]],
         dense: Model,
         hints: Hints,
+        form: Form = _canonical,
     ) -> PassResult:
         """Run both models on the same inputs, and return the dense one if they agree.
 
@@ -111,8 +126,8 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         comparison; it stands alone where no input showed anything.
         """
         found = widths(channels, removed)
-        dense, unfused = _with_scales(given.model, channels, removed, dense, hints)
-        whole, dense = dense, without_dead_branches(dense)
+        chosen = _chosen(_DenseForms(given.model, channels, removed, dense, hints, form))
+        dense, certificate = chosen.model, chosen.certificate
         for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
         carry_note(given.model, dense)
@@ -132,14 +147,13 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
             seed=self.seed,
             exact=is_exact(given.model, channels),
         )
-        left = None if dense is whole else cost_of(find_channels(dense)).figures()
-        certificate = certify(given.model.proto, dense.proto, hints)
+        left = cost_of(find_channels(dense)).figures() if chosen.fewer else None
         facts = self._facts(channels, removed, verdict, left) | (
             {} if rows is None else {"rows": rows.tolist()}
         )
         facts |= {"certificate": certificate.facts()}
         facts |= {"pattern": checked.facts()} if checked else {}
-        facts |= {"unfused": unfused} if unfused else {}
+        facts |= {"unfused": chosen.unfused} if chosen.unfused else {}
         files = configurations(given.model)
         facts |= (
             {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
@@ -168,18 +182,67 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         return facts | {"groups": widths, **verdict.facts()}
 
 
-def _with_scales(
-    sparse: Model, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model, hints: Hints
-) -> tuple[Model, list[str]]:
-    """Return the dense network in the form that runtimes fuse, and the fusions that are lost.
+@dataclass(frozen=True)
+class _DenseForm:
+    """One of several equal dense networks.
 
-    Where a network can be certified only with the nodes that a cut has put in, they stay.
+    Attributes:
+        model: The network.
+        unfused: A sentence for each factor that runtimes may not fuse.
+        fewer: True if branches that depend on no input are gone from it.
+        certificate: The verdict of the verifier.
     """
-    moved, lost = with_scales_in_place(dense, channels, removed)
-    if moved is dense or certify(sparse.proto, moved.proto, hints).certified:
-        return moved, lost
-    bare, told = with_scales_in_place(dense, channels, removed, nodes=False)
-    return (bare, told) if certify(sparse.proto, bare.proto, hints).certified else (moved, lost)
+
+    model: Model
+    unfused: list[str]
+    fewer: bool
+    certificate: CertifyResult
+
+
+@dataclass(frozen=True)
+class _DenseForms:
+    """The dense network in several forms, the one that runtimes fuse best first.
+
+    Attributes:
+        sparse: The sparse model.
+        channels: The groups that were cut.
+        removed: Removed channels by group name.
+        dense: The network as it was cut.
+        hints: The hints of its certificate.
+        form: The canonical form that it was cut from.
+    """
+
+    sparse: Model
+    channels: Channels
+    removed: Mapping[str, Sequence[int]]
+    dense: Model
+    hints: Hints
+    form: Form
+
+    def __iter__(self) -> Iterator[_DenseForm]:
+        moved, lost = with_scales_in_place(self.dense, self.channels, self.removed)
+        yield from self._with_and_without_own_nodes(moved, lost)
+        if moved is not self.dense:
+            bare = with_scales_in_place(self.dense, self.channels, self.removed, nodes=False)
+            yield from self._with_and_without_own_nodes(*bare)
+
+    def _with_and_without_own_nodes(self, whole: Model, unfused: list[str]) -> Iterator[_DenseForm]:
+        folded = without_dead_branches(whole)
+        own = with_own_nodes(self.sparse, folded, self.form, but=self.hints)
+        for model in (own,) if own is folded else (own, folded):
+            certificate = certify(self.sparse.proto, model.proto, self.hints)
+            yield _DenseForm(model, unfused, folded is not whole, certificate)
+
+
+def _chosen(forms: Iterable[_DenseForm]) -> _DenseForm:
+    """Return the first form that is certified; the first of all where none is."""
+    first: _DenseForm | None = None
+    for found in forms:
+        if found.certificate.certified:
+            return found
+        first = first or found
+    assert first is not None
+    return first
 
 
 def _without_vocabulary(model: Model) -> Model:

@@ -42,7 +42,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     if plain is not model:
         model = without_dead_nodes(plain)
         shapes = infer(model, given)
-    folds, branches = _known_before_the_run(model, shapes), known_branches(model, shapes)
+    folds, branches = known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or shared_places(model) or _splits_by_number(model, shapes)):
         return model, shapes
     model = model.copy() if model is original else model
@@ -71,7 +71,7 @@ def without_dead_nodes(model: Model) -> Model:
     return model
 
 
-def _known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]:
+def known_before_the_run(model: Model, shapes: Shapes) -> dict[str, np.ndarray]:
     """Find node results that never change: static shape arithmetic, and ConstantOfShape of static shape."""
     known = {n: shapes.values[n] for n in shapes.derived if n in shapes.values}
     for node in model.all_nodes:
