@@ -99,16 +99,17 @@ def enlarged(model: Model, shapes: Mapping[str, Shape], factor: int) -> Shapes:
     return {n: (s[0] * factor, *s[1:]) if n in free else tuple(s) for n, s in shapes.items()}
 
 
-def estimated_bytes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> int:
+def estimated_bytes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> float:
     """Return the size of all tensors a model computes with inputs of these shapes, as far as it is known.
 
-    The tensors a run holds at a time are less. Tensors of unknown size count as large as the inputs.
+    The tensors a run holds at a time are less. Tensors of unknown size count as large as the inputs. Shapes
+    that contradict the network have no bound: infinity.
     """
     fed = sum(math.prod(s) for s in shapes.values())
     try:
         inferred = infer_sizes(proto, shapes=shapes)
-    except OnnxpruneError:  # the inputs alone are a lower bound then
-        return 4 * fed
+    except OnnxpruneError:
+        return math.inf
     made = [o for node in proto.graph.node for o in node.output if o]
     return sum(_bytes(inferred.shapes.get(name), inferred.types.get(name), fed) for name in made)
 

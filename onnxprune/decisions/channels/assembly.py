@@ -158,7 +158,7 @@ def reads_of(node: onnx.NodeProto) -> list[str]:
 
 
 def _put_in_order(graph: onnx.GraphProto, added: list[onnx.NodeProto], places: dict[str, int]) -> None:
-    """Add nodes to a graph: all in their old order as far as what they read allows.
+    """Add nodes to a graph: all in their old order as far as their operands allow.
 
     Args:
         graph: The graph.

@@ -71,7 +71,7 @@ def differences(one: NetworkNodes, other: NetworkNodes, known: Collection[str] =
 
 
 def operator_of(node: onnx.NodeProto) -> tuple[object, ...]:
-    """Return what a node is but for its name, its operands and the nodes of analysed bodies."""
+    """Return the identity of a node without its name, its operands and the nodes of analysed bodies."""
     inner = list(bodies(node))
     attributes = sorted(
         (a.name, a.SerializeToString(deterministic=True))

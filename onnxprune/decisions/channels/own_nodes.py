@@ -1,10 +1,10 @@
 """Nodes of the user's file in place of folded constants that a cut left as they were.
 
-The canonical form folds what is known before the run, copies what is shared and writes sizes out. The dense
-network is cut from it, and would have all of that. Here each folded constant that the cut did not change is
-computed by the user's own nodes again, and each unchanged copy of a shared constant is the shared one again.
-The network is then brought into canonical form once more: what makes a difference to that of the folded
-network stays folded.
+The canonical form folds values that are known before the run, copies shared constants and writes sizes out.
+The dense network is cut from it, and would have all of that. Here each constant that the user's own nodes
+compute in the dense network as well is computed by them again, and each unchanged copy of a shared constant
+is the shared one again. The network is then brought into canonical form once more: a node that differs from
+that of the folded network keeps its constants.
 
 Runtimes fuse by pattern, shape arithmetic included. A network whose nodes are its own keeps its fusions.
 """
@@ -144,7 +144,7 @@ class _OwnParts:
         return True
 
     def _computed(self, names: Collection[str]) -> dict[str, onnx.TensorProto]:
-        """Return what the user's nodes compute in the dense network, where that is known before the run.
+        """Return the results of the user's nodes in the dense network that are known before the run.
 
         The nodes are put beside those of the network, none of which reads their results.
         """
@@ -183,7 +183,7 @@ class _OwnParts:
         return model
 
     def _shared(self, constant: str, name: str, work: Assembly, shared: dict[str, str]) -> str:
-        """Return what is read in place of a constant: the first copy, where the shared one was cut."""
+        """Return the tensor read in place of a constant: the first copy, where the shared one was cut."""
         values = work.model.constants[constant]
         if work.has(name, values):
             return name
@@ -191,7 +191,7 @@ class _OwnParts:
         return first if are_equal(work.model.constants[first], values) else constant
 
     def refuse(self, wrong: set[str], found: Model) -> bool:
-        """Leave what some nodes read as it is in the dense network; return false if they read none of that.
+        """Leave the operands of some nodes as they are; return false if nothing is left to refuse.
 
         Args:
             wrong: First results of nodes that differ in canonical form.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 
 from onnxprune.decisions.channels.interface import Interface
@@ -87,13 +88,21 @@ class Comparison:
             self.run(run)
         return self.records
 
-    def noise(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
-        """Run the reference against itself, inputs and weights changed by one last place."""
+    def noise(
+        self, runs: Sequence[ReferenceRun], is_enough: Callable[[Mapping[Pair, Record]], bool] | None = None
+    ) -> dict[Pair, Record]:
+        """Run the reference against itself, inputs and weights changed by one last place.
+
+        Args:
+            runs: Inputs that the reference takes; those of the fewest elements are run first.
+            is_enough: Asked after each run; where it is true, the noise that was seen is returned.
+        """
         noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
+        ordered = sorted(runs, key=lambda run: sum(np.asarray(a).size for a in run.feed.values()))
         for number in range(ROUNDS):
             one = Session(self._reference, optimize=False)  # random generators start anew with it
             other = Session(shaken(self._reference, number), optimize=False)
-            for run in runs:
+            for run in ordered:
                 try:
                     narrowed = self.interface.narrowed
                     expected = narrowed(one.run(run.feed))
@@ -103,6 +112,8 @@ class Comparison:
                 for pair, record in noises.items():
                     if expected[pair[0]].shape == moved[pair[0]].shape:
                         record.add(expected[pair[0]], moved[pair[0]], run.where, run.lenient)
+                if is_enough is not None and is_enough(noises):
+                    return noises
         return noises
 
 

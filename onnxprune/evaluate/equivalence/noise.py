@@ -46,9 +46,10 @@ def _weights(node: onnx.NodeProto) -> Iterator[str]:
 def moved(random: np.random.Generator, values: Array) -> Array:
     """Return numbers that are off by one last place, up or down at random."""
     step = LAST_PLACE[values.dtype.itemsize]
-    signs = random.integers(0, 2, values.shape) * 2 - 1
+    factors = np.asarray([1 - step, 1 + step], values.dtype)
+    up = random.integers(0, 2, values.shape, dtype=np.uint8)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values * (1 + signs * step)).astype(values.dtype)
+        return np.asarray(values * factors[up])
 
 
 def shaken_feed(feed: Mapping[str, Array], seed: int) -> dict[str, Array]:

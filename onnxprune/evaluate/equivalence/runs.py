@@ -116,7 +116,7 @@ class EquivalenceCheck:
         for trial in trial_shapes(self.reference, given):
             patience = self.budget.seconds * (1 if self.tried else _PATIENCE)
             spent = self.limit is not None or self.spent > patience
-            if spent or (smallest and trial.elements > _LARGEST_STEP * smallest):
+            if spent or (smallest and trial.elements > max(_LARGEST_STEP * smallest, SMALL)):
                 break
             if trial.kind in done:
                 continue
@@ -124,7 +124,7 @@ class EquivalenceCheck:
                 aside.append(trial)
             elif self._try(trial):
                 done.add(trial.kind)
-                smallest = smallest or (trial.elements if trial.kind == "small" else 0)
+                smallest = min(smallest, trial.elements) if smallest else trial.elements
         for trial in aside if not self.tried else ():
             if self.limit or self._try(trial):
                 break
@@ -317,8 +317,12 @@ class Conclusion:
     @property
     def _noise(self) -> dict[Pair, Record]:
         if self._noises is None:
-            self._noises = self._of.comparison.noise(self._of.runs)
+            self._noises = self._of.comparison.noise(self._of.runs, self._is_enough)
         return self._noises
+
+    def _is_enough(self, noises: Mapping[Pair, Record]) -> bool:
+        """Return true if all differences are rounding by the noise seen so far: more noise allows no less."""
+        return all(passes(record, noises[pair]) for pair, record in self._records.items())
 
     @property
     def _unrounded(self) -> dict[Pair, Record]:

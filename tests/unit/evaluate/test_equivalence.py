@@ -11,8 +11,10 @@ from helpers import Net
 from onnx import TensorProto, helper, numpy_helper
 from places import CASES
 
+from onnxprune.analysis.inputs.ladder import Trial, estimated_bytes
 from onnxprune.errors import NotShownError, VerificationError
-from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, verify
+from onnxprune.evaluate.equivalence import CheckBudget, Verdict, comparison, examine, runs, verify
+from onnxprune.evaluate.equivalence.noise import shaken
 from onnxprune.ir import Model, check, load
 from onnxprune.ir.canonical.canonicalise import canonicalise
 
@@ -391,3 +393,40 @@ def test_an_unknown_operator_in_a_branch_that_is_resolved():
     weight = next(n.input[1] for n in changed.nodes if n.op_type == "Conv")
     changed.set_array(weight, changed.array(weight) * np.float32(1.01))
     assert examine(given, changed, budget=QUICK).status == "differ"
+
+
+def test_no_large_shapes_are_run_once_a_small_one_has_shown_something(monkeypatch):
+    net = Net()
+    model = net.model(net.relu(net.input("x", ("N", "T"))))
+    trials = [Trial("solved 0", {"x": (1, 4)}), Trial("small", {"x": (1, 1 << 20)})]
+    monkeypatch.setattr(runs, "trial_shapes", lambda model, given: iter(trials))
+    verdict = examine(model, model.copy())
+    assert verdict.status == "agree"
+    assert list(verdict.sizes) == [{"x": (1, 4)}]
+
+
+def test_shapes_that_contradict_the_network_have_no_estimate():
+    net = Net()
+    x = net.add(net.input("x", ("N", "T")), net.input("y", ("N", "T")))
+    proto = net.proto(x)
+    assert estimated_bytes(proto, {"x": (2, 3), "y": (2, 3)}) == 24
+    assert estimated_bytes(proto, {"x": (2, 3), "y": (2, 5)}) == np.inf
+
+
+def cancelling(order: np.ndarray) -> Model:
+    """A difference of two sums that are almost equal, their terms added in some order."""
+    net = Net()
+    x = net.op("Gather", net.input("x", ("N", 64)), net.const(order), axis=1)
+    weights = net.random.normal(size=(64, 8)).astype(np.float32)
+    one, other = (net.op("MatMul", x, net.const(w[order])) for w in (weights, weights * 1.003))
+    return net.model(net.op("Sub", other, one))
+
+
+def test_noise_is_measured_until_it_explains_the_differences(monkeypatch):
+    made = []
+    monkeypatch.setattr(comparison, "shaken", lambda proto, seed: made.append(seed) or shaken(proto, seed))
+    order = np.random.default_rng(5).permutation(64)
+    verdict = examine(cancelling(np.arange(64)), cancelling(order))
+    assert verdict.status == "agree"
+    assert verdict.max_rel_error > 1e-5
+    assert made == [0]
