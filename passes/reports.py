@@ -307,10 +307,12 @@ class SeparateReport(Report):
 
     Attributes:
         products: The matrix products that were split: node, operator, number of parts.
+        outputs: The outputs whose width was opened.
         max_rel_error: The largest relative error of the separated model.
     """
 
     products: Sequence[Facts] | None = None
+    outputs: Sequence[Facts] | None = None
     max_rel_error: float | None = None
 
 

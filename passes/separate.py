@@ -7,7 +7,8 @@ faster kernels for some merged forms.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from onnxprune.analysis.shapes import infer
@@ -17,19 +18,26 @@ from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import Model, label
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants, without_dead_nodes
+from onnxprune.ir.canonical.freed import freed
 from onnxprune.ir.canonical.merged import merged_products, separated
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import SeparateReport
 from onnxprune.support.common_options import InputSizes, Seeded, Unchanged
+from onnxprune.support.options import option
 
 _CHECK = CheckBudget(seconds=5.0)
 
 
 @dataclass(frozen=True)
 class Separate(Unchanged, Seeded, InputSizes, Pass):
-    """Split matrix products whose results are read in parts; each part gets a product of its own."""
+    """Split matrix products whose results are read in parts; each part gets a product of its own.
+
+    Attributes:
+        free_output: Open the width of this output instead: an identity product behind it keeps its form.
+    """
 
     name: ClassVar[str] = "separate"
+    free_output: Sequence[str] = field(default=(), metadata=option(metavar="NAME"))
 
     def requires(self, given: PassResult) -> None:
         """Nothing is pruned yet: a plan names groups that would be others."""
@@ -40,6 +48,11 @@ class Separate(Unchanged, Seeded, InputSizes, Pass):
     def run(self, given: PassResult) -> PassResult:
         """Find such products, split them, and compare with the model that was given."""
         model = given.model
+        if self.free_output:
+            made = freed(model, self.free_output, infer(model, model.sizes))
+            opened = [{"output": name} for name in self.free_output]
+            report = SeparateReport(outputs=opened, max_rel_error=self._prove(model, made))
+            return PassResult(made, True, report, given.analysis)
         found = merged_products(model, infer(model, model.sizes))
         if not found:
             return self._unchanged(given)

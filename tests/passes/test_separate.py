@@ -171,3 +171,51 @@ def test_the_command(tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.output
     assert "3" in outcome.stdout
     assert sizes(Model(onnx.load(output))) == [HEADS, WIDTH, WIDTH]
+
+
+class TestFreedOutputs:
+    """Outputs that are the residual stream itself: blocked as they are, free behind an identity."""
+
+    @staticmethod
+    def stream(spatial: bool = False) -> Model:
+        net = Net()
+        if spatial:
+            x = net.conv(net.input("x", [2, 3, 6, 6]), 16)
+            for _ in range(2):
+                x = net.add(x, net.conv(net.op("Relu", net.conv(x, 8)), 16))
+            return net.model(x)
+        x = net.gemm(net.input("x", [2, 12]), 16)
+        for _ in range(2):
+            x = net.add(x, net.gemm(net.op("Relu", net.gemm(x, 24)), 16))
+        return net.model(x)
+
+    @pytest.mark.parametrize("spatial", [False, True])
+    def test_the_stream_becomes_a_group(self, spatial: bool) -> None:
+        model = self.stream(spatial)
+        name = model.outputs[0].name
+        assert 16 not in sizes(model)
+        result = Separate(free_output=[name])(model)
+        assert result.facts["max_rel_error"] == 0
+        opened = result.model
+        assert sorted([*sizes(model), 16]) == sizes(opened)
+        assert [o.name for o in opened.outputs] == [name]
+        dense = Transform()(Prune(reduce_macs=0.5)(opened)).model
+        assert verify(Prune(reduce_macs=0.5)(opened).model, dense).equal
+        assert [d.dim_value for d in dense.outputs[0].type.tensor_type.shape.dim][1] == 16
+
+    def test_an_output_that_is_read_inside_too(self) -> None:
+        net = Net()
+        hidden = net.gemm(net.input("x", [2, 12]), 16)
+        model = net.model(hidden, net.gemm(net.op("Relu", hidden), 5))
+        result = Separate(free_output=[hidden])(model)
+        assert result.facts["max_rel_error"] == 0
+        assert 16 in sizes(result.model)
+
+    def test_outputs_that_cannot_be_freed(self) -> None:
+        with pytest.raises(UsageError, match="has no output 'nothing'"):
+            Separate(free_output=["nothing"])(self.stream())
+        net = Net()
+        x = net.gemm(net.input("x", [2, 12]), 16)
+        model = net.model(net.op("ReduceSum", x, keepdims=0))
+        with pytest.raises(UsageError, match="has no axis of channels"):
+            Separate(free_output=[model.outputs[0].name])(model)

@@ -19,6 +19,10 @@ def render(facts: Facts) -> RenderableType:
 
     if facts.get("unchanged"):
         return f"no product is read in parts of one layout; the model was copied to {facts['output']}"
+    if facts.get("outputs"):
+        names = ", ".join(entry["output"] for entry in facts["outputs"])
+        error = f"largest relative error {facts['max_rel_error']:.1e}"
+        return f"width of {names} opened; {error}; opened model: {facts['output']}"
     rows = [(f"{p['operator']} '{p['node']}'", p["parts"]) for p in facts["products"]]
     end = f"\nlargest relative error {facts['max_rel_error']:.1e}; separated model: {facts['output']}"
     return Group(table(("product", ">parts"), rows), end)
