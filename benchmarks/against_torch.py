@@ -295,7 +295,7 @@ def mobilenet_v2() -> onnx.ModelProto:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("what", choices=("accuracy", "speed"))
+    parser.add_argument("measure", choices=("accuracy", "speed"))
     parser.add_argument("tasks", nargs="*", default=list(TASKS), metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--peer", required=True, metavar="PYTHON", help="An interpreter that has torch.")
     parser.add_argument("--seeds", type=int, default=5)
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=["*"], metavar="GLOB", help="For speed.")
     parser.add_argument("--rounds", type=int, default=3, help="For speed.")
     options = parser.parse_args()
-    {"accuracy": compare, "speed": race}[options.what](options)
+    {"accuracy": compare, "speed": race}[options.measure](options)
 
 
 if __name__ == "__main__":

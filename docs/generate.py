@@ -25,7 +25,7 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.support.options import alternatives, attributes
 
 HERE = Path(__file__).resolve().parent
-BLOCK = re.compile(r"(<!-- (?P<what>options|keys) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (?P<table>options|keys) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> dict[Path, str]:

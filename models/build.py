@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def trained(recipe: Recipe) -> onnx.ModelProto:
-    """Train a network as its recipe says, showing the accuracy on held-back data after every epoch."""
+    """Train a network by its recipe, showing the accuracy on held-back data after every epoch."""
     model = recipe.build()
     images, labels = _arrays(recipe.training())
     held_back = _arrays(recipe.held_back())

@@ -1,7 +1,7 @@
 """``factorize``: split products with weights into chains of smaller ones, of the rank that pays.
 
 The result is an approximation, and an ordinary file: convolutions and matrix products with weights of their
-own. The channels between the products of a chain are channels like any others: what follows can prune them.
+own. The channels between the products of a chain are channels like any others: later passes can prune them.
 """
 
 from __future__ import annotations

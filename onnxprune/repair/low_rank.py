@@ -1,4 +1,4 @@
-"""Layers of low rank, from front to back, each on what arrives from those before it.
+"""Layers of low rank, from front to back, each split on its operands in the network split so far.
 
 The weights of a layer are first fitted to the original's result (least squares), then split: together that is
 reduced-rank regression (A. J. Izenman, "Reduced-rank regression for the multivariate linear model", 1975).

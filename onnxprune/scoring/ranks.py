@@ -1,4 +1,4 @@
-"""Scores of low ranks: the moments of what arrives at layers, and what their errors do to the outputs."""
+"""Scores of low ranks: moments of the operands of layers, and the effect of layers' errors on the outputs."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def is_seen(layer: RankLayer) -> bool:
 def moments_of(
     layer: RankLayer, arrivals: Iterable[tuple[Array, Array]], batches: int, seed: tuple[int, int]
 ) -> InputMoments:
-    """Return the moments of what arrives at a layer.
+    """Return the moments of the operand of a layer.
 
     Args:
         layer: The layer.
-        arrivals: For each batch, what arrives and the result.
+        arrivals: For each batch the operand and the result.
         batches: Number of batches.
         seed: Seed of the rows that are drawn where there are too many.
     """
@@ -81,7 +81,7 @@ def observed(
     threads: int | None,
     seed: int,
 ) -> Iterator[tuple[RankLayer, InputMoments]]:
-    """Yield layers with the moments of what arrives there, in order of execution.
+    """Yield layers with the moments of their operands, in order of execution.
 
     Raises:
         DataError: The samples make values that are not finite, or there are none.

@@ -84,8 +84,8 @@ class Checkpoints:
             raise UsageError(said, "name another file with `checkpoint`") from error
         others = _differences(header.get("identity", {}), json.loads(json.dumps(dict(self.identity))))
         if header.get("format") != FORMAT or others:
-            what = f"its {', '.join(others) or 'format'} differ{'' if len(others) > 1 else 's'}"
-            raise UsageError(f"{self.path} is the checkpoint of another training: {what}", begin_anew)
+            difference = f"its {', '.join(others) or 'format'} differ{'' if len(others) > 1 else 's'}"
+            raise UsageError(f"{self.path} is the checkpoint of another training: {difference}", begin_anew)
         self.own_fields, self.own_arrays = header["own"], _under(_OWN, arrays)
         return State(header["progress"], header["worker"], _under(_WORKER, arrays))
 

@@ -72,8 +72,8 @@ class Emitter:
     def _tensor(self, operand: Operand) -> gs.Tensor:
         return operand if isinstance(operand, gs.Tensor) else self.floats(operand)
 
-    def _name(self, what: str) -> str:
-        return f"{self._prefix}/{what}_{next(self._serial)}"
+    def _name(self, stem: str) -> str:
+        return f"{self._prefix}/{stem}_{next(self._serial)}"
 
 
 def rank_of(tensor: gs.Tensor) -> int:

@@ -144,9 +144,9 @@ class TrainingRun:
         self._went_back += 1
         if self._went_back <= PATIENCE:
             return
-        what = "loss diverged" if math.isfinite(report.loss) else "loss is not finite"
+        fault = "loss diverged" if math.isfinite(report.loss) else "loss is not finite"
         raise TrainingError(
-            f"the {what} at step {report.step} (epoch {report.epoch + 1}, learning rate "
+            f"the {fault} at step {report.step} (epoch {report.epoch + 1}, learning rate "
             f"{report.learning_rate:.3g}), again after going back and halving the step size {PATIENCE} times",
             "try a smaller learning rate, gradient clipping, or look for NaN in the data",
         )

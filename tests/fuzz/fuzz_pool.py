@@ -46,13 +46,13 @@ class Finding:
 
     Attributes:
         number: Of the case.
-        what: One line that is the same for the same defect.
+        title: One line that is the same for the same defect.
         command: The command line.
         details: The traceback, or the text on standard error.
     """
 
     number: int
-    what: str
+    title: str
     command: str
     details: str
 
@@ -169,8 +169,8 @@ class _Child:
         shutil.rmtree(self.scratch, ignore_errors=True)
         if self.current < 0 or (alive and not late):
             return None
-        what = "hangs" if late else f"dies with exit code {self.process.exitcode}"
-        return Finding(self.current, what, "", said)
+        title = "hangs" if late else f"dies with exit code {self.process.exitcode}"
+        return Finding(self.current, title, "", said)
 
 
 def _work(numbers: Sequence[int], corpus: Path, scratch: Path, ends: Connection) -> None:

@@ -53,7 +53,7 @@ def _one(number: int, corpus: Path, keep: Path | None) -> int:
         print(case.kind, case.seed, *(" ".join(c) for c in case.commands), sep="\n  ")
         found = list(judged(case))
         for finding in found:
-            print(finding.what, finding.command, finding.details, sep="\n")
+            print(finding.title, finding.command, finding.details, sep="\n")
         return int(bool(found))
 
 
@@ -65,10 +65,10 @@ def _many(options: argparse.Namespace, corpus: Path) -> int:
     numbers = range(first, first + min(options.cases, 10**7))
     for end in run_cases(numbers, corpus, options.children, options.minutes * 60):
         if isinstance(end, Finding):
-            seen[end.what] += 1
-            if seen[end.what] == 1:
+            seen[end.title] += 1
+            if seen[end.title] == 1:
                 print(
-                    f"\n=== {end.what} (case {end.number})\n{end.command}\n{_short(end.details)}", flush=True
+                    f"\n=== {end.title} (case {end.number})\n{end.command}\n{_short(end.details)}", flush=True
                 )
         else:
             cases += 1
@@ -76,8 +76,8 @@ def _many(options: argparse.Namespace, corpus: Path) -> int:
                 print(f"{cases} cases, {seen.total()} defects", flush=True)
     took = time.monotonic() - begin
     print(f"\n{cases} cases in {took:.0f} s, {seen.total()} defects in {len(seen)} places")
-    for what, count in seen.most_common():
-        print(f"{count:6d}  {what}")
+    for title, count in seen.most_common():
+        print(f"{count:6d}  {title}")
     return int(bool(seen))
 
 

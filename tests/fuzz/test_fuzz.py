@@ -34,7 +34,7 @@ def test_nothing_but_errors_comes_out(corpus, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ends = list(run_cases(range(CASES), corpus, children=min(2, os.cpu_count() or 1), seconds=SECONDS))
     found = [e for e in ends if isinstance(e, Finding)]
-    assert not found, "\n\n".join(f"case {f.number}: {f.what}\n{f.command}\n{f.details}" for f in found[:5])
+    assert not found, "\n\n".join(f"case {f.number}: {f.title}\n{f.command}\n{f.details}" for f in found[:5])
     assert len(ends) > 20
 
 

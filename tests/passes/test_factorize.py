@@ -1,4 +1,4 @@
-"""Low rank: the chains compute their factors, cost what is predicted, and are layers like any others."""
+"""Low rank: the chains compute their factors, have the predicted costs, and are layers like any others."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def checked(model: Model, **how: Any) -> Model:
     assert facts["macs_before"] - facts["macs"] == saved > 0
     assert cost_of(find_channels(result.model)).figures()["macs"] == facts["macs"]
     saved = sum(row["params_before"] - row["params"] for row in facts["layers"])
-    zeros = sum(name.endswith("__zero") for name in result.model.constants)  # older opsets want a bias
+    zeros = sum(name.endswith("__zero") for name in result.model.constants)  # older opsets need a bias
     assert facts["params_before"] - facts["params"] == saved - zeros
     assert [o.name for o in result.model.outputs] == [o.name for o in model.outputs]
     names = {node.name: list(node.output) for node in result.model.nodes}

@@ -48,7 +48,7 @@ TABLE = ROOT / "docs/reach.md"
 START, END = "<!-- corpus -->", "<!-- end of corpus -->"
 COLUMNS = (
     "network", "opset", "groups", "channels", "reachable", "parameters left", "MACs left",
-    "what stays, and why", "inspect", "prune", "transform",
+    "blocked axes", "inspect", "prune", "transform",
 )  # fmt: skip
 HEADER = f"""
 | {" | ".join(COLUMNS)} |
@@ -308,7 +308,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--files", type=Path, metavar="FOLDER", help="write the networks as files")
-    parser.add_argument("--costs", type=Path, metavar="FILE", help="enter what the commands cost")
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="enter the costs of the commands")
     options = parser.parse_args()
     if options.files:
         write_files(options.files)

@@ -118,14 +118,14 @@ def _weights(proto: Proto, seed: int) -> Iterator[tuple[str, Proto]]:
         if values.dtype.kind != "f":
             continue
         place = tuple(random.integers(0, n) for n in values.shape)
-        for what, made in (("element", values.copy()), ("tensor", values * np.float32(1.01))):
-            if what == "element":
+        for part, made in (("element", values.copy()), ("tensor", values * np.float32(1.01))):
+            if part == "element":
                 made[place] = made[place] * 1.01 + 0.01
             copy = copied(proto)
             copy.graph.initializer[index].CopyFrom(
                 numpy_helper.from_array(np.asarray(made, values.dtype), tensor.name)
             )
-            yield f"{what} of {tensor.name}", copy
+            yield f"{part} of {tensor.name}", copy
 
 
 def _operators(proto: Proto) -> Iterator[tuple[str, Proto]]:

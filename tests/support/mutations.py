@@ -268,7 +268,7 @@ def exactly(key: str, proto: onnx.ModelProto, inexact: bool) -> None:
 
 
 def described(channels: Channels) -> str:
-    """Write the groups and costs of a network down, shortly; what can be left to choice is in brackets."""
+    """Return the groups and costs of a network as a line; optional groups are in brackets."""
     sizes = [f"({g.size})" if g.optional else str(g.size) for g in channels.groups]
     masked = sum(p.weight for g in channels.groups for p in g.places)
     cost = cost_of(channels).figures()

@@ -250,7 +250,7 @@ def _allowed(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> bool:
 
 def _judge(
     verdict: Verdict,
-    what: str,
+    subject: str,
     kind: str,
     size: Value,
     seen: list[tuple[dict[str, int], dict[str, int], Any]],
@@ -269,12 +269,12 @@ def _judge(
             continue
         if said != real:
             state = "wrong"
-            verdict.wrong.append(f"{what}: {size} is {said} at {numbers}, not {real}")
+            verdict.wrong.append(f"{subject}: {size} is {said} at {numbers}, not {real}")
         elif isinstance(size, Size) and not size.symbols <= set(numbers) and state == "known":
             state = "fresh"
     verdict.counts[f"{kind} {state}"] += 1
     if state in ("unknown", "fresh"):
-        verdict.unknown.append(f"{what}: {size}")
+        verdict.unknown.append(f"{subject}: {size}")
 
 
 def _judge_values(

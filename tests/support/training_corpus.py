@@ -87,7 +87,7 @@ def _noise(model: Model) -> dict[str, np.ndarray]:
 
 def table() -> str:
     """The table, network by network."""
-    lines = ["", "| network | loss, first → last epoch | what stops it |", "|---|---:|---|"]
+    lines = ["", "| network | loss, first → last epoch | obstacle |", "|---|---:|---|"]
     for case in networks():
         lines.append(learnt(case).row(case.name))
         print(lines[-1], flush=True)

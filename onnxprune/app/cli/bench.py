@@ -62,7 +62,7 @@ def render(facts: Facts) -> RenderableType:
     "--latency-out",
     type=Writes(path_type=Path),
     metavar="FILE",
-    help="Also time what `prune --latency-table FILE` needs to know of this device: layers and networks of"
+    help="Also measure this device for `prune --latency-table FILE`: layers and networks of"
     " several widths; a file that is there is added to.",
 )
 @click.option("--device-name", metavar="TEXT", help="Name of the device in that file.")

@@ -97,9 +97,9 @@ def model_argument(name: str = "model") -> Decorator:
     return click.argument(name, type=Reads())
 
 
-def output_option(what: str) -> Decorator:
+def output_option(result: str) -> Decorator:
     """Return the option for the file of the result."""
-    return click.option("-o", "--output", required=True, type=Writes(), help=f"File to write {what} to.")
+    return click.option("-o", "--output", required=True, type=Writes(), help=f"File to write {result} to.")
 
 
 def provider_option(text: str) -> tuple[str, str]:

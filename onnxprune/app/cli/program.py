@@ -188,8 +188,8 @@ def _check_folder() -> None:
     try:
         Path.cwd()
     except OSError as error:
-        what = f"the current folder cannot be used: {error.strerror}"
-        raise OutputError(what, "change into one that is there") from error
+        message = f"the current folder cannot be used: {error.strerror}"
+        raise OutputError(message, "change into one that is there") from error
 
 
 def _check_places(context: click.Context) -> None:

@@ -50,7 +50,7 @@ def summary(facts: Facts) -> str:
 @click.option(
     "--original",
     type=Reads(),
-    help="The model before pruning; by default what `prune` noted, if it still lies there.",
+    help="The model before pruning; by default the file noted by `prune`, if it still lies there.",
 )
 @unverified_option
 @output_option("the repaired model")

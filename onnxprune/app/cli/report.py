@@ -21,7 +21,7 @@ def render(facts: Facts) -> RenderableType:
 
 @command("report", render)
 @click.argument("folder", metavar="WORKDIR", type=Reads(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["html", "md"]), help="By default what the name ends in.")
+@click.option("--format", "form", type=click.Choice(["html", "md"]), help="By default the name's ending.")
 @click.option("--against", type=Reads(path_type=Path), help="Another run, to be set beside this one.")
 @click.option(
     "--figures", "place", type=click.Path(path_type=Path), help="A folder for the figures as files."

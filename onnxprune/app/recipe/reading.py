@@ -120,9 +120,9 @@ def _sentence(keys: tuple[str, ...], mistake: Mapping[str, Any]) -> str:
         return f"there is no key {name}; {meant}allowed: {', '.join(known)}"
     if kind == "missing":
         return f"{name} is missing"
-    what = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
+    fault = str(mistake["msg"]).removeprefix("Value error, ").replace("Input should", "it should")
     given = "" if isinstance(mistake["input"], dict) else f" is {mistake['input']!r}"
-    return f"{name}{given}: {what}"
+    return f"{name}{given}: {fault}"
 
 
 def _known(keys: tuple[str, ...]) -> list[str]:

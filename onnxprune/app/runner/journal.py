@@ -233,8 +233,8 @@ def _check_content(folder: Path) -> None:
         name = path.relative_to(folder).as_posix()
         odd = path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir()))
         if odd and (path in rounds or name == PAGE or is_run_file(name)):
-            what = "a link" if path.is_symlink() else "not a file that a run has made"
-            raise UsageError(f"{path} is {what}", "a run keeps its files in its own folder: name another")
+            fault = "a link" if path.is_symlink() else "not a file that a run has made"
+            raise UsageError(f"{path} is {fault}", "a run keeps its files in its own folder: name another")
 
 
 def _check_steps(path: Path, state: Facts) -> None:

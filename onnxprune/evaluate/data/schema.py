@@ -140,12 +140,12 @@ class Schema:
         if not missing:
             unknown = [name for name in unknown if get_close_matches(name, known - set(arrays), 1, _SLIP)]
         faults = [
-            f"{what} {', '.join(map(repr, n))}" for what, n in (("lacks", missing), ("has", unknown)) if n
+            f"{verb} {', '.join(map(repr, n))}" for verb, n in (("lacks", missing), ("has", unknown)) if n
         ]
         if faults:
             hint = f"{self}; class indices are called {LABELS!r}"
-            what = f"{where} {' and '.join(faults)}" + (", which the model does not know" if unknown else "")
-            raise DataError(what, hint)
+            unclear = ", which the model does not know" if unknown else ""
+            raise DataError(f"{where} {' and '.join(faults)}{unclear}", hint)
         if not self.inputs:
             raise DataError("the model has no inputs that data could be fed to", "leave the data out")
 

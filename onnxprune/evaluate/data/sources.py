@@ -220,8 +220,8 @@ class CallableSource(Source):
             if limit is not None and count >= limit:
                 return
             if empty == _MOST_EMPTY or count > _MOST:
-                what = f"{empty} batches without a sample" if empty else f"more than {_MOST} samples"
-                raise DataError(f"{self.name} gives {what}, one after the other", _BOUND)
+                excess = f"{empty} batches without a sample" if empty else f"more than {_MOST} samples"
+                raise DataError(f"{self.name} gives {excess}, one after the other", _BOUND)
             if limit is None and not self._told and time.monotonic() - begin > _LONG_S:
                 self._told = True
                 tell(f"{self.name} has given {count} samples, and goes on; {_BOUND}")

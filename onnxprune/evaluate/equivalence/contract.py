@@ -52,19 +52,19 @@ def _outputs(reference: Model, candidate: Model) -> Iterator[str]:
         yield from _kinds(f"output '{name}'", wanted[name].type, found[name].type)
 
 
-def _kinds(what: str, wanted: onnx.TypeProto, found: onnx.TypeProto) -> Iterator[str]:
+def _kinds(subject: str, wanted: onnx.TypeProto, found: onnx.TypeProto) -> Iterator[str]:
     """Compare two types: the kind of value, the element type, the rank."""
     if wanted.WhichOneof("value") != found.WhichOneof("value"):
-        yield f"{what} is of another kind: {_kind(found)} instead of {_kind(wanted)}"
+        yield f"{subject} is of another kind: {_kind(found)} instead of {_kind(wanted)}"
         return
     if not wanted.HasField("tensor_type"):
         return
     if wanted.tensor_type.elem_type != found.tensor_type.elem_type:
-        yield f"{what} is of type {_element(found)} instead of {_element(wanted)}"
+        yield f"{subject} is of type {_element(found)} instead of {_element(wanted)}"
     known = all(t.tensor_type.HasField("shape") for t in (wanted, found))
     ranks = [len(t.tensor_type.shape.dim) for t in (wanted, found)]
-    if known and ranks[0] != ranks[1] and what.startswith("input"):
-        yield f"{what} has {ranks[1]} axes instead of {ranks[0]}"
+    if known and ranks[0] != ranks[1] and subject.startswith("input"):
+        yield f"{subject} has {ranks[1]} axes instead of {ranks[0]}"
 
 
 def _sizes(value: onnx.ValueInfoProto) -> list[int | None]:

@@ -263,8 +263,8 @@ class Conclusion:
         if not fits:
             return replace(found, status="differ", reason=self._why(record))
         if bad:
-            what = self._records[bad[0]]
-            why = f"it agrees, but '{what.name}', which it picks from, does not: {self._why(what)}"
+            picked = self._records[bad[0]]
+            why = f"it agrees, but '{picked.name}', which it picks from, does not: {self._why(picked)}"
             return replace(found, status="differ", reason=why)
         return replace(found, status="not shown", reason=_unshown(record))
 

@@ -40,9 +40,9 @@ def paired(answer: BatchOutputs) -> list[Pair]:
     for name, output in answer.outputs.items():
         before = answer.remembered[name].values.shape if name in answer.remembered else None
         if output.shape != before:
-            what = "nothing" if before is None else f"shape {list(before)}"
+            expected = "nothing" if before is None else f"shape {list(before)}"
             raise DataError(
-                f"output {name!r} has shape {list(output.shape)}, the baseline's {what}",
+                f"output {name!r} has shape {list(output.shape)}, the baseline's {expected}",
                 "outputs whose size depends on the values are judged by detections or module:callable",
             )
         values, reading = answer.remembered[name]

@@ -133,7 +133,7 @@ def observe(session: Session, datasets: Sequence[Dataset], examination: Measurem
     return replace(examination, stages=tuple(stages), value=value, baseline=baseline)
 
 
-def check_number(metric: Metric, value: float, what: str) -> None:
+def check_number(metric: Metric, value: float, subject: str) -> None:
     """Refuse a measure that is NaN or infinite: no curve could be drawn.
 
     Raises:
@@ -141,6 +141,6 @@ def check_number(metric: Metric, value: float, what: str) -> None:
     """
     if not np.isfinite(value):
         raise DataError(
-            f"{metric.name} is {value} for {what}",
+            f"{metric.name} is {value} for {subject}",
             "look for NaN or infinity among the model's outputs, or use another metric",
         )

@@ -217,8 +217,8 @@ class SensitivityRun:
             for (name, steps), found in self.executor.spread(self._work(), todo):
                 for ratio, value in zip(found.ratios, found.values, strict=True):
                     count = round(ratio * self.schedules[name].group.size)
-                    what = f"the model without {count} channels of '{name}'"
-                    check_number(self.examination.metric, value, what)
+                    subject = f"the model without {count} channels of '{name}'"
+                    check_number(self.examination.metric, value, subject)
                 points += len(found.values)
                 ledger.record({name: self.schedules[name].curve(self.examination.value, found)})
                 progress.advance(len(steps), note=name)

@@ -133,7 +133,7 @@ class _Group:
         self._width = width
 
     def _second(self, rank: int) -> tuple[Array, Array]:
-        """Return the second kernel ``[outputs, rank × places]``, and what it explains, per output pair."""
+        """Return the second kernel, ``[outputs, rank × places]``, and its power, ``[outputs, outputs]``."""
         linalg, size = scipy_linalg(), rank * self._later
         products = self._features[:rank, :, :rank].reshape(size, size)
         cross = self._cross[:, :rank].reshape(-1, size)

@@ -78,10 +78,10 @@ LONG = ("picture", "attention", "detector")
 def test_a_change_of_one_thing_is_seen(name):
     proto = pairs.NETWORKS[name]()
     tried, missed = 0, []
-    for what, mutant in pairs.mutants(proto):
+    for change, mutant in pairs.mutants(proto):
         if really_differ(proto, mutant):
             tried += 1
-            missed += [what] if judged(proto, mutant).status == "agree" else []
+            missed += [change] if judged(proto, mutant).status == "agree" else []
     assert not missed
     assert tried >= 15
 
