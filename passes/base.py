@@ -32,7 +32,7 @@ class PassResult:
         report: Facts to report; a mapping becomes a `Report` with these keys.
         analysis: The newest analysis, for the passes that follow.
         kept: Elements of the constants that are left, where some are gone (see `onnxprune.certify`).
-        original: Rotated form of the model that was given, where that was pruned instead of it.
+        original: Rotated form of the given model, if that form was pruned instead.
     """
 
     model: Model

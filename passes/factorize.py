@@ -94,7 +94,7 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     batch_size: int = field(default=32, metadata=option(least=1))
 
     def requires(self, given: PassResult) -> None:
-        """The options make sense, and nothing is pruned yet that is not cut out."""
+        """The options make sense, and the model has no zeros of a plan or a pattern."""
         super().requires(given)
         if self.reduce_macs is None and self.reduce_params is None and not self.rank:
             raise UsageError("say how much to remove", "give `reduce_macs`, `reduce_params` or `rank`")
@@ -115,7 +115,7 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         ranks = self._ranks(layers)
         feeds = self._feeds(model) if self.data is not None else []
         offers = offers_of(model, layers, self.form, feeds, ranks, self.threads, self.seed)
-        whole += self._unpaying(layers, offers, ranks)
+        whole += self._without_split(layers, offers, ranks)
         if not offers:
             return self._unchanged(given, whole)
         chosen = allotted(offers, cost_of(channels).figures(), self._reductions, ranks)
@@ -172,13 +172,13 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             found |= {layer.name: rank for layer in layers if layer.index in meant}
         return found
 
-    def _unpaying(
+    def _without_split(
         self, layers: Sequence[RankLayer], offers: Sequence[RankOffer], ranks: Mapping[str, int]
     ) -> list[WholeLayer]:
-        """Return the layers of which no split pays.
+        """Return the layers without a split that costs less than the layer.
 
         Raises:
-            PlanError: None of those pays that were to be split at a certain rank.
+            PlanError: A demanded rank costs no less than its layer, for all layers with one.
         """
         offered, found = {offer.layer.name for offer in offers}, list[WholeLayer]()
         for layer in (n for n in layers if n.name not in offered):
@@ -220,7 +220,7 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             stand for.
 
         Raises:
-            VerificationError: It computes something else than those weights.
+            VerificationError: It does not compute the function of those weights.
             NotShownError: No input showed whether it does.
         """
         own = in_own_graph(given, pair.original, pair.sparse)

@@ -78,7 +78,9 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         channels = find_channels(model, allow_inexact=True)
         found = symmetries(channels)
         axes = [a for a in found if self._turns(channels, a)]
-        refused |= {a.group.name: _said(a) for a in found if a not in axes and a.group.name not in refused}
+        refused |= {
+            a.group.name: _limit_of(a) for a in found if a not in axes and a.group.name not in refused
+        }
         if not axes:
             return self._unchanged(given, refused)
         wanted = [(axis, name) for axis in axes for name in _read(axis)]
@@ -181,7 +183,7 @@ def _listed(refused: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"group": name, "reason": why} for name, why in refused.items()]
 
 
-def _said(axis: GroupSymmetry) -> str:
+def _limit_of(axis: GroupSymmetry) -> str:
     if axis.limit is None:
         return "it is left alone"
     return f"{axis.limit.operator} '{axis.limit.node}': {axis.limit.reason}"

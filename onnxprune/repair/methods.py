@@ -1,6 +1,6 @@
 """Repair methods: each adapts one node such that its result approaches the original's.
 
-Every method sees the sparse model as it has become so far: all nodes before this one have been repaired.
+Every method works on the partly repaired sparse model: all nodes before this one have been repaired.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ ROUNDING = 1e-12
 
 
 class NotRepairableError(Exception):
-    """A method has nothing it could do at a node; the message is the reason."""
+    """A method does not apply to a node; the message is the reason."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ class RepairSite:
             yield x[arriving], y[self.node.output[0]]
 
     def error(self) -> float:
-        """Return the mean squared error of the channels that remain; 0 where it is nothing but rounding."""
+        """Return the mean squared error of the channels that remain; 0 where it is rounding alone."""
         total, power, count = 0.0, 0.0, 0
         for ours, theirs in self.results():
             total += self._sum_of_squares(ours - theirs)

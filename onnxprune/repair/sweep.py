@@ -1,4 +1,4 @@
-"""All nodes in order of execution, each repaired before the next one is looked at."""
+"""All nodes in order of execution, each repaired before the next one."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Balance:
         self._costs = [_Evaluated(b, groups) for b in budgets]
 
     def with_offers(self, offers: Sequence[Candidate]) -> Balance:
-        """Return the same budgets over the same groups, which ask for something else."""
+        """Return the same budgets over the same groups with other candidates."""
         other = copy(self)
         other.offers = offers
         return other

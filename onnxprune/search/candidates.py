@@ -124,7 +124,7 @@ def sensitively(
 
 
 def typical_loss(analysis: Analysis) -> float:
-    """Return the mean loss with half of a group gone; a little, where nothing was lost anywhere."""
+    """Return the mean loss with half of a group removed, at least 1e-9."""
     half = np.asarray([0.5])
     found = [float(loss_at(curve, analysis, half)[0]) for curve in analysis.curves.values()]
     return max(sum(found) / max(len(found), 1), 1e-9)

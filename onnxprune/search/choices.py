@@ -25,7 +25,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True)
 class Offer:
-    """The options of one place; the first one changes nothing.
+    """The options of one place; the first one is no change.
 
     Attributes:
         costs: ``[options, budgets]``.

@@ -5,7 +5,7 @@ that wait for one another and on the fusions of the runtime. Some networks of ra
 shrunk and timed side by side with the original, and the times are explained by a few costs, none of them
 negative: multiply-accumulates by kind of operator, and elements that are written; both at the widths as they
 are, and at widths rounded up to the steps of the device. So the time is a polynomial in the widths, like any
-other cost. Every plan that comes of it is timed too; the polynomial is then corrected by that, and the plan
+other cost. Every plan made with it is timed too; the polynomial is then corrected by that time, and the plan
 made again.
 """
 

@@ -86,8 +86,8 @@ def kept_counts(channels: Channels, group: Group, limits: Limits, start: int) ->
 def rounding(channels: Channels, group: Group, limits: Limits) -> int:
     """Return the rounding for one group.
 
-    A small group is rounded more finely, or there would be nothing to choose from, unless the step is to hold
-    exactly. Below two steps of the device all widths but one take as long as the whole group.
+    A small group is rounded more finely, as it would have no choice of widths otherwise, unless the step has
+    to hold exactly. Below two steps of the device all widths but one take as long as the whole group.
     """
     needed = multiple_for(channels, group, limits.round_to)
     if limits.exact:

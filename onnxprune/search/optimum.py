@@ -59,11 +59,11 @@ def best_levels(balance: Balance, *, thorough: bool = True) -> list[int]:
     starts = [cheapest(balance), *_by_multipliers(balance)]
     best = min((_Search(balance, levels).run() for levels in starts), key=_Search.rank)
     if thorough and len(balance.offers) <= _FEW:
-        best = _kicked(best)
+        best = _restarted(best)
     return [int(n) for n in best.levels]
 
 
-def _kicked(best: _Search) -> _Search:
+def _restarted(best: _Search) -> _Search:
     """Give each group each of its widths in turn, improve from there, and keep the best levels."""
     for k, offer in enumerate(best.balance.offers):
         for level in range(len(offer.widths)):
@@ -87,7 +87,7 @@ def _by_multiplier(balance: Balance, mix: Widths) -> list[int]:
     levels = chosen = np.asarray([len(o.steps) for o in balance.offers], np.intp)
     for _ in range(_HALVINGS):
         middle = float(np.sqrt(low * high))
-        levels = _settle(balance, chosen, middle * mix)
+        levels = _minimised(balance, chosen, middle * mix)
         if balance.excess(balance.widths(levels.tolist())).max() <= REACHED:
             chosen, high = levels, middle
         else:
@@ -95,7 +95,7 @@ def _by_multiplier(balance: Balance, mix: Widths) -> list[int]:
     return [int(n) for n in chosen]
 
 
-def _settle(balance: Balance, start: Levels, multipliers: Widths) -> Levels:
+def _minimised(balance: Balance, start: Levels, multipliers: Widths) -> Levels:
     """Minimise the Lagrangian over one group after the other, until no level changes."""
     levels: Levels = start.copy()
     widths = balance.widths(levels.tolist())
@@ -156,7 +156,7 @@ class _Search:
         return max(self.excess, REACHED), self.loss
 
     def run(self) -> _Search:
-        """Improve until nothing does, but no longer than is worth it."""
+        """Improve until no move or exchange does, by at most `_EXCHANGES` of them."""
         for _ in range(_EXCHANGES):
             moves = self._moves()
             if not (self._single(moves) or self._exchange(moves)):

@@ -117,7 +117,7 @@ class PruningProblem:
 
     @cached_property
     def planner(self) -> Planner:
-        """All that decides the plan but the budgets."""
+        """The planner, with all arguments of a plan but the budgets."""
         request = self.request
         channels, scores = self._ranked
         return Planner(

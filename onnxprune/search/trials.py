@@ -99,7 +99,7 @@ def improve(
 ) -> Levels:
     """Correct additive losses by the measured losses of whole plans.
 
-    The plan of the losses as they were measured competes with those of bent losses and with other plans. Then
+    The plan of the measured losses competes with those of losses raised to a power and with other plans. Then
     the weights of the groups are varied at random around the best so far, the steps growing with success and
     shrinking without (Rechenberg's rule for evolution strategies, 1973).
 

@@ -24,7 +24,7 @@ Those of single positions alone gain nothing: measured on bottlenecks with 3×3 
 
 
 def lay_out_by_channel(graph: gs.Graph, pictures: int) -> None:
-    """Rewrite all stretches where it pays.
+    """Rewrite all stretches whose elements outweigh the transposes at their ends (`LEAST_GAIN`).
 
     Args:
         graph: The graph, sorted topologically, and not any more after.

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, in one file.
+"""Checkpoints: the complete state of a training in one file, for a resumption without any difference.
 
 The file is an `.npz` without pickles. It appears whole or not at all, and holds the identity of its training,
 so that no other training goes on from it.

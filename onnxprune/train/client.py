@@ -68,7 +68,7 @@ class Worker:
             with self._watch.waiting():
                 write_frame(self._process.stdin, WireMessage(kind, fields or {}, arrays or {}))
         except OSError as error:
-            raise self._obituary() from error
+            raise self._death() from error
 
     def receive(self, kind: str) -> WireMessage:
         """Wait for the answer to the oldest unanswered request.
@@ -80,7 +80,7 @@ class Worker:
         with self._watch.waiting():
             frame = read_frame(self._process.stdout)
         if frame is None:
-            raise self._obituary()
+            raise self._death()
         if frame.kind != kind:
             raise TrainingError(f"the training worker refused: {frame.fields.get('reason', frame.kind)}")
         return frame
@@ -104,7 +104,7 @@ class Worker:
         self._log.close()
         self._folder.cleanup()
 
-    def _obituary(self) -> TrainingError:
+    def _death(self) -> TrainingError:
         """Return the error for the death of the worker."""
         if self._watch.verdict:
             hint = "its progress is in the checkpoint, if there is one: go on with `resume`"

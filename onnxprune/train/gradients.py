@@ -3,8 +3,8 @@
 They come from the same worker as training, and are those of the function the model is: BatchNormalization
 uses its running statistics, Dropout does nothing, and no weight changes.
 
-A loss needs something to be measured against, and without labels that is not easily had: a model differs from
-its own answers by nothing, so the divergence from itself has no gradient at all. Three losses need no labels:
+A loss needs a target. The model's own outputs are none: the divergence of a model from itself is zero, and so
+is its gradient. Three losses need no labels:
 
     own-labels      cross-entropy against the class the model itself finds most likely
     sampled-labels  cross-entropy against a class drawn from the model's own probabilities; the mean of the

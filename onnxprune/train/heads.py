@@ -39,7 +39,7 @@ _DEPTH = 12
 
 @dataclass(frozen=True)
 class Head:
-    """Something the model computes that has targets.
+    """A tensor of the model that has targets.
 
     Attributes:
         name: Name of the targets in the data.
@@ -97,7 +97,7 @@ class Head:
             detaches: Activations that mark a part of its own.
 
         Returns:
-            The parts, each without its activation; the head itself where nothing is to be divided.
+            The parts, each without its activation; the head itself where it has no such parts.
         """
         node = self.value.inputs[0] if self.value.inputs else None
         if self.activation or node is None or node.op != "Concat":

@@ -164,13 +164,13 @@ def check_targets(
         heads: From `attach_loss`.
         targets: Arrays by name; others than those of heads are left out.
         batch: Number of samples in the batch.
-        ignored: The label that counts for nothing.
+        ignored: The label of positions that do not count; ``None`` for none.
 
     Returns:
         Arrays by the names of the graph's inputs.
 
     Raises:
-        DataError: Something is missing, of the wrong shape or type, or out of range.
+        DataError: A target is missing, of the wrong shape or type, or out of range.
     """
     checked = {}
     for head in heads:

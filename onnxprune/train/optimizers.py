@@ -1,7 +1,7 @@
 """Stochastic gradient descent and AdamW in numpy, on the worker's own parameter and gradient buffers.
 
-Masked entries are exact: where a mask is False the weight starts at zero, its gradient is set to zero before
-anything else sees it, so momentum, decay and clipping keep it at zero.
+Masked entries are exact: where a mask is False the weight starts at zero, and its gradient is set to zero
+before any use, so that momentum, decay and clipping keep it at zero.
 """
 
 from __future__ import annotations

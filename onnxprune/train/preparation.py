@@ -30,7 +30,7 @@ Batch: TypeAlias = tuple[Mapping[str, Array], Mapping[str, Array]]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything decided before the worker starts.
+    """The decisions before the start of the worker.
 
     Attributes:
         model: The user's model.
@@ -39,7 +39,7 @@ class Job:
         inputs: Names of the training graph's inputs, in order.
         fields: Fields of the worker's `load` request.
         arrays: Arrays of that request: those that the engine needs, and the masks.
-        ignored: The label that counts for nothing.
+        ignored: The label of positions that do not count; ``None`` for none.
         engine: The name of the engine.
         graphs: Graphs of the stock engine's steps.
     """
@@ -80,7 +80,7 @@ def prepare(
 
     Args:
         model: The user's model.
-        first: The first batch, with whose shapes everything is decided.
+        first: The first batch, whose shapes determine the graphs.
         settings: Options of the training, with its engine.
         masks: Masks of the elements of trained tensors that may be other than zero.
         frozen_statistics: True if BatchNormalization uses its running statistics, as in inference.

@@ -72,7 +72,7 @@ class TrainingRun:
         self._batches, self._samples, self._loss = (progress[k] for k in ("batches", "samples", "loss"))
 
     def epoch(self, epoch: int, batches: Iterable[Batch]) -> None:
-        """Train on the batches of one epoch, those aside that a checkpoint has seen; fetch the weights."""
+        """Train on the batches of one epoch without those before a checkpoint; fetch the weights."""
         started = time.perf_counter()
         for report in self._stream(epoch, itertools.islice(batches, self._batches, None)):
             if self._on_step is not None:

@@ -180,7 +180,7 @@ _DECAY: Mapping[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class StepReport:
-    """One step of the optimiser, as it happened.
+    """The record of one step of the optimiser.
 
     Attributes:
         step: Counted from 1 over the whole run.

@@ -14,7 +14,7 @@ from onnxprune.train.wire import Array
 
 
 class StepGraphs:
-    """Graphs of steps; the worker keeps as many of them as this remembers.
+    """Graphs of steps by the shapes of their batches; the worker keeps the same number of them.
 
     Args:
         model: The training copy with its loss; the axis of the samples has a symbol in all inputs.

@@ -51,7 +51,7 @@ def running_statistics_of(graph: gs.Graph) -> tuple[str, ...]:
     """Return the running means and variances of every BatchNormalization.
 
     Raises:
-        Untrainable: They are computed by other nodes, so that nothing could follow the training.
+        Untrainable: They are computed by other nodes, so that training cannot update them.
     """
     names: dict[str, None] = {}
     for node in graph.nodes:

@@ -1,4 +1,4 @@
-"""Groups and blocked axes in few lines: one for all that are alike, with how many there are."""
+"""Groups and blocked axes in few lines: one for all equal ones, with their number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxprune.app.figures import count
 
 Entry = Mapping[str, Any]
 NAMED = 3
-"""Nodes that a line names before it counts the rest."""
+"""Number of nodes that a line names; it counts the others."""
 
 GROUP_COLUMNS = ("…group", ">channels", "", ">MACs", ">parameters")
 BLOCKED_COLUMNS = ("…blocked axes", ">size", ">parameters", "by", "because")

@@ -95,13 +95,13 @@ def against_cost(
     shows: tuple[Format, Format],
     ticks: tuple[Format, Format],
 ) -> Markup:
-    """Draw the worth of every model over its cost, the iterations joined by a line.
+    """Draw the score of every model over its cost, the iterations joined by a line.
 
     Args:
         name: Name of the figure.
-        points: Label, cost and worth of the original and of every iteration.
+        points: Label, cost and score of the original and of every iteration.
         rival: The same of a model that was made in another way.
-        shows: Formats of a cost and of a worth.
+        shows: Formats of a cost and of a score.
         ticks: Formats of round values on the axes.
     """
     every = [*points, *([rival] if rival else [])]

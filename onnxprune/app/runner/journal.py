@@ -115,7 +115,7 @@ class Journal:
         write_text(self.folder / STATE, json.dumps(state, indent=1) + "\n")
 
     def forget_others(self) -> list[str]:
-        """Drop the steps of earlier recipes, and their files as far as they are as they were left.
+        """Drop the steps of earlier recipes, and those of their files that are unchanged.
 
         Returns:
             The names of the steps.

@@ -111,7 +111,7 @@ class _Loop:
         return max(self.done, key=lambda i: (self.sign * i.score, -i.number))
 
     def run(self) -> None:
-        """Go on until the target is reached, an iteration falls below the floor, or nothing more can go."""
+        """Iterate until the target is reached, an iteration falls below the floor, or no channel can go."""
         retries = self.recipe.stop.retries
         while self.pending:
             asked = self.pending.popleft()
@@ -271,7 +271,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     check_folder(Path(str(recipe.folder)), _reads(recipe))
     original = opened(load(recipe.model), recipe.open_io)
     with task("run", total=len(planned_steps(recipe))) as progress, contextlib.ExitStack() as stack:
-        crier = _Crier(listen, progress, Forecast(planned_steps(recipe)))
+        crier = _EventRelay(listen, progress, Forecast(planned_steps(recipe)))
         journal = stack.enter_context(open_journal(Path(str(recipe.folder)), crier))
         crier.track = stack.enter_context(tracking(recipe, journal.header, crier.complain))
         threads = recipe.threads or journal.header.get("threads") or usable_processors()
@@ -282,7 +282,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         journal.header |= {"recipe": recipe.model_dump(mode="json"), "threads": threads, "result": None}
         journal.header.setdefault("made_with", _versions())
         loop = _Loop.open(recipe, Stages(recipe, journal, material))
-        with _told(journal):
+        with _recording_stop(journal):
             loop.run()
             loop.finish()
         dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []
@@ -298,8 +298,8 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
 
 
 @contextlib.contextmanager
-def _told(journal: Journal) -> Iterator[None]:
-    """Keep in the folder why a run has stopped, for its page."""
+def _recording_stop(journal: Journal) -> Iterator[None]:
+    """Record the error that stops a run in the state of its folder, for the page."""
     journal.header.pop("stopped", None)
     try:
         yield
@@ -325,8 +325,8 @@ def _reads(recipe: Recipe) -> list[str]:
 
 
 @dataclass
-class _Crier:
-    """Passes events on, each with how long all that is still to come will take."""
+class _EventRelay:
+    """Passes events on, each with the estimated duration of all steps to come."""
 
     listen: Listener
     progress: Task

@@ -157,7 +157,7 @@ def _described(job: _Job) -> list[str]:
 
 
 def _decide_training(job: _Job, facts: Facts) -> None:
-    """Note for how many epochs there is time, or why nothing is trained."""
+    """Note the number of epochs that fit into the time, or the reason why there is no training."""
     steps = read_state(job.wanted.folder)["steps"].values()
     left = 60 * job.wanted.minutes - job.notes["spent_s"] - sum(step["duration_s"] for step in steps)
     try:

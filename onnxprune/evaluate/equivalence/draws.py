@@ -63,7 +63,7 @@ def _otherwise(random: np.random.Generator, values: Array, kind: str) -> Array:
     if kind in ("zeros and ones", "small"):
         made = np.asarray(random.integers(0, 2 if kind == "zeros and ones" else _FEW, values.shape))
         if made.ndim:
-            made[..., :1] = 1  # a mask that leaves something
+            made[..., :1] = 1  # a mask that keeps at least one element
         return np.asarray(made, values.dtype)
     if kind in ("ones", "of [0, 1)"):
         return np.ones_like(values)
@@ -71,7 +71,7 @@ def _otherwise(random: np.random.Generator, values: Array, kind: str) -> Array:
 
 
 def _mask(random: np.random.Generator, values: Array) -> Array:
-    """Return zeros and ones in the place of one number throughout: it may be a mask that hides nothing."""
+    """Return random zeros and ones in the place of a constant 0 or 1, which may be a mask without effect."""
     if values.size < 2 or not np.isin(values.ravel()[0], (0, 1)) or (values != values.ravel()[0]).any():
         return values
     made = np.asarray(random.integers(0, 2, values.shape))

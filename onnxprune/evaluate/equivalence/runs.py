@@ -29,7 +29,7 @@ Shrunk = Callable[[Iterable[str]], Interface]
 SMALL = 1 << 14
 """Elements fed, below which the memory of a run is not estimated."""
 _LARGEST_STEP = 128
-"""Shapes of more than so many times the numbers of the smallest that ran show nothing more."""
+"""Shapes of more than so many times the elements of the smallest that ran are not tried."""
 _KEPT_RUNS = 24
 _LONGER = 5
 """Factor of the time allowed to a run that only measures rounding: it may be on data."""
@@ -44,7 +44,7 @@ class CheckBudget:
     Attributes:
         seconds: Time from the first run on.
         size_bytes: Estimated size of all tensors of one run.
-        run_seconds: Time of one run; where one takes longer, nothing more is drawn.
+        run_seconds: Time limit of one run; after a longer one no further inputs are drawn.
     """
 
     seconds: float = 10.0
@@ -63,7 +63,7 @@ class EquivalenceCheck:
         budget: Budget for runs on drawn inputs.
         seed: Seed of the draws.
         shrunk: Elements of tensors of the reference that the candidate has left.
-        limit: The reason why nothing more is drawn: a run took too much time.
+        limit: The reason why no further inputs are drawn: a run took too much time.
     """
 
     reference: Model
@@ -167,7 +167,7 @@ class EquivalenceCheck:
                 return False
             if self._draw(trial.shapes, kind, 2 if len(self.tried) < 3 else 1):
                 self._kind = kind
-                self.tried[_said(trial.shapes)] = trial.shapes
+                self.tried[_sizes_text(trial.shapes)] = trial.shapes
                 return True
         return False
 
@@ -181,7 +181,7 @@ class EquivalenceCheck:
             self.refusal = self.refusal or error.message
             return False
         for feed in feeds:
-            where = _said(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
+            where = _sizes_text(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
             if not self._run_quietly(ReferenceRun(feed, where, lenient=kind != KINDS[0])):
                 break
             took = True
@@ -453,13 +453,13 @@ def _is_open(value: object) -> bool:
     return any(not d.HasField("dim_value") or d.dim_value < 0 for d in dims)
 
 
-def _said(shapes: Mapping[str, Sequence[int]]) -> str:
+def _sizes_text(shapes: Mapping[str, Sequence[int]]) -> str:
     """Write shapes down: ``x=1×3×15×15``."""
     return ", ".join(f"{name}={'×'.join(map(str, shape)) or 'a number'}" for name, shape in shapes.items())
 
 
 def _unshown(record: Record) -> str:
-    """State the input that is missing to see a difference."""
+    """Return the reason why an output shows no difference, with a hint of the missing inputs."""
     if not record.finite:
         return "it is no finite number for any input that was drawn; give samples of real inputs with --data"
     return "it is the same for all inputs that were drawn; give samples of real inputs with --data"

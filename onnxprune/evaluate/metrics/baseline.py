@@ -63,7 +63,7 @@ class Baseline:
         self._facts: dict[str, Any] = {}
 
     def fact(self, key: str, find: Callable[[Sequence[Outputs]], Any]) -> Any:
-        """Return something found out from all outputs, computed once.
+        """Return a fact about all outputs, computed once.
 
         Args:
             key: Its name.
@@ -144,13 +144,13 @@ def agreement(answer: BatchOutputs) -> Scores:
     Outputs read as classes decide by their largest value; integers, booleans and strings must be equal.
 
     Args:
-        answer: Outputs, at least one of which decides something.
+        answer: Outputs, at least one of which has decisions.
 
     Returns:
         The share of every sample, 0 to 1.
 
     Raises:
-        DataError: No output decides anything.
+        DataError: No output has decisions.
     """
     scores = []
     for _, before, after, reading, mask in paired(answer):

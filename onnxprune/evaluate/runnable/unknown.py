@@ -112,7 +112,7 @@ def _holds(node: onnx.NodeProto, operators: Collection[Operator]) -> bool:
 
 
 def _drop_dead(graph: onnx.GraphProto) -> None:
-    """Remove nodes that make nothing that is read."""
+    """Remove nodes without a result that is read."""
     wanted = {o.name for o in graph.output}
     alive = []
     for node in reversed(graph.node):

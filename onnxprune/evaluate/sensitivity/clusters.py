@@ -51,7 +51,7 @@ class Cluster(ABC):
         try:
             socket.create_connection((self.host, self.port), ANSWER_S).close()
         except OSError as error:
-            raise self._silent(error) from error
+            raise self._no_answer(error) from error
 
     @abstractmethod
     def connected(self) -> AbstractContextManager[Any]:
@@ -82,7 +82,7 @@ class Cluster(ABC):
                 f"the {self.kind} cluster at {self.host}:{self.port} failed: {said}", hint
             ) from error
 
-    def _silent(self, error: Exception) -> WorkerError:
+    def _no_answer(self, error: Exception) -> WorkerError:
         return WorkerError(
             f"no {self.kind} cluster answers at {self.host}:{self.port}: {_first_line(error)}",
             "look whether it runs, and whether host and port are right",
@@ -114,7 +114,7 @@ class Dask(Cluster):
                 f"tcp://{self.host}:{self.port}", timeout=ANSWER_S, set_as_default=False
             )
         except Exception as error:  # the client raises many kinds
-            raise self._silent(error) from error
+            raise self._no_answer(error) from error
         with client:
             yield client
 
@@ -150,7 +150,7 @@ class Ray(Cluster):
         try:
             self._connect(ray)
         except Exception as error:  # as above
-            raise self._silent(error) from error
+            raise self._no_answer(error) from error
         try:
             yield ray
         finally:

@@ -14,8 +14,9 @@ def half_width(differences: Scores, total: int, confidence: float, span: float) 
 
     The normal interval for a sample drawn without replacement (Cochran, "Sampling Techniques", 1977, ch. 2):
     its width goes to zero as the sample becomes the whole. Before, one difference each way is added, half a
-    count each, so that a few samples which all agree do not seem to prove anything (Agresti and Min, "Simple
-    improved confidence intervals for comparing matched proportions", Statistics in Medicine 24, 2005).
+    count each, so that a few samples which all agree do not make an interval of zero (Agresti and Min,
+    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24,
+    2005).
 
     Args:
         differences: One number a sample, ``[n]``, drawn at random.
@@ -34,7 +35,7 @@ def half_width(differences: Scores, total: int, confidence: float, span: float) 
 
 
 def span_of(*scores: Scores) -> float:
-    """Return by how much two scores of a sample may differ: 1 where all are right or wrong, else as seen."""
+    """Return the largest difference of two scores of a sample: 1 for scores of 0 and 1, else as observed."""
     if all(np.isin(s, (0.0, 1.0)).all() for s in scores):
         return 1.0
     return float(np.abs(np.subtract(*scores)).max())

@@ -85,7 +85,7 @@ class Pool:
                     write_frame(process.stdin, pickled(item))
                     self._outcomes.put((item, *self._answer(process, watch)))
         except (OSError, ValueError):
-            self._outcomes.put((item, False, self._obituary(process, watch)))
+            self._outcomes.put((item, False, self._death(process, watch)))
         except Exception as error:  # an answer that cannot be read
             self._outcomes.put((item, False, error))
 
@@ -95,11 +95,11 @@ class Pool:
         while (frame := read_frame(process.stdout)) == b"":
             watch.beat()
         if frame is None:
-            return False, self._obituary(process, watch)
+            return False, self._death(process, watch)
         done, value = pickle.loads(frame)
         return done, value
 
-    def _obituary(self, process: subprocess.Popen[bytes], watch: WorkerMonitor) -> WorkerError:
+    def _death(self, process: subprocess.Popen[bytes], watch: WorkerMonitor) -> WorkerError:
         """Return the error for a worker that has ended."""
         if watch.verdict:
             return WorkerError(f"a worker process {watch.verdict}", self._hint)

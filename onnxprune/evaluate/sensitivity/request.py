@@ -104,7 +104,7 @@ class RemovalSteps:
 
     @property
     def steps(self) -> list[Step]:
-        """The steps that take anything."""
+        """The steps that remove further channels."""
         name, size = self.group.name, self.group.size
         return [Step(n / size, {name: self.order[:n].tolist()}) for n in self.counts if n > self.gone]
 

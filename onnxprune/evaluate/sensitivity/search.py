@@ -73,7 +73,7 @@ class Search:
         return {"mode": self.mode, "confidence": self.confidence, "precision": self.precision}
 
     def stages(self, total: int) -> list[int]:
-        """Return how many samples are looked at first, and by then, and by then; all of them at last."""
+        """Return the cumulative numbers of samples of the stages; the last is the total."""
         if self.mode == "exact":
             return [total]
         count, found = max(FIRST_SAMPLES, total // 16), list[int]()

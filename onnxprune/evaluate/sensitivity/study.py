@@ -45,7 +45,7 @@ from onnxprune.support.progress import task
 
 @dataclass(frozen=True, eq=False)
 class SensitivityRun:
-    """A sensitivity analysis: its options, and everything needed to run it.
+    """A sensitivity analysis: its options, and the network and data to run it on.
 
     Attributes:
         question: Options of the analysis.
@@ -148,7 +148,7 @@ class SensitivityRun:
 
     @cached_property
     def _worst(self) -> Session:
-        """The network without all that will ever be removed."""
+        """The network without the channels of the last step of every group."""
         removed = {n: s.order[: s.counts[-1]].tolist() for n, s in self.schedules.items() if s.counts}
         bare = over_remaining(masked(self.channels, removed), self.channels, removed)
         return Session(bare.proto, threads=self.examination.threads)
@@ -247,7 +247,7 @@ class SensitivityRun:
 def _calibrated(
     question: SensitivityRequest, channels: Channels, data: Dataset, examination: MeasurementSetup
 ) -> tuple[CalibrationStatistics | None, Refit | None]:
-    """Look at samples once, for the criterion and for refitting."""
+    """Return the statistics of the criterion and the moments for refitting, from one pass of samples."""
     size, threads = examination.batch_size, examination.threads
     if not question.repair or question.method != "measured":
         how: dict[str, Any] = {"batch_size": question.batch_size, "threads": threads, "seed": question.seed}

@@ -32,8 +32,8 @@ HELD_BYTES = 4 * GRAM_BYTES
 def eliminated(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Growth of the readers' squared error when a channel goes and the others are fitted anew.
 
-    The optimal brain surgeon on whole channels (see `layerwise.surgeon`); least squares in `recover` is the
-    update that goes with it. Channels of queries and keys are scored by their pairs (see `pairs`). A group
+    The optimal brain surgeon on whole channels (see `layerwise.obs`); least squares in `recover` is its
+    update. Channels of queries and keys are scored by their pairs (see `pairs`). A group
     that no layer reads whose products can be held is scored by ``l2``.
     """
     found = evidence.eliminations.get(group.name)

@@ -16,7 +16,7 @@ _GRADIENT_BATCH = 8
 """Samples a gradient; few, as slopes of many samples cancel and hide the loss of single ones."""
 
 PRODUCT_SAMPLES = 512
-"""All of them stay in memory while layer after layer is looked at."""
+"""Number of samples for moments; all of them stay in memory during the pass over the layers."""
 
 
 def gather(
@@ -28,7 +28,7 @@ def gather(
     threads: int | None = None,
     seed: int = 0,
 ) -> CalibrationStatistics | None:
-    """Go once through samples, for a criterion that looks at them.
+    """Gather the statistics of a criterion in one pass through the samples.
 
     The gradient is that of the loss the samples allow: cross-entropy with labels, mean squared error with
     target values, and without either the cross-entropy of classes drawn from the model's own answers.
@@ -42,7 +42,7 @@ def gather(
         seed: Seed of the classes that are drawn.
 
     Returns:
-        Statistics of the samples; ``None`` for criteria that look at the weights alone.
+        Statistics of the samples; ``None`` for criteria of the weights alone.
 
     Raises:
         DataError: The samples do not fit.

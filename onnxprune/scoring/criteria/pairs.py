@@ -18,13 +18,13 @@ def pair_costs(channels: Channels, feeds: Iterable[Feeds], threads: int | None =
 
     The product of queries and keys is ``Σⱼ qⱼ·kⱼ``. Without channel ``j`` its squared error is
     ``E[qⱼ²]·E[kⱼ²]``, queries and keys drawn independently. A constant of all keys adds one number to all
-    products of a query, which the softmax behind it does not see, so keys are taken about their mean. Errors
-    are relative to the mean power of the products: one number for all heads of a group, since a softmax sees
-    absolute differences.
+    products of a query, to which the softmax behind it is invariant, so keys are taken about their mean.
+    Errors are relative to the mean power of the products: one number for all heads of a group, since a
+    softmax depends on absolute differences.
 
     Args:
         channels: The groups.
-        feeds: The inputs of the network, batch by batch; they are not touched where nothing is paired.
+        feeds: The inputs of the network, batch by batch; they are not read without paired groups.
         threads: Threads of the session.
 
     Returns:

@@ -160,7 +160,7 @@ class ChannelMoments:
 
 
 def check_finite(values: Array, where: str) -> None:
-    """Refuse numbers that nothing can be learnt from.
+    """Refuse values that are not finite.
 
     Raises:
         DataError: Some are NaN or infinite.

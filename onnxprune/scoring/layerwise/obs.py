@@ -78,7 +78,7 @@ def elimination_costs(layers: Sequence[ObsLayer], scales: Sequence[float], size:
     """Take channels out of all their readers, always the cheapest, until one is left.
 
     Args:
-        layers: All that read the channels; they are used up.
+        layers: All that read the channels; they are changed in place.
         scales: Divisors of the squared errors of each.
         size: Number of channels.
         rounds: Number of rounds: in each as many go, by their costs at its beginning.

@@ -63,7 +63,7 @@ def ridge(
             wanted = xy[group] - np.outer(moments.x[group], bias[group])
         scale = np.trace(gram) / len(gram)
         if scale <= 0:
-            continue  # nothing arrives there
+            continue  # its inputs are all zero
         wanted = wanted - gram @ start.T
         gram[np.diag_indices_from(gram)] += strength * scale
         if allowed is not None:
@@ -114,7 +114,7 @@ def fit(
         allowed: As for `ridge`; then the ridge is chosen on some of the outputs.
 
     Returns:
-        Weights, bias and the strength; the ones given and ``None`` where nothing does better.
+        Weights, bias and the strength; the given ones and ``None`` where no fit has a smaller error.
     """
     strength: float | None = USUAL_STRENGTH
     if held.count and seen.count:

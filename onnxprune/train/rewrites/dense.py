@@ -34,7 +34,7 @@ def pays(node: gs.Node) -> bool:
 
 
 def as_product(node: gs.Node, emit: Emitter) -> gs.Tensor:
-    """Spell a convolution for which it pays as one product, its windows being the rows."""
+    """Write a convolution as one matrix product, its windows being the rows."""
     x, weight = node.inputs[:2]
     made, channels, *kernel = sizes_of(weight)
     windows = windows_of(node, kernel)

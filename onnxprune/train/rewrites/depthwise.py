@@ -1,9 +1,9 @@
 """Depthwise convolutions over small maps as matrix products.
 
 The runtime's gradient of a convolution goes picture by picture and group by group, which is slow where each
-holds next to nothing. The kernel of a channel, laid out as a matrix from all positions of the input to all of
+product is tiny. The kernel of a channel, laid out as a matrix from all positions of the input to all of
 the output, turns the whole batch of that channel into one product, and its gradient into two. These multiply
-by many zeros, so it pays where a map has not many more positions than the kernel has taps.
+by many zeros, so they are faster only where a map has not many more positions than the kernel has taps.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def pays(node: gs.Node, largest_growth: float = LARGEST_GROWTH) -> bool:
 
 
 def as_products(node: gs.Node, emit: Emitter) -> gs.Tensor:
-    """Spell a convolution for which it pays as a product for each channel."""
+    """Write a convolution as one matrix product for each channel."""
     x, channels = node.inputs[0], node.inputs[1].shape[0]
     rows = emit("Transpose", emit("Reshape", x, emit.ints([0, channels, -1])), perm=[1, 0, 2])
     results = emit("Transpose", emit("MatMul", rows, matrices_of(node, emit)), perm=[1, 0, 2])

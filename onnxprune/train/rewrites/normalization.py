@@ -102,7 +102,7 @@ def lp_normalization(node: gs.Node, emit: Emitter) -> Any:
     if order not in (1, 2):
         raise Untrainable(f"its norm of order {order} is not one of 1 and 2")
     size = emit.reduce("ReduceSum", emit("Abs", x) if order == 1 else emit("Mul", x, x), axes)
-    # Of nothing but zeros the runtime makes zeros; a divisor of one does, and has a gradient.
+    # The runtime's result for zeros is zero; a divisor of one gives the same, with a gradient.
     size = emit("Where", emit("Greater", size, 0.0), size, 1.0)
     return emit("Div", x, size if order == 1 else emit("Sqrt", size))
 

@@ -35,7 +35,7 @@ def reduce_extreme(node: gs.Node, emit: Emitter) -> Any:
 
 @rewrites("ReduceL1", "ReduceSumSquare", "ReduceLogSum")
 def reduce_composed(node: gs.Node, emit: Emitter) -> Any:
-    """A sum with something before or after it."""
+    """A ReduceSum with an elementwise operator before or after it."""
     x = node.inputs[0]
     axes = axes_of(node, rank_of(x))
     before = {"ReduceL1": ("Abs", x), "ReduceSumSquare": ("Mul", x, x)}.get(node.op, ("Identity", x))
@@ -58,7 +58,7 @@ def reduce_keeping(node: gs.Node, emit: Emitter) -> Any:
 
 @rewrites("ReduceSum", "ReduceMean")
 def reduce_nothing(node: gs.Node, emit: Emitter) -> Any:
-    """Over no axes at all there is no gradient, and nothing to do."""
+    """Over no axes there is no gradient; the result is the operand."""
     if not node.attrs.get("noop_with_empty_axes") or axes_of(node, rank_of(node.inputs[0])):
         return None
     return emit("Identity", node.inputs[0])

@@ -49,7 +49,7 @@ def trained(model: Model) -> None:
 
 
 def placed(model: Model, original: str | Path, output: str | Path) -> None:
-    """Note where the file of the original lies, seen from where the sparse model is going to lie."""
+    """Note the path of the original's file, relative to the folder of the sparse model's file."""
     where, folder = Path(original).resolve(), Path(output).resolve().parent
     try:
         file = Path(os.path.relpath(where, folder)).as_posix()
@@ -60,14 +60,14 @@ def placed(model: Model, original: str | Path, output: str | Path) -> None:
 
 
 def located(model: Model, sparse: str | Path) -> str | None:
-    """Return the file of the model that a sparse model was pruned from, if it lies where it lay, or beside.
+    """Return the file of the model that a sparse model was pruned from, at its noted path or beside.
 
     Args:
         model: The sparse model.
         sparse: Its file.
 
     Returns:
-        The path; ``None`` where nothing is noted, or no file there is the one that was pruned.
+        The path; ``None`` without a note, or without a file of the noted digest.
     """
     origin = Origin.stored(model.metadata())
     if origin is None or origin.file is None:
@@ -80,7 +80,7 @@ def located(model: Model, sparse: str | Path) -> str | None:
 
 
 def original_of(model: Model, sparse: str | Path, given: str | None) -> str:
-    """Return the file of the model before pruning: the one that is given, or the one that is noted.
+    """Return the file of the model before pruning: the given one, or the noted one.
 
     Raises:
         ModelError: There is neither.

@@ -107,7 +107,7 @@ class Teacher:
         }
 
     def _joinable(self, first: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-        """Return whether answers can be put behind one another: they differ in nothing but their samples."""
+        """Return whether outputs can be concatenated along the samples: all other sizes are equal."""
         return all(
             (axis := self._axes[name]) is not None
             and np.delete(array.shape, axis).tolist() == np.delete(other[name].shape, axis).tolist()

@@ -252,7 +252,7 @@ def _readers(model: Model) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _convolution(model: Model, node: onnx.NodeProto) -> LinearView | None:
-    """Return the linear view of a node that is a convolution, and nothing more."""
+    """Return the linear view of a node that is a plain convolution; ``None`` for others."""
     views = [v for v in views_of(model, node) if v.final and (v.data, v.weights, v.bias) == (0, 1, 2)]
     return next((v for v in views if v.layout in ("windows", "transposed windows")), None)
 
