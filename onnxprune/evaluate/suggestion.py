@@ -1,7 +1,7 @@
 """The metric and the loss that suit a model and its data.
 
-The graph says what an output ends in, and the first samples show its form. A suggestion is a default that is
-printed and can be changed; a form that could be several things gets the metric that holds for all of them.
+The graph shows the last operators of an output, and the first samples its form. A suggestion is a printed
+default that can be changed; a form with several meanings gets the metric that holds for all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PIXELS = 2.0
 """Largest coordinate from which four numbers are boxes in pixels, beside scores in one table."""
 _NEIGHBOURS = 10
 _ENOUGH = 100
-"""Samples from which nearest neighbours say something."""
+"""Number of samples from which nearest neighbours are a measure."""
 _DECIDED = {"Softmax", "LogSoftmax", "Sigmoid"}
 _SCALES = {"Add", "Sub", "Mul", "Div"}
 _CACHES = ("present", "past")
