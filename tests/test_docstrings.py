@@ -66,5 +66,6 @@ def test_docstrings_and_names_of_tests_open_with_a_noun_or_an_imperative() -> No
 
 
 def test_docstrings_and_comments_use_nouns() -> None:
-    found = [(place, VAGUE.findall(text)) for path in FILES for place, text in texts(path)]
+    suspects = (path for path in FILES if VAGUE.search(path.read_text("utf-8")))
+    found = [(place, VAGUE.findall(text)) for path in suspects for place, text in texts(path)]
     assert [(place, words) for place, words in found if words] == []
