@@ -2,14 +2,14 @@
 
     python -m onnxprune.certify SPARSE DENSE [CERTIFICATE] [--original FILE] [--json]
 
-It imports numpy, onnx and nothing of the rest of the program, and is small enough to be read in an hour. For
+It imports numpy and onnx, but no other part of the program, and is small enough to be read in an hour. For
 every input for which the tensors of the sparse model are finite, the dense model computes the same, in real
 arithmetic: sums are the same but for terms that are zero. Constants that were moved into biases are compared
 after rounding. Operators without a rule are refused by name.
 
-refusal      something is not shown
+refusal      the exception of a failed proof
 sizes        sizes as integers times unknowns
-shapes       how they follow from each other, operator by operator
+shapes       the size rules, operator by operator
 values       constants and shape arithmetic
 graph        all of that, of one model
 bounds       intervals that hold elements of the sparse model, for all inputs

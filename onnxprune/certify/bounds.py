@@ -1,7 +1,7 @@
 """Intervals that hold the elements of a tensor of the sparse model, for all inputs.
 
 Arithmetic is done in float64 and widened outwards, so that an interval holds the real number. Zero stays
-exactly zero. Tensors are taken to be finite: zero times anything is zero.
+exactly zero. Tensors are taken to be finite: zero times any number is zero.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Bounds:
 
     @property
     def informative(self) -> bool:
-        """Return true if anything is known at all."""
+        """Return true if any bound is finite."""
         return bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
 
     def moved(self, move: Callable[[Array], Array]) -> Bounds:
@@ -94,7 +94,7 @@ def lift(values: Array, rank: int) -> Array:
 
 
 def unbounded(rank: int) -> Bounds:
-    """Return the bounds of a tensor of which nothing is known."""
+    """Return the bounds of a tensor of unknown elements."""
     return between(-np.inf, np.inf, rank)
 
 

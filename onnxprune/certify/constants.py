@@ -2,7 +2,7 @@
 
 The kept elements follow from the operands beside a constant, stand in the certificate, or are found by
 comparing rows. The constants are compared element by element for lists of any origin: a wrong list
-proves nothing.
+proves no equality.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def matched(
     within: Sequence[int] = (),
     rounded: bool = False,
 ) -> Relation:
-    """Return how a dense constant was cut out of a sparse one, with the bounds of that (see `lists_of`)."""
+    """Return the relation of a dense constant to a sparse one, with its bounds (see `lists_of`)."""
     lists = lists_of(sparse, dense, known, hints, within, rounded)
     return Relation(sparse.ndim, exactly(sparse), lists)
 
@@ -140,7 +140,7 @@ def close(before: Array, after: Array, shift: Bounds, reason: str) -> None:
 
 
 def _found(sparse: Array, dense: Array, lists: Lists, axis: int, within: Sequence[int]) -> Array:
-    """Look for the elements of an axis that are left, in each element of the axes ``within`` apart."""
+    """Find the kept elements of an axis, in each element of the axes ``within`` apart."""
     others = [b for b in range(sparse.ndim) if b not in within and b != axis]
     order = [*within, axis, *others]
     rows, left = selected(sparse, lists).transpose(order), dense.transpose(order)

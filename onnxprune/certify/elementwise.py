@@ -249,7 +249,7 @@ def _limit(pair: NodePair, place: int, name: str) -> float:
 
 
 def elementwise(pair: NodePair, function: Callable[..., Bounds]) -> Relation:
-    """Operands that are not constant say which channels are kept; constants have to be cut alike."""
+    """Operands that are not constant determine the kept channels; constants have to be cut alike."""
     pair.same_attributes()
     moving = {k: _lifted_out(pair, pair.relation(k)) for k in pair.places if not pair.is_constant(k)}
     sizes = {k: pair.sizes(k)[0] for k in pair.places}
@@ -405,7 +405,7 @@ def quantise(pair: NodePair) -> list[Relation]:
 
 @rule("RandomNormalLike", "RandomUniformLike", "Bernoulli")
 def drawn(pair: NodePair) -> list[Relation]:
-    """Random numbers have a relation only where nothing is cut."""
+    """Random numbers have a relation only where no axis is cut."""
     pair.same_attributes()
     given = pair.relation(0)
     need(given.plain, "random numbers for other sizes")

@@ -391,7 +391,7 @@ def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
             made.type.tensor_type.ClearField("shape")
     try:
         done = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # inference refuses more than runtimes do: then nothing is known from it
+    except Exception:  # inference refuses more than runtimes do: then it yields no sizes
         return {}
     return {
         v.name: [d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim]

@@ -1,4 +1,4 @@
-"""Rules of operators that move elements and compute nothing."""
+"""Rules of operators that move elements without arithmetic."""
 
 from __future__ import annotations
 

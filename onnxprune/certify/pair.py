@@ -1,4 +1,4 @@
-"""A node of the dense graph beside the sparse one that it stands for, and the table of rules."""
+"""A node of the dense graph beside its sparse counterpart, and the table of rules."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class NodePair:
     """Two nodes of one operator.
 
     Args:
-        proof: The proof, which knows how operands are related.
+        proof: The proof, which holds the relations of operands.
         sparse: The sparse node.
         dense: The dense node.
     """

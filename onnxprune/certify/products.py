@@ -259,7 +259,7 @@ def conv(pair: NodePair) -> list[Relation]:
 def _output_hints(
     pair: NodePair, groups: tuple[int, int], outputs: tuple[int, int], turned: bool
 ) -> dict[int, Array]:
-    """Return which outputs the certificate says are kept, in each group."""
+    """Return the kept outputs by the certificate, in each group."""
     listed = pair.hints(1).get(1 if turned else 0)
     if listed is None or listed.size != max(listed.shape):
         return {}

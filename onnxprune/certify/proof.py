@@ -30,11 +30,11 @@ class Proof:
         dense: The dense one.
         kept: Index lists of dense constants, by name and axis; a hint.
         masked: True if floating-point constants of the dense model may be zero where those of the sparse one
-            are not; nothing may be cut then. This compares a sparse model with the one it was made of.
+            are not; no axis may be cut then. This compares a sparse model with the one it was made of.
 
     Attributes:
         of: The sparse tensor that a dense one is related to, and the relation.
-        failed: The reason why nothing is shown of other dense tensors, by name.
+        failed: The reason why no relation is shown of other dense tensors, by name.
         indices: Indices of maxima, by the name of the dense tensor (see `windows.Indices`).
     """
 
@@ -102,7 +102,7 @@ class Proof:
         """Return true if two tensors are shown to be the same, or both are left out.
 
         Raises:
-            Refusal: It is known that and why nothing is shown of the dense tensor.
+            Refusal: No relation is shown of the dense tensor, for a known reason.
         """
         if not sparse and not dense:
             return True
@@ -310,7 +310,7 @@ class Proof:
 
 
 def _partner(makers: Mapping[str, onnx.NodeProto], dense: onnx.NodeProto) -> onnx.NodeProto | None:
-    """Return the sparse node that a dense one stands for: of its name, or of that before a suffix."""
+    """Return the sparse counterpart of a dense node: of its name, or of that before a suffix."""
     name = dense.output[0]
     while name not in makers and "__" in name:
         name = name.rpartition("__")[0]

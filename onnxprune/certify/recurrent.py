@@ -52,7 +52,7 @@ def _keeps_zero(pair: NodePair) -> bool:
 
 
 def _gate_hints(pair: NodePair, gates: int, hidden: int) -> dict[int, Array]:
-    """Return the hidden channels that the certificate says are kept."""
+    """Return the kept hidden channels by the certificate."""
     listed = pair.hints(1).get(1)
     if listed is None or listed.size != max(listed.shape) or listed.size % gates:
         return {}
@@ -66,7 +66,7 @@ def _widths(x: Relation) -> Bounds:
 
 
 def _read_nothing_else(operand: Relation, weights: Relation, shape: tuple[int, ...]) -> None:
-    """Refuse unless the removed inputs of a product add nothing."""
+    """Refuse unless the terms of the removed inputs of a product are zero."""
     parts = [(operand, (1, 1, 1, shape[3])), (weights, shape)]
     summed = contracted(combined(parts, lambda a, b: mul(only_zero(a), b)), 3, shape[3])
     need(summed.shift is None, "removed channels that are not zero are read")

@@ -1,4 +1,4 @@
-"""The one exception of the verifier: something is not shown."""
+"""The one exception of the verifier: a step of the proof fails."""
 
 from __future__ import annotations
 

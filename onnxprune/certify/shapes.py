@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Sizes: TypeAlias = "list[Size]"
 Rule: TypeAlias = "Callable[[Graph, onnx.NodeProto], Sequence[Sequence[Size] | None]]"
 SHAPES: dict[str, Rule] = {}
-"""The rules by operator; where something is not known, they raise KeyError or the like."""
+"""The rules by operator; where a size is unknown, they raise KeyError or the like."""
 
 SAME = set(
     "Relu LeakyRelu Sigmoid Tanh Elu Selu Celu Gelu Erf Sqrt Exp Log Neg Abs HardSwish HardSigmoid Softplus "

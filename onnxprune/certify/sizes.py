@@ -1,6 +1,6 @@
 """Sizes that hold for every input: an integer times unknowns.
 
-The name of an unknown is its expression, and nothing else. Two unknowns of one name are therefore
+The name of an unknown is its expression alone. Two unknowns of one name are therefore
 equal in both models.
 """
 

@@ -50,7 +50,7 @@ def run(graph: Graph, node: onnx.NodeProto, operands: Mapping[str, Array]) -> Ar
 
 
 def value_of(graph: Graph, node: onnx.NodeProto) -> Array | None:
-    """Return the numbers and sizes that a node of shape arithmetic makes; none where it is something else."""
+    """Return the numbers and sizes that a node of shape arithmetic makes; ``None`` for other nodes."""
     try:
         return _value(graph, node)
     except (KeyError, IndexError, TypeError, ValueError):

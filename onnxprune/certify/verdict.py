@@ -63,7 +63,7 @@ def certify(
         original: Model that the sparse one was made of; none to leave that proof out.
 
     Returns:
-        The verdict; this function raises nothing.
+        The verdict; this function raises no exception.
     """
     start = time.perf_counter()
     why = None
@@ -87,7 +87,7 @@ def _refusal(prove: Callable[[], None]) -> Refusal | None:
         prove()
     except Refusal as why:
         return why
-    except Exception as error:  # after any failure nothing is shown
+    except Exception as error:  # after any failure the proof is refused
         return Refusal(f"the verifier cannot read the models: {type(error).__name__}: {error}")
     return None
 

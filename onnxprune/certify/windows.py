@@ -1,4 +1,4 @@
-"""Rules of operators that look at neighbourhoods of each channel by itself, or normalise."""
+"""Rules of operators that read neighbourhoods of each channel by itself, or normalise."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def pool(pair: NodePair) -> list[Relation]:
 
 @rule("MaxUnpool")
 def max_unpool(pair: NodePair) -> list[Relation]:
-    """Puts each element where the indices of a pooling of a tensor cut in the same way say."""
+    """Puts each element at the index that a pooling of a tensor cut in the same way has returned."""
     pair.same_attributes()
     given, at = pair.relation(0).exact().only(1), pair.proof.indices.get(pair.dense.input[1])
     need(at is not None and at.sparse == pair.sparse.input[1], "indices that no pooling has made")
@@ -194,8 +194,8 @@ def along(pair: NodePair) -> list[Relation]:
 def _root_mean_square(pair: NodePair, given: Relation) -> Relation:
     """Channels divided by their root mean square, removed ones being zero.
 
-    The mean over the n' of n channels that are left is n / n' times that over all, which a larger epsilon and
-    a scale by the root of it make good; where only the epsilon does, the relation has a factor.
+    The mean over the n' of n kept channels is n / n' times that over all. A larger epsilon and a scale by the
+    root of it compensate for that; with the epsilon alone, the relation has a factor.
     """
     last = given.rank - 1
     need(pair.axis(-1, given.rank) == last and last in given.lists and not given.free, WIDER)

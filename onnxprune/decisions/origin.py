@@ -38,12 +38,12 @@ Moments: TypeAlias = "tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[An
 
 @dataclass(frozen=True)
 class Origin:
-    """The model before pruning, as far as a sparse model remembers it.
+    """The facts about the model before pruning that a sparse model stores.
 
     Attributes:
         statistics: Mean and standard deviation of every channel of some tensors, each ``[channels]``.
         near: True if the sparse model answers nearly as that model did: it has been repaired or trained, and
-            its own statistics are to be trusted.
+            its own statistics are to be used.
         file: Path of that model's file, from the folder of the sparse model's.
         sha256: Digest of that file.
     """

@@ -1,7 +1,7 @@
 """The note of a rotated model: the axes that are in another basis than in the file it was made from.
 
 Weights along these axes cannot be compared with those of the unrotated model, and a plan or an analysis of
-one basis means nothing in another. The note carries a digest of the bases, so that both are told apart.
+one basis cannot be used in another. The note carries a digest of the bases, so that both are distinguished.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Support that knows no model: files, locks, text, progress, callables."""
+"""Support without any knowledge of models: files, locks, text, progress, callables."""

@@ -24,7 +24,7 @@ def is_reference(text: str) -> bool:
 def load_callable(reference: str) -> Callable[..., Any]:
     """Import the callable of a reference ``module:callable``.
 
-    The current folder is searched after everything installed, and stays on the search path, since the
+    The current folder is searched after all installed modules, and stays on the search path, since the
     user's code may import from there while it runs.
 
     Args:
@@ -82,7 +82,7 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise  # the module is there, but something it imports is not
+            raise  # the module is there, but one of its imports is not
         raise DataError(
             f"there is no module {error.name!r}", "it must be installed or lie in the current folder"
         ) from error

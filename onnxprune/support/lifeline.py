@@ -30,9 +30,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def follow_parent(at_end: Callable[[], None]) -> None:
-    """Have something done when the parent of this process ends, even if this process is stopped then.
+    """Call a function when the parent of this process ends, even if this process is stopped then.
 
-    Where other processes hold the parent's end of a pipe, too, the pipe does not tell. On Linux the kernel
+    Where other processes hold the parent's end of a pipe, too, it is not closed. On Linux the kernel
     has a stopped process go on, so that it can end itself.
 
     Args:

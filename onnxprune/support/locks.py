@@ -55,7 +55,7 @@ class Lock:
         os.write(self._descriptor, content)
 
     def release(self) -> None:
-        """Close the file, and so give the lock back; a second time does nothing."""
+        """Close the file, and so release the lock; a second call has no effect."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

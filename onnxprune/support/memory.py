@@ -47,13 +47,13 @@ def limited(limit: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def confined(limit: int | None) -> Iterator[None]:
-    """Set the budget for the block, and have the system keep this process to it where it can.
+    """Set the budget for the block, and limit the memory of this process by the operating system on Linux.
 
     Memory that the process has before comes on top. Threads and libraries below Python are kept to it too:
     an allocation beyond it fails, as on a machine without more memory.
 
     Args:
-        limit: Bytes; ``None`` leaves everything as it is.
+        limit: Bytes; ``None`` sets neither.
     """
     with limited(limit):
         if limit is None or sys.platform != "linux":

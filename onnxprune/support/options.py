@@ -83,7 +83,7 @@ class Option:
     Attributes:
         flag: Spelling on the command line, where it differs from the field's name; empty for an option
             that only Python has.
-        metavar: The word that stands for its value.
+        metavar: The word for its value.
         example: A pair ``name=value`` as it would be given, for options that take such.
         place: Use of its value as the name of a file.
         bounds: The numbers that it takes.

@@ -162,7 +162,7 @@ def _regular(path: Spec) -> Path:
     """Resolve a path, at which there is a regular file or none."""
     try:
         place = Path(path).resolve()
-        if place.is_symlink() or (place.exists() and not place.is_file()):  # a link that is left is a circle
+        if place.is_symlink() or (place.exists() and not place.is_file()):  # a link that remains is a circle
             raise OutputError(f"{path} is not a regular file", "name a file to write")
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, before Python 3.13
         raise OutputError(f"cannot write {path}: {error}", _ANOTHER) from error

@@ -1,7 +1,7 @@
 """Progress of long steps, for registered listeners.
 
 A step reports its position, without any knowledge of bars or terminals; an installed `Reporter` shows it.
-Without one, nothing is shown.
+Without one, no progress is shown.
 
     for batch in track(batches, "evaluate", total=len(batches)):
         ...
@@ -24,7 +24,7 @@ class Reporter(Protocol):
     """Display of the progress of steps; steps may lie within one another."""
 
     def start(self, name: str, total: int | None) -> Any:
-        """A step begins. Return the key that stands for it from now on.
+        """A step begins. Return the key that identifies it from now on.
 
         Args:
             name: Name of the step for people.
@@ -91,7 +91,7 @@ def task(name: str, total: int | None = None) -> Iterator[Task]:
 
 
 def track(items: Iterable[T], name: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items, and report each as done when the next is asked for.
+    """Yield the items, and report each as done when the next is taken.
 
     Args:
         items: Items that are worked on.

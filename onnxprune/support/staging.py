@@ -5,7 +5,7 @@ rename leaves no trace. A killed process leaves its scratch folder behind: the n
 it. A lock in each scratch folder shows whether it is in use; it is the operating system's, and gone with the
 process.
 
-Nothing is deleted that this program has not made: a scratch folder is known by the mark in its lock, and both
+Only files of this program are deleted: a scratch folder is known by the mark in its lock, and both
 folders and files must belong to the user who runs it.
 """
 
@@ -28,12 +28,12 @@ SCRATCH = ".onnxprune-"
 _NAME = re.compile(re.escape(SCRATCH) + r"[a-z0-9_]{8}")
 _LOCK = ".lock"
 MARK = b"scratch folder of onnxprune, safe to delete\n"
-"""Content of their locks: it tells them from folders of others."""
+"""Content of their locks: it distinguishes them from folders of others."""
 
 
 @contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """Provide a folder within another one, which is gone afterwards with all that is left in it.
+    """Provide a folder within another one, which is removed afterwards with all its files.
 
     Args:
         beside: The folder that the made file is to be moved into.
@@ -54,7 +54,7 @@ def sweep(folder: Path) -> None:
     """Take away the scratch folders that killed processes of this user have left in a folder."""
     for scratch in _scratch_folders(folder):
         with suppress(OSError):  # in use, or changed by another process meanwhile
-            scratch.rmdir()  # killed before it was locked: nothing is in it
+            scratch.rmdir()  # killed before it was locked: it is empty
             continue
         with suppress(OSError):
             if lock := _left(scratch):

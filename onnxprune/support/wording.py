@@ -1,7 +1,7 @@
 """Text of others, made fit to be shown: names and messages of models, data and libraries.
 
-A name in a file may hold anything: sequences that move the cursor, characters that turn the direction of
-writing, markup, a megabyte of letters. Here it becomes plain visible text.
+A name in a file may hold any characters: sequences that move the cursor, characters that turn the direction
+of writing, markup, a megabyte of letters. Here it becomes plain visible text.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;"}
 
 
 def shown(name: object, longest: int = LONGEST_NAME) -> str:
-    """Return a name as it can be shown: nothing in it acts, and it is no longer than a few lines."""
+    """Return a name as it can be shown: without control characters, and no longer than a few lines."""
     return shortened(escaped(str(name)), longest)
 
 
 def escaped(text: str) -> str:
-    """Return a text in which everything that acts is written as an escape sequence of Python."""
+    """Return a text in which all control characters are written as escape sequences of Python."""
     if text.isprintable():
         return text
     return "".join(_code(c) if unicodedata.category(c) in _ACTING else c for c in text)

@@ -1,4 +1,4 @@
-"""Branches of which nothing depends on the input: a residual branch whose last projection is zero.
+"""Branches that do not depend on the input: a residual branch whose last projection is zero.
 
 A tensor that no input changes becomes a constant where it is added or multiplied, and a sum with zeros is
 replaced by the other operand; the nodes that made it are then read by none, and are removed.
@@ -51,7 +51,7 @@ def _pass_on(node: onnx.NodeProto, name: str) -> None:
 
 
 def _zero_weights(model: Model) -> Iterator[str]:
-    """Yield the matrices, and the vectors something is scaled with, that are zero as a whole."""
+    """Yield the matrices, and the vectors that scale an operand, that are zero as a whole."""
     scales = {node.input[k] for node in model.all_nodes for k in _scales(node) if k < len(node.input)}
     for name, tensor in model.constants.items():
         scaling = len(tensor.dims) > 1 or name in scales
@@ -60,7 +60,7 @@ def _zero_weights(model: Model) -> Iterator[str]:
 
 
 def _scales(node: onnx.NodeProto) -> tuple[int, ...]:
-    """Return the operands that make everything zero if they are, where they are vectors."""
+    """Return the operands that make the whole result zero if they are, where they are vectors."""
     spec = spec_of(node)
     if spec.normalises:
         return spec.parameters[:1]

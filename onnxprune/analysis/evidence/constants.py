@@ -1,7 +1,7 @@
 """Constant propagation: values that do not depend on the input.
 
-A filter of zeros leaves a channel that is nothing but its bias; batch normalisation, activations, pools and
-sums make other constants of that. The rules say how constants travel (``constant=``), how zeros do
+A filter of zeros leaves a channel that is its bias alone; batch normalisation, activations, pools and
+sums make other constants of that. The rules describe how constants propagate (``constant=``), how zeros do
 (``zero=``), and which nodes are linear in an operand; here the table is walked once, in order of execution.
 """
 
@@ -27,7 +27,7 @@ from onnxprune.ops.views import LinearView
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 LARGEST_RANK = 64
-"""Axes of the largest array that numpy has; of tensors with more nothing is known."""
+"""Axes of the largest array that numpy has; tensors with more have no known values."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Constants:
     _matrices: dict[int, Matrices | None] = field(default_factory=dict, repr=False)
 
     def of(self, name: str) -> Array | None:
-        """Return the known values of a tensor; ``None`` where nothing is known."""
+        """Return the known values of a tensor; ``None`` where there are none."""
         if name in self.known:
             return self.known[name]
         tensor = self.typing.model.constants.get(name)
@@ -123,7 +123,7 @@ class Constants:
     def _channels(
         self, name: str, factor: Factor, holds: Mask | None, axes: Sequence[int] | None = None
     ) -> Mask | None:
-        """Return at which channels something holds at all places, on all axes or some of them."""
+        """Return at which channels a flag holds at all places, on all axes or some of them."""
         found = [k for k in self._axes_of(name, factor) if axes is None or k in axes]
         if not found:
             return None
@@ -133,7 +133,7 @@ class Constants:
         return everywhere
 
     def _along(self, name: str, factor: Factor, holds: Mask, axis: int) -> Mask:
-        """Return at which channels something holds at all places along one axis."""
+        """Return at which channels a flag holds at all places along one axis."""
         dim = self.typing.axes[name][axis]
         lines = np.moveaxis(holds, axis, 0).reshape(holds.shape[axis], -1)
         if not isinstance(dim.size, int):  # channels merged with an open axis: known only where all are alike
@@ -204,7 +204,7 @@ def channels_on(dim: Dim, factor: Factor) -> list[Array]:
 
 
 def channels_where(holds: Mask, ways: Sequence[Array], factor: Factor) -> Mask:
-    """Return the channels at all of whose places on an axis something holds."""
+    """Return the channels at all of whose places on an axis a flag holds."""
     found = np.ones(factor.count, bool)
     for channels in ways:
         fails = channels[~holds]
@@ -275,7 +275,7 @@ def _is_plain_product(found: Constants, index: int) -> bool:
 
 
 def _multiplied(found: Constants, node: onnx.NodeProto, matrices: Matrices) -> Array | None:
-    """Return the channels to which nothing adds but constants."""
+    """Return the channels that are sums of constants alone."""
     linear, rank = matrices.linear, len(found.typing.shapes.sizes.get(node.output[0], ()))
     data = found.along(node.input[linear.data], linear.axis)
     if data.size != matrices.reads.shape[0] * matrices.reads.shape[-1]:
@@ -327,7 +327,7 @@ def _zeros(found: Constants, node: onnx.NodeProto, factor: Factor, view: View) -
 
 
 def _flags(zero: Any, operands: Sequence[Mask | None], size: int) -> Mask:
-    """Ask the rule once for each combination of operands that are zero."""
+    """Apply the rule once for each combination of operands that are zero."""
     given = [z for z in operands if z is not None] or [np.zeros(size, bool)]
     combinations, which = np.unique(np.stack(given), axis=1, return_inverse=True)
     answers = []

@@ -105,7 +105,7 @@ def _insert_after(model: Model, node: onnx.NodeProto, new: onnx.NodeProto) -> No
 def _into_operand(
     model: Model, node: onnx.NodeProto, operand: int, shift: Array, kind: np.dtype[Any]
 ) -> bool:
-    """Add a vector to a constant operand, which may be left out as yet; say whether that could be done."""
+    """Add a vector to a constant operand, which may be absent as yet; return whether that was possible."""
     given = operand < len(node.input) and bool(node.input[operand])
     if not given:
         node.input.extend([""] * (operand + 1 - len(node.input)))

@@ -6,7 +6,7 @@ channel does not add a constant (a convolution that pads with zeros), its column
 of another constant channel, which is padded in the same way: of several such channels one remains, their
 heir. The heir may differ from node to node, for each has to have another value than zero there.
 
-The channels that remain keep their values after any removal. So each channel is judged by itself, and
+The channels that remain keep their values after any removal. So each channel is tested by itself, and
 again when channels that read it have gone.
 """
 
@@ -62,14 +62,14 @@ class Remainder:
 
 @dataclass(frozen=True)
 class LinearProduct:
-    """A linear node, seen from a factor it sums over.
+    """A linear node, as one factor that it sums over needs it.
 
     Attributes:
         node: Its index.
         matrices: Its weights.
         data: Known values of its data at each place of the axis it sums over, ``NaN`` where unknown.
         ways: The channel of the factor at each of those places, −1 where it has none (see `channels_on`).
-        own: True if its weights are a constant that nothing else reads, and a place has one channel.
+        own: True if its weights are a constant without other readers, and a place has one channel.
     """
 
     node: int
@@ -95,7 +95,7 @@ class LinearProduct:
         return not self.matrices.linear.uneven
 
     def channels(self, holds: Mask, factor: Factor) -> Mask:
-        """Return the channels at all of whose places something holds."""
+        """Return the channels at all of whose places a flag holds."""
         return channels_where(holds, self.ways, factor)
 
     @property
@@ -170,7 +170,7 @@ class _Search:
         return LinearProduct(index, matrices, self.constants.along(data, linear.axis), ways, own)
 
     def step(self) -> bool:
-        """Judge every group once, the last ones first; say whether that found anything."""
+        """Test every group once, the last ones first; return whether a channel was found."""
         before = sum(int(g.sum()) for g in self.gone.values())
         for group in reversed(self.channels.groups):
             self.gone[group.factor] = self._removable(group.factor)

@@ -1,7 +1,7 @@
 """Weights that a network computes from other constants before it reads them, as constants.
 
 Pruning tools leave ``weight · mask`` in a model, exporters transpose weights when the network runs. Tensors
-computed from constants that nothing else reads are computed here, once, if they take no more room than those:
+computed from constants without other readers are computed here, once, if they take no more room than those:
 a quantised weight stays quantised.
 """
 

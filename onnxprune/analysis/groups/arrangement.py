@@ -1,8 +1,8 @@
 """Channels numbered anew within each element of other factors.
 
-A channel that is free within ``g`` (see `freedom`) may be another one in each ``g``. All of the program
-counts in *slots*: slot ``s`` of a group is removed everywhere at once. An *order* ``[outer, size]`` says
-which channel lies in each slot, row by row for every element of the outer factors, and a tensor is put into
+A channel that is free within ``g`` (see `freedom`) may be another one in each ``g``. The whole program
+counts in *slots*: slot ``s`` of a group is removed everywhere at once. An *order* ``[outer, size]`` holds
+the channel in each slot, row by row for every element of the outer factors, and a tensor is put into
 that order before it is cut. Slots are numbered by the channels of the first row.
 """
 

@@ -55,14 +55,14 @@ class AxisRef:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Channels that live and die together.
+    """Coupled channels.
 
     Attributes:
         name: The node that makes them first.
         size: Number of channels.
         places: Every axis of a constant they lie on.
         nodes: Names of all nodes whose weights they touch.
-        optional: One of two factors of a product whose other factor is pruned unless the user says otherwise;
+        optional: One of two factors of a product whose other factor is pruned unless the user names this one;
             not where the basis of the axis has been chosen for cuts.
         factor: The variable of the axis algebra.
         outer: Factors in each element of which the channels are counted apart (see `Channels.apart`).

@@ -22,7 +22,7 @@ class Fibres:
 
     Attributes:
         shape: The tensor's shape.
-        order: The axes of the tensor, those that tell the elements apart first.
+        order: The axes of the tensor, those that identify the elements of the outer factors first.
         first: Number of those.
         places: Positions along those, ``[elements of the outer factors, channels, places]``.
     """

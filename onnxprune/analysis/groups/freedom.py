@@ -2,7 +2,7 @@
 
 A grouped convolution carries ``(g c)``: the ``c`` of one of its groups are never mixed with the same ``c`` of
 another. Where that holds throughout, numbering the channels of ``c`` anew within each ``g``, in all tensors
-alike, changes nothing but the order of sums. So each ``g`` may keep other channels, as long as it keeps as
+alike, changes only the order of sums. So each ``g`` may keep other channels, as long as it keeps as
 many. The same goes for the width of heads whose queries, keys and values are projected head by head.
 
 A factor is *free within* others if every tensor that carries it carries those too, for every one of its
@@ -87,7 +87,7 @@ def _beside(dim: Dim, factor: Factor, beside: Sequence[Factor] = ()) -> Iterator
         for part in dim.parts:
             yield from _beside(part, factor, beside)
     elif isinstance(dim, Mirror):
-        yield from [()] * factors(dim).count(factor)  # in an order of its own: free within nothing
+        yield from [()] * factors(dim).count(factor)  # in an order of its own: free within none
     else:
         for k, part in enumerate(dim.parts):
             others = [p for j, p in enumerate(dim.parts) if j != k and isinstance(p, Factor)]

@@ -147,7 +147,7 @@ def _number(typing: Typing, name: str) -> Hashable:
 
 
 def _as_constant(typing: Typing, group: _Class, name: str) -> Quantised | None:
-    """Return how a constant of a class is read, ``None`` where that is not one way that can be told."""
+    """Return how a constant of a class is read, ``None`` where its readings differ."""
     if len(group.zeros) > 1:
         return None
     found = {_on(typing, name, tensor, how) for tensor, _, how in group.readings if how != RAW} or {RAW}
@@ -189,7 +189,7 @@ def _makes_floats(typing: Typing, node: onnx.NodeProto) -> bool:
 
 
 def _is_integer(kind: int | None) -> bool:
-    """Return whether numbers of a type may stand for others: integers, and floats of a byte or less."""
+    """Return whether numbers of a type may be quantised values: integers, and floats of a byte or less."""
     return kind in _INTEGERS
 
 

@@ -48,7 +48,7 @@ class Counting:
 
     Attributes:
         uncounted: Nodes whose multiply-accumulates are not known or counted in part, and why.
-        assumed: The fraction of the number that depends on sizes that only the data tell.
+        assumed: The fraction of the number that depends on sizes known from the data only.
         sizes: Those sizes, with the numbers they are counted with.
     """
 
@@ -131,7 +131,7 @@ def _reasons(typing: Typing, name: str, axis: int, readers: Sequence[int]) -> tu
 
 
 def _uncounted(typing: Typing) -> tuple[Block, ...]:
-    """Return the nodes that no rule describes and whose work could not be told from their sizes either.
+    """Return the nodes without a rule whose work does not follow from their sizes either.
 
     Loops whose turns are not known are among them: their bodies are counted once.
     """

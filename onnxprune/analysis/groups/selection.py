@@ -24,7 +24,7 @@ def select_groups(
         optional: Choose optional groups too.
 
     Raises:
-        PlanError: A glob matches nothing.
+        PlanError: A glob has no match.
         NothingToDoError: No group is left.
     """
     names = {g.name: _names(g) for g in channels.groups}

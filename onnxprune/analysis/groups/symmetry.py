@@ -121,7 +121,7 @@ def _symmetry(channels: Channels, group: Group, nodes: Sequence[int]) -> GroupSy
 
 
 def _effect(typing: Typing, factor: Factor, index: int) -> Effect:
-    """Return the effect of a node on a factor; nothing is assumed of operators without a rule."""
+    """Return the effect of a node on a factor; permutations alone for operators without a rule."""
     node = typing.nodes[index]
     rule = spec_of(node).symmetry
     if node.op_type == "Constant" and node.output[0] in typing.model.constants:
@@ -200,7 +200,7 @@ def _with_sides(typing: Typing, found: GroupSymmetry, nodes: Sequence[int]) -> G
 
 
 def _spread(start: str, edges: Mapping[str, list[tuple[str, int]]], sides: dict[str, int]) -> bool:
-    """Give all that hangs together with a tensor a side; tell whether that goes without contradiction."""
+    """Give all tensors connected with a tensor a side; return whether that has no contradiction."""
     pending = [start]
     sides.setdefault(start, 1)
     while pending:

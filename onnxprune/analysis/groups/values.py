@@ -1,6 +1,6 @@
 """The numbers of a weight: those in the file, or, where it is quantised, their real values.
 
-A quantised weight ``q`` stands for ``(q − zero point) · scale``: a zero of the network is the zero
+The real value of a quantised weight ``q`` is ``(q − zero point) · scale``: a zero of the network is the zero
 point in the file. Zero point and scale are one number, one for each place on an axis, or one for each block
 of neighbours there.
 """
@@ -25,7 +25,7 @@ def zero_value(typing: Typing, name: str) -> Array:
 
 
 def real_values(typing: Typing, name: str) -> Array:
-    """Return the values of a constant: zero exactly where the network sees zero."""
+    """Return the values of a constant: zero exactly where its real value is zero."""
     values = typing.model.array(name)
     if name in typing.absent:
         return np.where(values == zero_value(typing, name), values.dtype.type(0), values)

@@ -1,6 +1,6 @@
 """Zeros of removed channels: sums over them shorten exactly, divisions by them are blocked.
 
-Masking sets weights to zero. A sum over a channel does not notice its removal if one of the operands of the
+Masking sets weights to zero. A sum is the same without a channel if one of the operands of the
 sum is a masked weight, or is an activation that is zero there because all it was made of is. An operand that
 becomes zero in the same way must not be one that the network divides by, or takes the logarithm or reciprocal
 of: the number that such an operand holds there has to be known.

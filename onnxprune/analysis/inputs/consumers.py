@@ -17,9 +17,9 @@ Consumer: TypeAlias = Callable[[onnx.NodeProto, ValueFacts], Found]
 
 ONES = ValueDemand(wish=1)
 ADDED = ValueDemand(wish=0)
-"""A mask that is added: 0 masks nothing."""
+"""A mask that is added: 0 leaves all elements in."""
 FEW = 8
-"""The largest count that is drawn where a value says how much to compute."""
+"""The largest count that is drawn where a value determines an amount of work."""
 _SMALLEST = 1e-3
 """The smallest operand of a logarithm that is drawn."""
 _CONSUMERS: dict[str, Consumer] = {}

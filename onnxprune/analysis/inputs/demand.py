@@ -1,4 +1,4 @@
-"""Conditions on the elements of one tensor under which a model runs, and runs on something sensible."""
+"""Conditions on the elements of one tensor under which a model runs, on meaningful values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ValueDemand:
         most: The largest value, itself included.
         index: True if the elements are indices.
         wish: A value that all elements should take: 1 of a mask, the whole length of a sequence length.
-        firm: True if nothing but the wish is valid.
+        firm: True if only the wish is valid.
         chooses: True if the elements choose a branch of the graph.
         choices: Values that choose different branches.
         compared: Values that elements are compared with one by one.
@@ -38,7 +38,7 @@ class ValueDemand:
     adds: bool = False
 
     def meet(self, other: ValueDemand) -> ValueDemand:
-        """Return the conditions of both; where wishes differ that of the firm one, else the larger."""
+        """Return the conditions of both; for different wishes that of the firm one, else the larger."""
         if NOTHING in (self, other):
             return other if self == NOTHING else self
         leads = other if (other.firm, _rank(other.wish)) > (self.firm, _rank(self.wish)) else self

@@ -50,7 +50,7 @@ class ValueFacts:
         self._spans: dict[str, tuple[float, float] | None] = {}
 
     def outer(self, name: str) -> str:
-        """Return the operand of a Loop or Scan that a body knows by another name; other names as they are."""
+        """Return the operand of a Loop or Scan that has another name in a body; other names as they are."""
         while name in self._same:
             name = self._same[name]
         return name

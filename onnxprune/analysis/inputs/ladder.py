@@ -52,8 +52,8 @@ class Trial:
 def trial_shapes(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Iterator[Trial]:
     """Yield input shapes that the declared sizes of a model allow, smallest first.
 
-    Symbols of one name get one size throughout, a name such as ``past + sequence`` the sum it says. Whether
-    the model can be run with them is for the caller to find out: kinds come again at larger sizes.
+    Symbols of one name get one size throughout, a name such as ``past + sequence`` the sum it states. The
+    caller tests whether the model can be run with them: kinds come again at larger sizes.
 
     Args:
         model: The model.
@@ -234,7 +234,7 @@ def _lengths(
 def _batches(
     axes: Mapping[str, Sequence[int | str]], batches: Sequence[str], others: Sequence[str]
 ) -> Iterator[Trial]:
-    """Yield shapes with other batches: any, and multiples of eight for models that take nothing else."""
+    """Yield shapes with other batches: any, and multiples of eight for models that take only those."""
     if not others:
         for batch in BATCHES if batches else ():
             yield Trial(f"batch {batch}", _filled(axes, dict.fromkeys(batches, batch)))

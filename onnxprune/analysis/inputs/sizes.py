@@ -20,7 +20,7 @@ def full_shapes(specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...
         specs: The inputs.
         shapes: Shapes by name, -1 for an axis that is left open; those of other tensors, and those that do
             not fit, are left out.
-        batch: The size of a first axis that nothing else decides about.
+        batch: The size of a first axis that is not determined otherwise.
     """
     known = {s.name: tuple(shapes[s.name]) for s in specs if s.shape and _fits(s, shapes.get(s.name))}
     whole = {name: shape for name, shape in known.items() if min(shape) > 0}

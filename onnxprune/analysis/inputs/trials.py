@@ -30,7 +30,7 @@ def feeds_that_run(
     samples: int = 1,
     seed: int = 0,
 ) -> list[Feed]:
-    """Draw inputs that a model can take, and run it on the first of them to see that it does.
+    """Draw inputs that a model can take, and check by a run on the first of them.
 
     Values come from the use that the graph makes of them. If the model fails on these, smaller numbers, zeros
     and ones are tried, a batch of 1, and other sizes on open axes. Of all that run, inputs on which the
@@ -41,7 +41,7 @@ def feeds_that_run(
         session: The model to be run: that graph, or one with other outputs.
         shapes: Full shapes of inputs to begin with, by name.
         given: Sizes that inputs keep, by name; -1 for an axis that may have another.
-        batch: The size of a first axis that nothing else decides about.
+        batch: The size of a first axis that is not determined otherwise.
         samples: Number of feeds to draw.
         seed: The same seed gives the same feeds.
 
@@ -103,7 +103,7 @@ def _simpler(
     """Return values of inputs that are small, or all one number where their bounds allow it.
 
     Args:
-        values: The values that the graph asks for. Constants and numbers in turn stay.
+        values: The values that the graph requires. Constants and numbers in turn stay.
         specs: The inputs.
         number: The number; ``None`` for whole numbers between 0 and 3.
         floats: True if floats are that number too.

@@ -89,7 +89,7 @@ def _numbers(
 def _by_name(
     spec: TensorSpec, demand: ValueDemand, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
 ) -> float | None:
-    """Return the value that an input's name asks for, where the graph says nothing else of it."""
+    """Return the usual value of an input of such a name, where the graph has no other condition on it."""
     if demand.index:
         return None
     if _MASK.search(spec.name) or (demand.compared and set(demand.compared) <= {0, 1}):

@@ -70,7 +70,7 @@ GUESSES = (
 
 
 class SymbolSizes(dict[str, int]):
-    """Numbers by symbol; a size that only the data tell has a small one."""
+    """Numbers by symbol; a size that depends on the data has a small one."""
 
     def __missing__(self, symbol: str) -> int:
         return DATA_DEPENDENT
@@ -108,7 +108,7 @@ def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> SymbolSiz
 
 
 def fits(analysis: SizeAnalysis, numbers: Mapping[str, int]) -> bool:
-    """Tell if every condition of a network holds, and no axis has a negative size, at some numbers."""
+    """Return whether all conditions of a network hold, and no axis has a negative size, at some numbers."""
     if not all(condition.holds(numbers) for condition in analysis.conditions):
         return False
     sizes = {e for shape in analysis.shapes.values() for e in shape if not isinstance(e, int)}

@@ -1,4 +1,4 @@
-"""Shapes of all tensors of a model, and the numbers its open sizes stand for in costs and runs."""
+"""Shapes of all tensors of a model, and the numbers for its open sizes in costs and runs."""
 
 from __future__ import annotations
 

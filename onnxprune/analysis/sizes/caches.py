@@ -36,7 +36,7 @@ def _copies(graph: onnx.GraphProto) -> dict[str, str]:
 
 
 def _appended(node: onnx.NodeProto, ranks: dict[str, int]) -> Iterator[Place]:
-    """Yield the inputs among the operands of a Concat, if something computed is among them as well."""
+    """Yield the inputs among the operands of a Concat, if one of the operands is computed."""
     fed = [name for name in node.input if name in ranks]
     if len(fed) < len(node.input):
         (axis,) = (a.i for a in node.attribute if a.name == "axis")

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 Dim: TypeAlias = "int | str | None"
 Dims: TypeAlias = "tuple[Dim, ...] | None"
 NUMBERS = (64, 96, 160, 224, 352, 416, 544, 608, 736, 928, 992, 1184, 1312, 1376, 1504)
-"""Sizes that names stand for in the second trial: multiples of 32, which fit blocks and windows."""
+"""Sizes for names in the second trial: multiples of 32, which fit blocks and windows."""
 FEW_NUMBERS = ((5, 7, 11, 13, 17, 19, 23, 29), (31, 37, 41, 43, 47, 53, 59, 61))
-"""Sizes that names stand for where a node has to be run, one tuple a run."""
+"""Sizes for names where a node has to be run, one tuple a run."""
 _IR_VERSION = 8
 LARGEST_ASKED = 4 << 20
-"""Bytes of attributes up to which onnxruntime is asked about a node: it takes many times as many."""
+"""Bytes of attributes up to which a node is loaded into onnxruntime: it takes many times as many."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Operand:
     Attributes:
         kind: Its element type; 0 where it is left out or no tensor.
         dims: Its shape, names for open sizes.
-        value: Its bytes where it may decide about sizes, else empty.
+        value: Its bytes where sizes may depend on it, else empty.
     """
 
     kind: int
@@ -158,7 +158,7 @@ def objection(node: SizedNode) -> str:
 
 
 def _is_known(question: NodeQuery) -> bool:
-    """Return whether onnx knows an operator."""
+    """Return whether onnx defines an operator."""
     node, opsets = question.proto(), dict(question.opsets)
     domain = "" if node.domain == "ai.onnx" else node.domain
     return bool(defs.has(node.op_type, opsets.get(domain, 1), domain))
@@ -195,7 +195,7 @@ def _deciding(node: SizedNode, place: int) -> bytes:
 
 
 def _agreed(named: NodeTypes, numbered: NodeTypes, numbers: Mapping[Dim, int]) -> NodeTypes:
-    """Keep the common facts of two answers; where the numbers do not fit, trust names, but no zero."""
+    """Keep the common facts of two answers; where the numbers do not fit, those by names, but no zero."""
     results: list[tuple[int | None, Dims]] = []
     for (kind, dims), (other_kind, others) in zip(named.results, numbered.results, strict=True):
         if dims is None:
@@ -285,7 +285,7 @@ def _of_runtime(question: NodeQuery) -> NodeTypes:
     results = [declared.get(name, (None, ())) for name in node.output]
     if all(shape for (_, shape), name in zip(results, node.output, strict=True) if name):
         return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
-    if node.domain in ("", "ai.onnx"):  # an empty shape also stands for an unknown one
+    if node.domain in ("", "ai.onnx"):  # an empty shape may also be an unknown one
         return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
     return _of_examples(question)
 

@@ -24,7 +24,7 @@ def infer_sizes(
 ) -> SizeAnalysis:
     """Find the size of every axis as an expression of the open input axes.
 
-    Shapes that the file declares for anything but its inputs are not trusted.
+    Declared shapes of other values than inputs are not used.
 
     Args:
         proto: A model whose nodes are in the order of execution, and whose bodies share no names.

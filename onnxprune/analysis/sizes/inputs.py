@@ -102,7 +102,7 @@ class Inputs:
         return self.facts.algebra.symbol(name, self._least(name))
 
     def _least(self, name: str) -> int:
-        """Return the least size of an axis: a cache may hold nothing yet."""
+        """Return the least size of an axis: a cache may be empty at first."""
         places = self._places.get(name, ())
         caches = [_is_cache(place[0]) or place in self._lengthened for place in places]
         return 0 if _is_cache(name) or (caches and all(caches)) else 1

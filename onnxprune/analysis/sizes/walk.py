@@ -16,7 +16,7 @@ from onnxprune.ops.spec import spec_of
 
 _STANDARD = ("", "ai.onnx")
 _AHEAD = 40
-"""Nodes that are looked at to tell whether a branch can be taken."""
+"""Nodes that are read ahead to find whether a branch can be taken."""
 
 
 class Walk:
@@ -161,14 +161,14 @@ class Walk:
             raise self._unexpected(node, error) from error
 
     def _unexpected(self, node: SizedNode, error: Exception) -> OnnxpruneError:
-        """Tell operands that no operator takes from a defect of a rule."""
+        """Distinguish operands that no operator takes from a defect of a rule."""
         named = f"{self._where}: node '{node.label}' ({node.operator})"
         if objection := delegation.objection(node):
             return ContradictionError(f"{named} cannot be: {objection}", self._hint)
         return DefectError(f"{named}: its size rule fails with {type(error).__name__}: {error}")
 
     def ask(self, node: SizedNode) -> None:
-        """Ask the tools of an operator without a rule."""
+        """Infer the results of an operator without a rule by onnx and onnxruntime."""
         delegation.ask(node)
 
     def pass_on(self, source: str, target: str) -> bool:

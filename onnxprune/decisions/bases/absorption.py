@@ -1,9 +1,9 @@
-"""Normalisations absorbed by their neighbours, so that along an axis nothing but linear maps is left.
+"""Normalisations absorbed by their neighbours, so that along an axis only linear maps remain.
 
 BatchNormalization goes into the weights before it. Of LayerNormalization, scale and shift go into the weights
 that read it, and the mean into those that write the stream before it: all that is written is centred, so the
-mean is zero. There remains a root mean square, which knows no basis (S. Ashkboos et al., "SliceGPT", ICLR
-2024, section 3). All of it is exact.
+mean is zero. There remains a root mean square, the same in every orthogonal basis (S. Ashkboos et al.,
+"SliceGPT", ICLR 2024, section 3). All of it is exact.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[s
         selected: Names the groups that are wanted.
 
     Returns:
-        A model that computes the same, the given one where there is nothing to absorb; the nodes that were
-        absorbed; and by group why others were not.
+        A model that computes the same, the given one where none can be absorbed; the absorbed nodes; and by
+        group why others were not.
     """
     channels = find_channels(model, allow_inexact=True)
     done: list[str] = []
@@ -128,7 +128,7 @@ def _drop_folded(model: Model) -> None:
 
 
 def _split(model: Model, channels: Channels, stream: Stream) -> None:
-    """Leave nothing of a stream's normalisations but the root of the mean square."""
+    """Reduce a stream's normalisations to the root of the mean square."""
     nodes = list(model.all_nodes)
     for reader in stream.readers:
         absorb_scale(model, channels, stream, reader, nodes)

@@ -35,7 +35,7 @@ def basis(
         channels: The groups.
         axis: One of them.
         kind: The maps that are allowed, orthogonal or general linear.
-        seen: Second moments on samples; where there are none, the weights that make the axis stand for them.
+        seen: Second moments on samples; without them, those of the weights that make the axis are used.
     """
     covariance, metric = _both(channels, axis, seen)
     pairs = [

@@ -187,7 +187,7 @@ def _unreadable(channels: Channels, reader: Vector, norm: onnx.NodeProto) -> str
 
 
 def _joined(channels: Channels, axis: GroupSymmetry, norms: set[int]) -> dict[str, str]:
-    """Return, for each tensor of an axis, one that stands for all it hangs together with."""
+    """Return, for each tensor of an axis, the representative of its connected tensors."""
     parent: dict[str, str] = {}
 
     def find(name: str) -> str:

@@ -65,7 +65,7 @@ def _steps(model: Model, node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def _forget(model: Model, constant: str) -> None:
-    """Remove a constant that nothing reads any more."""
+    """Remove a constant without readers."""
     for graph in model.graphs:
         for tensor in list(graph.initializer):
             if tensor.name == constant:

@@ -1,7 +1,7 @@
-"""Files beside a model that say how wide it is, such as ``config.json``: the same for the dense model.
+"""Files beside a model that state its width, such as ``config.json``: the same for the dense model.
 
 Programs that run language models read the number of heads, widths and the like from there. Numbers that one
-entry cannot say, because layers differ, are left alone and told.
+entry cannot hold, because layers differ, are left alone and reported.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def note_configurations(model: Model, found: Mapping[str, Any]) -> None:
 
 
 def widths(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Widths:
-    """Return how wide everything was and is: by meaning, and by the width before."""
+    """Return the widths before and after pruning: by meaning, and by the width before."""
     counts = {f: len(kept) for f, kept in channels.kept(removed).items()}
     found: dict[str, dict[int, set[int]]] = {meaning: defaultdict(set) for meaning in MEANINGS}
     for meaning, dim in (*channels.typing.roles, *_tables(channels)):

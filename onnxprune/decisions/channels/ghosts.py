@@ -19,7 +19,7 @@ def corrected(
     """Rename the result of a sum, and return the nodes that make it from that and from the ghost.
 
     Args:
-        channels: The network before anything was removed.
+        channels: The network before any removal.
         model: The model that is being shrunk, changed in place.
         ghost: Values a removed channel would have held.
         factor: Factor for the sum over the remaining channels.

@@ -1,6 +1,6 @@
 """The elements of the sparse constants that the dense ones hold: the hints of a certificate.
 
-See `onnxprune.certify`, which believes none of it and compares the constants bit for bit.
+See `onnxprune.certify`, which relies on none of it and compares the constants bit for bit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Scalar factors of cuts, moved into nearby constants, where the fusions of runtimes expect them.
 
-Runtimes know layers by the nodes that spell them. A cut in the width of a root mean square needs one more
+Runtimes recognise layers by patterns of nodes. A cut in the width of a root mean square needs one more
 factor, and a node for it in the middle of that pattern would hide it. A cut in the width of attention heads
-leaves the scale of the products as it was; onnxruntime's transformer optimizer takes ``1 / √width`` for
-granted and does not look (``FusionAttention`` in onnxruntime/transformers/fusion_attention.py). Both factors
+leaves the scale of the products as it was; onnxruntime's transformer optimizer assumes ``1 / √width``
+without a check (``FusionAttention`` in onnxruntime/transformers/fusion_attention.py). Both factors
 move into constants: ``mean·c + ε = c·(mean + ε/c)``, and ``(q·k) / √old = (q·√(new/old) · k) / √new``.
 """
 
@@ -50,7 +50,7 @@ def with_scales_in_place(
         nodes: True if factors that have a node of their own are moved, beside the scales of attention.
 
     Returns:
-        The network, itself where there is nothing to move; a sentence for each factor that stays, which names
+        The network, itself where no factor can be moved; a sentence for each factor that stays, which names
         the node.
     """
     cut = _cut_widths(channels, removed)

@@ -160,10 +160,10 @@ def _must_be_written(
 
 
 def _counts_parts(channels: Channels, lists: Lists, use: SizeUse, counts: Mapping[Factor, int]) -> bool:
-    """Return whether a -1 stands for a number of heads that can be replaced, and they or their width change.
+    """Return whether a number of heads, itself or its width cut, is written as -1 and can be replaced.
 
-    Nothing in the network needs it to be, but onnxruntime's transformer optimizer reads the number of heads
-    there, and takes that of its caller, who knows the old one, where it finds none.
+    The network does not need the number, but onnxruntime's transformer optimizer reads the number of heads
+    there; where it finds none, it takes that of its caller, which is the old one.
     """
     node, element = channels.typing.nodes[use.node], use.element or 0
     name, axes = node.input[use.operand], channels.typing.axes
@@ -272,7 +272,7 @@ def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: 
 
 
 def _sees(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) -> bool:
-    """Return whether a reader of a list sees elements that have changed."""
+    """Return whether a reader of a list reads elements that have changed."""
     if node.op_type not in ("Gather", "Slice"):
         return True
     known = [channels.typing.shapes.values.get(i) for i in node.input[1:]]
@@ -384,7 +384,7 @@ def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto],
 
 
 def _cap_attributes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> None:
-    """Lower the attributes that ask for more elements of an axis than remain."""
+    """Lower the attributes that select more elements of an axis than remain."""
     for cap in channels.typing.caps:
         for attribute in model.node(cap.node).attribute:
             if attribute.name == cap.attribute:

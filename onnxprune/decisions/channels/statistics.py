@@ -2,7 +2,7 @@
 
 A mean over ``old`` channels, ``old - new`` of them zero, is not the mean over the others. A
 LayerNormalization of the sparse model therefore reads, in the places of removed channels, the mean of the
-remaining ones: they add nothing to the deviations, whose mean square becomes ``new/old`` of that of the
+remaining ones: their deviations are zero, and the mean square becomes ``new/old`` of that of the
 remaining channels. The scale and epsilon of the dense model make up for this factor (see
 `ops.axes.normalization`). A statistic that does not subtract a mean reads zeros there.
 """

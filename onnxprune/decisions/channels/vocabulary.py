@@ -1,4 +1,4 @@
-"""Numbers of rows, where some rows are gone: which are left, and models that take the same numbers."""
+"""Numbers of rows after the removal of some: the kept ones, and models that take the same numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kept_rows(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Indic
 def with_common_numbers(sparse: Model, dense: Model, kept: Indices) -> tuple[Model, Model]:
     """Return both models with inputs that take any number of the whole vocabulary, and mean the same row.
 
-    A number of a row that is gone stands for one that remains.
+    A number of a removed row is replaced by that of one that remains.
 
     Args:
         sparse: The model with all rows.

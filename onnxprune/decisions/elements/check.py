@@ -32,7 +32,7 @@ class WeightCheck:
         inputs: Elements that are summed over at a place of the kernel: the length that is cut into blocks.
         outputs: Rows for each of those places.
         elements: All elements.
-        zeros: Those that stand for zero.
+        zeros: Those that are zero, or the zero point.
         blocks: Blocks that it has.
         broken: Blocks with more elements other than zero than the pattern allows.
         kernels: The sparse kernels whose conditions it meets: ``tensorrt``, ``cusparselt float16``,

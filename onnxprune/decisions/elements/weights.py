@@ -1,7 +1,7 @@
 """The weights whose single elements may go, and how they lie.
 
 Blocks of a pattern run along the axis that is summed over, the input channels within a group, at each place
-of a kernel and for each output on its own. TensorRT asks for it so of convolutions ("for each output channel
+of a kernel and for each output on its own. TensorRT requires it so of convolutions ("for each output channel
 and for each spatial pixel in the kernel weights, every four input channels must have at least two zeros"),
 and sparse matrix products (cuSPARSELt) along the rows of the sparse operand.
 """
@@ -140,7 +140,7 @@ def _views(channels: Channels) -> Iterator[tuple[int, LinearView]]:
 def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str] | None:
     """Return the constant that an operand is, the order of its axes, and why it cannot be followed.
 
-    ``None`` where the operand depends on something else than one constant.
+    ``None`` where the operand depends on values other than constants.
     """
     order: tuple[int, ...] | None = None
     reason = ""

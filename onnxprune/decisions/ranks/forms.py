@@ -159,7 +159,7 @@ def _costs(layer: RankLayer, form: Form, ranks: Sequence[int]) -> tuple[float, i
 
 
 def _pays(layer: RankLayer, form: Form, ranks: Sequence[int]) -> bool:
-    """Return whether a split costs less than the layer, and is dearer in nothing."""
+    """Return whether a split costs less than the layer in MACs or parameters, and more in neither."""
     macs, params = _costs(layer, form, ranks)
     whole = layer.macs([layer.shape]), math.prod(layer.shape)
     return macs <= whole[0] and params <= whole[1] and (macs, params) != whole
@@ -183,7 +183,7 @@ def _behind(outputs: int, wanted: int | None) -> list[int]:
 
 
 def _largest(layer: RankLayer, form: Form) -> int:
-    """Return the largest rank of an unfolding, at which nothing is lost."""
+    """Return the largest rank of an unfolding, at which the split is exact."""
     _, outputs, inputs, *places = layer.shape
     own = math.prod(size for k, size in enumerate(places) if k in form.first)
     return min(inputs * own, outputs * math.prod(places) // own)
