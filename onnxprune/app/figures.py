@@ -148,9 +148,11 @@ def certified(facts: Mapping[str, Any]) -> str:
     if certificate["certified"]:
         return "; certified for all inputs"
     count = len(facts.get("sizes", ()))
-    where = f"{certificate['operator']} '{certificate['tensor']}': " if "tensor" in certificate else ""
+    place = {"operator", "tensor"} <= certificate.keys()
+    where = f"{certificate['operator']} '{certificate['tensor']}': " if place else ""
     sizes = f"compared at {count} size{'' if count == 1 else 's'}"
-    return f"; {sizes}, not certified for all inputs ({where}{certificate['reason']})"
+    reason = certificate.get("reason", "no reason is noted")
+    return f"; {sizes}, not certified for all inputs ({where}{reason})"
 
 
 def assumed_text(facts: Mapping[str, Any]) -> str:

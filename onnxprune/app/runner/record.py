@@ -34,6 +34,8 @@ _FACTS = {
         "max_rel_error": NUMBER,
         "allowed_rel_error": NUMBER,
         "runs": COUNT,
+        "sizes?": [ANYTHING],
+        "certificate?": Nullable({"certified": FLAG, "operator?": TEXT, "tensor?": TEXT, "reason?": TEXT}),
     },
     "bench": {"models": MappingOf({"latency_ms": NUMBER}), "batch_size?": COUNT, "threads?": Nullable(COUNT)},
 }
@@ -55,6 +57,7 @@ _STEP = {
 }
 _STATE = {"result?": Nullable(_RESULT), "stopped?": TEXT, "steps": MappingOf(_STEP)}
 _BEGUN = {
+    "steps": {"baseline": {"inputs": {"original": TEXT}}},
     "recipe": {"model": TEXT, "budget": MappingOf(Nullable(NUMBER))},
     "threads": Nullable(COUNT),
     "made_with": MappingOf(TEXT),

@@ -230,3 +230,39 @@ def test_figures_are_written_with_units():
     assert score_change("top1@logits", 0.985, 0.98) == "−0.50 points"
     assert score_change("mse", 1.0, 1.5) == "+0.5"
     assert [duration(s) for s in (3.21, 90, 5400)] == ["3.2 s", "1.5 min", "1.5 h"]
+
+
+ABSENT = object()
+"""Stands for a key that is left out."""
+
+
+def places(value, at=()):
+    """Yield the place of every value in JSON; of a list those of its first entry."""
+    yield at
+    inside = list(value.items()) if isinstance(value, dict) else []
+    inside += enumerate(value[:1]) if isinstance(value, list) else []
+    for key, entry in inside:
+        yield from places(entry, (*at, key))
+
+
+@pytest.mark.parametrize("wrong", [ABSENT, None, 7, "text", [3], {"a": 1}], ids=repr)
+def test_a_wrong_value_at_any_place_of_a_state_is_told(folder, tmp_path, wrong):
+    text = (folder / "state.json").read_text()
+    whole = [at for at in places(json.loads(text)) if at]
+    refused = 0
+    for number, at in enumerate(whole):
+        state = holder = json.loads(text)
+        for key in at[:-1]:
+            holder = holder[key]
+        if wrong is ABSENT:
+            del holder[at[-1]]
+        else:
+            holder[at[-1]] = wrong
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        try:
+            facts = collect(tmp_path)
+            if number % 20 == 0:  # a page takes fifty times as long
+                render(facts)
+        except UsageError:
+            refused += 1
+    assert 0 < refused <= len(whole)
