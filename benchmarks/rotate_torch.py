@@ -1,6 +1,6 @@
-"""A small ViT and a MobileNet, trained on Fashion-MNIST and exported: networks to try `rotate` on.
+"""A small ViT, a MobileNet and a ResNet, trained on Fashion-MNIST and exported: networks to try passes on.
 
-    PYTHON benchmarks/rotate_torch.py vit|mobile MODEL.onnx [--epochs 3] [--samples 30000]
+    PYTHON benchmarks/rotate_torch.py vit|mobile|resnet MODEL.onnx [--epochs 3] [--samples 30000] [--blocks 4]
 
 Run by an interpreter of its own; needs torch and onnx; nothing of onnxprune.
 """
@@ -102,6 +102,39 @@ def mobile() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, CLASSES))
 
 
+class Residual(nn.Module):
+    """A residual block of two convolutions, ReLU behind the sum (ResNet)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[batch, width, height, width]`` to the same shape."""
+        return functional.relu(x + self.body(x))
+
+
+def resnet(blocks: int) -> nn.Module:
+    """Return a small ResNet of three stages.
+
+    Args:
+        blocks: Number of residual blocks of each stage.
+    """
+    layers: list[nn.Module] = []
+    inputs = 1
+    for width in (16, 32, 64):
+        layers += [nn.Conv2d(inputs, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [Residual(width) for _ in range(blocks)]
+        inputs = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+
+
 def data(part: str) -> tuple[Tensor, Tensor]:
     """Return pictures ``[N, 1, 28, 28]`` between 0 and 1, and labels."""
     images, labels = (
@@ -138,13 +171,17 @@ def train(model: nn.Module, epochs: int, samples: int, batch: int = 128) -> floa
 def main() -> None:
     """Train and export one network."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("network", choices=["vit", "mobile"])
+    parser.add_argument("network", choices=["vit", "mobile", "resnet"])
     parser.add_argument("output")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--samples", type=int, default=30_000)
+    parser.add_argument("--blocks", type=int, default=4)
     options = parser.parse_args()
     torch.manual_seed(0)
-    model = ViT() if options.network == "vit" else mobile()
+    blocks = options.blocks
+    model = {"vit": lambda: ViT(blocks=blocks), "mobile": mobile, "resnet": lambda: resnet(blocks)}[
+        options.network
+    ]()
     accuracy = train(model, options.epochs, options.samples)
     axes = {"image": {0: "N"}, "logits": {0: "N"}}
     torch.onnx.export(

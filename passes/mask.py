@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.analysis.groups.reach import counting_of
-from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.analysis.groups.selection import select_prunable
 from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import check_plan, planned_channels, stored_plan
@@ -103,6 +104,8 @@ class Prune(
         plan: Apply this plan instead of making one.
         rotate: Prune the rotated model (see `rotate`): ``always``, ``never``, or ``auto``, if its repaired
             plan is better on ``data``.
+        blocks: Number of residual blocks to remove as a whole, those of least loss; by default as many as the
+            plan is better with, where the analysis has measured them. 0 for none.
     """
 
     name: ClassVar[str] = "prune"
@@ -184,6 +187,13 @@ class Prune(
     )
     plan: PlanFile | None = field(default=None, metadata=option(place="reads"))
     rotate: RotateChoice = field(default="never", metadata=option(key=Key(note="{choices}")))
+    blocks: int | None = field(
+        default=None,
+        metadata=option(
+            least=0,
+            key=Key(example="2", note="residual blocks to remove; by default as many as pay, 0 for none"),
+        ),
+    )
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
@@ -280,18 +290,18 @@ class Prune(
         earlier = stored_plan(given.model)
         channels = self._find(given, earlier)
         try:
-            groups = select_groups(channels, self.exclude, self.only)
+            groups, blocks = select_prunable(channels, self.exclude, self.only)
         except NothingToDoError:
             if not self.allow_unchanged:
                 raise
             return PassResult(given.model, False, PruneReport(unchanged=True), given.analysis)
-        wanted = self._want(given, channels, groups, earlier)
+        wanted = self._want(given, channels, groups, blocks, earlier)
         if original is not None and original is not given.model:
             wanted = replace(wanted, whole=self._find(replace(given, model=original), None))
         found = wanted.apply(self.plan) if self.plan else self._made(wanted)
         plan = Plan(
             removed=found.removed,
-            sizes={g.name: g.size for g in channels.groups if g.name in found.removed},
+            sizes={g.name: g.size for g in channels.prunable if g.name in found.removed},
             baseline=found.baseline,
             settings=self._settings(self.analysis or given.analysis)
             | ({"basis": basis} if (basis := basis_of(given.model.metadata())) else {}),
@@ -419,7 +429,12 @@ class Prune(
         return channels
 
     def _want(
-        self, given: PassResult, channels: Channels, groups: list[Group], earlier: Plan | None
+        self,
+        given: PassResult,
+        channels: Channels,
+        groups: list[Group],
+        blocks: list[ResidualBlock],
+        earlier: Plan | None,
     ) -> PruningProblem:
         analysis = self.analysis or given.analysis
         return PruningProblem(
@@ -428,6 +443,7 @@ class Prune(
             groups=groups,
             earlier=earlier,
             analysis=analysis,
+            blocks=blocks,
             request=Request(
                 reductions=self.reductions(),
                 max_drop=self.max_drop,
@@ -445,6 +461,7 @@ class Prune(
                 latency_backend=self.latency_backend,
                 latency_timeout=self.latency_timeout,
                 latency_table=self.latency_table,
+                blocks=self.blocks,
             ),
         )
 
@@ -488,6 +505,7 @@ class Prune(
             "recover": list(self._methods),
             "round_to": self._limits().round_to,
             "max_ratio": self.max_ratio,
+            **({"blocks": self.blocks} if self.blocks is not None else {}),
             **({"keep_at_least": dict(self.keep_at_least)} if self.keep_at_least else {}),
             **({"keep_at_most": dict(self.keep_at_most)} if self.keep_at_most else {}),
             "exclude": list(self.exclude),

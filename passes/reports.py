@@ -59,6 +59,7 @@ class CostReport(Report):
         channels: Prunable channels.
         channels_reduction: The fraction of them that is removed.
         groups: The width of each group that loses channels, ``before`` and ``after``.
+        blocks: The residual blocks that are removed, by name.
     """
 
     macs_before: int | None = None
@@ -71,6 +72,7 @@ class CostReport(Report):
     channels: int | None = None
     channels_reduction: float | None = None
     groups: Mapping[str, Mapping[str, int]] | None = None
+    blocks: Sequence[str] | None = None
 
 
 def costs(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any]:
@@ -408,8 +410,20 @@ def plan_report(channels: Channels, plan: Plan, **more: Any) -> PruneReport:
         plan: The plan.
         more: Other fields of the report.
     """
-    groups = {g.name: g for g in channels.groups}
-    counts = {groups[n].factor: groups[n].size - len(gone) for n, gone in plan.removed.items()}
-    widths = {n: {"before": plan.sizes[n], "after": plan.sizes[n] - len(r)} for n, r in plan.removed.items()}
+    counts = {factor: len(kept) for factor, kept in channels.kept(plan.removed).items()}
     known = costs(plan.baseline, cost_of(channels).figures(counts))
-    return PruneReport(**known, groups=widths, settings=dict(plan.settings), **more)
+    widths = widths_of(channels, plan.removed)
+    return PruneReport(**known, **widths, settings=dict(plan.settings), **more)
+
+
+def widths_of(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Return the fields of a `CostReport` that name the groups that lose channels, and the removed blocks.
+
+    Args:
+        channels: The groups of the model.
+        removed: Removed channels by group name.
+    """
+    sizes = {g.name: g.size for g in channels.groups}
+    widths = {n: {"before": sizes[n], "after": sizes[n] - len(r)} for n, r in removed.items() if n in sizes}
+    blocks = [block.name for block in channels.removed_blocks(removed)]
+    return {"groups": widths} | ({"blocks": blocks} if blocks else {})

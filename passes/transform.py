@@ -33,7 +33,7 @@ from onnxprune.evaluate.equivalence.proof import demand
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.passes.reports import TransformReport, costs
+from onnxprune.passes.reports import TransformReport, costs, widths_of
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
 from onnxprune.support.options import option
 
@@ -147,7 +147,8 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
             seed=self.seed,
             exact=is_exact(given.model, channels),
         )
-        left = cost_of(find_channels(dense)).figures() if chosen.fewer else None
+        fewer = chosen.fewer or bool(channels.removed_blocks(removed))
+        left = cost_of(find_channels(dense)).figures() if fewer else None
         facts = self._facts(channels, removed, verdict, left) | (
             {} if rows is None else {"rows": rows.tolist()}
         )
@@ -177,9 +178,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         counts = {f: len(k) for f, k in channels.kept(removed).items()}
         cost = cost_of(channels)
         facts = costs(cost.figures(), left or cost.figures(counts))
-        groups = {g.name: g for g in channels.groups}
-        widths = {n: {"before": groups[n].size, "after": groups[n].size - len(r)} for n, r in removed.items()}
-        return facts | {"groups": widths, **verdict.facts()}
+        return facts | widths_of(channels, removed) | verdict.facts()
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,12 @@ def before_and_after(rows: Iterable[tuple[str, float, float]]) -> FittedTable:
     return table(("", ">before", ">after", ">change"), cells)
 
 
-def widths(groups: Mapping[str, Mapping[str, int]]) -> FittedTable:
-    """Return a table of the groups that lost channels."""
-    rows = [(n, w["before"], w["after"], reduction(w["before"], w["after"])) for n, w in groups.items()]
+def widths(groups: Mapping[str, Mapping[str, int]], blocks: Iterable[str] = ()) -> FittedTable:
+    """Return a table of the groups that lost channels, and of the removed blocks."""
+    rows = [
+        (n, str(w["before"]), str(w["after"]), reduction(w["before"], w["after"])) for n, w in groups.items()
+    ]
+    rows += [(name, "", "", "removed") for name in blocks]
     return table(("…group", ">channels", ">kept", ">change"), rows)
 
 

@@ -289,15 +289,13 @@ class Proof:
         self.note(name, dense.output[0], made)
 
     def _passes_on(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> bool:
-        """Relate an Identity in the place of a sum with an operand that is zero for all inputs."""
-        if sparse.op_type not in ("Add", "Sub") or sparse.domain not in STANDARD:
+        """Relate an Identity in the place of a sum with operands that are zero for all inputs."""
+        if sparse.op_type not in ("Add", "Sub", "Sum") or sparse.domain not in STANDARD:
             return False
-        for place in (0, 1) if sparse.op_type == "Add" else (0,):
-            other = sparse.input[1 - place]
-            constant = self.sparse.constants.get(other)
-            bounds = exactly(constant) if constant is not None else self.bounds_of(other)
+        zero = [self._is_zero(name) for name in sparse.input]
+        for place in (0,) if sparse.op_type == "Sub" else range(len(zero)):
             one, two = self.sparse.sizes.get(sparse.input[place]), self.sparse.sizes.get(sparse.output[0])
-            if bounds is None or not bounds.zero.all() or one is None or one != two:
+            if not all(zero[:place] + zero[place + 1 :]) or one is None or one != two:
                 continue
             try:
                 self.note(
@@ -307,6 +305,12 @@ class Proof:
             except Refusal:
                 continue
         return False
+
+    def _is_zero(self, name: str) -> bool:
+        """Return whether a tensor of the sparse graph is zero for all inputs."""
+        constant = self.sparse.constants.get(name)
+        bounds = exactly(constant) if constant is not None else self.bounds_of(name)
+        return bounds is not None and bool(bounds.zero.all())
 
 
 def _partner(makers: Mapping[str, onnx.NodeProto], dense: onnx.NodeProto) -> onnx.NodeProto | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.certify.bounds import Array, Bounds, only_zero, unbounded
+from onnxprune.certify.bounds import Array, Bounds, exactly, mul, only_zero, plus, unbounded
 from onnxprune.certify.constants import PLACES, ROUNDING
 from onnxprune.certify.pair import NodePair, by_channel, rule
 from onnxprune.certify.reductions import reduced
@@ -182,6 +182,8 @@ def along(pair: NodePair) -> list[Relation]:
         for a in mixed:
             held = held.squashed(a)
         bounds = only_zero(held)
+    if pair.operator in ("RMSNormalization", "LayerNormalization"):
+        bounds = _scaled_and_shifted(pair, bounds)
     shares = axis if pair.operator == "Softmax" and list(mixed) == [axis] else None
     made = Relation(given.rank, bounds, given.lists, given.free, shares=shares)
     return (
@@ -189,6 +191,15 @@ def along(pair: NodePair) -> list[Relation]:
         if pair.operator in ("RMSNormalization", "LayerNormalization")
         else [made] * len(pair.sparse.output)
     )
+
+
+def _scaled_and_shifted(pair: NodePair, bounds: Bounds) -> Bounds:
+    """Return the bounds of a normalised tensor times a scale, plus a shift, operands 1 and 2."""
+    for place, function in ((1, mul), (2, plus)):
+        if pair.has(place):
+            known = exactly(pair.constant(place)[0]) if pair.is_constant(place) else unbounded(bounds.rank)
+            bounds = function(bounds, known.lifted(bounds.rank))
+    return bounds
 
 
 def _root_mean_square(pair: NodePair, given: Relation) -> Relation:

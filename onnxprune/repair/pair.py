@@ -34,6 +34,7 @@ class ModelPair:
         instead: Nodes of the sparse model whose statistics are over the remaining channels (see `Trace`).
         elements: Masks of single elements of weights that remain, for those that follow a sparsity pattern.
         original_instead: The same nodes of the original, where that has lost the channels already.
+        dead: First results of the nodes that only removed blocks need: they are not repaired.
     """
 
     sparse: Model
@@ -42,6 +43,7 @@ class ModelPair:
     instead: Instead = field(default_factory=dict, repr=False)
     elements: dict[str, Mask] = field(default_factory=dict, repr=False)
     original_instead: Instead = field(default_factory=dict, repr=False)
+    dead: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -69,7 +71,10 @@ class ModelPair:
         known, _ = statistics(channels, removed)
         instead = {statistic.result: statistic.reading for statistic in known}
         masks = keep_masks(channels, removed)
-        return cls(channels.model.copy(), canonical, masks, instead, elements=element_masks(channels))
+        blocks = channels.removed_blocks(removed)
+        dead = frozenset(channels.typing.nodes[k].output[0] for block in blocks for k in block.numbers)
+        sparse = channels.model.copy()
+        return cls(sparse, canonical, masks, instead, elements=element_masks(channels), dead=dead)
 
     @classmethod
     def beside_itself(cls, channels: Channels, removed: Mapping[str, Sequence[int]]) -> ModelPair:

@@ -79,7 +79,11 @@ def sweep(
         for m, instead in ((pair.sparse, pair.instead), (pair.original, pair.original_instead))
     )
     before = _output_errors(sparse, original)
-    places = [(index, _methods_for(node, settings.methods)) for index, node in enumerate(pair.sparse.nodes)]
+    places = [
+        (index, _methods_for(node, settings.methods))
+        for index, node in enumerate(pair.sparse.nodes)
+        if node.output[0] not in pair.dead
+    ]
     places = [
         (i, methods) for i, methods in places if methods or (prepare and is_layer(pair.sparse.nodes[i]))
     ]

@@ -124,6 +124,11 @@ class Balance:
         pairs = zip(self.budgets, self._costs, strict=True)
         return np.asarray([(cost.value(widths) - b.target) / b.baseline for b, cost in pairs])
 
+    @property
+    def is_met(self) -> bool:
+        """Return whether all budgets are met before the first step."""
+        return bool((self.excess(self.widths([0] * len(self.offers))) <= 0).all())
+
     def change(self, k: int, widths: Widths, tried: Widths) -> Widths:
         """Return how the excess changes when one group gets another width.
 

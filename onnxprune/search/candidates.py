@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.analysis.groups.blocks import PREFIX, ResidualBlock
+from onnxprune.analysis.groups.channels import Channels, Group, Prunable
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import PlanError
 from onnxprune.scoring.criteria.shares import Scores
@@ -18,16 +19,18 @@ from onnxprune.search.limits import Limits, kept_counts
 
 _RESERVE = 0.04
 """Cost of every step beside its measured loss, in typical losses."""
+_WHOLE = 10.0
+"""The removal of a block counts like that of all but a tenth of a group."""
 _TOGETHER = {False: 0.8, True: 1.0}
 """The power to which losses are raised before they are added up: as measured, and of repaired networks."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The removable steps of one group.
+    """The removable steps of one group; of a block there is one, its removal.
 
     Attributes:
-        group: The group.
+        group: The group, or the block.
         order: Its channels, the least important first; those already gone come first of all.
         steps: Number of channels that are gone after each step, ascending.
         losses: Loss after each step altogether, never falling: the value that a plan adds up.
@@ -36,7 +39,7 @@ class Candidate:
         forced: True if some of those are gone because of a limit, not an earlier plan.
     """
 
-    group: Group
+    group: Prunable
     order: np.ndarray[Any, np.dtype[np.intp]]
     steps: tuple[int, ...]
     losses: tuple[float, ...] = ()
@@ -72,6 +75,18 @@ def make_offer(
     order, forced = np.argsort(ranked, kind="stable"), group.size - len(gone) > limits.most(group)
     start = group.size - counts.pop(0) if forced else len(gone)
     return Candidate(group, order, tuple(group.size - n for n in counts), gone=start, forced=forced)
+
+
+def block_offer(block: ResidualBlock, loss: float | None = None, *, gone: bool = False) -> Candidate:
+    """Return the removal of a residual block as the only step of a group of one.
+
+    Args:
+        block: The block.
+        loss: Loss of the network without it; ``None`` keeps it.
+        gone: True if an earlier plan removed it.
+    """
+    order, losses = np.zeros(1, np.intp), () if loss is None or gone else (loss,)
+    return Candidate(block, order, (1,) * len(losses), losses, losses, gone=int(gone))
 
 
 def uniformly(offer: Candidate) -> Candidate:
@@ -123,10 +138,27 @@ def sensitively(
     return replace(offer, losses=tuple(rising.tolist()), prices=tuple(losses[1:].tolist()))
 
 
+def block_loss(block: ResidualBlock, analysis: Analysis, typical: float | None = None) -> float | None:
+    """Return the measured loss without a block, as `sensitively` counts it; ``None`` if it was not measured.
+
+    Args:
+        block: The block.
+        analysis: Analysis that measured it.
+        typical: Result of `typical_loss` for the analysis, where it is known already.
+    """
+    curve = analysis.curves.get(block.name)
+    if curve is None:
+        return None
+    power = _TOGETHER[bool(analysis.settings.get("repair"))]
+    unit = (typical_loss(analysis) if typical is None else typical) ** power
+    return float(analysis.drop(curve.values[-1]) ** power + _RESERVE * unit * np.log(_WHOLE))
+
+
 def typical_loss(analysis: Analysis) -> float:
     """Return the mean loss with half of a group removed, at least 1e-9."""
     half = np.asarray([0.5])
-    found = [float(loss_at(curve, analysis, half)[0]) for curve in analysis.curves.values()]
+    curves = [curve for name, curve in analysis.curves.items() if not name.startswith(PREFIX)]
+    found = [float(loss_at(curve, analysis, half)[0]) for curve in curves]
     return max(sum(found) / max(len(found), 1), 1e-9)
 
 

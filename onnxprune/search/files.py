@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from onnxprune.analysis.groups.blocks import PREFIX
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import PlanError
 from onnxprune.search.planner import Planner
@@ -15,7 +16,8 @@ from onnxprune.support.forms import ANYTHING, COUNT, TEXT, MappingOf, OneOf, che
 FORMAT = 1
 _KIND = "onnxprune plan"
 _WIDTH = {"size": COUNT, "keep": COUNT, "removed?": OneOf([COUNT], [[COUNT]])}
-_PLAN_FILE = {"groups": MappingOf(_WIDTH), "settings?": MappingOf(ANYTHING)}
+_KEPT, _REMOVED = "kept", "removed"
+_PLAN_FILE = {"groups": MappingOf(_WIDTH), "blocks?": MappingOf(TEXT), "settings?": MappingOf(ANYTHING)}
 _MADE_BY = "`prune --plan-out` writes such files"
 
 
@@ -42,10 +44,12 @@ class PlanFile:
     Attributes:
         widths: Widths by group name.
         settings: Settings the plan was made with, for the record.
+        blocks: Names of the residual blocks that are removed.
     """
 
     widths: Mapping[str, Width]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan) -> PlanFile:
@@ -53,8 +57,10 @@ class PlanFile:
         widths = {
             name: Width(plan.sizes[name], plan.sizes[name] - len(gone), plan.within.get(name, (tuple(gone),)))
             for name, gone in plan.removed.items()
+            if not name.startswith(PREFIX)
         }
-        return cls(widths, plan.settings)
+        blocks = tuple(name for name in plan.removed if name.startswith(PREFIX))
+        return cls(widths, plan.settings, blocks)
 
     def to_json(self) -> str:
         """Return the plan as JSON, a line for each group."""
@@ -64,7 +70,9 @@ class PlanFile:
         ]
         head = {"kind": _KIND, "format": FORMAT, "settings": dict(self.settings)}
         lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
-        return "\n".join(["{", *lines, ' "groups": {', ",\n".join(groups), " }", "}"]) + "\n"
+        removed = [f"  {json.dumps(name)}: {json.dumps(_REMOVED)}" for name in self.blocks]
+        blocks = [' "blocks": {', ",\n".join(removed), " },"] if removed else []
+        return "\n".join(["{", *lines, *blocks, ' "groups": {', ",\n".join(groups), " }", "}"]) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "the plan") -> PlanFile:
@@ -79,9 +87,17 @@ class PlanFile:
                 raise PlanError(f"{name} is not a plan of a format this version reads", _MADE_BY)
             check_form(content, _PLAN_FILE)
             widths = {str(group): _width(group, entry) for group, entry in content["groups"].items()}
+            blocks = _removed_blocks(content.get("blocks", {}))
         except ValueError as error:
             raise PlanError(f"{name} is no plan: {error}", _MADE_BY) from error
-        return cls(widths, dict(content.get("settings", {})))
+        return cls(widths, dict(content.get("settings", {})), blocks)
+
+
+def _removed_blocks(listed: Mapping[str, str]) -> tuple[str, ...]:
+    for name, choice in listed.items():
+        if choice not in (_KEPT, _REMOVED):
+            raise ValueError(f"'{name}' is '{choice}', neither '{_KEPT}' nor '{_REMOVED}'")
+    return tuple(name for name, choice in listed.items() if choice == _REMOVED)
 
 
 def _listed(width: Width) -> list[Any]:
@@ -106,10 +122,18 @@ def removed_channels(planner: Planner, plan: PlanFile) -> tuple[dict[str, list[i
     """Return the channels that a plan removes, and their rows where they differ from part to part.
 
     Raises:
-        PlanError: It names a group that is not there or is left alone, or restores a removed channel.
+        PlanError: It names a group or a block that is not there or is left alone, or restores a removed one.
     """
     offers = {o.group.name: o for o in planner.offers("uniform")}
     found = {name: list(gone) for name, gone in planner.gone.items()}
+    known = {block.name for block in planner.blocks}
+    for name in plan.blocks:
+        if name not in known and name not in found:
+            raise PlanError(
+                f"the plan removes '{name}', which is no block that is to be pruned here",
+                "`inspect` lists the blocks; those that are excluded cannot be in a plan",
+            )
+        found[name] = [0]
     rows: dict[str, Any] = {}
     for name, width in plan.widths.items():
         offer = offers.get(name)

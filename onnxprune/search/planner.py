@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import UsageError
@@ -18,6 +19,8 @@ from onnxprune.scoring.criteria.shares import Scores
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.candidates import (
     Candidate,
+    block_loss,
+    block_offer,
     curve_of,
     globally,
     make_offer,
@@ -54,6 +57,9 @@ class Planner:
         trials: File that keeps the measured plans.
         digest: Digest of the search that those trials belong to.
         seed: Seed of all draws.
+        blocks: The residual blocks that may be removed.
+        forced: True if some of the channels or blocks that are gone are removed by this plan: alone they may
+            meet the budgets.
     """
 
     channels: Channels
@@ -70,6 +76,8 @@ class Planner:
     trials: Path | None = None
     digest: str = ""
     seed: int = 0
+    blocks: Sequence[ResidualBlock] = ()
+    forced: bool = False
 
     def plan(self, budgets: Sequence[Budget]) -> dict[str, list[int]]:
         """Return the removed channels by group name, those an earlier plan removed included.
@@ -79,6 +87,8 @@ class Planner:
             UsageError: The strategy lacks its analysis or its data.
         """
         earlier = {name: list(gone) for name, gone in self.gone.items()}
+        if self.forced and Balance(self.offers("uniform"), budgets).is_met:
+            return earlier
         return earlier | self._chosen(budgets)
 
     def _chosen(self, budgets: Sequence[Budget]) -> dict[str, list[int]]:
@@ -102,14 +112,23 @@ class Planner:
             make_offer(self.channels, g, self.scores[g.name], self.limits, self.gone.get(g.name, ()))
             for g in self.groups
         ]
+        kept = [block_offer(b, gone=b.name in self.gone) for b in self.blocks]
         if strategy == "uniform":
-            return [uniformly(o) for o in found]
+            return [uniformly(o) for o in found] + kept
         if strategy == "global":
-            return [globally(o, self._comparable[o.group.name]) for o in found]
+            return [globally(o, self._comparable[o.group.name]) for o in found] + kept
         if self.analysis is None:
             raise UsageError("the strategy 'sensitivity' needs an analysis", "run `ana` and give its file")
         typical = typical_loss(self.analysis)
-        return [sensitively(o, curve_of(self.analysis, o.group), self.analysis, typical) for o in found]
+        measured = [
+            block_offer(b, block_loss(b, self.analysis, typical), gone=b.name in self.gone)
+            for b in self.blocks
+        ]
+        priced = [
+            sensitively(o, curve_of(self.analysis, g), self.analysis, typical)
+            for o, g in zip(found, self.groups, strict=True)
+        ]
+        return priced + measured
 
     @cached_property
     def _comparable(self) -> dict[str, Scores]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.algebra.axes import Factor
+from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.cost import Counts, Polynomial, bytes_of, cost_of
 from onnxprune.analysis.groups.slots import Scores, ranked, removed_rows
@@ -52,6 +53,7 @@ class Request:
     latency_backend: str | None = None
     latency_timeout: float = TIMEOUT_S
     latency_table: Path | None = None
+    blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class PruningProblem:
         analysis: Curves to go by.
         request: The options.
         whole: Groups of the model that reductions count from, where that is another: the unrotated one.
+        blocks: The residual blocks that may be removed.
     """
 
     model: Model
@@ -92,6 +95,7 @@ class PruningProblem:
     analysis: Analysis | None
     request: Request
     whole: Channels | None = None
+    blocks: Sequence[ResidualBlock] = ()
 
     def make(self) -> PruningSolution:
         """Make a plan within the budgets and the limit of the drop.
@@ -120,6 +124,7 @@ class PruningProblem:
         """The planner, with all arguments of a plan but the budgets."""
         request = self.request
         channels, scores = self._ranked
+        forced = {name: [0] for name in self._forced}
         return Planner(
             channels=channels,
             groups=self.groups,
@@ -127,7 +132,7 @@ class PruningProblem:
             strategy=request.strategy,
             criterion=request.criterion,
             limits=replace(request.limits, steps=self._named_steps),
-            gone=self._gone,
+            gone={**self._gone, **forced},
             analysis=self.analysis,
             evidence=self._evidence,
             judge=replace(self._judge, channels=channels) if self._judge else None,
@@ -135,7 +140,44 @@ class PruningProblem:
             trials=request.trials,
             digest=self._digest if request.trials else "",
             seed=request.seed,
+            blocks=[] if request.blocks == 0 or "latency" in request.reductions else self.blocks,
+            forced=bool(forced),
         )
+
+    @cached_property
+    def _forced(self) -> list[str]:
+        """The blocks that are removed in any case: those of least loss, in the requested number.
+
+        Raises:
+            UsageError: Nothing tells the losses, or a budget of latency is planned.
+            PlanError: There are fewer blocks.
+        """
+        wanted = self.request.blocks
+        if not wanted:
+            return []
+        if "latency" in self.request.reductions:
+            raise UsageError("a budget of latency is planned by channels alone", "leave `blocks` at 0")
+        gone = [b.name for b in self.blocks if b.name in self._gone]
+        left = [b for b in self.blocks if b.name not in self._gone]
+        if wanted > len(self.blocks):
+            raise PlanError(
+                f"{wanted} blocks are to be removed, and there are {len(self.blocks)} to choose from",
+                "`inspect` lists the blocks; those that are excluded stay",
+            )
+        losses = self._block_losses(left)
+        return [b.name for b in sorted(left, key=lambda b: losses[b.name])][: wanted - len(gone)]
+
+    def _block_losses(self, blocks: Sequence[ResidualBlock]) -> dict[str, float]:
+        """Return the loss of the network without each block: as analysed, or else as measured on the data."""
+        analysis, judge = self.analysis, self._judge
+        if analysis is not None and all(b.name in analysis.curves for b in blocks):
+            return {b.name: analysis.drop(analysis.curves[b.name].values[-1]) for b in blocks}
+        if judge is None:
+            raise UsageError(
+                "the blocks to remove are chosen by their losses, and nothing tells these",
+                "run `ana` and give its file, or give samples with `data`",
+            )
+        return {b.name: judge.drop({**self._gone, b.name: [0]}) for b in blocks}
 
     @property
     def _named_steps(self) -> dict[str, int]:
@@ -150,7 +192,7 @@ class PruningProblem:
             "criterion": request.criterion,
             "limits": asdict(request.limits),
             "metric": self._judge.metric.name if self._judge else "",
-            "groups": [g.name for g in self.groups],
+            "groups": [*(g.name for g in self.groups), *(b.name for b in self.blocks)],
             "seed": request.seed,
             "analysis": self.analysis.digest if self.analysis else "",
         }
@@ -234,9 +276,8 @@ class PruningProblem:
     @property
     def _elsewhere(self) -> dict[Factor, int]:
         """The width of each group after an earlier plan."""
-        return {
-            g.factor: g.size - len(self._gone[g.name]) for g in self.channels.groups if g.name in self._gone
-        }
+        gone = {**self._gone, **{name: [0] for name in self._forced}}
+        return {g.factor: g.size - len(gone[g.name]) for g in self.channels.prunable if g.name in gone}
 
     # --- plans that are measured ---------------------------------------------------------------------------
 
@@ -332,7 +373,7 @@ class PruningProblem:
                 kind: {"before": self._baseline[kind], "predicted": self._costs[kind].value(counts)}
                 for kind in self._foreign
             }
-        names = [g.name for g in channels.groups if removed.get(g.name)]
+        names = [g.name for g in channels.prunable if removed.get(g.name)]
         return PruningSolution(
             removed={n: tuple(removed[n]) for n in names},
             within={n: tuple(map(tuple, lines)) for n, lines in within.items()},

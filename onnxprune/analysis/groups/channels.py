@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import TopologicalSorter
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from onnxprune.algebra.axes import (
     shrinks_evenly,
 )
 from onnxprune.analysis.groups.arrangement import Arrangement, members, order_of
+from onnxprune.analysis.groups.blocks import PREFIX, ResidualBlock, ResidualBlocks, find_blocks
 from onnxprune.analysis.groups.freedom import Outer, freedoms
 from onnxprune.analysis.groups.integers import settle_integers
 from onnxprune.analysis.groups.zeros import block_inexact_sums
@@ -77,6 +78,10 @@ class Group:
     outer: Outer = field(default=(), repr=False)
 
 
+Prunable: TypeAlias = "Group | ResidualBlock"
+"""A choice of a plan: the width of a group, or a block that is there or not."""
+
+
 @dataclass(frozen=True)
 class BlockedAxis:
     """An axis of a weight that must stay as it is, and why."""
@@ -125,6 +130,25 @@ class Channels:
         outside = {f for v in values for d in self.typing.axes.get(v.name, ()) for f in factors(d)}
         outside |= set(factors(self.typing.rows)) if self.typing.rows is not None else set()
         return frozenset(g.name for g in self.groups if g.factor in outside)
+
+    @property
+    def blocks(self) -> ResidualBlocks:
+        """The residual branches of the network. A removed one is element 0 of a group of one, by its name."""
+        found: ResidualBlocks | None = self.typing.derived.get("blocks")
+        if found is None:
+            found = self.typing.derived["blocks"] = find_blocks(self.typing)
+        return found
+
+    @property
+    def prunable(self) -> list[Prunable]:
+        """All groups, then all residual blocks that can be removed."""
+        return [*self.groups, *self.blocks.removable]
+
+    def removed_blocks(self, removed: Mapping[str, Sequence[int]]) -> list[ResidualBlock]:
+        """Return the residual branches that are removed, in order of execution."""
+        if not any(name.startswith(PREFIX) for name in removed):
+            return []
+        return [block for block in self.blocks.removable if len(removed.get(block.name, ()))]
 
     def derived(self, name: str, compute: Callable[[], T]) -> T:
         """Return a result of model, axes and groups alone, computed once for all arrangements."""
@@ -193,12 +217,13 @@ class Channels:
         return values
 
     def kept(self, removed: Mapping[str, Sequence[int]]) -> dict[Factor, Indices]:
-        """Return, for each factor that loses channels, those that remain.
+        """Return, for each factor that loses channels, those that remain; of a removed block none.
 
         Args:
             removed: Removed channels by group name.
         """
-        chosen = {g.name: g for g in self.groups}
+        chosen: dict[str, Prunable] = {g.name: g for g in self.groups}
+        chosen |= {b.name: b for b in self.removed_blocks(removed)}
         return {
             chosen[name].factor: np.setdiff1d(np.arange(chosen[name].size), np.asarray(gone, np.intp))
             for name, gone in removed.items()

@@ -122,20 +122,45 @@ def cost_of(channels: Channels, groups: Iterable[Group] | None = None) -> Cost:
 
 
 def _built(channels: Channels, chosen: Sequence[Group]) -> Cost:
-    typing, free = channels.typing, {g.factor for g in channels.groups}
-    constants = channels.model.constants
+    typing, free, blocks = channels.typing, _free(channels), channels.blocks.by_node
+    constants, within = channels.model.constants, _within(channels)
     sized = [
-        (1.0, typing.axes[n]) if n in typing.axes else (float(math.prod(t.dims)), ())
+        (1.0, (*typing.axes[n], *within.get(n, ())))
+        if n in typing.axes
+        else (float(math.prod(t.dims)), within.get(n, ()))
         for n, t in constants.items()
         if t.data_type in PARAMETERS
     ]
     batch, number = batch_of(channels), typing.shapes.number
-    work = [(1.0 / batch, [at_numbers(d, number) for d in w.dims]) for w in typing.work]
+    work = [
+        (1.0 / batch, [*(at_numbers(d, number) for d in w.dims), *blocks.get(w.node, ())])
+        for w in typing.work
+    ]
     return Cost(
         macs=Polynomial(work, free),
         params=Polynomial(sized, free),
         channels=Polynomial([(1.0, (g.factor,)) for g in chosen], free),
     )
+
+
+def _free(channels: Channels) -> set[Factor]:
+    """Return the factors of all groups and blocks."""
+    return {g.factor for g in channels.groups} | {b.factor for b in channels.blocks.removable}
+
+
+def _within(channels: Channels) -> dict[str, tuple[Factor, ...]]:
+    """Return the factors of the blocks that a constant dies with, by name: those of all its readers."""
+    by_node = channels.blocks.by_node
+    found: dict[str, tuple[Factor, ...]] = {}
+    if not by_node:
+        return found
+    index = channels.typing.model.index
+    for name in channels.model.constants:
+        readers = [by_node.get(number, ()) for number in index.readers(name)]
+        if readers and name not in index.returned:
+            common = tuple(f for f in readers[0] if all(f in other for other in readers))
+            found |= {name: common} if common else {}
+    return found
 
 
 def batch_of(channels: Channels) -> int:
@@ -155,13 +180,15 @@ def bytes_of(channels: Channels, file_bytes: float) -> Polynomial:
         channels: The network.
         file_bytes: Size of the file before pruning, in bytes.
     """
-    typing, free = channels.typing, {g.factor for g in channels.groups}
+    typing, free, within = channels.typing, _free(channels), _within(channels)
     sized, stored = [], 0.0
     for name, tensor in channels.model.constants.items():
         width = float(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
         stored += width * math.prod(tensor.dims)
         if name in typing.axes:
-            sized.append((width, typing.axes[name]))
+            sized.append((width, (*typing.axes[name], *within.get(name, ()))))
+        elif name in within:
+            sized.append((width * math.prod(tensor.dims), within[name]))
     polynomial = Polynomial(sized, free)
     polynomial.constant += max(file_bytes, stored) - polynomial.value()
     return polynomial

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.reach import staying_axes
 from onnxprune.errors import NothingToDoError, PlanError
@@ -28,12 +29,7 @@ def select_groups(
         NothingToDoError: No group is left.
     """
     names = {g.name: _names(g) for g in channels.groups}
-    everything = set().union(*names.values())
-    meant = {pattern: matching(pattern, everything) for pattern in (*exclude, *only)}
-    for pattern, found in meant.items():
-        if not found:
-            raise PlanError(f"'{pattern}' matches no group, node or tensor", "`inspect` lists the names")
-    excluded, named = (set().union(*(meant[p] for p in patterns)) for patterns in (exclude, only))
+    excluded, named = _meant(channels, exclude), _meant(channels, only)
     chosen = [
         g
         for g in channels.groups
@@ -44,6 +40,61 @@ def select_groups(
     if not chosen:
         raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
     return chosen
+
+
+def select_blocks(
+    channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = ()
+) -> list[ResidualBlock]:
+    """Return the residual blocks that may be removed, in order of execution.
+
+    Args:
+        channels: The network.
+        exclude: Names of blocks, groups, nodes and tensors, or globs over them; a block that any of them
+            touches stays.
+        only: Likewise; only blocks that one of them touches may go.
+
+    Raises:
+        PlanError: A glob matches nothing.
+    """
+    excluded, named = _meant(channels, exclude), _meant(channels, only)
+    names = {b: {b.name, *b.nodes, *b.weights} for b in channels.blocks.removable}
+    return [b for b, own in names.items() if not own & excluded and (not only or own & named)]
+
+
+def select_prunable(
+    channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[list[Group], list[ResidualBlock]]:
+    """Return the groups and the blocks that a plan may choose from; see `select_groups`, `select_blocks`.
+
+    Raises:
+        PlanError: A glob matches nothing.
+        NothingToDoError: Neither a group nor a block is left.
+    """
+    blocks = select_blocks(channels, exclude, only)
+    try:
+        return select_groups(channels, exclude, only), blocks
+    except NothingToDoError:
+        if not blocks:
+            raise
+        return [], blocks
+
+
+def _meant(channels: Channels, patterns: Sequence[str]) -> set[str]:
+    """Return the names that some globs match.
+
+    Raises:
+        PlanError: A glob matches nothing.
+    """
+    if not patterns:
+        return set()
+    everything = set().union(*map(_names, channels.groups)) | {b.name for b in channels.blocks.removable}
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = matching(pattern, everything)
+        if not matched:
+            raise PlanError(f"'{pattern}' matches no group, node or tensor", "`inspect` lists the names")
+        found.update(matched)
+    return found
 
 
 def why_blocked(channels: Channels, most: int = 3) -> str:

@@ -40,11 +40,27 @@ def render(facts: Facts) -> RenderableType:
         *_sparsity(facts),
         "",
         table(group_columns(groups, verbose, every), group_rows(groups, verbose, every)),
+        *_blocks(facts),
     ]
     if verbose or not groups:
         lines += ["", table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every))]
         lines += [*_uncounted(facts), *_sizes(facts, every)]
     return Lines(*lines, "", _reach(facts, verbose))
+
+
+def _blocks(facts: Facts) -> list[RenderableType]:
+    """List the residual blocks that can be removed; verbosely also those that cannot, and why."""
+    from onnxprune.app.cli.listing import BLOCK_COLUMNS, block_rows
+    from onnxprune.app.figures import table
+
+    every, blocks, refused = facts["all"], facts["blocks"], facts["blocks_refused"]
+    lines: list[RenderableType] = []
+    if blocks:
+        lines += ["", table(BLOCK_COLUMNS, block_rows(blocks, every))]
+    if refused and (facts["verbose"] or every):
+        rows = [(f"{b['operator']} '{b['node']}'", b["reason"]) for b in refused]
+        lines += ["", table(("residual branch that stays", "because"), rows)]
+    return lines
 
 
 def _assumed(facts: Facts) -> tuple[str, ...]:
@@ -161,6 +177,10 @@ def inspect(
             | {"unit": "heads" if found.group.name in heads else "channels"}
             for found in symmetries(channels)
         ],
+        "blocks": _residual(channels, cost, exclude, only),
+        "blocks_refused": [
+            {"operator": b.operator, "node": b.node, "reason": b.reason} for b in channels.blocks.refused
+        ],
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         **reach.counting.facts(),
         "sizes": _described(channels.typing.shapes.analysis),
@@ -234,6 +254,27 @@ def _group(channels: Channels, found: GroupSymmetry, cost: Cost, selected: bool)
         "nodes": list(group.nodes),
         "tensors": [{"tensor": p.tensor, "axis": p.axis, "weight": p.weight} for p in group.places],
     }
+
+
+def _residual(
+    channels: Channels, cost: Cost, exclude: Sequence[str], only: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Describe the residual blocks: the costs that each takes along by itself, and the nodes with weights."""
+    from onnxprune.analysis.groups.selection import select_blocks
+
+    chosen = set(select_blocks(channels, exclude, only))
+    return [
+        {
+            "name": block.name,
+            "stream": block.stream,
+            "macs": round(sum(t.value({}) for t in cost.macs.of(block.factor))),
+            "params": round(sum(t.value({}) for t in cost.params.of(block.factor))),
+            "selected": block in chosen,
+            "nodes": list(block.nodes),
+            "tensors": list(block.weights),
+        }
+        for block in channels.blocks.removable
+    ]
 
 
 def _blocked(channels: Channels, axis: BlockedAxis) -> dict[str, Any]:

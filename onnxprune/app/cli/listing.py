@@ -12,6 +12,7 @@ NAMED = 3
 """Number of nodes that a line names; it counts the others."""
 
 GROUP_COLUMNS = ("…group", ">channels", "", ">MACs", ">parameters")
+BLOCK_COLUMNS = ("…residual block", "", ">MACs", ">parameters", "nodes")
 BLOCKED_COLUMNS = ("…blocked axes", ">size", ">parameters", "by", "because")
 
 
@@ -65,6 +66,25 @@ def group_rows(groups: Iterable[Entry], verbose: bool, every: bool) -> list[tupl
         tensors = (", ".join(f"{t['tensor']}[{t['axis']}]" for t in first["tensors"]),) if every else ()
         rows.append((*row, ", ".join(nodes) if every else _some(nodes), *tensors))
     return rows
+
+
+def block_rows(blocks: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
+    """Return the lines of a table of residual blocks.
+
+    Args:
+        blocks: The blocks, as `inspect` describes them.
+        every: True if all nodes are listed.
+    """
+    return [
+        (
+            block["name"],
+            "" if block["selected"] else "excluded",
+            count(block["macs"]),
+            count(block["params"]),
+            ", ".join(block["nodes"]) if every else _some(block["nodes"]),
+        )
+        for block in blocks
+    ]
 
 
 def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:

@@ -38,7 +38,12 @@ def render(facts: Facts) -> RenderableType:
         (name, facts[f"{key}_before"], facts[key])
         for name, key in (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
     ]
-    parts: list[RenderableType] = [widths(facts["groups"]), "", before_and_after(costs), *_measured(facts)]
+    parts: list[RenderableType] = [
+        widths(facts["groups"], facts.get("blocks", ())),
+        "",
+        before_and_after(costs),
+        *_measured(facts),
+    ]
     parts += [f"\n{said}" for said in (*uncounted_texts(facts), *facts.get("corrected", ()))]
     if facts.get("plan_out"):
         parts.append(f"\nplan: {facts['plan_out']}")

@@ -36,7 +36,7 @@ def render(facts: Facts) -> RenderableType:
         for name, key in (("MACs", "macs"), ("parameters", "params"), ("file", "size_bytes"))
     ]
     return Group(
-        widths(facts["groups"]),
+        widths(facts["groups"], facts.get("blocks", ())),
         "",
         before_and_after(costs),
         "",

@@ -19,7 +19,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Mask]:
-    """Return, for every weight that loses channels, which of its elements remain.
+    """Return, for every weight that loses channels or ends a removed block, which of its elements remain.
 
     Args:
         channels: The network's groups.
@@ -31,7 +31,10 @@ def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict
     cuts = channels.cuts(channels.kept(removed))
     weights = channels.weight_tensors()
     masks = {name: _mask(channels, name, axes) for name, axes in cuts.items() if name in weights}
-    return {name: channels.put_back(name, mask) for name, mask in masks.items()}
+    found = {name: channels.put_back(name, mask) for name, mask in masks.items()}
+    for block in channels.removed_blocks(removed):
+        found |= {name: np.zeros(tuple(channels.model.constants[name].dims), bool) for name in block.weights}
+    return found
 
 
 def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 
+from onnxprune.analysis.groups.blocks import PREFIX
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.decisions.channels.masks import check_zero, dead_channels
 from onnxprune.decisions.pattern import PATTERN_KEY
@@ -62,8 +63,14 @@ def check_plan(channels: Channels, plan: Plan) -> None:
         PlanError: Naming the group.
     """
     sizes = {g.name: g.size for g in channels.groups}
+    blocks = {b.name for b in channels.blocks.removable}
     for name, size in plan.sizes.items():
-        if sizes.get(name) != size:
+        if name.startswith(PREFIX) and name not in blocks:
+            raise PlanError(
+                f"the plan removes '{name}', a block that the model does not have",
+                "the graph was changed after pruning: prune the original again",
+            )
+        if not name.startswith(PREFIX) and sizes.get(name) != size:
             raise PlanError(
                 f"the plan names group '{name}' of {size} channels, which the model does not have",
                 "the graph was changed after pruning: prune the original again",

@@ -26,6 +26,7 @@ from onnxprune.algebra.axes import (
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.shapes.evaluation import evaluate
+from onnxprune.decisions.blocks import without_blocks
 from onnxprune.decisions.channels.ghosts import corrected
 from onnxprune.decisions.channels.interface import declare
 from onnxprune.decisions.channels.lists import Lists
@@ -43,7 +44,7 @@ Insertion = tuple[int, bool, onnx.NodeProto]
 
 
 def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_readers: bool = False) -> Model:
-    """Return the dense network: without the removed channels, otherwise as it was.
+    """Return the dense network: without the removed channels and blocks, otherwise as it was.
 
     Args:
         channels: The network's groups.
@@ -67,7 +68,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_reade
     _forget_declared_shapes(channels, model, set(kept))
     declare(channels, model, kept)
     drop_unused_constants(model)
-    return model
+    return without_blocks(model, channels.removed_blocks(removed))
 
 
 def shrunk_inside(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:

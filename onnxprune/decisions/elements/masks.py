@@ -82,7 +82,12 @@ def dense_masks(
         renamed: The constants of the dense network that are multiples of others (`rescaled_constants`).
     """
     cuts, found = channels.cuts(channels.kept(removed)), {}
+    dead = {
+        i for b in channels.removed_blocks(removed) for k in b.numbers for i in channels.typing.nodes[k].input
+    }
     for name, mask in element_masks(channels).items():
+        if name in dead:
+            continue
         mask = channels.put_in_order(name, mask)
         axes = cuts.get(name, {})
         found[name] = mask[np.ix_(*(axes.get(a, np.arange(n)) for a, n in enumerate(mask.shape)))]
