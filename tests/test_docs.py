@@ -62,7 +62,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES if snippets(page)])
-def test_every_snippet_runs_and_prints_what_is_shown(page, folder, capfd):
+def test_every_snippet_runs_and_prints_the_shown_output(page, folder, capfd):
     names: dict[str, object] = {}
     for snippet in snippets(page):
         if snippet.file:

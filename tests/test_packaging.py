@@ -93,7 +93,7 @@ def test_extras_that_hints_name_exist():
     assert {"cpu", "all"} <= named
 
 
-def test_version_is_said_in_one_voice():
+def test_all_places_state_one_version():
     assert onnxprune.__version__ == PROJECT["project"]["version"]
 
 
@@ -142,7 +142,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path):
     assert len(names) == len(set(names))
 
 
-def test_wheel_is_for_every_machine_and_says_its_licence(wheel: Path):
+def test_wheel_is_for_every_machine_and_names_its_licence(wheel: Path):
     assert wheel.name == f"onnxprune-{PROJECT['project']['version']}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         metadata = next(archive.read(n).decode() for n in archive.namelist() if n.endswith("METADATA"))
@@ -151,7 +151,7 @@ def test_wheel_is_for_every_machine_and_says_its_licence(wheel: Path):
     assert "# onnxprune" in metadata
 
 
-def test_source_archive_holds_what_its_tests_need(unpacked: Path):
+def test_source_archive_holds_the_files_of_its_tests(unpacked: Path):
     for name in (
         "Makefile",
         "tests/test_packaging.py",
@@ -199,7 +199,7 @@ def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Pa
     assert len(json.loads(said)["groups"]) == 7
 
 
-def test_installed_wheel_is_what_was_imported(installed: Path, tmp_path: Path):
+def test_installed_wheel_is_the_imported_one(installed: Path, tmp_path: Path):
     said = run(installed, tmp_path, "python", "-c", "import onnxprune.passes.mask as m; print(m.__file__)")
     assert Path(said.strip()).is_relative_to(installed.parent)
 
@@ -213,5 +213,5 @@ def test_installed_wheel_brings_the_bundled_networks(installed: Path, tmp_path: 
     assert (tmp_path / made[3]).read_bytes() == MODEL.read_bytes()
 
 
-def test_installed_command_says_its_version(installed: Path, tmp_path: Path):
+def test_installed_command_prints_its_version(installed: Path, tmp_path: Path):
     assert PROJECT["project"]["version"] in run(installed, tmp_path, "onnxprune", "--version")

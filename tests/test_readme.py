@@ -64,7 +64,7 @@ def test_every_stage_is_shown():
     ]
 
 
-def test_first_commands_print_what_is_shown(tmp_path: Path):
+def test_first_commands_print_the_shown_output(tmp_path: Path):
     """In an empty folder: nothing of a clone is needed."""
     for command, shown in transcript()[:2]:
         printed = run(command, tmp_path)
@@ -72,7 +72,7 @@ def test_first_commands_print_what_is_shown(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_transcript_is_what_happens(tmp_path: Path):
+def test_transcript_is_true(tmp_path: Path):
     """Latency differs from machine to machine; all else is as shown."""
     for command, shown in transcript():
         printed = without_errors(run(command, tmp_path))

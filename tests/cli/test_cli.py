@@ -82,7 +82,7 @@ def test_inspect_lists_groups_and_blocked_axes(model):
     assert reasons["w1", 2][0]["operator"] == "Conv"
 
 
-def test_inspect_says_the_same_to_people(model):
+def test_inspect_shows_the_same_facts_as_text(model):
     said = disk.run("inspect", model, "--all").out
     for word in ("conv1", "conv2", "w2[1]", "w3[0]", "the caller reads it", "40 channels"):
         assert word in said
@@ -102,7 +102,7 @@ def test_inspect_needs_one_line_for_all_that_is_alike(tmp_path):
     assert len(disk.run("inspect", place, "--json").facts["groups"]) == 7
 
 
-def test_inspect_tells_what_would_be_pruned(model):
+def test_inspect_lists_the_removable_channels(model):
     def chosen(*words):
         facts = disk.run("inspect", model, "--json", *words).facts
         return [g["name"] for g in facts["groups"] if g["selected"]], facts["channels"]
@@ -196,7 +196,7 @@ def test_ana_writes_curves_that_prune_reads(tmp_path, model, data):
     assert disk.run("prune", model, *words, "--json").facts["settings"]["strategy"] == "sensitivity"
 
 
-def test_ana_goes_on_only_when_told_to(tmp_path, model, data):
+def test_ana_resumes_only_on_request(tmp_path, model, data):
     words = ("ana", model, "--data", data, "--ratios", "0.5", "-o", tmp_path / "analysis.json")
     assert disk.run(*words, "--json").facts["evaluations"] == 2
     assert "is there already" in disk.run(*words).refused(code=2)
@@ -264,7 +264,7 @@ def test_verify_accepts_the_same_network(sparse, dense, data):
     assert "the models agree" in disk.run("verify", sparse, dense).out
 
 
-def test_verify_refuses_another_network_and_says_by_how_much(tmp_path, sparse):
+def test_verify_refuses_another_network_with_its_error(tmp_path, sparse):
     proto = onnx.load(sparse)
     bias = next(t for t in proto.graph.initializer if t.name == "b3")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(4, 3, np.float32), "b3"))
@@ -382,7 +382,7 @@ def test_a_killed_worker_is_an_error_and_loses_nothing(tmp_path, sparse):
 # --- the contract
 
 
-def test_standard_output_is_json_and_nothing_else_whatever_users_code_prints(tmp_path, sparse):
+def test_standard_output_is_json_alone_even_if_user_code_prints(tmp_path, sparse):
     loader = tmp_path / "loader.py"
     loader.write_text(
         "import os, subprocess, sys\n"
@@ -429,7 +429,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert "transform" in done.stdout
 
 
-def test_no_words_at_all_are_answered_with_what_there_is_to_do():
+def test_no_words_at_all_are_answered_with_the_commands():
     said = disk.run().refused(code=2)
     assert all(name in said for name in program.commands)
     assert "--help" in said
@@ -448,7 +448,7 @@ def test_every_command_explains_itself_and_can_speak_json(name):
     assert "--json" in done.out
 
 
-def test_an_interrupted_command_says_so(monkeypatch, model):
+def test_an_interrupted_command_is_reported(monkeypatch, model):
     def interrupt(path):
         raise KeyboardInterrupt
 

@@ -472,7 +472,7 @@ def test_unknown_metrics(tmp_path, model, data, metric):
     refused(tmp_path, "bench", model, "--runs", 1, "--data", data, "--metric", metric, code=code)
 
 
-def test_a_metric_that_needs_what_the_data_has_not(tmp_path, model):
+def test_a_metric_without_its_arrays_in_the_data(tmp_path, model):
     data = disk.save_data(tmp_path / "data.npz", image=IMAGES)
     for metric in ("top1", "mse"):
         assert "needs" in refused(tmp_path, "bench", model, "--data", data, "--metric", metric)

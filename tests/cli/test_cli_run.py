@@ -37,7 +37,7 @@ def test_run_twice(place):
     assert (place / "work" / "report.html").is_file()
 
 
-def test_run_speaks_json(place, tmp_path):
+def test_run_writes_json(place, tmp_path):
     done = call(
         "run", place / "recipe.toml", "--folder", tmp_path / "new", "--set", "schedule.iterations=1", "--json"
     )

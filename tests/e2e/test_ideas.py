@@ -130,7 +130,7 @@ def test_groups_are_stable(name: str) -> None:
 
 
 @each_idea
-def test_zero_exactly_where_the_plan_says(name: str) -> None:
+def test_zeros_exactly_at_the_channels_of_the_plan(name: str) -> None:
     model, sparse, _ = half(name)
     plan = stored_plan(sparse.model)
     assert plan is not None

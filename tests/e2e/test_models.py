@@ -61,7 +61,7 @@ def test_models_are_valid_and_say_where_they_come_from(name):
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", HELD_BACK)
-def test_accuracy_is_as_said(name):
+def test_accuracy_is_as_stated(name):
     if name.startswith("fashion") and not datasets.FASHION_FOLDER.is_dir():
         pytest.skip("dataset-fashion-mnist is not installed")
     session = Session(onnx.load(FOLDER / name))

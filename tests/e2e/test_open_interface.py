@@ -63,7 +63,7 @@ def assert_agree(model: Model, channels: Channels, removed: dict[str, list[int]]
 
 
 @pytest.mark.parametrize("opset", [12, 17])
-def test_a_cache_that_is_joined_with_what_is_new(opset: int) -> None:
+def test_a_cache_that_is_joined_with_new_keys(opset: int) -> None:
     """As transformers are exported: the scores, heads and caches are written out."""
     net = Net(opset=opset)
     x = net.input("x", [2, 5, 12])

@@ -35,7 +35,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_commands_have_the_options_that_decide_what_may_go(option: str) -> None:
+def test_commands_have_the_options_of_open_axes(option: str) -> None:
     context = click.Context(program)
     commands = {name: program.get_command(context, name) for name in program.list_commands(context)}
     found = {name for name, command in commands.items() if option in {p.name for p in command.params}}

@@ -105,7 +105,7 @@ def test_operands_of_a_rank_the_operator_does_not_have() -> None:
     assert not find_channels(model).groups
 
 
-def test_a_squeeze_of_whatever_axes_are_one() -> None:
+def test_a_squeeze_of_all_axes_of_one_element() -> None:
     """Its rank depends on the input; where no open axis may be 1 it does not."""
     text = """<ir_version: 9, opset_import: ["" : 18]> g (float[n, 6] x) => (float y) {
         a = MatMul (x, w1) b = Relu (a) c = Unsqueeze (b, one)

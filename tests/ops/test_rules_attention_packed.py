@@ -63,7 +63,7 @@ def test_prune_and_transform_where_the_runtime_has_no_packed_form() -> None:
     assert result.facts["params_reduction"] > 0.45
 
 
-def test_taken_apart_it_computes_what_was_packed() -> None:
+def test_the_expanded_form_computes_the_packed_one() -> None:
     """The same numbers by hand."""
     net = Net()
     y = contrib(net, "MultiHeadAttention", net.input("qkv", [2, 5, 3, 3, 4]), shape=[2, 5, 12], num_heads=3)

@@ -62,7 +62,7 @@ def test_values_that_cross_the_boundary_are_pruned_on_both_sides() -> None:
     exact_both_ways(model, channels)
 
 
-def test_branches_that_return_different_shapes_keep_what_they_return() -> None:
+def test_branches_that_return_different_shapes_keep_their_results() -> None:
     net = Net()
     x = net.input("x", [4, 6])
     one, two = Body(net), Body(net)

@@ -109,7 +109,7 @@ def test_einsum_attention() -> None:
     assert_halves(net.model(z), 4, 8, 8)
 
 
-def test_einsum_sum_over_what_is_not_zero_blocks() -> None:
+def test_einsum_sum_over_nonzero_values_blocks() -> None:
     net = Net()
     x = net.op("Sigmoid", net.linear(net.input("x", [2, 5, 6]), 16))
     assert not find_channels(net.model(net.op("Einsum", x, equation="btc->bt"))).groups

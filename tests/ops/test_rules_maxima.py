@@ -67,7 +67,7 @@ def requantised(net: Net, x: str) -> str:
 
 
 @pytest.mark.parametrize("how", NEVER_NEGATIVE)
-def test_of_what_is_never_negative(how: str) -> None:
+def test_maxima_of_nonnegative_values(how: str) -> None:
     net = Net()
     x = NEVER_NEGATIVE[how](net, net.conv(image(net), 16))
     model = gated(net, x, net.reduce("ReduceMax", x, [1]))
@@ -78,7 +78,7 @@ def test_of_what_is_never_negative(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", sorted(set(MAYBE_NEGATIVE) - {"cubic"}))
-def test_of_what_may_be_negative(how: str) -> None:
+def test_maxima_of_values_of_any_sign(how: str) -> None:
     net = Net()
     x = MAYBE_NEGATIVE[how](net, net.conv(image(net), 16))
     channels = find_channels(gated(net, x, net.reduce("ReduceMax", x, [1])))

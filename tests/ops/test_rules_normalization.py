@@ -65,7 +65,7 @@ def test_residual_width_through_root_mean_squares(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["spelled out", "RMSNormalization", "SkipSimplified"])
-def test_root_mean_squares_of_what_is_not_zero_block(kind: str) -> None:
+def test_root_mean_squares_of_nonzero_values_block(kind: str) -> None:
     net = Net(opset=23 if kind == "RMSNormalization" else 17)
     x = net.op("Sigmoid", net.linear(net.input("x", [2, 5, 6]), 12))
     channels = find_channels(net.model(net.linear(rms(net, x, kind), 7)))
@@ -119,7 +119,7 @@ def test_lp_normalization_adds_zeros() -> None:
         assert_halves(net.model(net.gemm(net.op("LpNormalization", x, axis=-1, p=p), 3)), 16)
 
 
-def test_lp_normalization_of_what_is_not_zero_blocks() -> None:
+def test_lp_normalization_of_nonzero_values_blocks() -> None:
     net = Net()
     x = net.op("Sigmoid", net.linear(net.input("x", [4, 6]), 16))
     assert not find_channels(net.model(net.gemm(net.op("LpNormalization", x), 3))).groups

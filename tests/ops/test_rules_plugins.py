@@ -102,7 +102,7 @@ def test_zero_is_zero_if_it_is_a_level(levels: int) -> None:
         assert not find_channels(model).groups
 
 
-def test_a_plugin_of_unknown_meaning_blocks_what_it_touches() -> None:
+def test_a_plugin_of_unknown_meaning_blocks_its_operands() -> None:
     net = Net()
     x = net.relu(net.conv(net.input("image", [1, 3, 8, 8]), 16))
     x = net.relu(net.conv(x, 24))

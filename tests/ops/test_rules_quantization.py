@@ -159,7 +159,7 @@ def test_dynamic_quantisation_does_not_see_zeros(kind: str) -> None:
     assert_halves(net.model(dynamic(net, x, 3, kind)), 16, 12, tolerance=1e-6)
 
 
-def test_dynamic_quantisation_of_what_is_not_zero_blocks() -> None:
+def test_dynamic_quantisation_of_nonzero_values_blocks() -> None:
     """The largest of all elements may be that of a masked channel."""
     net = Net()
     x = net.op("Sigmoid", dynamic(net, net.input("x", [4, 6]), 16))
@@ -256,7 +256,7 @@ def test_fused_dynamic_matrix_products(axis: int | None) -> None:
     assert_halves(net.model(net.gemm(z, 3)), 24, 16, 12, tolerance=1e-5)
 
 
-def test_dynamic_products_of_what_is_not_zero_block() -> None:
+def test_dynamic_products_of_nonzero_values_block() -> None:
     net = Net()
     x = net.op("Sigmoid", net.linear(net.input("x", [4, 6]), 24))
     operands = [x, *quantised(net, (24, 3), "uint8", None)]
@@ -381,7 +381,7 @@ def test_a_choice_between_quantised_operands() -> None:
     assert_halves(net.model(net.linear(net.op("DequantizeLinear", y, *how), 3)), 16, tolerance=1e-5)
 
 
-def test_a_quantised_softmax_keeps_what_it_normalises_over() -> None:
+def test_a_quantised_softmax_keeps_its_normalised_axis() -> None:
     net = Net()
     x = quantise(net, net.linear(net.input("x", [4, 6]), 16))
     how = [net.const(np.asarray(1 / 256)), net.const(np.asarray(0, np.uint8))]
@@ -471,7 +471,7 @@ def test_a_last_block_that_is_not_full_is_read() -> None:
 
 @pytest.mark.parametrize("shape", [(5,), (2, 8), (2, 10, 8)])
 @pytest.mark.parametrize("block", [0, 4])
-def test_a_scale_that_does_not_fit_is_told(shape: tuple[int, ...], block: int) -> None:
+def test_a_scale_that_does_not_fit_is_reported(shape: tuple[int, ...], block: int) -> None:
     """The checker accepts it, no runtime does."""
     net = Net(opset=21)
     weight = net.const(net.random.integers(-7, 8, (10, 8), dtype=np.int8))

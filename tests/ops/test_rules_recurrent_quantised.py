@@ -63,7 +63,7 @@ def assert_prunes(model: Model, *widths: int) -> Channels:
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("each", [False, True])
-def test_hidden_channels_and_what_goes_in(each: bool, signed: bool) -> None:
+def test_hidden_channels_and_inputs(each: bool, signed: bool) -> None:
     assert_prunes(network(each=each, signed=signed), HIDDEN, 12)
 
 

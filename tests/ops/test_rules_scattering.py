@@ -122,7 +122,7 @@ def test_updates_are_combined_with_present_elements(reduction: str) -> None:
     exact(net.model(net.conv(net.relu(net.conv(net.transpose(x, 1, 0, 2, 3), 12)), 5)), 2, 6, 8, 12)
 
 
-def test_norms_see_what_is_put() -> None:
+def test_norms_depend_on_scattered_values() -> None:
     """Zeros travel through: a sum over the channels is exact without those that are removed."""
     net = Net()
     x = pictures(net)

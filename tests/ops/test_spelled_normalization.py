@@ -191,7 +191,7 @@ def test_mean_and_variance_in_one_node() -> None:
     assert outcome.error < 0.3 < outcome.change
 
 
-def test_a_sum_of_what_is_not_known_stays() -> None:
+def test_a_sum_of_unknown_values_stays() -> None:
     """A removed channel that depends on the input has no compensation."""
     net = Net()
     x, other = (net.input(name, ["N", 6, 8]) for name in ("x", "other"))

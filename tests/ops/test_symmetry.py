@@ -213,7 +213,7 @@ def test_attention_has_a_basis_for_every_head() -> None:
     assert keys.sides[pair.first] == -keys.sides[pair.second]
 
 
-def test_inspect_says_the_symmetry(tmp_path: Path) -> None:
+def test_inspect_lists_the_symmetry(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(stream(LINEAR["Neg"][0]).proto, path)
     said = CliRunner().invoke(program, ["inspect", str(path), "--json"])

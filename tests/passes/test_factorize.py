@@ -366,7 +366,7 @@ def test_the_command(tmp_path: Path, data: str) -> None:
     assert np.square(ours - theirs).mean() == pytest.approx(error, rel=0.5)
 
 
-def test_the_command_says_that_it_is_an_approximation(tmp_path: Path) -> None:
+def test_the_command_calls_it_an_approximation(tmp_path: Path) -> None:
     place, output = tmp_path / "model.onnx", tmp_path / "low.onnx"
     onnx.save(network().proto, place)
     words = ["factorize", str(place), "--rank", "Conv*=4", "--form", "spatial", "-o", str(output)]

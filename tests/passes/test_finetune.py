@@ -114,7 +114,7 @@ def test_own_statistics_change_nothing_and_fold_back():
         np.testing.assert_allclose(values, model.array(name), atol=2e-5, err_msg=name)
 
 
-def test_folding_back_computes_the_same_whatever_was_trained():
+def test_folding_back_computes_the_trained_function():
     model = decoder()
     put_in = unfolded(model)
     random = np.random.default_rng(9)
@@ -240,7 +240,7 @@ def test_answers_without_room_are_given_anew(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["features", "0.5*features + distill"])
-def test_a_pruned_student_learns_features_from_what_is_left(loss):
+def test_a_pruned_student_learns_the_features_of_kept_channels(loss):
     original = Model(network())
     sparse = Prune(reduce_channels=0.5, round_to=1)(original)
     how = {"loss": loss, "teacher": original, "features": ("r1", "r2"), "lr": 0.01, "unfold": "never"}

@@ -79,7 +79,7 @@ def test_sparse_and_dense_are_one_function(kind: str) -> None:
 
 
 @pytest.mark.parametrize("opset", [9, 13, 17, 18, 21])
-def test_axes_of_the_mean_are_written_as_the_opset_wants_them(opset: int) -> None:
+def test_axes_of_the_mean_are_written_in_the_form_of_the_opset(opset: int) -> None:
     sparse = pruned(stream("mean and variance", opset))
     assert apart(sparse.model, Transform()(sparse).model) <= 1e-5
 

@@ -25,7 +25,7 @@ def results() -> tuple[PassResult, PassResult]:
     return pruned, Transform()(pruned)
 
 
-def test_reports_are_typed_and_hold_what_json_prints(results: tuple[PassResult, PassResult]) -> None:
+def test_reports_are_typed_and_hold_the_keys_of_json(results: tuple[PassResult, PassResult]) -> None:
     pruned, dense = (result.report for result in results)
     assert isinstance(pruned, PruneReport)
     assert isinstance(dense, TransformReport)

@@ -59,7 +59,7 @@ def test_parts_cut_along_channels_are_groups_of_their_own(how: str) -> None:
         Separate()(model)
 
 
-def test_stacked_classifiers_share_what_they_read() -> None:
+def test_stacked_classifiers_share_their_operands() -> None:
     """Scores of two kinds from one matrix: the layer before it shrinks for both."""
     net = Net()
     z = net.gemm(net.relu(net.gemm(net.input("x", [2, 12]), 24)), 10)

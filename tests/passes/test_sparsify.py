@@ -182,7 +182,7 @@ def test_the_surgeon_loses_less_than_magnitude_and_keeps_the_pattern() -> None:
     assert loss[0] < 0.3 * loss[1]
 
 
-def test_wanda_weighs_elements_by_what_they_read() -> None:
+def test_wanda_weighs_elements_by_their_inputs() -> None:
     scores = wanda_scores(np.asarray([[1.0, -2.0]]), np.diag([100.0, 4.0]))
     np.testing.assert_allclose(scores, [[10, 4]])
 
@@ -314,7 +314,7 @@ def test_zeros_of_a_pattern_are_no_evidence_of_dead_channels() -> None:
     zeros_stay(sparse.model, tuned.model)
 
 
-def test_channels_that_are_dead_already_are_told() -> None:
+def test_channels_that_are_dead_already_are_reported() -> None:
     w1 = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
     w2 = np.random.default_rng(1).normal(size=(24, 16, 3, 3)).astype(np.float32)
     b1 = np.ones(16, np.float32)

@@ -262,7 +262,7 @@ def _read(draw: Draw, sizes: list[Extent]) -> list[Extent]:
 
 @given(open_axes(), st.integers(0, 99))
 @settings(max_examples=400, deadline=None)
-def test_unified_dims_lose_the_same_elements_whatever_the_input(
+def test_unified_dims_lose_the_same_elements_for_all_inputs(
     axes: tuple[list[Extent], list[Extent]], seed: int
 ) -> None:
     a, b = (nested(map(Factor, sizes)) for sizes in axes)

@@ -86,7 +86,7 @@ def test_names_are_unique() -> None:
     assert names == [net.nodes[0].name, f"{net.nodes[0].name}#2"]
 
 
-def test_nodes_without_names_go_by_what_they_make() -> None:
+def test_nodes_without_names_are_named_by_their_results() -> None:
     net = Net()
     x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)
     model = net.model(net.conv(net.relu(x), 2))
@@ -213,7 +213,7 @@ def test_every_axis_of_a_weight_is_free_or_has_a_reason() -> None:
         assert all(b.node and b.operator and b.reason for b in axis.reasons)
 
 
-def test_only_what_is_known_to_be_the_same_hangs_together() -> None:
+def test_only_proven_equal_axes_are_coupled() -> None:
     """Two towers of equal width, end to end, are two groups; their sum is one."""
     for join, groups in ((Net.concat, 2), (Net.add, 1)):
         net = Net()

@@ -128,7 +128,7 @@ def test_channels_of_zeros(name: str) -> None:
 
 
 @each_idea
-def test_channels_that_nobody_reads(name: str) -> None:
+def test_unread_channels(name: str) -> None:
     channels = network(name)
     removed = quarter(channels)
     sparse = killed(channels, removed, readers=True)

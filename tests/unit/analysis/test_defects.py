@@ -81,7 +81,7 @@ def test_objections_of_a_rule_are_reasons(monkeypatch: pytest.MonkeyPatch) -> No
     assert "its ends are not known" in {r.reason for b in find_channels(network()).blocked for r in b.reasons}
 
 
-def test_operands_that_no_operator_takes_are_blocked_with_what_the_runtime_says(
+def test_operands_that_no_operator_takes_are_blocked_with_the_message_of_the_runtime(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     break_axes(monkeypatch, broken_axes)
@@ -103,7 +103,7 @@ def relu(kind: int = TensorProto.FLOAT) -> tuple[onnx.NodeProto, dict[str, Known
     return helper.make_node("Relu", ["x"], ["y"]), {"x": Known(kind, (2, 3))}
 
 
-def test_the_runtime_objects_to_what_it_cannot_run() -> None:
+def test_the_runtime_refuses_nodes_it_cannot_run() -> None:
     opsets = [helper.make_opsetid("", 17)]
     assert objection(*relu(), opsets) == ""
     assert "STRING" in objection(*relu(TensorProto.STRING), opsets).upper()
@@ -115,7 +115,7 @@ def test_the_runtime_objects_to_what_it_cannot_run() -> None:
     assert not objection(product, known | {"w": Known(1, (3, 5))}, opsets)
 
 
-def test_no_rule_meets_what_it_does_not_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rule_meets_unexpected_operands(monkeypatch: pytest.MonkeyPatch) -> None:
     """On all ideas and small files: neither a defect, nor a failure that an objection hides."""
     met: list[str] = []
 
@@ -140,7 +140,7 @@ def test_no_rule_meets_what_it_does_not_expect(monkeypatch: pytest.MonkeyPatch) 
     assert read > 150
 
 
-def test_the_instrument_sees_what_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_instrument_counts_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The count above would see a failure: a rule that fails is met."""
     met: list[str] = []
     monkeypatch.setattr(table, "_objection", lambda c: met.append(c.node.op_type) or "noted")

@@ -98,7 +98,7 @@ def test_every_command_that_reads_a_model_takes_them(tmp_path: Path) -> None:
     assert bench["models"][0]["input_shapes"] == {"ids": [2, 8], "mask": [2, 8]}
 
 
-def test_a_plan_keeps_the_sizes_and_what_follows_runs_at_them(gpt2: str) -> None:
+def test_a_plan_keeps_the_sizes_and_later_commands_run_at_them(gpt2: str) -> None:
     dims = {"past_sequence_length": 6, "batch_size": 2}
     result = Prune(reduce_channels=0.5, round_to=1, dims=dims)(load(gpt2))
     plan = stored_plan(result.model)

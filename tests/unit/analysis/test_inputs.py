@@ -139,7 +139,7 @@ def test_labels_are_classes() -> None:
     assert values_of(model)["labels"] == Values(least=0, most=4)
 
 
-def test_indices_into_what_is_computed_follow_its_size() -> None:
+def test_indices_into_computed_tensors_follow_their_size() -> None:
     model = model_of(
         """(float[N,S,4] x, int64[N,1,4] last) => (float[a,b,c] y) {
             h = Relu(x)  y = GatherElements<axis=1>(h, last) }""",
@@ -202,7 +202,7 @@ def test_masks_are_known_by_their_use(kind: str) -> None:
 
 
 @pytest.mark.parametrize("type_", ["bool", "int64", "float"])
-def test_masks_without_a_use_that_tells_are_known_by_name(type_: str) -> None:
+def test_masks_without_a_telling_use_are_recognised_by_name(type_: str) -> None:
     model = model_of(f"({type_}[N,6] attention_mask) => (int64[k,l] y) {{ y = NonZero(attention_mask) }}")
     assert values_of(model)["attention_mask"].constant == 1
 
@@ -328,7 +328,7 @@ def test_feeds_of_specs_alone_follow_sums_too() -> None:
     assert feed["mask"].shape == (2, feed["cache"].shape[1] + 5)
 
 
-def test_other_shapes_keep_what_is_given_and_what_is_a_sum() -> None:
+def test_other_shapes_keep_given_sizes_and_sums() -> None:
     specs = [
         TensorSpec("ids", np.dtype(np.int64), ("b", "seq")),
         TensorSpec("cache", np.dtype(np.float32), ("b", "past", 4)),

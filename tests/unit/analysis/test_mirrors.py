@@ -133,7 +133,7 @@ def test_a_slice(start: int) -> None:
     exact(net.model(net.conv(net.relu(net.conv(flipped(net, x, start), 12)), 5)), 16, 12)
 
 
-def test_a_slice_and_what_is_not_turned_round() -> None:
+def test_a_slice_and_unreversed_operands() -> None:
     """Both ends of an axis meet: half as many channels, two places each."""
     net = Net()
     x = net.relu(net.conv(net.input("x", [1, 3, 6, 6]), 16))
@@ -151,7 +151,7 @@ def test_grouped_channels() -> None:
         assert outcome.error <= 1e-5
 
 
-def test_norms_of_what_is_turned_round() -> None:
+def test_norms_of_reversed_channels() -> None:
     net = Net()
     x = net.linear(net.input("x", [4, 6]), 16)
     y = flipped(net, x)

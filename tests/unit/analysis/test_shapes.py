@@ -15,7 +15,7 @@ from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.runtime import Session
 
 
-def test_sizes_and_what_follows_the_input() -> None:
+def test_sizes_and_tensors_that_follow_the_input() -> None:
     net = Net()
     x = net.conv(net.input("x", ["N", 3, "H", 8]), 6, stride=2)
     flat = net.op("Flatten", x)
@@ -77,7 +77,7 @@ def test_a_shape_that_only_the_data_tell_is_not_guessed(node: str, rank: int) ->
     assert "size" not in shapes.values
 
 
-def test_numbers_that_nobody_reads_may_be_infinite() -> None:
+def test_unread_numbers_may_be_infinite() -> None:
     """As in T5: places far off are counted by logarithms, near ones are not, both for all."""
     net = Net()
     x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)

@@ -38,7 +38,7 @@ def behind(operator: str, domain: str = "nobody.knows") -> tuple[Net, list[str]]
     return net, weights
 
 
-def test_weights_behind_an_operator_nobody_knows_are_listed() -> None:
+def test_weights_behind_an_unknown_operator_are_listed() -> None:
     net, weights = behind("Strange")
     channels = find_channels(Model(net.proto("y")))
     found = listed(channels)
@@ -58,7 +58,7 @@ def test_every_weight_is_on_a_group_or_on_the_list(known: bool) -> None:
     assert floats <= seen
 
 
-def test_reach_is_what_would_go_with_all_groups() -> None:
+def test_reach_is_the_share_of_all_groups() -> None:
     """Of 8·16 + 16 + 16·6 + 6 parameters all but the last six lie on the one group."""
     net = Net()
     x = net.relu(net.linear(net.input("x", [4, 8]), 16))
@@ -122,7 +122,7 @@ def test_convolutions_of_other_devices_are_counted() -> None:
 
 
 @pytest.mark.parametrize("mover", ["Identity", "Transpose", "Cast"])
-def test_groups_are_named_after_what_multiplies(mover: str) -> None:
+def test_groups_are_named_after_their_products(mover: str) -> None:
     """Not after a node that only moves the weights there."""
     net = Net()
     weight = net.weight(16, 8) if mover == "Transpose" else net.weight(8, 16, fan=8)

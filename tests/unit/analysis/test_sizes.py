@@ -120,7 +120,7 @@ def test_numbers_that_fit_nothing_are_refused(given: dict[str, Any], said: str) 
 # --- learnt sizes, and misfits ------------------------------------------------------------------------------
 
 
-def test_an_equation_is_learnt_and_applied_to_what_came_before() -> None:
+def test_an_equation_is_learnt_and_applied_to_earlier_tensors() -> None:
     nodes = [
         node("Relu", ["x"], ["a"], name="first"),
         node("MatMul", ["x", "w"], ["y"], name="product"),
@@ -266,7 +266,7 @@ def test_a_decided_branch_is_taken_alone() -> None:
     assert texts(found, "y") == ["n", "3", "2"]
 
 
-def test_a_branch_of_another_rank_leaves_the_rank_open_and_says_so() -> None:
+def test_a_branch_of_another_rank_leaves_the_rank_open_with_a_reason() -> None:
     nodes = [
         node("Cast", ["flag"], ["c"], to=TensorProto.BOOL),
         node(
@@ -320,7 +320,7 @@ def test_a_branch_teaches_nothing_of_the_whole() -> None:
     assert found.shapes["y"][0] == found.shapes["x"][0]
 
 
-def test_a_loop_of_open_length_stacks_what_its_turns_make() -> None:
+def test_a_loop_of_open_length_stacks_the_results_of_its_turns() -> None:
     body = helper.make_graph(
         [node("Relu", ["s_in"], ["s_out"]), node("Identity", ["c_in"], ["c_out"])],
         "body",
@@ -372,7 +372,7 @@ def test_sizes_that_depend_on_data_leave_the_other_axes_known() -> None:
     assert texts(found, "y") == ["2*a.0", "4"]
 
 
-def test_an_operator_nobody_knows_says_why() -> None:
+def test_an_unknown_operator_has_a_reason() -> None:
     nodes = [node("Strange", ["x"], ["y"], domain="elsewhere"), node("Relu", ["y"], ["z"])]
     found = infer_sizes(model(nodes, [("x", REAL, ["n", 4])], domains=["elsewhere"]))
     assert "z" not in found.shapes

@@ -41,7 +41,7 @@ def test_every_size_is_known_and_right() -> None:
 
 
 @pytest.mark.parametrize("sure", [True, False])
-def test_only_what_certainly_runs_teaches(sure: bool) -> None:
+def test_only_nodes_that_certainly_run_give_equations(sure: bool) -> None:
     facts = SizeFacts()
     facts.sure = sure
     size = facts.algebra.symbol("L", 1) - 3

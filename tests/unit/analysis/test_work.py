@@ -56,13 +56,13 @@ def assert_counted(model: Model, inexact: bool = False) -> None:
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] if k % QUICK else []) for k, n in enumerate(sorted(IDEAS))],
 )
-def test_ideas_cost_what_the_profile_says(name: str) -> None:
+def test_ideas_have_the_costs_of_the_profile(name: str) -> None:
     assert_counted(check(Model(IDEAS[name].build())), IDEAS[name].inexact)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in RUNNABLE if n not in (*UNKNOWN_HERE, *DATA_DEPENDENT)])
-def test_files_cost_what_the_profile_says(name: str) -> None:
+def test_files_have_the_costs_of_the_profile(name: str) -> None:
     assert_counted(load(CASES / f"{name}.onnx"))
 
 
@@ -99,7 +99,7 @@ def unbounded() -> Model:
     return net.model(net.linear(net.sized(y, [4, 16]), 5))
 
 
-def test_a_loop_whose_turns_the_data_tell_is_said() -> None:
+def test_a_loop_whose_turns_depend_on_data_is_reported() -> None:
     (found,) = reach_of(find_channels(unbounded())).uncounted
     assert found.operator == "Loop"
     assert "counted once" in found.reason

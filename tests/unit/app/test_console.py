@@ -79,7 +79,7 @@ def test_bars_are_drawn_in_a_terminal_and_not_in_the_result(tmp_path):
     assert len(disk.Outcome(running.returncode, out, "").facts["models"]) == 1
 
 
-def test_quiet_steps_say_nothing_and_what_is_told_remains(capsys, clock):
+def test_quiet_steps_print_nothing_and_messages_remain(capsys, clock):
     with show_progress(-1), task("ana", total=2) as step:
         clock[0] += 9
         step.advance()

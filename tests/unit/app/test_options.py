@@ -173,7 +173,7 @@ def test_every_option_of_a_pass_is_one_of_its_command(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ana", "prune", "recover", "finetune"])
-def test_keys_of_a_section_take_what_the_pass_takes(name: str) -> None:
+def test_keys_of_a_section_take_the_values_of_the_pass(name: str) -> None:
     section = getattr(Recipe.model_fields[name], "annotation", None)
     options = {of.name: of for of in options_of(PASSES[name])}
     shared = set(section.model_fields) & set(options)  # type: ignore[union-attr]

@@ -56,7 +56,7 @@ def test_mistakes_are_named_with_line_and_allowed_values(tmp_path, line, wrong, 
     assert said in caught.value.message
 
 
-def test_all_mistakes_are_said_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE.replace("epochs = 0", "epochs = -1").replace("runs = 1", "runs = 0"))
     with pytest.raises(UsageError, match=r"finetune\.epochs(.|\n)*bench\.runs"):

@@ -87,7 +87,7 @@ def test_a_finished_run_is_left_alone(tmp_path):
         ),
     ],
 )
-def test_a_changed_recipe_redoes_what_it_touches_and_says_so(tmp_path, sections, redone, why):
+def test_a_changed_recipe_repeats_the_touched_steps_with_a_message(tmp_path, sections, redone, why):
     recipe, told = recipe_in(tmp_path), Told()
     run(recipe)
     run(changed(recipe, **sections), told)
@@ -104,7 +104,7 @@ def val():
 """
 
 
-def test_data_from_a_callable_is_told_apart_by_its_source(tmp_path, monkeypatch):
+def test_data_from_a_callable_is_identified_by_its_source(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     recipe = recipe_in(tmp_path, "data.val=held_back:val")
     module, told = tmp_path / "held_back.py", Told()
@@ -116,7 +116,7 @@ def test_data_from_a_callable_is_told_apart_by_its_source(tmp_path, monkeypatch)
     assert told.events[0]["because"] == ["data.val.source is another"]
 
 
-def test_a_shorter_schedule_drops_what_it_no_longer_needs(tmp_path):
+def test_a_shorter_schedule_drops_unneeded_steps(tmp_path):
     recipe = recipe_in(tmp_path)
     run(recipe)
     facts = run(changed(recipe, schedule={"reductions": (0.5,)}))
@@ -365,7 +365,7 @@ def found_images(folder):
     return np.load(folder / "val.npz")["image"]
 
 
-def test_the_page_says_what_stopped_a_run(tmp_path, monkeypatch):
+def test_the_page_names_the_error_that_stopped_a_run(tmp_path, monkeypatch):
     def failing(*_):
         raise DataError("the disk is on fire")
 
@@ -380,7 +380,7 @@ def test_the_page_says_what_stopped_a_run(tmp_path, monkeypatch):
     assert "on fire" not in render(collect(tmp_path / "work"), "html")
 
 
-def test_a_budget_out_of_reach_ends_with_what_was_reached(tmp_path):
+def test_a_budget_out_of_reach_ends_with_the_last_iteration(tmp_path):
     recipe = recipe_in(tmp_path, "schedule.reductions=[0.3, 0.99]", "budget.reduce_macs=0.99")
     facts = run(recipe)
     assert facts["best_iteration"] == 1
@@ -393,7 +393,7 @@ def test_labels_are_not_needed(tmp_path):
     assert 0 <= facts["iterations"][-1]["score"] <= 1
 
 
-def test_training_is_part_of_the_loop_and_keeps_what_is_asked(tmp_path):
+def test_training_is_part_of_the_loop_and_keeps_the_chosen_epoch(tmp_path):
     recipe = recipe_in(
         tmp_path, "finetune.epochs=1", "finetune.last_epochs=2", "finetune.loss=distill", "metric=kl"
     )

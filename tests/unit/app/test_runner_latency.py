@@ -46,7 +46,7 @@ def test_run_goes_on_after_a_device_failed(tmp_path):
     assert len(json.loads(table.read_text())["networks"]) > kept
 
 
-def test_recipes_refuse_what_is_no_back_end(tmp_path):
+def test_recipes_refuse_unknown_back_ends(tmp_path):
     with pytest.raises(UsageError, match="there is no latency back-end 'warp'"):
         recipe_in(tmp_path, "bench.backend='warp'")
 

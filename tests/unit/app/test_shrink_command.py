@@ -59,7 +59,7 @@ def test_validation_samples_are_not_trained_on(place):
     assert data.inputs("train") != data.inputs("val")
 
 
-def test_the_result_is_dense_judged_and_told_beforehand(place):
+def test_the_result_is_dense_judged_and_announced(place):
     said = []
     facts = shrink(wanted(place), tell=said.append)
     assert "−40% macs" in said[0]
@@ -155,7 +155,7 @@ def test_four_models_side_by_side(place):
     assert json.loads((place / "small.onnx.work" / "shrink.json").read_text())["epochs"] == 0
 
 
-def test_without_data_the_way_is_said_to_be_weaker(place):
+def test_without_data_a_warning_calls_the_result_weaker(place):
     said = disk.run("shrink", place / "model.onnx", "--reduce-macs", 0.4, "-o", place / "small.onnx")
     assert said.code == 0
     assert "which is weaker" in said.out

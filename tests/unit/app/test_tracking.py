@@ -30,7 +30,7 @@ def told_to_tensorboard(folder: Path) -> dict[tuple[str, int], float]:
     return found
 
 
-def test_tensorboard_is_told_what_the_state_says(tmp_path):
+def test_tensorboard_gets_the_figures_of_the_state(tmp_path):
     pytest.importorskip("tensorboardX")
     run(recipe_in(tmp_path, "log.tensorboard=board", "compare.one_shot=true"))
     found, steps = told_to_tensorboard(tmp_path / "board"), read_state(tmp_path / "work")["steps"]
@@ -101,7 +101,7 @@ def test_a_tracker_that_fails_is_left_behind_and_named():
     assert lost == [("broken", "OSError: no room")]
 
 
-def test_a_run_goes_on_without_its_tracker_and_says_so(tmp_path, monkeypatch):
+def test_a_run_goes_on_without_its_tracker_with_a_message(tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
     monkeypatch.setattr("onnxprune.app.runner.tracking._TensorBoard.keep", Broken.keep)
     told = Told()

@@ -280,7 +280,7 @@ def test_certificates_are_read_as_they_are_written() -> None:
         from_json('{"format": 1, "kept": {"w": {"3": [1]}}}')
 
 
-def test_transform_says_how_far_it_is_shown() -> None:
+def test_transform_reports_the_extent_of_its_proof() -> None:
     from onnxprune.app.figures import certified
 
     pruned = half("plain")

@@ -254,7 +254,7 @@ def test_the_sparse_model_is_the_original_with_zeros() -> None:
         assert np.array_equal(after, np.where(mask, before, 0))
 
 
-def test_a_rising_reduction_keeps_what_was_removed() -> None:
+def test_a_rising_reduction_keeps_removed_channels_removed() -> None:
     model = model_of(grouped(width=24))
     sparse, before = model, {}
     for reduction in (0.2, 0.4, 0.7):

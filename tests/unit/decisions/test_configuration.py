@@ -105,7 +105,7 @@ def test_the_width_of_a_head_is_written_down_where_it_no_longer_follows() -> Non
     assert made["head_dim"] == WIDTH
 
 
-def test_layers_that_differ_are_told() -> None:
+def test_layers_that_differ_are_reported() -> None:
     model = noted(decoder())
     first = next(g.name for g in find_channels(model).groups if g.size == HEADS)
     found = pruned(model, **halved([first]))["config.json"]

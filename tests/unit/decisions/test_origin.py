@@ -72,7 +72,7 @@ def test_an_analysis_by_samples_serves_those_who_have_none():
 
 
 @pytest.mark.parametrize("repaired", [False, True])
-def test_training_starts_from_what_is_noted_as_from_the_original_itself(repaired):
+def test_training_starts_from_noted_statistics_as_from_the_original_itself(repaired):
     """Statistics of the original, or its own where it has been repaired: without the original at hand."""
     model, samples = Model(network()), images(256)
     how = {"criterion": "l2", "recover": None if repaired else ()}

@@ -62,7 +62,7 @@ def test_bounds_of_slices(opset: int, first: int, last: int) -> None:
     exactly(model, {name: [0] for name, size in groups.items() if size > 1})
 
 
-def test_a_bound_from_the_end_counts_what_follows() -> None:
+def test_a_bound_from_the_end_counts_later_elements() -> None:
     """``[-5:]`` of six channels, of which four go: −5 would then be the first one."""
     net = Net()
     x = net.conv(net.input("x", ["N", 3, 4, 4]), 6)
@@ -152,7 +152,7 @@ def test_channels_made_by_padding_go_as_well(opset: int) -> None:
     exactly(model, {name: [0, 2] for name in groups})
 
 
-def test_padding_of_what_cannot_shrink_stays() -> None:
+def test_padding_of_axes_that_cannot_shrink_stays() -> None:
     net, x = start()
     model = finish(net, net.pad(x, [0, 0, 1, 1, 0, 0, 1, 1]))
     assert [g.size for g in find_channels(model).groups] == [8]

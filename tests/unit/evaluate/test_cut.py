@@ -104,7 +104,7 @@ class TestSplit:
         assert "Transpose" in operators(found.after)
         assert {t.name for t in found.after.proto.graph.initializer} == {"u", "w"}
 
-    def test_only_what_is_read_goes_along(self) -> None:
+    def test_only_tensors_that_are_read_are_carried(self) -> None:
         found = halves(model(BRANCHES), "w")
         assert found.before is not None
         assert {t.name for t in found.before.proto.graph.initializer} == {"u", "v", "b"}

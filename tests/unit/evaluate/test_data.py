@@ -269,7 +269,7 @@ class TestFaults:
         with pytest.raises(DataError, match=words):
             next(opened(lambda: [(inputs, targets)]).batches(4))
 
-    def test_the_hint_says_what_the_model_calls_them(self) -> None:
+    def test_the_hint_lists_the_names_of_the_model(self) -> None:
         with pytest.raises(DataError) as caught:
             opened({"x": np.zeros(3)})
         assert "image float32[N, 2, 3]" in caught.value.hint
@@ -422,7 +422,7 @@ class TestCallables:
         with pytest.raises(DataError, match=r"targets in batch 0 of .* are a ndarray, not a dict"):
             next(open_data(lambda: [(samples()["image"], np.zeros(10))], INPUTS, [LOGITS, IMAGE]).batches(4))
 
-    def test_an_error_midway_says_where(self) -> None:
+    def test_an_error_midway_names_the_place(self) -> None:
         def loader() -> Iterator[tuple[Any, Any]]:
             yield samples()["image"], samples()["labels"]
             raise KeyError("broken")

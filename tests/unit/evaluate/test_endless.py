@@ -62,7 +62,7 @@ def test_a_number_of_samples_bounds_it(command: str, loader: str) -> None:
 
 @pytest.mark.parametrize("loader", ["endless", "one_batch"])
 @pytest.mark.parametrize("command", OPEN)
-def test_without_it_people_are_told_and_it_is_ended(command: str, loader: str) -> None:
+def test_without_a_number_it_is_ended_with_a_message(command: str, loader: str) -> None:
     outcome = disk.run(command, *OPEN[command], "--data", f"endless_loader:{loader}")
     assert outcome.code == 1
     assert outcome.out == ""

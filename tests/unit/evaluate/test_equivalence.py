@@ -134,7 +134,7 @@ def test_an_output_that_is_always_zero_shows_nothing():
     assert judged(over(1000), over(2000)).status == "differ"  # larger inputs are tried
 
 
-def test_equal_nodes_behind_what_is_shown_are_enough():
+def test_equal_nodes_behind_shown_tensors_are_enough():
     """The output is zero, but both make it of the same tensor by the same nodes."""
     sums = (node("Add", "x x", "d"), node("Mul", "d half", "e"), node("MatMul", "e w", "h"))
     bent = (node("Sub", "h k", "a"), node("Relu", "a", "y"))
@@ -320,7 +320,7 @@ def test_sizes_that_are_folded_wrongly_are_caught(name, operator, sizes):
     assert examine(given, given, budget=QUICK).status == "agree"
 
 
-def test_sizes_are_told():
+def test_sizes_are_reported():
     verdict = judged(*[pairs.picture_net()] * 2)
     shapes = [tuple(sizes["x"]) for sizes in verdict.sizes]
     assert any(h != w for _, _, h, w in shapes)
@@ -342,7 +342,7 @@ def test_dropout_in_training_mode_is_off_in_both():
 @pytest.mark.parametrize(
     ("name", "said"), [("trtnms", "EfficientNMS_TRT"), ("fakequant", "FakeQuantize"), ("mlhead", "'probs'")]
 )
-def test_models_are_compared_up_to_what_the_runtime_does_not_know(name, said):
+def test_models_are_compared_up_to_unknown_operators(name, said):
     given = load(CASES / f"{name}.onnx")
     verdict = examine(given, given, budget=QUICK)
     assert verdict.status == "agree", verdict.said

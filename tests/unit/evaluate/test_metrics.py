@@ -136,7 +136,7 @@ class TestErrors:
         assert scores("mse", [[1.0, 2], [0, 0]], [[1.0, 4], [1, 1]]) == [2, 1]
         assert scores("mae", [[1.0, 2], [0, 0]], [[1.0, 4], [1, 1]]) == [1, 1]
 
-    def test_outputs_count_alike_whatever_their_size(self) -> None:
+    def test_outputs_of_all_sizes_count_alike(self) -> None:
         metric = get_metric("mse")
         outputs = {"a": np.zeros((1, 100)), "b": np.zeros((1, 1)), "free": np.ones((1, 1))}
         assert (
@@ -183,7 +183,7 @@ class TestBaselineMetrics:
         np.testing.assert_allclose(found, expected, rtol=1e-9)
         assert (scores("agreement", y, before=x) if logits else scores("agreement", q, before=p)) == [1, 0, 0]
 
-    def test_the_whole_baseline_decides_what_an_output_is(self) -> None:
+    def test_the_whole_baseline_decides_the_reading_of_an_output(self) -> None:
         logits = np.array([[0.2], [7.0]])
         baseline = Baseline([{"y": logits[:1]}, {"y": logits[1:]}])
         readings = [baseline.remembered(i)["y"].reading for i in range(2)]
@@ -260,7 +260,7 @@ class TestGetMetric:
 
 
 class TestEvaluate:
-    def test_every_sample_counts_once_whatever_the_batch(self) -> None:
+    def test_every_sample_counts_once_at_any_batch_size(self) -> None:
         on = session()
         dataset = random_data(on)
         x = next(dataset.batches(99)).inputs["x"]
@@ -359,7 +359,7 @@ class TestUserMetrics:
         with pytest.raises(DataError, match=words):
             evaluate(on, random_data(on), get_metric(user))
 
-    def test_an_error_says_where(self) -> None:
+    def test_an_error_names_the_place(self) -> None:
         def user(outputs: dict[str, Array], targets: object) -> float:
             return float(outputs["no such"][0])
 

@@ -166,7 +166,7 @@ class TestAlreadyPruned:
                 removed = {name: [*gone, *ranked[: round(ratio * curve.size) - len(gone)]]}
                 assert value == pytest.approx(naive(pruned, data, "mse", removed, batch_size=8), rel=1e-6)
 
-    def test_ratios_below_what_is_removed_cost_no_evaluation(self) -> None:
+    def test_ratios_below_the_removed_fraction_cost_no_evaluation(self) -> None:
         pruned = Prune(reduce_channels=0.4, round_to=1, strategy="uniform")(net()).model
         result = plain_ana(data=samples(net()), ratios=(0.1, 0.2))(pruned)
         assert result.facts["evaluations"] == 0
@@ -357,7 +357,7 @@ class TestRefusals:
 
 
 class TestWorkers:
-    def test_two_find_what_one_finds(self, file: Path) -> None:
+    def test_two_workers_find_the_curves_of_one(self, file: Path) -> None:
         pytest.importorskip("joblib")
         for metric in ("kl", best_class):
             one, two = (file.with_name(f"{n}.json") for n in (1, 2))

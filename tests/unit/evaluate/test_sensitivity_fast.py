@@ -69,7 +69,7 @@ class TestForward:
         facts = Prune(reduce_macs=0.3, analysis=analysis, round_to=1)(net()).facts
         assert facts["settings"]["strategy"] == "sensitivity"
 
-    def test_against_what_was_measured(self, tmp_path: Path) -> None:
+    def test_against_measured_curves(self, tmp_path: Path) -> None:
         exact = analyse(net(), samples(net()), metric="kl")
         file = tmp_path / "analysis.json"
         facts = plain_ana(data=samples(net()), method="fast", against=exact, file=file)(net()).facts

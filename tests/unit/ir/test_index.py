@@ -75,7 +75,7 @@ def test_backward_slices(name: str) -> None:
         assert model.main.needed([o.name for o in model.outputs], stops) == expected[::-1]
 
 
-def test_a_slice_ends_at_what_lies_before_its_first_node() -> None:
+def test_a_slice_ends_at_the_tensors_before_its_first_node() -> None:
     net = Net()
     x = net.input("x", [1, 2])
     for _ in range(4):
@@ -108,7 +108,7 @@ def test_a_captured_value_is_no_operand() -> None:
     assert not any(model.main.operands(n) for n in names)
 
 
-def test_an_edit_that_is_not_told_is_found_by_verification(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreported_edit_is_found_by_verification(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "verified", True)
     model = built("residual")
     assert model.main.nodes

@@ -63,7 +63,7 @@ def test_a_link_is_followed_and_stays(tmp_path, model):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
-def test_others_may_read_what_the_umask_allows(tmp_path, model):
+def test_others_may_read_files_as_the_umask_allows(tmp_path, model):
     before = os.umask(0o027)
     try:
         write_model(model, tmp_path / "out.onnx")
@@ -248,7 +248,7 @@ def test_a_model_runs_with_the_shapes_given(tmp_path):
 
 @pytest.mark.parametrize("when", ["write", "flush", "rename"])
 @pytest.mark.parametrize("external", [False, True])
-def test_a_failing_disk_leaves_what_was_there(tmp_path, monkeypatch, when, external):
+def test_a_failing_disk_keeps_the_former_file(tmp_path, monkeypatch, when, external):
     first = Model(disk.network(), external=external)
     write_model(first, tmp_path / "out.onnx")
     before = disk.tree(tmp_path)
@@ -328,6 +328,6 @@ def test_inputs_are_recognised_however_they_are_spelled(tmp_path):
             check_output(f"{tmp_path}/{name}", [given])
 
 
-def test_the_size_of_what_is_not_there(tmp_path):
+def test_the_size_of_absent_files(tmp_path):
     with pytest.raises(ModelError):
         stored_bytes(tmp_path / "none.onnx")

@@ -49,7 +49,7 @@ def parsed(body, imports='"" : 17', extra=""):
 
 
 @pytest.mark.parametrize("name", ["aionnx", "sparseinit", "neg_dim"])
-def test_other_forms_of_what_is_usual(tmp_path, name):
+def test_other_forms_of_usual_files(tmp_path, name):
     _, facts = pruned(tmp_path, CASES / f"{name}.onnx")
     assert facts["params"] < 0.6 * facts["params_before"]
 

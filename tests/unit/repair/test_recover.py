@@ -131,7 +131,7 @@ def test_least_squares_finds_the_ridge_solution():
     assert layer["mse_before"] > layer["mse_after"]
 
 
-def test_least_squares_leaves_what_it_cannot_better():
+def test_least_squares_keeps_weights_it_cannot_improve():
     """Noise is not fitted: the samples held back, one in five, decide."""
     body = "h = Gemm <transB = 1> (x, w1, b1)  r = Relu (h)  y = Gemm <transB = 1> (r, w2, b2)"
     model = network(body, "N, 6", "N, 3", w1=(40, 6), b1=(40,), w2=(3, 40), b2=(3,))
@@ -170,7 +170,7 @@ def kept_channels(sparse: Model, weight: str) -> np.ndarray:
     return sparse.array(weight).reshape(len(sparse.array(weight)), -1).any(1)
 
 
-def test_batchnorm_statistics_are_those_of_what_arrives():
+def test_batchnorm_statistics_are_those_of_the_operand():
     model = with_batchnorm()
     sparse, x = pruned(model), images(70)
     repaired = Recover(model, {"x": x}, ["batchnorm"], samples=70, batch_size=16)(sparse).model
@@ -243,7 +243,7 @@ def test_repaired_models_shrink_exactly_and_can_be_repaired_again(make, methods)
     assert second["mse_after"] < 1.05 * first["mse_after"] + 1e-6
 
 
-def test_least_squares_sees_what_was_repaired_before():
+def test_least_squares_works_on_the_repaired_layers_before():
     """Each layer is fitted on the repaired one before it: its own error is the least for that input."""
     model = with_batchnorm()
     sparse, x = pruned(model), images(200)

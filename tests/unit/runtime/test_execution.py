@@ -70,7 +70,7 @@ def test_a_provider_that_cannot_be_started_is_an_error(monkeypatch):
         Session(disk.network(), execution=ExecutionConfig("CUDAExecutionProvider"))
 
 
-def test_fallbacks_are_told_once():
+def test_fallbacks_are_reported_once():
     config = ExecutionConfig("NoSuchProvider")
     assert module.untold({"Conv", "Add"}, config) == ["Add", "Conv"]
     assert module.untold({"Conv", "Mul"}, config) == ["Mul"]

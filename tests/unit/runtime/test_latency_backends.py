@@ -101,7 +101,7 @@ def test_models_have_their_turns_and_the_median_counts(tmp_path, rounds):
         ("printf '\\377\\376'", "which is no time", "milliseconds"),
     ],
 )
-def test_errors_of_a_command_are_said(line, message, hint):
+def test_errors_of_a_command_are_reported(line, message, hint):
     with pytest.raises(DeviceError, match=message) as caught:
         Command("cmd", ("sh", "-c", line, "sh", "{model}")).measure([network()], [FEEDS], rounds=1)
     assert hint in caught.value.hint
@@ -122,7 +122,7 @@ def test_processes_left_running_are_not_waited_for():
     assert measure("cmd:sh -c 'sleep 20 & echo 7' sh {model}", network(), timeout_s=10.0) == [7]
 
 
-def test_figures_before_a_failure_are_told(tmp_path):
+def test_figures_before_a_failure_are_reported(tmp_path):
     told: dict[int, float] = {}
     line = f"test -e {tmp_path}/once && exit 1; touch {tmp_path}/once; echo 5"
     with pytest.raises(DeviceError, match="exit code 1"):
@@ -156,7 +156,7 @@ def test_a_callable_is_given_a_file_and_inputs(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["fast", None, [], [1.0, -1.0], float("inf")])
-def test_errors_of_figures_of_a_callable_are_said(monkeypatch, value):
+def test_errors_of_figures_of_a_callable_are_reported(monkeypatch, value):
     monkeypatch.setitem(sys.modules, "my_device", SimpleNamespace(timer=lambda path, inputs: value))
     with pytest.raises(DeviceError, match="my_device:timer returned"):
         measure("my_device:timer", network())
@@ -259,7 +259,7 @@ def test_bench_on_a_device(tmp_path):
     assert batch["input_shapes"] == {"x": [4, 3, 8, 8]}
 
 
-def test_bench_says_what_is_wrong_with_a_device(tmp_path):
+def test_bench_names_the_fault_of_a_device(tmp_path):
     onnx.save(network(), tmp_path / "net.onnx")
     refused = disk.run("bench", tmp_path / "net.onnx", "--latency-backend", "cmd:false {model}").refused(
         code=1

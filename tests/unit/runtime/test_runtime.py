@@ -125,7 +125,7 @@ class TestSession:
         y = Session(proto, optimize=False).run({"x": np.eye(2, 256, dtype=np.float32)})["y"]
         np.testing.assert_array_equal(y, weight[:2])
 
-    def test_large_weights_that_only_a_branch_reads_and_that_nobody_reads(self) -> None:
+    def test_large_weights_that_only_a_branch_reads_and_unread_ones(self) -> None:
         proto = model(
             HEADER + "g (float[1,256] x, bool c) => (float[1,128] y) { y = If (c) <"
             "then_branch = a () => (float[1,128] t) { t = MatMul(x, w) },"
@@ -189,7 +189,7 @@ class TestSession:
         with pytest.raises(ModelError, match=r"'x' is of type tensor\(bfloat16\)"):
             Session(model(text))
 
-    def test_a_missing_onnxruntime_says_how_to_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_onnxruntime_has_a_hint(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         with pytest.raises(ModelError) as caught:
             Session(model(LINEAR))

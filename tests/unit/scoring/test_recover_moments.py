@@ -61,7 +61,7 @@ def test_values_that_are_not_finite_are_refused():
         ChannelMoments(1).add(np.array([[np.nan]]), "layer 7")
 
 
-def test_ridge_leaves_what_the_samples_do_not_show():
+def test_ridge_keeps_weights_of_directions_without_samples():
     """An input that is always zero keeps its weight; the others take the weights that made the outputs."""
     random = np.random.default_rng(0)
     x = random.standard_normal((1, 200, 3)) * [1, 1, 0]
@@ -76,7 +76,7 @@ def test_ridge_leaves_what_the_samples_do_not_show():
     assert same == 0.5
 
 
-def test_fit_keeps_what_held_back_samples_prefer():
+def test_fit_keeps_the_strength_that_held_back_samples_prefer():
     random = np.random.default_rng(0)
     seen, held = Moments.empty(1, 20, 1), Moments.empty(1, 20, 1)
     truth, x = random.standard_normal((20, 1)), random.standard_normal((1, 400, 20))

@@ -33,7 +33,7 @@ def best_without(weights, gram, gone):
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(1, 4))
-def test_one_block_costs_what_least_squares_leaves(seed, channels, width):
+def test_one_block_costs_the_error_of_least_squares(seed, channels, width):
     weights, gram, columns = layer(seed, channels, width)
     costs = ObsLayer.admit(weights, gram, columns).costs(np.arange(channels))
     wanted = [best_without(weights, gram, gone)[1] for gone in columns]
@@ -67,7 +67,7 @@ def test_the_cheapest_channels_go_first_and_copies_are_cheap():
 
 
 @pytest.mark.parametrize("rounds", [1, 3, 64])
-def test_every_channel_gets_a_cost_whatever_the_rounds(rounds):
+def test_every_channel_gets_a_cost_in_any_number_of_rounds(rounds):
     weights, gram, columns = layer(1, 10, 2)
     layers = [ObsLayer.admit(weights, gram, columns), ObsLayer.admit(weights * 0, gram, columns)]
     costs = elimination_costs(layers, [2.0, 1.0], 10, rounds)

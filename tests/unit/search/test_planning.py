@@ -81,7 +81,7 @@ def test_the_least_important_go_first() -> None:
         assert scores[gone].max() <= np.delete(scores, gone).min()
 
 
-def test_global_takes_what_matters_least_wherever_it_is() -> None:
+def test_global_removes_the_least_important_channels_of_all_groups() -> None:
     """A layer of tiny weights goes before any other."""
     model = network("plain").copy()
     channels = find_channels(model)
@@ -200,7 +200,7 @@ def test_less_than_was_removed_before() -> None:
         Prune(reduce_macs=0.4)(first.model)
 
 
-def test_groups_left_alone_the_second_time_count_with_what_they_lost() -> None:
+def test_groups_left_alone_the_second_time_count_with_their_earlier_loss() -> None:
     model = network("residual")
     first_group = groups("residual").groups[0].name
     first = Prune(reduce_channels=0.05, round_to=1, only=[own_tensor("residual", 0)])(model)

@@ -135,7 +135,7 @@ def test_bisection() -> None:
 
 
 @pytest.mark.parametrize("opset", [13, 18])
-def test_statistics_are_those_of_what_arrives(opset: int) -> None:
+def test_statistics_are_those_of_the_operand(opset: int) -> None:
     """With new statistics every normalisation has mean zero and variance one on these samples."""
     model = network(opset)
     after = renewed(model, [pictures()])

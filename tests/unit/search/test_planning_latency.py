@@ -56,9 +56,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(("reduction", "noise"), [(0.3, 0.0), (0.5, 0.02), (0.7, 0.0)])
-def test_the_time_is_what_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, reduction: float, noise: float
-) -> None:
+def test_the_time_meets_the_budget(monkeypatch: pytest.MonkeyPatch, reduction: float, noise: float) -> None:
     clock = Clock(noise)
     monkeypatch.setattr(local, "measure_latency", clock)
     facts = Prune(reduce_latency=reduction, round_to=1)(network()).facts
@@ -68,7 +66,7 @@ def test_the_time_is_what_was_asked_for(
     assert clock.timed < 25
 
 
-def test_one_sample_is_timed_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_sample_is_timed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "measure_latency", Clock())
     facts = Prune(reduce_latency=0.3, round_to=1)(network()).facts
     assert facts["latency_input_shapes"] == {"x": [1, 3, 16, 16]}
@@ -76,7 +74,7 @@ def test_one_sample_is_timed_unless_somebody_says_otherwise(monkeypatch: pytest.
     assert several["latency_input_shapes"] == {"x": [4, 3, 16, 16]}
 
 
-def test_a_time_that_is_missed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missed_time_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every plan is measured at 0.9 of the original time, so that none comes near the budget."""
     monkeypatch.setattr(local, "measure_latency", Clock())
     reached = Prune(reduce_latency=0.3, round_to=1)(network()).facts

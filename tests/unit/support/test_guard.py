@@ -153,7 +153,7 @@ def words_of(command: str, given: tuple[str, ...], option: str, file: str) -> li
 
 
 @pytest.mark.parametrize(("command", "given", "option", "file"), CASES)
-def test_no_command_overwrites_what_it_reads(
+def test_no_command_overwrites_its_inputs(
     folder: Path, command: str, given: tuple[str, ...], option: str, file: str
 ) -> None:
     before = disk.tree(folder)
@@ -218,7 +218,7 @@ def test_a_page_beside_a_run_may_be_replaced(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("reads", ["work/dense.onnx", "work/iteration-1/tuned.onnx"])
-def test_a_run_does_not_read_what_it_writes(folder: Path, reads: str) -> None:
+def test_a_run_does_not_read_its_outputs(folder: Path, reads: str) -> None:
     shutil.copy("data.npz", "val.npz")
     text = (
         f"model = '{reads}'\nfolder = 'work'\nmetric = 'top1'\n[data]\ntrain = 'data.npz'\nval = 'val.npz'\n"

@@ -116,7 +116,7 @@ def test_a_metric_that_leaves_a_worker_is_an_error() -> None:
         analyse(net(), samples(net()), metric=partial(leaves, os.getpid()), workers=2)
 
 
-def test_an_error_that_cannot_be_sent_is_told_all_the_same() -> None:
+def test_an_error_that_cannot_be_sent_is_still_reported() -> None:
     with pytest.raises(DataError, match="odd"):
         analyse(net(), samples(net()), metric=partial(fails_oddly, os.getpid()), workers=2)
 

@@ -26,7 +26,7 @@ def test_tasks_run_without_a_listener():
     assert list(track("abc", "letters")) == ["a", "b", "c"]
 
 
-def test_a_task_is_told_whole():
+def test_a_task_is_reported_whole():
     notes = Notes()
     with reporting(notes), task("work", 3) as step:
         step.advance(2, "half")
@@ -53,7 +53,7 @@ def test_an_endless_iterable_has_no_total_unless_given():
     assert [s for s in notes.said if s[0] == "start"] == [("start", "letters", None), ("start", "letters", 2)]
 
 
-def test_a_failing_step_is_finished_and_nobody_listens_afterwards():
+def test_a_failing_step_is_finished_and_its_listeners_are_removed():
     notes = Notes()
     with pytest.raises(ZeroDivisionError), reporting(notes), task("work"):
         _ = 1 / 0

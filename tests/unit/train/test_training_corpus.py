@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_the_loss_falls_or_what_is_in_the_way_is_named(name):
+def test_the_loss_falls_or_the_obstacle_is_named(name):
     case = next((c for c in networks() if name in c.name), None)
     if case is None:
         pytest.skip(f"{name} is not installed")

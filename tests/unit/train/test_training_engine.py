@@ -162,7 +162,7 @@ def test_last_partial_batch_and_single_samples_are_fine():
     assert np.isfinite(result.losses[0])
 
 
-def test_distillation_learns_what_another_network_says():
+def test_distillation_learns_the_outputs_of_another_network():
     student, teacher = cnn(0), cnn(1)
     settings = TrainSettings(loss="distill", optimizer="adamw", epochs=4, learning_rate=0.02, threads=1)
 
@@ -189,7 +189,7 @@ heads (float[N, 3] x) => (float[N, 2] a, float[N, 1] b) {
 
 
 @pytest.mark.parametrize(("loss", "trained"), [("mse", {"wa"}), ("l1", {"wa"}), ("bce", {"wb"})])
-def test_losses_on_some_outputs_train_what_they_depend_on(loss, trained):
+def test_losses_on_some_outputs_train_the_weights_they_depend_on(loss, trained):
     random = np.random.default_rng(0)
     model = parsed(TWO_HEADS, wa=random.normal(size=(3, 2)), wb=random.normal(size=(3, 1)))
     x = random.normal(size=(16, 3)).astype(np.float32)
@@ -361,7 +361,7 @@ def test_average_of_the_weights_is_returned():
         np.testing.assert_allclose(values, expected, atol=1e-6, err_msg=name)
 
 
-def test_training_stops_when_told():
+def test_training_stops_on_request():
     settings = TrainSettings(epochs=5, learning_rate=0.02, threads=1)
     result = train(cnn(), stripe_batches(2), settings=settings, total_steps=10, on_epoch=lambda e, _: e == 1)
     assert (result.steps, len(result.losses)) == (4, 2)
@@ -465,7 +465,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_batch_that_lies_on_another_axis_is_said():
+def test_a_batch_that_lies_on_another_axis_is_reported():
     """A convolution with weights of its own for each sample has the samples among its channels."""
     model = onnx.load(CASES / "condconvB.onnx")
     sample = {"img": np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)}

@@ -40,7 +40,7 @@ def _fake_pip(monkeypatch, code: int = 0, complete: bool = True) -> list[list[st
     return calls
 
 
-def test_missing_runtime_says_how_to_get_it(monkeypatch, tmp_path):
+def test_missing_runtime_has_a_hint(monkeypatch, tmp_path):
     monkeypatch.setenv(sidecar.FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(TrainingError, match="not set up") as caught:
         sidecar.training_runtime()
@@ -83,7 +83,7 @@ def test_folder_that_cannot_be_written_is_an_error(monkeypatch, tmp_path):
         sidecar.setup_training(tmp_path / "file" / "there")
 
 
-def test_python_without_a_wheel_is_told_what_still_works(monkeypatch, tmp_path):
+def test_python_without_a_wheel_has_a_hint(monkeypatch, tmp_path):
     monkeypatch.setattr(sidecar.sys, "version_info", Version(3, 13))
     monkeypatch.setenv(sidecar.FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(TrainingError, match=r"for Python 3\.13") as caught:
@@ -91,7 +91,7 @@ def test_python_without_a_wheel_is_told_what_still_works(monkeypatch, tmp_path):
     assert "every command but finetune works" in caught.value.hint
 
 
-def test_machine_without_a_wheel_is_told_what_still_works(monkeypatch, tmp_path):
+def test_machine_without_a_wheel_has_a_hint(monkeypatch, tmp_path):
     monkeypatch.setattr(sidecar.sys, "platform", "linux")
     monkeypatch.setattr(sidecar.platform, "machine", lambda: "aarch64")
     with pytest.raises(TrainingError, match="for aarch64") as caught:

@@ -62,7 +62,7 @@ SPELLED_OUT = """
 """
 
 
-def test_batch_normalization_has_the_gradient_of_what_it_is():
+def test_batch_normalization_has_the_gradient_of_its_mode():
     fused, spelled = cnn(), cnn()
     nodes = onnx.parser.parse_graph(
         f"g (float[N, 8, 8, 8] c1, float epsilon) => (float[N, 8, 8, 8] b1) {{{SPELLED_OUT}}}"
