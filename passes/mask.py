@@ -81,7 +81,7 @@ class Prune(
 
     Attributes:
         reduce: Remove this fraction of another cost: that of a plugin, or module:callable.
-        max_drop: Remove as much as costs no more than this of the metric.
+        max_drop: Remove as much as possible with a drop of the metric of no more than this.
         analysis: Analysis made by `ana`.
         strategy: By default ``sensitivity`` with an analysis, else ``global``.
         criterion: ``l1``, ``l2``, ``geometric-median``, ``bn``, ``lamp``, ``random``; ``activation``,
@@ -93,7 +93,7 @@ class Prune(
         samples: Only the first so many samples.
         batch_size: Samples a run.
         evaluations: Number of plans measured on the data.
-        trials: File that lets a search go on later.
+        trials: File of the measured plans, with which a search can be resumed.
         recover: Repair afterwards, without training: ``least-squares``, ``bias``, ``scale`` or ``batchnorm``,
             or ``none``. By default ``least-squares`` with ``data``.
         round_to: Keep multiples of this, and groups that are no larger; by default of 8, of less in small
@@ -250,7 +250,7 @@ class Prune(
         return rotated
 
     def _why_not_rotated(self, given: PassResult) -> str:
-        """Return why the basis is left as it is without a trial."""
+        """Return the reason to keep the basis without a trial; empty if there is none."""
         if stored_plan(given.model) is not None:
             return "the model is pruned already"
         if self.plan is not None:
@@ -379,7 +379,7 @@ class Prune(
         return replace(repaired, modified=True, report=report)
 
     def _made(self, wanted: PruningProblem) -> PruningSolution:
-        """Plan; where layers are to be equal and are not, plan again around one number for all of them."""
+        """Plan; where `equal_layers` is violated, plan again with one number for all of these layers."""
         found = wanted.make()
         ties = tied_groups(wanted.channels, wanted.groups) if self.equal_layers else []
         gone = wanted.earlier.removed if wanted.earlier else {}

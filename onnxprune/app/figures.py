@@ -19,7 +19,7 @@ _SHORTEST_NAME = 16
 
 @dataclass(frozen=True)
 class FittedTable:
-    """A table that fits the width there is: names lose their middle, sentences go on in the next line.
+    """A table fitted to the available width: names lose their middle, sentences wrap.
 
     Attributes:
         columns: The names of the columns; ``>`` before one sets it to the right, ``…`` before one marks

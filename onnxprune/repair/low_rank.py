@@ -42,7 +42,7 @@ class Lowering:
             self._split(model, number, layer, option, unseen(layer))
 
     def prepare(self, stage: RepairSite) -> bool:
-        """Split the layer of a node that is to be split.
+        """Split the layer of a node, if it is among the chosen ones.
 
         Returns:
             True if the node is done: no repair of its weights may follow.

@@ -145,7 +145,7 @@ def _present(stage: RepairSite, shift: Shift) -> Array | float:
 
 
 def _fixed_bias(stage: RepairSite) -> Array | float:
-    """Return a bias that must not move, as other nodes read it too, or as it is one for all channels."""
+    """Return a bias that must not change: it has other consumers, or one element for all channels."""
     node, view = stage.node, stage.linear.view
     name = node.input[view.bias] if view.bias is not None and view.bias < len(node.input) else ""
     if not name:

@@ -29,7 +29,7 @@ class ModelPair:
 
     Attributes:
         sparse: The one being repaired; its weights change.
-        original: Model it is to be like.
+        original: The model that it approximates.
         masks: Masks of the elements of the sparse model's weights that remain, for those that lose channels.
         instead: Nodes of the sparse model whose statistics are over the remaining channels (see `Trace`).
         elements: Masks of single elements of weights that remain, for those that follow a sparsity pattern.

@@ -65,7 +65,7 @@ class Thinning:
                 self._thin_by_magnitude(name)
 
     def prepare(self, stage: RepairSite) -> None:
-        """Thin the weight of a node, if it is to be and is not yet."""
+        """Thin the weight of a node, if it is chosen and not thinned yet."""
         layer = linear_of(stage.pair.sparse, stage.node, before=True)
         if isinstance(layer, str) or layer.weight not in self.numbers or layer.weight in self.scored:
             return

@@ -163,7 +163,7 @@ def typical_loss(analysis: Analysis) -> float:
 
 
 def loss_at(curve: Curve, analysis: Analysis, ratios: Scores) -> Scores:
-    """Return the measured loss at some ratios; beyond the last one measured it goes on rising as before."""
+    """Return the measured loss at some ratios, with linear extrapolation beyond the last measured one."""
     known = np.asarray([0.0, *curve.ratios])
     losses = np.maximum.accumulate([0.0, *(analysis.drop(v) for v in curve.values)])
     found = np.interp(ratios, known, losses)

@@ -171,7 +171,7 @@ class Stopwatch:
         return {name: list(array.shape) for name, array in self._feeds.items()}
 
     def budget(self, reduction: float, elsewhere: Counts, steps: Counts) -> Budget:
-        """Return the time as a budget, in parts of the original's, as far as it is known by now.
+        """Return the time as a budget, in parts of the original's, by the present fit.
 
         Args:
             reduction: The fraction to remove.

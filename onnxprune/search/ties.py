@@ -40,10 +40,10 @@ def equal_counts(
     removed: Mapping[str, Sequence[int]],
     gone: Mapping[str, Sequence[int]],
 ) -> dict[str, int]:
-    """Return the number of channels that tied groups are to keep, where a plan keeps different numbers.
+    """Return the common number of kept channels of tied groups, where a plan keeps different numbers.
 
     Args:
-        ties: Groups that are to keep as many.
+        ties: Sets of groups that have to keep equal numbers.
         removed: Channels that the plan removes, by group name.
         gone: Channels that an earlier plan has removed already, likewise.
 

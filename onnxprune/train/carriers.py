@@ -35,7 +35,7 @@ class Carrier:
 
 
 def can_be_carried(node: gs.Node, pictures: int) -> bool:
-    """Return whether a node can be computed so, and is not slower for so many pictures."""
+    """Return whether a node has a channel-major form that is not slower for a number of pictures."""
     carrier = None if node.domain else CARRIERS.get(node.op)
     if carrier is None or len(node.outputs) != 1 or not _is_map(node.outputs[0]):
         return False
@@ -160,4 +160,4 @@ CARRIERS: dict[str, Carrier] = {
     "Conv": Carrier(_convolves, _convolved),
     "GlobalAveragePool": Carrier(_first_flows, _averaged),
 }
-"""By operator, those of the standard domain."""
+"""Channel-major forms by operator of the standard domain."""

@@ -111,6 +111,6 @@ def _turned(x: gs.Tensor, emit: Emitter) -> gs.Tensor:
 
 
 def _described(carried: gs.Tensor, x: gs.Tensor) -> gs.Tensor:
-    """Note type and sizes, which later rewrites of the node may ask for."""
+    """Set type and sizes, which later rewrites of the node may read."""
     carried.dtype, carried.shape = x.dtype, [x.shape[1], x.shape[0], math.prod(x.shape[2:])]
     return carried

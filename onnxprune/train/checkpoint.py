@@ -67,7 +67,7 @@ class Checkpoints:
             check_place(self.path)
 
     def load(self) -> State | None:
-        """Return the state to go on from; None to begin at the beginning.
+        """Return the state in the file; None without `resume` or without a file.
 
         Raises:
             UsageError: The file is damaged, or the checkpoint of another training.

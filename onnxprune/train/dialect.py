@@ -117,7 +117,7 @@ def _keep_old_resizes(model: onnx.ModelProto, version: int, converted: onnx.Mode
 
 
 def _spelled_out(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Spell newer operators in older ones, those with a plain body as the specification has it."""
+    """Replace newer operators by older ones; those with a function body by that of the specification."""
     shapes = {info.name: info for info in shape_inference.infer_shapes(model).graph.value_info}
     shapes |= {info.name: info for info in model.graph.input}
     nodes: list[onnx.NodeProto] = []

@@ -80,7 +80,7 @@ def rank_of(tensor: gs.Tensor) -> int:
     """Return the number of axes.
 
     Raises:
-        Untrainable: Shape inference does not know it.
+        Untrainable: Shape inference does not find it.
     """
     if tensor.shape is None:
         raise Untrainable(f"the shape of {tensor.name} is not known")

@@ -1,4 +1,4 @@
-"""The two engines that train: which operators each differentiates, and which one is taken.
+"""The two training engines: the operators that each differentiates, and the choice between them.
 
     stock         the onnxruntime that is there: a step is one plain graph, written by the pullbacks
     ort-training  onnxruntime-training 1.19.2 in a folder of its own, and its gradient graphs

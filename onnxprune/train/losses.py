@@ -101,8 +101,8 @@ def _distilled(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
 def _holds_classes(head: Head, meaning: Meaning) -> bool:
     """Return whether values without a final activation are logits.
 
-    The metric says so; without one they are in tables [samples, 2 or more] that come from a product with
-    weights, and not from a normalisation as embeddings do.
+    The metric decides. Without one, logits are tables [samples, 2 or more] that are the result of a product
+    with weights, while embeddings are the result of a normalisation.
     """
     shape = head.sizes
     if len(shape) < 2 or shape[2 if len(shape) == 3 else 1] < 2 or meaning == "numbers":

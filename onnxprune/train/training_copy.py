@@ -104,7 +104,7 @@ def _hoist_constants(graph: gs.Graph) -> None:
 
 
 def _name_nodes(graph: gs.Graph) -> None:
-    """Give every node a name of its own, keeping the ones that already are."""
+    """Make the names of all nodes unique; names that are unique already stay."""
     taken: set[str] = set()
     for index, node in enumerate(graph.nodes):
         if not node.name or node.name in taken:

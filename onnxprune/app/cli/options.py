@@ -25,7 +25,7 @@ class Reads(click.Path):
 
 
 class ReadsSum(Reads):
-    """The same for a weighted sum of them, and of words that name no file."""
+    """The type of an option whose value is a weighted sum of such names, and of words that name no file."""
 
     def names(self, value: Any) -> list[str]:
         """Return the terms of the sum."""

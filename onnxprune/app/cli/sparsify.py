@@ -1,4 +1,4 @@
-"""``sparsify``: zeros within weights, in a pattern that sparse kernels know."""
+"""``sparsify``: zeros within weights, in a pattern of sparse kernels."""
 
 from __future__ import annotations
 

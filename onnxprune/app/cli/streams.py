@@ -1,4 +1,4 @@
-"""Standard streams as they are found: closed, full, of any encoding."""
+"""Standard streams in any state: closed, full, of any encoding."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prepare() -> None:
 
 
 def put(text: str) -> None:
-    """Print the result; a reader who has seen enough and left is no fault.
+    """Print the result; a pipe that its reader has closed is no fault.
 
     Raises:
         OutputError: It cannot be printed.
@@ -56,7 +56,7 @@ def put(text: str) -> None:
 
 
 def tell(text: str, *, end: str = "\n", color: str | None = None) -> None:
-    """Print something for people on standard error, as far as it can be printed."""
+    """Print a message on standard error, if that can be written."""
     with contextlib.suppress(OSError, ValueError):
         colored = color is not None and sys.stderr.isatty()
         sys.stderr.write((click.style(text, fg=color, bold=True) if colored else text) + end)

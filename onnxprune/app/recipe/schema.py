@@ -41,10 +41,10 @@ class DataSection(Section):
     Attributes:
         train: Samples to train on.
         val: Samples that every iteration is judged by.
-        hold_back: Instead of it: so much of the training data judges, and is not trained on.
+        hold_back: Instead of ``val``: this fraction of the training data judges, and is not trained on.
         calibration: Samples for the analysis and the recovery; the training data by default.
         test: Samples that only the original and the result are judged by, at the very end.
-        limit: Only the first so many samples of each: to try a recipe out.
+        limit: Number of samples taken from each: to try a recipe out.
     """
 
     note: ClassVar[str] = ".npz files, folders of them, or module:callable"

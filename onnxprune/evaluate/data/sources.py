@@ -320,7 +320,7 @@ def _unpacked(
         axes: The axis of each array that counts the samples.
         whole: Number of samples in the shard.
         rows: Number of samples to yield.
-        at_once: Samples a piece; as many as are no large piece by default.
+        at_once: Samples a piece; by default limited by the size of a piece.
 
     Raises:
         DataError: The file is broken, or a piece needs more memory than is allowed.

@@ -95,7 +95,7 @@ class Comparison:
 
         Args:
             runs: Inputs that the reference takes; those of the fewest elements are run first.
-            is_enough: Asked after each run; where it is true, the noise that was seen is returned.
+            is_enough: Called after each run with the noise so far, which is returned once it is true.
         """
         noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
         ordered = sorted(runs, key=lambda run: sum(np.asarray(a).size for a in run.feed.values()))

@@ -69,7 +69,7 @@ def _size(noise: Record) -> float:
 
 
 def _few_places(line: AxisErrors, place: float, usual: float) -> Array:
-    """Return the size of a few last places of the tensor, as far as they are little beside each channel."""
+    """Return the size of a few last places of the tensor, limited by a multiple of each channel's scale."""
     few = FEW_PLACES * place * line.scale.max(initial=0)
     return np.asarray(np.minimum(few, LARGEST_MARGIN * usual * line.scale))
 

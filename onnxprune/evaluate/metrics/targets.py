@@ -1,4 +1,4 @@
-"""Metrics that know the right answer."""
+"""Metrics that compare with labels or target values."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 reproducible  dropout off, random numbers seeded, integer kernels at full accuracy
 rounding      activation quantisation left out
-unknown       cut before operators the runtime does not know, and before outputs that are no tensors
+unknown       cut before operators unknown to the runtime, and before outputs that are no tensors
 widened       float16 and bfloat16 as float32
 session       a session of the part that the runtime can run
 """

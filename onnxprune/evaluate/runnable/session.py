@@ -11,10 +11,10 @@ from onnxprune.runtime import Session
 
 
 def runnable_session(proto: onnx.ModelProto, *, optimize: bool = True) -> Session:
-    """Load a model; where the runtime cannot, the largest part of it that it can.
+    """Load a model, or else the largest part of it that the runtime can load.
 
-    Operators that the runtime does not know, and outputs that are no tensors, are cut off; float16 and
-    bfloat16 become float32.
+    Operators unknown to the runtime, and outputs that are no tensors, are cut off; float16 and bfloat16
+    become float32.
 
     Args:
         proto: The model; it stays as it is.
@@ -35,7 +35,7 @@ def runnable_session(proto: onnx.ModelProto, *, optimize: bool = True) -> Sessio
 
 
 def _forms(proto: onnx.ModelProto) -> list[onnx.ModelProto]:
-    """Return forms of a model that the runtime may know, the most complete first."""
+    """Return forms of a model that the runtime may load, the most complete first."""
     unknown = unknown_operators(proto)
     forms = [proto]
     if unknown or not all(o.type.HasField("tensor_type") for o in proto.graph.output):

@@ -70,7 +70,7 @@ class Suffixes:
         return extract(bare, shapes, at.reached, at.carried, self._heavy)
 
     def _in_blocks(self, removed: Removed) -> dict[str, list[int]]:
-        """Leave out so many channels of each group that whole blocks remain."""
+        """Return the channels to cut off, such that whole blocks of each group remain."""
         groups = {g.name: g for g in self.channels.groups}
         found = {}
         for name, gone in removed.items():

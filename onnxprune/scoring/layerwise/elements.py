@@ -34,7 +34,7 @@ def wanda_scores(weights: Array, gram: Array) -> Array:
 
 
 def surgeon(weights: Array, gram: Array, block: int, largest: Largest) -> tuple[Array, Array]:
-    """Take elements out column by column; those of later columns make up for it.
+    """Remove elements column by column, with compensation by those of later columns.
 
     Args:
         weights: ``[outputs, inputs]``, the inputs of a block side by side.

@@ -20,7 +20,7 @@ ROW_NUMBERS = 3e7
 ROWS_PER_INPUT = 10
 """Rows for each input that are used in any case, if there are that many."""
 HELD_BACK = 5
-"""One sample in so many is held back to choose the ridge by."""
+"""Number of samples of which one is held back to choose the ridge by."""
 _CHUNK_BYTES = 1 << 26
 
 
@@ -73,7 +73,7 @@ def gather(
 
 
 def _picked(random: np.random.Generator, rows: int, groups: int, inputs: int, batches: int) -> Array:
-    """Choose the rows of a batch that are used: all, or so many that the whole takes no more than it may."""
+    """Choose the used rows of a batch: all, or as many as the limits of work and memory allow."""
     row = max(groups * inputs, 1)
     wanted = min(GRAM_WORK / (row * max(inputs, 1)), ROW_NUMBERS / row)
     wanted = int(max(wanted, ROWS_PER_INPUT * inputs)) // batches + 1

@@ -23,7 +23,7 @@ DAMPING = 1e-2
 
 @dataclass
 class ObsLayer:
-    """One matrix that reads channels, and how it stands after those that have gone.
+    """One matrix that reads channels, in its state after the removals so far.
 
     Attributes:
         weights: ``[outputs, inputs]``; those of channels that have gone are zero.

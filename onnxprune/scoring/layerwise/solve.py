@@ -33,10 +33,10 @@ def ridge(
     shift: bool,
     allowed: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Return the weights and bias with the least squared error, drawn towards those there are.
+    """Return the weights and bias with the least squared error, regularised towards the given ones.
 
     The minimum of ``Σ‖W x + b − y‖² + λ‖W − W₀‖²``: A. E. Hoerl and R. W. Kennard, "Ridge regression", 1970.
-    Directions that the samples do not show stay as they are.
+    Directions without samples keep their weights.
 
     Args:
         moments: Moments of inputs and target outputs.

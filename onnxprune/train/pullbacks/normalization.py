@@ -67,7 +67,7 @@ def batch_normalization(node: ForwardNode, tape: Tape) -> None:
 
 @forward("LayerNormalization")
 def with_statistics(node: ForwardNode, tape: Tape) -> None:
-    """Ask for mean and inverse deviation, too."""
+    """The node with the mean and the inverse deviation as further results."""
     names = [node.outputs[0]]
     for index, key in ((1, "mean"), (2, "inverse")):
         node.saved[key] = node.output(index) or tape.writer.name(key)

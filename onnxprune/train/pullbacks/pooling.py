@@ -11,7 +11,7 @@ from onnxprune.train.pullbacks.writer import ints
 
 @forward("MaxPool")
 def indexed_max_pool(node: ForwardNode, tape: Tape) -> None:
-    """Ask for the places of the maxima, too."""
+    """The node with the indices of the maxima as a further result."""
     places = node.output(1) or tape.writer.name("places")
     node.saved["places"] = places
     if node.attributes.get("storage_order"):

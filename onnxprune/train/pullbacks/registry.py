@@ -45,7 +45,7 @@ class ForwardNode:
 Rule: TypeAlias = "Callable[[ForwardNode, Tape], None]"
 
 PULLBACKS: dict[str, Rule] = {}
-"""By operator: those that this package has itself, which no rewriting is needed for."""
+"""Pullbacks by operator; these operators need no rewriting."""
 
 FORWARDS: dict[str, Rule] = {}
 """By operator: writes a node in a form that keeps the tensors read by its pullback. Others are copied."""

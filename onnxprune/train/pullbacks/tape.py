@@ -156,8 +156,8 @@ class Tape:
 
         Args:
             node: The node.
-            outputs: Names of its results, where it is to have others than it has.
-            attributes: Such as it is to have instead, or besides.
+            outputs: New names of its results; by default the present ones.
+            attributes: Attributes to replace or to add.
         """
         domain, _, operator = node.operator.rpartition(".")
         merged = {**node.attributes, **attributes}

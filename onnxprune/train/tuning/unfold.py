@@ -96,9 +96,9 @@ def unfold(model: Model, own: Statistics, original: Mapping[str, tuple[Array, Ar
 
     Args:
         model: A network; it is not changed.
-        own: Moments of the results it is to be put behind, by their names, as this network has them.
-        original: Means and standard deviations they are to have; by default their own, in which case the
-            network computes the same function.
+        own: Moments, in this network, of the results that get a normalisation, by their names.
+        original: Means and standard deviations that they get; by default their own, in which case the network
+            computes the same function.
     """
     changed = model.copy()
     folds, nodes = [], []
