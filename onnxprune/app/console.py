@@ -93,7 +93,7 @@ class Bars:
 class _Step:
     name: str
     total: int | None
-    spoken: float
+    written: float
     done: int = 0
     note: str = ""
     begun: float = 0.0
@@ -111,18 +111,18 @@ class ProgressLines:
         """Count, and write a line if the last one is some seconds old."""
         key.done += steps
         key.note = note or key.note
-        if time.monotonic() - key.spoken >= _PATIENCE_S:
-            key.spoken = time.monotonic()
-            self.speak(key)
+        if time.monotonic() - key.written >= _PATIENCE_S:
+            key.written = time.monotonic()
+            self.write(key)
 
-    def speak(self, key: _Step) -> None:
-        """Write the line."""
+    def write(self, key: _Step) -> None:
+        """Write the progress of a step."""
         count = f"{key.done}/{key.total}" if key.total else str(key.done)
-        _say(shown(f"{key.name}: {count} {key.note}".rstrip()))
+        _write_line(shown(f"{key.name}: {count} {key.note}".rstrip()))
 
     def tell(self, text: str) -> None:
         """Write a line."""
-        _say(shown(text))
+        _write_line(shown(text))
 
     def finish(self, key: _Step) -> None:
         """Write nothing: the command shows the result."""
@@ -131,7 +131,7 @@ class ProgressLines:
 class QuietLines(ProgressLines):
     """No progress; messages of commands are written."""
 
-    def speak(self, key: _Step) -> None:
+    def write(self, key: _Step) -> None:
         """Write nothing."""
 
 
@@ -140,28 +140,28 @@ class StepLines(ProgressLines):
 
     def start(self, name: str, total: int | None) -> _Step:
         """Write the name of the step."""
-        _say(shown(name))
+        _write_line(shown(name))
         return super().start(name, total)
 
     def finish(self, key: _Step) -> None:
         """Write the name of the step and its duration."""
-        _say(shown(f"{key.name}: {time.monotonic() - key.begun:.1f} s"))
+        _write_line(shown(f"{key.name}: {time.monotonic() - key.begun:.1f} s"))
 
 
 class JsonLines(ProgressLines):
     """As `ProgressLines`, but for programs: every line is a JSON object."""
 
-    def speak(self, key: _Step) -> None:
+    def write(self, key: _Step) -> None:
         """Write the line."""
         facts = {"event": "progress", "task": key.name, "done": key.done, "total": key.total}
-        _say(json.dumps(facts | {"note": key.note}))
+        _write_line(json.dumps(facts | {"note": key.note}))
 
     def tell(self, text: str) -> None:
         """Write an object with the text."""
-        _say(json.dumps({"event": "note", "text": text}))
+        _write_line(json.dumps({"event": "note", "text": text}))
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     """Write a line, if it can be written: a step does not fail because standard error is closed."""
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)

@@ -75,7 +75,7 @@ def run_cases(
     while running:
         wait([child.ends for child in running], timeout=0.5)
         for child in list(running):
-            yield from child.hear()
+            yield from child.receive()
             if child.is_over(until):
                 running.remove(child)
                 rest = child.stop()
@@ -132,7 +132,7 @@ class _Child:
         self.process.start()
         theirs.close()
 
-    def hear(self) -> Iterator[object]:
+    def receive(self) -> Iterator[object]:
         with contextlib.suppress(EOFError, OSError):
             while self.ends.poll():
                 kind, content = json.loads(self.ends.recv_bytes())

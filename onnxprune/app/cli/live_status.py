@@ -55,7 +55,7 @@ class LiveStatus:
     ends_at: float | None = None
     warning: str = ""
 
-    def hear(self, event: Facts) -> None:
+    def receive(self, event: Facts) -> None:
         """Take in an event."""
         if event["event"] == "untracked":
             self.warning = f"nothing more goes to {event['step']}: {event['because'][0]}"

@@ -254,23 +254,23 @@ def _exit_code(run: Callable[[], Any]) -> int:
     try:
         outcome = run()
     except OnnxpruneError as error:
-        _complain(error.message, error.hint)
+        _report(error.message, error.hint)
         return error.exit_code
     except click.ClickException as error:
-        _complain(error.format_message(), _usage_hint(error))
+        _report(error.format_message(), _usage_hint(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted", "nothing was left half written")
+        _report("interrupted", "nothing was left half written")
         return _INTERRUPTED
     except MemoryError:
         hint = "give a smaller --batch-size, fewer --workers or a smaller model, or more --memory"
-        _complain("out of memory", hint)
+        _report("out of memory", hint)
         return 1
     except OSError as error:
-        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", _ENVIRONMENT)
+        _report(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", _ENVIRONMENT)
         return 1
     except SystemExit as stop:
-        _complain(f"a module or a callable has ended the program: sys.exit({stop.code!r})", "let it return")
+        _report(f"a module or a callable has ended the program: sys.exit({stop.code!r})", "let it return")
         return 1
     return outcome if isinstance(outcome, int) else 0
 
@@ -280,7 +280,7 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"see: {context.command_path} --help" if context is not None else "add --help to see the options"
 
 
-def _complain(message: str, hint: str) -> None:
+def _report(message: str, hint: str) -> None:
     tell("error: ", end="", color="red")
     tell(sentence(message))
     if hint:

@@ -109,10 +109,10 @@ def watching(recipe: Recipe, as_json: bool) -> Iterator[Callable[[Facts], None]]
     elif sys.stderr.isatty():
         board = LiveStatus(recipe)
         with on_display(board):
-            yield board.hear
+            yield board.receive
     else:
         with show_progress():
-            yield say
+            yield show_event
 
 
 def _report(folder: Path, unchanged: bool) -> str | None:
@@ -130,7 +130,7 @@ def _report(folder: Path, unchanged: bool) -> str | None:
     return str(page)
 
 
-def say(event: Facts) -> None:
+def show_event(event: Facts) -> None:
     """Write the message of an event to standard error."""
     from onnxprune.app.figures import duration
 

@@ -94,7 +94,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
         return shrink_without_data(model, output, reductions, **wanted.groups, **kept)
     missed: MissedError | None = None
     try:
-        facts = run_shrink(wanted, _say, tell)
+        facts = run_shrink(wanted, _show_event, tell)
     except MissedError as error:
         facts, missed = error.facts, error
     if quantize:
@@ -118,8 +118,8 @@ def _quantised(facts: Facts, wanted: Any) -> Facts:
         return facts | {"warnings": [*facts["warnings"], f"not quantised: {error.message}"]}
 
 
-def _say(event: Facts) -> None:
+def _show_event(event: Facts) -> None:
     """Write the message of an event."""
-    from onnxprune.app.cli.run import say
+    from onnxprune.app.cli.run import show_event
 
-    say(event)
+    show_event(event)

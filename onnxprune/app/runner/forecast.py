@@ -62,7 +62,7 @@ class Forecast:
     pending: dict[str, int]
     paces: dict[str, float] = field(default_factory=dict)
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def receive(self, event: Mapping[str, Any]) -> None:
         """Update the forecast by an event: a finished step is not pending, and sets the pace of its kind."""
         if event["event"] == "start":
             return

@@ -271,9 +271,9 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     check_folder(Path(str(recipe.folder)), _reads(recipe))
     original = opened(load(recipe.model), recipe.open_io)
     with task("run", total=len(planned_steps(recipe))) as progress, contextlib.ExitStack() as stack:
-        crier = _EventRelay(listen, progress, Forecast(planned_steps(recipe)))
-        journal = stack.enter_context(open_journal(Path(str(recipe.folder)), crier))
-        crier.track = stack.enter_context(tracking(recipe, journal.header, crier.complain))
+        relay = _EventRelay(listen, progress, Forecast(planned_steps(recipe)))
+        journal = stack.enter_context(open_journal(Path(str(recipe.folder)), relay))
+        relay.track = stack.enter_context(tracking(recipe, journal.header, relay.report_failure))
         threads = recipe.threads or journal.header.get("threads") or usable_processors()
         material = RecipeData(recipe, original, int(threads))
         if recipe.finetune.epochs or recipe.finetune.last_epochs:
@@ -334,13 +334,13 @@ class _EventRelay:
     track: Listener = lambda event: None
 
     def __call__(self, event: Facts) -> None:
-        self.forecast.hear(event)
+        self.forecast.receive(event)
         self.track(event)
         if event["event"] != "start":
             self.progress.advance(1, note=event["step"])
         self.listen({**event, "remaining_s": self.forecast.remaining_s()})
 
-    def complain(self, tracker: str, why: str) -> None:
+    def report_failure(self, tracker: str, why: str) -> None:
         """Send the event of a tracker that has failed."""
         self.listen({"event": "untracked", "step": tracker, "because": [why]})
 

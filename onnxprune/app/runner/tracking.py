@@ -54,7 +54,7 @@ class Tracking:
     lost: Callable[[str, str], None]
     epochs: dict[str, int] = field(default_factory=dict)
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def receive(self, event: Mapping[str, Any]) -> None:
         """Take in an event."""
         if event["event"] == "start":
             return
@@ -105,7 +105,7 @@ def tracking(
         if recipe.log.mlflow is not None:
             opened.append(_MLflow(recipe, header))
             stack.callback(opened[-1].close)
-        yield Tracking(opened, lost).hear
+        yield Tracking(opened, lost).receive
 
 
 class _TensorBoard:

@@ -28,11 +28,11 @@ def clock(monkeypatch):
 def test_every_round_has_a_row_with_its_figures(tmp_path, clock):
     board = LiveStatus(recipe_in(tmp_path, "finetune.epochs=1"))
     done = {"event": "done", "duration_s": 75.0, "remaining_s": 120.0}
-    board.hear({**done, "step": "baseline", "facts": {"score": 0.985}})
-    board.hear({"event": "kept", "step": "1-ana", "duration_s": 2.0, "facts": {}, "remaining_s": None})
-    board.hear({**done, "step": "1-prune", "facts": {"macs_reduction": 0.251}})
-    board.hear({**done, "step": "1-finetune", "facts": {"losses": [0.75, 0.125]}})
-    board.hear({"event": "start", "step": "1-score", "remaining_s": 120.0})
+    board.receive({**done, "step": "baseline", "facts": {"score": 0.985}})
+    board.receive({"event": "kept", "step": "1-ana", "duration_s": 2.0, "facts": {}, "remaining_s": None})
+    board.receive({**done, "step": "1-prune", "facts": {"macs_reduction": 0.251}})
+    board.receive({**done, "step": "1-finetune", "facts": {"losses": [0.75, 0.125]}})
+    board.receive({"event": "start", "step": "1-score", "remaining_s": 120.0})
     header, original, first, outlook = drawn(board).splitlines()
     assert header.split() == ["round", "analysis", "pruning", "training", "loss", "MACs", "top1"]
     assert original.split() == ["original", "0.9850"]
@@ -53,7 +53,7 @@ def test_bars_are_drawn_below_the_board(tmp_path):
     board = LiveStatus(recipe_in(tmp_path))
     console = Console(file=screen, force_terminal=True, width=100)
     with on_display(board, console) as live, task("finetune", total=3) as step:
-        board.hear({"event": "start", "step": "1-prune", "remaining_s": None})
+        board.receive({"event": "start", "step": "1-prune", "remaining_s": None})
         step.advance(note="loss 0.5")
         live.refresh()
     assert "finetune" in screen.getvalue()
@@ -77,11 +77,11 @@ def test_the_steps_of_a_recipe_are_known_beforehand(tmp_path):
 def test_the_forecast_uses_times_of_finished_steps():
     forecast = Forecast({"baseline": 1, "1-finetune": 2, "2-finetune": 6, "2-score": 1})
     assert forecast.remaining_s() is None
-    forecast.hear({"event": "done", "step": "baseline", "duration_s": 3.0})
+    forecast.receive({"event": "done", "step": "baseline", "duration_s": 3.0})
     assert forecast.remaining_s() is None  # no training has been timed
-    forecast.hear({"event": "start", "step": "1-finetune"})
-    forecast.hear({"event": "kept", "step": "1-finetune", "duration_s": 10.0})
+    forecast.receive({"event": "start", "step": "1-finetune"})
+    forecast.receive({"event": "kept", "step": "1-finetune", "duration_s": 10.0})
     assert forecast.remaining_s() == 6 * 5.0 + 3.0
-    forecast.hear({"event": "done", "step": "2-finetune", "duration_s": 60.0})
-    forecast.hear({"event": "done", "step": "2-score", "duration_s": 1.0})
+    forecast.receive({"event": "done", "step": "2-finetune", "duration_s": 60.0})
+    forecast.receive({"event": "done", "step": "2-score", "duration_s": 1.0})
     assert forecast.remaining_s() == 0.0

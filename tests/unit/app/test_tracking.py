@@ -79,10 +79,10 @@ def test_losses_are_counted_through_all_iterations():
             kept.append(figure)
 
     tracking = Tracking([Keeper()], lambda name, why: None)
-    tracking.hear({"event": "kept", "step": "1-finetune", "facts": {"losses": [0.5, 0.25]}})
-    tracking.hear({"event": "start", "step": "2-finetune"})
-    tracking.hear({"event": "done", "step": "2-finetune", "facts": {"losses": [0.125]}})
-    tracking.hear({"event": "done", "step": "one-shot-finetune", "facts": {"losses": [0.75]}})
+    tracking.receive({"event": "kept", "step": "1-finetune", "facts": {"losses": [0.5, 0.25]}})
+    tracking.receive({"event": "start", "step": "2-finetune"})
+    tracking.receive({"event": "done", "step": "2-finetune", "facts": {"losses": [0.125]}})
+    tracking.receive({"event": "done", "step": "one-shot-finetune", "facts": {"losses": [0.75]}})
     assert kept == [("loss", 0.125, 3), ("one_shot/loss", 0.75, 1)]
 
 
@@ -97,7 +97,7 @@ def test_a_tracker_that_fails_is_left_behind_and_named():
     lost = []
     tracking = Tracking([Broken()], lambda name, why: lost.append((name, why)))
     for _ in range(2):
-        tracking.hear({"event": "done", "step": "1-score", "facts": {"score": 0.5}})
+        tracking.receive({"event": "done", "step": "1-score", "facts": {"score": 0.5}})
     assert lost == [("broken", "OSError: no room")]
 
 
