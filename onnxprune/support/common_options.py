@@ -189,8 +189,8 @@ class Reductions:
             metavar="R",
             key=Key(
                 example="0.5",
-                note="time of a run, measured as [bench] says",
-                text="Of the time a run takes, measured as ``[bench]`` says.",
+                note="time of a run, measured as in [bench]",
+                text="Of the time of a run, measured as in ``[bench]``.",
                 bounds=FRACTION,
             ),
         ),
