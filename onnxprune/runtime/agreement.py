@@ -98,8 +98,8 @@ def compare(reference: Runnable, candidate: Runnable, feeds: Iterable[Feeds]) ->
         worst.update({n: worst[n].worse(difference(expected[n], actual[n])) for n in shared})
         samples += 1
     if not samples or not names:
-        what = "the models were compared on no samples" if names else "the model has no outputs"
-        raise DataError(what, "nothing can be said of how well they agree")
+        fault = "the models were compared on no samples" if names else "the model has no outputs"
+        raise DataError(fault, "compare models with outputs on at least one sample")
     return Agreement(
         max(d.max_rel_error for d in worst.values()),
         max(d.max_abs_error for d in worst.values()),

@@ -108,8 +108,8 @@ def _install(folder: Path) -> None:
     checked = [*command, "--require-hashes", "-r", str(pinned)]
     outcome = subprocess.run(checked, capture_output=True, text=True, check=False, cwd=folder.parent)
     if outcome.returncode or not _holds_training_build(folder):
-        complaint = (outcome.stderr or outcome.stdout).strip().splitlines() or ["pip said nothing"]
-        said = next((line for line in complaint if line.startswith("ERROR")), complaint[-1])
+        output = (outcome.stderr or outcome.stdout).strip().splitlines() or ["pip printed nothing"]
+        said = next((line for line in output if line.startswith("ERROR")), output[-1])
         by_hand = " ".join([*command, REQUIREMENT])
         raise TrainingError(
             f"pip could not install {REQUIREMENT}: {said}",

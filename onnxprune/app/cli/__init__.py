@@ -55,7 +55,7 @@ def program(context: click.Context) -> None:
     reduction), transform.
     """
     if context.invoked_subcommand is None:
-        raise click.UsageError(f"say what to do: {', '.join(program.commands)}", context)
+        raise click.UsageError(f"name a command: {', '.join(program.commands)}", context)
 
 
 for command in (

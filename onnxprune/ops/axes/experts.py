@@ -116,7 +116,7 @@ def _hidden(c: Context, first: int, second: int, third: int) -> tuple[Factor, Fa
     rows, experts = c.count(c.axes(first)[1].size), c.axes(first)[0].size
     gated = c.attributes.get("activation_type", "relu") in GATED and not c.has(third)
     if gated and c.attributes.get("swiglu_fusion", 0) not in (1, 2):
-        raise UnknownOperandError("where its gates lie is not said")
+        raise UnknownOperandError("the layout of its gates is not stated")
     width = rows // 2 if gated else rows
     if gated and rows % 2:
         raise UnknownOperandError("its gates and values are not as many")

@@ -155,7 +155,7 @@ class Command(LatencyBackend):
     @property
     def _by_hand(self) -> str:
         line = " ".join(self.words).replace("{model}", "model.onnx")
-        return f"try it by hand: {line}; --latency-table FILE keeps what has been measured"
+        return f"try it by hand: {line}; --latency-table FILE keeps measured figures"
 
     def _call(self, words: Sequence[str]) -> tuple[int, str, str]:
         """Run a command to its end; return its exit code, its output and its errors.
