@@ -418,7 +418,7 @@ def kept_indices(dim: Dim, kept: Kept) -> np.ndarray[Any, np.dtype[np.intp]]:
 
 
 def kept_size(dim: Dim, counts: Mapping[Factor, int]) -> Extent:
-    """Return how many elements of an axis remain, given how many remain of each factor."""
+    """Return the number of elements of an axis that remain, given that of each factor."""
     dim = resolve(dim)
     if isinstance(dim, Factor):
         return counts.get(dim, dim.size)

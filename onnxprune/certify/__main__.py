@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     verdict = certify(models["sparse"], models["dense"], kept, models.get("original"))
-    foreign = [side for side, wanted in digests.items() if wanted != digest(getattr(given, side))]
+    foreign = [side for side, expected in digests.items() if expected != digest(getattr(given, side))]
     facts: dict[str, Any] = {"sparse": given.sparse, "dense": given.dense}
     facts |= {"original": given.original} if given.original else {}
     facts |= {"certificate": given.certificate, "of_other_files": foreign} if given.certificate else {}

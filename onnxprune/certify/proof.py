@@ -86,7 +86,7 @@ class Proof:
                 self._note(node, Refusal(f"{type(error).__name__}: {error}"))
 
     def related(self, sparse: str, dense: str) -> Relation:
-        """Return how a dense tensor is related to a sparse one.
+        """Return the relation of a dense tensor to a sparse one.
 
         Raises:
             Refusal: It is not known.

@@ -46,8 +46,8 @@ def recurrent(pair: NodePair) -> list[Relation]:
 
 def _keeps_zero(pair: NodePair) -> bool:
     given = pair.given.get("activations")
-    wanted = _DEFAULT[pair.operator] * (2 if pair.given.get("direction") == b"bidirectional" else 1)
-    plain = given is None or [a.lower() for a in given] == [a.lower() for a in wanted]
+    expected = _DEFAULT[pair.operator] * (2 if pair.given.get("direction") == b"bidirectional" else 1)
+    plain = given is None or [a.lower() for a in given] == [a.lower() for a in expected]
     return plain or (pair.operator == "RNN" and all(a.lower() == b"relu" for a in given or ()))
 
 

@@ -231,6 +231,6 @@ def _root_mean_square(pair: NodePair, given: Relation) -> Relation:
     if np.array_equal(before, after):
         return replace(made, scale=math.sqrt(left / size))
     need(before.shape == after.shape, "a scale of another size")
-    wanted = before * math.sqrt(size / left)
-    need((np.abs(wanted - after) <= room * np.abs(wanted)).all(), "another scale")
+    expected = before * math.sqrt(size / left)
+    need((np.abs(expected - after) <= room * np.abs(expected)).all(), "another scale")
     return made

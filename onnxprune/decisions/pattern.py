@@ -77,7 +77,7 @@ class Pattern:
         return 1 - self.kept / self.block if self.block else self.share
 
     def stay(self, length: int) -> int:
-        """Return how many elements of a block of some length stay; none where it is too short for that."""
+        """Return the number of elements that stay in a block, or for a share in a row, of some length."""
         return self.kept if self.block else max(0, length - math.ceil(self.share * length - 1e-9))
 
     def largest(self, scores: Array) -> Array:

@@ -181,7 +181,7 @@ class Analysis:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def drop(self, value: float) -> float:
-        """Return how much worse than the baseline a value is (never negative)."""
+        """Return the loss of a value against the baseline (never negative)."""
         return max(0.0, self.baseline - value if self.higher_is_better else value - self.baseline)
 
     def to_json(self) -> str:

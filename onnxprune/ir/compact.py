@@ -66,7 +66,7 @@ def _form(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto | onnx.Spa
 
 
 def fill_bytes(shape: tuple[int, ...], kind: np.dtype[np.generic]) -> int:
-    """Return how many bytes the values of a filled tensor take."""
+    """Return the bytes of the values of a filled tensor."""
     return math.prod(int(size) for size in shape) * kind.itemsize
 
 

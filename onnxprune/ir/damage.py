@@ -104,7 +104,7 @@ def tensors(holder: Holder) -> Iterator[onnx.TensorProto]:
 
 
 def stored_bytes(tensor: onnx.TensorProto, model: str) -> int:
-    """Return how many bytes the values of a tensor take where they are stored as such.
+    """Return the bytes of the values of a tensor where they are stored as such.
 
     Raises:
         ModelError: It has no such values, or no possible shape.
@@ -136,11 +136,11 @@ def _check_tensor(tensor: onnx.TensorProto, model: str) -> None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return  # a model made in memory, whose weights are not loaded
     if tensor.HasField("raw_data"):
-        wanted, found, unit = stored_bytes(tensor, model), len(tensor.raw_data), "bytes"
+        required, found, unit = stored_bytes(tensor, model), len(tensor.raw_data), "bytes"
     else:
-        wanted, found, unit = _field_length(tensor), len(_field(tensor)), "values"
-    if wanted != found:
-        raise ModelError(f"{what} is damaged: it has {found} {unit} and needs {wanted}", EXPORT_AGAIN)
+        required, found, unit = _field_length(tensor), len(_field(tensor)), "values"
+    if required != found:
+        raise ModelError(f"{what} is damaged: it has {found} {unit} and needs {required}", EXPORT_AGAIN)
 
 
 def _field(tensor: onnx.TensorProto) -> list[object]:
@@ -150,7 +150,7 @@ def _field(tensor: onnx.TensorProto) -> list[object]:
 
 
 def _field_length(tensor: onnx.TensorProto) -> int:
-    """Return how many values the field for the type of a tensor must have."""
+    """Return the number of values that the field for the type of a tensor must have."""
     count = int(math.prod(tensor.dims))
     if tensor.data_type in _PACKED:
         bits = _PACKED[tensor.data_type]

@@ -52,14 +52,14 @@ def with_outputs(
         names: The outputs; those that the model has keep their declaration.
         kind: The element type to declare for the others; by default none.
     """
-    wanted = list(dict.fromkeys(names))
-    if wanted == [o.name for o in proto.graph.output]:
+    required = list(dict.fromkeys(names))
+    if required == [o.name for o in proto.graph.output]:
         return proto
     declared = {o.name: o for o in proto.graph.output}
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.graph.output[:]
-    copy.graph.output.extend(declared[n] if n in declared else _declared(n, kind) for n in wanted)
+    copy.graph.output.extend(declared[n] if n in declared else _declared(n, kind) for n in required)
     return copy
 
 

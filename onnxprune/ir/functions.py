@@ -51,7 +51,7 @@ def inlined(proto: onnx.ModelProto, model: str) -> onnx.ModelProto:
 def _count(
     proto: onnx.ModelProto, functions: Mapping[_Key, onnx.FunctionProto], model: str
 ) -> tuple[int, int]:
-    """Return how many nodes, and about how many bytes, the main graph has once all calls are inlined.
+    """Return the nodes, and about the bytes, of the main graph once all calls are inlined.
 
     Functions are counted once each, those they call before them: depth costs no recursion.
     """

@@ -83,7 +83,7 @@ class GraphIndex:
         return [use for use in self.uses.get(name, ()) if use.operand != CAPTURED]
 
     def count(self, name: str) -> int:
-        """Return how many places read a value, graph outputs included."""
+        """Return the number of uses of a value, graph outputs included."""
         return len(self.uses.get(name, ())) + (name in self.returned)
 
     def reads(self, number: int) -> Iterator[str]:

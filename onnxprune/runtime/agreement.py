@@ -109,7 +109,7 @@ def compare(reference: Runnable, candidate: Runnable, feeds: Iterable[Feeds]) ->
 
 
 def difference(a: Array, b: Array) -> Difference:
-    """Return how far `b` strays from `a`, as `compare` defines it.
+    """Return the difference of `b` from `a`, as `compare` defines it.
 
     Args:
         a: The reference's output, any shape.

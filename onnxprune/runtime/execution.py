@@ -123,7 +123,7 @@ def _short(provider: str) -> str:
 
 
 _current = [ExecutionConfig()]
-_told: set[tuple[str, str]] = set()
+_reported: set[tuple[str, str]] = set()
 
 
 def current() -> ExecutionConfig:
@@ -159,8 +159,8 @@ def on_cpu(session: Any) -> frozenset[str]:
     return frozenset(node.op_type for part in assigned if part.ep_name == CPU for node in part.get_nodes())
 
 
-def untold(operators: Iterable[str], config: ExecutionConfig) -> list[str]:
+def unreported(operators: Iterable[str], config: ExecutionConfig) -> list[str]:
     """Return the operators whose fallback was not yet reported, and mark them as reported."""
-    fresh = sorted(op for op in operators if (config.provider, op) not in _told)
-    _told.update((config.provider, op) for op in fresh)
+    fresh = sorted(op for op in operators if (config.provider, op) not in _reported)
+    _reported.update((config.provider, op) for op in fresh)
     return fresh

@@ -151,8 +151,8 @@ def _bind(spec: TensorSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> No
     """Check a given shape against the model and note the sizes of its symbolic axes."""
     fits = len(shape) == len(spec.shape) and all(n > 0 for n in shape)
     for size, known in zip(shape, spec.shape, strict=False):
-        wanted = sizes.setdefault(known, size) if isinstance(known, str) else known
-        fits = fits and wanted in (None, size)
+        expected = sizes.setdefault(known, size) if isinstance(known, str) else known
+        fits = fits and expected in (None, size)
     if not fits:
         raise UsageError(
             f"shape {list(shape)} does not fit the input {spec}", "give a size for every axis, the file's own"

@@ -16,7 +16,7 @@ import onnx
 from onnxprune.errors import DeviceError, EndlessError, LimitError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.deadline import RunDeadline
-from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, untold
+from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, unreported
 from onnxprune.runtime.functions import add_functions
 from onnxprune.runtime.library import onnxruntime
 from onnxprune.runtime.slim import slim_copy
@@ -138,9 +138,9 @@ class Session:
         """The name of the axis that counts samples, ``None`` where it has none."""
         return batch_name(self.inputs, self.outputs)
 
-    def tell_fallbacks(self) -> None:
+    def report_fallbacks(self) -> None:
         """Report the operators that the named provider leaves to the CPU, each once a process."""
-        if fresh := untold(self.on_cpu, self.execution):
+        if fresh := unreported(self.on_cpu, self.execution):
             tell(f"{self.execution.name} leaves these operators to the CPU: {', '.join(fresh)}")
 
     def run(self, feeds: Feeds, outputs: Iterable[str] | None = None) -> dict[str, Array]:
@@ -158,7 +158,7 @@ class Session:
             LimitError: The memory is not enough.
             EndlessError: The time is not enough that `runs_within` allows.
         """
-        self.tell_fallbacks()
+        self.report_fallbacks()
         names = [o.name for o in self.outputs] if outputs is None else list(outputs)
         options = onnxruntime().RunOptions()
         watch = RunDeadline(options)

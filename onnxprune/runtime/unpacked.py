@@ -38,7 +38,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _packed(node: onnx.NodeProto) -> int:
-    """Return how many tensors lie side by side in the last operand of attention; 0 where none do."""
+    """Return the number of tensors packed in the last operand of attention; 0 for separate tensors."""
     if node.op_type != "MultiHeadAttention" or node.domain != "com.microsoft":
         return 0
     _, keys, values = (*node.input, "", "", "")[:3]

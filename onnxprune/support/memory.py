@@ -62,9 +62,9 @@ def confined(limit: int | None) -> Iterator[None]:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = _private_memory() + limit
-        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+        total = _private_memory() + limit
+        total = total if hard == resource.RLIM_INFINITY else min(total, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (total, hard))
         try:
             yield
         finally:
@@ -72,7 +72,7 @@ def confined(limit: int | None) -> Iterator[None]:
 
 
 def _private_memory() -> int:
-    """Return how many bytes this process has that `RLIMIT_DATA` counts."""
+    """Return the bytes of this process that `RLIMIT_DATA` counts."""
     lines = _DATA.read_text().splitlines()
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
 
@@ -120,7 +120,7 @@ def parsed(text: str) -> int:
 
 
 def _machine() -> int:
-    """Return how much memory this process may use at most, in bytes."""
+    """Return the most memory that this process may use, in bytes."""
     found = []
     with contextlib.suppress(OSError, ValueError, AttributeError):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -30,7 +30,7 @@ class ProcessorClock:
 
 
 def usable_processors() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -59,6 +59,6 @@ def idle() -> bool:
 
 
 def _runnable() -> int:
-    """Return how many threads of the whole machine run or could run, this one included (proc(5): loadavg)."""
+    """Return the runnable threads of the whole machine, this one included (proc(5): loadavg)."""
     time.sleep(_BETWEEN_LOOKS_S)
     return int(_LOAD.read_text().split()[3].split("/")[0])

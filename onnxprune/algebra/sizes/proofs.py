@@ -154,7 +154,7 @@ def _without_atom(atom: Atom, c: Number, rest: Value) -> Iterator[list[Value]]:
 
 
 def _largest_remainder(fraction: Value) -> Number:
-    """Return how much a fraction can be above its floor."""
+    """Return the largest difference of a fraction from its floor."""
     if not isinstance(fraction, Size) or not all(
         fraction.algebra.atoms[k].integral for m, _ in fraction.terms for k, _ in m
     ):

@@ -129,7 +129,7 @@ def find_evidence(channels: Channels) -> LivenessEvidence:
     while search.step():
         pass
     removed = {g.name: np.flatnonzero(search.gone[g.factor]).tolist() for g in channels.groups}
-    left = [remainder for group in channels.groups for remainder in _left(search, group)]
+    left = [remainder for group in channels.groups for remainder in _remainders(search, group)]
     return LivenessEvidence(
         channels, search.constants, {n: r for n, r in removed.items() if r}, search.heirs, left
     )
@@ -234,16 +234,18 @@ class _Search:
 
         Channels that stay anyway come first, then those that can inherit at most places.
         """
-        wanted = dict(self._wanted(factor, dying))
-        while wanted:
-            worth = np.stack([self._worth(product, factor, group) for product, group in wanted.values()])
+        heirless = dict(self._without_heir(factor, dying))
+        while heirless:
+            worth = np.stack(
+                [self._magnitudes(product, factor, group) for product, group in heirless.values()]
+            )
             staying = (worth > 0) & ~(dying | self.gone[factor])
             worth = np.where(staying if staying.any() else dying, worth, 0.0)
             heir = int(np.lexsort((worth.max(axis=0), (worth > 0).sum(axis=0)))[-1])
-            for key, found in zip(list(wanted), worth[:, heir] > 0, strict=True):
+            for key, found in zip(list(heirless), worth[:, heir] > 0, strict=True):
                 if found:
-                    product, group = wanted.pop(key)
-                    self._appoint(key, product, product.place(heir, group, self._there(product)))
+                    product, group = heirless.pop(key)
+                    self._appoint(key, product, product.place(heir, group, self._known_places(product)))
 
     def _appoint(self, key: tuple[int, int], product: LinearProduct, place: int) -> None:
         """Make an index the heir of others, and keep all channels that lie on it."""
@@ -258,32 +260,37 @@ class _Search:
         typing, linear = self.channels.typing, product.matrices.linear
         return typing.axes[typing.nodes[product.node].input[linear.data]][linear.axis]
 
-    def _there(self, product: LinearProduct) -> Mask:
+    def _known_places(self, product: LinearProduct) -> Mask:
         """Return the places of that axis that are not gone, and known."""
         linear = product.matrices.linear
         data = self.channels.typing.nodes[product.node].input[linear.data]
         there: Mask = self._remaining(data, linear.axis) & ~np.isnan(product.data)
         return there
 
-    def _wanted(
+    def _without_heir(
         self, factor: Factor, dying: Mask
     ) -> Iterator[tuple[tuple[int, int], tuple[LinearProduct, int]]]:
         """Yield the nodes and matrices in which channels need an heir that has not been found yet."""
         for product in (p for p in self.products[factor] if p.own and not p.even):
-            needed = (product.data != 0) & self._read(product) & self._there(product) & (product.columns >= 0)
+            needed = (
+                (product.data != 0)
+                & self._read(product)
+                & self._known_places(product)
+                & (product.columns >= 0)
+            )
             for group in np.unique(product.groups[needed & dying[product.columns]]).tolist():
                 if (product.node, group) not in self.heirs:
                     yield (product.node, group), (product, group)
 
-    def _worth(self, product: LinearProduct, factor: Factor, group: int) -> Array:
-        """Return how large each channel is where a matrix reads it; 0 where it cannot be an heir there."""
+    def _magnitudes(self, product: LinearProduct, factor: Factor, group: int) -> Array:
+        """Return the magnitude of each channel where a matrix reads it; 0 where it cannot be an heir."""
         worth = np.zeros(factor.count)
-        there = (product.groups == group) & (product.columns >= 0) & self._there(product)
+        there = (product.groups == group) & (product.columns >= 0) & self._known_places(product)
         np.maximum.at(worth, product.columns[there], np.abs(product.data[there]))
         return worth
 
 
-def _left(search: _Search, group: Group) -> list[Remainder]:
+def _remainders(search: _Search, group: Group) -> list[Remainder]:
     """Record the reasons of constant channels that stay."""
     reasons: Counter[tuple[str, str, str]] = Counter()
     staying = ~search.gone[group.factor]

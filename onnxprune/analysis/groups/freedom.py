@@ -94,18 +94,18 @@ def _beside(dim: Dim, factor: Factor, beside: Sequence[Factor] = ()) -> Iterator
             yield from _beside(part, factor, [*beside, *others])
 
 
-def _everywhere(typing: Typing, wanted: Iterable[Factor]) -> dict[Factor, set[str]]:
+def _everywhere(typing: Typing, required: Iterable[Factor]) -> dict[Factor, set[str]]:
     """Return all tensors that carry each of some factors."""
-    found: dict[Factor, set[str]] = {f: set() for f in wanted}
+    found: dict[Factor, set[str]] = {f: set() for f in required}
     for name, dims in typing.axes.items():
         for factor in {f for dim in dims for f in factors(dim)}.intersection(found):
             found[factor].add(name)
     return found
 
 
-def _summed_over(typing: Typing, wanted: Iterable[Factor]) -> dict[Factor, list[Sequence[Dim]]]:
+def _summed_over(typing: Typing, required: Iterable[Factor]) -> dict[Factor, list[Sequence[Dim]]]:
     """Return the indices of the terms of every sum over each of some factors."""
-    found: dict[Factor, list[Sequence[Dim]]] = {f: [] for f in wanted}
+    found: dict[Factor, list[Sequence[Dim]]] = {f: [] for f in required}
     for contraction in typing.contractions:
         for factor in set(factors(contraction.dim)).intersection(found):
             found[factor].append(summed_space(typing, contraction))
@@ -150,6 +150,6 @@ def _reached(within: dict[Factor, set[Factor]], start: Factor) -> set[Factor]:
     return found
 
 
-def _as_they_lie(dims: Sequence[Dim], wanted: set[Factor]) -> Outer:
+def _as_they_lie(dims: Sequence[Dim], required: set[Factor]) -> Outer:
     """Return factors in the order in which a tensor has them."""
-    return tuple(f for f in dict.fromkeys(f for dim in dims for f in factors(dim)) if f in wanted)
+    return tuple(f for f in dict.fromkeys(f for dim in dims for f in factors(dim)) if f in required)

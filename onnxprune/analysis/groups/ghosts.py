@@ -25,7 +25,7 @@ def find_ghost(
     values: Mapping[str, float],
     makers: Mapping[str, int],
 ) -> Ghost | None:
-    """Return how a removed channel's part in a sum is computed, ``None`` where that is not known.
+    """Return the computation of a removed channel's part in a sum, ``None`` where that is not known.
 
     Args:
         typing: The network.

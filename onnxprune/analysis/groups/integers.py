@@ -73,7 +73,7 @@ def settle_integers(typing: Typing) -> None:
         if node.op_type == "Pad" and node.output[0] in classes:  # with zeros, if all agree on the zero point
             typing.never_zero.discard(index)
     for group in {id(c): c for c in classes.values() if len(c.zeros) > 1}.values():
-        _say_nothing(typing, group.tensors)
+        _drop_statements(typing, group.tensors)
 
 
 def _classes(typing: Typing) -> dict[str, _Class]:
@@ -147,7 +147,7 @@ def _number(typing: Typing, name: str) -> Hashable:
 
 
 def _as_constant(typing: Typing, group: _Class, name: str) -> Quantised | None:
-    """Return how a constant of a class is read, ``None`` where its readings differ."""
+    """Return the reading of a constant of a class, ``None`` where its readings differ."""
     if len(group.zeros) > 1:
         return None
     found = {_on(typing, name, tensor, how) for tensor, _, how in group.readings if how != RAW} or {RAW}
@@ -172,7 +172,7 @@ def _on(typing: Typing, name: str, tensor: str, how: Quantised) -> Quantised | N
     return replace(how, axis=places[0]) if len(places) == 1 else None
 
 
-def _say_nothing(typing: Typing, tensors: Iterable[str]) -> None:
+def _drop_statements(typing: Typing, tensors: Iterable[str]) -> None:
     """Drop the statements about zeros in some tensors."""
     chosen = set(tensors)
     for index, node in enumerate(typing.nodes):

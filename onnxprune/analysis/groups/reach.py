@@ -66,7 +66,7 @@ class Counting:
 
 
 def reach_of(channels: Channels) -> Reach:
-    """Return how much of a network its groups reach, optional ones included."""
+    """Return the share of a network on its groups, optional ones included."""
     cost = cost_of(channels)
     gone = {group.factor: 0 for group in channels.groups}
     shares = [1 - p.value(gone) / total if (total := p.value()) else 0.0 for p in (cost.params, cost.macs)]

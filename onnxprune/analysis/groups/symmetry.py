@@ -79,9 +79,9 @@ def symmetries(channels: Channels) -> list[GroupSymmetry]:
     return [_symmetry(channels, group, carrying[group.factor]) for group in channels.groups]
 
 
-def _carrying(typing: Typing, wanted: set[Factor]) -> dict[Factor, list[int]]:
+def _carrying(typing: Typing, chosen: set[Factor]) -> dict[Factor, list[int]]:
     """Return the nodes that carry each factor, by their numbers."""
-    lying = {name: {f for d in dims for f in factors(d)} & wanted for name, dims in typing.axes.items()}
+    lying = {name: {f for d in dims for f in factors(d)} & chosen for name, dims in typing.axes.items()}
     found: dict[Factor, list[int]] = defaultdict(list)
     for index, node in enumerate(typing.nodes):
         here: set[Factor] = set()
@@ -139,7 +139,7 @@ def _effect(typing: Typing, factor: Factor, index: int) -> Effect:
 
 
 def _within(dim: Dim, factor: Factor) -> list[int]:
-    """Return how often a factor occurs in each part of a sum."""
+    """Return the number of times that a factor occurs in each part of a sum."""
     found = resolve(dim)
     parts = found.parts if isinstance(found, Sum) else (found,)
     return [factors(part).count(factor) for part in parts]

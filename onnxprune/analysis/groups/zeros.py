@@ -114,12 +114,12 @@ def _block(typing: Typing, factor: Factor, index: int, reason: str) -> None:
     block(factor, Block(label(node), node.op_type, reason))
 
 
-def _carriers(typing: Typing, wanted: set[Factor]) -> dict[Factor, set[str]]:
+def _carriers(typing: Typing, chosen: set[Factor]) -> dict[Factor, set[str]]:
     """Return, for each factor, the tensors that have it on some axis."""
     carriers: dict[Factor, set[str]] = defaultdict(set)
-    if wanted:
+    if chosen:
         for name, dims in typing.axes.items():
-            for factor in wanted.intersection(f for dim in dims for f in factors(dim)):
+            for factor in chosen.intersection(f for dim in dims for f in factors(dim)):
                 carriers[factor].add(name)
     return carriers
 

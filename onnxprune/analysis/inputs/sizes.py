@@ -67,7 +67,7 @@ def _changed(
     specs: Sequence[TensorSpec],
     first: Mapping[str, tuple[int, ...]],
     given: Mapping[str, Sequence[int]],
-    wanted: Mapping[str, int | None],
+    targets: Mapping[str, int | None],
 ) -> Shapes:
     """Return the first shapes with other sizes on the axes of some kinds; axes of one name stay alike."""
     named: dict[str, int] = {}
@@ -75,9 +75,9 @@ def _changed(
         for spec in specs:
             for axis, (known, old) in enumerate(zip(spec.shape, first[spec.name], strict=True)):
                 if isinstance(known, str) and held == _is_given(given, spec.name, axis):
-                    named.setdefault(known, old if held else wanted.get(_kind(spec, axis)) or old)
+                    named.setdefault(known, old if held else targets.get(_kind(spec, axis)) or old)
     add_sums(named)
-    return {s.name: _sized(s, first[s.name], given, named, wanted) for s in specs}
+    return {s.name: _sized(s, first[s.name], given, named, targets) for s in specs}
 
 
 def _sized(
@@ -85,11 +85,11 @@ def _sized(
     first: Sequence[int],
     given: Mapping[str, Sequence[int]],
     named: Mapping[str, int],
-    wanted: Mapping[str, int | None],
+    targets: Mapping[str, int | None],
 ) -> tuple[int, ...]:
     sizes = []
     for axis, (known, old) in enumerate(zip(spec.shape, first, strict=True)):
-        other = named[known] if isinstance(known, str) else wanted.get(_kind(spec, axis))
+        other = named[known] if isinstance(known, str) else targets.get(_kind(spec, axis))
         sizes.append(old if _is_given(given, spec.name, axis) else other or old)
     return tuple(sizes)
 

@@ -106,7 +106,7 @@ def _is_length(spec: TensorSpec) -> bool:
 def _steps(
     spec: TensorSpec, specs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
 ) -> int | None:
-    """Return how long the sequences are that an input counts the steps of: those of the input named alike."""
+    """Return the length of the sequences whose steps an input counts: those of the input named alike."""
     others = [s for s in specs if s.name != spec.name and len(s.shape) > 1]
     others.sort(key=lambda s: -_common(s.name, spec.name))
     batches = {s.shape[0] for s in specs if s.shape}
@@ -118,7 +118,7 @@ def _steps(
 
 
 def _common(a: str, b: str) -> int:
-    """Return how many letters two names begin with alike."""
+    """Return the number of letters in the common prefix of two names."""
     return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

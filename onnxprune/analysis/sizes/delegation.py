@@ -122,7 +122,7 @@ def ask(node: SizedNode) -> None:
     if names:
         numbers: dict[Dim, int] = dict(zip(names.values(), NUMBERS, strict=False))
         if len(numbers) == len(names):
-            answer = _agreed(answer, _answered(question.with_numbers(numbers)), numbers)
+            answer = _common_types(answer, _answered(question.with_numbers(numbers)), numbers)
     sizes: dict[Dim, Extent] = {name: size for size, name in names.items()}
     for place, name in enumerate(node.outputs):
         if not name:
@@ -177,10 +177,10 @@ def _operand(node: SizedNode, place: int, names: dict[Size, str]) -> Operand:
     dims: Dims = None
     if shape is not None:
         dims = tuple(s if isinstance(s, int) else names.setdefault(s, f"d{len(names)}") for s in shape)
-    return Operand(node.kind(place) or 0, dims, _deciding(node, place))
+    return Operand(node.kind(place) or 0, dims, _relevant_bytes(node, place))
 
 
-def _deciding(node: SizedNode, place: int) -> bytes:
+def _relevant_bytes(node: SizedNode, place: int) -> bytes:
     """Return the bytes of an operand that sizes may depend on: integers, and short lists of scales."""
     kind, values = node.kind(place), node.known(place)
     if kind is None or values is None or values.size > 64:
@@ -194,7 +194,7 @@ def _deciding(node: SizedNode, place: int) -> bytes:
     return b""
 
 
-def _agreed(named: NodeTypes, numbered: NodeTypes, numbers: Mapping[Dim, int]) -> NodeTypes:
+def _common_types(named: NodeTypes, numbered: NodeTypes, numbers: Mapping[Dim, int]) -> NodeTypes:
     """Keep the common facts of two answers; where the numbers do not fit, those by names, but no zero."""
     results: list[tuple[int | None, Dims]] = []
     for (kind, dims), (other_kind, others) in zip(named.results, numbered.results, strict=True):

@@ -99,8 +99,8 @@ def default_sizes(analysis: SizeAnalysis) -> Numbers:
     """
     numbers: Numbers = dict(analysis.bound)
     for part in _solved(analysis)[0]:
-        wanted = {name: likely_size(analysis, axis) for name, axis in part.axes.items()}
-        found = wanted if part.fits(wanted) else _nearest(part, wanted)
+        targets = {name: likely_size(analysis, axis) for name, axis in part.axes.items()}
+        found = targets if part.fits(targets) else _nearest(part, targets)
         numbers |= found
     return numbers
 
@@ -278,13 +278,13 @@ def _together(part: ConnectedSymbols, numbers: Numbers, name: str, number: int) 
     return found
 
 
-def _nearest(part: ConnectedSymbols, wanted: Numbers) -> Numbers:
+def _nearest(part: ConnectedSymbols, targets: Numbers) -> Numbers:
     """Return sizes near to those wanted: as near as each symbol's own demands let it, else the smallest."""
     near: Numbers = {}
     for name, axis in part.axes.items():
         alone = [d for d in part.demands if d.symbols == {name}]
-        choices = sorted(_near(axis.lower, wanted[name]), key=lambda k, at=wanted[name]: abs(k - at))  # type: ignore[misc]
-        near[name] = next((k for k in choices if all(d.holds({name: k}) for d in alone)), wanted[name])
+        choices = sorted(_near(axis.lower, targets[name]), key=lambda k, at=targets[name]: abs(k - at))  # type: ignore[misc]
+        near[name] = next((k for k in choices if all(d.holds({name: k}) for d in alone)), targets[name])
     if part.fits(near):
         return near
     found = _smallest(part)
@@ -294,8 +294,8 @@ def _nearest(part: ConnectedSymbols, wanted: Numbers) -> Numbers:
     return found
 
 
-def _near(lower: int, wanted: int) -> Iterable[int]:
-    return {*_candidates(lower, LIMITS[6]), *range(max(lower, wanted - 32), wanted + 33), *LIMITS[6:]}
+def _near(lower: int, targets: int) -> Iterable[int]:
+    return {*_candidates(lower, LIMITS[6]), *range(max(lower, targets - 32), targets + 33), *LIMITS[6:]}
 
 
 def _nothing_fits(part: ConnectedSymbols) -> ModelError:

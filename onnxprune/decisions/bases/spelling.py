@@ -60,11 +60,11 @@ def _steps(model: Model, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     ]
     for step, part in zip(steps, (*parts, "divided"), strict=True):
         step.name = model.fresh(f"{label(node)}_{part}")
-    _forget(model, scale)
+    _remove_constant(model, scale)
     return steps
 
 
-def _forget(model: Model, constant: str) -> None:
+def _remove_constant(model: Model, constant: str) -> None:
     """Remove a constant without readers."""
     for graph in model.graphs:
         for tensor in list(graph.initializer):

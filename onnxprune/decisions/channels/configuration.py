@@ -97,10 +97,10 @@ def _rewrite(result: Rewritten, place: str, entries: dict[str, Any], found: Widt
             (entries[name],) = after
             result.changes[place + name] = (before, entries[name])
     if "num_attention_heads" in entries and not {"head_dim", "head_size"} & set(entries):
-        _say_head_width(result, place, before_all, entries, found)
+        _write_head_width(result, place, before_all, entries, found)
 
 
-def _say_head_width(
+def _write_head_width(
     result: Rewritten, place: str, before: Mapping[str, Any], entries: dict[str, Any], found: Widths
 ) -> None:
     """Write the width of a head, where it is no longer the width divided by the number of heads."""

@@ -201,7 +201,7 @@ def _read_as_before(
     name = node.output[0]
     count = channels.typing.shapes.numbers(name)[0]
     changed = np.isin(np.arange(count), list(changes))
-    if not any(_sees(channels, n, name, changed) for n in readers.get(name, ())):
+    if not any(_reads_changed(channels, n, name, changed) for n in readers.get(name, ())):
         return []
     node.output[0] = model.fresh(f"{name}__dense")
     return _patch(model, changes, np.zeros(count, np.int64), node.output[0], name)
@@ -272,7 +272,7 @@ def _choice(model: Model, changed: Mask, numbers: Sizes, computed: str, result: 
     ]
 
 
-def _sees(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) -> bool:
+def _reads_changed(channels: Channels, node: onnx.NodeProto, name: str, changed: Mask) -> bool:
     """Return whether a reader of a list reads elements that have changed."""
     if node.op_type not in ("Gather", "Slice"):
         return True

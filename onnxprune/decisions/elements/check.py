@@ -158,7 +158,7 @@ def _checked(channels: Channels, weight: ElementWeight, pattern: Pattern) -> Wei
 
 
 def _places(channels: Channels, weight: ElementWeight) -> int:
-    """Return how many places the kernel has; 1 for a matrix."""
+    """Return the number of places of the kernel; 1 for a matrix."""
     if weight.view.layout not in WINDOWS:
         return 1
     dims = channels.model.constants[weight.tensor].dims

@@ -115,12 +115,12 @@ def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
 
 def _dead(graph: onnx.GraphProto) -> list[bool]:
     """Return which nodes of a graph are dead: none of their results is read."""
-    wanted = {o.name for o in graph.output}
+    live = {o.name for o in graph.output}
     dead = []
     for node in reversed(graph.node):
-        dead.append(not wanted.intersection(node.output))
+        dead.append(not live.intersection(node.output))
         if not dead[-1]:
-            wanted |= {*node.input, *captured(node)}
+            live |= {*node.input, *captured(node)}
     return dead[::-1]
 
 

@@ -43,8 +43,8 @@ def with_computed_weights(model: Model) -> Model:
         model: A checked model; all tensors, those of bodies included, have names of their own.
     """
     graph = _ConstantPart.of(model)
-    wanted = [part for part in graph.parts() if graph.is_worth_it(part)]
-    values = _evaluated(model, wanted)
+    chosen = [part for part in graph.parts() if graph.is_worth_it(part)]
+    values = _evaluated(model, chosen)
     return _written_down(model, values) if values else model
 
 

@@ -133,7 +133,7 @@ def _merged(model: Model, shapes: Shapes, index: GraphIndex, number: int) -> Mer
 
 
 def _columns(model: Model, node: onnx.NodeProto) -> int | None:
-    """Return how many columns the constant matrix of a product has, ``None`` for other nodes."""
+    """Return the number of columns of the constant matrix of a product, ``None`` for other nodes."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("MatMul", "Gemm"):
         return None
     weight = model.constants.get(node.input[1])

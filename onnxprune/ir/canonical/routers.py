@@ -24,7 +24,7 @@ _PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 def with_biases(model: Model) -> Model:
     """Return the model with a bias in front of every mixture of experts; itself where none is missing."""
-    wanting = [k for k, node in enumerate(model.all_nodes) if _wants(model, node)]
+    wanting = [k for k, node in enumerate(model.all_nodes) if _lacks_bias(model, node)]
     if not wanting:
         return model
     model = model.copy()
@@ -52,7 +52,7 @@ def bias_of(nodes: list[onnx.NodeProto], constants: Mapping[str, onnx.TensorProt
     return found[0] if len(found) == 1 else ""
 
 
-def _wants(model: Model, node: onnx.NodeProto) -> bool:
+def _lacks_bias(model: Model, node: onnx.NodeProto) -> bool:
     """Return whether a node is a mixture whose router is a layer of the network, and has no bias yet."""
     if node.op_type not in MIXTURES or node.domain != MICROSOFT or len(node.input) <= EXPERTS:
         return False

@@ -122,7 +122,7 @@ class _Unrolled:
         return tuple(self._without_axis(name, axis) for name in names)
 
     def _lengths(self, node: onnx.NodeProto, axis: int) -> list[int] | None:
-        """Return how long each part is along the axis that is cut."""
+        """Return the length of each part along the axis that is cut."""
         split = self._integers(node.input[1]) if len(node.input) > 1 and node.input[1] else np.asarray(1)
         if split is None:
             return None

@@ -54,12 +54,16 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
         index = GraphIndex.of(body)
         for state in _states(node):
             name = index.behind(body.output[state[2]].name, _COPIES)
-            if name == body.input[state[1]].name and node.input[state[0]] and _only(returned, name, state[2]):
+            if (
+                name == body.input[state[1]].name
+                and node.input[state[0]]
+                and _returned_once(returned, name, state[2])
+            ):
                 found.append(state)
     return found
 
 
-def _only(returned: Sequence[str], name: str, place: int) -> bool:
+def _returned_once(returned: Sequence[str], name: str, place: int) -> bool:
     """Return whether a body returns an input of its own once: the other outputs must not be it."""
     return name not in (*returned[:place], *returned[place + 1 :])
 

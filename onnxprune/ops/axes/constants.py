@@ -163,10 +163,10 @@ def _moved(v: Numbers, data: Iterable[int]) -> Array | None:
             continue
         full = [np.broadcast_to(a, t) for a, t in zip(arrays, written, strict=True)]
         made = run(v, [*full, *(value for value in rest if value is not None)])
-        wanted = v.results[0]
-        if made is not None and wanted is not None and made.ndim == len(wanted):
-            sizes = zip(made.shape, wanted, strict=True)
-            one = [not isinstance(w, int) or (k < len(short) and short[k]) for k, w in enumerate(wanted)]
+        expected = v.results[0]
+        if made is not None and expected is not None and made.ndim == len(expected):
+            sizes = zip(made.shape, expected, strict=True)
+            one = [not isinstance(w, int) or (k < len(short) and short[k]) for k, w in enumerate(expected)]
             if all(m == w or (m == 1 and one[k]) for k, (m, w) in enumerate(sizes)):
                 return narrowed(made)
     return None

@@ -327,7 +327,7 @@ class Context:
         return size
 
     def parts_of(self, size: Extent, divisor: Extent) -> Extent:
-        """Return how many parts of one size an axis has.
+        """Return the number of parts of one size that an axis has.
 
         Raises:
             UnknownOperandError: The parts do not fill it for all inputs.

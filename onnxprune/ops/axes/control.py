@@ -87,7 +87,7 @@ def sequence_map(c: Context) -> None:
 
 
 def _scanned(node: onnx.NodeProto) -> tuple[int, list[int]]:
-    """Return how many states a Scan has, and the axis along which it goes through each sequence."""
+    """Return the number of states of a Scan, and the axis along which it goes through each sequence."""
     count = int(attributes(node)["num_scan_inputs"])
     return len(node.input) - count, attributes(node).get("scan_input_axes") or [0] * count
 
@@ -107,8 +107,8 @@ def _unite(c: Context, result: int, same: Sequence[Axes | None]) -> None:
         _keep(c, result)
         return
     axes = list(zip(*known, strict=True))
-    wanted = sizes or [dims[0].size for dims in axes]
-    c.define(result, [_one_axis(c, dims, size) for dims, size in zip(axes, wanted, strict=True)])
+    expected = sizes or [dims[0].size for dims in axes]
+    c.define(result, [_one_axis(c, dims, size) for dims, size in zip(axes, expected, strict=True)])
 
 
 def _one_axis(c: Context, dims: Sequence[Dim], size: Extent) -> Dim:

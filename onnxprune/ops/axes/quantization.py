@@ -109,7 +109,7 @@ def _fits_in_blocks(dims: Axes, parameter: Axes, axis: int, size: int) -> bool:
 
 
 def _number_of_blocks(count: Extent, size: int) -> Extent | None:
-    """Return how many blocks of a size an axis has; ``None`` where that is not known."""
+    """Return the number of blocks of a size on an axis; ``None`` where that is not known."""
     return -(-count // size) if isinstance(count, int) else exact_quotient(count, size)
 
 
@@ -382,7 +382,7 @@ def gather_block_quantized(c: Context) -> None:
 
 
 def _elements_of_a_byte(c: Context) -> int:
-    """Return how many elements of the first operand lie in one of its bytes."""
+    """Return the number of elements of the first operand in one of its bytes."""
     is_packed = c.typing.shapes.types[c.node.input[0]] == TensorProto.UINT8
     return 8 // int(c.attributes.get("bits", 4)) if is_packed else 1
 
@@ -544,7 +544,7 @@ def _rows_stay(c: Context, a: tuple[Dim, ...], *operands: int) -> None:
 
 
 def _how(c: Context, scale: int | None, zero: int, axis: int = 0, block: int = 0) -> Quantised:
-    """Return how integers are read, given the operands that hold their scale and zero point."""
+    """Return the reading of integers, given the operands that hold their scale and zero point."""
     names = [c.node.input[k] if k is not None and c.has(k) else None for k in (scale, zero)]
     return Quantised(names[0], names[1], axis, block)
 

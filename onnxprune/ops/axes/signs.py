@@ -40,7 +40,7 @@ def is_never_negative(c: Context, operand: int) -> bool:
     while waiting:
         name = waiting[-1]
         makes = c.typing.maker(name)
-        needed = _deciding(c.typing, makes) if makes is not None and name not in known else []
+        needed = _sign_operands(c.typing, makes) if makes is not None and name not in known else []
         missing = [n for n in needed if n not in known]
         if missing:
             waiting += missing
@@ -68,7 +68,7 @@ def loses_its_sign(c: Context, result: int) -> bool:
     return True
 
 
-def _deciding(typing: Typing, node: onnx.NodeProto) -> Sequence[str]:
+def _sign_operands(typing: Typing, node: onnx.NodeProto) -> Sequence[str]:
     """Return the operands that determine the sign of a node's results."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _ALWAYS:
         return []

@@ -103,7 +103,7 @@ class Views:
         return tuple(k for k, dim in enumerate(dims) if factor in factors(dim))
 
     def _count(self, name: str, factor: Factor) -> int:
-        """Return how often a factor stands on the axes of a tensor."""
+        """Return the number of times that a factor stands on the axes of a tensor."""
         dims = self.typing.axes.get(name, ()) if name else ()
         return sum(factors(dim).count(factor) for dim in dims)
 

@@ -12,7 +12,7 @@ from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 
 def windows(node: SizedNode, sizes: Sequence[Extent], kernel: Sequence[Extent]) -> list[Value]:
-    """Return how many windows fit along each spatial axis."""
+    """Return the number of windows along each spatial axis."""
     count = len(sizes)
     if len(kernel) != count:
         raise ContradictionError(f"a kernel of {len(kernel)} axes does not fit {count}")

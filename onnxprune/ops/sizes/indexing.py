@@ -135,7 +135,7 @@ def _cut(start: Value, end: Value, step: int) -> slice | None:
 
 
 def slice_size(size: Extent, start: Value, end: Value, step: int) -> Value:
-    """Return how many elements ``x[start:end:step]`` has of an axis."""
+    """Return the number of elements of ``x[start:end:step]`` along an axis."""
 
     def placed(limit: Value) -> Value:
         """Count from the front; a limit that counts from the end is added to the size."""

@@ -113,7 +113,7 @@ class SizedNode:
         return None if found is None else plain(found.ravel())
 
     def length(self, place: int) -> int | None:
-        """Return how many elements an operand of one axis has, where that is a plain number."""
+        """Return the number of elements of an operand of one axis, where that is a plain number."""
         shape = self.shape(place)
         if shape is None:
             return None

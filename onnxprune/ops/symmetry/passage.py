@@ -55,7 +55,7 @@ class Passage:
         return name in self.typing.model.constants
 
     def rank(self, name: str) -> int:
-        """Return how many axes a tensor has."""
+        """Return the number of axes of a tensor."""
         return len(self.typing.axes[name])
 
     @cached_property

@@ -72,8 +72,8 @@ def test_a_provider_that_cannot_be_started_is_an_error(monkeypatch):
 
 def test_fallbacks_are_reported_once():
     config = ExecutionConfig("NoSuchProvider")
-    assert module.untold({"Conv", "Add"}, config) == ["Add", "Conv"]
-    assert module.untold({"Conv", "Mul"}, config) == ["Mul"]
+    assert module.unreported({"Conv", "Add"}, config) == ["Add", "Conv"]
+    assert module.unreported({"Conv", "Mul"}, config) == ["Mul"]
 
 
 def test_the_cpu_works():
