@@ -143,7 +143,7 @@ def _is_refused(given: Model) -> bool:
 
 
 def with_right_declarations(given: Model, result: PassResult) -> PassResult:
-    """Correct, in a model that a pass made, the shapes that the model it was given declares wrongly.
+    """Correct the shapes in the result of a pass that its input model declares wrongly.
 
     Returns:
         The result, the corrections among its facts.

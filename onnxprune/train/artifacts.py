@@ -51,7 +51,7 @@ class ArtifactModule:
         return float(np.asarray(self._module(*(arrays[name] for name in self._inputs))))
 
     def reset(self) -> None:
-        """Let the next gradients replace those that are there; their values stay until then."""
+        """Let the next gradients replace the present ones, whose values stay until then."""
         self._module.lazy_reset_grad()
 
 
@@ -60,7 +60,7 @@ def _generate(model: onnx.ModelProto, folder: str, trainable: list[str], frozen:
     from onnxruntime.training import artifacts
     from onnxruntime.training.onnxblock import _training_graph_utils
 
-    # It makes options of its own, and with those logs every graph transformation it tries.
+    # Its default session options log every graph transformation.
     _training_graph_utils.SessionOptions = _options
     artifacts.generate_artifacts(
         model,

@@ -86,7 +86,7 @@ class Worker:
         return frame
 
     def close(self) -> None:
-        """End the worker and all it has started, gently if it listens, and remove its folder."""
+        """End the worker and its child processes, gently if it still responds, and remove its folder."""
         self._watch.close()
         if vital_signs(self._process.pid)[0]:
             kill_group(self._process)

@@ -21,8 +21,8 @@ from onnxprune.train.settings import Meaning, TrainSettings, parse_loss
 
 _TINY = 1e-12
 _FLOOR = 1e-3
-"""Least mean square of a channel, as a part of the mean over all channels, and at most in its own unit: so
-that a channel that is almost always zero, such as a rare class, does not decide a loss."""
+"""Least mean square of a channel that divides its error, as a fraction of the mean over all channels and at
+most in its own unit: a channel that is almost always zero, such as a rare class, does not decide a loss."""
 
 LossFunction: TypeAlias = Callable[[Head, Emitter, TrainSettings], Any]
 

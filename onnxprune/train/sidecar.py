@@ -29,7 +29,7 @@ SHA256 = (
     "ca021bfb7d087ec2f9b689825d4c24cd75082c0c8eb61c7fb5b178ed1977cbdc",  # cp311, macOS
     "29ce7b60bd9d20efc054cf6cf02608360e074ad437945985050d667874903840",  # cp312, macOS
 )
-"""Of the wheels this version was tested with: pip refuses any other, wherever it finds it."""
+"""SHA-256 of the wheels that this version was tested with; pip refuses all others."""
 FOLDER_VARIABLE = "ONNXPRUNE_ORT_TRAINING"
 SETUP_COMMAND = "python -m onnxprune setup-training"
 

@@ -76,11 +76,11 @@ class StockModule:
         return loss
 
     def reset(self) -> None:
-        """Let the next gradients replace those that are there."""
+        """Let the next gradients replace the present ones."""
         self._empty = True
 
     def _bound(self, arrays: Mapping[str, Array]) -> _Bound:
-        """Return the session for a batch, a new one where its graph has come with it."""
+        """Return the session for the shapes of a batch, a new one if the batch includes its graph."""
         signature = signature_of(arrays)
         if GRAPH in arrays:
             state = self.parameters | self.statistics

@@ -87,7 +87,7 @@ class Trainer:
         self._kept = self._copied()
 
     def _follow(self) -> None:
-        """Let the average follow; an early one follows faster, so that it forgets where it began."""
+        """Update the running average, with a smaller decay in early steps to forget the initial weights."""
         updates = self._optimizer.updates
         if self._decay is not None:
             share = 1.0 - min(self._decay, (1 + updates) / (10 + updates))

@@ -55,7 +55,7 @@ class Module(Protocol):
         """Compute the loss of a batch, and add its gradients to the buffers."""
 
     def reset(self) -> None:
-        """Let the next gradients replace those that are there."""
+        """Let the next gradients replace the present ones."""
 
 
 def open_module(request: WireMessage) -> Module:

@@ -192,7 +192,7 @@ def _latency(time: Latency) -> dict[str, float]:
 
 
 def _scores(models: Sequence[Model], data: str, name: str, threads: int | None) -> list[float]:
-    """Measure every model; those metrics that compare with a baseline take the first for it."""
+    """Measure every model; the first one is the baseline of metrics that compare with one."""
     from onnxprune.evaluate.data import open_data
     from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
     from onnxprune.runtime import Session

@@ -103,7 +103,7 @@ def _sparsity(facts: Facts) -> tuple[str, ...]:
 
 
 def _percent(share: float) -> str:
-    """Return a share in percent; all of it only where it is all."""
+    """Return a share in percent; a share below 1 is at most 99.9 %."""
     return f"{min(share * 100, 100 if share >= 1 else 99.9):.3g} %"
 
 

@@ -47,7 +47,7 @@ class Program(click.Group):
         return list(dict.fromkeys((*self.commands, *pass_names())))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; where the program has none of that name, that of a pass of another package."""
+        """Return a command of the program, or else the command of another package's pass of that name."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own

@@ -72,7 +72,7 @@ class Journal:
     def step(
         self, name: str, inputs: Mapping[str, Any], files: Sequence[str], work: Callable[[], Facts]
     ) -> Entry:
-        """Do a step, unless it has been done from the same inputs and its files are as it left them.
+        """Do a step, unless it has been done from the same inputs and its files are unchanged.
 
         Args:
             name: Name of the step.

@@ -25,8 +25,8 @@ from onnxprune.support.options import Key
 from onnxprune.support.wording import in_toml, shown
 
 _TINY = 16
-"""Groups of so few channels are suggested to be left alone: there is little to gain, and all that follows
-hangs on them."""
+"""Largest number of channels of a group that a recipe excludes: the gain is small, and all later layers
+depend on it."""
 _COLUMN = 32
 """Column at which the explanations begin."""
 _TEMPLATE = Template("""\

@@ -291,14 +291,14 @@ class _Member:
         return values
 
     def whole(self) -> Array:
-        """Return all values, mapped where they are stored as they are."""
+        """Return all values, mapped into memory if they are stored without compression."""
         if self.shape and self.offset is not None:
             return self.mapped()
         with _reading(self.path), np.load(self.path, allow_pickle=False) as archive:
             return np.asarray(archive[self.name])
 
     def unpacked(self, stream: IO[bytes], rows: int) -> Array:
-        """Unpack the next samples of an array that is compressed, all of them where they lie crosswise.
+        """Unpack the next samples of a compressed array, or all of them if it is in Fortran order.
 
         Args:
             stream: The member of the archive, at the first of them.

@@ -144,7 +144,7 @@ def _same(
     two: onnx.NodeProto,
     pair: Pair,
 ) -> bool:
-    """Return true if two nodes compute the same function of their operands that are no constants."""
+    """Return true if two nodes compute the same function of their non-constant operands."""
     if not _alike(one, two, pair) or _attributes(one) != _attributes(two):
         return False
     operands = [*zip(one.input, two.input, strict=True), *((name, name) for name in captured(one))]

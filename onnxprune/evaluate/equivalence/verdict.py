@@ -91,7 +91,7 @@ class Verdict:
 
     @property
     def max_rel_error(self) -> float:
-        """The largest relative error of all outputs that count: of those shown by others, theirs."""
+        """The largest relative error of all outputs; one judged by its operands counts with their error."""
         return max((o.max_rel_error for o in self.outputs), default=float("inf") if self.differs else 0.0)
 
     @property

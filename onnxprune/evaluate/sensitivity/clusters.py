@@ -194,7 +194,7 @@ def cluster_of(address: str) -> Cluster:
 
 
 def joblib() -> Any:
-    """Return joblib, with all that is used of it.
+    """Return joblib, with its process executor imported.
 
     Raises:
         UsageError: It is not installed.

@@ -143,7 +143,7 @@ def _reads(node: onnx.NodeProto) -> tuple[str, ...]:
 def _reached(
     model: Model, reads: Sequence[Sequence[str]], changing: Sequence[Collection[str]]
 ) -> tuple[Bits, dict[int, int]]:
-    """Return the cuts that reach each value, and the first node that each of them reaches."""
+    """Return the cuts whose changes reach each value, and for each cut the first node that they reach."""
     found: Bits = defaultdict(int)
     for k, names in enumerate(changing):
         for name in names:
@@ -212,12 +212,12 @@ def _downstream(model: Model, reads: Sequence[Sequence[str]], names: Collection[
 
 
 def _known(shapes: Shapes, names: set[str]) -> set[str]:
-    """Return those of some tensors whose type and rank are known."""
+    """Return the subset of some tensors with known type and rank."""
     return {name for name in shapes.sizes if shapes.types.get(name)} & names
 
 
 def _declarable(model: Model, shapes: Shapes, names: set[str]) -> set[str]:
-    """Return those of some tensors that a model can take as inputs: all a node makes, or none of it."""
+    """Return the subset of some tensors that can be model inputs: all results of a node, or none of them."""
     known = _known(shapes, names)
     made = (set(node.output) - {""} for node in model.main.nodes)
     return set[str]().union(*(outputs for outputs in made if outputs <= known))

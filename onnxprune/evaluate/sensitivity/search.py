@@ -109,7 +109,7 @@ class Search:
     def _explore(
         self, examiner: VariantEvaluator, subject: Subject, steps: Sequence[Step]
     ) -> dict[int, _Point]:
-        """Measure all points, and those where the curve bends on more and more samples, until it is clear."""
+        """Measure all points, and those where the curve bends on more samples, up to the precision."""
         examination = examiner.examination
         tallies = {k: MetricAccumulator(examination.metric) for k in range(len(steps))}
         for stage in range(len(examination.stages)):

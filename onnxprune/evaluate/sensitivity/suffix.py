@@ -42,7 +42,7 @@ class Suffixes:
         self.channels, self.refit = channels, refit
 
     def cuts(self, stops: Sequence[Collection[str]]) -> list[Cut]:
-        """Return, for each of several collections of groups, the cut that has them all behind it."""
+        """Return for each collection of groups the cut before all tensors of these groups."""
         factors = {g.name: g.factor for g in self.channels.groups}
         inputs = {i.name for i in self.channels.model.inputs}
         changing = [

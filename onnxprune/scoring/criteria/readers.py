@@ -20,7 +20,7 @@ def reading_places(channels: Channels, group: Group) -> list[AxisRef]:
 
 
 def _summed_axes(channels: Channels, name: str) -> set[int]:
-    """Return the axes of a constant that some node is known to sum over when it multiplies with it."""
+    """Return the axes of a constant that the linear views of its consumers contract."""
     typing, found = channels.typing, set[int]()
     for number in channels.model.index.readers(name):
         for view in typing.linear.get(number, ()):
@@ -30,7 +30,7 @@ def _summed_axes(channels: Channels, name: str) -> set[int]:
 
 
 def _summed(channels: Channels, view: LinearView, operands: list[str]) -> Iterator[tuple[str, int]]:
-    """Yield the axis that a view sums over, of its weights and of their scales."""
+    """Yield the contracted axis of the weights of a view, and of their scales."""
     sizes, constants = channels.typing.shapes.sizes, channels.model.constants
     weights = operands[view.weights]
     if weights not in sizes:

@@ -42,7 +42,7 @@ def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: 
 def geometric_median(
     channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int
 ) -> list[Scores]:
-    """Distance to all other channels: a channel in their midst can be replaced by them.
+    """Sum of distances to all other channels: a channel near the median can be replaced by the others.
 
     He et al., "Filter Pruning via Geometric Median for Deep Neural Networks Acceleration", CVPR 2019.
     """

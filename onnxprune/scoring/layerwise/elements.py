@@ -17,7 +17,7 @@ from onnxprune.scoring.layerwise.obs import DAMPING
 from onnxprune.scoring.layerwise.solve import scipy_linalg
 
 COLUMNS = 128
-"""Columns that go before those behind them are updated."""
+"""Number of columns thinned before the columns behind them are updated."""
 
 Largest = Callable[[Array], Array]
 """Function from scores ``[blocks, length]`` to the elements that stay."""

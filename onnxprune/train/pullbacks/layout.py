@@ -26,7 +26,7 @@ def reshaped(node: ForwardNode, tape: Tape) -> None:
 
 
 def _same_axis(axis: int, dims: Sequence[int], others: Sequence[int]) -> int | None:
-    """Find the axis of another shape of the same elements that an axis is, with as much before it."""
+    """Find an axis in another shape of the same elements, by its size and the elements before it."""
     before = elements(dims[:axis])
     for other, size in enumerate(others):
         if size == dims[axis] and elements(others[:other]) == before:

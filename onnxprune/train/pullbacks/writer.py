@@ -108,7 +108,7 @@ class Writer:
         return self(operator, x, ints(axes), keepdims=int(keepdims))
 
     def total(self, x: Operand, axes: Sequence[int], keepdims: bool = False) -> str:
-        """Sum over some axes; over none it is left as it is."""
+        """Sum over some axes; over none return the operand."""
         if isinstance(x, str) and not axes:
             return x
         return self.reduce("ReduceSum", x, axes, keepdims)

@@ -67,7 +67,7 @@ class Teacher:
         return cls(Session(probed, threads=threads), features or {})
 
     def remember(self, data: Dataset) -> None:
-        """Answer all samples of some data, if they are known beforehand and their answers have room."""
+        """Compute the outputs of all samples, if their number is known and the outputs fit into memory."""
         if data.samples is None:
             return
         parts: list[dict[str, Array]] = []
