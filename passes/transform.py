@@ -221,7 +221,7 @@ class _DenseForms:
     def __iter__(self) -> Iterator[_DenseForm]:
         moved, lost = with_scales_in_place(self.dense, self.channels, self.removed)
         yield from self._with_and_without_own_nodes(moved, lost)
-        if moved is not self.dense:
+        if len(moved.nodes) < len(self.dense.nodes):  # nodes that a cut has put in have moved into constants
             bare = with_scales_in_place(self.dense, self.channels, self.removed, nodes=False)
             yield from self._with_and_without_own_nodes(*bare)
 

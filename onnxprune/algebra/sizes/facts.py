@@ -65,6 +65,8 @@ class SizeFacts:
         self._now: dict[Size, Value] = {}
         self._renamed: dict[Size, Size] = {}
         self._parts: dict[int, Value] = {}
+        self._demanded: dict[Size, None] = {}
+        self._read = 0
 
     @property
     def learnt(self) -> bool:
@@ -73,7 +75,11 @@ class SizeFacts:
 
     def now(self, value: Value) -> Value:
         """Return a value with all that is known put in."""
-        if not isinstance(value, Size) or not self.learnt:
+        if not isinstance(value, Size):
+            return value
+        if self._demanded and self._read < len(self.algebra.atoms):
+            self._round_down()
+        if not self.learnt:
             return value
         found = self._now.get(value)
         if found is None:
@@ -112,6 +118,9 @@ class SizeFacts:
         """Note a demand; one of a node that may not run apart."""
         noted = self.conditions if self.sure else self.possible
         noted[Condition(kind, size, options, node, reason)] = None
+        if kind == "nonnegative" and self.sure and isinstance(size, Size) and size not in self._demanded:
+            self._demanded[size] = None
+            self._read = 0
 
     def same(self, a: Extent, b: Extent, node: str, reason: str) -> Extent:
         """Take two sizes for equal, and derive facts from it.
@@ -243,6 +252,19 @@ class SizeFacts:
             self._learn(atom.number, exact(rest) if isinstance(rest, Fraction) else rest)
             return True
         return False
+
+    def _round_down(self) -> None:
+        """Read divisions towards zero as divisions downwards where a demand keeps the dividend from below 0.
+
+        Demands hold in every run of the network.
+        """
+        first, self._read = self._read, len(self.algebra.atoms)
+        for atom in self.algebra.atoms[first : self._read]:
+            if atom.kind != "truncated" or atom.number in self.known:
+                continue
+            dividend, divisor = atom.operands
+            if is_positive(divisor) and any(is_nonnegative(dividend - size) for size in self._demanded):
+                self._learn(atom.number, floor_div(dividend, divisor))
 
     def _divides(self, fraction: Value) -> None:
         """Record that a fraction of one monomial is an integer."""

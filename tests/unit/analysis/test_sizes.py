@@ -181,6 +181,39 @@ def test_windows_are_demanded() -> None:
     assert not condition.holds({"t": 4})
 
 
+def counted_windows(conv: Sequence[onnx.NodeProto], count_first: bool) -> SizeAnalysis:
+    """Two strided windows, and a list of sizes with their number by division towards zero."""
+    count = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "two"], ["t"]),
+        node("Sub", ["t", "five"], ["room"]),
+        node("Div", ["room", "three"], ["steps"]),
+        node("Add", ["steps", "one"], ["count"]),
+        node("Concat", ["zero", "four", "minus", "count"], ["sizes"], axis=0),
+    ]
+    nodes = [*count, *conv] if count_first else [*conv, *count]
+    constants = {"w": np.zeros((8, 1, 5), np.float32), "zero": [0], "one": [1], "two": [2], "three": [3]}
+    constants |= {"four": [4], "five": [5], "minus": [-1], "wide": [1, 8, 1]}
+    nodes = [*nodes, node("Reshape", ["z", "sizes"], ["y"])]
+    return infer_sizes(model(nodes, [("x", REAL, ["n", 1, "t"])], constants))
+
+
+@pytest.mark.parametrize("count_first", [True, False])
+def test_a_count_of_windows_is_a_division_downwards_where_one_window_is_demanded(count_first: bool) -> None:
+    found = counted_windows([node("Conv", ["x", "w"], ["z"], strides=[3])], count_first)
+    assert found.shapes["y"][1:3] == (4, 2)
+    assert found.shapes["y"][3] == found.shapes["z"][2]
+    for length in (5, 6, 7, 8, 20):
+        assert evaluate(found.shapes["y"][3], {"t": length}) == (length - 5) // 3 + 1
+
+
+def test_a_division_towards_zero_stays_one_where_nothing_is_demanded() -> None:
+    found = counted_windows([node("Expand", ["x", "wide"], ["z"])], count_first=False)
+    size = found.values["count"].ravel()[0]
+    assert evaluate(size, {"t": 3}) == 1
+    assert evaluate(size, {"t": 1}) == 0
+
+
 # --- operators in each version ------------------------------------------------------------------------------
 
 
