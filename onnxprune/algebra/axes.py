@@ -216,7 +216,7 @@ def block(dim: Dim, why: Block) -> None:
 def unify(a: Dim, b: Dim, why: Block) -> bool:
     """Make two dims the same axis.
 
-    Equations that follow from others wait in a list, so the depth of a network or of an axis is no limit.
+    Equations that follow from others are kept in a list, so the depth of a network or of an axis is no limit.
 
     Args:
         a: One description of the axis.

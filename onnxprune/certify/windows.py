@@ -127,7 +127,7 @@ def _constant_channels(given: Relation) -> Array:
 
 @rule("GroupNormalization")
 def group_normalization(pair: NodePair) -> list[Relation]:
-    """Whole groups of channels may go; those that stay are normalised as before."""
+    """Whole groups of channels may be removed; those that stay are normalised as before."""
     pair.same_attributes("num_groups")
     given = pair.relation(0).exact().only(1)
     need(not given.free, "channels that do not vary")

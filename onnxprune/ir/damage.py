@@ -171,7 +171,7 @@ def _check_function(function: onnx.FunctionProto, model: str) -> None:
 
 
 def _check_node(node: onnx.NodeProto, model: str) -> None:
-    """Refuse a node whose attributes cannot be meant."""
+    """Refuse a node whose attributes are invalid."""
     what = f"{model}: node '{node.name or next(iter(node.output), '')}' ({node.op_type})"
     for attribute in node.attribute:
         _check_attribute(attribute, what, node.domain in (*_STANDARD_DOMAINS, "com.microsoft"))

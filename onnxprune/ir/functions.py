@@ -13,7 +13,7 @@ from onnxprune.ir.damage import EXPORT_AGAIN, Holder
 from onnxprune.support.memory import need
 
 MOST_NODES = 200_000
-"""Nodes that calls may come to in a file that has fewer itself."""
+"""Limit of the nodes after inlining, for a file that has fewer itself."""
 _COPIES = 4
 """Copies of the result that inlining has in memory at a time."""
 _Key = tuple[str, str, str]
@@ -27,7 +27,7 @@ def inlined(proto: onnx.ModelProto, model: str) -> onnx.ModelProto:
         model: Name of the model in messages.
 
     Raises:
-        ModelError: A function calls itself, is there twice, or the calls come to too much.
+        ModelError: A function calls itself, is there twice, or inlining exceeds the limit.
     """
     functions = {_key(f): f for f in proto.functions}
     if len(functions) < len(proto.functions):

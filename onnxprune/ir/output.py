@@ -68,7 +68,7 @@ def write_model(
     Args:
         model: The model.
         path: File to write.
-        shapes: Full shapes of inputs to run it with, by name; sensible ones by default.
+        shapes: Full shapes of inputs to run it with, by name; derived from the model by default.
         inputs: Files it must not overwrite.
         data: Samples for the model; it is run on the first of them.
         unverified: Write the model although no input was found that it runs on.
@@ -187,7 +187,7 @@ def stored_bytes(path: str | Path) -> int:
 
 
 def _free_data_file(place: Path) -> Path:
-    """Return where the data of a model can go without touching any file there is."""
+    """Return a path for the data of a model at which no file exists."""
     path, count = place.with_name(f"{place.name}.data"), 2
     while path.exists():
         path, count = place.with_name(f"{place.name}.{count}.data"), count + 1

@@ -1,7 +1,7 @@
 """Rows of tables that the caller names by number: the vocabulary of a language model.
 
-Rows can go where the caller agrees to count those that remain. Which inputs hold such numbers is noted in the
-model and travels with it from command to command.
+Rows can be removed where the caller renumbers those that remain. Which inputs hold such numbers is noted in
+the model and travels with it from command to command.
 """
 
 from __future__ import annotations

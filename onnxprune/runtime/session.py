@@ -78,7 +78,7 @@ class Session:
     """A model loaded into onnxruntime.
 
     Args:
-        model: A model with all its weights in memory, of any size: large ones are handed over as they are,
+        model: A model with all its weights in memory, of any size: large ones are passed as arrays,
             not through a serialised message. Reading files is left to `onnxprune.ir`: onnxruntime 1.20
             still follows external data out of the model's folder.
         optimize: True if onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the

@@ -183,7 +183,7 @@ def test_a_final_view_is_all_of_the_result(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted({c.operator for c in CASES.values()}))
-def test_weighted_operators_say_all(name: str) -> None:
+def test_weighted_operators_state_all_facts(name: str) -> None:
     spec = next(c for c in CASES.values() if c.operator == name).spec
     assert spec.axes is not None
     assert spec.sizes is not None or name == "DeformConv"

@@ -165,7 +165,7 @@ def test_older_names_of_standard_operators() -> None:
 
 
 @pytest.mark.parametrize("kind", ["NhwcConv", "GroupNorm", "SkipGroupNorm", "MatMulBnb4"])
-def test_operators_that_are_refused_say_why(kind: str) -> None:
+def test_refused_operators_have_a_reason(kind: str) -> None:
     net = Net()
     x = net.conv(net.input("x", [2, 3, 6, 6]), 8)
     weight = net.weight(6, 1, 1, 6) if kind == "NhwcConv" else net.weight(8, 8)

@@ -1,4 +1,4 @@
-"""Facts about symbols: learned equations and conditions that remain undecided."""
+"""Facts about symbols: derived equations, and conditions that remain undecided."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from onnxprune.algebra.sizes.tensors import exact
 from onnxprune.errors import ModelError
 
 HEAVIEST = 200
-"""Terms in a size that is reasoned about; a longer one gets a name of its own."""
+"""Limit of terms in a size; a longer one gets a symbol of its own."""
 DEEPEST = 24
 """Functions nested in a size that is reasoned about."""
 
@@ -46,7 +46,7 @@ class SizeFacts:
         conditions: Further conditions.
         possible: Conditions of nodes that may not run.
         undecided: Axes whose size is one of two, in words.
-        sure: True if the nodes at hand certainly run: only then they teach.
+        sure: True if the nodes at hand certainly run: only then facts are derived from them.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class SizeFacts:
             self.same(as_extent(self.algebra.polynomial({((atom.number, 1),): 1})), int(truth), node, reason)
 
     def could_be(self, a: Extent, b: Extent, node: str, reason: str) -> bool:
-        """Return whether two sizes are equal anywhere; record the demand, without learning from it."""
+        """Return whether two sizes are equal anywhere; record the demand, without deriving facts from it."""
         a, b = self.size_now(a), self.size_now(b)
         d = a - b
         if not isinstance(d, Size):

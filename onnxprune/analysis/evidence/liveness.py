@@ -7,7 +7,7 @@ of another constant channel, which is padded in the same way: of several such ch
 heir. The heir may differ from node to node, for each has to have another value than zero there.
 
 The channels that remain keep their values after any removal. So each channel is tested by itself, and
-again when channels that read it have gone.
+again when channels that read it have been removed.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def find_evidence(channels: Channels) -> LivenessEvidence:
 
 
 class _Search:
-    """The channels that are known to be gone, and how each of the others fares without them."""
+    """The removed channels, and the tests of the others without them."""
 
     def __init__(self, channels: Channels, constants: Constants) -> None:
         self.channels, self.constants = channels, constants
@@ -177,8 +177,8 @@ class _Search:
         return before < sum(int(g.sum()) for g in self.gone.values())
 
     def _removable(self, factor: Factor) -> Mask:
-        """Return the channels that are gone and those that can go as well; one of all stays."""
-        outright, inherited = self.judge(factor)
+        """Return the removed channels and those removable without them; one of all stays."""
+        outright, inherited = self.removable(factor)
         self._choose_heirs(factor, inherited & ~outright)
         gone = self.gone[factor]
         removable = ((outright | inherited) & ~self.pinned[factor]) | gone
@@ -186,8 +186,8 @@ class _Search:
             removable[np.flatnonzero(~gone)[0]] = False
         return removable
 
-    def judge(self, factor: Factor) -> tuple[Mask, Mask]:
-        """Return which channels can go by themselves, and which if another one inherits their columns."""
+    def removable(self, factor: Factor) -> tuple[Mask, Mask]:
+        """Return which channels are removable, and which only if another one inherits their columns."""
         outright = np.ones(factor.count, bool)
         for contraction in self.sums[factor]:
             outright &= self.zero(contraction, factor)
@@ -261,7 +261,7 @@ class _Search:
         return typing.axes[typing.nodes[product.node].input[linear.data]][linear.axis]
 
     def _known_places(self, product: LinearProduct) -> Mask:
-        """Return the places of that axis that are not gone, and known."""
+        """Return the places of that axis that remain and whose values are known."""
         linear = product.matrices.linear
         data = self.channels.typing.nodes[product.node].input[linear.data]
         there: Mask = self._remaining(data, linear.axis) & ~np.isnan(product.data)
@@ -304,7 +304,7 @@ def _remainders(search: _Search, group: Group) -> list[Remainder]:
 
 def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
     """Yield nodes, why they keep constant channels of a factor, and which."""
-    outright, inherited = search.judge(factor)
+    outright, inherited = search.removable(factor)
     for product in search.products[factor]:
         heirs = [place for (node, _), place in search.heirs.items() if node == product.node]
         yield product.node, HEIR, inherited & np.isin(np.arange(factor.count), product.columns[heirs])

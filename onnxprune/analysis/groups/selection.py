@@ -51,7 +51,7 @@ def select_blocks(
         channels: The network.
         exclude: Names of blocks, groups, nodes and tensors, or globs over them; a block that any of them
             touches stays.
-        only: Likewise; only blocks that one of them touches may go.
+        only: Likewise; only blocks that one of them touches may be removed.
 
     Raises:
         PlanError: A glob matches nothing.

@@ -86,7 +86,7 @@ def _clip(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found
 
 
 def _clipped(demand: ValueDemand, low: float | None, high: float | None) -> ValueDemand:
-    """Leave out the bounds that clipping keeps by itself."""
+    """Leave out the bounds that clipping ensures."""
     least, most = demand.least, demand.most
     return replace(
         demand,

@@ -167,7 +167,7 @@ def _parsed(text: str) -> ast.expr | None:
 
 
 def _value(text: str, sizes: Mapping[str, int]) -> int:
-    """Return the size an expression of symbols comes to."""
+    """Return the value of an expression of symbols."""
     tree = _parsed(text)
     return sizes[text] if tree is None else _computed(tree, sizes)
 

@@ -115,7 +115,7 @@ class NodeTypes:
 
 
 def ask(node: SizedNode) -> None:
-    """Find the results of a node by asking the tools; unknown ones are noted with the reason."""
+    """Find the results of a node by onnx and onnxruntime; unknown ones are noted with the reason."""
     names: dict[Size, str] = {}
     question = _question(node, names)
     answer = _answered(question)
@@ -257,7 +257,7 @@ def _of_onnx(question: NodeQuery) -> NodeTypes:
 
 
 def _read(kind: onnx.TypeProto | None, whole: bool) -> tuple[int | None, Dims]:
-    """Read a type; onnx takes an operand of unknown shape for a number, so ranks are not trusted then."""
+    """Read a type; onnx takes an operand of unknown shape for a number, so ranks are dropped then."""
     if kind is None or not kind.HasField("tensor_type"):
         return None, None
     tensor = kind.tensor_type

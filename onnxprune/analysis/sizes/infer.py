@@ -67,7 +67,7 @@ def _enter_input(walk: Walk, value: onnx.ValueInfoProto, shape: Shape | None) ->
 
 
 def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
-    """Apply the facts learnt last to the sizes found first."""
+    """Apply the facts derived last to the sizes found first."""
     facts, tensors = walk.facts, walk.tensors
     for name in [n for n in tensors.constants if tensors.types[n] in INTEGERS]:
         tensors.known_value(name)

@@ -241,7 +241,7 @@ def _moved(parts: Sequence[ConnectedSymbols], smallest: Numbers, style: int) -> 
 
 
 def _preferred(least: int, style: int, place: int) -> Iterator[int]:
-    """Yield sizes a style likes: odd ones, the least, unequal ones; different for each place."""
+    """Yield the preferred sizes of a style: odd ones, the least, unequal ones; different for each place."""
     if style % len(SOLVED_BATCHES) == 2:
         yield from (1, least)
         return

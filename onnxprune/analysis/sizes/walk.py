@@ -117,7 +117,7 @@ class Walk:
             self._places.pop()
 
     def fits_ahead(self) -> bool:
-        """Return whether the next nodes of the graph fit the sizes known now; no fact is learnt from it."""
+        """Return whether the next nodes of the graph fit the sizes known now; no fact is derived from it."""
         if self._trying:
             return True
         graph, place = self._places[-1]

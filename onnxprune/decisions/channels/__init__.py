@@ -1,4 +1,4 @@
-"""Channels removed: first as zeros, then for good.
+"""Removed channels: first as zeros, then cut.
 
 planned         the plan in a sparse model
 masks           its zeros

@@ -1,4 +1,4 @@
-"""Removed channels gone: constants are cut, and every number that counts channels is rewritten."""
+"""The cut of removed channels: constants are cut, and every number that counts channels is rewritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights whose single elements may go, and how they lie.
+"""The weights whose single elements may be removed, and their layout.
 
 Blocks of a pattern run along the axis that is summed over, the input channels within a group, at each place
 of a kernel and for each output on its own. TensorRT requires it so of convolutions ("for each output channel

@@ -231,7 +231,7 @@ class Typing:
     absent: dict[str, float] = field(default_factory=dict)
     """Constants in which masking writes another number than zero, and that number."""
     mixes: list[tuple[int, Dim]] = field(default_factory=list)
-    """Nodes, and the axes along which their elements may not keep to themselves; sums aside."""
+    """Nodes, and the axes along which they may mix elements; sums aside."""
     indexing: dict[int, Indexing] = field(default_factory=dict)
     """Nodes, and which axes of their operands and results run along the same index."""
     linear: dict[int, tuple[LinearView, ...]] = field(default_factory=dict)

@@ -146,7 +146,7 @@ def _piece(c: Context, dim: Dim, element: int, written: tuple[int, int], bounds:
 def pad(c: Context) -> None:
     """Constant padding lays new elements beside an axis; the other modes copy elements of it.
 
-    New channels are all alike, so they may go like any others.
+    New channels are all alike, so they may be removed like any others.
     """
     dims = c.axes(0)
     pads = c.listed("pads", 1) or []
@@ -171,7 +171,7 @@ def pad(c: Context) -> None:
 
 
 def _edge(c: Context, beside: Dim, element: int, size: int) -> Factor:
-    """Padding of an axis none of which may go stays as well."""
+    """Padding of a blocked axis is blocked as well."""
     edge = Factor(size)
     if any(f.free for f in factors(beside)):
         c.follow("pads", 1, element, edge)

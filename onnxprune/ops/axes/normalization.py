@@ -93,7 +93,7 @@ def softmax(c: Context) -> None:
     normalises=True,
 )
 def group_normalization(c: Context) -> None:
-    """Statistics within groups of channels, so only whole groups may go."""
+    """Statistics within groups of channels, so only whole groups may be removed."""
     pattern = "X[n (g c) *s] scale[(g c)] B[(g c)] -> Y[n (g c) *s]"
     axes = c.match(pattern, {"g": c.attributes["num_groups"]})
     c.block(axes["*s"], STATISTICS)

@@ -114,7 +114,7 @@ def _number_of_blocks(count: Extent, size: int) -> Extent | None:
 
 
 def _in_blocks(c: Context, dims: Axes, parameter: Axes, axis: int, size: int) -> None:
-    """Neighbours on one axis share a scale, so that whole blocks of them can go; the other axes are free."""
+    """Neighbours on one axis share a scale: whole blocks of them are removable; the other axes are free."""
     if dims[axis].size != parameter[axis].size * size:
         for dim in (*dims, *parameter):
             c.block(dim, "it is quantised in blocks, the last of which is not full")
@@ -309,7 +309,7 @@ def _blocks(_: Operands) -> list[LinearView]:
 def matmul_n_bits(c: Context) -> None:
     """``A · B`` with a few bits an element of B, ``[columns, blocks, bytes]``, and a scale for each block.
 
-    Masking sets scales to zero, for several elements share a byte. Along the sum whole blocks can go.
+    Masking sets scales to zero, for several elements share a byte. Along the sum whole blocks are removable.
     """
     if c.has(4):
         raise UnknownOperandError("its rows are put in another order by a list")
@@ -356,7 +356,7 @@ def _along_columns(c: Context, operand: int, columns: Dim, blocks: Dim) -> None:
     trainable=False,
 )
 def gather_block_quantized(c: Context) -> None:
-    """Gather from a table in blocks that share a scale, which masking sets to zero: whole blocks can go."""
+    """Gather from a table in blocks with common scales, which masking sets to zero: blocks are removable."""
     data, scales = list(c.axes(0)), c.axes(2)
     rank, last = len(data), len(data) - 1
     axis, along = (int(c.attributes.get(n, d)) % rank for n, d in (("gather_axis", 0), ("quantize_axis", 1)))

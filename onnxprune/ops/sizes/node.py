@@ -53,7 +53,7 @@ class SizedNode:
         return self._attributes.get(name, default)
 
     def required(self, name: str) -> Any:
-        """Return an attribute that the operator cannot do without, strings decoded.
+        """Return an attribute that the operator requires, strings decoded.
 
         Raises:
             ContradictionError: The node has none.
@@ -176,7 +176,7 @@ class SizedNode:
         return self.walk.facts.same(as_extent(a), as_extent(b), self.label, reason)
 
     def could_be(self, a: Value, b: Value, reason: str) -> bool:
-        """Return whether two sizes may be equal; record the demand, without learning from it."""
+        """Return whether two sizes may be equal; record the demand, without deriving facts from it."""
         return self.walk.facts.could_be(as_extent(a), as_extent(b), self.label, reason)
 
     def need_nonnegative(self, size: Value, reason: str) -> None:

@@ -44,7 +44,7 @@ def reduce(node: SizedNode) -> None:
 
 
 def _reduced(node: SizedNode, axes: set[int], rank: int) -> Values | None:
-    """Return the number that all elements come to."""
+    """Return the result of reducing all elements to one number."""
     value, function = node.known(0), FUNCTIONS.get(node.operator)
     if value is None or function is None or node.kind() in FLOATS or not value.size:
         return None

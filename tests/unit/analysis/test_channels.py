@@ -95,7 +95,7 @@ def test_nodes_without_names_are_named_by_their_results() -> None:
     assert [g.name for g in find_channels(model).groups] == [x]
 
 
-def test_nodes_that_nothing_reads_neither_block_nor_count() -> None:
+def test_unread_nodes_neither_block_nor_count() -> None:
     net = Net()
     x = net.relu(net.conv(net.input("x", ["N", 3, 4, 4]), 8))
     net.op("Softmax", x, axis=1)

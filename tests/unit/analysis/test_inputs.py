@@ -255,7 +255,7 @@ def test_lengths_are_those_of_the_sequences() -> None:
     assert values_of(model, x=(4, 13, 4))["x_len"].constant == 13
 
 
-def test_lengths_that_nothing_bounds_are_known_by_name() -> None:
+def test_unbounded_lengths_are_recognised_by_name() -> None:
     model = model_of(
         """(float[N,80,T] audio, int64[N] audio_lengths) => (float[N] y) {
             f = Cast<to=1>(audio_lengths) m = ReduceMean<axes=[1,2], keepdims=0>(audio) y = Add(f, m) }""",

@@ -62,7 +62,7 @@ def test_values_computed_from_shapes() -> None:
 @pytest.mark.parametrize(
     ("node", "rank"), [("Reshape(x, target)", 3), ("com.microsoft.ExpandDims(x, place)", 4)]
 )
-def test_a_shape_that_only_the_data_tell_is_not_guessed(node: str, rank: int) -> None:
+def test_a_shape_that_depends_on_data_stays_unknown(node: str, rank: int) -> None:
     """Zeros are no answer: to Reshape they mean sizes that stay, to ExpandDims the first place."""
     text = f"""<ir_version: 8, opset_import: ["": 11, "com.microsoft": 1]>
     net (float[2, 3, 4] x, int64[3] target, int32 place) => (int64[{rank}] size) {{

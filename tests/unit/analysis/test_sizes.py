@@ -111,7 +111,7 @@ def test_a_shape_solves_a_sum() -> None:
         ({"shapes": {"x": (3, 4), "z": (5,)}}, "shape given for 'z' has 5"),
     ],
 )
-def test_numbers_that_fit_nothing_are_refused(given: dict[str, Any], said: str) -> None:
+def test_numbers_that_do_not_fit_are_refused(given: dict[str, Any], said: str) -> None:
     proto = model([node("Relu", ["x"], ["y"])], [("x", REAL, ["n", 4]), ("z", REAL, ["n"])])
     with pytest.raises(UsageError, match=said):
         infer_sizes(proto, **given)
@@ -315,7 +315,7 @@ def test_a_branch_of_another_rank_leaves_the_rank_open_with_a_reason() -> None:
     assert "branch" in found.unknown["y"]
 
 
-def test_a_branch_that_nothing_behind_it_can_take_is_never_taken() -> None:
+def test_a_branch_that_no_later_node_accepts_is_never_taken() -> None:
     nodes = [
         node("Shape", ["x"], ["s"], start=2, end=3),
         node("Equal", ["s", "one"], ["c"]),
@@ -336,7 +336,7 @@ def test_a_branch_that_nothing_behind_it_can_take_is_never_taken() -> None:
     assert found.equations == ["t = 1 (node 'squeeze': the other branch fits nothing behind it)"]
 
 
-def test_a_branch_teaches_nothing_of_the_whole() -> None:
+def test_no_fact_of_a_branch_holds_for_the_whole() -> None:
     nodes = [
         node("Cast", ["flag"], ["c"], to=TensorProto.BOOL),
         node(

@@ -105,7 +105,7 @@ def test_a_loop_whose_turns_depend_on_data_is_reported() -> None:
     assert "counted once" in found.reason
 
 
-def test_prune_and_inspect_say_so(tmp_path: Path) -> None:
+def test_prune_and_inspect_report_it(tmp_path: Path) -> None:
     place, sparse = str(tmp_path / "loop.onnx"), str(tmp_path / "sparse.onnx")
     onnx.save(unbounded().proto, place)
     run = CliRunner().invoke

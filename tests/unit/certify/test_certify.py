@@ -232,7 +232,7 @@ def test_the_verifier_imports_numpy_and_onnx_alone() -> None:
     assert outside - set(sys.stdlib_module_names) == {"numpy", "onnx"}
 
 
-def test_importing_it_imports_nothing_else_of_the_program() -> None:
+def test_its_import_loads_no_other_module_of_the_program() -> None:
     code = "import sys, onnxprune.certify.__main__; print(*sorted(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     own = {name for name in ran.stdout.split() if name.startswith("onnxprune")}

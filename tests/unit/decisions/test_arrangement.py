@@ -86,7 +86,7 @@ def test_filters_of_one_channel() -> None:
     assert outcome.error <= 1e-5
 
 
-def test_plain_convolutions_have_nothing_to_be_free_within() -> None:
+def test_plain_convolutions_have_no_outer_factors() -> None:
     assert not find_channels(check(Model(IDEAS["residual"].build()))).freedoms
 
 
@@ -353,7 +353,7 @@ def test_dead_channels_need_not_lie_in_the_same_place_of_each_group() -> None:
     assert widths == {n: len(r) for n, r in removed.items()}
 
 
-def test_channels_that_nothing_reads_need_not_lie_in_the_same_place_either() -> None:
+def test_unread_channels_may_lie_in_other_places_too() -> None:
     """Only the columns of the readers are zero: no plan, and no zero in the weights of the layer itself."""
     model = model_of(grouped(groups=2, width=8, normalised=False))
     last = model.nodes[-2].input[1]

@@ -44,7 +44,7 @@ def stubborn(tmp_path):
     return disk.save(unrunnable(), tmp_path / "model.onnx")
 
 
-def test_a_sparse_model_that_nothing_runs_is_kept(tmp_path, stubborn):
+def test_a_sparse_model_that_does_not_run_is_kept(tmp_path, stubborn):
     words = ("prune", stubborn, "--reduce-channels", 0.5, "--criterion", "l2", "--round-to", 1)
     out = tmp_path / "sparse.onnx"
     said = disk.run(*words, "-o", out).refused()
@@ -59,7 +59,7 @@ def test_a_sparse_model_that_nothing_runs_is_kept(tmp_path, stubborn):
     assert (tmp_path / "sparse.unverified.2.onnx").exists()
 
 
-def test_a_dense_model_that_nothing_verifies_is_kept(tmp_path, stubborn):
+def test_a_dense_model_without_verification_is_kept(tmp_path, stubborn):
     words = ("--reduce-channels", 0.5, "--criterion", "l2", "--round-to", 1, "--unverified")
     sparse, dense = tmp_path / "sparse.onnx", tmp_path / "dense.onnx"
     assert disk.run("prune", stubborn, *words, "-o", sparse).code == 0

@@ -24,7 +24,7 @@ def test_idleness_is_judged_by_running_threads(
 
 
 @pytest.mark.parametrize("text", [None, "", "9.00 9.00 9.00 many/200 1234"])
-def test_a_system_that_does_not_tell(
+def test_a_system_without_a_load_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
 ) -> None:
     said = tmp_path / "loadavg"
