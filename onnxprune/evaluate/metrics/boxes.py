@@ -32,8 +32,8 @@ class Boxes(NamedTuple):
 
 
 def by_score(corners: Array, scores: Array, classes: Array) -> Boxes:
-    """Return boxes in descending order of their scores; those without a finite number are left out."""
-    finite = np.isfinite(scores) & np.isfinite(corners).all(1)
+    """Return boxes in descending order of their scores; those without area or finite numbers are left out."""
+    finite = np.isfinite(scores) & np.isfinite(corners).all(1) & (corners[:, 2:] > corners[:, :2]).all(1)
     found = Boxes(*(np.asarray(a)[finite] for a in (corners, scores, classes)))
     return found.chosen(np.argsort(-found.scores, kind="stable"))
 

@@ -7,7 +7,7 @@ compared with it.
                            coefficients of masks where another output has as many prototypes
     [N, A, 5+C]            one column a quantity: centre, size, objectness, C scores (YOLOv5, v7, X)
     [N, K, 6]              finished boxes: corners, score, class (YOLOv10, embedded suppression)
-    [N, K, 4], [N, K, C]   boxes and scores of all classes (SSD, EfficientDet)
+    [N, K, 4], [N, K, C]   boxes and scores of all classes (SSD, EfficientDet); or [N, 4, K], [N, C, K]
     [N, K, 4], [N, K] × 2  finished boxes, scores, classes, and perhaps a number of boxes (EfficientNMS)
     [K, 4], [K] × 2        the same for one picture (torchvision)
 """
@@ -15,7 +15,7 @@ compared with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -49,6 +49,7 @@ class BoxForm:
         centres: True if boxes are centre and size; otherwise two corners.
         entries: Number of classes, where scores stand beside the boxes.
         background: The class of no object, where scores are probabilities that sum to one.
+        turned: True if separate boxes and scores have their quantities on axis 1, not on the last axis.
     """
 
     layout: Layout
@@ -59,6 +60,7 @@ class BoxForm:
     centres: bool = True
     entries: int = 0
     background: int | None = None
+    turned: bool = False
 
     def read(self, outputs: Outputs, least: float, overlap: float) -> list[Boxes]:
         """Return the boxes of a batch, duplicates suppressed where the form has them.
@@ -135,7 +137,20 @@ def _are_finished(arrays: Sequence[Array]) -> bool:
 
 
 def _separate(batches: Sequence[Outputs]) -> BoxForm | None:
-    """Recognise boxes [N, K, 4] beside scores [N, K, C]."""
+    """Recognise boxes [N, K, 4] beside scores [N, K, C], or [N, 4, K] beside [N, C, K]."""
+    found = _beside(batches)
+    if found is not None:
+        return found
+    found = _beside([_turned(outputs) for outputs in batches])
+    return None if found is None else replace(found, turned=True)
+
+
+def _turned(outputs: Outputs) -> Outputs:
+    """Return outputs with the last two of three axes exchanged."""
+    return {n: np.moveaxis(a, 1, 2) if a.ndim == 3 else a for n, a in outputs.items()}
+
+
+def _beside(batches: Sequence[Outputs]) -> BoxForm | None:
     first = batches[0]
     boxes = _box_table(batches)
     if boxes is None:
@@ -200,6 +215,8 @@ def _read_table(form: BoxForm, outputs: Outputs, least: float, overlap: float) -
 
 
 def _read_separate(form: BoxForm, outputs: Outputs, least: float, overlap: float) -> list[Boxes]:
+    if form.turned:
+        outputs = _turned(outputs)
     pairs = zip(outputs[form.boxes], outputs[form.scores], strict=True)
     return [_candidates(form, boxes, scores, least, overlap) for boxes, scores in pairs]
 

@@ -55,6 +55,7 @@ def forms(corners: Array) -> dict[str, dict[str, Array]]:
         "v5": {"out": objects},
         "v10": {"out": padded},
         "ssd": {"boxes": boxes, "scores": every},
+        "turned": {"boxes": boxes.swapaxes(1, 2), "scores": every.swapaxes(1, 2)},
         "efficient": {
             "num": np.array([[3]]),
             "boxes": padded[..., :4],
@@ -186,3 +187,11 @@ class TestAveragePrecision:
         assert "conf=0.5, nms=0.5" in caught.value.hint
         with pytest.raises(UsageError, match="conf is 2"):
             get_metric("detections@2")
+
+
+def test_boxes_without_area_are_none() -> None:
+    outputs = forms(CORNERS)["v8"]
+    outputs["out"][0, 2:4, 0] = 0
+    assert judged("detections", outputs, outputs) == 1
+    (found,) = recognised([outputs]).read(outputs, 0.25, 0.7)
+    assert len(found.scores) == 2
