@@ -1,4 +1,4 @@
-"""From an Ultralytics model to a smaller ONNX file, with frames a second before and after.
+"""Shrink an Ultralytics model to a smaller ONNX file; print frames a second before and after.
 
     pip install ultralytics "onnxprune[cpu,data]"
     python examples/yolo.py yolo11n.pt --data pictures --options "--reduce-latency 0.4 --minutes 20"

@@ -22,6 +22,7 @@ from onnxprune.decisions.channels.own_nodes import Form, with_own_nodes
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.scales import with_scales_in_place
 from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.summary import note_widths
 from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
 from onnxprune.decisions.elements import carry_note, demand_pattern, pattern_note
 from onnxprune.decisions.origin import ORIGIN_KEY
@@ -130,6 +131,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         dense, certificate = chosen.model, chosen.certificate
         for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
+        note_widths(dense, channels, removed)
         carry_note(given.model, dense)
         checked = demand_pattern(dense)
         rows = kept_rows(channels, removed)
