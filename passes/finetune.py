@@ -66,7 +66,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         batch_size: Samples a batch.
         accumulate: Batches a step.
         optimizer: ``sgd`` has a momentum of 0.9.
-        lr: Peak step size; by default 0.02 for ``sgd``, 0.0005 for ``adamw``, and less for a model with
+        lr: Peak step size; by default 0.02 for ``sgd``; for ``adamw`` 0.0005, and 0.0002 for a model with
             attention or LayerNormalization.
         weight_decay: Rate of weight decay.
         schedule: Course of the step size.

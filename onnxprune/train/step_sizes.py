@@ -8,7 +8,7 @@ import onnx
 
 from onnxprune.train.settings import DEFAULT_LEARNING_RATE, OptimizerName
 
-WITH_ATTENTION: Mapping[OptimizerName, float] = {"sgd": 0.005, "adamw": 0.0002}
+WITH_ATTENTION: Mapping[OptimizerName, float] = {"sgd": 0.02, "adamw": 0.0002}
 """Peak step sizes of networks that normalise over the last axis or have attention."""
 _OPERATORS = {
     "Attention",

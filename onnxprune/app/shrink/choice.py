@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ HOLD_BACK = 0.2
 ANA_SAMPLES, REPAIR_SAMPLES = 512, 512
 RISING = (0.3, 0.5, 0.65, 0.8)
 """Reductions that are tried, one from the other, where the quality is the limit."""
-_STEP, _STEP_ATTENTION = 1e-3, 2e-4
-"""Peak step sizes of adamw, without and with attention or normalisation over the last axis."""
+_STEPS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 1e-3}
+_STEPS_ATTENTION: Mapping[str, Any] = {"optimizer": "sgd", "lr": 0.02}
+"""Optimisers with their peak step sizes, without and with attention or normalisation over the last axis."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ class Outlook:
 
     Attributes:
         suited: The metric and the loss that suit them.
-        step_size: Peak step size of training.
+        steps: Optimiser of the training and its peak step size.
         samples: Number of samples; ``None`` where it is not known before going through them.
     """
 
     suited: Suggestion
-    step_size: float
+    steps: Mapping[str, Any]
     samples: int | None
 
     @classmethod
@@ -92,7 +94,7 @@ class Outlook:
         dataset = open_data(data, session.inputs, session.outputs)
         return cls(
             suited=suggest(model, session, dataset),
-            step_size=_STEP_ATTENTION if holds_attention(model.proto) else _STEP,
+            steps=_STEPS_ATTENTION if holds_attention(model.proto) else _STEPS,
             samples=dataset.samples,
         )
 
@@ -131,8 +133,8 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
     rising = {"reductions": RISING} if not reductions else {"iterations": 1}
     data: dict[str, Any] = {"train": wanted.data, "val": wanted.val}
     data |= {} if wanted.val else {"hold_back": HOLD_BACK}
-    tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": 3, "optimizer": "adamw"}
-    tuning |= {"lr": outlook.step_size, "warmup": 0.05, "batch_size": 32}
+    tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": 3}
+    tuning |= {**outlook.steps, "warmup": 0.05, "batch_size": 32}
     return Recipe.model_validate(
         {
             "model": str(Path(wanted.model).resolve()),
