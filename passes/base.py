@@ -63,10 +63,12 @@ class Pass(ABC):
         open_io: Globs of inputs and outputs whose fixed axes may shrink, likewise.
         preserves: Names of the analyses of the model it is given that hold for the model it makes. A pass
             that modifies nothing returns the same model and preserves all.
+        maps: True if it reads weights through `Model.array` only, so that they may lie in mapped files.
     """
 
     name: ClassVar[str]
     preserves: ClassVar[frozenset[str]] = frozenset()
+    maps: ClassVar[bool] = False
     input_shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     dims: Mapping[str, int] = MappingProxyType({})
     open_io: Sequence[str] = ()
@@ -80,7 +82,8 @@ class Pass(ABC):
         self._check_lists()
         check_bounds(self, self.name)
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
-        model = opened(before.model.copy(), self.open_io) if self.open_io else before.model
+        model = before.model if self.maps else before.model.in_memory()
+        model = opened(model.copy(), self.open_io) if self.open_io else model
         before = replace(before, model=sized(model, self.input_shapes, self.dims))
         with analysis_scope():
             self.requires(before)

@@ -33,6 +33,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import FinetuneReport
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
+from onnxprune.support.mapped import load_all
 from onnxprune.support.options import Key, NumberRange, option
 from onnxprune.support.progress import Task, task
 from onnxprune.train.checkpoint import Checkpoints
@@ -370,7 +371,7 @@ def _loaded(model: Model | str | None) -> Model | None:
 
 
 def _digest(model: Model) -> str:
-    return hashlib.sha256(model.proto.SerializeToString(deterministic=True)).hexdigest()
+    return hashlib.sha256(load_all(model.proto).SerializeToString(deterministic=True)).hexdigest()
 
 
 def _require_each_once(rescaled: Mapping[str, tuple[str, float]], dense: Model) -> None:

@@ -109,6 +109,7 @@ class Prune(
     """
 
     name: ClassVar[str] = "prune"
+    maps: ClassVar[bool] = True
 
     reduce: Mapping[str, float] = field(
         default_factory=dict, metadata=option(metavar="COST=R", example="COST=R, such as flash=0.3")

@@ -51,6 +51,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
     """
 
     name: ClassVar[str] = "recover"
+    maps: ClassVar[bool] = True
     preserves: ClassVar[frozenset[str]] = frozenset({"plan"})
 
     original: Model | str = field(metadata=option(flag=""))
@@ -79,7 +80,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
         channels, removed = removed_channels(given.model, plan)
         if not any(len(gone) for gone in removed.values()) and pattern_note(given.model) is None:
             raise NothingToDoError("nothing is removed from this model", "run `prune` first")
-        original = load(self.original) if isinstance(self.original, str) else self.original
+        original = load(self.original, mapped=True) if isinstance(self.original, str) else self.original
         original = replace(original, sizes=merged(original.sizes, given.model.sizes))
         pair = ModelPair.of(channels, removed, original, plan)
         session = Session(pair.original.proto, threads=self.threads)

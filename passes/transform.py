@@ -36,6 +36,7 @@ from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import TransformReport, costs, widths_of
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
+from onnxprune.support.mapped import array_of, release
 from onnxprune.support.options import option
 
 
@@ -61,6 +62,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
     """
 
     name: ClassVar[str] = "transform"
+    maps: ClassVar[bool] = True
 
     data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
     samples: int = field(default=64, metadata=option(least=1))
@@ -231,7 +233,7 @@ class _DenseForms:
         folded = without_dead_branches(whole)
         own = with_own_nodes(self.sparse, folded, self.form, but=self.hints)
         for model in (own,) if own is folded else (own, folded):
-            certificate = certify(self.sparse.proto, model.proto, self.hints)
+            certificate = _certified(self.sparse, model, self.hints)
             yield _DenseForm(model, unfused, folded is not whole, certificate)
 
 
@@ -244,6 +246,11 @@ def _chosen(forms: Iterable[_DenseForm]) -> _DenseForm:
         first = first or found
     assert first is not None
     return first
+
+
+def _certified(sparse: Model, dense: Model, hints: Hints) -> CertifyResult:
+    """Certify a dense model, a large tensor in memory at a time."""
+    return certify(sparse.proto, dense.proto, hints, read=array_of, forget=release)
 
 
 def _without_vocabulary(model: Model) -> Model:

@@ -18,6 +18,8 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Function: TypeAlias = Callable[[Array], Array]
 SLACK = 2.0**-46
 """Relative; more than a few operations in float64 lose."""
+LARGE = 1 << 20
+"""Elements from which a constant is not kept in float64 as well."""
 FIXED = 2.0**-30
 """Relative width of an interval up to which a number counts as known."""
 
@@ -88,6 +90,50 @@ class Bounds:
         return Bounds(np.minimum(self.low, 0.0), np.maximum(self.high, 0.0))
 
 
+class Constant(Bounds):
+    """The bounds of a large constant that is finite: made of it when they are asked for, and not kept.
+
+    Args:
+        values: The constant.
+    """
+
+    def __init__(self, values: Array) -> None:
+        object.__setattr__(self, "values", values)
+
+    @property
+    def low(self) -> Array:
+        """The constant in float64."""
+        found: Array = self.values.astype(np.float64)  # type: ignore[attr-defined]
+        return found
+
+    @property
+    def high(self) -> Array:
+        """The same."""
+        return self.low
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the constant."""
+        return tuple(self.values.shape)  # type: ignore[attr-defined]
+
+    @property
+    def rank(self) -> int:
+        """The number of its axes."""
+        return len(self.shape)
+
+    def moved(self, move: Callable[[Array], Array]) -> Bounds:
+        """Return the bounds after a change of places."""
+        return Constant(move(self.values))  # type: ignore[attr-defined]
+
+    def squashed(self, axis: int) -> Bounds:
+        """Return bounds that hold for all elements along an axis."""
+        if self.shape[axis] == 1:
+            return self
+        values: Array = self.values  # type: ignore[attr-defined]
+        ends = (values.min(axis, keepdims=True), values.max(axis, keepdims=True))
+        return Bounds(*(end.astype(np.float64) for end in ends))
+
+
 def lift(values: Array, rank: int) -> Array:
     """Return an array with axes of length one in front."""
     return values.reshape((1,) * (rank - values.ndim) + values.shape)
@@ -107,6 +153,8 @@ def exactly(values: Array) -> Bounds:
     """Return the bounds of a constant."""
     if values.dtype.kind not in "fiub":
         return unbounded(values.ndim)
+    if values.size > LARGE and all(np.isfinite(line).all() for line in values):
+        return Constant(values)
     known = values.astype(np.float64)
     if not np.isfinite(known).all():
         return Bounds(np.where(np.isnan(known), -np.inf, known), np.where(np.isnan(known), np.inf, known))

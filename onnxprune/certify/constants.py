@@ -19,6 +19,8 @@ ROUNDING = {2: 2.0**-10, 4: 2.0**-22, 8: 2.0**-50}
 """Relative rounding of a floating-point type, by its bytes."""
 PLACES = 64
 """Error allowed to constants that are computed before the run, in roundings."""
+_COMPARED = 1 << 22
+"""Bytes of constants that are compared at a time."""
 DIFFERENT = "a constant differs from the remaining elements of the sparse one"
 
 
@@ -61,11 +63,20 @@ def lists_of(
             lists[axis] = _found(sparse, dense, lists, axis, within)
     left, here = np.broadcast_arrays(selected(sparse, lists), dense)
     need(here.shape == dense.shape, DIFFERENT)
-    if left.tobytes() != here.tobytes():
+    if not same_bits(left, here):
         need(rounded and left.dtype.kind == "f", DIFFERENT)
         room = 4 * ROUNDING[left.dtype.itemsize] * np.abs(left.astype(np.float64))
         need((np.abs(left.astype(np.float64) - here) <= room).all(), DIFFERENT)
     return plainer(lists, sparse.shape)
+
+
+def same_bits(one: Array, other: Array) -> bool:
+    """Return true if two arrays of one type and shape are equal bit for bit; they are compared in parts."""
+    if one.nbytes <= _COMPARED or not one.ndim:
+        return one.tobytes() == other.tobytes()
+    step = max(1, _COMPARED * len(one) // one.nbytes)
+    pairs = ((one[k : k + step], other[k : k + step]) for k in range(0, len(one), step))
+    return all(a.tobytes() == b.tobytes() for a, b in pairs)
 
 
 def selected(values: Array, lists: Lists) -> Array:

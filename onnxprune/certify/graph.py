@@ -7,9 +7,9 @@ is an unknown that no other tensor shares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -43,6 +43,9 @@ RANDOM = {
 _NOT_FOLDED = RANDOM | {"Dropout", "Constant", "If", "Loop", "Scan"}
 
 
+Read: TypeAlias = Callable[[onnx.TensorProto], Array]
+
+
 @dataclass
 class Body:
     """A graph, main or inside a node.
@@ -64,6 +67,7 @@ class Graph:
     Args:
         model: The model.
         side: A word for names of unknowns that only this model has.
+        read: Function from an initializer to its values.
 
     Attributes:
         constants: Values that are the same in every run, by name.
@@ -74,8 +78,8 @@ class Graph:
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
 
-    def __init__(self, model: onnx.ModelProto, side: str) -> None:
-        self.side = side
+    def __init__(self, model: onnx.ModelProto, side: str, read: Read = numpy_helper.to_array) -> None:
+        self.side, self._values_of = side, read
         self.opset = next((o.version for o in model.opset_import if o.domain in STANDARD), 1)
         self.imports = list(model.opset_import)
         self.constants: dict[str, Array] = {}
@@ -221,7 +225,7 @@ class Graph:
         names = dict(outer)
         entered = [self._enter(name, names, inside) for name in inputs]
         for tensor in graph.initializer:
-            self.constants[self._enter(tensor.name, names, inside)] = numpy_helper.to_array(tensor)
+            self.constants[self._enter(tensor.name, names, inside)] = self._values_of(tensor)
         nodes = []
         for given in graph.node:
             node = onnx.NodeProto()

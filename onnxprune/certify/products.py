@@ -27,7 +27,7 @@ from onnxprune.certify.relation import (
 from onnxprune.certify.reshaping import reshaped
 from onnxprune.certify.sizes import Size
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Weights that are held in float64 at once."""
 
 

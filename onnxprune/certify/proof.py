@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from onnxprune.certify import bodies, elementwise, moves, products, recurrent, reductions, windows
-from onnxprune.certify.bounds import Array, Bounds, exactly, lift
-from onnxprune.certify.constants import PLACES, ROUNDING
-from onnxprune.certify.graph import STANDARD, Body, Graph, bodies_of, captured
+from onnxprune.certify.bounds import LARGE, Array, Bounds, exactly, lift
+from onnxprune.certify.constants import PLACES, ROUNDING, same_bits
+from onnxprune.certify.graph import STANDARD, Body, Graph, Read, bodies_of, captured
 from onnxprune.certify.pair import RULES, NodePair
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import Relation, same
@@ -31,6 +32,9 @@ class Proof:
         kept: Index lists of dense constants, by name and axis; a hint.
         masked: True if floating-point constants of the dense model may be zero where those of the sparse one
             are not; no axis may be cut then. This compares a sparse model with the one it was made of.
+        read: Function from an initializer to its values.
+        forget: Function that is called after each node with a large constant: its values need not stay in
+            memory.
 
     Attributes:
         of: The sparse tensor that a dense one is related to, and the relation.
@@ -45,18 +49,20 @@ class Proof:
         kept: Kept | None = None,
         *,
         masked: bool = False,
+        read: Read = numpy_helper.to_array,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         imports = [{(o.domain, o.version) for o in m.opset_import} for m in (sparse, dense)]
         need(imports[0] == imports[1], "the models are of different opsets")
         functions = [[f.SerializeToString(deterministic=True) for f in m.functions] for m in (sparse, dense)]
         need(functions[0] == functions[1], "the models have different functions")
         self.kept, self.masked = dict(kept or {}), masked
-        self.sparse, self.dense = Graph(sparse, "sparse"), Graph(dense, "dense")
+        self.sparse, self.dense = Graph(sparse, "sparse", read), Graph(dense, "dense", read)
         self.of: dict[str, tuple[str, Relation]] = {}
         self.failed: dict[str, Refusal] = {}
         self.indices: dict[str, windows.Indices] = {}
         self.sparse_nodes = list(self.sparse.flattened(self.sparse.main))
-        self._models = sparse, dense
+        self._models, self._values_of, self._forget = (sparse, dense), read, forget
         self._bounds: dict[str, Bounds] | None = None
 
     def run(self) -> None:
@@ -84,6 +90,12 @@ class Proof:
                 self._note(node, why)
             except _MALFORMED as error:
                 self._note(node, Refusal(f"{type(error).__name__}: {error}"))
+            if any(self._is_large(name) for name in node.input):
+                self._forget()
+
+    def _is_large(self, name: str) -> bool:
+        constant = self.dense.constants.get(name)
+        return constant is not None and constant.size > LARGE
 
     def related(self, sparse: str, dense: str) -> Relation:
         """Return the relation of a dense tensor to a sparse one.
@@ -112,7 +124,7 @@ class Proof:
                 return False
             if self.masked and one.dtype.kind == "f":
                 return self._is_masked(sparse, one, two)
-            return one.tolist() == two.tolist() if one.dtype == object else one.tobytes() == two.tobytes()
+            return one.tolist() == two.tolist() if one.dtype == object else same_bits(one, two)
         if dense in self.of and self.of[dense][0] == sparse:
             return self.of[dense][1].plain
         known = self.sparse.values.get(sparse), self.dense.values.get(dense)
@@ -131,7 +143,7 @@ class Proof:
     def bounds_of(self, sparse: str) -> Bounds | None:
         """Return the bounds of a sparse tensor, independently of the dense model."""
         if self._bounds is None:
-            alone = Proof(self._models[0], self._models[0])
+            alone = Proof(self._models[0], self._models[0], read=self._values_of, forget=self._forget)
             alone._relate_inputs()
             alone.walk(alone.sparse_nodes, alone.dense.flattened(alone.dense.main))
             self._bounds = {name: relation.bounds for name, (_, relation) in alone.of.items()}

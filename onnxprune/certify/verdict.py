@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import inliner
+from onnx import inliner, numpy_helper
 
 from onnxprune.certify.bounds import Array
+from onnxprune.certify.graph import Read
 from onnxprune.certify.proof import Proof
 from onnxprune.certify.refusal import Refusal
 
@@ -53,6 +54,8 @@ def certify(
     dense: onnx.ModelProto,
     kept: Mapping[str, Mapping[int, Array]] | None = None,
     original: onnx.ModelProto | None = None,
+    read: Read = numpy_helper.to_array,
+    forget: Callable[[], None] = lambda: None,
 ) -> CertifyResult:
     """Show that a dense model is a sparse one, and that this is the original with some weights zero.
 
@@ -61,20 +64,23 @@ def certify(
         dense: The dense one.
         kept: Hints of a certificate.
         original: Model that the sparse one was made of; none to leave that proof out.
+        read: Function from an initializer to its values, for models whose values lie elsewhere.
+        forget: Function that is called after each node with a large constant (see `Proof`).
 
     Returns:
         The verdict; this function raises no exception.
     """
     start = time.perf_counter()
     why = None
+    access: Any = {"read": read, "forget": forget}
     step = "sparse"
     if original is not None:
-        why = _refusal(lambda: Proof(_plain(original), _plain(sparse), masked=True).run())
+        why = _refusal(lambda: Proof(_plain(original), _plain(sparse), masked=True, **access).run())
     if why is None:
         step = "dense"
-        why = _refusal(lambda: Proof(_plain(sparse), _plain(dense), kept).run())
+        why = _refusal(lambda: Proof(_plain(sparse), _plain(dense), kept, **access).run())
         if why is not None and kept:  # hints only help: without them, lists are looked for
-            again = _refusal(lambda: Proof(_plain(sparse), _plain(dense)).run())
+            again = _refusal(lambda: Proof(_plain(sparse), _plain(dense), **access).run())
             why = why if again is not None else None
     seconds = time.perf_counter() - start
     if why is None:

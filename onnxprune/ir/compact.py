@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.ir.model import Model
+from onnxprune.support.mapped import byte_count, is_mapped
 
 SMALLEST = 1 << 10
 """Bytes below which values are written as they are."""
@@ -51,13 +52,13 @@ def compacted(model: Model) -> onnx.ModelProto:
 
 def _form(model: Model, tensor: onnx.TensorProto) -> onnx.TensorProto | onnx.SparseTensorProto | None:
     """Return the tensor itself where all elements are equal, its sparse form where that is much smaller."""
-    if not tensor.HasField("raw_data") or len(tensor.raw_data) < SMALLEST:
+    if not (tensor.HasField("raw_data") or is_mapped(tensor)) or byte_count(tensor) < SMALLEST:
         return None
     values = model.array(tensor.name).ravel()
     if values.dtype.isbuiltin and model.opset() >= _FILLS_SINCE and np.all(values == values[0]):
         return tensor
     places = np.flatnonzero(values)
-    if 2 * len(places) * (values.itemsize + 8) > len(tensor.raw_data) or not values.dtype.isbuiltin:
+    if 2 * len(places) * (values.itemsize + 8) > byte_count(tensor) or not values.dtype.isbuiltin:
         return None
     sparse = onnx.SparseTensorProto(dims=tensor.dims)
     sparse.values.CopyFrom(numpy_helper.from_array(values[places], tensor.name))

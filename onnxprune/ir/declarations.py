@@ -14,6 +14,7 @@ from onnx import shape_inference
 from onnxprune.ir.analyses import analysis
 from onnxprune.ir.damage import graphs
 from onnxprune.ir.model import Model, skeleton
+from onnxprune.support.mapped import is_mapped
 
 _SMALL = 1 << 10
 """Bytes up to which a constant may hold sizes."""
@@ -47,7 +48,8 @@ def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
     """
     bare = skeleton(model.proto)
     if numbers:
-        bare.graph.initializer.extend(t for t in model.proto.graph.initializer if t.ByteSize() <= _SMALL)
+        own = (t for t in model.proto.graph.initializer if not is_mapped(t))
+        bare.graph.initializer.extend(t for t in own if t.ByteSize() <= _SMALL)
     try:
         onnx.checker.check_model(bare)
         shape_inference.infer_shapes(bare, strict_mode=True, data_prop=False)

@@ -25,6 +25,17 @@ from onnxprune.ir.functions import inlined
 from onnxprune.ir.index import GraphIndex
 from onnxprune.ir.meaning import read_as_meant
 from onnxprune.ir.reading import read
+from onnxprune.support.mapped import (
+    Region,
+    array_of,
+    blocks,
+    byte_count,
+    is_mapped,
+    load_all,
+    regions_of,
+    spilled,
+)
+from onnxprune.support.memory import need
 
 OLDEST_OPSET = 7
 _STANDARD_DOMAINS = ("", "ai.onnx")
@@ -65,6 +76,11 @@ class Model:
     _nested: bool | None = field(default=None, repr=False)
     _index: GraphIndex | None = field(default=None, repr=False)
     _main: GraphIndex | None = field(default=None, repr=False)
+    _regions: tuple[Region, ...] = field(default=(), repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Keep the mapped files that weights lie in."""
+        self._regions = tuple(dict.fromkeys((*self._regions, *regions_of(self.proto))))
 
     @property
     def name(self) -> str:
@@ -189,14 +205,14 @@ class Model:
 
     def array(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
         """Return the values of a constant tensor (a read-only view or a copy)."""
-        return numpy_helper.to_array(self.constants[name])
+        return array_of(self.constants[name])
 
     def set_array(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Replace the values, and with them the shape, of a constant tensor."""
         self.analyses.invalidate()
         tensor = self.constants[name]
         doc = tensor.doc_string
-        tensor.CopyFrom(numpy_helper.from_array(np.asarray(values, order="C"), tensor.name))
+        tensor.CopyFrom(self._tensor(values, tensor.name, is_mapped(tensor)))
         tensor.doc_string = doc
         for declared in (*self.proto.graph.input, *self.proto.graph.value_info):
             if declared.name == name and declared.type.tensor_type.HasField("shape"):
@@ -225,12 +241,34 @@ class Model:
         unique = self._unique(name)
         self.analyses.invalidate()
         tensor = self.proto.graph.initializer.add()
-        tensor.MergeFrom(numpy_helper.from_array(np.asarray(values, order="C"), unique))
+        tensor.MergeFrom(self._tensor(values, unique, bool(self._regions)))
         self.constants[unique] = tensor
         if self.proto.ir_version < 4:  # older files list every initializer among the inputs
             info = helper.make_tensor_value_info(unique, tensor.data_type, values.shape)
             self.proto.graph.input.append(info)
         return unique
+
+    def _tensor(self, values: np.ndarray[Any, np.dtype[Any]], name: str, maps: bool) -> onnx.TensorProto:
+        """Return values as a tensor; large ones of a mapped model lie in a file without a name."""
+        if not maps:
+            return numpy_helper.from_array(np.asarray(values, order="C"), name)
+        tensor, region = spilled(np.asarray(values), name)
+        self._regions += (region,) if region is not None else ()
+        return tensor
+
+    @property
+    def mapped(self) -> bool:
+        """True if weights lie in mapped files, not in the message."""
+        return bool(self._regions)
+
+    def in_memory(self) -> Model:
+        """Return the model with all weights in the message; itself where they lie there."""
+        mapped = [t for t in self.proto.graph.initializer if is_mapped(t)]
+        need(sum(map(byte_count, mapped)), f"{self.name}: the weights of {len(mapped)} tensors")
+        proto = load_all(self.proto)
+        if proto is self.proto:
+            return self
+        return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
 
     def metadata(self) -> dict[str, str]:
         """Return the model's own key/value notes."""
@@ -272,15 +310,20 @@ def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[A
     return name == body.input[1].name or bool(np.all(known.get(name, False)))
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, *, mapped: bool = False) -> Model:
     """Read and check an ONNX file.
+
+    Args:
+        path: The file.
+        mapped: Leave large external data where they are: they are read when they are asked for. The message
+            then refers to them, and the files must not be written to while the model is in use.
 
     Raises:
         ModelError: The file is missing, is not ONNX, is damaged, or is no valid graph.
     """
     path = Path(path)
-    proto, external = read(path)
-    return check(Model(proto, path, external))
+    proto, external, regions = read(path, mapped=mapped)
+    return check(Model(proto, path, external, _regions=regions))
 
 
 def check(model: Model) -> Model:
@@ -385,7 +428,7 @@ def check_weights(model: Model) -> None:
     for name, tensor in model.constants.items():
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             try:
-                bad = bool(np.isnan(model.array(name)).any())
+                bad = any(bool(np.isnan(block).any()) for block in blocks(model.array(name)))
             except ValueError as error:
                 text = f"{model.name}: tensor '{name}' is damaged: {error}"
                 raise ModelError(text, EXPORT_AGAIN) from error

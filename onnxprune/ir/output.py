@@ -7,17 +7,15 @@ move leaves no trace, and the previous file at the place stays as it was.
 from __future__ import annotations
 
 import itertools
-import math
-import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxprune.analysis.inputs import feeds_that_run, input_values, trial_shapes
 from onnxprune.analysis.shapes import fitting_shapes
@@ -28,6 +26,7 @@ from onnxprune.ir import Model, load
 from onnxprune.ir.compact import compacted
 from onnxprune.runtime import RUN_S, Feeds, Session, runs_within, sample_feeds
 from onnxprune.support.external import data_files
+from onnxprune.support.mapped import array_of, blocks, byte_count, is_mapped, load_all
 from onnxprune.support.path_guard import check_output, files_of
 from onnxprune.support.staging import in_use, is_own_file, publish, scratch_folder, take_after
 
@@ -41,6 +40,8 @@ _VERIFY = (
     "verify it on samples: onnxprune verify {} {} --data DATA; --unverified writes it under its own name"
 )
 _SMALL_TRIALS = 32
+_PART = 1 << 22
+"""Bytes of a file that are searched at a time."""
 _LARGEST = 1 << 31  # bytes of a model file; larger files hold other content
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -238,13 +239,20 @@ def _referred_to(data: set[Path]) -> set[Path]:
     return data & used
 
 
-def _mentions(path: Path, names: Iterable[bytes]) -> bool:
+def _mentions(path: Path, names: Sequence[bytes]) -> bool:
     """Return whether one of some names stands in a file that is small enough for a model."""
     with path.open("rb") as stream:
         if not 0 < os.fstat(stream.fileno()).st_size <= _LARGEST:
             return False
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content[: len(_MARK)] != _MARK and any(content.find(name) >= 0 for name in names)
+        before = stream.read(len(_MARK))
+        if before == _MARK:
+            return False
+        overlap = max(map(len, names))
+        while part := stream.read(_PART):
+            if any(name in before + part for name in names):
+                return True
+            before = part[-overlap:]
+        return any(name in before for name in names)
 
 
 @contextmanager
@@ -279,8 +287,8 @@ def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | Non
         ModelError: It cannot even be loaded.
     """
     try:
-        proto = load(staged).proto
-        session = runnable_session(proto)
+        written = load(staged, mapped=True)
+        session = runnable_session(written.proto, optimize=not written.mapped)
     except ModelError as error:
         text = error.message.replace(str(staged), "it")
         raise ModelError(f"the result was not written, because {text}", error.hint) from error
@@ -289,7 +297,7 @@ def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | Non
         try:
             _run_once(session, model, shapes, sample)
         except ModelError:  # name the node, before any were rewritten
-            _run_once(runnable_session(proto, optimize=False), model, shapes, sample)
+            _run_once(runnable_session(written.proto, optimize=False), model, shapes, sample)
             raise
     except ModelError as error:
         return ModelError(f"the result could not be run: {error.message}", error.hint)
@@ -332,18 +340,27 @@ def _runs_small(session: Session, model: Model) -> bool:
 def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:
     """Serialise a model, its larger weights into a file of their own if one is named."""
     if data is None:
-        return bytes(proto.SerializeToString())
+        return bytes(load_all(proto).SerializeToString())
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     with data.open("wb") as stream:
         stream.write(_MARK)
         for tensor in bare.graph.initializer:
-            if _tensor_bytes(tensor) >= _INLINE_BELOW:
-                values = tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+            if byte_count(tensor) >= _INLINE_BELOW:
                 offset = stream.seek(-(-stream.tell() // _PAGE) * _PAGE)
-                stream.write(values)
-                _refer(tensor, data.name, offset, len(values))
+                length = sum(map(stream.write, _content(tensor)))
+                _refer(tensor, data.name, offset, length)
     return bytes(bare.SerializeToString())
+
+
+def _content(tensor: onnx.TensorProto) -> Iterator[bytes]:
+    """Yield the values of a tensor as they are stored, a block at a time."""
+    if tensor.raw_data:
+        yield tensor.raw_data
+    elif is_mapped(tensor):
+        yield from (block.tobytes() for block in blocks(array_of(tensor).reshape(-1)))
+    else:
+        yield numpy_helper.to_array(tensor).tobytes()
 
 
 def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
@@ -356,13 +373,4 @@ def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) ->
 
 
 def _weight_bytes(model: Model) -> int:
-    return sum(map(_tensor_bytes, model.proto.graph.initializer))
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """Return the size of a tensor's values; 0 for strings, which have to stay in the message."""
-    if tensor.data_type == onnx.TensorProto.STRING:
-        return 0
-    if tensor.HasField("raw_data"):
-        return len(tensor.raw_data)
-    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return sum(map(byte_count, model.proto.graph.initializer))

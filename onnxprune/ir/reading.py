@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import external_data_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.ir.damage import EXPORT_AGAIN, stored_bytes
 from onnxprune.support.external import external_tensors
+from onnxprune.support.mapped import Region, can_map
 from onnxprune.support.memory import need
 
 LARGEST_MESSAGE = (1 << 31) - 1
 """Bytes a protobuf message can have."""
+MAP_ABOVE = 1 << 25
+"""Bytes of external data from which they are mapped; fewer are read."""
+_ALIGNMENT = 8
+"""Multiple of bytes at which a mapped tensor begins."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,22 @@ class _Piece:
     length: int
 
 
-def read(path: Path) -> tuple[onnx.ModelProto, bool]:
+def read(path: Path, *, mapped: bool = False) -> tuple[onnx.ModelProto, bool, tuple[Region, ...]]:
     """Read a model file and the external data it refers to.
 
+    Args:
+        path: The file.
+        mapped: True to map large external data of the main graph, where there are many in all.
+
     Returns:
-        The model, and whether weights of it lay in other files.
+        The model, whether weights of it lay in other files, and the mapped files.
 
     Raises:
         ModelError: A file is missing, is not ONNX, is damaged, is larger than the memory allowed, or lies
             outside the model's folder.
     """
     proto = _parse(path)
-    return proto, _load_external_data(proto, path)
+    return proto, *_load_external_data(proto, path, mapped)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
@@ -82,15 +92,22 @@ def _content(path: Path) -> bytes:
         raise ModelError(f"cannot read {path}: {error.strerror}", "name a file that may be read") from error
 
 
-def _load_external_data(proto: onnx.ModelProto, path: Path) -> bool:
-    """Bring weights of other files into memory; return whether there were any.
+def _load_external_data(proto: onnx.ModelProto, path: Path, mapped: bool) -> tuple[bool, tuple[Region, ...]]:
+    """Bring weights of other files into memory, or map them; return whether there were any, and the regions.
 
     Where they lie and how long they are is compared with their shapes before the first byte is read.
     """
     outside = external_tensors(proto)
     pieces = [_piece(tensor, path) for tensor in outside]
-    need(sum(piece.length for piece in pieces), f"{path}: the external data of {len(pieces)} tensors")
+    large = _large(proto, pieces) if mapped else []
+    held = sum(piece.length for piece in pieces) - sum(piece.length for piece in large)
+    held += max((piece.length for piece in large), default=0)
+    need(held, f"{path}: the external data of {len(pieces)} tensors{', one at a time,' if large else ''}")
+    regions = _map(large)
+    aside = {id(piece) for piece in large} if regions else set()
     for piece in pieces:
+        if id(piece) in aside:
+            continue
         try:
             with piece.file.open("rb") as stream:
                 stream.seek(piece.offset)
@@ -100,7 +117,25 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> bool:
             raise ModelError(what, "name a file that may be read") from error
         piece.tensor.data_location = onnx.TensorProto.DEFAULT
         del piece.tensor.external_data[:]
-    return bool(outside)
+    return bool(outside), regions
+
+
+def _large(proto: onnx.ModelProto, pieces: Sequence[_Piece]) -> list[_Piece]:
+    """Return the pieces worth mapping: large initializers, if they are many megabytes together."""
+    own = sum(map(external_data_helper.uses_external_data, proto.graph.initializer))  # they come first
+    found = [p for p in pieces[:own] if can_map(p.tensor) and not p.offset % _ALIGNMENT]
+    return found if sum(piece.length for piece in found) >= MAP_ABOVE else []
+
+
+def _map(pieces: Sequence[_Piece]) -> tuple[Region, ...]:
+    """Let tensors refer to mapped files; map none where one of them cannot be."""
+    try:
+        regions = {file: Region.of_file(file) for file in {piece.file: None for piece in pieces}}
+    except (OSError, ValueError):
+        return ()
+    for piece in pieces:
+        regions[piece.file].refer(piece.tensor, piece.offset, piece.length)
+    return tuple(regions.values())
 
 
 def _piece(tensor: onnx.TensorProto, path: Path) -> _Piece:

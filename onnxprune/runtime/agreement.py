@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.runtime.session import Array, Feeds, TensorSpec
+from onnxprune.support.mapped import parts
 
 
 class Runnable(Protocol):
@@ -122,16 +123,26 @@ def difference(a: Array, b: Array) -> Difference:
         return _infinite(f"type {b.dtype} instead of {a.dtype}")
     if a.dtype.kind not in "fc":
         return _exact(a, b)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if not (np.isfinite(a) & np.isfinite(b) | same).all():
+    a, b = a.ravel(), b.ravel()
+    found = [_extremes(a[part], b[part]) for part in parts(a)]
+    if None in found:
         return _infinite("NaN or infinity on one side only")
-    wide = np.complex128 if a.dtype.kind == "c" else np.float64
-    a, b = a.astype(wide), b.astype(wide)
-    absolute = _largest(np.where(same, 0, b) - np.where(same, 0, a))
+    absolute, scale = (max(column) for column in zip(*filter(None, found), strict=True))
     if absolute == 0:
         return Difference()
-    scale = _largest(a[np.isfinite(a)])
-    return Difference(absolute / scale, absolute) if scale else _infinite("the reference is zero", absolute)
+    if scale:
+        return Difference(absolute / scale, absolute)
+    return _infinite("the reference is zero", absolute)
+
+
+def _extremes(a: Array, b: Array) -> tuple[float, float] | None:
+    """Return ``max|a − b|`` and ``max|a|``; ``None`` where only one side is no number."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not (np.isfinite(a) & np.isfinite(b) | same).all():
+        return None
+    wide = np.complex128 if a.dtype.kind == "c" else np.float64
+    a, b = a.astype(wide), b.astype(wide)
+    return _largest(np.where(same, 0, b) - np.where(same, 0, a)), _largest(a[np.isfinite(a)])
 
 
 def _exact(a: Array, b: Array) -> Difference:

@@ -21,6 +21,7 @@ from onnxprune.runtime.functions import add_functions
 from onnxprune.runtime.library import onnxruntime
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
+from onnxprune.support.mapped import is_mapped, release
 from onnxprune.support.progress import tell
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -113,15 +114,20 @@ class Session:
         ort = onnxruntime()
         self.execution = execution or (current() if optimize else ExecutionConfig())
         options = _session_options(ort, optimize, threads, spin)
-        graph, self._weights = self._hand_over(model, ort, options)
-        try:
-            self._session = _opened(ort, graph, options, self.execution)
-        except DeviceError:
-            raise
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise _refusal(f"onnxruntime cannot load {self.name}{self._where}", error) from error
+        self._is_mapped = any(map(is_mapped, model.graph.initializer))
+        self._fed_weights: Feeds = {}
+        if not (self._is_mapped and self._open_with_fed_weights(model, ort, options)):
+            options = _session_options(ort, optimize, threads, spin)
+            graph, self._weights = self._hand_over(model, ort, options)
+            try:
+                self._session = _opened(ort, graph, options, self.execution)
+            except DeviceError:
+                raise
+            except Exception as error:  # onnxruntime's exceptions share no base class of their own
+                raise _refusal(f"onnxruntime cannot load {self.name}{self._where}", error) from error
         self.on_cpu = frozenset[str]() if self.execution.is_cpu else on_cpu(self._session)
-        self.inputs = tuple(_spec(a) for a in self._session.get_inputs())
+        required = (a for a in self._session.get_inputs() if a.name not in self._fed_weights)
+        self.inputs = tuple(map(_spec, required))
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(a) for a in self._session.get_outputs())
 
     @property
@@ -164,12 +170,35 @@ class Session:
         watch = RunDeadline(options)
         try:
             with watch:
-                values = self._session.run(names, dict(feeds), options)
+                values = self._session.run(names, {**self._fed_weights, **feeds}, options)
         except Exception as error:  # as above
             if watch.struck:
                 raise _endless(self.name, watch.seconds) from error
             raise _refusal(f"onnxruntime cannot run {self.name}{self._where}", error) from error
+        finally:
+            if self._is_mapped:
+                release()
         return dict(zip(names, values, strict=True))
+
+    def _open_with_fed_weights(self, model: onnx.ModelProto, ort: ModuleType, options: Any) -> bool:
+        """Open a session whose large weights are inputs: onnxruntime reads those where they are mapped.
+
+        It would copy initializers. Some operators take no weights but initializers.
+
+        Returns:
+            True if that was possible.
+        """
+        small, weights = slim_copy(model, as_inputs=True)
+        take_apart(small)
+        add_functions(small, has_operator)
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # a weight is cast where it is read
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        try:
+            self._session = _opened(ort, small.SerializeToString(), options, self.execution)
+        except Exception:  # the usual way states the reason
+            return False
+        self._weights = self._fed_weights = weights
+        return True
 
     def _hand_over(
         self, model: onnx.ModelProto, ort: ModuleType, options: Any, fed: Iterable[str] = ()
@@ -220,6 +249,9 @@ class WeightSession(Session):
         self._fed = tuple(fed)
         super().__init__(model, optimize=optimize, threads=threads, spin=spin, execution=execution)
         self.weights = tuple(_spec(a) for a in self._session.get_overridable_initializers())
+
+    def _open_with_fed_weights(self, model: onnx.ModelProto, ort: ModuleType, options: Any) -> bool:
+        return False  # the fed weights are chosen already
 
     def _hand_over(
         self, model: onnx.ModelProto, ort: ModuleType, options: Any, fed: Iterable[str] = ()

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 from google.protobuf.message import Message
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxprune.errors import ModelError
+from onnxprune.support.mapped import array_of, is_mapped, loaded
 
 # Shape inference needs the values of small constants in the message.
 _LARGE_BYTES = 1 << 16
@@ -23,13 +24,14 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 def slim_copy(
-    model: onnx.ModelProto, fed: Iterable[str] = ()
+    model: onnx.ModelProto, fed: Iterable[str] = (), *, as_inputs: bool = False
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, np.dtype[Any]]]]:
     """Copy a model, leaving its large constants out.
 
     Args:
         model: A model with its weights in memory; it is not changed.
         fed: Constants that become graph inputs with a default value.
+        as_inputs: True to make the constants left out inputs without a default value.
 
     Returns:
         The small model, in which every constant left out is an initializer marked as external, and those
@@ -48,16 +50,20 @@ def slim_copy(
             small.graph.node.append(node)
         else:
             tensors.append(_renamed(tensor, node.output[0]))
-    used = _used(model.graph)
+    used, listed = _used(model.graph), {value.name for value in model.graph.input}
     weights = {}
     for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and not is_mapped(tensor):
             raise ModelError(f"the values of tensor {tensor.name!r} are not loaded", "load its external data")
         if _is_large(tensor) and tensor.name in used:
-            weights[tensor.name] = numpy_helper.to_array(tensor)
-            small.graph.initializer.append(_marker(tensor))
+            weights[tensor.name] = array_of(tensor)
+            if not as_inputs:
+                small.graph.initializer.append(_marker(tensor))
+            elif tensor.name not in listed:
+                info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                small.graph.input.append(info)
         elif not _is_large(tensor):  # onnxruntime drops unread tensors first, and refuses the weight then
-            small.graph.initializer.append(tensor)
+            small.graph.initializer.append(loaded(tensor))
     if fed:
         _make_inputs(small, fed)
     return small, weights

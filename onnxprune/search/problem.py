@@ -29,6 +29,7 @@ from onnxprune.search.frontier import largest_reduction
 from onnxprune.search.latency import CLOSE, CORRECTIONS, REACHED_IN_TIME, Stopwatch, opened_table
 from onnxprune.search.limits import Limits
 from onnxprune.search.planner import Planner
+from onnxprune.support.mapped import byte_count, message_bytes
 
 Removed = dict[str, list[int]]
 
@@ -435,9 +436,9 @@ def timing(watch: Stopwatch, wanted: float, predicted: float, measured: float) -
 
 def file_bytes(model: Model) -> int:
     """Return how large a model is as a file, its weights included wherever they lie."""
-    weights = sum(len(t.raw_data) for t in model.proto.graph.initializer)
+    weights = sum(map(byte_count, model.proto.graph.initializer))
     if weights < _LARGEST_MESSAGE:
-        return int(model.proto.ByteSize())
+        return message_bytes(model.proto)
     return weights + int(skeleton(model.proto).ByteSize())
 
 

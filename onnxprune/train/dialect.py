@@ -24,6 +24,7 @@ from onnx import (
 
 from onnxprune.errors import TrainingError
 from onnxprune.runtime.batch_axes import described, fixed_batch
+from onnxprune.support.mapped import byte_count, is_mapped, load_all
 from onnxprune.train.samples import input_axes, taken
 from onnxprune.train.wire import Array
 
@@ -52,10 +53,11 @@ def to_dialect(model: onnx.ModelProto, sample: Mapping[str, Array]) -> onnx.Mode
     Raises:
         TrainingError: The model is too large for protobuf's copies, or its operator set cannot be converted.
     """
-    if model.ByteSize() > LARGEST_BYTES:
-        size = f"{model.ByteSize() / 1e9:.1f} GB"
+    whole = model.ByteSize() + sum(byte_count(t) for t in model.graph.initializer if is_mapped(t))
+    if whole > LARGEST_BYTES:
+        size = f"{whole / 1e9:.1f} GB"
         raise TrainingError(f"the model holds {size}; training is limited to {LARGEST_BYTES / 1e9} GB")
-    converted = copy.deepcopy(model)
+    converted = copy.deepcopy(load_all(model))
     _strip_initializer_inputs(converted)
     _normalize_domains(converted)
     if converted.functions:

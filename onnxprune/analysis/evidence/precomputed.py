@@ -15,6 +15,7 @@ import onnx
 
 from onnxprune.analysis.shapes.evaluation import evaluate
 from onnxprune.ir import Model, captured
+from onnxprune.support.mapped import byte_count, is_mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _MADE_ANEW = {"ConstantOfShape", "Dropout", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
@@ -24,7 +25,7 @@ def precomputed(model: Model) -> Model:
     """Return the network with such weights written down; itself where it has none."""
     readers = Counter(i for node in model.all_nodes for i in (*node.input, *captured(node)))
     readers.update(o.name for graph in model.graphs for o in graph.output)
-    room = {n: len(t.raw_data) or t.ByteSize() for n, t in model.constants.items() if readers[n] == 1}
+    room = {n: _room(t) for n, t in model.constants.items() if readers[n] == 1}
     fixed: dict[str, onnx.NodeProto] = {}
     known = {"", *model.constants}
     for node in model.nodes:
@@ -39,6 +40,11 @@ def precomputed(model: Model) -> Model:
     fitting = {name: value for name, value in fitting.items() if value.dtype.kind == "f"}
     fitting = {name: value for name, value in fitting.items() if value.nbytes <= room[name]}
     return _written_down(model, fitting) if fitting else model
+
+
+def _room(tensor: onnx.TensorProto) -> int:
+    """Return the bytes that a constant takes in its file."""
+    return byte_count(tensor) if is_mapped(tensor) else len(tensor.raw_data) or int(tensor.ByteSize())
 
 
 def _is_fixed(node: onnx.NodeProto) -> bool:

@@ -45,7 +45,17 @@ def mask_values(typing: Typing, name: str) -> Array:
 
 def finite_values(typing: Typing, name: str) -> Array:
     """Return the values of a constant, in float64; −∞, which forbids places in masks, as 0."""
-    values = real_values(typing, name).astype(np.float64)
+    return without_infinity(real_values(typing, name))
+
+
+def is_plain(typing: Typing, name: str) -> bool:
+    """Return whether a constant's values are those in the file."""
+    return name not in typing.absent and name not in typing.quantised
+
+
+def without_infinity(values: Array) -> Array:
+    """Return values in float64, −∞ as 0."""
+    values = values.astype(np.float64)
     forbidden = np.isneginf(values)
     return np.where(forbidden, 0.0, values) if forbidden.any() else values
 

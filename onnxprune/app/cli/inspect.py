@@ -159,7 +159,7 @@ def inspect(
     from onnxprune.support.progress import task
 
     with task("analyse"):
-        read = sized(opened(load(model), open_io), input_shapes, dims)
+        read = sized(opened(load(model, mapped=True), open_io), input_shapes, dims)
         channels = find_channels(read, allow_inexact=allow_inexact)
     chosen = _chosen(channels, exclude, only)
     reach = reach_of(channels)

@@ -155,7 +155,7 @@ def prune(
     )
     only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None
     with task("prune"):
-        given = opened(load(model), step.open_io)
+        given = opened(load(model, mapped=True), step.open_io)
         note_configurations(given, configurations(given))
         result = KeepRows(rows)(given) if rows is not None else PassResult(given, False)
         result = result if only_rows else step(result)

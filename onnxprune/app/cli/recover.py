@@ -63,7 +63,7 @@ def recover(sparse: str, output: str, original: str | None, unverified: bool, **
     from onnxprune.support.progress import task
     from onnxprune.train.tuning.origin import original_of
 
-    given = load(sparse)
+    given = load(sparse, mapped=True)
     original = original_of(given, sparse, original)
     inputs = [f for f in (sparse, original, options["data"], options["val"]) if f]
     plan = stored_plan(given)

@@ -92,7 +92,7 @@ def transform(sparse: str, output: str, certificate: str | None, **options: Any)
 
     step, data = Transform(**options), options["data"]
     inputs = [sparse, *([data] if data else [])]
-    given = load(sparse)
+    given = load(sparse, mapped=True)
     plan = stored_plan(given)
     with task("transform and compare"):
         try:

@@ -42,7 +42,7 @@ def verify(
     from onnxprune.ir import load, noted_vocabulary, opened, sized
     from onnxprune.support.progress import task
 
-    first, second = (sized(load(path), input_shapes, dims) for path in (sparse, dense))
+    first, second = (sized(load(path, mapped=True), input_shapes, dims) for path in (sparse, dense))
     opened(first, open_io)
     with task("compare"):
         plan = stored_plan(first)

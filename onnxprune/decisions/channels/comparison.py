@@ -9,6 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from onnxprune.ir import Model, bodies
+from onnxprune.support.mapped import array_of, same_bits
 
 Operand = str | onnx.TensorProto | None
 """A constant, or the name of a tensor."""
@@ -90,10 +91,10 @@ def are_equal(one: Operand, other: Operand) -> bool:
         return False
     if one.HasField("raw_data") and other.HasField("raw_data"):
         return bool(one.raw_data == other.raw_data)
-    first, second = (onnx.numpy_helper.to_array(tensor) for tensor in (one, other))
+    first, second = array_of(one), array_of(other)
     if one.data_type == onnx.TensorProto.STRING:
         return bool(first.tolist() == second.tolist())
-    return first.tobytes() == second.tobytes()
+    return same_bits(first, second)
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:

@@ -46,6 +46,9 @@ def kept_elements(
     found: Hints = {}
     for name in {*cuts, *(n for n in moved if n in channels.model.constants)}:
         shape = tuple(channels.model.constants[name].dims)
+        if name not in moved and not channels.moves(name):
+            found[name] = _straight(cuts[name], shape)
+            continue
         places = channels.put_in_order(name, _numbered(shape))
         for axis, indices in cuts.get(name, {}).items():
             places = np.take(places, indices, axis)
@@ -66,6 +69,14 @@ def _along(indices: Indices, axis: int, rank: int) -> np.ndarray[Any, np.dtype[n
 
 def _numbered(shape: tuple[int, ...]) -> Indices:
     return np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
+
+
+def _straight(
+    cut: Mapping[int, Indices], shape: tuple[int, ...]
+) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the index arrays of a tensor whose elements are in the order of the file."""
+    whole = {axis for axis, kept in cut.items() if np.array_equal(kept, np.arange(shape[axis]))}
+    return {axis: _along(cut[axis], axis, len(shape)) for axis in sorted(cut) if axis not in whole}
 
 
 def _lists(places: Indices, shape: tuple[int, ...]) -> dict[int, np.ndarray[Any, np.dtype[np.int64]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from onnxprune.analysis.groups.values import mask_values, zero_value
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model
 from onnxprune.ops.axes.constants import aligned
+from onnxprune.support.mapped import parts
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -28,13 +29,17 @@ def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict
     Returns:
         One boolean array of the tensor's shape for each weight, by tensor name.
     """
-    cuts = channels.cuts(channels.kept(removed))
+    return dict(each_mask(channels, removed))
+
+
+def each_mask(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Mask]]:
+    """Yield the masks of `keep_masks` one after another."""
     weights = channels.weight_tensors()
-    masks = {name: _mask(channels, name, axes) for name, axes in cuts.items() if name in weights}
-    found = {name: channels.put_back(name, mask) for name, mask in masks.items()}
-    for block in channels.removed_blocks(removed):
-        found |= {name: np.zeros(tuple(channels.model.constants[name].dims), bool) for name in block.weights}
-    return found
+    gone = {name for block in channels.removed_blocks(removed) for name in block.weights}
+    for name, axes in channels.cuts(channels.kept(removed)).items():
+        if name in weights and name not in gone:
+            yield name, channels.put_back(name, _mask(channels, name, axes))
+    yield from ((name, np.zeros(tuple(channels.model.constants[name].dims), bool)) for name in sorted(gone))
 
 
 def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
@@ -50,7 +55,7 @@ def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
 def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     """Return a copy of the network in which all weights of removed channels are zero."""
     model = channels.model.copy()
-    for name, mask in keep_masks(channels, removed).items():
+    for name, mask in each_mask(channels, removed):
         values = model.array(name)
         model.set_array(name, np.where(mask, values, zero_value(channels.typing, name)))
     return model
@@ -62,8 +67,9 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
     Raises:
         PlanError: A channel the plan calls removed has a weight that is not zero.
     """
-    for name, mask in keep_masks(channels, removed).items():
-        if np.any(mask_values(channels.typing, name)[~mask]):
+    for name, mask in each_mask(channels, removed):
+        values = mask_values(channels.typing, name)
+        if any(np.any(values[part][~mask[part]]) for part in parts(values)):
             raise PlanError(
                 f"the plan says that channels of '{name}' are removed, but they are not zero",
                 "the weights were changed without their masks; use `finetune`, or prune again",

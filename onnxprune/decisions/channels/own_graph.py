@@ -13,6 +13,7 @@ import onnx
 
 from onnxprune.ir import GraphIndex, Model
 from onnxprune.ir.canonical.bodies import distinct
+from onnxprune.support.mapped import same_values
 
 Site = tuple[str, int]
 """One operand of a node: the node's first result, and which of its operands."""
@@ -36,7 +37,8 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
         return None
     model = original.copy()
     nodes = {n.output[0]: n for n in model.all_nodes if n.output}
-    names = [n for n, t in changed.constants.items() if t != canonical.constants.get(n)]
+    known = canonical.constants
+    names = [n for n, t in changed.constants.items() if n not in known or not same_values(t, known[n])]
     sites = _with_siblings(changed, model, _sites(changed, names))
     makers = {n.output[0]: n for n in changed.all_nodes if n.output}
     touched = {out for places in sites.values() for out, _ in places}

@@ -101,7 +101,8 @@ class Comparison:
         ordered = sorted(runs, key=lambda run: sum(np.asarray(a).size for a in run.feed.values()))
         for number in range(ROUNDS):
             one = Session(self._reference, optimize=False)  # random generators start anew with it
-            other = Session(shaken(self._reference, number), optimize=False)
+            changed = shaken(self._reference, number)
+            other = Session(changed.proto, optimize=False)
             for run in ordered:
                 try:
                     narrowed = self.interface.narrowed

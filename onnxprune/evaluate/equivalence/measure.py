@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxprune.runtime import Array, Difference, difference
+from onnxprune.support.mapped import blocks, parts
 
 _NEAR_INFINITY = 1 / 16
 """Beyond this share of the largest number of a type rounding alone may make it infinite."""
@@ -23,6 +24,14 @@ class AxisErrors:
 
     error: Array
     scale: Array
+
+    def joined(self, other: AxisErrors) -> AxisErrors:
+        """Return the larger errors and numbers of the two at each index."""
+        return AxisErrors(np.maximum(self.error, other.error), np.maximum(self.scale, other.scale))
+
+    def followed_by(self, other: AxisErrors) -> AxisErrors:
+        """Return those of this one and, at the indices behind them, of the other."""
+        return AxisErrors(np.append(self.error, other.error), np.append(self.scale, other.scale))
 
 
 @dataclass
@@ -86,7 +95,7 @@ class Record:
             self.where = where
         self.worst = self.worst.worse(found)
         if a.shape == b.shape and a.size and a.dtype.kind in "fiub" and b.dtype.kind in "fiub":
-            self._note_lines(a.astype(np.float64), b.astype(np.float64))
+            self._note_lines(a, b)
 
     def _difference(self, a: Array, b: Array) -> Difference:
         """Compare; integers that were rounded to count as numbers."""
@@ -99,27 +108,23 @@ class Record:
             self.finite |= bool(np.isfinite(a).any() and not np.isnan(a).any())
         else:
             self.finite = True
-        digest = hash(str(a.tolist()) if a.dtype == object else a.tobytes())
+        texts = a.dtype == object
+        digest = hash(str(a.tolist())) if texts else hash(tuple(hash(p.tobytes()) for p in blocks(a.ravel())))
         self.varies |= self._digests.setdefault(a.shape, digest) != digest
 
     def _note_lines(self, a: Array, b: Array) -> None:
-        usable = np.isfinite(a) & np.isfinite(b)
-        error, scale = np.abs(np.where(usable, b, 0) - np.where(usable, a, 0)), np.abs(np.where(usable, a, 0))
-        self.mean_error += float(error.sum())
-        self.mean_scale += float(scale.sum())
+        error, scale, lines = _errors_by_axis(a, b)
+        self.mean_error += error
+        self.mean_scale += scale
         self.elements += a.size
         if self.runs > 1 and len(self.lines) != a.ndim:
             self.lines = dict.fromkeys(range(a.ndim))
-        for axis in range(a.ndim):
-            others = tuple(k for k in range(a.ndim) if k != axis)
-            found = AxisErrors(error.max(axis=others), scale.max(axis=others))
+        for axis, found in enumerate(lines):
             before = self.lines.setdefault(axis, found)
             if before is None or before.error.shape != found.error.shape:
                 self.lines[axis] = None
             elif before is not found:
-                self.lines[axis] = AxisErrors(
-                    np.maximum(before.error, found.error), np.maximum(before.scale, found.scale)
-                )
+                self.lines[axis] = before.joined(found)
 
     @property
     def mean_rel_error(self) -> float:
@@ -129,6 +134,32 @@ class Record:
     def known_lines(self) -> dict[int, AxisErrors]:
         """Return the errors index by index, for axes of one length in all runs that have several."""
         return {k: line for k, line in self.lines.items() if line is not None and len(line.error) > 1}
+
+
+def _errors_by_axis(a: Array, b: Array) -> tuple[float, float, list[AxisErrors]]:
+    """Return ``Σ|a − b|``, ``Σ|a|``, and the errors index by index for each axis; large tensors in parts."""
+    longest = next((k for k, size in enumerate(a.shape) if size > 1), 0)
+    total, size, lines = 0.0, 0.0, list[AxisErrors]()
+    for part in parts(a.reshape(a.shape[longest:])):
+        where = part if part is ... else (*(slice(None),) * longest, part)
+        error, scale = _errors(a[where], b[where])
+        total, size = total + float(error.sum()), size + float(scale.sum())
+        found = [
+            AxisErrors(error.max(axis=others), scale.max(axis=others))
+            for others in (tuple(k for k in range(a.ndim) if k != axis) for axis in range(a.ndim))
+        ]
+        if lines:
+            pairs = enumerate(zip(lines, found, strict=True))
+            found = [one.followed_by(two) if k == longest else one.joined(two) for k, (one, two) in pairs]
+        lines = found
+    return total, size, lines
+
+
+def _errors(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return ``|a − b|`` and ``|a|`` in float64, zero where one of the two is not finite."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    usable = np.isfinite(a) & np.isfinite(b)
+    return np.abs(np.where(usable, b, 0) - np.where(usable, a, 0)), np.abs(np.where(usable, a, 0))
 
 
 def _without_overflow(a: Array, b: Array) -> tuple[Array, Array]:

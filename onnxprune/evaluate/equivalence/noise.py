@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.ir import every_graph
+from onnxprune.ir import Model, every_graph
 from onnxprune.ops.spec import spec_of
+from onnxprune.support.mapped import array_of, is_mapped, parts, spilled
 
 Array = np.ndarray
 LAST_PLACE = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
@@ -17,7 +18,7 @@ LAST_PLACE = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
 ROUNDS = 3
 
 
-def shaken(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+def shaken(proto: onnx.ModelProto, seed: int) -> Model:
     """Return a model whose weights are off by one last place, up or down at random.
 
     Single numbers stay as they are: they are mostly settings, such as an exponent.
@@ -27,12 +28,26 @@ def shaken(proto: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     random = np.random.default_rng(seed)
     graphs = list(every_graph(copy.graph))
     read = {i for g in graphs for n in g.node for i in _weights(n)}
+    regions = []
     for tensor in _tensors(graphs, read):
-        values = numpy_helper.to_array(tensor)
-        if values.dtype.kind == "f" and values.size > 1:
-            name = tensor.name
+        values, name = array_of(tensor), tensor.name
+        if values.dtype.kind != "f" or values.size == 1:
+            continue
+        if is_mapped(tensor):
+            made, region = spilled(_moved_in_parts(random, values), name)
+            tensor.CopyFrom(made)
+            regions.append(region)
+        else:
             tensor.CopyFrom(numpy_helper.from_array(moved(random, values), name))
-    return copy
+    return Model(copy)  # it keeps the regions
+
+
+def _moved_in_parts(random: np.random.Generator, values: Array) -> Array:
+    """Return the numbers that `moved` returns, computed in parts."""
+    made = np.empty_like(values)
+    for part in parts(values):
+        made[part] = moved(random, values[part])
+    return made
 
 
 def _weights(node: onnx.NodeProto) -> Iterator[str]:

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from onnxprune.evaluate.runnable import is_rounding
 from onnxprune.ir import captured, every_graph
+from onnxprune.support.mapped import array_of, blocks
 
 _WIDTHS: dict[int, int] = {
     onnx.TensorProto.FLOAT16: 2,
@@ -66,7 +67,10 @@ class ComputationGraph:
             return False
         if one.HasField("raw_data") and two.HasField("raw_data"):
             return bool(one.raw_data == two.raw_data)
-        return bool(np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(two)))
+        if one.data_type == onnx.TensorProto.STRING:
+            return bool(np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(two)))
+        pair = zip(blocks(array_of(one)), blocks(array_of(two)), strict=True)
+        return all(np.array_equal(a, b) for a, b in pair)
 
 
 class _Walk:

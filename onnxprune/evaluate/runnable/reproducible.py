@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxprune.ir import every_graph
+from onnxprune.support.mapped import array_of
 
 _RANDOM = {
     "Bernoulli",
@@ -52,7 +53,7 @@ def _constants(proto: onnx.ModelProto) -> set[str]:
                 tensor = node.attribute[0].t
                 if tensor.data_type == onnx.TensorProto.BOOL:
                     found[node.output[0]] = tensor
-    return {name for name, tensor in found.items() if not numpy_helper.to_array(tensor).any()}
+    return {name for name, tensor in found.items() if not array_of(tensor).any()}
 
 
 def _without_dropout(node: onnx.NodeProto, false: set[str]) -> bool:

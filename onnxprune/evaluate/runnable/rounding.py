@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import onnx
@@ -38,8 +39,8 @@ def steps(proto: onnx.ModelProto) -> list[bytes]:
         for name in node.input[1:]
         if name in known
     ]
-    arrays = [numpy_helper.to_array(t) for t in read]
-    return sorted(a.tobytes() for a in arrays if a.size == 1)
+    arrays = [numpy_helper.to_array(t) for t in read if math.prod(t.dims) == 1]
+    return sorted(a.tobytes() for a in arrays)
 
 
 def without_rounding(proto: onnx.ModelProto) -> int:

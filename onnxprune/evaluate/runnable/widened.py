@@ -7,6 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnxprune.ir import every_graph
+from onnxprune.support.mapped import array_of
 
 _NARROW = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("dtype", "output_dtype", "stash_type", "to")
@@ -47,7 +48,7 @@ def _widen_type(kind: onnx.TypeProto) -> bool:
 def _widen_tensor(tensor: onnx.TensorProto) -> bool:
     if tensor.data_type not in _NARROW:
         return False
-    values = np.asarray(numpy_helper.to_array(tensor)).astype(np.float32)
+    values = np.asarray(array_of(tensor)).astype(np.float32)
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     return True
 

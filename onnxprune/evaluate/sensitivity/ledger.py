@@ -17,6 +17,7 @@ from onnxprune.decisions.plan import PLAN_KEY, Analysis, Curve
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model, skeleton
 from onnxprune.ir.output import check_output, write_text
+from onnxprune.support.mapped import loaded
 
 _PARTS = ("model", "data", "options")
 
@@ -25,7 +26,7 @@ def fingerprint(model: Model) -> str:
     """Return the SHA-256 of the function and the pruning of a model: nodes, constants, the plan in it."""
     digest = hashlib.sha256(skeleton(model.proto).SerializeToString(deterministic=True))
     for tensor in model.proto.graph.initializer:
-        digest.update(tensor.SerializeToString(deterministic=True))
+        digest.update(loaded(tensor).SerializeToString(deterministic=True))
     digest.update(model.metadata().get(PLAN_KEY, "").encode())
     return digest.hexdigest()
 

@@ -22,6 +22,7 @@ from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, ExecutionConfig, executing
 from onnxprune.runtime.execution import current
+from onnxprune.support.mapped import load_all
 
 Todo: TypeAlias = tuple[str, list[Step]]
 """A group, and the channels removed from it step by step."""
@@ -82,7 +83,7 @@ def packed(model: Model) -> Array:
         UsageError: It is too large for that.
     """
     try:
-        return np.frombuffer(model.proto.SerializeToString(), np.uint8)
+        return np.frombuffer(load_all(model.proto).SerializeToString(), np.uint8)
     except (ValueError, EncodeError) as error:
         raise UsageError(
             f"{model.name} is too large to be sent to other processes: {error}", "use one worker"

@@ -22,6 +22,7 @@ from onnxprune.decisions.channels.statistics import over_remaining
 from onnxprune.evaluate.sensitivity.cut import Cut, cuts, extract
 from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.ir import Model
+from onnxprune.support.mapped import byte_count
 
 Removed = Mapping[str, Sequence[int]]
 
@@ -107,7 +108,7 @@ class Suffixes:
         changing |= {typing.nodes[r.node].input[r.operand] for r in typing.rescales if r.operand is not None}
         changing |= self.refit.tensors if self.refit is not None else set()
         tensors = (t for t in model.proto.graph.initializer if t.name not in changing)
-        return {t.name: t for t in tensors if t.ByteSize() > _LARGE_BYTES}
+        return {t.name: t for t in tensors if byte_count(t) > _LARGE_BYTES}
 
     @cached_property
     def _light(self) -> Channels:

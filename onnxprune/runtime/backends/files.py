@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 
 from onnxprune.runtime.session import Feeds
+from onnxprune.support.mapped import load_all
 
 _LARGEST_MESSAGE = 1 << 30
 """Bytes of weights beyond which they go into a file of their own: a protobuf message ends at 2 GB."""
@@ -24,7 +25,7 @@ def write_fixed(model: onnx.ModelProto, feeds: Feeds, path: Path) -> Path:
         The path.
     """
     fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
+    fixed.CopyFrom(load_all(model))
     for value in fixed.graph.input:
         if value.name in feeds:
             _fix(value, feeds[value.name].shape)

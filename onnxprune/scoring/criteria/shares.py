@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
-from onnxprune.analysis.groups.values import finite_values
+from onnxprune.analysis.groups.values import finite_values, is_plain, without_infinity
+from onnxprune.support.mapped import blocks
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
 Members = np.ndarray[Any, np.dtype[np.intp]]
@@ -37,7 +38,12 @@ def members(channels: Channels, group: Group, place: AxisRef) -> Members | None:
 
 
 def share(
-    channels: Channels, group: Group, place: AxisRef, magnitude: Callable[[str, Scores], Scores]
+    channels: Channels,
+    group: Group,
+    place: AxisRef,
+    magnitude: Callable[[str, Scores], Scores],
+    *,
+    elementwise: bool = False,
 ) -> Scores:
     """Return the mean magnitude of each channel's elements in one tensor, ``[channels]``.
 
@@ -46,9 +52,27 @@ def share(
         group: The group.
         place: One of its places.
         magnitude: From a tensor's name and its values to a non-negative array of the same shape.
+        elementwise: True if each magnitude depends on its own element only: large tensors are then gone
+            through in parts.
     """
+    if elementwise and is_plain(channels.typing, place.tensor):
+        return _share_in_parts(channels, group, place, magnitude)
     values = magnitude(place.tensor, finite_values(channels.typing, place.tensor))
     return sums(channels, group, place, values) * group.size / values.size
+
+
+def _share_in_parts(
+    channels: Channels, group: Group, place: AxisRef, magnitude: Callable[[str, Scores], Scores]
+) -> Scores:
+    """Return the same, a part of the tensor in float64 at a time."""
+    member, whole = channels.members(group, place), channels.model.array(place.tensor)
+    alike = tuple(axis for axis, size in enumerate(member.shape) if size == 1)
+    parts = [
+        magnitude(place.tensor, without_infinity(block)).sum(axis=alike, keepdims=True)
+        for block in blocks(whole)
+    ]
+    values = np.add.reduce(parts) if 0 in alike else np.concatenate(parts)
+    return _totals(member, values, group.size) * group.size / whole.size
 
 
 def sums(channels: Channels, group: Group, place: AxisRef, values: Scores) -> Scores:

@@ -13,7 +13,8 @@ from onnxprune.scoring.criteria.shares import Scores, matrices, members, share
 
 def l1(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Sum of absolute weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017)."""
-    return [share(channels, group, p, lambda _, w: np.abs(w)) for p in matrices(channels, group)]
+    places = matrices(channels, group)
+    return [share(channels, group, p, lambda _, w: np.abs(w), elementwise=True) for p in places]
 
 
 def l2(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
@@ -21,7 +22,8 @@ def l2(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: 
 
     The Euclidean norm of He et al., "Soft Filter Pruning", IJCAI 2018.
     """
-    return [share(channels, group, p, lambda _, w: np.square(w)) for p in matrices(channels, group)]
+    places = matrices(channels, group)
+    return [share(channels, group, p, lambda _, w: np.square(w), elementwise=True) for p in places]
 
 
 def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
@@ -36,7 +38,7 @@ def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: 
         return any(u.operand == 1 and spec_of(index.nodes[u.node]).statistics for u in uses)
 
     places = [p for p in group.places if scales(p.tensor)] or matrices(channels, group)
-    return [share(channels, group, p, lambda _, w: np.square(w)) for p in places]
+    return [share(channels, group, p, lambda _, w: np.square(w), elementwise=True) for p in places]
 
 
 def geometric_median(

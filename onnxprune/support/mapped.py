@@ -1,0 +1,282 @@
+"""Tensors whose values lie in mapped files, not in the message.
+
+Such a tensor is marked as external, with a location that names a region of this process. The system reads
+pages of a region when they are touched. `release` gives them back; arrays stay valid, for a page is read
+again when it is touched again. After every ``WINDOW`` bytes handed out all pages are given back, so that the
+pages in memory are those of the last few tensors.
+
+A region lives as long as a holder of it (see `regions_of`) or an array in it. A protobuf message holds
+no region; `Model` does.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from types import EllipsisType
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+WINDOW = 1 << 26
+"""Bytes handed out after which the pages of all regions are given back."""
+SMALLEST = 1 << 16
+"""Bytes from which a tensor is mapped; shape inference needs smaller constants in the message."""
+BLOCK = 1 << 22
+"""Bytes of a tensor that are worked on at a time."""
+_PREFIX = "mapped by onnxprune:"
+_FOLDERS = ("/var/tmp",)
+"""Folders on a disk for values that are made; the temporary folder may be one of memory."""
+
+
+class Region:
+    """A mapped file, or the values of one tensor in a file without a name.
+
+    Args:
+        pages: The mapping.
+
+    Attributes:
+        pages: The same.
+        number: Number in this process.
+    """
+
+    _numbers = count(1)
+
+    def __init__(self, pages: mmap.mmap) -> None:
+        self.pages, self.number = pages, next(self._numbers)
+        _REGIONS[self.number] = self
+
+    @classmethod
+    def of_file(cls, path: Path) -> Region:
+        """Map a file for reading.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is empty.
+        """
+        with path.open("rb") as stream:
+            return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+    @classmethod
+    def of_values(cls, values: Array) -> Region:
+        """Write values into a file without a name, and map it.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        with tempfile.TemporaryFile(dir=_folder()) as stream:
+            for block in blocks(values.reshape(-1)):
+                stream.write(block.tobytes())
+            stream.flush()
+            return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def refer(self, tensor: onnx.TensorProto, offset: int, length: int) -> None:
+        """Let a tensor's values be a part of this region.
+
+        Args:
+            tensor: The tensor; its name, type and shape stay.
+            offset: First byte.
+            length: Number of bytes.
+        """
+        tensor.ClearField("raw_data")
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        entries = {"location": f"{_PREFIX}{self.number}", "offset": offset, "length": length}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+
+
+_REGIONS: WeakValueDictionary[int, Region] = WeakValueDictionary()
+
+
+class _Window:
+    """The bytes handed out since pages were given back last."""
+
+    handed = 0
+
+
+def can_map(tensor: onnx.TensorProto) -> bool:
+    """Return whether a tensor of raw values may be mapped: large, and of a type that numpy has."""
+    if sys.byteorder != "little" or tensor.data_type == onnx.TensorProto.STRING:
+        return False
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return bool(dtype.isbuiltin) and math.prod(tensor.dims) * dtype.itemsize >= SMALLEST
+
+
+def is_mapped(tensor: onnx.TensorProto) -> bool:
+    """Return whether the values of a tensor lie in a region."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL or not tensor.external_data:
+        return False
+    return bool(tensor.external_data[0].value.startswith(_PREFIX))
+
+
+def regions_of(proto: onnx.ModelProto) -> tuple[Region, ...]:
+    """Return the regions that the initializers of a model lie in; they keep the values."""
+    external = onnx.TensorProto.EXTERNAL
+    marked = (t for t in proto.graph.initializer if t.data_location == external)
+    numbers = dict.fromkeys(_number(t) for t in marked if is_mapped(t))
+    return tuple(_REGIONS[number] for number in numbers if number in _REGIONS)
+
+
+def array_of(tensor: onnx.TensorProto) -> Array:
+    """Return the values of a tensor, wherever they lie: a read-only view, or a copy."""
+    if not is_mapped(tensor):
+        return numpy_helper.to_array(tensor)
+    offset, length = (int(tensor.external_data[k].value) for k in (1, 2))
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    _Window.handed += length
+    if _Window.handed > WINDOW:
+        release()
+    found: Array = np.frombuffer(_region(tensor).pages, dtype, length // dtype.itemsize, offset)
+    return found.reshape(tuple(tensor.dims))
+
+
+def byte_count(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes the values of a tensor take as they are stored; 0 for strings."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return 0
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    if is_mapped(tensor):
+        return int(tensor.external_data[2].value)
+    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def same_values(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
+    """Return whether two tensors are equal: names, types, shapes, and values bit for bit."""
+    if not is_mapped(one) and not is_mapped(other):
+        return bool(one == other)
+    heads = [(t.name, t.data_type, tuple(t.dims), t.doc_string) for t in (one, other)]
+    if heads[0] != heads[1]:
+        return False
+    return bool(one == other) or same_bits(array_of(one), array_of(other))
+
+
+def same_bits(one: Array, other: Array) -> bool:
+    """Return whether two arrays of one type and shape are equal bit for bit; they are compared in parts."""
+    one, other = one.reshape(-1), other.reshape(-1)
+    return all(one[part].tobytes() == other[part].tobytes() for part in parts(one))
+
+
+def blocks(values: Array) -> Iterator[Array]:
+    """Yield an array in parts along its first axis, each of about ``BLOCK`` bytes, and at least one line."""
+    yield from (values[part] for part in parts(values))
+
+
+def parts(values: Array) -> Iterator[slice | EllipsisType]:
+    """Yield where those parts lie on the first axis."""
+    if values.nbytes <= BLOCK or not values.ndim:
+        yield ...
+        return
+    step = max(1, BLOCK * len(values) // values.nbytes)
+    yield from (slice(start, start + step) for start in range(0, len(values), step))
+
+
+def spilled(values: Array, name: str) -> tuple[onnx.TensorProto, Region | None]:
+    """Return a tensor of values that lie in a file without a name, and its region.
+
+    Where there is no room for that, and for types that cannot be mapped, the values lie in the tensor.
+    """
+    kind = helper.np_dtype_to_tensor_dtype(values.dtype)
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=values.shape)
+    if can_map(tensor):
+        try:
+            region = Region.of_values(values)
+        except OSError:
+            pass
+        else:
+            region.refer(tensor, 0, values.nbytes)
+            return tensor, region
+    return numpy_helper.from_array(np.asarray(values, order="C"), name), None
+
+
+def loaded(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return a tensor with its values in the message; itself where they lie there."""
+    if not is_mapped(tensor):
+        return tensor
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    del copy.external_data[:]
+    copy.raw_data = array_of(tensor).tobytes()
+    copy.data_location = onnx.TensorProto.DEFAULT
+    return copy
+
+
+def load_all(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with all values in the message; itself where they lie there."""
+    if not any(map(is_mapped, proto.graph.initializer)):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in copy.graph.initializer:
+        if is_mapped(tensor):
+            tensor.CopyFrom(loaded(tensor))
+    return copy
+
+
+def message_bytes(proto: onnx.ModelProto) -> int:
+    """Return the size of a model's message with all values in it, in bytes."""
+    mapped = [tensor for tensor in proto.graph.initializer if is_mapped(tensor)]
+    if not mapped:
+        return int(proto.ByteSize())
+    bare, inside = onnx.ModelProto(), 0
+    bare.CopyFrom(proto)
+    others = [tensor for tensor in proto.graph.initializer if not is_mapped(tensor)]
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(others)
+    for tensor in mapped:
+        head, length = onnx.TensorProto(), byte_count(tensor)
+        head.CopyFrom(tensor)
+        del head.external_data[:]
+        head.data_location, head.raw_data = onnx.TensorProto.DEFAULT, b""
+        inside += _field_bytes(head.ByteSize() - 1 + _length_bytes(length) + length)
+    graph = int(bare.graph.ByteSize()) + inside
+    bare.ClearField("graph")
+    return int(bare.ByteSize()) + _field_bytes(graph)
+
+
+def _field_bytes(length: int) -> int:
+    """Return the bytes of a field below number 16 that holds so many."""
+    return 1 + _length_bytes(length) + length
+
+
+def _length_bytes(length: int) -> int:
+    """Return the bytes of a length as protobuf writes it, seven bits a byte."""
+    return max(1, -(-length.bit_length() // 7))
+
+
+def release() -> None:
+    """Give the pages of all regions back to the system; arrays in them stay valid."""
+    _Window.handed = 0
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for region in list(_REGIONS.values()):
+            region.pages.madvise(mmap.MADV_DONTNEED)
+
+
+def _region(tensor: onnx.TensorProto) -> Region:
+    found = _REGIONS.get(_number(tensor))
+    if found is None:
+        raise ValueError(f"the values of tensor '{tensor.name}' are gone: their model was deleted")
+    return found
+
+
+def _number(tensor: onnx.TensorProto) -> int:
+    return int(tensor.external_data[0].value.removeprefix(_PREFIX))
+
+
+def _folder() -> str | None:
+    """Return the folder for values that are made; ``None`` for the usual temporary one."""
+    if os.environ.get("TMPDIR"):
+        return None
+    return next((folder for folder in _FOLDERS if os.access(folder, os.W_OK)), None)
