@@ -14,12 +14,15 @@ from onnxprune.errors import ModelError
 from onnxprune.ir.damage import EXPORT_AGAIN, stored_bytes
 from onnxprune.support.external import external_tensors
 from onnxprune.support.mapped import Region, can_map
-from onnxprune.support.memory import need
+from onnxprune.support.memory import in_words, need
+from onnxprune.support.progress import tell
 
 LARGEST_MESSAGE = (1 << 31) - 1
 """Bytes a protobuf message can have."""
 MAP_ABOVE = 1 << 25
 """Bytes of external data from which they are mapped; fewer are read."""
+_COPIES = 4
+"""Private bytes for each byte of the largest mapped tensor: its float32 copy and its successor."""
 _ALIGNMENT = 8
 """Multiple of bytes at which a mapped tensor begins."""
 
@@ -100,11 +103,9 @@ def _load_external_data(proto: onnx.ModelProto, path: Path, mapped: bool) -> tup
     outside = external_tensors(proto)
     pieces = [_piece(tensor, path) for tensor in outside]
     large = _large(proto, pieces) if mapped else []
-    held = sum(piece.length for piece in pieces) - sum(piece.length for piece in large)
-    held += max((piece.length for piece in large), default=0)
-    need(held, f"{path}: the external data of {len(pieces)} tensors{', one at a time,' if large else ''}")
     regions = _map(large)
     aside = {id(piece) for piece in large} if regions else set()
+    _state_need(path, pieces, large if regions else [])
     for piece in pieces:
         if id(piece) in aside:
             continue
@@ -118,6 +119,18 @@ def _load_external_data(proto: onnx.ModelProto, path: Path, mapped: bool) -> tup
         piece.tensor.data_location = onnx.TensorProto.DEFAULT
         del piece.tensor.external_data[:]
     return bool(outside), regions
+
+
+def _state_need(path: Path, pieces: Sequence[_Piece], mapped: Sequence[_Piece]) -> None:
+    """Refuse weights that need more private memory than is allowed; tell the need of mapped ones."""
+    held = sum(piece.length for piece in pieces) - sum(piece.length for piece in mapped)
+    if not mapped:
+        need(held, f"{path}: the external data of {len(pieces)} tensors")
+        return
+    held += _COPIES * max(piece.length for piece in mapped)
+    need(held, f"{path}: the work on {len(pieces)} tensors, one at a time,")
+    size = in_words(sum(piece.length for piece in mapped))
+    tell(f"{path}: {size} of weights are mapped; the work on them needs about {in_words(held)} of memory")
 
 
 def _large(proto: onnx.ModelProto, pieces: Sequence[_Piece]) -> list[_Piece]:
