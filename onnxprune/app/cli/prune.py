@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxprune.decisions.plan import Analysis
+    from onnxprune.passes import KeepRows
     from onnxprune.search.files import PlanFile
 
 T = TypeVar("T")
@@ -110,6 +111,18 @@ def _shapes(found: Facts) -> str:
     help="Of the vocabulary, keep only the rows whose numbers this text file lists; alone or with a budget.",
 )
 @click.option(
+    "--keep-rows-most",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Likewise: N rows, those that --data picks most often; listed rows and special tokens among them.",
+)
+@click.option(
+    "--keep-rows-min-count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Likewise: the rows that --data picks at least N times, listed rows and special tokens.",
+)
+@click.option(
     "--rotated-output",
     type=Writes(),
     help="File to write the rotated model to that is pruned, the original of the steps that follow.",
@@ -119,6 +132,8 @@ def prune(
     model: str,
     output: str | None,
     keep_rows: str | None,
+    keep_rows_most: int | None,
+    keep_rows_min_count: int | None,
     rotated_output: str | None,
     analysis: str | None,
     plan: str | None,
@@ -138,7 +153,7 @@ def prune(
     from onnxprune.decisions.channels.planned import stored_plan
     from onnxprune.ir import load, opened
     from onnxprune.ir.output import write_text
-    from onnxprune.passes import KeepRows, PassResult, Prune
+    from onnxprune.passes import PassResult, Prune
     from onnxprune.search.files import PlanFile
     from onnxprune.support.progress import task
     from onnxprune.train.tuning.origin import placed
@@ -153,11 +168,12 @@ def prune(
         recover=methods_of(recover),
         **_with_limits(options, limits),
     )
-    only_rows = rows is not None and not step.reductions() and step.max_drop is None and step.plan is None
+    few = _keep_rows(rows, keep_rows_most, keep_rows_min_count, options)
+    only_rows = few is not None and not step.reductions() and step.max_drop is None and step.plan is None
     with task("prune"):
         given = opened(load(model, mapped=True), step.open_io)
         note_configurations(given, configurations(given))
-        result = KeepRows(rows)(given) if rows is not None else PassResult(given, False)
+        result = few(given) if few is not None else PassResult(given, False)
         result = result if only_rows else step(result)
     stored = stored_plan(result.model)
     if plan_out and stored:
@@ -177,6 +193,18 @@ def prune(
     widths = [{"group": name, **width} for name, width in result.facts.get("groups", {}).items()]
     draw(figure, "widths", {"widths": widths})
     return {**written, "figure": str(figure) if figure else None, **result.facts}
+
+
+def _keep_rows(
+    rows: Sequence[int] | None, most: int | None, min_count: int | None, options: Facts
+) -> KeepRows | None:
+    """Return the step that keeps rows of a vocabulary, ``None`` where none is asked for."""
+    from onnxprune.passes import KeepRows
+
+    if rows is None and most is None and min_count is None:
+        return None
+    how = {name: options[name] for name in ("data", "samples", "batch_size")}
+    return KeepRows(rows or (), most=most, min_count=min_count, **how)
 
 
 def methods_of(given: Sequence[str] | None) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +16,10 @@ from helpers import Net
 from onnx import TensorProto
 
 from onnxprune.app.cli import program
-from onnxprune.errors import ModelError, PlanError, UsageError
-from onnxprune.ir import VOCABULARY_KEY, Model, find_vocabulary
+from onnxprune.errors import DataError, ModelError, PlanError, UsageError
+from onnxprune.ir import VOCABULARY_KEY, Model, find_vocabulary, load
 from onnxprune.passes import KeepRows, Prune, Transform
+from onnxprune.passes.rows import count_rows
 from onnxprune.runtime import Session
 
 ROWS, WIDTH = 40, 16
@@ -130,6 +134,88 @@ def test_a_model_without_a_table() -> None:
     net = Net()
     with pytest.raises(ModelError, match="no table"):
         KeepRows([0])(net.model(net.linear(net.input("x", [2, 8]), 4)))
+
+
+def texts(rows: dict[int, int], samples: int = 4) -> dict[str, np.ndarray]:
+    """Samples that pick each row so many times, of equal lengths."""
+    ids = np.repeat(list(rows), list(rows.values()))
+    return {"ids": np.random.default_rng(0).permutation(ids).reshape(samples, -1)}
+
+
+COUNTED = {1: 2, 5: 9, 8: 3, 20: 4, 39: 2}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("how", "kept", "covered"),
+    [
+        ({"min_count": 3}, [5, 8, 20], 16 / 20),
+        ({"min_count": 1}, [1, 5, 8, 20, 39], 1.0),
+        ({"most": 2}, [5, 20], 13 / 20),
+        ({"most": 4}, [1, 5, 8, 20], 18 / 20),
+        ({"most": 3, "keep": [0, 39]}, [0, 5, 39], 11 / 20),
+        ({"most": 4, "min_count": 4, "keep": [2]}, [2, 5, 8, 20], 16 / 20),
+    ],
+)
+def test_rows_by_counts(
+    tmp_path: Path, how: dict[str, Any], kept: list[int], covered: float, tied: bool
+) -> None:
+    np.savez(tmp_path / "texts.npz", **texts(COUNTED))
+    model = language_model(tied=tied)
+    sparse = KeepRows(data=str(tmp_path / "texts.npz"), **how)(model)
+    assert sparse.facts["settings"]["picks_covered"] == pytest.approx(covered)
+    assert sparse.facts["settings"]["kept_rows"] == len(kept)
+    dense = Transform()(sparse)
+    assert dense.facts["rows"] == kept
+    assert dense.facts["equal"]
+    assert shape(dense.model, "scores") == [0, 0, len(kept)]
+
+
+def test_rows_of_special_tokens_stay(tmp_path: Path) -> None:
+    """As the files beside the model name them; other added tokens may go."""
+    place = tmp_path / "model.onnx"
+    onnx.save(language_model().proto, place)
+    np.savez(tmp_path / "texts.npz", **texts(COUNTED))
+    added = [{"id": 3, "special": True}, {"id": 6, "special": False}, {"id": 99, "special": True}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}), "utf-8")
+    names = {"pad_token_id": 0, "model": {"eos_token_id": [2, 30]}, "vocab_size": ROWS, "bos_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps(names), "utf-8")
+    (tmp_path / "generation_config.json").write_text("not json", "utf-8")
+    listed = {"added_tokens_decoder": {"4": {"special": True}, "7": {"special": False}}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(listed), "utf-8")
+    sparse = KeepRows(data=str(tmp_path / "texts.npz"), most=7)(load(place))
+    assert sparse.facts["settings"]["special_rows"] == 5
+    assert Transform()(sparse).facts["rows"] == [0, 2, 3, 4, 5, 20, 30]
+    with pytest.raises(UsageError, match="5 rows stay in any case, and 4 are asked for"):
+        KeepRows(data=str(tmp_path / "texts.npz"), most=4)(load(place))
+    plain = KeepRows([5, 9])(load(place))
+    assert Transform()(plain).facts["rows"] == [5, 9]
+
+
+def test_counts_that_mean_nothing(tmp_path: Path) -> None:
+    model = language_model()
+    with pytest.raises(UsageError, match="counted on samples"):
+        KeepRows(most=4)(model)
+    np.savez(tmp_path / "texts.npz", **texts({1: 4}))
+    with pytest.raises(UsageError, match="pick none so often"):
+        KeepRows(data=str(tmp_path / "texts.npz"), min_count=9)(model)
+    with pytest.raises(DataError, match=r"picks row 40 of a table of 40 rows"):
+        count_rows([np.asarray([[0, ROWS]])], ROWS, "texts")
+    assert count_rows([np.asarray([[0, -1, -ROWS]])], ROWS, "texts")[[0, ROWS - 1]].tolist() == [2, 1]
+
+
+def test_the_command_counts_rows(tmp_path: Path) -> None:
+    place, data = tmp_path / "model.onnx", tmp_path / "texts.npz"
+    onnx.save(language_model().proto, place)
+    np.savez(data, **texts(COUNTED))
+    sparse, dense = str(tmp_path / "s.onnx"), str(tmp_path / "d.onnx")
+    words = ["prune", str(place), "--data", str(data), "--keep-rows-most", "3", "-o", sparse]
+    for command in (words, ["transform", sparse, "-o", dense]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "onnxprune", *command], capture_output=True, text=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "d.ids.json").read_text("utf-8"))["ids"] == [5, 8, 20]
 
 
 def test_commands_write_a_map(tmp_path: Path) -> None:
