@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import plan_report
 from onnxprune.runtime import Array, Session
 from onnxprune.support.options import option
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class KeepRows(Pass):
         shapes = earlier.input_shapes if earlier else {}
         channels = find_channels(model, allow_inexact=inexact, given=shapes or None)
         if earlier is not None:
+            before = find_channels(given.model, allow_inexact=inexact, given=shapes or None)
+            earlier = _with_names_of(channels, before, earlier)
             check_plan(channels, earlier)
             channels = channels.without(earlier.within)
         name, size = _rows(channels)
@@ -137,6 +142,18 @@ class KeepRows(Pass):
         return count_rows(feeds, vocabulary.rows, data.name)
 
 
+def read_rows(path: Path) -> list[int]:
+    """Return the numbers that a text file lists, ascending, each once.
+
+    Raises:
+        PlanError: The file cannot be read, or holds something else.
+    """
+    try:
+        return sorted({int(word) for word in path.read_text("utf-8").replace(",", " ").split()})
+    except (OSError, ValueError) as error:
+        raise PlanError(f"cannot read {path}: {error}", "give a text file with a number a line") from error
+
+
 def count_rows(picked: Iterable[Array], rows: int, source: str) -> Array:
     """Return how often each row of a table is picked, ``[rows]``; negative numbers count from the end.
 
@@ -158,6 +175,24 @@ def count_rows(picked: Iterable[Array], rows: int, source: str) -> Array:
             )
         counts += np.bincount(np.where(flat < 0, flat + rows, flat), minlength=rows)
     return counts
+
+
+def _with_names_of(channels: Channels, before: Channels, plan: Plan) -> Plan:
+    """Return a plan with the names that its groups have once the rows of the vocabulary are a group, too.
+
+    Args:
+        channels: The network with the rows as a group.
+        before: The network as the plan names its groups.
+        plan: The plan.
+    """
+    names = {frozenset(group.places): group.name for group in channels.groups}
+    new = {group.name: names.get(frozenset(group.places), group.name) for group in before.groups}
+
+    def renamed(part: Mapping[str, T]) -> dict[str, T]:
+        return {new.get(name, name): value for name, value in part.items()}
+
+    removed, sizes, within = renamed(plan.removed), renamed(plan.sizes), renamed(plan.within)
+    return replace(plan, removed=removed, sizes=sizes, within=within)
 
 
 def _rows(channels: Channels) -> tuple[str, int]:

@@ -28,11 +28,11 @@ LOCK = ".lock"
 NOTES = "shrink.json"
 """Name of the file of `shrink`'s decisions by the clock, which a job that was killed takes up again."""
 PAGE = "report.html"
-ROUNDS = ("iteration-*", "one-shot", "pattern")
+ROUNDS = ("iteration-*", "one-shot", "pattern", "rows")
 """Folders of a work folder, as globs."""
 _OWN = re.compile(
-    rf"{re.escape(STATE)}|{re.escape(LOCK)}|dense\.onnx((\.\d+)?\.data)?"
-    r"|(iteration-\d+|one-shot|pattern)/[\w-]+(\.json|\.onnx((\.\d+)?\.data|\.[0-9a-f]{12}\.checkpoint)?)"
+    rf"{re.escape(STATE)}|{re.escape(LOCK)}|dense\.(onnx((\.\d+)?\.data)?|ids\.json)"
+    r"|(iteration-\d+|one-shot|pattern|rows)/[\w-]+(\.json|\.onnx((\.\d+)?\.data|\.[0-9a-f]{12}\.checkpoint)?)"
 )
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 """Paths a shell passes for the output of another command: they end with that command."""

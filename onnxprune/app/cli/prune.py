@@ -161,14 +161,13 @@ def prune(
     inputs = [path for path in (model, analysis, plan, limits, keep_rows) if path]
     _check_options(output, plan_out, plan_only)
     check_figure(figure)
-    rows = _read(keep_rows, _rows, "give a text file with a number a line")
     step = Prune(
         analysis=_read(analysis, _analysis, "give the file that `ana` wrote"),
         plan=_read(plan, _plan, "give a file that `prune --plan-out` wrote"),
         recover=methods_of(recover),
         **_with_limits(options, limits),
     )
-    few = _keep_rows(rows, keep_rows_most, keep_rows_min_count, options)
+    few = _keep_rows(keep_rows, keep_rows_most, keep_rows_min_count, options)
     only_rows = few is not None and not step.reductions() and step.max_drop is None and step.plan is None
     with task("prune"):
         given = opened(load(model, mapped=True), step.open_io)
@@ -196,15 +195,17 @@ def prune(
 
 
 def _keep_rows(
-    rows: Sequence[int] | None, most: int | None, min_count: int | None, options: Facts
+    listed: str | None, most: int | None, min_count: int | None, options: Facts
 ) -> KeepRows | None:
     """Return the step that keeps rows of a vocabulary, ``None`` where none is asked for."""
     from onnxprune.passes import KeepRows
+    from onnxprune.passes.rows import read_rows
 
-    if rows is None and most is None and min_count is None:
+    if listed is None and most is None and min_count is None:
         return None
     how = {name: options[name] for name in ("data", "samples", "batch_size")}
-    return KeepRows(rows or (), most=most, min_count=min_count, **how)
+    rows = read_rows(Path(listed)) if listed is not None else ()
+    return KeepRows(rows, most=most, min_count=min_count, **how)
 
 
 def methods_of(given: Sequence[str] | None) -> Any:
@@ -273,10 +274,6 @@ def _read(path: str | None, parse: Callable[[str, str], T], hint: str) -> T | No
         return parse(Path(path).read_text("utf-8"), path)
     except (OSError, ValueError) as error:
         raise PlanError(f"cannot read {path}: {error}", hint) from error
-
-
-def _rows(text: str, _: str) -> list[int]:
-    return sorted({int(word) for word in text.replace(",", " ").split()})
 
 
 def _analysis(text: str, path: str) -> Analysis:

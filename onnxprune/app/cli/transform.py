@@ -157,15 +157,9 @@ def _configured(facts: Facts) -> list[str]:
 
 def _write_rows(sparse: Model, output: str, rows: Sequence[int], inputs: Sequence[str]) -> str:
     """Write down which row of the whole vocabulary each row of the dense model is; return where."""
-    from onnxprune.ir import noted_vocabulary
+    from onnxprune.decisions.channels.vocabulary import id_map
     from onnxprune.ir.output import write_text
 
-    vocabulary = noted_vocabulary(sparse)
     place = Path(output).with_suffix(".ids.json")
-    found = {
-        "inputs": list(vocabulary.inputs) if vocabulary else [],
-        "rows_before": vocabulary.rows if vocabulary else 0,
-        "ids": list(rows),
-    }
-    write_text(place, json.dumps(found) + "\n", inputs=inputs)
+    write_text(place, json.dumps(id_map(sparse, rows)) + "\n", inputs=inputs)
     return str(place)

@@ -89,12 +89,14 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
     data = {name: place(getattr(recipe.data, name)) for name in ("train", "val", "calibration", "test")}
     folder = os.path.normpath(here / (recipe.folder or f"{path.stem}-run"))
     table = recipe.bench.table and os.path.normpath(here / recipe.bench.table)
+    rows = recipe.vocabulary.keep_rows and os.path.normpath(here / recipe.vocabulary.keep_rows)
     board = recipe.log.tensorboard and os.path.normpath(here / recipe.log.tensorboard)
     return recipe.model_copy(
         update={
             "model": os.path.normpath(here / recipe.model),
             "folder": folder,
             "data": recipe.data.model_copy(update=data),
+            "vocabulary": recipe.vocabulary.model_copy(update={"keep_rows": rows}),
             "bench": recipe.bench.model_copy(update={"table": table}),
             "log": recipe.log.model_copy(update={"tensorboard": board}),
         }

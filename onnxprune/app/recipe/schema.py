@@ -261,6 +261,33 @@ class SparsifySection(PassSection):
             raise ValueError(f"{error.message}; {error.hint}") from error
 
 
+class VocabularySection(Section):
+    """Rows of a vocabulary that stay, after the last iteration; see the command `prune`, ``--keep-rows``.
+
+    Attributes:
+        keep_rows: Text file with the numbers of rows that stay.
+        most: Number of rows that stay: those that the calibration data picks most often, the listed ones and
+            those of special tokens among them.
+        min_count: Rows that the calibration data picks at least so often stay, besides the listed ones and
+            those of special tokens.
+    """
+
+    note: ClassVar[str] = "rows of a vocabulary, once all channels are chosen"
+
+    keep_rows: Annotated[
+        str | None, Key(example='"rows.txt"', note="only the rows whose numbers this file lists")
+    ] = None
+    most: Annotated[Count | None, Key(example="8000", note="so many, the most frequent ones")] = None
+    min_count: Annotated[Count | None, Key(example="5", note="those that are picked at least so often")] = (
+        None
+    )
+
+    @property
+    def enabled(self) -> bool:
+        """Return whether rows are to go."""
+        return self != VocabularySection()
+
+
 class StopSection(Section):
     """When to stop before the schedule ends.
 
@@ -400,6 +427,7 @@ class Recipe(Section):
     recover: RecoverSection = RecoverSection()
     finetune: FinetuneSection = FinetuneSection()
     sparsify: SparsifySection = SparsifySection()
+    vocabulary: VocabularySection = VocabularySection()
     stop: StopSection = StopSection()
     compare: CompareSection = CompareSection()
     bench: BenchSection = BenchSection()

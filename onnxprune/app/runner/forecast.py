@@ -31,6 +31,7 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
         trained = every[-1] if recipe.sparsify.epochs is None else recipe.sparsify.epochs
         steps = {"sparsify": 1, "finetune": trained, "score": 1}
         found |= {f"pattern-{kind}": n for kind, n in steps.items() if n}
+    found |= {"rows": 1} if recipe.vocabulary.enabled else {}
     found["transform"] = 1
     if recipe.compare.one_shot:
         steps = _round(recipe, sum(every))

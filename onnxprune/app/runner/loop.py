@@ -140,11 +140,13 @@ class _Loop:
 
     def finish(self) -> None:
         """Make the best iteration dense and measure how fast all are."""
-        self.stages.transform(self._final())
+        final = self._final()
+        self.stages.transform(self.stages.rows(final) if self.recipe.vocabulary.enabled else final, final)
         models = {str(i.number): i.model for i in self.done if i is not self.result}
         if self.recipe.compare.one_shot and self.best.number:
             models[ONE_SHOT.name] = self._at_once()
-        self.stages.bench(models | {"dense": DENSE}, self.final)
+        dense = self.final if self.recipe.vocabulary.enabled else DENSE  # which takes the ids of the samples
+        self.stages.bench(models | {"dense": dense}, self.final)
 
     def _final(self) -> str:
         """Return the model to be made dense: the result, with a pattern of zeros if the recipe has one."""
@@ -320,6 +322,7 @@ def _reads(recipe: Recipe) -> list[str]:
         data.test,
         recipe.metric,
         recipe.ana.metric,
+        recipe.vocabulary.keep_rows,
     ]
     return [name for name in (*found, *(term.name for term in parse_loss(recipe.finetune.loss))) if name]
 

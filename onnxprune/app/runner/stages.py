@@ -23,14 +23,17 @@ from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.interface import same_interface
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.shrink import shrunk_inside
+from onnxprune.decisions.channels.special_tokens import special_rows
+from onnxprune.decisions.channels.vocabulary import id_map
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import NotShownError
-from onnxprune.ir import Model, load, sized
-from onnxprune.ir.output import kept_unverified, stored_bytes, write_model
+from onnxprune.ir import Model, find_vocabulary, load, sized
+from onnxprune.ir.output import kept_unverified, stored_bytes, write_model, write_text
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
+from onnxprune.passes.rows import KeepRows, read_rows
 from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
@@ -41,6 +44,8 @@ from onnxprune.train.losses import asks_teacher
 DataName: TypeAlias = Literal["test", "val"]
 
 DENSE = "dense.onnx"
+ROWS = "rows/sparse.onnx"
+IDS = "dense.ids.json"
 _ANALYSIS = "analysis.json"
 
 
@@ -236,10 +241,38 @@ class Stages:
 
         return float(self.journal.step(f"{at.name}-noise", inputs, (), work).facts["standard_error"])
 
-    def transform(self, model: str) -> Entry:
-        """Make the best iteration dense, and judge the result."""
+    def rows(self, model: str) -> str:
+        """Zero the rows of the vocabulary that do not stay; return the model's file."""
+        options, file = self.recipe.vocabulary, ROWS
+        inputs = {"model": self._digest(model), "vocabulary": options.model_dump(exclude={"keep_rows"})}
+        inputs |= {"rows": sha256(options.keep_rows)} if options.keep_rows else {}
+        inputs |= self.material.inputs("calibration")
+
+        def work() -> Facts:
+            return self._apply(self._keep_rows(), model, file)
+
+        self.journal.step("rows", inputs, (file,), work)
+        return file
+
+    def _keep_rows(self) -> KeepRows:
+        """Return the step that keeps rows of the vocabulary; special tokens are those beside the original."""
+        options, original = self.recipe.vocabulary, self.material.original
+        listed = set(read_rows(Path(options.keep_rows))) if options.keep_rows else set()
+        counts = options.most is not None or options.min_count is not None
+        special = special_rows(original, find_vocabulary(original).rows) if counts else []
+        data = self.material.dataset("calibration") if counts else None
+        return KeepRows(sorted(listed | set(special)), data, options.most, options.min_count)
+
+    def transform(self, model: str, judged: str) -> Entry:
+        """Make the best iteration dense, and judge the result.
+
+        Args:
+            model: The sparse model.
+            judged: The one with all rows of its vocabulary, which the samples fit.
+        """
         inputs = {"model": self._digest(model), "seed": self.recipe.seed, "target": DENSE}
         inputs |= self._teacher() | self.material.judged_by(self.finals())
+        files = (DENSE, IDS) if self.recipe.vocabulary.enabled else (DENSE,)
 
         def work() -> Facts:
             step = Transform(data=self.material.dataset("val"), seed=self.recipe.seed)
@@ -248,14 +281,24 @@ class Stages:
             except NotShownError as error:
                 raise kept_unverified(error, self.journal.path(DENSE), self.journal.path(model)) from error
             dense, original = self._load(DENSE), self.material.original
-            dense = dense if same_interface(original, dense) else _dense(self._load(model))
+            fits = same_interface(original, dense) and model == judged
+            dense = dense if fits else _dense(self._load(judged))
+            facts |= self._id_map(model, facts.pop("rows", ()))
             scores = {
                 "score": self.material.score(dense, self.finals()),
                 "score_before": self.material.score(original, self.finals()),
             }
             return facts | scores | {"metric": self.recipe.metric, "judged_on": self.finals()}
 
-        return self.journal.step("transform", inputs, (DENSE,), work)
+        return self.journal.step("transform", inputs, files, work)
+
+    def _id_map(self, model: str, rows: Sequence[int]) -> Facts:
+        """Write down which row of the whole vocabulary each row of the dense model is."""
+        if not self.recipe.vocabulary.enabled:
+            return {}
+        found = id_map(self._load(model), rows)
+        write_text(self.journal.path(IDS), json.dumps(found) + "\n")
+        return {"id_map": IDS, "kept_rows": len(found["ids"]), "rows_before": found["rows_before"]}
 
     def bench(self, models: Mapping[str, str], result: str) -> Entry:
         """Measure the latency of the original, of every iteration made dense and of the result, in turn.
@@ -290,6 +333,8 @@ class Stages:
 
     def _baseline(self) -> Facts:
         model, options = self.material.original, self.recipe.prune
+        if self.recipe.vocabulary.enabled:
+            self._keep_rows()(self._sized(model))  # what refuses that should do so now, not in an hour
         channels = find_channels(self._sized(model), allow_inexact=options.allow_inexact)
         chosen = select_groups(channels, options.exclude, options.only)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,21 @@ def kept_rows(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Indic
     if rows is None or not any(factor in kept for factor in factors(rows)):
         return None
     return kept_indices(rows, kept)
+
+
+def id_map(sparse: Model, rows: Sequence[int]) -> dict[str, Any]:
+    """Return the row of the whole vocabulary that each row of a dense model is, ready for JSON.
+
+    Args:
+        sparse: The model with all rows, and the note of its vocabulary.
+        rows: Numbers of the rows that remain, ascending.
+    """
+    vocabulary = noted_vocabulary(sparse)
+    return {
+        "inputs": list(vocabulary.inputs) if vocabulary else [],
+        "rows_before": vocabulary.rows if vocabulary else 0,
+        "ids": list(rows),
+    }
 
 
 def with_common_numbers(sparse: Model, dense: Model, kept: Indices) -> tuple[Model, Model]:

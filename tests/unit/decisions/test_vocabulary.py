@@ -89,6 +89,18 @@ def test_with_a_budget_too() -> None:
     assert VOCABULARY_KEY not in dense.model.metadata()
 
 
+def test_rows_after_a_budget() -> None:
+    """The rows are a group of their own then; the groups that the plan names keep their channels."""
+    pruned = Prune(reduce_params=0.3, round_to=1)(language_model())
+    dense = Transform()(KeepRows(KEEP)(pruned))
+    assert dense.facts["equal"]
+    assert dense.facts["rows"] == KEEP
+    removed = {name: n for name, n in dense.facts["groups"].items() if n["before"] != ROWS}
+    assert sorted(n["after"] for n in removed.values()) == sorted(
+        n["after"] for n in pruned.facts["groups"].values()
+    )
+
+
 def test_only_the_largest_table_is_a_vocabulary() -> None:
     model = language_model(other="segments")
     assert find_vocabulary(model).inputs == ("ids",)
