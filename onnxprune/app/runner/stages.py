@@ -334,7 +334,7 @@ class Stages:
     def _baseline(self) -> Facts:
         model, options = self.material.original, self.recipe.prune
         if self.recipe.vocabulary.enabled:
-            self._keep_rows()(self._sized(model))  # what refuses that should do so now, not in an hour
+            self._keep_rows()(self._sized(model))  # a refusal comes before the first iteration
         channels = find_channels(self._sized(model), allow_inexact=options.allow_inexact)
         chosen = select_groups(channels, options.exclude, options.only)
         return {

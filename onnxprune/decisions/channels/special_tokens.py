@@ -1,4 +1,4 @@
-"""Rows of a vocabulary that programs use by number, whatever a text holds: padding, start, end.
+"""Rows of a vocabulary that programs use by number, apart from texts: padding, start, end.
 
 The files beside a model name them: ``tokenizer.json`` (format of the library tokenizers) and
 ``tokenizer_config.json`` list the added tokens and which are special; configurations have entries such as
