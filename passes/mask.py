@@ -30,6 +30,7 @@ from onnxprune.evaluate.metrics import MetricSpec, get_metric
 from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import RotateChoice, chosen, node_count, of_rotated, with_rotation
+from onnxprune.passes.block_choice import better_by_blocks
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
 from onnxprune.passes.reports import PruneReport, plan_report
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
@@ -104,8 +105,8 @@ class Prune(
         plan: Apply this plan instead of making one.
         rotate: Prune the rotated model (see `rotate`): ``always``, ``never``, or ``auto``, if its repaired
             plan is better on ``data``.
-        blocks: Number of residual blocks to remove as a whole, those of least loss; by default as many as the
-            plan is better with, where the analysis has measured them. 0 for none.
+        blocks: Number of residual blocks to remove as a whole, those of least loss. By default, with an
+            analysis and ``data``, as many as the plan is better with on the samples. 0 for none.
     """
 
     name: ClassVar[str] = "prune"
@@ -282,6 +283,25 @@ class Prune(
             check_basis(basis, found.settings.get("basis"), named, "make it of the model that is pruned")
 
     def _pruned(self, given: PassResult, original: Model | None = None) -> PassResult:
+        """Prune with the blocks that the plan chooses; without any, where that is better on the samples.
+
+        Args:
+            given: The model that is pruned.
+            original: Model whose costs reductions count from, where that is another.
+        """
+        found = self._masked(given, original)
+        earlier = stored_plan(given.model)
+        known = set(earlier.removed) if earlier else set()
+        if self.blocks is not None or self.plan is not None or not set(found.facts.get("blocks", ())) - known:
+            return found
+        metric = get_metric(self._metric(self.analysis or given.analysis))
+        try:
+            whole = replace(self, blocks=0)._masked(given, original)
+        except PlanError:
+            return found
+        return better_by_blocks(found, whole, metric.higher_is_better, self.max_drop is not None)
+
+    def _masked(self, given: PassResult, original: Model | None) -> PassResult:
         """Plan, then mask.
 
         Args:
@@ -462,9 +482,16 @@ class Prune(
                 latency_backend=self.latency_backend,
                 latency_timeout=self.latency_timeout,
                 latency_table=self.latency_table,
-                blocks=self.blocks,
+                blocks=0 if self._keeps_blocks else self.blocks,
             ),
         )
+
+    @property
+    def _keeps_blocks(self) -> bool:
+        """Return whether no block is offered: by default where no samples judge the plan."""
+        if self.blocks is not None or self.plan is not None:
+            return False
+        return self.data is None or self.trials is not None
 
     def _limits(self) -> Limits:
         step = DEFAULT_ROUND_TO if self.round_to is None else self.round_to

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.cost import Counts, cost_of
 from onnxprune.decisions.plan import Plan
 
 Facts = Mapping[str, Any]
@@ -122,6 +122,9 @@ class PruneReport(CostReport):
         rotation: The choice of the basis: ``kept`` if the rotated model was pruned, the repaired score of
             either plan, rotated axes, the largest relative error of the rotated model, or the reason against
             it.
+        by_kind: The fractions of MACs and parameters that removed blocks and removed channels contribute,
+            where blocks are removed.
+        block_choice: The score of the plan with blocks and of that without, and the choice.
     """
 
     settings: Facts | None = None
@@ -150,6 +153,8 @@ class PruneReport(CostReport):
     reductions_tried: Sequence[Sequence[float]] | None = None
     recovery: Facts | None = None
     rotation: Facts | None = None
+    by_kind: Facts | None = None
+    block_choice: Facts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,6 +379,7 @@ class AnaReport(Report):
         higher_is_better: True if larger values are better.
         baseline: Its value for the model as it is.
         groups: The curve of each group: size, ratios, values, uncertainties, drops, work.
+        blocks: The value and the drop without each residual block, and its work.
         most_fragile: The groups that lose most at one half.
         samples: Number of samples that were looked at; ``None`` where their number is not known.
         method: ``measured`` or ``fast``.
@@ -390,6 +396,7 @@ class AnaReport(Report):
     higher_is_better: bool
     baseline: float
     groups: Mapping[str, Facts]
+    blocks: Mapping[str, Facts]
     most_fragile: Sequence[str]
     samples: int | None = field(metadata=nullable())
     method: str
@@ -412,8 +419,24 @@ def plan_report(channels: Channels, plan: Plan, **more: Any) -> PruneReport:
     """
     counts = {factor: len(kept) for factor, kept in channels.kept(plan.removed).items()}
     known = costs(plan.baseline, cost_of(channels).figures(counts))
-    widths = widths_of(channels, plan.removed)
+    widths = widths_of(channels, plan.removed) | _by_kind(channels, plan, counts)
     return PruneReport(**known, **widths, settings=dict(plan.settings), **more)
+
+
+def _by_kind(channels: Channels, plan: Plan, counts: Counts) -> dict[str, Any]:
+    """Return the part of removed blocks in the reductions, and the rest, that of channels."""
+    alone = {block.factor: 0 for block in channels.removed_blocks(plan.removed)}
+    if not alone:
+        return {}
+    cost, kinds = cost_of(channels), ("macs", "params")
+    whole, blocks, both = (cost.figures(c) for c in ({}, alone, counts))
+    base = {kind: max(plan.baseline[kind], 1) for kind in kinds}
+    return {
+        "by_kind": {
+            "blocks": {kind: (whole[kind] - blocks[kind]) / base[kind] for kind in kinds},
+            "channels": {kind: (blocks[kind] - both[kind]) / base[kind] for kind in kinds},
+        }
+    }
 
 
 def widths_of(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Any]:

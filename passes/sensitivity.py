@@ -7,6 +7,7 @@ change of the metric on the user's data.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -15,10 +16,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.plan import Analysis, Curve
-from onnxprune.errors import UsageError
+from onnxprune.errors import OnnxpruneError, UsageError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.evaluate.sensitivity import (
@@ -30,10 +31,14 @@ from onnxprune.evaluate.sensitivity import (
     SensitivityRun,
 )
 from onnxprune.evaluate.sensitivity.fast import agreement
-from onnxprune.evaluate.sensitivity.ledger import check_place
+from onnxprune.evaluate.sensitivity.ledger import Ledger, check_place
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.mask import Prune
+from onnxprune.passes.recover import Recover
 from onnxprune.passes.reports import AnaReport
 from onnxprune.scoring.criteria import check_criterion
+from onnxprune.scoring.criteria.gather import PRODUCT_SAMPLES
+from onnxprune.search.files import PlanFile
 from onnxprune.support.common_options import (
     GroupSelection,
     InexactAxes,
@@ -167,13 +172,52 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         if self.method == "fast":
             more = study.estimate(ledger) | self._compared(ledger.analysis, given)
         else:
-            more = {"evaluations": study.finish(ledger)}
+            more = {"evaluations": self._measured(study, ledger, given)}
         facts = analysis_facts(ledger.analysis)
         for name, curve in facts["groups"].items():
             curve.update(_work_of(study.channels, name))
+        for name, figures in facts["blocks"].items():
+            figures.update(_work_of(study.channels, name))
         facts |= {"samples": study.dataset.samples, "method": self.method, **more}
         facts["duration_s"] = time.perf_counter() - start
         return PassResult(given.model, False, AnaReport(**facts), ledger.analysis)
+
+    def _measured(self, study: SensitivityRun, ledger: Ledger, given: PassResult) -> int:
+        """Measure the groups, then the residual blocks; return the number of points.
+
+        Groups are repaired at the layers that read them. Without a block all layers behind it change, so the
+        whole network is repaired, as `prune` does.
+        """
+        schedules = study.schedules
+        blocks = {name for name, schedule in schedules.items() if not isinstance(schedule.group, Group)}
+        points = study.finish(ledger, later=blocks) if len(blocks) < len(schedules) else 0
+        repaired = blocks if self.repair and math.isfinite(ledger.analysis.baseline) else set()
+        for name in [name for name in ledger.missing if name in repaired and schedules[name].steps]:
+            value = self._without_block(study, given, name)
+            if value is not None:
+                ledger.record({name: schedules[name].curve(value, Curve(0, (1.0,), (value,)))})
+                points += 1
+        return points + study.finish(ledger)
+
+    def _without_block(self, study: SensitivityRun, given: PassResult, name: str) -> float | None:
+        """Return the metric of the repaired network without a block; ``None`` where that fails."""
+        data = study.dataset
+        drop = Prune(plan=PlanFile({}, blocks=(name,)), criterion="l2", allow_inexact=self.allow_inexact)
+        repair = Recover(
+            original=given.model,
+            data=data.take(PRODUCT_SAMPLES),
+            samples=PRODUCT_SAMPLES,
+            val=data,
+            metric=self.metric,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            threads=self.threads,
+        )
+        try:
+            value = float(repair(drop(given.model)).facts["score"])
+        except OnnxpruneError:
+            return None
+        return value if math.isfinite(value) else None
 
     def _compared(self, estimated: Analysis, given: PassResult) -> dict[str, Any]:
         """Return the rank agreement of an estimate with a measured analysis; empty where there is none."""
@@ -206,6 +250,10 @@ def analysis_facts(analysis: Analysis) -> dict[str, Any]:
         "higher_is_better": analysis.higher_is_better,
         "baseline": analysis.baseline,
         "groups": curves,
+        "blocks": {
+            name: {"value": curve.values[-1], "drop": analysis.drop(curve.values[-1])}
+            for name, curve in analysis.blocks.items()
+        },
         "most_fragile": fragile[:FRAGILE],
     }
 
@@ -224,8 +272,8 @@ def _curve_facts(analysis: Analysis, curve: Curve) -> dict[str, Any]:
 
 
 def _work_of(channels: Channels, name: str) -> dict[str, Any]:
-    """Return the multiply-accumulates that a group has a part in, ready for JSON."""
+    """Return the multiply-accumulates that a group or a block has a part in, ready for JSON."""
     macs = cost_of(channels).macs
-    factor = next(g.factor for g in channels.groups if g.name == name)
+    factor = next(g.factor for g in channels.prunable if g.name == name)
     own = sum(term.value({}) for term in macs.of(factor))
     return {"macs": round(own), "macs_share": own / max(macs.value(), 1.0)}

@@ -40,6 +40,7 @@ _ANALYSIS = {
     "higher_is_better": FLAG,
     "baseline": REAL,
     "curves": MappingOf(_CURVE),
+    "blocks?": MappingOf(_CURVE),
     "settings": MappingOf(ANYTHING),
 }
 _MADE_BY = "`prune` writes plans into models, `ana` writes analyses: run it again with this version"
@@ -171,6 +172,7 @@ class Analysis:
         baseline: Its value before pruning.
         curves: One curve a group, by group name.
         settings: Options of the run, for the record.
+        blocks: One curve a residual block, by name; its only point is the network without the block.
     """
 
     digest: str
@@ -179,6 +181,7 @@ class Analysis:
     baseline: float
     curves: Mapping[str, Curve]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, Curve] = field(default_factory=dict)
 
     def drop(self, value: float) -> float:
         """Return the loss of a value against the baseline (never negative)."""
@@ -186,7 +189,10 @@ class Analysis:
 
     def to_json(self) -> str:
         """Return the analysis as readable JSON."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+        content = {"format": FORMAT, **asdict(self)}
+        if not self.blocks:
+            del content["blocks"]
+        return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "the analysis") -> Analysis:
@@ -198,7 +204,7 @@ class Analysis:
         content = _read(text, name)
         try:
             check_form(content, _ANALYSIS)
-            for group, curve in content["curves"].items():
+            for group, curve in {**content["curves"], **content.get("blocks", {})}.items():
                 _check_curve(group, curve)
             curves = {str(n): Curve.of(c) for n, c in content["curves"].items()}
             return cls(
@@ -208,6 +214,7 @@ class Analysis:
                 baseline=float(content["baseline"]),
                 curves=curves,
                 settings=dict(content["settings"]),
+                blocks={str(n): Curve.of(c) for n, c in content.get("blocks", {}).items()},
             )
         except ValueError as error:
             raise PlanError(f"{name} is damaged: {error}", "run `ana` again") from error

@@ -77,6 +77,11 @@ class _Evaluated:
             elsewhere = in_whole_steps(budget.elsewhere, budget.steps)
             self._in_steps = Monomials.of(budget.in_steps, groups, elsewhere)
 
+    @property
+    def monomials(self) -> Monomials | None:
+        """The cost as monomials; ``None`` where a part of it counts in steps of a device."""
+        return self._plain if self._in_steps is None else None
+
     def value(self, widths: Widths) -> float:
         """Return the cost."""
         value = self._plain.value(widths)
@@ -108,6 +113,13 @@ class Balance:
         self.offers, self.budgets = offers, budgets
         groups = [o.group.factor for o in offers]
         self._costs = [_Evaluated(b, groups) for b in budgets]
+
+    @property
+    def monomials(self) -> list[Monomials] | None:
+        """The cost of each budget as monomials; ``None`` where one counts in steps of a device."""
+        found = [cost.monomials for cost in self._costs]
+        known = [monomials for monomials in found if monomials is not None]
+        return known if len(known) == len(found) else None
 
     def with_offers(self, offers: Sequence[Candidate]) -> Balance:
         """Return the same budgets over the same groups with other candidates."""

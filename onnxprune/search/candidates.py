@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.groups.blocks import PREFIX, ResidualBlock
+from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group, Prunable
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import PlanError
@@ -146,7 +146,7 @@ def block_loss(block: ResidualBlock, analysis: Analysis, typical: float | None =
         analysis: Analysis that measured it.
         typical: Result of `typical_loss` for the analysis, where it is known already.
     """
-    curve = analysis.curves.get(block.name)
+    curve = analysis.blocks.get(block.name)
     if curve is None:
         return None
     power = _TOGETHER[bool(analysis.settings.get("repair"))]
@@ -157,8 +157,7 @@ def block_loss(block: ResidualBlock, analysis: Analysis, typical: float | None =
 def typical_loss(analysis: Analysis) -> float:
     """Return the mean loss with half of a group removed, at least 1e-9."""
     half = np.asarray([0.5])
-    curves = [curve for name, curve in analysis.curves.items() if not name.startswith(PREFIX)]
-    found = [float(loss_at(curve, analysis, half)[0]) for curve in curves]
+    found = [float(loss_at(curve, analysis, half)[0]) for curve in analysis.curves.values()]
     return max(sum(found) / max(len(found), 1), 1e-9)
 
 

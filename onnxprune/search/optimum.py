@@ -12,15 +12,18 @@ between two, find those, and make rounding part of the choice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from onnxprune.analysis.groups.channels import Group
+from onnxprune.errors import PlanError
 from onnxprune.search.budgets import REACHED, Balance, Budget
 from onnxprune.search.candidates import Candidate, removed_by
 from onnxprune.search.greedy import cheapest
 from onnxprune.search.monomials import Widths
+from onnxprune.search.program import solved
 
 _SWEEPS = 6
 """Number of sweeps over the groups at one multiplier."""
@@ -45,21 +48,41 @@ def optimise(offers: Sequence[Candidate], budgets: Sequence[Budget]) -> dict[str
     """
     balance = Balance(offers, budgets)
     balance.check()
-    return removed_by(offers, best_levels(balance))
+    return removed_by(offers, best_levels(balance, starts=_by_channels(offers, budgets)))
 
 
-def best_levels(balance: Balance, *, thorough: bool = True) -> list[int]:
+def _by_channels(offers: Sequence[Candidate], budgets: Sequence[Budget]) -> list[list[int]]:
+    """Return the best plan that removes no block, if blocks are offered and there is such a plan."""
+    kept = [o if isinstance(o.group, Group) else replace(o, steps=(), losses=(), prices=()) for o in offers]
+    if all(own is given for own, given in zip(kept, offers, strict=True)):
+        return []
+    balance = Balance(kept, budgets)
+    try:
+        balance.check()
+    except PlanError:
+        return []
+    return [best_levels(balance)]
+
+
+def best_levels(
+    balance: Balance, *, thorough: bool = True, starts: Sequence[Sequence[int]] = ()
+) -> list[int]:
     """Return how many steps each offer gives.
 
     Args:
         balance: Offers and budgets.
         thorough: True to try, where the groups are few, every other width of each for a way out of a
             local optimum.
+        starts: Further plans to improve.
     """
-    starts = [cheapest(balance), *_by_multipliers(balance)]
-    best = min((_Search(balance, levels).run() for levels in starts), key=_Search.rank)
-    if thorough and len(balance.offers) <= _FEW:
+    found = [*starts, cheapest(balance), *_by_multipliers(balance)]
+    best = min((_Search(balance, levels).run() for levels in found), key=_Search.rank)
+    if not thorough:
+        return [int(n) for n in best.levels]
+    if len(balance.offers) <= _FEW:
         best = _restarted(best)
+    if (program := solved(balance)) is not None:
+        best = min(best, _Search(balance, program), key=_Search.rank)
     return [int(n) for n in best.levels]
 
 

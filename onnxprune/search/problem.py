@@ -171,8 +171,8 @@ class PruningProblem:
     def _block_losses(self, blocks: Sequence[ResidualBlock]) -> dict[str, float]:
         """Return the loss of the network without each block: as analysed, or else as measured on the data."""
         analysis, judge = self.analysis, self._judge
-        if analysis is not None and all(b.name in analysis.curves for b in blocks):
-            return {b.name: analysis.drop(analysis.curves[b.name].values[-1]) for b in blocks}
+        if analysis is not None and all(b.name in analysis.blocks for b in blocks):
+            return {b.name: analysis.drop(analysis.blocks[b.name].values[-1]) for b in blocks}
         if judge is None:
             raise UsageError(
                 "the blocks to remove are chosen by their losses, and nothing tells these",

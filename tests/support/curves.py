@@ -21,7 +21,7 @@ from onnxprune.passes import Ana
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
 
-plain_ana = partial(Ana, criterion="l2", repair=False)
+plain_ana = partial(Ana, criterion="l2", repair=False, exclude=["block:*"])
 Array = np.ndarray[Any, np.dtype[Any]]
 NET = """
 <ir_version: 8, opset_import: ["" : 17]>

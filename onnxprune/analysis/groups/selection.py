@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxprune.analysis.groups.blocks import ResidualBlock
+from onnxprune.analysis.groups.blocks import PREFIX, ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.reach import staying_axes
 from onnxprune.errors import NothingToDoError, PlanError
@@ -79,6 +79,10 @@ def select_prunable(
         return [], blocks
 
 
+EVERY_BLOCK = PREFIX + "*"
+"""The glob of all blocks, which may be excluded from networks without any too."""
+
+
 def _meant(channels: Channels, patterns: Sequence[str]) -> set[str]:
     """Return the names that some globs match.
 
@@ -91,7 +95,7 @@ def _meant(channels: Channels, patterns: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for pattern in patterns:
         matched = matching(pattern, everything)
-        if not matched:
+        if not matched and pattern != EVERY_BLOCK:
             raise PlanError(f"'{pattern}' matches no group, node or tensor", "`inspect` lists the names")
         found.update(matched)
     return found

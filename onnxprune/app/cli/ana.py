@@ -45,7 +45,19 @@ def render(facts: Facts) -> RenderableType:
         f"{facts['metric']} of the model as it is: {facts['baseline']:.4g}{samples} ({better} is better)\n"
     )
     end = [_most_fragile(facts), *_estimated(facts), f"analysis: {facts['output']}"]
-    return Group(start, table(columns, rows), *(f"\n{line}" for line in end))
+    return Group(start, table(columns, rows), *_blocks(facts), *(f"\n{line}" for line in end))
+
+
+def _blocks(facts: Facts) -> list[RenderableType]:
+    """List the residual blocks by the loss without each, the least loss first."""
+    from onnxprune.app.figures import count, table
+
+    rows = [
+        (name, count(block["macs"]), f"{block['drop']:.4g}", f"{block['value']:.4g}")
+        for name, block in sorted(facts["blocks"].items(), key=lambda pair: pair[1]["drop"])
+    ]
+    columns = ("…residual block", ">MACs", ">drop without it", f">{facts['metric']}")
+    return ["", table(columns, rows)] if rows else []
 
 
 def _estimated(facts: Facts) -> list[str]:

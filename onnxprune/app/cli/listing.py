@@ -73,18 +73,19 @@ def block_rows(blocks: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
 
     Args:
         blocks: The blocks, as `inspect` describes them.
-        every: True if all nodes are listed.
+        every: True if each block gets a line of its own, with all its nodes.
     """
-    return [
-        (
-            block["name"],
-            "" if block["selected"] else "excluded",
-            count(block["macs"]),
-            count(block["params"]),
-            ", ".join(block["nodes"]) if every else _some(block["nodes"]),
-        )
-        for block in blocks
-    ]
+    kinds: dict[object, list[Entry]] = {}
+    for block in blocks:
+        same = (block["selected"], block["macs"], block["params"], len(block["nodes"]))
+        kinds.setdefault(block["name"] if every else same, []).append(block)
+    rows: list[tuple[str, ...]] = []
+    for first, *others in kinds.values():
+        state = "" if first["selected"] else "excluded"
+        note = f"{state} and {len(others)} like it".strip() if others else state
+        nodes = ", ".join(first["nodes"]) if every else _some(first["nodes"])
+        rows.append((first["name"], note, count(first["macs"]), count(first["params"]), nodes))
+    return rows
 
 
 def blocked_rows(blocked: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:

@@ -68,6 +68,12 @@ def _measured(facts: Facts) -> list[str]:
             f" on {timed_on(facts['latency_backend'], facts['latency_device'])}"
         )
         said += [f"warning: {warning}" for warning in facts.get("warnings", ())]
+    if "by_kind" in facts:
+        shares = facts["by_kind"]
+        said.append(
+            f"\nMACs −{shares['blocks']['macs']:.1%} by {len(facts['blocks'])} blocks,"
+            f" −{shares['channels']['macs']:.1%} by channels"
+        )
     if "drop" in facts:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"

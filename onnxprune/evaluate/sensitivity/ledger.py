@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onnxprune.analysis.groups.blocks import PREFIX
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Curve
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model, skeleton
@@ -64,12 +65,13 @@ class Ledger:
 
     @property
     def missing(self) -> list[str]:
-        """The groups that have no curve yet."""
-        return [name for name in self._order if name not in self.analysis.curves]
+        """The groups and blocks that have no curve yet."""
+        known = {**self.analysis.curves, **self.analysis.blocks}
+        return [name for name in self._order if name not in known]
 
     def adopt(self, earlier: Analysis) -> None:
         """Take over the curves of a run that was interrupted."""
-        self.analysis = replace(self.analysis, curves=self._sorted(earlier.curves))
+        self._enter({**earlier.curves, **earlier.blocks})
 
     def record(self, curves: Mapping[str, Curve]) -> None:
         """Add curves and write the file anew: whole, or not at all.
@@ -77,14 +79,18 @@ class Ledger:
         Raises:
             OutputError: It cannot be written; the earlier file stays.
         """
-        self.analysis = replace(self.analysis, curves=self._sorted({**self.analysis.curves, **curves}))
+        self._enter({**self.analysis.curves, **self.analysis.blocks, **curves})
         settings = {**self.analysis.settings, "complete": not self.missing}
         self.analysis = replace(self.analysis, settings=settings)
         if self._path is not None:
             write_text(self._path, self.analysis.to_json())
 
-    def _sorted(self, curves: Mapping[str, Curve]) -> dict[str, Curve]:
-        return {name: curves[name] for name in self._order if name in curves}
+    def _enter(self, curves: Mapping[str, Curve]) -> None:
+        """Let the analysis have some curves, those of groups apart from those of blocks."""
+        found = {name: curves[name] for name in self._order if name in curves}
+        blocks = {name: curve for name, curve in found.items() if name.startswith(PREFIX)}
+        groups = {name: curve for name, curve in found.items() if name not in blocks}
+        self.analysis = replace(self.analysis, curves=groups, blocks=blocks)
 
 
 def check_place(path: Path, *, resume: bool, force: bool) -> None:

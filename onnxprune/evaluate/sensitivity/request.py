@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Group, Indices
+from onnxprune.analysis.groups.blocks import ResidualBlock
+from onnxprune.analysis.groups.channels import Group, Indices, Prunable
 from onnxprune.decisions.plan import Curve
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec, get_metric
@@ -72,16 +73,16 @@ class SensitivityRequest:
 
 @dataclass(frozen=True, eq=False)
 class RemovalSteps:
-    """The channels removed from one group, step by step.
+    """The channels removed from one group, step by step; a block is removed in one step.
 
     Attributes:
-        group: The group.
+        group: The group, or the block.
         order: Its channels, those gone already first, then the least important.
         counts: Number of them that are gone at each step, ascending.
         gone: Number of channels that were gone before.
     """
 
-    group: Group
+    group: Prunable
     order: Indices
     counts: tuple[int, ...]
     gone: int
@@ -101,6 +102,16 @@ class RemovalSteps:
         wanted = (min(group.size - 1, round(ratio * group.size)) for ratio in ratios)
         counts = sorted({max(len(gone), n) for n in wanted} - {0})
         return cls(group, np.argsort(ranking, kind="stable"), tuple(counts), len(gone))
+
+    @classmethod
+    def whole(cls, block: ResidualBlock, *, gone: bool) -> RemovalSteps:
+        """Return the removal of a residual block.
+
+        Args:
+            block: The block.
+            gone: True if it is removed already.
+        """
+        return cls(block, np.zeros(1, np.intp), (1,), int(gone))
 
     @property
     def steps(self) -> list[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.analysis.groups.selection import select_prunable
 from onnxprune.analysis.groups.slots import ranked
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.planned import stored_plan
@@ -94,7 +94,7 @@ class SensitivityRun:
         plan = stored_plan(model)
         gone = plan.removed if plan else {}
         channels = find(model, question.allow_inexact, question.input_shapes)
-        groups = select_groups(channels, question.exclude, question.only)
+        groups, blocks = select_prunable(channels, question.exclude, question.only)
         seen, refit = _calibrated(question, channels, chosen, examination)
         judged = {
             g.name: score(channels, channels.apart(g), question.criterion, question.seed, seen)
@@ -104,6 +104,9 @@ class SensitivityRun:
         schedules = {
             g.name: RemovalSteps.of(question.ratios, g, scores[g.name], gone.get(g.name, ())) for g in groups
         }
+        if question.method == "measured":
+            schedules |= {b.name: RemovalSteps.whole(b, gone=b.name in gone) for b in blocks}
+            schedules = _in_order(channels, schedules)
         return cls(question, model, channels, schedules, session, chosen, examination, executor, refit)
 
     def rehearse(self) -> None:
@@ -149,7 +152,11 @@ class SensitivityRun:
     @cached_property
     def _worst(self) -> Session:
         """The network without the channels of the last step of every group."""
-        removed = {n: s.order[: s.counts[-1]].tolist() for n, s in self.schedules.items() if s.counts}
+        removed = {
+            n: s.order[: s.counts[-1]].tolist()
+            for n, s in self.schedules.items()
+            if s.counts and isinstance(s.group, Group)
+        }
         bare = over_remaining(masked(self.channels, removed), self.channels, removed)
         return Session(bare.proto, threads=self.examination.threads)
 
@@ -173,13 +180,14 @@ class SensitivityRun:
             ledger.adopt(earlier)
         return ledger
 
-    def finish(self, ledger: Ledger) -> int:
+    def finish(self, ledger: Ledger, later: Collection[str] = ()) -> int:
         """Measure the groups that are missing, saving after each; return how many points that took."""
-        if not ledger.missing:
+        missing = [name for name in ledger.missing if name not in later]
+        if not missing:
             return 0
         study = self.observed()
         baseline = study.examination.value
-        todo = [(name, self.schedules[name].steps) for name in ledger.missing]
+        todo = [(name, self.schedules[name].steps) for name in missing]
         idle = {name: self.schedules[name].curve(baseline, Curve(0, (), ())) for name, s in todo if not s}
         ledger.analysis = replace(ledger.analysis, baseline=baseline)
         ledger.record(idle)
@@ -193,7 +201,7 @@ class SensitivityRun:
         begin, missing = time.perf_counter(), set(ledger.missing)
         found = estimate(
             self.channels,
-            [schedule.group for schedule in self.schedules.values()],
+            [s.group for s in self.schedules.values() if isinstance(s.group, Group)],
             self.dataset,
             batch_size=self.examination.batch_size,
             threads=self.executor.threads_each,
@@ -242,6 +250,18 @@ class SensitivityRun:
             search,
             self.refit,
         )
+
+
+def _in_order(channels: Channels, schedules: Mapping[str, RemovalSteps]) -> dict[str, RemovalSteps]:
+    """Return the schedules with each block before the first group whose weights are read after its end."""
+    index, begins = channels.model.index, dict[str, int]()
+    latest = 0
+    for name, schedule in schedules.items():
+        group = schedule.group
+        weights = [p.tensor for p in group.places] if isinstance(group, Group) else group.weights
+        first = min((k for w in weights for k in index.readers(w)), default=latest)
+        latest = begins[name] = max(first, latest) if isinstance(group, Group) else first
+    return {name: schedules[name] for name in sorted(schedules, key=begins.__getitem__)}
 
 
 def _calibrated(

@@ -16,6 +16,7 @@ import onnx
 
 from onnxprune.algebra.axes import Factor, Product, factors, resolve
 from onnxprune.analysis.groups.channels import Channels, Group, cuts_inexactly
+from onnxprune.decisions.blocks import without_blocks
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.channels.statistics import over_remaining
@@ -43,12 +44,11 @@ class Suffixes:
         self.channels, self.refit = channels, refit
 
     def cuts(self, stops: Sequence[Collection[str]]) -> list[Cut]:
-        """Return for each collection of groups the cut before all tensors of these groups."""
-        factors = {g.name: g.factor for g in self.channels.groups}
+        """Return for each collection of groups and blocks the cut before all tensors of these."""
+        carriers = {g.name: self._carriers[g.factor] for g in self.channels.groups}
+        carriers |= {b.name: list(b.weights) for b in self.channels.blocks.removable}
         inputs = {i.name for i in self.channels.model.inputs}
-        changing = [
-            {name for group in groups for name in self._carriers[factors[group]]} - inputs for groups in stops
-        ]
+        changing = [{name for group in groups for name in carriers[group]} - inputs for groups in stops]
         return cuts(self.channels.model, self.channels.typing.shapes, changing)
 
     def model(self, at: Cut, removed: Removed) -> Model:
@@ -68,6 +68,7 @@ class Suffixes:
             bare = over_remaining(bare, channels, removed)
         elif gone:
             bare = shrunk(replace(channels, model=bare), gone, at_readers=True)
+        bare = without_blocks(bare, channels.removed_blocks(removed))
         return extract(bare, shapes, at.reached, at.carried, self._heavy)
 
     def _in_blocks(self, removed: Removed) -> dict[str, list[int]]:
@@ -75,7 +76,7 @@ class Suffixes:
         groups = {g.name: g for g in self.channels.groups}
         found = {}
         for name, gone in removed.items():
-            if name in self.channels.shared:
+            if name in self.channels.shared or name not in groups:
                 continue
             block = self._block(groups[name])
             left = groups[name].size - len(gone)
@@ -106,6 +107,7 @@ class Suffixes:
         model, typing = self.channels.model, self.channels.typing
         changing = {p.tensor for g in self.channels.groups for p in g.places}
         changing |= {typing.nodes[r.node].input[r.operand] for r in typing.rescales if r.operand is not None}
+        changing |= {name for b in self.channels.blocks.removable for name in b.weights}
         changing |= self.refit.tensors if self.refit is not None else set()
         tensors = (t for t in model.proto.graph.initializer if t.name not in changing)
         return {t.name: t for t in tensors if byte_count(t) > _LARGE_BYTES}

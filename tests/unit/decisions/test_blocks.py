@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.channels.shrink import shrunk
-from onnxprune.errors import PlanError
+from onnxprune.decisions.plan import Analysis
+from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model
-from onnxprune.passes import Finetune, Prune, Recover, Transform
+from onnxprune.passes import Ana, Finetune, Prune, Recover, Transform
 from onnxprune.runtime import Session, compare, sample_feeds
+from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.files import PlanFile
 
 WIDTH = 16
@@ -315,3 +318,63 @@ def test_globs_and_wrong_plans() -> None:
         Prune(plan=PlanFile({}, blocks=(first,)), exclude=["block:*"])(model)
     with pytest.raises(PlanError, match="neither"):
         PlanFile.from_json(PlanFile({}, blocks=(first,)).to_json().replace('"removed"', '"gone"'))
+
+
+@pytest.mark.parametrize("make", [transformer, residual_cnn])
+def test_the_loss_without_a_block_is_that_of_the_masked_model(make: Callable[[], Model]) -> None:
+    """Measured behind a cut, without the branch, among the groups of the same analysis."""
+    model = make()
+    data = samples(model)
+    plain, repaired = (
+        Ana(data=data, metric="cosine", ratios=(0.5,), repair=repair)(model).analysis
+        for repair in (False, True)
+    )
+    assert plain is not None
+    assert repaired is not None
+    assert Analysis.from_json(plain.to_json()).blocks == plain.blocks
+    assert list(plain.curves) == [g.name for g in find_channels(model).groups if not g.optional]
+    channels = find_channels(model)
+    for block in channels.blocks.removable:
+        judge = PlanEvaluator.open(channels, data, "cosine")
+        drop = judge.drop({block.name: [0]})
+        losses = [a.drop(a.blocks[block.name].values[-1]) for a in (plain, repaired)]
+        assert losses[0] == pytest.approx(max(drop, 0), abs=1e-5)
+        assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("make", [transformer, residual_cnn])
+def test_a_joint_plan_is_no_worse_than_one_of_channels(make: Callable[[], Model]) -> None:
+    """With an analysis and samples both plans are repaired and measured, and the better one stays."""
+    model = make()
+    data = samples(model)
+    analysis = Ana(data=data, metric="cosine", ratios=(0.25, 0.5, 0.75))(model).analysis
+    step = Prune(analysis=analysis, data=data, reduce_macs=0.4, round_to=1)
+    joint, alone = step(model), replace(step, blocks=0)(model)
+    assert "blocks" not in alone.facts
+    assert joint.facts["recovery"]["score"] >= alone.facts["recovery"]["score"]
+    if choice := joint.facts.get("block_choice"):
+        assert choice["kept"] == bool(joint.facts.get("blocks"))
+    assert "blocks" not in replace(step, data=None)(model).facts
+
+
+def test_a_number_of_blocks() -> None:
+    """The blocks of least measured loss go, channels make up the rest of the budget."""
+    model = transformer()
+    data = samples(model)
+    losses = {}
+    for name in names(model):
+        losses[name] = PlanEvaluator.open(find_channels(model), data, "cosine").drop({name: [0]})
+    result = Prune(data=data, metric="cosine", blocks=2, reduce_macs=0.6, round_to=1)(model)
+    assert set(result.facts["blocks"]) == set(sorted(losses, key=losses.__getitem__)[:2])
+    assert result.facts["macs_reduction"] >= 0.599
+    parts = result.facts["by_kind"]
+    total = parts["blocks"]["macs"] + parts["channels"]["macs"]
+    assert total == pytest.approx(result.facts["macs_reduction"], abs=1e-3)
+    assert parts["channels"]["macs"] > 0
+    small = Prune(data=data, blocks=2, reduce_macs=0.1)(model)
+    assert len(small.facts["blocks"]) == 2
+    assert not small.facts["groups"]
+    with pytest.raises(UsageError, match="losses"):
+        Prune(blocks=1, reduce_macs=0.3)(model)
+    with pytest.raises(PlanError, match="to choose from"):
+        Prune(blocks=9, data=data, reduce_macs=0.3)(model)
