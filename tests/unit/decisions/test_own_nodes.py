@@ -8,6 +8,7 @@ import pytest
 from helpers import Net, half_of_each
 from onnx import TensorProto, helper
 
+from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.decisions.channels.hints import kept_elements
 from onnxprune.decisions.channels.masks import masked
@@ -196,3 +197,19 @@ def test_the_pass_writes_the_users_nodes_in_their_order() -> None:
     assert [n.name for n in result.model.nodes] == [n.name for n in model.nodes]
     assert written(result.model) == written(model)
     assert result.facts["verdict"] == "agree"
+
+
+def test_the_folded_network_stays_where_its_own_nodes_contradict_it() -> None:
+    model = layer()
+    channels = find_channels(model)
+    removed = half_of_each(channels)
+    dense = shrunk(channels, removed)
+    forms = iter([canonicalise(model)[0], canonicalise(dense)[0]])
+
+    def form(_: Model) -> Model:
+        found = next(forms, None)
+        if found is None:
+            raise ContradictionError("sizes do not fit")
+        return found
+
+    assert with_own_nodes(model, dense, form, but=kept_elements(channels, removed)) is dense
