@@ -71,6 +71,7 @@ def chain(path: Path, width: int, layers: int) -> int:
     return 4 * width**2 * layers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="private pages are counted by Linux")
 def test_private_memory_is_less_than_the_file(tmp_path):
     commands: list[dict[str, list[str]]] = []
