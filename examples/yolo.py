@@ -36,7 +36,9 @@ def exported(model: str, size: int, python: str) -> Path:
 def onnxprune(*words: str) -> dict[str, Any]:
     """Run a command of onnxprune; return its facts."""
     command = [sys.executable, "-m", "onnxprune", *words, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # the error is on standard error
     facts: dict[str, Any] = json.loads(done.stdout)
     return facts
 
