@@ -60,6 +60,24 @@ def chosen(
         return with_rotation(prune(given), kept=False, reason=error.message)
     if not rotated.modified:
         return with_rotation(prune(given), kept=False, reason="no axis can be rotated")
+    return judged(given, rotated, prune, higher_is_better, by_reduction)
+
+
+def judged(
+    given: PassResult, rotated: PassResult, prune: Prune, higher_is_better: bool, by_reduction: bool
+) -> PassResult:
+    """Prune a model and its rotated form, and return the better result.
+
+    Args:
+        given: The model.
+        rotated: The result of `Rotate` on it.
+        prune: As for `chosen`.
+        higher_is_better: As for `chosen`.
+        by_reduction: As for `chosen`.
+
+    Raises:
+        OnnxpruneError: Both ways fail; the error is that of the model as it was given.
+    """
     own, refusal = _tried(given, prune, higher_is_better, by_reduction)
     other, objection = _tried(rotated, prune, higher_is_better, by_reduction)
     if own is None and other is None:

@@ -188,7 +188,10 @@ class Prune(
         ),
     )
     plan: PlanFile | None = field(default=None, metadata=option(place="reads"))
-    rotate: RotateChoice = field(default="never", metadata=option(key=Key(note="{choices}")))
+    rotate: RotateChoice = field(
+        default="never",
+        metadata=option(key=Key(default="auto", note="{choices}; auto: where its plan is better")),
+    )
     blocks: int | None = field(
         default=None,
         metadata=option(

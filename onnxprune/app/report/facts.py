@@ -122,9 +122,10 @@ def _widths(facts: Mapping[str, Facts], iterations: list[Facts]) -> list[Facts]:
     """Return every group's width before and after the best iteration (the latest, where none is named)."""
     chosen = next((i for i in iterations if i["best"]), iterations[-1] if iterations else None)
     pruned = facts[f"{chosen['number']}-prune"]["groups"] if chosen else {}
+    sizes = facts["baseline"]["groups"] | {name: width["before"] for name, width in pruned.items()}
     return [
         {"group": name, "before": size, "after": pruned.get(name, {}).get("after", size)}
-        for name, size in facts["baseline"]["groups"].items()
+        for name, size in sizes.items()
     ]
 
 

@@ -206,7 +206,7 @@ class _Loop:
 
     def _iterate(self, asked: float) -> Iteration:
         recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
-        at, given = Round.iteration(number), self.last.model or recipe.model
+        at, given = Round.iteration(number), self.last.model or stages.start or recipe.model
         analysis = self._analysis(at, given)
         model, pruned = stages.prune(at, given, analysis, asked)
         made = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
@@ -229,7 +229,7 @@ class _Loop:
         """Prune by the best iteration's reduction in one round, with as much training; return the file."""
         recipe, stages = self.recipe, self.stages
         analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
-        model, _ = stages.prune(ONE_SHOT, recipe.model, analysis, self.best.asked)
+        model, _ = stages.prune(ONE_SHOT, stages.start or recipe.model, analysis, self.best.asked)
         epochs = sum(self._epochs(i.asked) for i in self.path[1 : self.path.index(self.best) + 1])
         made = self._mend(ONE_SHOT, model, epochs, final=True)
         return stages.score(ONE_SHOT, made, stages.finals())[0]
@@ -285,6 +285,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         journal.header.setdefault("made_with", _versions())
         loop = _Loop.open(recipe, Stages(recipe, journal, material))
         with _recording_stop(journal):
+            loop.stages = loop.stages.rotated()
             loop.run()
             loop.finish()
         dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []

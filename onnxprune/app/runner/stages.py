@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.reach import staying_axes
 from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.analysis.groups.symmetry import symmetries
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.recipe import Recipe
@@ -26,13 +27,17 @@ from onnxprune.decisions.channels.shrink import shrunk_inside
 from onnxprune.decisions.channels.special_tokens import special_rows
 from onnxprune.decisions.channels.vocabulary import id_map
 from onnxprune.decisions.plan import Analysis
-from onnxprune.errors import NotShownError
+from onnxprune.errors import NotShownError, PlanError
+from onnxprune.evaluate.metrics import get_metric
 from onnxprune.ir import Model, find_vocabulary, load, sized
 from onnxprune.ir.output import kept_unverified, stored_bytes, write_model, write_text
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.basis_choice import judged
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.mask import Prune
 from onnxprune.passes.recover import Recover
+from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
+from onnxprune.passes.rotate import ROTATABLE, Rotate
 from onnxprune.passes.rows import KeepRows, read_rows
 from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.sparsify import Sparsify
@@ -43,7 +48,7 @@ from onnxprune.train.losses import asks_teacher
 
 DataName: TypeAlias = Literal["test", "val"]
 
-DENSE = "dense.onnx"
+DENSE, ROTATED = "dense.onnx", "rotated.onnx"
 ROWS = "rows/sparse.onnx"
 IDS = "dense.ids.json"
 _ANALYSIS = "analysis.json"
@@ -82,16 +87,68 @@ class Stages:
         recipe: The recipe.
         journal: The folder.
         material: The data.
+        start: The file that all rounds begin with, where that is not the original: its rotated form.
     """
 
     recipe: Recipe
     journal: Journal
     material: RecipeData
+    start: str = ""
 
     def baseline(self) -> Entry:
         """Judge the original, count its costs, list the groups and the blocked axes."""
         inputs = self._original() | self._groups() | self.material.judged_by()
         return self.journal.step("baseline", inputs, (), self._baseline)
+
+    def rotated(self) -> Stages:
+        """Return the same steps, of the rotated model where its plan is better or the recipe asks for it."""
+        mode, step = self.recipe.prune.rotate, self._rotation()
+        inputs = self._original() | self._groups() | self.material.inputs("calibration")
+        inputs |= {"samples": step.samples, "threads": self.material.threads, "seed": self.recipe.seed}
+        if mode == "auto" and not self._better_rotated(step, inputs):
+            return self
+        if mode == "never":
+            return self
+
+        def work() -> Facts:
+            return self._apply(step, self.recipe.model, ROTATED)
+
+        self.journal.step("rotate", inputs, (ROTATED,), work)
+        return replace(self, start=ROTATED)
+
+    def _better_rotated(self, step: Rotate, inputs: Facts) -> bool:
+        """Compare the plans of the original and of its rotated form, each with its repair."""
+        budget, options = self.recipe.budget, self.recipe.prune
+        if budget.of == "latency" or not self.recipe.recover.enabled:
+            return False
+        channels = find_channels(self._sized(self.material.original), allow_inexact=True)
+        chosen = {g.name for g in select_groups(channels, options.exclude, options.only, optional=True)}
+        if not any(a.group.name in chosen and a.opened in ROTATABLE for a in symmetries(channels)):
+            return False
+        how = options.model_dump(exclude={"exclude", "only", "allow_inexact", "rotate", "strategy"})
+        how |= self._groups() | {f"reduce_{budget.of}": budget.target, "metric": self.recipe.ana.metric}
+        how |= {"samples": step.samples, "seed": self.recipe.seed, "threads": self.material.threads}
+
+        def work() -> Facts:
+            given = PassResult(self._load(self.recipe.model), False)
+            rotated = replace(step, allow_unchanged=True)(given)
+            if not rotated.modified:
+                return {"kept": False, "reason": "no axis can be rotated"}
+            prune = Prune(data=self.material.dataset("calibration"), rotate="never", **how)
+            better = get_metric(self.recipe.ana.metric).higher_is_better
+            try:
+                return dict(judged(given, rotated, prune, better, by_reduction=False).facts["rotation"])
+            except PlanError as error:
+                return {"kept": False, "reason": error.message}
+
+        return bool(self.journal.step("basis", inputs | {"prune": how}, (), work).facts["kept"])
+
+    def _rotation(self) -> Rotate:
+        groups = {k: found for k, found in self._groups().items() if k not in ("allow_inexact", "open_io")}
+        samples = min(self.recipe.ana.samples or ROTATION_SAMPLES, ROTATION_SAMPLES)
+        data = self.material.dataset("calibration")
+        how: dict[str, Any] = {"seed": self.recipe.seed, "threads": self.material.threads, **groups}
+        return Rotate(data=data, samples=samples, **how)
 
     def ana(self, at: Round, model: str) -> str:
         """Measure how sensitive each group is; return the file of the analysis."""
@@ -120,7 +177,7 @@ class Stages:
         file, options, of = f"{at.folder}/sparse.onnx", self.recipe.prune, self.recipe.budget.of
         how = options.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
         how |= {f"reduce_{of}": reduction, "seed": self.recipe.seed, "threads": self._threads(of)}
-        how |= {"recover": ()}  # a step of its own
+        how |= {"recover": (), "rotate": "never"}  # steps of their own
         how |= self._timing(of)
         inputs = {"model": self._digest(model), "prune": how}
         inputs |= {"analysis": self._digest(analysis)} if analysis else {}
@@ -140,12 +197,12 @@ class Stages:
         """Repair the model in closed form; return its file."""
         file, how = f"{at.folder}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
         how |= {"seed": self.recipe.seed, "threads": self.material.threads}
-        inputs = {"model": self._digest(model), "recover": how} | self._original()
+        inputs = {"model": self._digest(model), "recover": how} | self._reference()
         inputs |= self.material.inputs("calibration")
 
         def work() -> Facts:
             data = self.material.dataset("calibration")
-            return self._apply(Recover(self.material.original, data, **how), model, file)
+            return self._apply(Recover(self._whole(), data, **how), model, file)
 
         self.journal.step(f"{at.name}-recover", inputs, (file,), work)
         return file
@@ -181,16 +238,17 @@ class Stages:
         how |= {} if best else {"patience": None}
         inputs = {"model": self._digest(model), "finetune": how | {"keep": options.keep}}
         inputs |= self.material.judged_by() if best else {}
-        inputs |= self.material.inputs("train", *(["val"] if best else [])) | self._original()
+        inputs |= self.material.inputs("train", *(["val"] if best else [])) | self._reference()
         checkpoint = self.journal.path(f"{file}.{_short(inputs)}.checkpoint")
 
         def work() -> Facts:
+            whole = self._whole()
             step = Finetune(
                 data=self.material.dataset("train"),
                 val=self.material.dataset("val") if best else None,
                 metric=self.recipe.metric if best else None,
-                teacher=self.material.original if distilling else None,
-                original=self.material.original,
+                teacher=whole if distilling else None,
+                original=whole,
                 checkpoint=checkpoint,
                 resume=True,
                 **how,
@@ -382,6 +440,14 @@ class Stages:
 
     def _original(self) -> dict[str, Any]:
         return {"original": sha256(self.recipe.model)}
+
+    def _reference(self) -> dict[str, Any]:
+        """Return the identity of the model before pruning, in the basis that was pruned."""
+        return self._original() | ({"rotated": self._digest(self.start)} if self.start else {})
+
+    def _whole(self) -> Model:
+        """Return the model before pruning, in the basis that was pruned."""
+        return self._load(self.start) if self.start else self.material.original
 
     def _teacher(self) -> dict[str, Any]:
         """Return the original where scores depend on it."""

@@ -12,6 +12,7 @@ from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.suggestion import Suggestion, suggest
 from onnxprune.ir import Model
+from onnxprune.passes.basis_choice import RotateChoice
 from onnxprune.runtime import Session
 from onnxprune.support.common_options import (
     EqualLayers,
@@ -50,6 +51,8 @@ class ShrinkOptions(
         max_drop: Remove as much as possible with a drop of the metric of no more than this.
         minutes: Time limit of the whole job, in minutes.
         metric: By default one that suits model and data.
+        rotate: Prune the rotated model (see `rotate`): ``always``, ``never``, or ``auto``, if its repaired
+            plan is better on the data.
     """
 
     model: str = field(metadata=option(flag=""))
@@ -59,11 +62,12 @@ class ShrinkOptions(
     max_drop: float | None = field(default=None, metadata=option(metavar="D", least=0))
     minutes: float = field(default=10.0, metadata=option(least=0))
     metric: str | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))
+    rotate: RotateChoice = "auto"
 
     @property
     def groups(self) -> dict[str, Any]:
         """The options that decide which channels may go, by the names they have in `Prune`."""
-        names = ("exclude", "only", "allow_inexact", "equal_layers")
+        names = ("exclude", "only", "allow_inexact", "equal_layers", "rotate")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -16,7 +16,8 @@ _AXES_OPERAND = 18
 def spell_out(model: Model, given: Model) -> None:
     """Write the normalisations that absorption left as standard operators.
 
-    From opset 23 that is RMSNormalization; before, the square, its mean, the root, and a division.
+    From opset 23 that is RMSNormalization; before, the square, its mean, the root, a division, and a product
+    with a scale of ones: the form that onnxruntime fuses into one node.
 
     Args:
         model: The model, which is changed.
@@ -38,35 +39,28 @@ def spell_out(model: Model, given: Model) -> None:
 
 
 def _steps(model: Model, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Return ``x / √(mean(x²) + ε)`` node by node."""
+    """Return ``x / √(mean(x²) + ε) · 1`` node by node."""
     data, scale, result = node.input[0], node.input[1], node.output[0]
     dtype = model.array(scale).dtype
-    parts = ("square", "mean", "shifted", "root")
-    square, mean, shifted, root = (model.fresh(f"{result}_{part}") for part in parts)
+    parts = ("square", "mean", "shifted", "root", "divided")
+    square, mean, shifted, root, divided = (model.fresh(f"{result}_{part}") for part in parts)
     epsilon = model.add_constant(
         f"{result}_epsilon", np.asarray(attributes(node).get("epsilon", 1e-5), dtype)
     )
+    exponent = model.add_constant(f"{result}_exponent", np.asarray(2, dtype))
     if model.opset() >= _AXES_OPERAND:
         axes = model.add_constant(f"{result}_axes", np.array([-1], np.int64))
         average = helper.make_node("ReduceMean", [square, axes], [mean], keepdims=1)
     else:
         average = helper.make_node("ReduceMean", [square], [mean], keepdims=1, axes=[-1])
     steps = [
-        helper.make_node("Mul", [data, data], [square]),
+        helper.make_node("Pow", [data, exponent], [square]),
         average,
         helper.make_node("Add", [mean, epsilon], [shifted]),
         helper.make_node("Sqrt", [shifted], [root]),
-        helper.make_node("Div", [data, root], [result]),
+        helper.make_node("Div", [data, root], [divided]),
+        helper.make_node("Mul", [divided, scale], [result]),
     ]
-    for step, part in zip(steps, (*parts, "divided"), strict=True):
+    for step, part in zip(steps, (*parts, "scaled"), strict=True):
         step.name = model.fresh(f"{label(node)}_{part}")
-    _remove_constant(model, scale)
     return steps
-
-
-def _remove_constant(model: Model, constant: str) -> None:
-    """Remove a constant without readers."""
-    for graph in model.graphs:
-        for tensor in list(graph.initializer):
-            if tensor.name == constant:
-                graph.initializer.remove(tensor)
