@@ -22,6 +22,7 @@ from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
 from onnxprune.decisions.bases import changed
 from onnxprune.decisions.bases.absorption import absorbed
 from onnxprune.decisions.bases.balance import basis
+from onnxprune.decisions.bases.recognition import put_back
 from onnxprune.decisions.bases.spelling import spell_out
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import stored_plan
@@ -74,7 +75,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     def run(self, given: PassResult) -> PassResult:
         """Absorb normalisations, look at samples, change bases, prove."""
         start = perf_counter()
-        model, absorptions, refused = absorbed(given.model, self._selected)
+        model, absorptions, refused, spelled = absorbed(given.model, self._selected)
         channels = find_channels(model, allow_inexact=True)
         found = symmetries(channels)
         axes = [a for a in found if self._turns(channels, a)]
@@ -93,6 +94,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             changed(rotated, channels, axis, maps, inverses)
             digest.update(np.ascontiguousarray(maps).tobytes())
             facts.append(_described(axis, float(np.linalg.cond(maps).max())))
+        put_back(rotated, spelled)
         spell_out(rotated, given.model)
         result = self._own(given.model, model, channels, rotated)
         error = self._prove(given.model, result)

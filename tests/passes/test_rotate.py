@@ -80,6 +80,67 @@ def test_layer_normalisation_is_absorbed_in_standard_operators(opset: int, shift
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
 
 
+def spelled(net: Net, x: str, how: str) -> str:
+    """A normalisation in arithmetic, as exporters write it before opset 17."""
+    centred = x if how == "rms" else net.op("Sub", x, net.op("ReduceMean", x, axes=[-1]))
+    again = net.op("Sub", x, net.op("ReduceMean", x, axes=[-1])) if how == "twice" else centred
+    square = net.op("Mul", again, again) if how == "square" else net.op("Pow", again, net.const(2.0))
+    total = net.op("Add", net.op("ReduceMean", square, axes=[-1]), net.const(1e-5))
+    if how == "reciprocal":
+        y = net.op("Mul", net.op("Reciprocal", net.op("Sqrt", total)), centred)
+    elif how == "power":
+        y = net.op("Mul", centred, net.op("Pow", total, net.const(-0.5)))
+    else:
+        y = net.op("Div", centred, net.op("Sqrt", total))
+    y = net.op("Mul", net.vector(WIDTH, 0.5, 1.5), y)
+    return y if how == "rms" else net.op("Add", y, net.vector(WIDTH))
+
+
+def spelled_stream(how: str, *, post: bool = False) -> Model:
+    net = Net(opset=13)
+    x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
+    for _ in range(2):
+        y = net.add(x, net.linear(net.relu(net.linear(x if post else spelled(net, x, how), 24)), WIDTH))
+        x = spelled(net, y, how) if post else y
+    return net.model(net.linear(x if post else spelled(net, x, how), 3))
+
+
+@pytest.mark.parametrize("how", ["divided", "twice", "square", "reciprocal", "power", "rms"])
+def test_normalisations_that_are_spelled_out_are_read_as_one_operator(how: str) -> None:
+    model, data = spelled_stream(how), samples(40, TOKENS, FEATURES)
+    result = Rotate(data=data)(model)
+    assert [a["size"] for a in result.facts["axes"]] == [WIDTH]
+    assert len(result.facts["absorbed"]) == 3
+    assert result.facts["max_rel_error"] <= 1e-5
+    assert {n.op_type for n in result.model.nodes} <= {n.op_type for n in model.nodes} | {
+        "Pow",
+        "Div",
+        "Sqrt",
+    }
+    onnx.checker.check_model(result.model.proto, full_check=True)
+    before, after = outputs(model, data), outputs(result.model, data)
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+    options: dict[str, Any] = {"only": [result.facts["axes"][0]["group"]], "rotate": "never"}
+    dense = Transform()(Prune(reduce_macs=0.2, data=data, **options)(result)).model
+    assert WIDTH not in {d for t in dense.proto.graph.initializer for d in t.dims}
+
+
+def test_normalisations_that_are_not_absorbed_stay_as_they_were() -> None:
+    """A post-norm stream keeps its basis; another axis of the same file does not."""
+    model = spelled_stream("divided", post=True)
+    net = Net(opset=13)
+    x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
+    x = spelled(net, net.add(x, net.linear(net.relu(net.linear(x, 24)), WIDTH)), "divided")
+    x = net.linear(net.linear(x, 12), 20)
+    mixed = net.model(net.linear(net.relu(x), 3))
+    with pytest.raises(NothingToDoError):
+        Rotate()(model)
+    result = Rotate(data=samples(40, TOKENS, FEATURES))(mixed)
+    assert [a["size"] for a in result.facts["axes"]] == [12]
+    assert [n.op_type for n in result.model.nodes] == [n.op_type for n in mixed.nodes]
+    onnx.checker.check_model(result.model.proto, full_check=True)
+
+
 def test_a_rotated_stream_loses_less_when_cut() -> None:
     model, data = pre_norm(), samples(200, TOKENS, FEATURES)
     rotated = Rotate(data=data)(model).model

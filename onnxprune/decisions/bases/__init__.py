@@ -1,6 +1,7 @@
 """Change of basis: axes that allow it put into other coordinates, the network's results the same.
 
 change      maps applied to all constants that an axis lies on
+recognition normalisations that are spelled out, read as one operator
 absorption  normalisations absorbed by their neighbours, so that only linear maps remain
 parameters  scale, shift and mean of a normalisation in other weights
 spelling    a root mean square in operators that every runtime has

@@ -18,6 +18,7 @@ from onnx import helper
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
 from onnxprune.decisions.bases.parameters import Stream, absorb_scale, centre
+from onnxprune.decisions.bases.recognition import Spelled, recognised
 from onnxprune.decisions.bases.spelling import SIMPLIFIED
 from onnxprune.ir import Model, attributes, label
 from onnxprune.ops.symmetry import Symmetry
@@ -28,7 +29,7 @@ _FOLDED = "onnxprune.folded"
 FREE = (Symmetry.ORTHOGONAL, Symmetry.LINEAR)
 
 
-def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[str, str]]:
+def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[str, str], Spelled]:
     """Absorb the normalisations on all axes that could be rotated without them.
 
     Args:
@@ -36,10 +37,11 @@ def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[s
         selected: Names the groups that are wanted.
 
     Returns:
-        A model that computes the same, the given one where none can be absorbed; the absorbed nodes; and by
-        group why others were not.
+        A model that computes the same, the given one where none can be absorbed; the absorbed nodes; by group
+        why others were not; and the normalisations that are spelled out in the given model, for `put_back`.
     """
-    channels = find_channels(model, allow_inexact=True)
+    named, spelled = recognised(find_channels(model, allow_inexact=True))
+    channels = find_channels(named, allow_inexact=True)
     done: list[str] = []
     refused: dict[str, str] = {}
     changed = channels.model.copy()
@@ -67,7 +69,7 @@ def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[s
             split += [label(channels.typing.nodes[n.node]) for n in axis.norms]
     if split:
         changed.edited()
-    return (changed if done or split else model), [*done, *split], refused
+    return (changed if done or split else model), [*done, *split], refused, spelled
 
 
 def _waiting(channels: Channels, selected: Selected) -> list[GroupSymmetry]:
