@@ -36,7 +36,7 @@ def without_dead_branches(model: Model) -> Model:
     for number, operand, known in found:
         node = nodes[number]
         kept = node.input[1 - operand]
-        if not known.any() and (node.op_type == "Add" or (node.op_type == "Sub" and operand == 1)):
+        if not known.any() and (node.op_type in ("Add", "Sum") or (node.op_type == "Sub" and operand == 1)):
             _pass_on(node, kept)
         else:
             node.input[operand] = model.add_constant(f"{node.input[operand]}__known", known)
@@ -71,7 +71,9 @@ def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int
     """Yield nodes that add or multiply a fully known operand, the number of that operand, and its values."""
     sizes, types = constants.typing.shapes.sizes, constants.typing.shapes.types
     for number, node in enumerate(model.all_nodes):
-        if node.op_type not in ("Add", "Sub", "Mul") or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in ("Add", "Sub", "Mul", "Sum") or node.domain not in ("", "ai.onnx"):
+            continue
+        if len(node.input) != 2:
             continue
         for operand in (1, 0):
             name, other = node.input[operand], node.input[1 - operand]

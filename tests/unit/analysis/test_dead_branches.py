@@ -45,12 +45,16 @@ def residual(net: Net, x: str, kind: str) -> str:
         y = net.mul(net.conv(y, 16), net.const(np.zeros((16, 1, 1))))
     else:
         y = net.op("Conv", y, last, *([net.vector(16)] if kind == "bias" else []), pads=[1] * 4)
+    if kind == "dropped out":
+        y = net.op("Identity", net.ops("Dropout", y, outputs=1)[0])
+    if kind == "sum":
+        return net.op("Sum", y, x)
     return (
         net.op("Sub", x, y) if kind == "subtracted" else net.add(y, x) if kind == "first" else net.add(x, y)
     )
 
 
-KINDS = ["plain", "first", "bias", "subtracted", "norm of nothing", "scale of nothing"]
+KINDS = ["plain", "first", "bias", "subtracted", "norm of nothing", "scale of nothing", "dropped out", "sum"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
