@@ -19,6 +19,7 @@ from onnxprune.ir import Model, attributes, label
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import Operands
+from onnxprune.repair.alignment import aligned, computing_nodes
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.trace import Instead
 
@@ -67,6 +68,7 @@ class ModelPair:
             "give the rotated model that was pruned: `prune --rotated-output`, or `rotate`, writes it",
         )
         canonical, _ = canonicalise(original, (plan.input_shapes or None) if plan else None)
+        canonical = aligned(canonical, channels.model)
         _check_same(channels.model, canonical, original.name)
         known, _ = statistics(channels, removed)
         instead = {statistic.result: statistic.reading for statistic in known}
@@ -109,7 +111,7 @@ class ModelPair:
 
 def _check_same(sparse: Model, original: Model, name: str) -> None:
     hint = "give the model that was pruned, as it was before"
-    ours, theirs = _computing(sparse), _computing(original)
+    ours, theirs = computing_nodes(sparse), computing_nodes(original)
     if len(ours) != len(theirs):
         raise PlanError(f"{name} has {len(theirs)} nodes, the sparse model {len(ours)}", hint)
     for a, b in zip(ours, theirs, strict=True):
@@ -119,10 +121,6 @@ def _check_same(sparse: Model, original: Model, name: str) -> None:
         ours_dims = list(sparse.constants[tensor].dims) if tensor in sparse.constants else None
         if ours_dims != list(original.constants[tensor].dims):
             raise PlanError(f"{name} differs from the sparse model in its tensor '{tensor}'", hint)
-
-
-def _computing(model: Model) -> list[onnx.NodeProto]:
-    return [n for n in model.all_nodes if n.op_type != "Constant"]
 
 
 def _settings(node: onnx.NodeProto) -> list[onnx.AttributeProto]:

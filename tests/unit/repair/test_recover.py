@@ -327,6 +327,22 @@ def test_the_original_must_be_the_original():
         Recover(wide, data)(sparse)
 
 
+@pytest.mark.parametrize(("first", "second"), [("i", "b"), ("b", "i"), ("i", "j")])
+def test_a_constant_that_the_mask_splits_has_other_names_in_the_original(first, second):
+    """The exporter wrote one bias for two layers; the layer that keeps its name may be either."""
+    body = f"""i = Identity (b)  j = Identity (b)
+        h = Conv (x, w1, {first})  r = Relu (h)
+        g = Conv (r, w2, {second})  s = Relu (g)  y = Conv (s, w3, b3)"""
+    shapes = {"w1": (12, 2, 1, 1), "w2": (12, 12, 1, 1), "w3": (3, 12, 1, 1), "b": (12,), "b3": (3,)}
+    model = network(body, "N, 2, 6, 6", "N, 3, 6, 6", **shapes)
+    data = {"x": images(40)[:, :2]}
+    sparse = pruned(model)
+    result = Recover(model, data, ["least-squares"])(sparse)
+    assert result.facts["layers"]
+    assert result.facts["outputs"]["y"]["mse_after"] < result.facts["outputs"]["y"]["mse_before"]
+    assert pruned(model, data=data, recover=["least-squares"]).array("w1").shape == (12, 2, 1, 1)
+
+
 def test_bad_options_and_bad_data_are_refused():
     model, data = with_batchnorm(), {"x": images(20)}
     sparse = pruned(model)
