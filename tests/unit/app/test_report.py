@@ -234,6 +234,7 @@ def test_figures_are_written_with_units():
 
 ABSENT = object()
 """Stands for a key that is left out."""
+KINDS = ["absent", "null", "number", "text", "list", "object"]
 
 
 def places(value, at=()):
@@ -245,7 +246,7 @@ def places(value, at=()):
         yield from places(entry, (*at, key))
 
 
-@pytest.mark.parametrize("wrong", [ABSENT, None, 7, "text", [3], {"a": 1}], ids=repr)
+@pytest.mark.parametrize("wrong", [ABSENT, None, 7, "text", [3], {"a": 1}], ids=KINDS)
 def test_a_wrong_value_at_any_place_of_a_state_is_told(folder, tmp_path, wrong):
     text = (folder / "state.json").read_text()
     whole = [at for at in places(json.loads(text)) if at]
