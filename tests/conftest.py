@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Generator
 
 import onnxruntime
@@ -32,13 +33,38 @@ COMPUTED_OTHERWISE = ("test_rules.py::test_examples[Attention]",)
 """Tests whose results differ there: sums of infinite scores are NaN."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out onnxruntime-training where there is no build of it; one that is not set up is a failure."""
+LONG_TABLE = 20
+"""Cases from which the table of a test is long."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that thins out long tables of cases."""
+    parser.addoption(
+        "--every", type=int, default=1, metavar="N", help=f"every Nth case of tables of {LONG_TABLE} and more"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thin out long tables; leave out onnxruntime-training where there is no build of it.
+
+    A training runtime that is not set up is a failure.
+    """
+    _thin_out(config, items)
     if sys.version_info < (3, 13):
         return
     for item in items:
         if item.get_closest_marker("training"):
             item.add_marker(pytest.mark.skip(reason="there is no training runtime for this Python"))
+
+
+def _thin_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tables: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        tables[item.nodeid.partition("[")[0]].append(item)
+    long = [cases for cases in tables.values() if len(cases) >= LONG_TABLE]
+    dropped = {item for cases in long for k, item in enumerate(cases) if k % config.getoption("--every")}
+    config.hook.pytest_deselected(items=[item for item in items if item in dropped])
+    items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture(params=["stock", pytest.param("ort-training", marks=pytest.mark.training)])

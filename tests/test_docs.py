@@ -61,6 +61,7 @@ def folder(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [marked(page) for page in PAGES if snippets(page)])
 def test_every_snippet_runs_and_prints_the_shown_output(page, folder, capfd):
     names: dict[str, object] = {}

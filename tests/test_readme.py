@@ -88,6 +88,7 @@ def save_digits(folder: Path, name: str, count: int, seed: int) -> None:
     np.savez(folder / name, image=images, labels=rng.integers(0, 10, count))
 
 
+@pytest.mark.slow
 def test_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     (code,) = blocks("python")
     shutil.copy(MODEL, tmp_path / "model.onnx")

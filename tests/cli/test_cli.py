@@ -449,7 +449,7 @@ def test_every_command_explains_itself_and_can_speak_json(name):
 
 
 def test_an_interrupted_command_is_reported(monkeypatch, model):
-    def interrupt(path):
+    def interrupt(path, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("onnxprune.ir.load", interrupt)

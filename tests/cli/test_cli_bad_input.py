@@ -312,7 +312,7 @@ IMAGES, LABELS = disk.samples()["image"], disk.samples()["labels"]
 BAD_ARRAYS = {
     "no input": (arrays(image=None), "image"),
     "another name": (arrays(image=None, picture=IMAGES), "picture"),
-    "one too many": (arrays(extra=IMAGES), "extra"),
+    "a slip of a name": (arrays(labels=None, label=LABELS), "'label'"),
     "wrong rank": (arrays(image=IMAGES[0]), "shape"),
     "wrong size": (arrays(image=IMAGES[:, :, :5]), "shape"),
     "wrong channels": (arrays(image=IMAGES[:, :2]), "shape"),

@@ -11,6 +11,8 @@ from recipes import RECIPE, write_recipe
 
 from onnxprune.app.recipe import read_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def call(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(

@@ -16,6 +16,9 @@ import numpy as np
 import pytest
 from training_networks import cnn, stripes
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / ".github" / "actions" / "shrink"
 spec = importlib.util.spec_from_file_location("gate", ACTION / "gate.py")

@@ -13,6 +13,9 @@ from onnxprune.decisions.channels.masks import dead_channels
 from onnxprune.ir import Model
 from onnxprune.passes import Prune, Transform
 
+pytestmark = pytest.mark.slow
+
+
 AT_ONCE, QUICK, MANY = 10, 100, 300
 FIRST = [pytest.param(k, marks=[pytest.mark.slow] * (k >= QUICK)) for k in range(0, MANY, AT_ONCE)]
 

@@ -27,6 +27,9 @@ from onnxprune.passes.base import check_valid
 from onnxprune.runtime import Session, compare
 from onnxprune.search.ties import equal_counts, tied_groups
 
+pytestmark = pytest.mark.slow
+
+
 MICROSOFT = "com.microsoft"
 
 

@@ -35,6 +35,7 @@ EXCUSED: dict[mutations.Site, str] = {
     ("quantization", "matmul_n_bits", 'c.block(c.axes(1)[2], "several elements share a byte")', "block"): (
         "bytes of a block are on no other tensor, and an axis of integers alone makes no group"
     ),
+    ("zeros", "ConstantOfShape", "never"): "a division by its number is blocked, known or not",
     ("zeros", "DynamicQuantizeLinear", "always"): "its rule blocks channels that are not zero",
     ("zeros", "DynamicQuantizeLinear", "never"): "its rule blocks channels that are not zero",
 }  # fmt: skip

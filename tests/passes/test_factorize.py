@@ -28,6 +28,9 @@ from onnxprune.passes import factorize as factorize_module
 from onnxprune.runtime import Session
 from onnxprune.scoring.layerwise.low_rank import composed
 
+pytestmark = pytest.mark.slow
+
+
 Array = np.ndarray[Any, np.dtype[Any]]
 RANK = 2
 

@@ -18,6 +18,9 @@ from onnxprune.app.runner import run
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
+
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 

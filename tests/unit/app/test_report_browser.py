@@ -16,7 +16,10 @@ from onnxprune.app.report import collect, render
 from onnxprune.app.runner import run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium: apt-get install chromium"),
+]
 
 MEASURE = """
 const page = frame.contentDocument, root = page.documentElement;

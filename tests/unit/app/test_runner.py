@@ -28,6 +28,9 @@ from onnxprune.passes import finetune
 from onnxprune.runtime import Session
 from onnxprune.support.staging import MARK
 
+pytestmark = pytest.mark.slow
+
+
 STEPS = ["baseline", "1-ana", "1-prune", "1-score", "2-ana", "2-prune", "2-score", "transform", "bench"]
 
 

@@ -19,6 +19,9 @@ from onnxprune.ir import load
 from onnxprune.passes import rotate as rotate_module
 from onnxprune.runtime import Session
 
+pytestmark = pytest.mark.slow
+
+
 WIDTH, TOKENS, FEATURES = 16, 5, 6
 RECIPE = """\
 model = "net.onnx"

@@ -17,6 +17,8 @@ from onnxprune.app.shrink import ShrinkOptions, choice, job, shrink
 from onnxprune.errors import MissedError, TrainingError, UsageError
 from onnxprune.ir import load
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):

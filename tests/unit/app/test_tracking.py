@@ -11,6 +11,8 @@ from onnxprune.app.runner import read_state, run
 from onnxprune.app.runner.tracking import Tracking
 from onnxprune.errors import UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def logging(recipe: Recipe, **where: object) -> Recipe:
     return recipe.model_copy(update={"log": recipe.log.model_copy(update=where)})

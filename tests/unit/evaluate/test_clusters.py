@@ -20,6 +20,9 @@ from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import DataError, UsageError, WorkerError
 from onnxprune.evaluate.sensitivity.clusters import Ray
 
+pytestmark = pytest.mark.slow
+
+
 HERE = "127.0.0.1"
 
 

@@ -20,6 +20,9 @@ from onnxprune.evaluate.sensitivity.search import Search
 from onnxprune.passes import Ana, Prune
 from onnxprune.support.progress import reporting
 
+pytestmark = pytest.mark.slow
+
+
 plain_ana = partial(Ana, criterion="l2", repair=False)
 """Curves of networks as they are."""
 

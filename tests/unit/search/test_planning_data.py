@@ -22,6 +22,8 @@ from onnxprune.scoring.layerwise.statistics import renewed
 from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.frontier import largest_reduction
 
+pytestmark = pytest.mark.slow
+
 
 @cache
 def network(opset: int = 17, normalised: bool = True) -> Model:

@@ -23,6 +23,9 @@ from onnxprune.support.forms import (
     read_form,
 )
 
+pytestmark = pytest.mark.slow
+
+
 DEEP = "[" * 100_000
 
 

@@ -23,7 +23,10 @@ from onnxprune.errors import DataError, TrainingError, UsageError, WorkerError
 from onnxprune.support import lifeline
 from onnxprune.support.lifeline import WorkerMonitor, kill_group, vital_signs
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it looks into /proc"),
+]
 
 HERE = os.getpid()
 

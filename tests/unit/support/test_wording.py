@@ -20,6 +20,9 @@ from onnxprune.app.recipe import read_recipe
 from onnxprune.app.report import plots, render
 from onnxprune.support.wording import clean, escaped, in_markdown, in_toml, sentence, shortened, shown
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = {
     "escape sequence": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
     "one character csi": "\x9b31mred",

@@ -19,7 +19,7 @@ from onnxprune.train.checkpoint import Checkpoints, State
 from onnxprune.train.engine import train
 from onnxprune.train.settings import TrainResult, TrainSettings
 
-pytestmark = pytest.mark.usefixtures("each_engine")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_engine")]
 BATCHES, EPOCHS = 7, 3
 
 

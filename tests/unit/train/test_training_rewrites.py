@@ -20,6 +20,9 @@ from onnxprune.train.rewrites import REWRITES
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.training_copy import make_training_copy
 
+pytestmark = pytest.mark.slow
+
+
 OPSETS = sorted({case.opset for case in CASES.values()})
 
 
