@@ -38,6 +38,7 @@ def test_nothing_but_errors_comes_out(corpus, monkeypatch):
     assert len(ends) > 20
 
 
+@pytest.mark.slow
 def test_some_cases_of_every_kind(corpus, tmp_path):
     """A few cases in this process: the parts of the long run work, and every kind is drawn."""
     seen = set()

@@ -417,6 +417,7 @@ def shell(*words: object) -> disk.Outcome:
     return disk.Outcome(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_the_command_in_a_process_of_its_own(tmp_path: Path) -> None:
     model = disk.save(disk.network(), tmp_path / "model.onnx")
     data = disk.save_data(tmp_path / "data.npz", **disk.samples())

@@ -342,6 +342,7 @@ def test_the_loss_without_a_block_is_that_of_the_masked_model(make: Callable[[],
         assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [transformer, residual_cnn])
 def test_a_joint_plan_is_no_worse_than_one_of_channels(make: Callable[[], Model]) -> None:
     """With an analysis and samples both plans are repaired and measured, and the better one stays."""
