@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from onnxprune.decisions.channels.comparison import are_equal
 from onnxprune.ir import Model
+from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 
 
 def aligned(original: Model, sparse: Model) -> Model:
@@ -24,21 +26,22 @@ def aligned(original: Model, sparse: Model) -> Model:
         The original itself where no name differs, or where the operands do not correspond.
     """
     sources = _sources(computing_nodes(original), computing_nodes(sparse), original, sparse)
-    if all(name == source for name, source in sources.items()):
+    moved = {name: source for name, source in sources.items() if name != source}
+    if not moved:
         return original
     renamed = original.copy()
     for node, like in zip(computing_nodes(renamed), computing_nodes(sparse), strict=True):
-        for place, name in enumerate(like.input[: len(node.input)]):
-            if name in sources:
+        for place, (source, name) in enumerate(zip(node.input, like.input, strict=False)):
+            if name in moved and source in original.constants:
                 node.input[place] = name
     renamed.edited()
-    for name, source in sources.items():
+    for name, source in moved.items():
         values = original.array(source)
-        if name not in renamed.constants:
-            renamed.add_constant(name, values)
-        elif name != source:
+        if name in renamed.constants:
             renamed.set_array(name, values)
-    _drop_unread(renamed, {source for name, source in sources.items() if name != source})
+        else:
+            renamed.add_constant(name, values)
+    drop_unused_constants(renamed)
     return renamed
 
 
@@ -59,20 +62,6 @@ def _sources(
             if source not in original.constants or name not in sparse.constants:
                 continue
             first = found.setdefault(name, source)
-            if first != source and not _equal(original.constants[first], original.constants[source]):
+            if first != source and not are_equal(original.constants[first], original.constants[source]):
                 return {}
     return found
-
-
-def _equal(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
-    same_form = (one.data_type, list(one.dims)) == (other.data_type, list(other.dims))
-    return same_form and one.raw_data == other.raw_data and bool(one.raw_data)
-
-
-def _drop_unread(model: Model, names: set[str]) -> None:
-    """Remove initializers that no node reads any more."""
-    read = {name for node in model.all_nodes for name in node.input} | {o.name for o in model.outputs}
-    for graph in model.graphs:
-        for tensor in [t for t in graph.initializer if t.name in names - read]:
-            graph.initializer.remove(tensor)
-    model.edited()
