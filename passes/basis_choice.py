@@ -6,13 +6,14 @@ A rotation is exact, so the better plan is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from onnxprune.errors import DataError, NothingToDoError, OnnxpruneError, PlanError, VerificationError
 from onnxprune.ir import Model
 from onnxprune.passes.base import PassResult
+from onnxprune.passes.plan_order import rank_of, score_of
 
 RotateChoice: TypeAlias = Literal["auto", "always", "never"]
 Prune: TypeAlias = Callable[[PassResult], PassResult]
@@ -117,12 +118,8 @@ def _tried(
         pruned = prune(given)
     except _REFUSALS as error:
         return None, error
-    facts = pruned.facts
-    score = float(facts["recovery"]["score"])
-    rank = (-score if higher_is_better else score,)
-    return Way(given, pruned, (-float(facts["macs_reduction"]), *rank) if by_reduction else rank), None
+    return Way(given, pruned, rank_of(pruned, higher_is_better, by_reduction)), None
 
 
 def _score(way: Way | None) -> float | None:
-    facts: Mapping[str, Any] = way.pruned.facts if way else {}
-    return float(facts["recovery"]["score"]) if facts else None
+    return score_of(way.pruned) if way else None

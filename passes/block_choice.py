@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxprune.passes.base import PassResult
+from onnxprune.passes.plan_order import rank_of, score_of
 
 
 def better_by_blocks(
@@ -22,18 +23,8 @@ def better_by_blocks(
         higher_is_better: Direction of the metric.
         by_reduction: True where the budget is a loss, so that the plan that removes more is the better.
     """
-    scores = [_score(result) for result in (joint, whole)]
-    ranks = [
-        (-float(r.facts["macs_reduction"]) if by_reduction else 0.0, -s if higher_is_better else s)
-        for r, s in zip((joint, whole), scores, strict=True)
-    ]
-    kept = ranks[0] < ranks[1]
+    with_blocks, without = (rank_of(r, higher_is_better, by_reduction) for r in (joint, whole))
+    kept = with_blocks < without
     result = joint if kept else whole
-    choice = {"kept": kept, "score_with": scores[0], "score_without": scores[1]}
+    choice = {"kept": kept, "score_with": score_of(joint), "score_without": score_of(whole)}
     return replace(result, report=result.report.with_keys(block_choice=choice))
-
-
-def _score(result: PassResult) -> float:
-    """Return the metric of the repaired model, or of the masked one where nothing is repaired."""
-    facts = result.facts
-    return float(facts["recovery"]["score"] if "recovery" in facts else facts["score"])

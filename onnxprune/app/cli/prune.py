@@ -98,11 +98,6 @@ def _rotated(found: Facts) -> list[str]:
     return [said]
 
 
-def _shapes(found: Facts) -> str:
-    """Name shapes of inputs: ``image 1×3×224×224``."""
-    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in found.items())
-
-
 @command("prune", render, executes=True, fields_of="onnxprune.passes.mask:Prune")
 @model_argument()
 @click.option("--limits", type=Reads(), help="JSON file with keep_at_least, keep_at_most, exclude, only.")
