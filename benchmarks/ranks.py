@@ -14,25 +14,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+
+from sparsity import MODELS, accuracy
 
 import onnxprune
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.errors import PlanError
-from onnxprune.evaluate.data import open_data
-from onnxprune.evaluate.metrics import evaluate, get_metric
 from onnxprune.ir import Model
 from onnxprune.passes import Factorize, Prune, Transform
-from onnxprune.runtime import Session
-
-MODELS = Path(__file__).resolve().parent.parent / "models"
-
-
-def accuracy(model: Model, data: str) -> float:
-    """Return the accuracy on the test data."""
-    session = Session(model.proto)
-    return evaluate(session, open_data(data, session.inputs, session.outputs), get_metric("top1"))
 
 
 def macs(model: Model) -> int:
