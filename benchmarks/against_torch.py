@@ -35,8 +35,8 @@ import onnx
 
 import onnxprune
 from onnxprune import datasets
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.planned import planned_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model
 from onnxprune.passes import Finetune, Prune
 from onnxprune.runtime import Session

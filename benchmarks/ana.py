@@ -34,7 +34,7 @@ from onnxprune.decisions.plan import Analysis
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import Answer, Baseline, baseline_outputs, evaluate, get_metric
 from onnxprune.evaluate.sensitivity.cut import extract
-from onnxprune.evaluate.sensitivity.samples import Examination, MetricAccumulator, Scores, observe
+from onnxprune.evaluate.sensitivity.sample_stages import Examination, MetricAccumulator, Scores, observe
 from onnxprune.evaluate.sensitivity.suffix import Suffixes
 from onnxprune.ir import load
 from onnxprune.passes import Ana, Prune

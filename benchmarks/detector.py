@@ -28,7 +28,7 @@ from onnxprune.evaluate.metrics.detector_outputs import recognised
 from onnxprune.ir import Model
 from onnxprune.passes import Prune, Transform
 from onnxprune.runtime import Session
-from onnxprune.runtime.latency import measure_latency
+from onnxprune.runtime.latency_measurement import measure_latency
 
 METRICS = ("detections", "map")
 

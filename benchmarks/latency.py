@@ -31,8 +31,8 @@ from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model
-from onnxprune.passes import Prune, mask
-from onnxprune.search.latency import Stopwatch, opened_table
+from onnxprune.passes import Prune, prune
+from onnxprune.search.latency_model import Stopwatch, opened_table
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 REDUCTIONS = (0.2, 0.4, 0.6)
@@ -116,7 +116,7 @@ def time_defaults(options: argparse.Namespace) -> None:
     for path in [Path(p) for p in options.patterns] or networks(["*"]):
         model, row = onnxprune.load(path), []
         for step in STEPS:
-            mask.DEFAULT_ROUND_TO = step
+            prune.DEFAULT_ROUND_TO = step
             pruned = Prune(reduce_macs=0.3, input_shapes=shapes_of(path))(model).model
             channels, removed = cut(pruned)
             row.append((channels, removed))

@@ -24,8 +24,8 @@ import numpy as np
 from lines import characters, lines, read, recogniser
 
 import onnxprune
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.evaluate.data import open_data
 from onnxprune.ir import Model
 from onnxprune.passes import Prune, Recover

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from onnxprune.app.cli import program
 from onnxprune.app.recipe import Recipe
-from onnxprune.support.options import alternatives, attributes
+from onnxprune.support.option_fields import alternatives, attributes
 
 HERE = Path(__file__).resolve().parent
 BLOCK = re.compile(r"(<!-- (?P<table>options|keys) -->\n).*?(<!-- end -->)", re.DOTALL)

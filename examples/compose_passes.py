@@ -18,7 +18,7 @@ from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import evaluate, get_metric
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.finetune import Finetune
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime import Session
 

@@ -1,9 +1,11 @@
 """The passes: one file each, every one a class with the options of its command."""
 
+from onnxprune.passes.ana import Ana
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.factorize import Factorize
 from onnxprune.passes.finetune import Finetune
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.keep_rows import KeepRows
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.reports import (
     AnaReport,
@@ -18,8 +20,6 @@ from onnxprune.passes.reports import (
     TransformReport,
 )
 from onnxprune.passes.rotate import Rotate
-from onnxprune.passes.rows import KeepRows
-from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.separate import Separate
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform

@@ -19,7 +19,7 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.ir import Model, analysis_scope, check_weights, opened, sized
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
 from onnxprune.passes.reports import Report
-from onnxprune.support.options import check_bounds
+from onnxprune.support.option_fields import check_bounds
 
 
 @dataclass(frozen=True)

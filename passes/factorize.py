@@ -28,20 +28,20 @@ from onnxprune.decisions.ranks import (
     with_written_weights,
     written,
 )
-from onnxprune.decisions.ranks.forms import largest_rank
+from onnxprune.decisions.ranks.split_forms import largest_rank
 from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
-from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import Model
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
 from onnxprune.passes.reports import FactorizeReport, costs
 from onnxprune.repair import ModelPair, RepairMethod, Settings, sweep
-from onnxprune.repair.low_rank import Lowering
+from onnxprune.repair.low_rank_layers import Lowering
 from onnxprune.runtime import Array, Session
-from onnxprune.scoring.ranks import RankOffer, offers_of
-from onnxprune.search.ranks import allotted
+from onnxprune.scoring.rank_scores import RankOffer, offers_of
+from onnxprune.search.rank_allocation import allotted
 from onnxprune.support.common_options import (
     FRACTION,
     GroupSelection,
@@ -51,7 +51,7 @@ from onnxprune.support.common_options import (
     Unchanged,
 )
 from onnxprune.support.globs import matching
-from onnxprune.support.options import option
+from onnxprune.support.option_fields import option
 
 _CHECK = CheckBudget(seconds=5.0)
 _Feeds = Sequence[Mapping[str, Array]]

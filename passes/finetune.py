@@ -19,12 +19,12 @@ import numpy as np
 from onnxprune.algebra.axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
+from onnxprune.decisions.channels.channel_cut import rescaled_constants
 from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import rescaled_constants
-from onnxprune.decisions.channels.statistics import sparse_in_own_graph
+from onnxprune.decisions.channels.remaining_statistics import sparse_in_own_graph
 from onnxprune.decisions.elements import check_kept, dense_masks
-from onnxprune.decisions.origin import Origin
+from onnxprune.decisions.origin_note import Origin
 from onnxprune.decisions.rotation import basis_of, check_basis
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
@@ -34,14 +34,14 @@ from onnxprune.passes.reports import FinetuneReport
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
 from onnxprune.support.mapped import load_all
-from onnxprune.support.options import Key, NumberRange, option
+from onnxprune.support.option_fields import Key, NumberRange, option
 from onnxprune.support.progress import Task, task
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
 from onnxprune.train.settings import EngineName, OptimizerName, ScheduleName, StepReport, TrainSettings
 from onnxprune.train.step_sizes import default_step_size
-from onnxprune.train.tuning.origin import trained
+from onnxprune.train.tuning.original_statistics import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
 from onnxprune.train.tuning.validation import Validation, baseline_for, meaning_of, metric_for

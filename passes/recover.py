@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
-from onnxprune.decisions.channels.statistics import over_remaining, sparse_in_own_graph
+from onnxprune.decisions.channels.remaining_statistics import over_remaining, sparse_in_own_graph
 from onnxprune.decisions.elements import check_kept, pattern_note
 from onnxprune.errors import DataError, NothingToDoError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
@@ -27,8 +27,8 @@ from onnxprune.repair import METHODS, ModelPair, RepairMethod, RepairReport, Set
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
-from onnxprune.support.options import Key, option
-from onnxprune.train.tuning.origin import noted
+from onnxprune.support.option_fields import Key, option
+from onnxprune.train.tuning.original_statistics import noted
 
 DEFAULT_SAMPLES = 512
 DEFAULT_METHODS: tuple[RepairMethod, ...] = ("least-squares",)

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, symmetries
 from onnxprune.analysis.groups.selection import select_groups
-from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
 from onnxprune.decisions.bases import changed
 from onnxprune.decisions.bases.absorption import absorbed
 from onnxprune.decisions.bases.balance import basis
@@ -30,7 +30,7 @@ from onnxprune.decisions.rotation import BASIS_KEY, Rotation
 from onnxprune.errors import NothingToDoError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
-from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.symmetry import Symmetry
@@ -39,7 +39,7 @@ from onnxprune.passes.reports import RotateReport
 from onnxprune.runtime import Feeds, Session
 from onnxprune.scoring.criteria.axis_moments import observed
 from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
-from onnxprune.support.options import option
+from onnxprune.support.option_fields import option
 
 DEFAULT_SAMPLES = 512
 ROTATABLE = (Symmetry.ORTHOGONAL, Symmetry.LINEAR)

@@ -15,7 +15,7 @@ from onnxprune.analysis.shapes import infer
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import NothingToDoError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget, examine
-from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import Model, label
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants, without_dead_nodes
 from onnxprune.ir.canonical.freed import freed
@@ -23,7 +23,7 @@ from onnxprune.ir.canonical.merged import merged_products, separated
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import SeparateReport
 from onnxprune.support.common_options import InputSizes, Seeded, Unchanged
-from onnxprune.support.options import option
+from onnxprune.support.option_fields import option
 
 _CHECK = CheckBudget(seconds=5.0)
 

@@ -13,10 +13,10 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.channel_cut import rescaled_constants, shrunk
 from onnxprune.decisions.channels.masks import dead_channels
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import rescaled_constants, shrunk
-from onnxprune.decisions.channels.statistics import over_remaining, sparse_in_own_graph
+from onnxprune.decisions.channels.remaining_statistics import over_remaining, sparse_in_own_graph
 from onnxprune.decisions.elements import (
     ElementWeight,
     Unfit,
@@ -30,7 +30,7 @@ from onnxprune.decisions.pattern import PATTERN_KEY, Pattern, PatternNote
 from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
-from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import Model, label
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
@@ -40,7 +40,7 @@ from onnxprune.repair.thinning import Score, Thinning
 from onnxprune.runtime import Session
 from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
 from onnxprune.support.globs import matching
-from onnxprune.support.options import Key, option
+from onnxprune.support.option_fields import Key, option
 
 _CHECK = CheckBudget(seconds=3.0)
 

@@ -15,29 +15,29 @@ from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.selection import why_blocked
 from onnxprune.analysis.groups.slots import lined_up, zeros_first
 from onnxprune.certify import CertifyResult, certify
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
+from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.decisions.channels.hints import Elements, Hints, in_order, kept_elements
-from onnxprune.decisions.channels.interface import Interface
+from onnxprune.decisions.channels.kept_rows import kept_rows, with_common_numbers
 from onnxprune.decisions.channels.own_nodes import Form, with_own_nodes
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.scales import with_scales_in_place
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.channels.summary import note_widths
-from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
 from onnxprune.decisions.elements import carry_note, demand_pattern, pattern_note
-from onnxprune.decisions.origin import ORIGIN_KEY
+from onnxprune.decisions.origin_note import ORIGIN_KEY
 from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import NothingToDoError, NotShownError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
-from onnxprune.evaluate.equivalence.proof import demand
+from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import TransformReport, costs, widths_of
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
 from onnxprune.support.mapped import array_of, release
-from onnxprune.support.options import option
+from onnxprune.support.option_fields import option
 
 
 def _canonical(model: Model) -> Model:

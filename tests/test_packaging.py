@@ -200,7 +200,7 @@ def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Pa
 
 
 def test_installed_wheel_is_the_imported_one(installed: Path, tmp_path: Path):
-    said = run(installed, tmp_path, "python", "-c", "import onnxprune.passes.mask as m; print(m.__file__)")
+    said = run(installed, tmp_path, "python", "-c", "import onnxprune.passes.prune as m; print(m.__file__)")
     assert Path(said.strip()).is_relative_to(installed.parent)
 
 

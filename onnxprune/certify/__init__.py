@@ -24,6 +24,6 @@ certificate  the hints in a file
 """
 
 from onnxprune.certify.certificate import digest, to_json
-from onnxprune.certify.verdict import CertifyResult, certify
+from onnxprune.certify.certification import CertifyResult, certify
 
 __all__ = ["CertifyResult", "certify", "digest", "to_json"]

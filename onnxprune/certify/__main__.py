@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from onnxprune.certify.certificate import digest, from_json
-from onnxprune.certify.verdict import certify
+from onnxprune.certify.certification import certify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

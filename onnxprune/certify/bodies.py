@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.certify.bounds import Bounds, hull, only_zero, unbounded
+from onnxprune.certify.element_bounds import Bounds, hull, only_zero, unbounded
 from onnxprune.certify.graph import Body, bodies_of
-from onnxprune.certify.pair import NodePair, rule
+from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, dropped, inserted
 

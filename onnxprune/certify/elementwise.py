@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from onnxprune.certify.bounds import (
+from onnxprune.certify.element_bounds import (
     Array,
     Bounds,
     between,
@@ -30,11 +30,11 @@ from onnxprune.certify.bounds import (
     unbounded,
     widened,
 )
-from onnxprune.certify.constants import matched, with_factor, with_shift
-from onnxprune.certify.pair import NodePair, by_channel, rule
+from onnxprune.certify.kept_constants import matched, with_factor, with_shift
+from onnxprune.certify.node_pair import NodePair, by_channel, rule
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import Lists, Relation, combined, same, shifted_sum
-from onnxprune.certify.sizes import Size
+from onnxprune.certify.size_products import Size
 
 _FLOATS = (
     onnx.TensorProto.FLOAT,

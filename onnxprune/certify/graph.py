@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.certify import values
-from onnxprune.certify.bounds import Array
+from onnxprune.certify import known_values
+from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.refusal import need
-from onnxprune.certify.shapes import SHAPES
-from onnxprune.certify.sizes import INPUT, Size, unknown
+from onnxprune.certify.shape_rules import SHAPES
+from onnxprune.certify.size_products import INPUT, Size, unknown
 
 SMALL = 4096
 """Elements up to which a value is kept as numbers and sizes."""
@@ -119,7 +119,7 @@ class Graph:
                 found = []  # sizes it depends on are not known
         for place, name in enumerate(node.output):
             self._note_sizes(name, found[place] if place < len(found) else None)
-        value = values.value_of(self, node) if node.domain in STANDARD else None
+        value = known_values.value_of(self, node) if node.domain in STANDARD else None
         if value is not None and value.size <= SMALL:
             self.values[node.output[0]] = value
             self.sizes[node.output[0]] = list(value.shape)
@@ -239,7 +239,7 @@ class Graph:
                 need(attribute.type != attribute.GRAPHS, "a node with several bodies in one attribute")
             node.output[:] = [self._enter(o, names, inside) if o else "" for o in given.output]
             if node.op_type == "Constant" and node.domain in STANDARD:
-                self.constants[node.output[0]] = values.constant(node)
+                self.constants[node.output[0]] = known_values.constant(node)
             else:
                 nodes.append(node)
         return Body(entered, [names.get(o.name, o.name) for o in graph.output], nodes)
@@ -296,7 +296,7 @@ class Graph:
             return
         if not any(node.input) or not all(i in self.constants for i in node.input if i):
             return
-        value = values.run(self, node, {i: self.constants[i] for i in node.input if i})
+        value = known_values.run(self, node, {i: self.constants[i] for i in node.input if i})
         if value is not None:
             self.constants[node.output[0]] = value
             self.folded.add(node.output[0])

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from onnx import numpy_helper
 
-from onnxprune.certify.bounds import Array, Bounds, exactly, only_zero, unbounded
-from onnxprune.certify.pair import NodePair, rule
+from onnxprune.certify.element_bounds import Array, Bounds, exactly, only_zero, unbounded
+from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import (
     Relation,
@@ -22,8 +22,8 @@ from onnxprune.certify.relation import (
 )
 from onnxprune.certify.reshaping import Pair as Sizes
 from onnxprune.certify.reshaping import reshaped
-from onnxprune.certify.shapes import pads, slices
-from onnxprune.certify.sizes import Monomial
+from onnxprune.certify.shape_rules import pads, slices
+from onnxprune.certify.size_products import Monomial
 
 
 @rule("Transpose")

@@ -8,9 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.certify.bounds import Array, Bounds, exactly, lift, mul, only_zero, plus, unbounded, widened
-from onnxprune.certify.constants import inherited, lists_of, matched, with_shift
-from onnxprune.certify.pair import NodePair, by_channel, rule
+from onnxprune.certify.element_bounds import (
+    Array,
+    Bounds,
+    exactly,
+    lift,
+    mul,
+    only_zero,
+    plus,
+    unbounded,
+    widened,
+)
+from onnxprune.certify.kept_constants import inherited, lists_of, matched, with_shift
+from onnxprune.certify.node_pair import NodePair, by_channel, rule
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import (
     Lists,
@@ -25,7 +35,7 @@ from onnxprune.certify.relation import (
     transposed,
 )
 from onnxprune.certify.reshaping import reshaped
-from onnxprune.certify.sizes import Size
+from onnxprune.certify.size_products import Size
 
 CHUNK = 1 << 20
 """Weights that are held in float64 at once."""

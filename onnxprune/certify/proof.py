@@ -10,10 +10,10 @@ import onnx
 from onnx import numpy_helper
 
 from onnxprune.certify import bodies, elementwise, moves, products, recurrent, reductions, windows
-from onnxprune.certify.bounds import LARGE, Array, Bounds, exactly, lift
-from onnxprune.certify.constants import PLACES, ROUNDING, same_bits
+from onnxprune.certify.element_bounds import LARGE, Array, Bounds, exactly, lift
 from onnxprune.certify.graph import STANDARD, Body, Graph, Read, bodies_of, captured
-from onnxprune.certify.pair import RULES, NodePair
+from onnxprune.certify.kept_constants import PLACES, ROUNDING, same_bits
+from onnxprune.certify.node_pair import RULES, NodePair
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import Relation, same
 

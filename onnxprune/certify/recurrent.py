@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.certify.bounds import Array, Bounds, mul, only_zero
-from onnxprune.certify.pair import NodePair, rule
+from onnxprune.certify.element_bounds import Array, Bounds, mul, only_zero
+from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Lists, Relation, agree, combined, contracted, transposed
 

@@ -6,12 +6,21 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.certify.bounds import Array, Bounds, exactly, magnitude, mul, only_zero, summed, unbounded
-from onnxprune.certify.pair import NodePair, rule
+from onnxprune.certify.element_bounds import (
+    Array,
+    Bounds,
+    exactly,
+    magnitude,
+    mul,
+    only_zero,
+    summed,
+    unbounded,
+)
+from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, at_kept, contracted, dropped, removed
-from onnxprune.certify.shapes import REDUCTIONS, reduced_axes
-from onnxprune.certify.sizes import Size
+from onnxprune.certify.shape_rules import REDUCTIONS, reduced_axes
+from onnxprune.certify.size_products import Size
 
 _SUMS = {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 _LINEAR = {"ReduceSum", "ReduceMean"}

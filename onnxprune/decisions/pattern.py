@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import PlanError, UsageError
-from onnxprune.support.forms import COUNT, TEXT, read_form
+from onnxprune.support.json_forms import COUNT, TEXT, read_form
 
 PATTERN_KEY = "onnxprune.pattern"
 FORMAT = 1

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxprune.errors import PlanError
-from onnxprune.support.forms import (
+from onnxprune.support.json_forms import (
     ANYTHING,
     COUNT,
     FLAG,

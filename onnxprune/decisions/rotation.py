@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxprune.errors import PlanError
-from onnxprune.support.forms import COUNT, TEXT, read_form
+from onnxprune.support.json_forms import COUNT, TEXT, read_form
 
 BASIS_KEY = "onnxprune.basis"
 FORMAT = 1

@@ -18,7 +18,7 @@ from onnxprune.evaluate.metrics.detections import Thresholds
 from onnxprune.evaluate.metrics.detector_outputs import recognised
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session, TensorSpec
-from onnxprune.train.heads import LOGITS_PASS, PRODUCTS
+from onnxprune.train.output_heads import LOGITS_PASS, PRODUCTS
 
 _SAMPLES = 8
 _PIXELS = 2.0

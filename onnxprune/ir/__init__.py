@@ -18,11 +18,10 @@ damage      the fault of a file that cannot be read
 
 from onnxprune.ir.analyses import AnalysisManager, Scope, analysis, analysis_scope
 from onnxprune.ir.attributes import Attributes, attributes
-from onnxprune.ir.bodies import bodies, captured, every_graph, flat, label, subgraphs
 from onnxprune.ir.extraction import extracted, with_outputs
 from onnxprune.ir.given import axis_name, merged, sized
 from onnxprune.ir.index import CAPTURED, GraphIndex, Use
-from onnxprune.ir.interface import OPEN_KEY, fixed_axes, open_values, opened
+from onnxprune.ir.mask_statistics import STATISTICS_KEY, note_statistics, noted_statistics, over_all_channels
 from onnxprune.ir.model import (
     OLDEST_OPSET,
     Model,
@@ -32,7 +31,8 @@ from onnxprune.ir.model import (
     load,
     skeleton,
 )
-from onnxprune.ir.statistics import STATISTICS_KEY, note_statistics, noted_statistics, over_all_channels
+from onnxprune.ir.nested_graphs import bodies, captured, every_graph, flat, label, subgraphs
+from onnxprune.ir.open_interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.ir.vocabulary import (
     VOCABULARY_KEY,
     Vocabulary,

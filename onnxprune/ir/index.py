@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import onnx
 
-from onnxprune.ir.bodies import bodies, captured, flat
+from onnxprune.ir.nested_graphs import bodies, captured, flat
 
 CAPTURED = -1
 """The operand number of a value that a body of the node reads from outside."""

@@ -19,11 +19,11 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.ir.analyses import AnalysisManager, analysis
-from onnxprune.ir.bodies import bodies, captured, flat, label, subgraphs, with_bodies
 from onnxprune.ir.damage import EXPORT_AGAIN, graphs, refuse_damage
-from onnxprune.ir.functions import inlined
 from onnxprune.ir.index import GraphIndex
+from onnxprune.ir.inlining import inlined
 from onnxprune.ir.meaning import read_as_meant
+from onnxprune.ir.nested_graphs import bodies, captured, flat, label, subgraphs, with_bodies
 from onnxprune.ir.reading import read
 from onnxprune.support.mapped import (
     Region,

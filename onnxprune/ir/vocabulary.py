@@ -16,8 +16,8 @@ from onnx import helper
 
 from onnxprune.errors import ModelError
 from onnxprune.ir.attributes import attributes
-from onnxprune.ir.bodies import label
 from onnxprune.ir.model import Model
+from onnxprune.ir.nested_graphs import label
 
 VOCABULARY_KEY = "onnxprune.vocabulary"
 _COPIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from onnxprune.errors import PluginError
 from onnxprune.ops.views import LinearRule, LinearView, Operands
-from onnxprune.support.plugins import plugins
+from onnxprune.support.entry_points import plugins
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnxprune.ops.axes.constants import Carry
+    from onnxprune.ops.axes.constant_rules import Carry
     from onnxprune.ops.axes.context import Axes, Context, Typing
     from onnxprune.ops.sizes.node import SizedNode
     from onnxprune.ops.symmetry.passage import Passage
-    from onnxprune.ops.symmetry.symmetry import Effect
+    from onnxprune.ops.symmetry.symmetry_kinds import Effect
     from onnxprune.train.pullbacks import ForwardNode, Tape
 
 R = TypeVar("R")

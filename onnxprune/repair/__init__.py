@@ -8,7 +8,7 @@ synthetic   drawn inputs, for recovery without samples
 """
 
 from onnxprune.repair.methods import METHODS, RepairMethod
-from onnxprune.repair.pair import ModelPair
+from onnxprune.repair.model_pair import ModelPair
 from onnxprune.repair.sweep import RepairReport, Settings, sweep
 
 __all__ = ["METHODS", "ModelPair", "RepairMethod", "RepairReport", "Settings", "sweep"]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from onnxprune.decisions.channels.comparison import are_equal
+from onnxprune.decisions.channels.graph_comparison import are_equal
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 

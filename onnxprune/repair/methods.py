@@ -16,11 +16,11 @@ from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
 from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
-from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
-from onnxprune.scoring.layerwise.layers import is_layer
+from onnxprune.scoring.layerwise.layer_recognition import is_layer
 from onnxprune.scoring.layerwise.moments import ChannelMoments
+from onnxprune.scoring.layerwise.ridge import fit
+from onnxprune.scoring.layerwise.row_moments import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.shifts import Shift
-from onnxprune.scoring.layerwise.solve import fit
 
 
 def least_squares(stage: RepairSite) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
-from onnxprune.repair.pair import ModelPair
+from onnxprune.repair.model_pair import ModelPair
 from onnxprune.runtime import Array
-from onnxprune.scoring.layerwise.layers import linear_of
-from onnxprune.scoring.layerwise.linear import Linear
+from onnxprune.scoring.layerwise.layer_recognition import linear_of
+from onnxprune.scoring.layerwise.linear_views import Linear
 from onnxprune.scoring.layerwise.moments import ChannelMoments, check_finite
 from onnxprune.scoring.layerwise.shifts import Shift, find_shift
 from onnxprune.scoring.layerwise.trace import Trace

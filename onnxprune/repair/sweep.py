@@ -11,10 +11,10 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.repair.methods import LOWER_ERROR, METHODS, RepairMethod
-from onnxprune.repair.pair import ModelPair
+from onnxprune.repair.model_pair import ModelPair
 from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
-from onnxprune.scoring.layerwise.layers import is_layer
+from onnxprune.scoring.layerwise.layer_recognition import is_layer
 from onnxprune.scoring.layerwise.moments import check_finite
 from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
 from onnxprune.support.progress import task

@@ -17,9 +17,9 @@ import numpy as np
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.ir import Model
 from onnxprune.ops.spec import spec_of
-from onnxprune.repair.pair import ModelPair
+from onnxprune.repair.model_pair import ModelPair
 from onnxprune.runtime import Array, Session
-from onnxprune.scoring.layerwise.statistics import renewed
+from onnxprune.scoring.layerwise.batch_statistics import renewed
 
 _SMALLEST = 4
 """Axes shorter than this are taken for channels, not for places."""

@@ -12,17 +12,17 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxprune.analysis.groups.values import real_values, zero_value
+from onnxprune.analysis.groups.weight_values import real_values, zero_value
 from onnxprune.decisions.pattern import Pattern
 from onnxprune.ops.axes import Typing
-from onnxprune.repair.pair import ModelPair
+from onnxprune.repair.model_pair import ModelPair
 from onnxprune.repair.stage import NotRepairableError, RepairSite
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.elements import surgeon, wanda_scores
-from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
-from onnxprune.scoring.layerwise.layers import linear_of
-from onnxprune.scoring.layerwise.linear import Linear
+from onnxprune.scoring.layerwise.layer_recognition import linear_of
+from onnxprune.scoring.layerwise.linear_views import Linear
 from onnxprune.scoring.layerwise.moments import centred
+from onnxprune.scoring.layerwise.row_moments import GRAM_BYTES, gather, gram_bytes
 
 Score: TypeAlias = Literal["magnitude", "wanda", "sparsegpt"]
 

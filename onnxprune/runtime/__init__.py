@@ -15,7 +15,7 @@ from onnxprune.runtime.agreement import Agreement, Difference, compare, differen
 from onnxprune.runtime.deadline import RUN_S, runs_within
 from onnxprune.runtime.execution import ExecutionConfig, executing
 from onnxprune.runtime.feeds import Values, sample_feeds
-from onnxprune.runtime.latency import Latency, measure_latency
+from onnxprune.runtime.latency_measurement import Latency, measure_latency
 from onnxprune.runtime.session import (
     Array,
     Feeds,

@@ -17,8 +17,8 @@ from onnxprune.errors import DeviceError, EndlessError, LimitError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.deadline import RunDeadline
 from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, unreported
-from onnxprune.runtime.functions import add_functions
 from onnxprune.runtime.library import onnxruntime
+from onnxprune.runtime.operator_functions import add_functions
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 from onnxprune.support.mapped import is_mapped, release

@@ -9,7 +9,7 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.cost import Polynomial
 from onnxprune.errors import PluginError, UsageError
 from onnxprune.support.callables import is_reference, load_callable, user_code
-from onnxprune.support.plugins import plugin, plugin_names
+from onnxprune.support.entry_points import plugin, plugin_names
 
 ENTRY_POINTS = "onnxprune.budgets"
 KINDS = ("macs", "params", "size", "latency", "channels")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from onnxprune.analysis.groups.channels import Channels
+from onnxprune.decisions.channels.channel_cut import shrunk_inside
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk_inside
-from onnxprune.decisions.channels.statistics import over_remaining
+from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.metrics import Baseline, Metric, MetricSpec, baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
-from onnxprune.scoring.layerwise.statistics import renewed
+from onnxprune.scoring.layerwise.batch_statistics import renewed
 
 Removed = Mapping[str, Sequence[int]]
 

@@ -18,7 +18,7 @@ from typing import Any
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model, skeleton
 from onnxprune.ir.output import write_text
-from onnxprune.support.forms import COUNT, NUMBER, TEXT, MappingOf, Nullable, read_form
+from onnxprune.support.json_forms import COUNT, NUMBER, TEXT, MappingOf, Nullable, read_form
 
 FORMAT = "onnxprune latency 1"
 _LAYER = {"kind": TEXT, "input": [COUNT], "weight": [COUNT], "ms": NUMBER}

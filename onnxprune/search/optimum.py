@@ -22,8 +22,8 @@ from onnxprune.errors import PlanError
 from onnxprune.search.budgets import REACHED, Balance, Budget
 from onnxprune.search.candidates import Candidate, removed_by
 from onnxprune.search.greedy import cheapest
+from onnxprune.search.integer_program import solved
 from onnxprune.search.monomials import Widths
-from onnxprune.search.program import solved
 
 _SWEEPS = 6
 """Number of sweeps over the groups at one multiplier."""

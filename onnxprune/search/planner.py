@@ -33,7 +33,7 @@ from onnxprune.search.evaluator import PlanEvaluator, Removed
 from onnxprune.search.greedy import allocate, cheapest
 from onnxprune.search.limits import Limits
 from onnxprune.search.optimum import optimise
-from onnxprune.search.trials import Trials, improve, one_step
+from onnxprune.search.plan_trials import Trials, improve, one_step
 
 Strategy: TypeAlias = Literal["uniform", "global", "sensitivity", "search"]
 

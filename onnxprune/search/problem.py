@@ -24,10 +24,10 @@ from onnxprune.scoring.criteria import CalibrationStatistics, gather, looks_at_d
 from onnxprune.search.budgets import Balance, Budget
 from onnxprune.search.costs import KINDS, cost_by_name
 from onnxprune.search.evaluator import PlanEvaluator
-from onnxprune.search.files import PlanFile, removed_channels
 from onnxprune.search.frontier import largest_reduction
-from onnxprune.search.latency import CLOSE, CORRECTIONS, REACHED_IN_TIME, Stopwatch, opened_table
+from onnxprune.search.latency_model import CLOSE, CORRECTIONS, REACHED_IN_TIME, Stopwatch, opened_table
 from onnxprune.search.limits import Limits
+from onnxprune.search.plan_files import PlanFile, removed_channels
 from onnxprune.search.planner import Planner
 from onnxprune.support.mapped import byte_count, message_bytes
 

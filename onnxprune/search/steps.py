@@ -20,7 +20,7 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.ops.views import WINDOWS as WINDOW_LAYOUTS
 from onnxprune.ops.views import LinearView
 from onnxprune.runtime import Array, Feeds
-from onnxprune.scoring.layerwise.layers import views_of
+from onnxprune.scoring.layerwise.layer_recognition import views_of
 from onnxprune.search.limits import multiple_for
 
 WIDTHS = (16, 20, 24, 32, 36, 40, 48, 64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
-from onnxprune.support.options import Key, NumberRange, option
+from onnxprune.support.option_fields import Key, NumberRange, option
 
 FRACTION = NumberRange(above=0, below=1)
 LATENCY_TIMEOUT_S = 600.0

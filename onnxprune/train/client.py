@@ -17,7 +17,7 @@ from onnxprune.support.lifeline import WorkerMonitor, kill_group, vital_signs
 from onnxprune.train.sidecar import training_runtime
 from onnxprune.train.wire import Array, WireMessage, read_frame, write_frame
 
-_MODULE = "onnxprune.train.worker"
+_MODULE = "onnxprune.train.training_worker"
 _GRACE_SECONDS = 5.0
 
 

@@ -25,7 +25,7 @@ from onnx import (
 from onnxprune.errors import TrainingError
 from onnxprune.runtime.batch_axes import described, fixed_batch
 from onnxprune.support.mapped import byte_count, is_mapped, load_all
-from onnxprune.train.samples import input_axes, taken
+from onnxprune.train.batch_samples import input_axes, taken
 from onnxprune.train.wire import Array
 
 OPSET = 17

@@ -16,9 +16,9 @@ from onnxprune.errors import DataError
 from onnxprune.train.checkpoint import Checkpoints
 from onnxprune.train.client import Worker
 from onnxprune.train.preparation import Batch, prepare
-from onnxprune.train.run import TrainingRun
 from onnxprune.train.settings import StepReport, TrainResult, TrainSettings
 from onnxprune.train.training_copy import make_training_copy
+from onnxprune.train.training_run import TrainingRun
 from onnxprune.train.wire import Array
 
 Batches: TypeAlias = Callable[[int], Iterable[Batch]]

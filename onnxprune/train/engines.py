@@ -17,15 +17,15 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import TrainingError
 from onnxprune.train.emit import Emitter, has_known_sizes, sizes_of
+from onnxprune.train.gradient_support import REASONS, refusal_of
 from onnxprune.train.pullbacks import PULLBACKS, pullback_of, winograd
 from onnxprune.train.pullbacks.geometry import Geometry
 from onnxprune.train.rewrites import REWRITES, Rewrite, convolution
 from onnxprune.train.rewrites.convolution import with_explicit_pads
 from onnxprune.train.rewrites.registry import qualified
-from onnxprune.train.rewrites.windows import windows_of
+from onnxprune.train.rewrites.window_arithmetic import windows_of
 from onnxprune.train.settings import EngineName
 from onnxprune.train.sidecar import training_runtime
-from onnxprune.train.support import REASONS, refusal_of
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from onnx import TensorProto
 
 from onnxprune.errors import ModelError, TrainingError
 from onnxprune.runtime import Session
+from onnxprune.train.batch_samples import batch_size, input_axes, output_axes, taken
 from onnxprune.train.dialect import declared_batch
-from onnxprune.train.samples import batch_size, input_axes, output_axes, taken
 from onnxprune.train.wire import Array
 
 TOLERANCE = (

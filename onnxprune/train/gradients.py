@@ -32,7 +32,7 @@ from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.runtime import Session
 from onnxprune.train.client import Worker
 from onnxprune.train.emit import Emitter
-from onnxprune.train.heads import LABELS, Head
+from onnxprune.train.output_heads import LABELS, Head
 from onnxprune.train.preparation import Batch, Job, checked_inputs, prepare
 from onnxprune.train.settings import EngineName, TrainSettings
 from onnxprune.train.training_copy import TrainingCopy

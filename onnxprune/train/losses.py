@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from onnxprune.errors import UsageError
 from onnxprune.train.emit import Emitter
-from onnxprune.train.heads import Head
+from onnxprune.train.output_heads import Head
 from onnxprune.train.settings import Meaning, TrainSettings, parse_loss
 
 _TINY = 1e-12

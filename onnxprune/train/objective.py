@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.train.emit import Emitter
-from onnxprune.train.heads import LABELS, TEACHER, Head, detached, mask_for
 from onnxprune.train.losses import LOSSES, LossEntry
+from onnxprune.train.output_heads import LABELS, TEACHER, Head, detached, mask_for
 from onnxprune.train.own_loss import OwnLoss
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.wire import Array

@@ -20,7 +20,7 @@ from onnx import helper, version_converter
 from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.support.callables import is_reference, load_callable, user_code
 from onnxprune.train.emit import Emitter
-from onnxprune.train.heads import LABELS, TEACHER
+from onnxprune.train.output_heads import LABELS, TEACHER
 from onnxprune.train.training_copy import make_training_copy
 from onnxprune.train.wire import Array
 

@@ -13,15 +13,15 @@ from onnx import helper
 
 from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.support.processors import idle, usable_processors
+from onnxprune.train.batch_samples import batch_size, input_axes, output_axes, sample_shape
 from onnxprune.train.engines import STOCK, Engine, candidates
 from onnxprune.train.forward import check_forward
-from onnxprune.train.heads import Head
+from onnxprune.train.gradient_support import check_gradient_path
 from onnxprune.train.objective import attach_loss, check_targets
-from onnxprune.train.samples import batch_size, input_axes, output_axes, sample_shape
+from onnxprune.train.output_heads import Head
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step_graphs import StepGraphs
 from onnxprune.train.stock import VALUE
-from onnxprune.train.support import check_gradient_path
 from onnxprune.train.training_copy import TrainingCopy, make_training_copy
 from onnxprune.train.wire import MASK_PREFIX, Array
 

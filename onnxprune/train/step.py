@@ -11,11 +11,11 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnxprune.errors import TrainingError
 from onnxprune.train.dialect import IR_VERSION, opset_of
 from onnxprune.train.emit import Untrainable
+from onnxprune.train.gradient_support import STOPS
 from onnxprune.train.pullbacks import FORWARDS, ForwardNode, Tape, Writer, pullback_of
-from onnxprune.train.pullbacks.facts import StaticFacts
+from onnxprune.train.pullbacks.tensor_facts import StaticFacts
 from onnxprune.train.pullbacks.writer import OPSET
 from onnxprune.train.rewrites.registry import qualified
-from onnxprune.train.support import STOPS
 
 GRADIENT, STATISTIC = "gradient:", "statistic:"
 """In front of a tensor's name: outputs of the graph, next to the loss, which is the first one."""

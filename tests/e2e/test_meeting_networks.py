@@ -7,7 +7,7 @@ import pytest
 from helpers import Net, half_of_each, prune_exactly
 from meeting_networks import check_all, check_evidence, check_plan
 
-from onnxprune.analysis.evidence.constants import find_constants
+from onnxprune.analysis.evidence.constant_propagation import find_constants
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.decisions.channels.masks import dead_channels
 from onnxprune.ir import Model

@@ -16,9 +16,9 @@ from helpers import Net, feeds_for, half_of_each
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.app.cli import program
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
-from onnxprune.decisions.channels.interface import Interface, NarrowedSession
+from onnxprune.decisions.channels.channel_cut import shrunk, shrunk_inside
+from onnxprune.decisions.channels.dense_interface import Interface, NarrowedSession
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk, shrunk_inside
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate.equivalence import verify
 from onnxprune.ir import OPEN_KEY, Model, opened

@@ -68,7 +68,7 @@ def test_a_comparison_ends(trips: int | None) -> None:
 def test_inputs_for_a_loop_without_end_are_not_looked_for_again_and_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnxprune.analysis.inputs.trials.RUN_S", SHORT)
+    monkeypatch.setattr("onnxprune.analysis.inputs.feed_trials.RUN_S", SHORT)
     model = Model(looped(None))
     began = time.monotonic()
     with pytest.raises(EndlessError):
@@ -78,7 +78,7 @@ def test_inputs_for_a_loop_without_end_are_not_looked_for_again_and_again(
 
 def test_commands_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result of `prune` cannot be shown to run: it is kept beside its place, with a message."""
-    monkeypatch.setattr("onnxprune.analysis.inputs.trials.RUN_S", SHORT)
+    monkeypatch.setattr("onnxprune.analysis.inputs.feed_trials.RUN_S", SHORT)
     monkeypatch.setattr("onnxprune.ir.output.RUN_S", SHORT)
     path = disk.save(looped(None), tmp_path / "model.onnx")
     done = disk.run("prune", path, "--reduce-channels", "0.5", "--round-to", "1", "-o", tmp_path / "out.onnx")

@@ -13,10 +13,10 @@ from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.certify import certify
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.hints import kept_elements
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.scales import with_scales_in_place
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model
 from onnxprune.passes import PassResult, Prune, Transform
 

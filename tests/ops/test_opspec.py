@@ -21,9 +21,9 @@ from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
 from onnxprune.scoring.criteria.activations import observe
 from onnxprune.scoring.criteria.readers import reading_places
-from onnxprune.scoring.layerwise.layers import linear_of
+from onnxprune.scoring.layerwise.layer_recognition import linear_of
 from onnxprune.scoring.layerwise.shifts import find_shift
-from onnxprune.search.latency import costs_by_kind
+from onnxprune.search.latency_model import costs_by_kind
 from onnxprune.train.tuning.unfold import foldable
 
 MICROSOFT = "com.microsoft"

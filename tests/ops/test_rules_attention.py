@@ -11,7 +11,7 @@ from helpers import Net, half_of_each, prune_exactly
 from onnx import TensorProto
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 
 

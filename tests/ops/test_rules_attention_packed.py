@@ -8,7 +8,7 @@ from attention_networks import assert_halves, contrib
 from helpers import Net
 
 from onnxprune.ir import Model
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime import Session
 

@@ -10,7 +10,7 @@ from helpers import FLOATS, Net, half_of_each, params, prune_exactly
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.decisions.channels.planned import planned_channels, stored_plan
 from onnxprune.ir import Model
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 
 EXPERTS, WIDTH, HIDDEN = 6, 16, 24

@@ -9,7 +9,7 @@ from onnx import helper
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import Model
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 
 MICROSOFT = "com.microsoft"

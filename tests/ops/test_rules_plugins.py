@@ -10,8 +10,8 @@ from onnx import helper
 from places import CASES
 
 from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model, check, load
 from onnxprune.runtime import Session, compare, sample_feeds
 

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.analysis.groups.values import real_values
+from onnxprune.analysis.groups.weight_values import real_values
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.ir import Model
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 
 KINDS = {"int8": (np.int8, 0), "uint8": (np.uint8, 131)}

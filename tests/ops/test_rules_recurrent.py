@@ -8,7 +8,7 @@ from helpers import Net, half_of_each, prune_exactly
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import Model
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

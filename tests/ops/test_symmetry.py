@@ -15,7 +15,7 @@ from helpers import Net, feeds_for
 from ideas import IDEAS
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, symmetries
 from onnxprune.app.cli import program
 from onnxprune.decisions.bases import changed
 from onnxprune.ir import Model, check

@@ -26,7 +26,7 @@ from onnxprune.ir import Model, check
 from onnxprune.passes import Factorize, Finetune, Prune, Transform
 from onnxprune.passes import factorize as factorize_module
 from onnxprune.runtime import Session
-from onnxprune.scoring.layerwise.low_rank import composed
+from onnxprune.scoring.layerwise.low_rank_kernels import composed
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ from places import CASES, ROOT
 from recipes import network
 from training_networks import Arrays, cnn, parsed, stripes, weight
 
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import UsageError
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric

@@ -23,9 +23,9 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget
 from onnxprune.ir import Model
 from onnxprune.passes import Ana, Prune, Recover, Rotate, Transform
-from onnxprune.passes import mask as mask_module
+from onnxprune.passes import prune as prune_module
 from onnxprune.passes import rotate as rotate_module
-from onnxprune.search.files import PlanFile
+from onnxprune.search.plan_files import PlanFile
 
 Array = NDArray[Any]
 WIDTH, TOKENS, FEATURES = 16, 5, 6
@@ -33,7 +33,7 @@ WIDTH, TOKENS, FEATURES = 16, 5, 6
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rotate_module, mask_module):
+    for module in (rotate_module, prune_module):
         monkeypatch.setattr(module, "_CHECK", CheckBudget(seconds=0.1))
 
 

@@ -8,11 +8,11 @@ from helpers import Net
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.errors import ModelError
-from onnxprune.evaluate.equivalence.proof import is_exact
+from onnxprune.evaluate.equivalence.verification import is_exact
 from onnxprune.ir import STATISTICS_KEY, Model, check, noted_statistics
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.finetune import Finetune
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime import Session

@@ -26,20 +26,20 @@ from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget
 from onnxprune.ir import Model, check, load
 from onnxprune.passes import Finetune, Prune, Recover, Sparsify, Transform
-from onnxprune.passes import mask as mask_module
+from onnxprune.passes import prune as prune_module
 from onnxprune.passes import sparsify as sparsify_module
 from onnxprune.runtime import Session
-from onnxprune.runtime.int8 import quantised
+from onnxprune.runtime.static_quantisation import quantised
 from onnxprune.scoring.layerwise.elements import surgeon, wanda_scores
 from onnxprune.scoring.layerwise.moments import Moments
-from onnxprune.scoring.layerwise.solve import fit, ridge
+from onnxprune.scoring.layerwise.ridge import fit, ridge
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (mask_module, sparsify_module):
+    for module in (prune_module, sparsify_module):
         monkeypatch.setattr(module, "_CHECK", CheckBudget(seconds=0.1))
 
 

@@ -13,8 +13,8 @@ from helpers import params
 
 from onnxprune.analysis.groups.channels import Channels, find_channels, group_channels
 from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import dead_channels, masked
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model, check
 from onnxprune.ir.canonical.canonicalise import canonicalise
 

@@ -2,7 +2,7 @@
 
 from onnx import helper
 
-from onnxprune.ops.axes.constants import by_itself
+from onnxprune.ops.axes.constant_rules import by_itself
 from onnxprune.ops.axes.pointwise import elementwise
 from onnxprune.ops.sizes.elementwise import same_shape
 from onnxprune.ops.spec import OpSpec, first

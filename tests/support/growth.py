@@ -30,8 +30,8 @@ from onnxprune.ir import Model
 from onnxprune.passes import Prune, Recover, Transform
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import CRITERIA, comparable
+from onnxprune.scoring.criteria.calibration_pass import gather
 from onnxprune.scoring.criteria.criteria import NEED_GRADIENTS
-from onnxprune.scoring.criteria.gather import gather
 
 LARGEST_RATIO = 1.5
 """Allowed ratio of the time for a node in a network of eight times as many nodes."""

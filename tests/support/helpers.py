@@ -12,8 +12,8 @@ import onnx
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model, check
 from onnxprune.passes.base import check_valid
 from onnxprune.runtime import Session, compare, sample_feeds

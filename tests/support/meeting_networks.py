@@ -26,8 +26,8 @@ from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.evidence.precomputed import precomputed
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.slots import lined_up
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, check
 from onnxprune.passes.base import check_valid

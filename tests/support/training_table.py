@@ -12,10 +12,10 @@ from onnxprune.ops.axes.blocking import REASONS as BLOCKED
 from onnxprune.ops.spec import SPECS, load
 from onnxprune.train.dialect import NEWER
 from onnxprune.train.engines import STOCK
+from onnxprune.train.gradient_support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
 from onnxprune.train.pullbacks import PULLBACKS
 from onnxprune.train.rewrites import REWRITES
 from onnxprune.train.rewrites.registry import qualified
-from onnxprune.train.support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
 
 TABLE = ROOT / "docs/trainability.md"
 CONVERTED = {"Upsample": "Resize", "Scatter": "ScatterElements"}

@@ -12,7 +12,6 @@ from onnxprune.algebra.sizes.division import (
     floor_div,
     trunc_div,
 )
-from onnxprune.algebra.sizes.evaluation import evaluate, number_of, replaced, substitute
 from onnxprune.algebra.sizes.functions import choose, equals, less, maximum, minimum, rounded, stretched
 from onnxprune.algebra.sizes.polynomial import (
     Algebra,
@@ -28,6 +27,7 @@ from onnxprune.algebra.sizes.polynomial import (
     symbol,
 )
 from onnxprune.algebra.sizes.proofs import is_nonnegative, is_positive
+from onnxprune.algebra.sizes.substitution import evaluate, number_of, replaced, substitute
 
 __all__ = [
     "Algebra",

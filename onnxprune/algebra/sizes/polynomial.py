@@ -16,7 +16,7 @@ from numbers import Integral
 from typing import Any, TypeAlias
 
 from onnxprune.algebra.sizes.bounds import Interval, interval
-from onnxprune.algebra.sizes.text import atom_text, text
+from onnxprune.algebra.sizes.size_text import atom_text, text
 
 Number: TypeAlias = "int | Fraction"
 Extent: TypeAlias = "int | Size"

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.analysis.evidence.constants import Constants, find_constants
+from onnxprune.analysis.evidence.constant_propagation import Constants, find_constants
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import without_dead_nodes

@@ -12,10 +12,10 @@ import onnx
 from onnx import helper
 
 from onnxprune.algebra.axes import Dim, Kept, kept_indices
-from onnxprune.analysis.evidence.constants import Mask, Matrices
+from onnxprune.analysis.evidence.constant_propagation import Mask, Matrices
 from onnxprune.analysis.evidence.liveness import LivenessEvidence
 from onnxprune.ir import Model, captured, label
-from onnxprune.ops.axes.constants import Array, aligned
+from onnxprune.ops.axes.constant_rules import Array, aligned
 
 
 def folded(evidence: LivenessEvidence) -> Model:

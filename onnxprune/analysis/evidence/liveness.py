@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnxprune.algebra.axes import Dim, Factor, factors, resolve
-from onnxprune.analysis.evidence.constants import (
+from onnxprune.analysis.evidence.constant_propagation import (
     Constants,
     Mask,
     Matrices,
@@ -31,7 +31,7 @@ from onnxprune.analysis.evidence.constants import (
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.ir import label
 from onnxprune.ops.axes import Contraction
-from onnxprune.ops.axes.constants import Array
+from onnxprune.ops.axes.constant_rules import Array
 
 LAST = "nothing needs any channel of this axis, and one of them has to stay"
 HEIR = "a constant channel stays, to which others are added"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.analysis.shapes.evaluation import evaluate
+from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ir import Model, captured
 from onnxprune.support.mapped import byte_count, is_mapped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.fibres import Fibres
-from onnxprune.analysis.groups.symmetry import GroupSymmetry
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry
 
 
 def fibres_of(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group, Indices
-from onnxprune.analysis.groups.values import mask_values
+from onnxprune.analysis.groups.weight_values import mask_values
 from onnxprune.ir import Model
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]

@@ -16,7 +16,7 @@ import onnx
 
 from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, resolve
 from onnxprune.analysis.groups.ghosts import find_ghost
-from onnxprune.analysis.shapes.evaluation import evaluate
+from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ir import bodies, label
 from onnxprune.ops.axes import Contraction, Divisor, Inexact, Typing
 from onnxprune.ops.axes.variables import Views

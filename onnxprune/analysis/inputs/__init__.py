@@ -11,8 +11,8 @@ ladder      full shapes to try, smallest first: small, odd, one, unequal, other 
 trials      feeds the model has been run on
 """
 
+from onnxprune.analysis.inputs.drawn_values import input_values
+from onnxprune.analysis.inputs.feed_trials import feeds_that_run
 from onnxprune.analysis.inputs.ladder import trial_shapes
-from onnxprune.analysis.inputs.trials import feeds_that_run
-from onnxprune.analysis.inputs.values import input_values
 
 __all__ = ["feeds_that_run", "input_values", "trial_shapes"]

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.inputs.demand import ValueDemand
-from onnxprune.analysis.inputs.facts import ValueFacts
+from onnxprune.analysis.inputs.value_facts import ValueFacts
 from onnxprune.ir import attributes
 
 Found: TypeAlias = Iterator[tuple[int, ValueDemand]]

@@ -14,7 +14,7 @@ import onnx
 
 from onnxprune.analysis.inputs.consumers import Found
 from onnxprune.analysis.inputs.demand import NOTHING, ValueDemand
-from onnxprune.analysis.inputs.facts import MOVES, ValueFacts
+from onnxprune.analysis.inputs.value_facts import MOVES, ValueFacts
 from onnxprune.ir import attributes
 
 Inverse: TypeAlias = Callable[[onnx.NodeProto, ValueDemand, ValueFacts], Found]

@@ -12,7 +12,7 @@ import onnx
 
 from onnxprune.algebra.sizes.algebra import Value, number_of
 from onnxprune.analysis.sizes import infer_sizes
-from onnxprune.analysis.sizes.solve import trial_sizes
+from onnxprune.analysis.sizes.runnable_sizes import trial_sizes
 from onnxprune.errors import ModelError, OnnxpruneError
 from onnxprune.ir import Model
 from onnxprune.runtime.usual_sizes import BATCHES, LADDER, LARGER, SIDES

@@ -5,6 +5,6 @@ reference   a number for each open size, for costs and for runs
 evaluation  one node, run on known operands by onnx's reference implementation
 """
 
-from onnxprune.analysis.shapes.shapes import Shapes, fitting_shapes, infer
+from onnxprune.analysis.shapes.shape_inference import Shapes, fitting_shapes, infer
 
 __all__ = ["Shapes", "fitting_shapes", "infer"]

@@ -13,7 +13,7 @@ import onnx
 
 from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, as_extent, evaluate, substitute
 from onnxprune.analysis.sizes import SizeAnalysis
-from onnxprune.analysis.sizes.solve import default_sizes
+from onnxprune.analysis.sizes.runnable_sizes import default_sizes
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.ir import Model
 from onnxprune.runtime.usual_sizes import (

@@ -21,12 +21,12 @@ import click
 from onnxprune import __version__
 from onnxprune.app.cli.ana import ana
 from onnxprune.app.cli.bench import bench
+from onnxprune.app.cli.conventions import Program, run_program
 from onnxprune.app.cli.doctor import doctor
 from onnxprune.app.cli.factorize import factorize
 from onnxprune.app.cli.finetune import finetune
 from onnxprune.app.cli.init import init
 from onnxprune.app.cli.inspect import inspect
-from onnxprune.app.cli.program import Program, run_program
 from onnxprune.app.cli.prune import prune
 from onnxprune.app.cli.recover import recover
 from onnxprune.app.cli.report import report

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.app.cli.figure import check_figure, draw, figure_option
-from onnxprune.app.cli.options import (
+from onnxprune.app.cli.command_options import (
     model_argument,
     output_option,
 )
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
+from onnxprune.app.cli.figure import check_figure, draw, figure_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,7 +100,7 @@ def _most_fragile(facts: Facts) -> str:
     return f"most fragile: {', '.join(said)}"
 
 
-@command("ana", render, executes=True, fields_of="onnxprune.passes.sensitivity:Ana")
+@command("ana", render, executes=True, fields_of="onnxprune.passes.ana:Ana")
 @model_argument()
 @figure_option
 @output_option("the analysis")
@@ -111,7 +111,7 @@ def ana(model: str, output: str, figure: Path | None, against: str | None, **opt
     """
     from onnxprune.evaluate.sensitivity.ledger import read_analysis
     from onnxprune.ir import load
-    from onnxprune.passes.sensitivity import Ana
+    from onnxprune.passes.ana import Ana
 
     check_figure(figure)
     measured = read_analysis(against) if against else None

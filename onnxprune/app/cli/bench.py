@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import Reads, Writes, data_option
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import Reads, Writes, data_option
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.support.common_options import InputSizes, LatencyOptions, Threaded
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _fill(
         PlanError: The file is of another device.
     """
     from onnxprune.errors import PlanError
-    from onnxprune.search.latency import fill_table, opened_table
+    from onnxprune.search.latency_model import fill_table, opened_table
 
     table, backend = opened_table(file, *how)
     if backend is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.app.cli.options import model_argument, output_option, unverified_option
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import model_argument, output_option, unverified_option
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.app.cli.prune import methods_of
 
 if TYPE_CHECKING:

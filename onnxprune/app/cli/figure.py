@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnxprune.app.cli.options import Writes
+from onnxprune.app.cli.command_options import Writes
 
 figure_option = click.option(
     "--figure",

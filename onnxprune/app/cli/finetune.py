@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import (
+from onnxprune.app.cli.command_options import (
     model_argument,
     output_option,
     reads_of,
     unverified_option,
 )
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

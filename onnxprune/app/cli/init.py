@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.app.cli.options import Reads, model_argument, output_option
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import Reads, model_argument, output_option
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.support.common_options import InexactAxes, InputSizes, OpenInterface
 
 if TYPE_CHECKING:

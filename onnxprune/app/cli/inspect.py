@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import model_argument
-from onnxprune.app.cli.program import Facts, command, is_verbose
+from onnxprune.app.cli.command_options import model_argument
+from onnxprune.app.cli.conventions import Facts, command, is_verbose
 from onnxprune.support.common_options import GroupSelection, InexactAxes, InputSizes, OpenInterface
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from onnxprune.analysis.groups.channels import BlockedAxis, Channels
     from onnxprune.analysis.groups.cost import Cost
-    from onnxprune.analysis.groups.symmetry import GroupSymmetry
+    from onnxprune.analysis.groups.group_symmetry import GroupSymmetry
     from onnxprune.analysis.sizes import SizeAnalysis
 
 _SHAPES_SHOWN = 3
@@ -148,11 +148,11 @@ def inspect(
     every: bool,
 ) -> Facts:
     """List the groups of channels that can be removed, and the blocked axes with their reasons."""
+    from onnxprune.analysis.groups.attention_heads import heads_of
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.analysis.groups.cost import cost_of
-    from onnxprune.analysis.groups.heads import heads_of
+    from onnxprune.analysis.groups.group_symmetry import symmetries
     from onnxprune.analysis.groups.reach import reach_of, staying_axes
-    from onnxprune.analysis.groups.symmetry import symmetries
     from onnxprune.decisions.elements import pattern_note
     from onnxprune.ir import load, opened, sized
     from onnxprune.ir.output import stored_bytes
@@ -194,7 +194,7 @@ def _zeros(channels: Channels) -> dict[str, Any]:
     """Count the zeros within the weights of linear operators, apart from costs: they save no MACs here."""
     import numpy as np
 
-    from onnxprune.analysis.groups.values import mask_values
+    from onnxprune.analysis.groups.weight_values import mask_values
     from onnxprune.decisions.elements import find_weights, pattern_note
 
     note = pattern_note(channels.model)

@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 import click
 
-from onnxprune.app.cli.options import Reads, ReadsSum, Writes, numbers, pair
+from onnxprune.app.cli.command_options import Reads, ReadsSum, Writes, numbers, pair
 from onnxprune.errors import PluginError
-from onnxprune.support.options import NumberRange, OptionField, options_of
+from onnxprune.support.option_fields import NumberRange, OptionField, options_of
 
 _TYPES: Mapping[Any, Any] = {
     int: click.INT,

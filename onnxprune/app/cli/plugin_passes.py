@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import Writes, model_argument
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import Writes, model_argument
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.errors import PluginError
-from onnxprune.support.plugins import plugin, plugin_names
+from onnxprune.support.entry_points import plugin, plugin_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxprune.app.cli.figure import check_figure, draw, figure_option
-from onnxprune.app.cli.options import (
+from onnxprune.app.cli.command_options import (
     Reads,
     Writes,
     model_argument,
     unverified_option,
 )
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
+from onnxprune.app.cli.figure import check_figure, draw, figure_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxprune.decisions.plan import Analysis
     from onnxprune.passes import KeepRows
-    from onnxprune.search.files import PlanFile
+    from onnxprune.search.plan_files import PlanFile
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ def _rotated(found: Facts) -> list[str]:
     return [said]
 
 
-@command("prune", render, executes=True, fields_of="onnxprune.passes.mask:Prune")
+@command("prune", render, executes=True, fields_of="onnxprune.passes.prune:Prune")
 @model_argument()
 @click.option("--limits", type=Reads(), help="JSON file with keep_at_least, keep_at_most, exclude, only.")
 @click.option("--plan-out", type=Writes(), help="Write the plan to a file that can be edited.")
@@ -155,9 +155,9 @@ def prune(
     from onnxprune.ir import load, opened
     from onnxprune.ir.output import write_text
     from onnxprune.passes import PassResult, Prune
-    from onnxprune.search.files import PlanFile
+    from onnxprune.search.plan_files import PlanFile
     from onnxprune.support.progress import task
-    from onnxprune.train.tuning.origin import placed
+    from onnxprune.train.tuning.original_statistics import placed
 
     inputs = [path for path in (model, analysis, plan, limits, keep_rows) if path]
     _check_options(output, plan_out, plan_only)
@@ -200,7 +200,7 @@ def _keep_rows(
 ) -> KeepRows | None:
     """Return the step that keeps rows of a vocabulary, ``None`` where none is asked for."""
     from onnxprune.passes import KeepRows
-    from onnxprune.passes.rows import read_rows
+    from onnxprune.passes.keep_rows import read_rows
 
     if listed is None and most is None and min_count is None:
         return None
@@ -241,7 +241,7 @@ def _check_options(output: str | None, plan_out: str | None, plan_only: bool) ->
 def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:
     """Put the limits of a file beside those of the command; the command's count where both name a group."""
     from onnxprune.errors import PlanError
-    from onnxprune.support.forms import COUNT, TEXT, MappingOf, read_form
+    from onnxprune.support.json_forms import COUNT, TEXT, MappingOf, read_form
 
     known = {
         "keep_at_least?": MappingOf(COUNT),
@@ -284,6 +284,6 @@ def _analysis(text: str, path: str) -> Analysis:
 
 
 def _plan(text: str, path: str) -> PlanFile:
-    from onnxprune.search.files import PlanFile
+    from onnxprune.search.plan_files import PlanFile
 
     return PlanFile.from_json(text, path)

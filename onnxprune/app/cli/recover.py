@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import (
+from onnxprune.app.cli.command_options import (
     Reads,
     model_argument,
     output_option,
     unverified_option,
 )
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,7 +61,7 @@ def recover(sparse: str, output: str, original: str | None, unverified: bool, **
     from onnxprune.ir.output import write_model
     from onnxprune.passes.recover import Recover
     from onnxprune.support.progress import task
-    from onnxprune.train.tuning.origin import original_of
+    from onnxprune.train.tuning.original_statistics import original_of
 
     given = load(sparse, mapped=True)
     original = original_of(given, sparse, original)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.app.cli.options import Reads, output_option, reads_of
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import Reads, output_option, reads_of
+from onnxprune.app.cli.conventions import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.app.cli.options import Reads
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import Reads
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.app.cli.streams import tell
 from onnxprune.support.wording import sentence
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import (
+from onnxprune.app.cli.command_options import (
     data_option,
     model_argument,
     output_option,
 )
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.app.cli.streams import tell
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def render(facts: Facts) -> RenderableType:
     return Group(table(columns, rows), how, *end)
 
 
-@command("shrink", render, fields_of="onnxprune.app.shrink.choice:ShrinkOptions")
+@command("shrink", render, fields_of="onnxprune.app.shrink.recipe_choice:ShrinkOptions")
 @model_argument()
 @data_option("Data to train and calibrate on, with labels or without; without any data a weaker way is taken")
 @click.option(
@@ -73,7 +73,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
     from onnxprune.errors import MissedError, UsageError
     from onnxprune.runtime.backends import find_backend
     from onnxprune.support.common_options import Reductions
-    from onnxprune.support.options import one_of
+    from onnxprune.support.option_fields import one_of
     from onnxprune.support.path_guard import check_output
 
     wanted = ShrinkOptions(model=model, output=output, data=data or "", **options)
@@ -108,7 +108,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
 
 def _quantised(facts: Facts, wanted: Any) -> Facts:
     """Add the quantised models; where they cannot be made, add a warning with the reason."""
-    from onnxprune.app.shrink.int8 import with_int8
+    from onnxprune.app.shrink.int8_comparison import with_int8
     from onnxprune.app.shrink.job import judged_data
     from onnxprune.errors import ModelError
 

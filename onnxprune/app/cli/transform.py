@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxprune.app.cli.options import (
+from onnxprune.app.cli.command_options import (
     Writes,
     model_argument,
     output_option,
 )
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.conventions import Facts, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -157,7 +157,7 @@ def _configured(facts: Facts) -> list[str]:
 
 def _write_rows(sparse: Model, output: str, rows: Sequence[int], inputs: Sequence[str]) -> str:
     """Write down which row of the whole vocabulary each row of the dense model is; return where."""
-    from onnxprune.decisions.channels.vocabulary import id_map
+    from onnxprune.decisions.channels.kept_rows import id_map
     from onnxprune.ir.output import write_text
 
     place = Path(output).with_suffix(".ids.json")

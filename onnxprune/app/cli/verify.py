@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from onnxprune.app.cli.options import data_option, model_argument, samples_option
-from onnxprune.app.cli.program import Facts, command
+from onnxprune.app.cli.command_options import data_option, model_argument, samples_option
+from onnxprune.app.cli.conventions import Facts, command
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def verify(
     open_io: Sequence[str],
 ) -> Facts:
     """Compare two models on the same inputs; exit with 1 if they differ."""
+    from onnxprune.decisions.channels.kept_rows import kept_rows, with_common_numbers
     from onnxprune.decisions.channels.planned import planned_channels, stored_plan
-    from onnxprune.decisions.channels.vocabulary import kept_rows, with_common_numbers
     from onnxprune.evaluate import equivalence
     from onnxprune.ir import load, noted_vocabulary, opened, sized
     from onnxprune.support.progress import task

@@ -4,7 +4,7 @@ schema      its sections and keys, with their types, defaults and meanings
 reading     from a file to a recipe; a fault is refused with its line and the allowed values
 """
 
-from onnxprune.app.recipe.reading import line_of, read_recipe
 from onnxprune.app.recipe.schema import Recipe, ScheduleSection
+from onnxprune.app.recipe.toml_reading import line_of, read_recipe
 
 __all__ = ["Recipe", "ScheduleSection", "line_of", "read_recipe"]

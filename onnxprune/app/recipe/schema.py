@@ -24,7 +24,7 @@ from onnxprune.support.common_options import (
     InexactAxes,
     Reductions,
 )
-from onnxprune.support.options import Key, NumberRange, option
+from onnxprune.support.option_fields import Key, NumberRange, option
 from onnxprune.train.settings import ScheduleName, parse_loss
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, ge
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from onnxprune.support.options import Key, NumberRange, OptionField, alternatives, options_of
+from onnxprune.support.option_fields import Key, NumberRange, OptionField, alternatives, options_of
 
 S = TypeVar("S", bound="PassSection")
 

@@ -18,7 +18,7 @@ from onnxprune.app.runner.record import check_state
 from onnxprune.errors import ModelError, OutputError, UsageError
 from onnxprune.ir.output import write_text
 from onnxprune.support.digests import file_digest
-from onnxprune.support.forms import ANYTHING, read_form
+from onnxprune.support.json_forms import ANYTHING, read_form
 from onnxprune.support.locks import holding
 from onnxprune.support.path_guard import LOCK, NOTES, PAGE, ROUNDS, STATE, check_readable, is_run_file
 from onnxprune.support.progress import task

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from onnxprune.app.recipe import Recipe
-from onnxprune.app.runner.forecast import Forecast, planned_steps
 from onnxprune.app.runner.journal import Facts, Journal, Listener, open_journal
 from onnxprune.app.runner.recipe_data import RecipeData
+from onnxprune.app.runner.run_forecast import Forecast, planned_steps
 from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, PATTERN, Round, Stages
 from onnxprune.app.runner.tracking import tracking
 from onnxprune.errors import MissedError, NothingToDoError, OnnxpruneError, PlanError

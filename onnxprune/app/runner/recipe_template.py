@@ -21,7 +21,7 @@ from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.suggestion import suggest
 from onnxprune.runtime import Session, TensorSpec
 from onnxprune.support.callables import is_reference
-from onnxprune.support.options import Key
+from onnxprune.support.option_fields import Key
 from onnxprune.support.wording import in_toml, shown
 
 _TINY = 16

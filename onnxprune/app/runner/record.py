@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxprune.support.forms import ANYTHING, COUNT, FLAG, NUMBER, REAL, TEXT, MappingOf, Nullable, check_form
+from onnxprune.support.json_forms import (
+    ANYTHING,
+    COUNT,
+    FLAG,
+    NUMBER,
+    REAL,
+    TEXT,
+    MappingOf,
+    Nullable,
+    check_form,
+)
 
 _COSTS = {"macs": COUNT, "params": COUNT, "channels": COUNT}
 _REDUCTIONS = {"macs_reduction": NUMBER, "params_reduction": NUMBER, "channels_reduction": NUMBER}

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.group_symmetry import symmetries
 from onnxprune.analysis.groups.reach import staying_axes
 from onnxprune.analysis.groups.selection import select_groups
-from onnxprune.analysis.groups.symmetry import symmetries
 from onnxprune.analysis.inputs import feeds_that_run
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.recipe import Recipe
@@ -21,25 +21,25 @@ from onnxprune.app.recipe.schema import BenchSection
 from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
-from onnxprune.decisions.channels.interface import same_interface
+from onnxprune.decisions.channels.channel_cut import shrunk_inside
+from onnxprune.decisions.channels.dense_interface import same_interface
+from onnxprune.decisions.channels.kept_rows import id_map
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk_inside
 from onnxprune.decisions.channels.special_tokens import special_rows
-from onnxprune.decisions.channels.vocabulary import id_map
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import NotShownError, PlanError
 from onnxprune.evaluate.metrics import get_metric
 from onnxprune.ir import Model, find_vocabulary, load, sized
 from onnxprune.ir.output import kept_unverified, stored_bytes, write_model, write_text
+from onnxprune.passes.ana import Ana
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import judged
 from onnxprune.passes.finetune import Finetune
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.keep_rows import KeepRows, read_rows
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
 from onnxprune.passes.rotate import ROTATABLE, Rotate
-from onnxprune.passes.rows import KeepRows, read_rows
-from onnxprune.passes.sensitivity import Ana
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime.backends import find_backend

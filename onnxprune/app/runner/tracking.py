@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from onnxprune.app.recipe import Recipe
-from onnxprune.app.runner.forecast import kind_of
+from onnxprune.app.runner.run_forecast import kind_of
 from onnxprune.errors import UsageError
 
 Facts: TypeAlias = dict[str, Any]

@@ -7,8 +7,8 @@ data_free   the way without samples
 int8        static quantisation on the same samples, and the four models side by side
 """
 
-from onnxprune.app.shrink.choice import ShrinkOptions
 from onnxprune.app.shrink.data_free import shrink_without_data
 from onnxprune.app.shrink.job import shrink
+from onnxprune.app.shrink.recipe_choice import ShrinkOptions
 
 __all__ = ["ShrinkOptions", "shrink", "shrink_without_data"]

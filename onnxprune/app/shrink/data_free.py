@@ -8,7 +8,7 @@ from typing import Any
 from onnxprune.errors import DataError
 from onnxprune.ir import load
 from onnxprune.ir.output import write_model
-from onnxprune.passes.mask import Prune
+from onnxprune.passes.prune import Prune
 from onnxprune.passes.transform import Transform
 
 WEAKER = (

@@ -14,9 +14,9 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner import read_state, run
 from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import RecipeData, identity
-from onnxprune.app.shrink.choice import Outlook, ShrinkOptions, recipe_for
-from onnxprune.app.shrink.forecast import Pace, epochs_within
-from onnxprune.decisions.channels.interface import same_interface
+from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
+from onnxprune.app.shrink.shrink_forecast import Pace, epochs_within
+from onnxprune.decisions.channels.dense_interface import same_interface
 from onnxprune.errors import MissedError, TrainingError
 from onnxprune.evaluate.data import Dataset
 from onnxprune.ir import Model, load, opened, sized

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.analysis.groups.symmetry import GroupSymmetry, symmetries
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, symmetries
 from onnxprune.decisions.bases.parameters import Stream, absorb_scale, centre
 from onnxprune.decisions.bases.recognition import Spelled, recognised
 from onnxprune.decisions.bases.spelling import SIMPLIFIED

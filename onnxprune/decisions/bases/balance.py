@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.symmetry import GroupSymmetry
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry
 from onnxprune.ops.symmetry import Symmetry, Vector
 from onnxprune.scoring.criteria.axis_moments import SecondMoments, no_moments
 

@@ -13,7 +13,7 @@ from onnx import helper
 from onnxprune.algebra.axes import channel_of
 from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.symmetry import GroupSymmetry, lying_on
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, lying_on
 from onnxprune.ir import Model, label
 from onnxprune.ops.symmetry import Vector
 from onnxprune.ops.views import LinearView

@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.decisions.channels.interface import Interface
-from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.channel_cut import shrunk
+from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.ir import Model
 
 

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import onnx
 
-from onnxprune.decisions.channels.comparison import are_equal
+from onnxprune.decisions.channels.graph_comparison import are_equal
 from onnxprune.ir import GraphIndex, Model, bodies, captured, subgraphs
-from onnxprune.ir.canonical.bodies import rename
+from onnxprune.ir.canonical.canonical_bodies import rename
 
 Path: TypeAlias = "tuple[tuple[str, int], ...]"
 """A graph: on the way down to it, the first result of each node that holds a body, and the body's number."""

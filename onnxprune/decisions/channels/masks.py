@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.analysis.evidence.constants import channels_on
+from onnxprune.analysis.evidence.constant_propagation import channels_on
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group, Indices
 from onnxprune.analysis.groups.slots import dead_slots
-from onnxprune.analysis.groups.values import mask_values, zero_value
+from onnxprune.analysis.groups.weight_values import mask_values, zero_value
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model
-from onnxprune.ops.axes.constants import aligned
+from onnxprune.ops.axes.constant_rules import aligned
 from onnxprune.support.mapped import parts
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 
 from onnxprune.ir import GraphIndex, Model
-from onnxprune.ir.canonical.bodies import distinct
+from onnxprune.ir.canonical.canonical_bodies import distinct
 from onnxprune.support.mapped import same_values
 
 Site = tuple[str, int]

@@ -20,11 +20,11 @@ import onnx
 
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.analysis.shapes import infer
-from onnxprune.analysis.shapes.shapes import SMALL
+from onnxprune.analysis.shapes.shape_inference import SMALL
 from onnxprune.decisions.channels.assembly import Assembly, Sources, reads_of
-from onnxprune.decisions.channels.comparison import NetworkNodes, are_equal, differences, operator_of
+from onnxprune.decisions.channels.graph_comparison import NetworkNodes, are_equal, differences, operator_of
 from onnxprune.ir import Model, bodies, over_all_channels, skeleton
-from onnxprune.ir.canonical.bodies import distinct
+from onnxprune.ir.canonical.canonical_bodies import distinct
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants, known_before_the_run
 
 Form: TypeAlias = "Callable[[Model], Model]"

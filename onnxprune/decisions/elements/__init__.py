@@ -6,6 +6,7 @@ check       the pattern in a finished file, and the demands of sparse kernels
 """
 
 from onnxprune.decisions.elements.check import PatternCheck, WeightCheck, check_pattern, demand_pattern
+from onnxprune.decisions.elements.element_weights import ElementWeight, Unfit, find_weights
 from onnxprune.decisions.elements.masks import (
     carry_note,
     check_kept,
@@ -14,7 +15,6 @@ from onnxprune.decisions.elements.masks import (
     pattern_note,
     whole_numbers,
 )
-from onnxprune.decisions.elements.weights import ElementWeight, Unfit, find_weights
 
 __all__ = [
     "ElementWeight",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.analysis.groups.values import mask_values
+from onnxprune.analysis.groups.weight_values import mask_values
+from onnxprune.decisions.elements.element_weights import ElementWeight, Unfit, find_weights
 from onnxprune.decisions.elements.masks import pattern_note
-from onnxprune.decisions.elements.weights import ElementWeight, Unfit, find_weights
 from onnxprune.decisions.pattern import Pattern
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model, label

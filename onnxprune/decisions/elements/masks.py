@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.values import mask_values
+from onnxprune.analysis.groups.weight_values import mask_values
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import Mask
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
-from onnxprune.decisions.elements.weights import ElementWeight
+from onnxprune.decisions.elements.element_weights import ElementWeight
 from onnxprune.decisions.pattern import PATTERN_KEY, Array, Pattern, PatternNote
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model

@@ -5,9 +5,14 @@ forms       the ways to split a kernel, and the ranks at which that pays
 rewrite     the nodes of the chain in the place of the node
 """
 
-from onnxprune.decisions.ranks.forms import Form, FormName, RankOption, forms_of, options_of
-from onnxprune.decisions.ranks.layers import RankLayer, WholeLayer, find_layers, with_written_weights
 from onnxprune.decisions.ranks.rewrite import written
+from onnxprune.decisions.ranks.split_forms import Form, FormName, RankOption, forms_of, options_of
+from onnxprune.decisions.ranks.splittable_layers import (
+    RankLayer,
+    WholeLayer,
+    find_layers,
+    with_written_weights,
+)
 
 __all__ = [
     "Form",

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.decisions.ranks.layers import RankLayer
+from onnxprune.decisions.ranks.splittable_layers import RankLayer
 from onnxprune.ir import Model, attributes
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants, without_dead_nodes
-from onnxprune.scoring.layerwise.low_rank import Kernels
+from onnxprune.scoring.layerwise.low_rank_kernels import Kernels
 
 _NAMES = {2: ("in", "out"), 3: ("in", "core", "out")}
 _BIAS_OPTIONAL = 11

@@ -8,7 +8,7 @@ dataset     batches, in order or shuffled
 """
 
 from onnxprune.evaluate.data.dataset import Batch, Dataset, DataSpec, open_data
-from onnxprune.evaluate.data.schema import LABELS, class_axis
+from onnxprune.evaluate.data.input_schema import LABELS, class_axis
 from onnxprune.evaluate.data.sources import GIVE_DATA
 
 __all__ = ["GIVE_DATA", "LABELS", "Batch", "DataSpec", "Dataset", "class_axis", "open_data"]

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxprune.errors import DataError, UsageError
-from onnxprune.evaluate.data.files import open_files
-from onnxprune.evaluate.data.schema import Schema
+from onnxprune.evaluate.data.input_schema import Schema
+from onnxprune.evaluate.data.sample_folders import open_files
 from onnxprune.evaluate.data.sources import (
     BooleanArray,
     CallableSource,

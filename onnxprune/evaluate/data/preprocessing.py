@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import DataError
-from onnxprune.support.forms import COUNT, FLAG, NUMBER, Nullable, OneOf, read_form
+from onnxprune.support.json_forms import COUNT, FLAG, NUMBER, Nullable, OneOf, read_form
 from onnxprune.support.sample_files import SETTINGS
 
 _SIZE = OneOf(COUNT, {"height": COUNT, "width": COUNT}, {"shortest_edge": COUNT})

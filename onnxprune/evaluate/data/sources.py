@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.evaluate.data.schema import LABELS, Schema
+from onnxprune.evaluate.data.input_schema import LABELS, Schema
 from onnxprune.runtime import Array
 from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.callables import load_callable, user_code

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.evaluate.data.schema import LABELS, Schema
+from onnxprune.evaluate.data.input_schema import LABELS, Schema
 from onnxprune.evaluate.data.sources import DataPart, Source
 from onnxprune.runtime import Array
 from onnxprune.support.sample_files import TOKENIZER

@@ -17,8 +17,8 @@ examination  all of it together
 verdict      the result
 """
 
-from onnxprune.evaluate.equivalence.proof import is_exact, verify
 from onnxprune.evaluate.equivalence.runs import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
+from onnxprune.evaluate.equivalence.verification import is_exact, verify
 
 __all__ = ["CheckBudget", "OutputVerdict", "Verdict", "examine", "is_exact", "verify"]

@@ -9,8 +9,8 @@ import numpy as np
 
 from onnxprune.analysis.inputs.ladder import Shapes, enlarged
 from onnxprune.errors import ModelError
-from onnxprune.evaluate.equivalence.comparison import ReferenceRun
 from onnxprune.evaluate.equivalence.draws import drawn
+from onnxprune.evaluate.equivalence.tensor_comparison import ReferenceRun
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, TensorSpec
 from onnxprune.support.processors import ProcessorClock

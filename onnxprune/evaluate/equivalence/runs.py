@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxprune.analysis.inputs.ladder import Shapes, Trial, estimated_bytes, trial_shapes
-from onnxprune.decisions.channels.interface import Interface
+from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.errors import EndlessError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
-from onnxprune.evaluate.equivalence.comparison import Comparison, ReferenceRun
 from onnxprune.evaluate.equivalence.contract import interface_differences
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.evaluate.equivalence.device import with_device
@@ -19,6 +18,7 @@ from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError, Subjects, subjects
 from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail, picked_from
+from onnxprune.evaluate.equivalence.tensor_comparison import Comparison, ReferenceRun
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ir import Model

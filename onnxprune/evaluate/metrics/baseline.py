@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate.metrics.metric import BatchOutputs, Outputs, Scores, average, per_sample, per_token
-from onnxprune.evaluate.metrics.pairs import paired
+from onnxprune.evaluate.metrics.paired_outputs import paired
 from onnxprune.runtime import Array
 
 _SMALLEST = 1e-12  # a probability below this counts as this, so that one underflow does not decide a metric

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate.metrics.metric import BatchOutputs
-from onnxprune.evaluate.metrics.pairs import paired
+from onnxprune.evaluate.metrics.paired_outputs import paired
 from onnxprune.runtime import Array
 
 _BLOCK = 1 << 22

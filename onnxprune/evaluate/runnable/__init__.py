@@ -7,9 +7,9 @@ widened       float16 and bfloat16 as float32
 session       a session of the part that the runtime can run
 """
 
+from onnxprune.evaluate.runnable.partial_session import runnable_session
 from onnxprune.evaluate.runnable.reproducible import reproducible
 from onnxprune.evaluate.runnable.rounding import is_rounding, steps, without_rounding
-from onnxprune.evaluate.runnable.session import runnable_session
 from onnxprune.evaluate.runnable.unknown import RunnableModel, cut_before, unknown_operators
 from onnxprune.evaluate.runnable.widened import widened
 

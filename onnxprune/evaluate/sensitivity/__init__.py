@@ -21,10 +21,10 @@
 The idea is that of Li et al., "Pruning Filters for Efficient ConvNets" (ICLR 2017), section 3.2.
 """
 
+from onnxprune.evaluate.sensitivity.adaptive_search import Mode, Search
+from onnxprune.evaluate.sensitivity.executor import Executor
 from onnxprune.evaluate.sensitivity.request import SensitivityRequest
-from onnxprune.evaluate.sensitivity.samples import DEFAULT_CACHE_BYTES
-from onnxprune.evaluate.sensitivity.search import Mode, Search
+from onnxprune.evaluate.sensitivity.sample_stages import DEFAULT_CACHE_BYTES
 from onnxprune.evaluate.sensitivity.study import SensitivityRun
-from onnxprune.evaluate.sensitivity.workers import Executor
 
 __all__ = ["DEFAULT_CACHE_BYTES", "Executor", "Mode", "Search", "SensitivityRequest", "SensitivityRun"]

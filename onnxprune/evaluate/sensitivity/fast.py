@@ -22,16 +22,16 @@ import onnx
 
 from onnxprune.algebra.axes import factors
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
-from onnxprune.analysis.groups.values import finite_values
+from onnxprune.analysis.groups.weight_values import finite_values
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import DataError, TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset
+from onnxprune.evaluate.sensitivity.adaptive_search import Step
 from onnxprune.evaluate.sensitivity.cut import extract
-from onnxprune.evaluate.sensitivity.samples import Scores
-from onnxprune.evaluate.sensitivity.search import Step
+from onnxprune.evaluate.sensitivity.sample_stages import Scores
 from onnxprune.runtime import Array
 from onnxprune.scoring.criteria import score
-from onnxprune.scoring.criteria.gather import gather
+from onnxprune.scoring.criteria.calibration_pass import gather
 from onnxprune.train.gradients import gradients_of
 
 GRADIENT_BATCH = 4

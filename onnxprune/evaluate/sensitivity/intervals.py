@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from onnxprune.evaluate.sensitivity.samples import Scores
+from onnxprune.evaluate.sensitivity.sample_stages import Scores
 
 
 def half_width(differences: Scores, total: int, confidence: float, span: float) -> float:

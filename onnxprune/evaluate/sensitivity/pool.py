@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.errors import WorkerError
-from onnxprune.evaluate.sensitivity.worker import pickled, read_frame, write_frame
+from onnxprune.evaluate.sensitivity.worker_process import pickled, read_frame, write_frame
 from onnxprune.support.lifeline import WorkerMonitor, kill_group
 
-_WORKER = "from onnxprune.evaluate.sensitivity.worker import main; main()"
+_WORKER = "from onnxprune.evaluate.sensitivity.worker_process import main; main()"
 _GRACE_S = 5.0
 
 

@@ -13,7 +13,7 @@ from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import DataError
 from onnxprune.evaluate.metrics import Tokens, tokens_of
 from onnxprune.evaluate.sensitivity.cut import Cut, extract, stations
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, SampleStage
+from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, SampleStage
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
 from onnxprune.runtime.batch_axes import described

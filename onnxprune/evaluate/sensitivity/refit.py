@@ -19,10 +19,10 @@ from onnxprune.decisions.channels.masks import Mask, keep_masks
 from onnxprune.ir import Model
 from onnxprune.runtime import Array
 from onnxprune.scoring.criteria.eliminations import Reader
-from onnxprune.scoring.layerwise.linear import Linear
+from onnxprune.scoring.layerwise.linear_views import Linear
 from onnxprune.scoring.layerwise.moments import Moments
+from onnxprune.scoring.layerwise.ridge import USUAL_STRENGTH, scipy_linalg
 from onnxprune.scoring.layerwise.shifts import find_shift
-from onnxprune.scoring.layerwise.solve import USUAL_STRENGTH, scipy_linalg
 
 
 @dataclass(frozen=True, eq=False)

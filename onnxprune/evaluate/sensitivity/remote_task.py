@@ -15,9 +15,9 @@ from onnxprune.analysis.groups.channels import Channels, Indices, find_channels
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import Curve
 from onnxprune.errors import UsageError
+from onnxprune.evaluate.sensitivity.adaptive_search import Search, Step
 from onnxprune.evaluate.sensitivity.refit import Refit
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup
-from onnxprune.evaluate.sensitivity.search import Search, Step
+from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, ExecutionConfig, executing

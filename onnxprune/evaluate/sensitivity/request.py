@@ -13,8 +13,8 @@ from onnxprune.analysis.groups.channels import Group, Indices, Prunable
 from onnxprune.decisions.plan import Curve
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.metrics import MetricSpec, get_metric
-from onnxprune.evaluate.sensitivity.samples import Scores
-from onnxprune.evaluate.sensitivity.search import Search, Step
+from onnxprune.evaluate.sensitivity.adaptive_search import Search, Step
+from onnxprune.evaluate.sensitivity.sample_stages import Scores
 
 
 @dataclass(frozen=True)

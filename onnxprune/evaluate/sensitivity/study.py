@@ -18,28 +18,33 @@ from onnxprune.analysis.groups.selection import select_prunable
 from onnxprune.analysis.groups.slots import ranked
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.planned import stored_plan
-from onnxprune.decisions.channels.statistics import over_remaining
+from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.decisions.rotation import basis_of
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.metrics import MeanMetric, answers, get_metric
+from onnxprune.evaluate.sensitivity.adaptive_search import Search
+from onnxprune.evaluate.sensitivity.executor import Executor
 from onnxprune.evaluate.sensitivity.fast import estimate
 from onnxprune.evaluate.sensitivity.ledger import Ledger, digest_of, earlier_analysis
 from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.evaluate.sensitivity.remote_task import RemoteTask, Todo, find, packed
 from onnxprune.evaluate.sensitivity.request import RemovalSteps, SensitivityRequest
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, check_number, observe
-from onnxprune.evaluate.sensitivity.search import Search
+from onnxprune.evaluate.sensitivity.sample_stages import (
+    MeasurementSetup,
+    MetricAccumulator,
+    check_number,
+    observe,
+)
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
-from onnxprune.evaluate.sensitivity.workers import Executor
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
+from onnxprune.scoring.criteria.calibration_pass import PRODUCT_SAMPLES, gather
 from onnxprune.scoring.criteria.criteria import CRITERIA
 from onnxprune.scoring.criteria.eliminations import observed_readers, weigh
-from onnxprune.scoring.criteria.gather import PRODUCT_SAMPLES, gather
-from onnxprune.scoring.criteria.pairs import pair_costs
+from onnxprune.scoring.criteria.pair_costs import pair_costs
 from onnxprune.support.progress import task
 
 

@@ -17,9 +17,9 @@ import onnx
 from onnxprune.algebra.axes import Factor, Product, factors, resolve
 from onnxprune.analysis.groups.channels import Channels, Group, cuts_inexactly
 from onnxprune.decisions.blocks import without_blocks
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk
-from onnxprune.decisions.channels.statistics import over_remaining
+from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.evaluate.sensitivity.cut import Cut, cuts, extract
 from onnxprune.evaluate.sensitivity.refit import Refit
 from onnxprune.ir import Model

@@ -13,7 +13,7 @@ from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.metrics import BatchOutputs, without_filling
 from onnxprune.evaluate.sensitivity.prefix import CachedBatch, CutSequence, Prefix
 from onnxprune.evaluate.sensitivity.refit import Refit
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator
+from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, MetricAccumulator
 from onnxprune.evaluate.sensitivity.suffix import Removed, Suffixes
 from onnxprune.runtime import Session
 from onnxprune.runtime.batch_axes import batch_name, described

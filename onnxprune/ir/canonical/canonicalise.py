@@ -16,12 +16,12 @@ import onnx
 
 from onnxprune.analysis.shapes import Shapes, infer
 from onnxprune.ir import Model, analysis, attributes, captured, label, over_all_channels
-from onnxprune.ir.canonical.bodies import distinct, known_branches, take_branches
+from onnxprune.ir.canonical.canonical_bodies import distinct, known_branches, take_branches
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
 from onnxprune.ir.canonical.routers import with_biases
 from onnxprune.ir.canonical.sequences import without_sequences
 from onnxprune.ir.canonical.sharing import shared_places, unshare
-from onnxprune.ir.canonical.states import without_fixed_states
+from onnxprune.ir.canonical.unchanged_states import without_fixed_states
 from onnxprune.ir.compact import SMALLEST, fill_bytes
 from onnxprune.support.memory import need
 

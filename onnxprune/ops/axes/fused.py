@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxprune.ops.axes.constants import by_itself
+from onnxprune.ops.axes.constant_rules import by_itself
 from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.axes.convolution import conv, windows
 from onnxprune.ops.axes.indexing import gather_nd, trilu

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.algebra.axes import Dim, Factor
-from onnxprune.ops.axes.constants import averages
+from onnxprune.ops.axes.constant_rules import averages
 from onnxprune.ops.axes.context import Axes, Context, UnknownOperandError
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import Zeros, rule, some

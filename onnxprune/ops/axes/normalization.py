@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.algebra.axes import Dim, Factor
-from onnxprune.ops.axes.constants import Array, Numbers, aligned, scaled
+from onnxprune.ops.axes.constant_rules import Array, Numbers, aligned, scaled
 from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import Zeros, every, first, rule, some, weights_and_bias

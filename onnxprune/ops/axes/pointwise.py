@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.algebra.axes import Dim
 from onnxprune.algebra.sizes.algebra import Extent, stretched
-from onnxprune.ops.axes.constants import by_itself, same
+from onnxprune.ops.axes.constant_rules import by_itself, same
 from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import every, first, never, rule, some
 from onnxprune.ops.axes.variables import from_the_right

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
 from onnxprune.ops.axes import attention
-from onnxprune.ops.axes.constants import same
+from onnxprune.ops.axes.constant_rules import same
 from onnxprune.ops.axes.context import Axes, Context, Quantised, UnknownOperandError
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.joining import join

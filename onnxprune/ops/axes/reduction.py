@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.algebra.axes import Dim, Factor, factors
-from onnxprune.ops.axes.constants import Array, Numbers, uniform_along
+from onnxprune.ops.axes.constant_rules import Array, Numbers, uniform_along
 from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.signs import is_never_negative, loses_its_sign
 from onnxprune.ops.axes.table import first, rule

@@ -35,7 +35,7 @@ from onnxprune.runtime import Known, objection
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from onnxprune.ops.axes.constants import Carry
+    from onnxprune.ops.axes.constant_rules import Carry
 
 __all__ = ["Zeros", "carriers", "every", "first", "infer_axes", "never", "rule", "some", "weights_and_bias"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnxprune.algebra.sizes.algebra import Value, ceil_div, is_integral, maximum
-from onnxprune.algebra.sizes.arithmetic import total
+from onnxprune.algebra.sizes.tensor_arithmetic import total
 from onnxprune.algebra.sizes.tensors import (
     FLOAT,
     INT64,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from onnxprune.algebra.sizes.algebra import Value
-from onnxprune.algebra.sizes.arithmetic import COMPARISONS, cast, elementwise, function_of
+from onnxprune.algebra.sizes.tensor_arithmetic import COMPARISONS, cast, elementwise, function_of
 from onnxprune.algebra.sizes.tensors import BOOL, INTEGERS, SMALL, Values, plain
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule

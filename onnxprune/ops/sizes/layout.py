@@ -16,8 +16,8 @@ from onnxprune.algebra.sizes.algebra import (
     is_nonnegative,
     single_atom,
 )
-from onnxprune.algebra.sizes.arithmetic import total
 from onnxprune.algebra.sizes.facts import ContradictionError
+from onnxprune.algebra.sizes.tensor_arithmetic import total
 from onnxprune.algebra.sizes.tensors import SMALL, Shape, Values, plain
 from onnxprune.ops.sizes.node import SizedNode, moved
 from onnxprune.ops.sizes.table import size_rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from onnxprune.algebra.sizes.algebra import Value, maximum, minimum
-from onnxprune.algebra.sizes.arithmetic import total
+from onnxprune.algebra.sizes.tensor_arithmetic import total
 from onnxprune.algebra.sizes.tensors import FLOATS, INT64, Values, filled
 from onnxprune.ops.sizes.layout import listed_axes
 from onnxprune.ops.sizes.node import SizedNode

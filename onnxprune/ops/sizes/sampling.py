@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxprune.algebra.sizes.algebra import Extent, Value, floor_div, maximum, minimum, rounded
-from onnxprune.algebra.sizes.arithmetic import total
+from onnxprune.algebra.sizes.tensor_arithmetic import total
 from onnxprune.algebra.sizes.tensors import Shape, Values, from_array, plain
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule

@@ -8,6 +8,6 @@ movement    operators that move or average elements
 norms       normalisations, and their replacements once their parameters are absorbed
 """
 
-from onnxprune.ops.symmetry.symmetry import DualPair, Effect, Role, Symmetry, Vector, meet
+from onnxprune.ops.symmetry.symmetry_kinds import DualPair, Effect, Role, Symmetry, Vector, meet
 
 __all__ = ["DualPair", "Effect", "Role", "Symmetry", "Vector", "meet"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.ops.symmetry.passage import Passage
-from onnxprune.ops.symmetry.symmetry import Effect, Symmetry, permutation
+from onnxprune.ops.symmetry.symmetry_kinds import Effect, Symmetry, permutation
 from onnxprune.ops.symmetry.table import symmetry_rule
 
 COUNTS = "it counts elements of the axis"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxprune.algebra.axes import resolve
 from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.symmetry.passage import Passage
-from onnxprune.ops.symmetry.symmetry import Effect, Norm, Symmetry, permutation
+from onnxprune.ops.symmetry.symmetry_kinds import Effect, Norm, Symmetry, permutation
 from onnxprune.ops.symmetry.table import symmetry_rule
 
 

@@ -13,7 +13,7 @@ import onnx
 from onnxprune.algebra.axes import Factor, factors
 from onnxprune.ir import attributes
 from onnxprune.ops.axes import Typing
-from onnxprune.ops.symmetry.symmetry import Vector
+from onnxprune.ops.symmetry.symmetry_kinds import Vector
 from onnxprune.ops.views import INNER, LinearView
 
 

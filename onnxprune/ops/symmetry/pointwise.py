@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune.ops.symmetry.passage import Passage
-from onnxprune.ops.symmetry.symmetry import Effect, Symmetry, permutation
+from onnxprune.ops.symmetry.symmetry_kinds import Effect, Symmetry, permutation
 from onnxprune.ops.symmetry.table import symmetry_rule
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxprune.algebra.axes import factors
 from onnxprune.ops.symmetry.passage import Passage
-from onnxprune.ops.symmetry.symmetry import DualPair, Effect, Role, Symmetry, Vector, permutation
+from onnxprune.ops.symmetry.symmetry_kinds import DualPair, Effect, Role, Symmetry, Vector, permutation
 from onnxprune.ops.symmetry.table import symmetry_rule
 from onnxprune.ops.views import LinearView
 

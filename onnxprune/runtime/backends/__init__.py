@@ -9,7 +9,7 @@ files     models written for programs outside this process
 choice    a back-end by its name
 """
 
-from onnxprune.runtime.backends.base import LatencyBackend
-from onnxprune.runtime.backends.choice import TIMEOUT_S, check_backend, find_backend
+from onnxprune.runtime.backends.backend import LatencyBackend
+from onnxprune.runtime.backends.backend_choice import TIMEOUT_S, check_backend, find_backend
 
 __all__ = ["TIMEOUT_S", "LatencyBackend", "check_backend", "find_backend"]

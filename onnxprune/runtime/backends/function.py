@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import DeviceError
-from onnxprune.runtime.backends.base import FIGURES_HINT, Done, LatencyBackend, checked_figures, ignore
-from onnxprune.runtime.backends.files import write_fixed
-from onnxprune.runtime.latency import Latency, summary
+from onnxprune.runtime.backends.backend import FIGURES_HINT, Done, LatencyBackend, checked_figures, ignore
+from onnxprune.runtime.backends.fixed_models import write_fixed
+from onnxprune.runtime.latency_measurement import Latency, summary
 from onnxprune.runtime.session import Feeds
 from onnxprune.support.callables import load_callable, user_code
 from onnxprune.support.progress import track

@@ -14,10 +14,10 @@ from typing import Any
 import onnx
 
 from onnxprune.errors import DeviceError
-from onnxprune.runtime.backends.base import Done, LatencyBackend, ignore
-from onnxprune.runtime.backends.files import write_fixed
+from onnxprune.runtime.backends.backend import Done, LatencyBackend, ignore
+from onnxprune.runtime.backends.fixed_models import write_fixed
 from onnxprune.runtime.execution import ExecutionConfig, current
-from onnxprune.runtime.latency import Latency, measure_latency, time_in_turns
+from onnxprune.runtime.latency_measurement import Latency, measure_latency, time_in_turns
 from onnxprune.runtime.session import Feeds
 from onnxprune.support.processors import processor_name
 

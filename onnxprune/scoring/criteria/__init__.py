@@ -2,6 +2,7 @@
 
 from onnxprune.scoring.criteria.activations import observe
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
+from onnxprune.scoring.criteria.calibration_pass import gather
 from onnxprune.scoring.criteria.criteria import (
     CRITERIA,
     NEED_DATA,
@@ -13,7 +14,6 @@ from onnxprune.scoring.criteria.criteria import (
     looks_at_data,
     score,
 )
-from onnxprune.scoring.criteria.gather import gather
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import matrices, share
 

@@ -13,7 +13,7 @@ import onnx
 from onnxprune.algebra.axes import factors
 from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.symmetry import GroupSymmetry
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry
 from onnxprune.errors import DataError
 from onnxprune.ir import Model
 from onnxprune.runtime import Feeds, Session

@@ -15,7 +15,7 @@ from onnxprune.scoring.criteria import activations, eliminations, gradients, wei
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
 from onnxprune.support.callables import is_reference, load_callable, user_code
-from onnxprune.support.plugins import plugin, plugin_names
+from onnxprune.support.entry_points import plugin, plugin_names
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from onnxprune.errors import DataError
 from onnxprune.runtime import Array, Feeds
 from onnxprune.scoring.criteria import weights
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
-from onnxprune.scoring.criteria.pairs import pair_costs
+from onnxprune.scoring.criteria.pair_costs import pair_costs
 from onnxprune.scoring.criteria.shares import Scores
-from onnxprune.scoring.layerwise.gather import GRAM_BYTES, gather, gram_bytes
-from onnxprune.scoring.layerwise.layers import linear_of
-from onnxprune.scoring.layerwise.linear import Linear
+from onnxprune.scoring.layerwise.layer_recognition import linear_of
+from onnxprune.scoring.layerwise.linear_views import Linear
 from onnxprune.scoring.layerwise.moments import Moments, centred
 from onnxprune.scoring.layerwise.obs import ObsLayer, elimination_costs
+from onnxprune.scoring.layerwise.row_moments import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.trace import Trace
 from onnxprune.support.progress import task
 

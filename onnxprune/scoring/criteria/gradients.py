@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels, Group
-from onnxprune.analysis.groups.values import finite_values
+from onnxprune.analysis.groups.weight_values import finite_values
 from onnxprune.errors import DataError
 from onnxprune.runtime import Array
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
-from onnxprune.analysis.groups.values import finite_values, is_plain, without_infinity
+from onnxprune.analysis.groups.weight_values import finite_values, is_plain, without_infinity
 from onnxprune.support.mapped import blocks
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]

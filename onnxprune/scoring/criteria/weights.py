@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
-from onnxprune.analysis.groups.values import finite_values
+from onnxprune.analysis.groups.weight_values import finite_values
 from onnxprune.ops.spec import spec_of
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.shares import Scores, matrices, members, share

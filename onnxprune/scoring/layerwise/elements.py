@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.obs import DAMPING
-from onnxprune.scoring.layerwise.solve import scipy_linalg
+from onnxprune.scoring.layerwise.ridge import scipy_linalg
 
 COLUMNS = 128
 """Number of columns thinned before the columns behind them are updated."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.runtime import Array
-from onnxprune.scoring.layerwise.solve import scipy_linalg
+from onnxprune.scoring.layerwise.ridge import scipy_linalg
 
 DAMPING = 1e-2
 """Added to the diagonal of H, in units of its mean, as in SparseGPT (E. Frantar and D. Alistarh, 2023)."""

@@ -15,7 +15,7 @@ from onnxprune.ir import Model, label
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import WINDOWS, LinearView
 from onnxprune.runtime import Array
-from onnxprune.scoring.layerwise.layers import views_of
+from onnxprune.scoring.layerwise.layer_recognition import views_of
 
 
 @dataclass(frozen=True)

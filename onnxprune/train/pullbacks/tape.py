@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.pullbacks.facts import StaticFacts
 from onnxprune.train.pullbacks.registry import ForwardNode
+from onnxprune.train.pullbacks.tensor_facts import StaticFacts
 from onnxprune.train.pullbacks.writer import Writer
 from onnxprune.train.wire import Array
 

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.train.emit import Emitter, Untrainable, has_known_sizes, optional_input, sizes_of
 from onnxprune.train.rewrites import dense, depthwise
 from onnxprune.train.rewrites.registry import rewrites
-from onnxprune.train.rewrites.windows import windows_of
+from onnxprune.train.rewrites.window_arithmetic import windows_of
 
 
 @rewrites("Conv")

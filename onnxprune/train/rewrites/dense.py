@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.train.emit import Emitter, optional_input, sizes_of
-from onnxprune.train.rewrites.windows import layout_of, windows_of
+from onnxprune.train.rewrites.window_arithmetic import layout_of, windows_of
 from onnxprune.train.wire import Array
 
 MOST_POSITIONS = 64

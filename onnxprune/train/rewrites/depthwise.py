@@ -13,7 +13,7 @@ import math
 import onnx_graphsurgeon as gs
 
 from onnxprune.train.emit import Emitter, optional_input, sizes_of
-from onnxprune.train.rewrites.windows import layout_of, windows_of
+from onnxprune.train.rewrites.window_arithmetic import layout_of, windows_of
 
 LARGEST_GROWTH = 8
 """Multiplications of the product for each one of the convolution, up to which the product is faster.

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.train.emit import Emitter, rank_of, sizes_of
 from onnxprune.train.rewrites.reduction import largest
 from onnxprune.train.rewrites.registry import rewrites
-from onnxprune.train.rewrites.windows import Window, windows_of
+from onnxprune.train.rewrites.window_arithmetic import Window, windows_of
 from onnxprune.train.wire import Array
 
 

@@ -21,7 +21,7 @@ from onnxprune.ir import Model, with_outputs
 from onnxprune.runtime import Array, Session
 from onnxprune.runtime.batch_axes import made_axis
 from onnxprune.support.progress import task
-from onnxprune.train.heads import TEACHER
+from onnxprune.train.output_heads import TEACHER
 
 REMEMBERED_BYTES = 1 << 30
 """Answers that would take more memory are given anew each time."""

@@ -23,7 +23,7 @@ from onnxprune.ir import Model, captured, with_outputs
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import LinearView
 from onnxprune.runtime import Array, Session
-from onnxprune.scoring.layerwise.layers import views_of
+from onnxprune.scoring.layerwise.layer_recognition import views_of
 from onnxprune.scoring.layerwise.moments import ChannelMoments
 
 Unfold: TypeAlias = Literal["auto", "always", "never"]

@@ -8,7 +8,7 @@ from onnx import numpy_helper, parser
 
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.analysis.sizes import infer_sizes
-from onnxprune.analysis.sizes.solve import default_sizes
+from onnxprune.analysis.sizes.runnable_sizes import default_sizes
 from onnxprune.ir import Model, check
 
 

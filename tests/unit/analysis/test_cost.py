@@ -11,7 +11,7 @@ from ideas import IDEAS
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
-from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.ir import Model, check
 
 COUNTED = ["residual", "resnext", "unet_transposed", "densenet", "pixel_shuffle", "vit_exact", "lstm"]

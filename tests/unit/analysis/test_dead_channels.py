@@ -28,8 +28,8 @@ from onnxprune.analysis.evidence.liveness import (
 from onnxprune.analysis.evidence.precomputed import precomputed
 from onnxprune.analysis.groups.channels import AxisRef, Channels, find_channels
 from onnxprune.analysis.groups.slots import lined_up
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import NothingToDoError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Transform

@@ -15,7 +15,7 @@ from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.evidence.precomputed import precomputed
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.slots import lined_up
-from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.ir import Model
 from onnxprune.passes.base import check_valid
 from onnxprune.runtime import Session, compare

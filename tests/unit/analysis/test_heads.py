@@ -6,7 +6,7 @@ import pytest
 from ideas import IDEAS
 
 from onnxprune import find_channels
-from onnxprune.analysis.groups.heads import heads_of
+from onnxprune.analysis.groups.attention_heads import heads_of
 from onnxprune.ir import Model, check
 from onnxprune.models.kinds import decoder, transformer
 

@@ -14,8 +14,8 @@ from places import CASES
 
 from onnxprune.analysis.inputs import feeds_that_run, input_values
 from onnxprune.analysis.inputs.demand import ValueDemand
-from onnxprune.analysis.inputs.reading import input_demands
-from onnxprune.analysis.inputs.sizes import full_shapes, other_shapes
+from onnxprune.analysis.inputs.input_demands import input_demands
+from onnxprune.analysis.inputs.other_shapes import full_shapes, other_shapes
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, check

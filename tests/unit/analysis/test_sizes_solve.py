@@ -12,7 +12,7 @@ from places import CASES
 from sizes_truth import draw, session
 
 from onnxprune.analysis.sizes import infer_sizes
-from onnxprune.analysis.sizes.solve import default_sizes, largest_tensor, trial_sizes
+from onnxprune.analysis.sizes.runnable_sizes import default_sizes, largest_tensor, trial_sizes
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, check
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from onnxprune.app.cli import live_status as board_module
 from onnxprune.app.cli.live_status import LiveStatus, on_display
-from onnxprune.app.runner.forecast import Forecast, planned_steps
+from onnxprune.app.runner.run_forecast import Forecast, planned_steps
 from onnxprune.support.progress import task
 
 

@@ -25,7 +25,7 @@ from onnxprune.repair import METHODS
 from onnxprune.repair.methods import RepairMethod
 from onnxprune.scoring.criteria import CRITERIA, CriterionName
 from onnxprune.support.common_options import Seeded
-from onnxprune.support.options import Key, option, options_of
+from onnxprune.support.option_fields import Key, option, options_of
 
 PASSES = {"ana": Ana, "finetune": Finetune, "prune": Prune, "recover": Recover, "rotate": Rotate}
 PASSES["transform"] = Transform

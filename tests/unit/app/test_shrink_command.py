@@ -13,7 +13,7 @@ from training_networks import stripes
 from onnxprune.app.runner import read_state
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
-from onnxprune.app.shrink import ShrinkOptions, choice, job, shrink
+from onnxprune.app.shrink import ShrinkOptions, job, recipe_choice, shrink
 from onnxprune.errors import MissedError, TrainingError, UsageError
 from onnxprune.ir import load
 
@@ -40,15 +40,17 @@ def wanted(place, data: str = "labelled", **options) -> ShrinkOptions:
 def test_labels_are_learnt_from_where_there_are_some(place):
     for data, metric, loss in (("labelled", "top1", "cross-entropy"), ("bare", "agreement", "distill")):
         asked = wanted(place, data)
-        outlook = choice.Outlook.on(load(asked.model), asked.data)
-        recipe = choice.recipe_for(asked, outlook, 3, True)
+        outlook = recipe_choice.Outlook.on(load(asked.model), asked.data)
+        recipe = recipe_choice.recipe_for(asked, outlook, 3, True)
         assert (recipe.metric, recipe.finetune.loss, recipe.finetune.epochs) == (metric, loss, 3)
         assert (recipe.prune.criterion, recipe.recover.enabled) == ("obs", True)
 
 
 def test_validation_samples_are_not_trained_on(place):
     asked = wanted(place)
-    recipe = choice.recipe_for(asked, choice.Outlook.on(load(asked.model), asked.data), 0, False)
+    recipe = recipe_choice.recipe_for(
+        asked, recipe_choice.Outlook.on(load(asked.model), asked.data), 0, False
+    )
     data = RecipeData(recipe, load(asked.model), 1)
     whole = np.load(asked.data)["image"]
     parts = [
@@ -117,11 +119,11 @@ def test_a_model_that_cannot_be_trained_is_shrunk_all_the_same(place, monkeypatc
 
 def test_a_limit_is_approached_step_by_step(place):
     asked = wanted(place, reduce_macs=None, max_drop=0.0)
-    outlook = choice.Outlook.on(load(asked.model), asked.data)
-    recipe = choice.recipe_for(asked, outlook, 0, False)
-    assert recipe.schedule.planned(recipe.budget.target) == choice.RISING
+    outlook = recipe_choice.Outlook.on(load(asked.model), asked.data)
+    recipe = recipe_choice.recipe_for(asked, outlook, 0, False)
+    assert recipe.schedule.planned(recipe.budget.target) == recipe_choice.RISING
     with pytest.raises(UsageError):
-        choice.recipe_for(wanted(place, reduce_macs=None), outlook, 0, False)
+        recipe_choice.recipe_for(wanted(place, reduce_macs=None), outlook, 0, False)
     words = ("shrink", place / "model.onnx", "--data", place / "labelled.npz", "-o", place / "x.onnx")
     assert disk.run(*words).code == 2
 
@@ -129,7 +131,7 @@ def test_a_limit_is_approached_step_by_step(place):
 def test_a_result_over_the_allowed_drop_is_written_and_fails_with_both_figures(place, monkeypatch):
     monkeypatch.setattr(RecipeData, "score", lambda self, model, *_: 0.9 if model is self.original else 0.1)
     monkeypatch.setattr(RecipeData, "noise", lambda *_: 0.0)
-    monkeypatch.setattr(choice, "RISING", (0.4,))
+    monkeypatch.setattr(recipe_choice, "RISING", (0.4,))
     words = ("--data", place / "labelled.npz", "--max-drop", 0.1, "--threads", 1, "-o", place / "small.onnx")
     said = disk.run("shrink", place / "model.onnx", *words)
     assert said.code == 1

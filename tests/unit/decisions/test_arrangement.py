@@ -13,9 +13,9 @@ from ideas import IDEAS
 from onnxprune.analysis.groups.arrangement import order_of
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.analysis.groups.slots import dead_slots, ranked, removed_rows
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import dead_channels, keep_masks, masked
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.plan import PLAN_KEY
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model, check

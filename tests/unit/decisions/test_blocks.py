@@ -12,16 +12,16 @@ from helpers import Net
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.planned import stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model
 from onnxprune.passes import Ana, Finetune, Prune, Recover, Transform
 from onnxprune.runtime import Session, compare, sample_feeds
 from onnxprune.search.evaluator import PlanEvaluator
-from onnxprune.search.files import PlanFile
+from onnxprune.search.plan_files import PlanFile
 
 WIDTH = 16
 

@@ -13,10 +13,10 @@ from meeting_networks import check_evidence, check_plan, damaged
 from onnxprune.analysis.evidence.folding import folded
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.groups.channels import find_channels
-from onnxprune.decisions.channels.shrink import shrunk
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.ir import Model, check
-from onnxprune.ir.bodies import flat
-from onnxprune.ir.canonical.bodies import rename
+from onnxprune.ir.canonical.canonical_bodies import rename
+from onnxprune.ir.nested_graphs import flat
 
 
 def names(proto: onnx.ModelProto) -> tuple[set[str], set[str]]:

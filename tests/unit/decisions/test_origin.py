@@ -10,9 +10,9 @@ import pytest
 from recipes import network
 from training_networks import stripes
 
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.decisions.channels.shrink import shrunk
-from onnxprune.decisions.origin import ORIGIN_KEY, Origin
+from onnxprune.decisions.origin_note import ORIGIN_KEY, Origin
 from onnxprune.decisions.plan import Analysis
 from onnxprune.errors import PlanError
 from onnxprune.evaluate.data import open_data

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper
 
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.hints import kept_elements
 from onnxprune.decisions.channels.masks import masked
 from onnxprune.decisions.channels.own_nodes import with_own_nodes
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.ir import Model, check
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.passes import Prune, Transform

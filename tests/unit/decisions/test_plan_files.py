@@ -13,7 +13,7 @@ import pytest
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import PlanError
 from onnxprune.ir import load
-from onnxprune.search.files import PlanFile, Width
+from onnxprune.search.plan_files import PlanFile, Width
 
 
 @pytest.fixture

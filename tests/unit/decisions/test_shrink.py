@@ -11,8 +11,8 @@ from helpers import Net, half_of_each, prune_exactly
 
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import check_zero, keep_masks, masked
-from onnxprune.decisions.channels.shrink import shrunk
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model
 

@@ -19,7 +19,7 @@ from onnxprune.app.cli import program
 from onnxprune.errors import DataError, ModelError, PlanError, UsageError
 from onnxprune.ir import VOCABULARY_KEY, Model, find_vocabulary, load
 from onnxprune.passes import KeepRows, Prune, Transform
-from onnxprune.passes.rows import count_rows
+from onnxprune.passes.keep_rows import count_rows
 from onnxprune.runtime import Session
 
 ROWS, WIDTH = 40, 16

@@ -7,8 +7,8 @@ import time
 import numpy as np
 from onnx import numpy_helper, parser
 
-from onnxprune.evaluate.equivalence.comparison import ReferenceRun
 from onnxprune.evaluate.equivalence.coverage import covering
+from onnxprune.evaluate.equivalence.tensor_comparison import ReferenceRun
 from onnxprune.ir import Model, check
 from onnxprune.runtime import Session
 from onnxprune.support.processors import ProcessorClock

@@ -13,7 +13,7 @@ from places import CASES
 
 from onnxprune.analysis.inputs.ladder import Trial, estimated_bytes
 from onnxprune.errors import NotShownError, VerificationError
-from onnxprune.evaluate.equivalence import CheckBudget, Verdict, comparison, examine, runs, verify
+from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, runs, tensor_comparison, verify
 from onnxprune.evaluate.equivalence.noise import shaken
 from onnxprune.ir import Model, check, load
 from onnxprune.ir.canonical.canonicalise import canonicalise
@@ -424,7 +424,9 @@ def cancelling(order: np.ndarray) -> Model:
 
 def test_noise_is_measured_until_it_explains_the_differences(monkeypatch):
     made = []
-    monkeypatch.setattr(comparison, "shaken", lambda proto, seed: made.append(seed) or shaken(proto, seed))
+    monkeypatch.setattr(
+        tensor_comparison, "shaken", lambda proto, seed: made.append(seed) or shaken(proto, seed)
+    )
     order = np.random.default_rng(5).permutation(64)
     verdict = examine(cancelling(np.arange(64)), cancelling(order))
     assert verdict.status == "agree"

@@ -11,7 +11,7 @@ from curves import GROUPS, net, samples
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, observe
+from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, observe
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.runtime import Session
 

@@ -36,7 +36,7 @@ from onnxprune.decisions.plan import PLAN_KEY, Analysis
 from onnxprune.errors import DataError, ModelError, OutputError, PlanError, UsageError, WorkerError
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, observe
+from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, observe
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import UsageError
+from onnxprune.evaluate.sensitivity.adaptive_search import Search
 from onnxprune.evaluate.sensitivity.intervals import half_width, span_of
-from onnxprune.evaluate.sensitivity.search import Search
 from onnxprune.passes import Ana, Prune
 from onnxprune.support.progress import reporting
 

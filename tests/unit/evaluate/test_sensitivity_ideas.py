@@ -13,10 +13,10 @@ from ideas_control import CONTROL
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
 from onnxprune.analysis.groups.slots import ranked
 from onnxprune.decisions.channels.masks import masked
-from onnxprune.decisions.channels.statistics import over_remaining
+from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
-from onnxprune.evaluate.sensitivity.samples import MeasurementSetup, MetricAccumulator, observe
+from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, MetricAccumulator, observe
 from onnxprune.evaluate.sensitivity.variants import Subject, VariantEvaluator
 from onnxprune.ir import Model, check
 from onnxprune.runtime import Session

@@ -16,7 +16,7 @@ from ideas import IDEAS
 
 import onnxprune.analysis.groups.channels as channels_room
 import onnxprune.analysis.groups.cost as cost_room
-import onnxprune.analysis.shapes.shapes as shapes_room
+import onnxprune.analysis.shapes.shape_inference as shapes_room
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.shapes import fitting_shapes
 from onnxprune.app.cli import program

@@ -15,7 +15,7 @@ OTHERS = {
         "analysis/sizes/delegation.py",
         "NUMBERS",
     ): "stand for symbols where another tool is asked",
-    ("analysis/sizes/solve.py", "LIMITS"): "bounds of a search, not sizes",
+    ("analysis/sizes/runnable_sizes.py", "LIMITS"): "bounds of a search, not sizes",
 }
 """Tables of other numbers, by their place and name."""
 

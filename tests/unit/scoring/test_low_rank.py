@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.scoring.layerwise.low_rank import Unfolding, composed, damped, power
+from onnxprune.scoring.layerwise.low_rank_kernels import Unfolding, composed, damped, power
 
 SHAPES = {
     "matrix": ((1, 9, 14), [()]),

@@ -15,7 +15,7 @@ from onnxprune.ir import Model
 from onnxprune.passes import Ana, Prune, Transform
 from onnxprune.scoring.criteria import score
 from onnxprune.scoring.criteria.eliminations import operate
-from onnxprune.scoring.criteria.pairs import pair_costs
+from onnxprune.scoring.criteria.pair_costs import pair_costs
 
 Array = NDArray[Any]
 TOKENS, FEATURES, HEADS, WIDTH = 5, 6, 2, 4

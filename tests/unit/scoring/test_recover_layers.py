@@ -9,7 +9,7 @@ from onnx import numpy_helper, parser
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover
 from onnxprune.runtime import Session
-from onnxprune.scoring.layerwise.layers import linear_of
+from onnxprune.scoring.layerwise.layer_recognition import linear_of
 
 NODES = {  # the node, the shapes of x and w
     "Conv": ("y = Conv <kernel_shape = [3, 2], pads = [1, 0, 2, 1]> (x, w)", (2, 4, 7, 6), (6, 4, 3, 2)),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onnxprune.errors import DataError
 from onnxprune.scoring.layerwise.moments import ChannelMoments, Moments
-from onnxprune.scoring.layerwise.solve import fit, ridge
+from onnxprune.scoring.layerwise.ridge import fit, ridge
 
 
 @given(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnxprune.scoring.layerwise import obs as surgeon
 from onnxprune.scoring.layerwise.moments import Moments
 from onnxprune.scoring.layerwise.obs import ObsLayer, elimination_costs
-from onnxprune.scoring.layerwise.solve import ridge
+from onnxprune.scoring.layerwise.ridge import ridge
 
 
 def layer(seed: int, channels: int, width: int, outputs: int = 3):

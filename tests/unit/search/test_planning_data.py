@@ -18,7 +18,7 @@ from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model
 from onnxprune.passes import Ana, Prune
 from onnxprune.runtime import Session
-from onnxprune.scoring.layerwise.statistics import renewed
+from onnxprune.scoring.layerwise.batch_statistics import renewed
 from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.frontier import largest_reduction
 

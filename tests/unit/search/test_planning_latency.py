@@ -17,8 +17,8 @@ from onnxprune.ir import Model
 from onnxprune.passes import Prune
 from onnxprune.runtime import Latency
 from onnxprune.runtime.backends import local
-from onnxprune.search import latency
-from onnxprune.search.latency import Stopwatch, costs_by_kind
+from onnxprune.search import latency_model
+from onnxprune.search.latency_model import Stopwatch, costs_by_kind
 
 
 def network() -> Model:
@@ -96,10 +96,10 @@ def test_shares_are_found_and_never_negative() -> None:
     random = np.random.default_rng(1)
     costs = random.uniform(size=(30, 5))
     shares = np.array([0.1, 0.0, 0.5, 0.0, 0.4])
-    found = latency._explained(costs, costs @ shares, [1.0] * 30)
+    found = latency_model._explained(costs, costs @ shares, [1.0] * 30)
     assert (found >= 0).all()
     assert costs @ found == pytest.approx(costs @ shares, rel=0.05)
-    assert (latency._explained(costs, costs @ (shares - 0.1), [1.0] * 30) >= 0).all()
+    assert (latency_model._explained(costs, costs @ (shares - 0.1), [1.0] * 30) >= 0).all()
 
 
 def test_all_work_is_of_one_kind_or_another() -> None:
@@ -127,5 +127,5 @@ def test_noise_does_not_change_the_time_of_the_whole_network() -> None:
     groups = watch.channels.groups
     for share in (0.3, 0.5, 0.7, 0.9):
         counts = {g.factor: max(1, round(share * g.size)) for g in groups}
-        watch.samples[("share", int(100 * share)),] = latency.Sample(counts, 0.2 * share, 1.0)
+        watch.samples[("share", int(100 * share)),] = latency_model.Sample(counts, 0.2 * share, 1.0)
     assert watch.budget(0.5, {}, {}).value({}) == pytest.approx(1, abs=0.1)

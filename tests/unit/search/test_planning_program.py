@@ -14,8 +14,8 @@ from onnxprune.analysis.groups.channels import Group
 from onnxprune.analysis.groups.cost import Polynomial
 from onnxprune.search import Balance, Budget, Candidate
 from onnxprune.search.budgets import REACHED
+from onnxprune.search.integer_program import solved
 from onnxprune.search.optimum import _Search
-from onnxprune.search.program import solved
 
 
 def problem(seed: int, groups: int, reduction: float, budgets: int = 1) -> Balance:

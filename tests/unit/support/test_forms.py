@@ -10,7 +10,7 @@ import pytest
 import recipes
 
 from onnxprune.decisions.plan import PLAN_KEY
-from onnxprune.support.forms import (
+from onnxprune.support.json_forms import (
     ANYTHING,
     COUNT,
     FLAG,

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.app.cli import program
-from onnxprune.app.cli.options import Reads, Writes
+from onnxprune.app.cli.command_options import Reads, Writes
 from onnxprune.app.runner.journal import open_journal, read_state
 from onnxprune.errors import ModelError, OnnxpruneError, OutputError, UsageError
 from onnxprune.ir import Model, load

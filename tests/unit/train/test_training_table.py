@@ -14,9 +14,9 @@ from training_table import OWN, SPELLED, TABLE, operators, table, verdict, verdi
 
 from onnxprune.ops.spec import find_spec
 from onnxprune.train.engine import train
+from onnxprune.train.gradient_support import DIFFERENTIABLE, REASONS, STOPS
 from onnxprune.train.pullbacks import PULLBACKS
 from onnxprune.train.settings import TrainSettings
-from onnxprune.train.support import DIFFERENTIABLE, REASONS, STOPS
 
 ELSEWHERE = {"BatchNormalization"}  # below, for it has no forward that could be run twice
 

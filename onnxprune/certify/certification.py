@@ -1,0 +1,103 @@
+"""The verdict on two or three models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import inliner, numpy_helper
+
+from onnxprune.certify.element_bounds import Array
+from onnxprune.certify.graph import Read
+from onnxprune.certify.proof import Proof
+from onnxprune.certify.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class CertifyResult:
+    """The verdict: a dense model is shown to be a sparse one for all inputs, or is not.
+
+    Attributes:
+        certified: True if the proof succeeded.
+        step: Statement that could not be shown: ``dense`` (is the sparse one) or ``sparse`` (is the
+            original with zeros).
+        tensor: The first tensor that cannot be shown.
+        operator: The operator that makes it.
+        reason: The reason, in words.
+        seconds: Duration of the proof, in seconds.
+    """
+
+    certified: bool
+    step: str = ""
+    tensor: str = ""
+    operator: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """The reason in a sentence; empty where there is none."""
+        return f"{self.operator} '{self.tensor}': {self.reason}" if self.tensor else self.reason
+
+    def facts(self) -> dict[str, Any]:
+        """Return the verdict, ready for JSON."""
+        found: dict[str, Any] = {"certified": self.certified, "seconds": round(self.seconds, 3)}
+        names = ("step", "tensor", "operator", "reason")
+        return found | {name: getattr(self, name) for name in names if getattr(self, name)}
+
+
+def certify(
+    sparse: onnx.ModelProto,
+    dense: onnx.ModelProto,
+    kept: Mapping[str, Mapping[int, Array]] | None = None,
+    original: onnx.ModelProto | None = None,
+    read: Read = numpy_helper.to_array,
+    forget: Callable[[], None] = lambda: None,
+) -> CertifyResult:
+    """Show that a dense model is a sparse one, and that this is the original with some weights zero.
+
+    Args:
+        sparse: The sparse model.
+        dense: The dense one.
+        kept: Hints of a certificate.
+        original: Model that the sparse one was made of; none to leave that proof out.
+        read: Function from an initializer to its values, for models whose values lie elsewhere.
+        forget: Function that is called after each node with a large constant (see `Proof`).
+
+    Returns:
+        The verdict; this function raises no exception.
+    """
+    start = time.perf_counter()
+    why = None
+    access: Any = {"read": read, "forget": forget}
+    step = "sparse"
+    if original is not None:
+        why = _refusal(lambda: Proof(_plain(original), _plain(sparse), masked=True, **access).run())
+    if why is None:
+        step = "dense"
+        why = _refusal(lambda: Proof(_plain(sparse), _plain(dense), kept, **access).run())
+        if why is not None and kept:  # hints only help: without them, lists are looked for
+            again = _refusal(lambda: Proof(_plain(sparse), _plain(dense), **access).run())
+            why = why if again is not None else None
+    seconds = time.perf_counter() - start
+    if why is None:
+        return CertifyResult(True, seconds=seconds)
+    return CertifyResult(False, step, why.tensor, why.operator, why.reason, seconds)
+
+
+def _refusal(prove: Callable[[], None]) -> Refusal | None:
+    try:
+        prove()
+    except Refusal as why:
+        return why
+    except Exception as error:  # after any failure the proof is refused
+        return Refusal(f"the verifier cannot read the models: {type(error).__name__}: {error}")
+    return None
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model without functions of its own."""
+    return inliner.inline_local_functions(model) if len(model.functions) else model

@@ -1,0 +1,129 @@
+"""Two models run side by side, and the differences of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxprune.decisions.channels.dense_interface import Interface
+from onnxprune.errors import LimitError, ModelError
+from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
+from onnxprune.evaluate.equivalence.paths import ComputationGraph
+from onnxprune.evaluate.equivalence.subjects import DifferenceError
+from onnxprune.evaluate.equivalence.tails import Pair
+from onnxprune.ir import with_outputs
+from onnxprune.runtime import Array, Session
+
+
+@dataclass(frozen=True)
+class ReferenceRun:
+    """Inputs that the reference takes.
+
+    Attributes:
+        feed: Arrays by input name.
+        where: Description of them, in a few words.
+        lenient: True if they were drawn so that numbers may come near infinity.
+    """
+
+    feed: Mapping[str, Array]
+    where: str
+    lenient: bool = False
+
+
+class Comparison:
+    """Pairs of tensors of two models, compared run by run.
+
+    Args:
+        reference: The model that is right by definition.
+        candidate: The model to be judged.
+        pairs: Pairs to compare: tensors of the main graphs.
+        graphs: The two graphs.
+        interface: Elements of the tensors of the reference that the candidate has left.
+
+    Attributes:
+        records: Records of the runs so far, by pair.
+    """
+
+    def __init__(
+        self,
+        reference: onnx.ModelProto,
+        candidate: onnx.ModelProto,
+        pairs: Iterable[Pair],
+        graphs: tuple[ComputationGraph, ComputationGraph],
+        interface: Interface,
+    ) -> None:
+        self.interface = interface
+        self._pairs = list(dict.fromkeys(pairs))
+        self._reference = with_outputs(reference, [a for a, _ in self._pairs])
+        self.session = Session(self._reference, optimize=False)
+        self._other = Session(with_outputs(candidate, [b for _, b in self._pairs]), optimize=False)
+        self.records = {pair: _record(pair, graphs) for pair in self._pairs}
+
+    def run(self, run: ReferenceRun) -> None:
+        """Run both models.
+
+        Raises:
+            ModelError: The reference does not take these inputs.
+            LimitError: One of the two takes too much time or memory.
+            DifferenceError: The candidate does not.
+        """
+        expected = self.interface.narrowed(self.session.run(run.feed))
+        try:
+            actual = self._other.run(self.interface.narrowed(run.feed))
+        except LimitError:
+            raise
+        except ModelError as error:
+            said = f"with {run.where} only the first model can be run: {error.message}"
+            raise DifferenceError(said) from error
+        for pair, record in self.records.items():
+            record.add(expected[pair[0]], actual[pair[1]], run.where, run.lenient)
+
+    def over(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
+        """Run both models on inputs that the reference takes, and return the record of each pair."""
+        for run in runs:
+            self.run(run)
+        return self.records
+
+    def noise(
+        self, runs: Sequence[ReferenceRun], is_enough: Callable[[Mapping[Pair, Record]], bool] | None = None
+    ) -> dict[Pair, Record]:
+        """Run the reference against itself, inputs and weights changed by one last place.
+
+        Args:
+            runs: Inputs that the reference takes; those of the fewest elements are run first.
+            is_enough: Called after each run with the noise so far, which is returned once it is true.
+        """
+        noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
+        ordered = sorted(runs, key=lambda run: sum(np.asarray(a).size for a in run.feed.values()))
+        for number in range(ROUNDS):
+            one = Session(self._reference, optimize=False)  # random generators start anew with it
+            changed = shaken(self._reference, number)
+            other = Session(changed.proto, optimize=False)
+            for run in ordered:
+                try:
+                    narrowed = self.interface.narrowed
+                    expected = narrowed(one.run(run.feed))
+                    moved = narrowed(other.run(shaken_feed(run.feed, number)))
+                except ModelError:  # a size that is computed from the weights came out as another
+                    continue
+                for pair, record in noises.items():
+                    if expected[pair[0]].shape == moved[pair[0]].shape:
+                        record.add(expected[pair[0]], moved[pair[0]], run.where, run.lenient)
+                if is_enough is not None and is_enough(noises):
+                    return noises
+        return noises
+
+
+def _record(pair: Pair, graphs: tuple[ComputationGraph, ComputationGraph]) -> Record:
+    one, two = graphs
+    widths = [g.widths[n] for g, n in zip(graphs, pair, strict=True) if n in g.widths]
+    return Record(
+        pair[0],
+        width=min(widths, default=4),
+        rounded=pair[0] in one.rounded,
+        constant=pair[0] not in one.dependent and pair[1] not in two.dependent,
+    )
