@@ -21,6 +21,7 @@ from onnxprune.algebra.sizes.algebra import (
     single_atom,
 )
 from onnxprune.algebra.sizes.conditions import Condition, Kind
+from onnxprune.algebra.sizes.proofs import common_monomial, without
 from onnxprune.algebra.sizes.tensors import exact
 from onnxprune.errors import ModelError
 
@@ -28,6 +29,8 @@ HEAVIEST = 200
 """Limit of terms in a size; a longer one gets a symbol of its own."""
 DEEPEST = 24
 """Functions nested in a size that is reasoned about."""
+MOST_UNSOLVED = 64
+"""Limit of the equations that are solved again when a further fact is known."""
 
 
 class ContradictionError(ModelError):
@@ -67,6 +70,8 @@ class SizeFacts:
         self._parts: dict[int, Value] = {}
         self._demanded: dict[Size, None] = {}
         self._read = 0
+        self._unsolved: dict[Size, tuple[str, str]] = {}
+        self._solving = False
 
     @property
     def learnt(self) -> bool:
@@ -143,11 +148,14 @@ class SizeFacts:
         if not self.sure:
             self.need("equal", a, (b,), node, reason)
             return simpler
+        d = _without_positive_factors(d)
         if self._solve_symbol(d, node, reason):
             return self.size_now(a)
         self._note_equation(a, b, d, node, reason)
         if self._solve_function(d):
             return self.size_now(a)
+        if len(self._unsolved) < MOST_UNSOLVED:
+            self._unsolved[d] = (node, reason)
         heavier = b if simpler is a else a
         if isinstance(heavier, Size):
             self._aliases[heavier] = simpler
@@ -279,10 +287,46 @@ class SizeFacts:
             self.solved[number] = value
         self._now.clear()
         self._parts = {}
+        self._solve_again()
+
+    def _solve_again(self) -> None:
+        """Solve the equations that a new fact has changed."""
+        if self._solving:
+            return
+        self._solving = True
+        try:
+            while any(self._solved_now(d, *told) for d, told in list(self._unsolved.items())):
+                pass
+        finally:
+            self._solving = False
+
+    def _solved_now(self, d: Size, node: str, reason: str) -> bool:
+        """Return true if an equation ``d = 0`` has given a further fact by all that is known now."""
+        found = replaced(d, self.known, self._parts)
+        if found == d:
+            return False
+        del self._unsolved[d]
+        if not isinstance(found, Size):
+            if found != 0:
+                raise ContradictionError(f"{reason}: {d} is not 0")
+            return False
+        left = _without_positive_factors(found)
+        if self._solve_symbol(left, node, reason) or self._solve_function(left):
+            return True
+        self._unsolved[left] = (node, reason)
+        return False
 
 
 def _weight(size: Size) -> tuple[int, object]:
     return size.weight, size.terms
+
+
+def _without_positive_factors(d: Size) -> Size:
+    """Divide by common factors that are never 0: the rest is 0 wherever ``d`` is, and nowhere else."""
+    atoms = d.algebra.atoms
+    positive = tuple((k, p) for k, p in common_monomial(d) if (atoms[k].bounds[0] or 0) >= 1)
+    left = d.algebra.polynomial({without(m, positive): c for m, c in d.terms}) if positive else d
+    return left if isinstance(left, Size) else d
 
 
 def _never_zero(d: Size) -> bool:

@@ -123,6 +123,9 @@ def stretched(a: Extent, b: Extent) -> Extent:
         cut = atom.operands if atom is not None and atom.kind == "minimum" else ()
         if x in cut and all(s == x or is_nonnegative(s - 2) for s in cut):
             return x
+    for x, y in ((a, b), (b, a)):
+        if (atom := single_atom(y)) is not None and atom.kind == "stretched" and x in atom.operands:
+            return y
     pair = sorted((a, b), key=_order)
     lows = [x.bounds[0] for x in pair if isinstance(x, Size)]
     least = None if None in lows else min(low for low in lows if low is not None)

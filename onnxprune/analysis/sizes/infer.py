@@ -91,6 +91,7 @@ def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
         branches=walk.branches,
         unknown=tensors.unknown,
         sequences=tensors.sequences,
+        simplified=facts.size_now,
     )
 
 

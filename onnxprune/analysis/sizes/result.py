@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from onnxprune.algebra.sizes.algebra import Extent, as_extent
 from onnxprune.algebra.sizes.conditions import Condition
 from onnxprune.algebra.sizes.tensors import Shape, TensorSequence, Values
 from onnxprune.analysis.sizes.inputs import OpenAxis
@@ -30,6 +31,7 @@ class SizeAnalysis:
         undecided: Axes whose size is one of two, in words.
         branches: Decided conditions of If nodes, by name; true for ``then_branch``.
         unknown: The reason why a rank or an axis is not known, by tensor.
+        simplified: A size with all equations put in.
     """
 
     shapes: dict[str, Shape]
@@ -47,3 +49,4 @@ class SizeAnalysis:
     branches: dict[str, bool] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     sequences: dict[str, TensorSequence] = field(default_factory=dict)
+    simplified: Callable[[Extent], Extent] = field(default=as_extent, repr=False)

@@ -416,7 +416,7 @@ class Context:
 
     def fixed(self, size: Extent, reason: str) -> Factor:
         """Return a new axis that must stay as it is."""
-        return Factor(size, [self.why(reason)])
+        return Factor(self.typing.shapes.analysis.simplified(size), [self.why(reason)])
 
     def runs_along(self, indexing: Indexing) -> None:
         """State which axes of operands and results run along the same index, beside earlier statements."""
