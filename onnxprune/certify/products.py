@@ -39,6 +39,10 @@ from onnxprune.certify.size_products import Size
 
 CHUNK = 1 << 20
 """Weights that are held in float64 at once."""
+_UNIT = 2.0**-53
+"""Relative rounding of one operation in float64."""
+_ROOM = 2.0**-44
+"""Least relative widening of a sum, for its own rounding."""
 
 
 @dataclass(frozen=True)
@@ -126,24 +130,43 @@ def _summed(weights: Array, held: Bounds) -> tuple[Bounds, Array]:
         weights: ``[groups, outputs, inputs, places]``.
         held: Bounds of the inputs, ``[groups, 1, inputs]``.
     """
-    up, down = np.maximum(weights, 0.0).sum(3), np.minimum(weights, 0.0).sum(3)
+    terms = weights.shape[2] * weights.shape[3]
+    if weights.shape[3] == 1:
+        weights = weights[..., 0]
+        up, down = np.maximum(weights, 0.0), np.minimum(weights, 0.0)
+    else:
+        up, down = np.maximum(weights, 0.0).sum(3), np.minimum(weights, 0.0).sum(3)
     low = _dot(up, held.low) + _dot(down, held.high)
     high = _dot(up, held.high) + _dot(down, held.low)
-    size = _dot(up - down, np.maximum(np.abs(held.low), np.abs(held.high)))
-    room = np.where(np.isfinite(size), size, 0.0) * 2.0**-44
+    largest = np.maximum(np.abs(held.low), np.abs(held.high))
+    size = _dot(up, largest) - _dot(down, largest)
+    room = np.where(np.isfinite(size), size, 0.0) * max(_ROOM, 2 * terms * _UNIT)
     return widened(low - room, high + room), size
 
 
 def _dot(weights: Array, values: Array) -> Array:
-    """Return sums over the last axis, zero times infinity being zero."""
+    """Return sums over the last axis, zero times infinity being zero.
+
+    Args:
+        weights: ``[groups, outputs, inputs]``, all of one sign.
+        values: ``[groups, 1, inputs]``.
+    """
+
+    def total(vector: Array) -> Array:
+        column = np.ascontiguousarray(vector, np.float64).reshape(
+            vector.shape[0], -1, 1
+        )  # BLAS takes no other
+        return np.asarray(np.matmul(weights, column)[:, :, 0])
+
     finite = np.isfinite(values)
-    total = np.matmul(weights, np.where(finite, values, 0.0).transpose(0, 2, 1))[:, :, 0]
-    if finite.all():
-        return np.asarray(total)
-    endless = np.matmul(np.abs(weights), (~finite).astype(np.float64).transpose(0, 2, 1))[:, :, 0] > 0
-    signs = np.where(finite, 0.0, np.sign(values))
-    sign = np.matmul(np.sign(weights), signs.transpose(0, 2, 1))[:, :, 0]
-    return np.where(endless, np.where(sign == 0, np.nan, np.where(sign > 0, np.inf, -np.inf)), total)
+    known = np.where(finite, values, 0.0)
+    found = total(known) if known.any() else np.zeros(weights.shape[:2])
+    for sign in (1.0, -1.0):
+        endless = values == sign * np.inf
+        if endless.any():
+            reached = sign * total(endless)
+            found = found + np.where(reached == 0, 0.0, np.copysign(np.inf, reached))
+    return found
 
 
 def channels(given: Relation, groups: tuple[int, int], inputs: tuple[int, int]) -> Relation:

@@ -7,6 +7,7 @@ over the tensors, so that a larger tensor has no larger weight.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.weight_values import finite_values, is_plain, without_infinity
+from onnxprune.scoring.criteria.power_sums import power_sums
 from onnxprune.support.mapped import blocks
 
 Scores = np.ndarray[Any, np.dtype[np.float64]]
@@ -73,6 +75,24 @@ def _share_in_parts(
     ]
     values = np.add.reduce(parts) if 0 in alike else np.concatenate(parts)
     return _totals(member, values, group.size) * group.size / whole.size
+
+
+def power_share(channels: Channels, group: Group, place: AxisRef, power: int) -> Scores:
+    """Return the mean of |w|ᵖ over each channel's elements in one tensor, ``[channels]``.
+
+    Args:
+        channels: The network.
+        group: The group.
+        place: One of its places.
+        power: The exponent, 1 or 2.
+    """
+    member = channels.members(group, place)
+    if member.size != member.shape[place.axis] or not is_plain(channels.typing, place.tensor):
+        magnitude = np.abs if power == 1 else np.square
+        return share(channels, group, place, lambda _, w: magnitude(w), elementwise=True)
+    values = power_sums(channels.model, place.tensor, power)[place.axis].reshape(member.shape)
+    mean = group.size / math.prod(channels.model.constants[place.tensor].dims)
+    return np.asarray(_totals(member, values, group.size) * mean)
 
 
 def sums(channels: Channels, group: Group, place: AxisRef, values: Scores) -> Scores:

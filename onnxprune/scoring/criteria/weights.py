@@ -8,13 +8,13 @@ from onnxprune.analysis.groups.channels import AxisRef, Channels, Group
 from onnxprune.analysis.groups.weight_values import finite_values
 from onnxprune.ops.spec import spec_of
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
-from onnxprune.scoring.criteria.shares import Scores, matrices, members, share
+from onnxprune.scoring.criteria.shares import Scores, matrices, members, power_share
 
 
 def l1(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
     """Sum of absolute weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017)."""
     places = matrices(channels, group)
-    return [share(channels, group, p, lambda _, w: np.abs(w), elementwise=True) for p in places]
+    return [power_share(channels, group, p, 1) for p in places]
 
 
 def l2(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
@@ -23,7 +23,7 @@ def l2(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: 
     The Euclidean norm of He et al., "Soft Filter Pruning", IJCAI 2018.
     """
     places = matrices(channels, group)
-    return [share(channels, group, p, lambda _, w: np.square(w), elementwise=True) for p in places]
+    return [power_share(channels, group, p, 2) for p in places]
 
 
 def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
@@ -38,7 +38,7 @@ def bn(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: 
         return any(u.operand == 1 and spec_of(index.nodes[u.node]).statistics for u in uses)
 
     places = [p for p in group.places if scales(p.tensor)] or matrices(channels, group)
-    return [share(channels, group, p, lambda _, w: np.square(w), elementwise=True) for p in places]
+    return [power_share(channels, group, p, 2) for p in places]
 
 
 def geometric_median(
