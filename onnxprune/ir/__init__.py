@@ -31,7 +31,7 @@ from onnxprune.ir.model import (
     load,
     skeleton,
 )
-from onnxprune.ir.nested_graphs import bodies, captured, every_graph, flat, label, subgraphs
+from onnxprune.ir.nested_graphs import anonymous, bodies, captured, every_graph, flat, label, subgraphs
 from onnxprune.ir.open_interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.ir.vocabulary import (
     VOCABULARY_KEY,
@@ -57,6 +57,7 @@ __all__ = [
     "Vocabulary",
     "analysis",
     "analysis_scope",
+    "anonymous",
     "attributes",
     "axis_name",
     "bodies",

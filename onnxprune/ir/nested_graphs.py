@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator
 
 import onnx
@@ -62,3 +63,42 @@ def captured(node: onnx.NodeProto) -> set[str]:
 def label(node: onnx.NodeProto) -> str:
     """Return the label of a node: its name, or its first output where it has none."""
     return node.name or next((o for o in node.output if o), node.op_type)
+
+
+def anonymous(node: onnx.NodeProto) -> tuple[onnx.NodeProto, tuple[str, ...]]:
+    """Return a node without the names of its tensors, and the outer tensors its bodies read.
+
+    Tensors inside the bodies are numbered in the order of their definition, outer ones in the order of
+    their first use. Two nodes that differ in names alone give equal nodes.
+    """
+    bare = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    bare.attribute.extend(sorted(node.attribute, key=lambda a: str(a.name)))
+    outer: dict[str, str] = {}
+    for graph in subgraphs(bare):
+        _number(graph, ChainMap(), outer)
+    return bare, tuple(outer)
+
+
+def _number(graph: onnx.GraphProto, names: ChainMap[str, str], outer: dict[str, str]) -> None:
+    """Give the tensors of a body numbers for names; ``names`` are those of the bodies around it."""
+    own = names.new_child()
+
+    def define(name: str) -> str:
+        return own.setdefault(name, f"{len(own)}") if name else ""
+
+    def read(name: str) -> str:
+        return (own.get(name) or outer.setdefault(name, f"outer {len(outer)}")) if name else ""
+
+    for tensor in (*graph.input, *graph.initializer, *(t.values for t in graph.sparse_initializer)):
+        tensor.name = define(tensor.name)
+    for node in graph.node:
+        node.input[:] = [read(name) for name in node.input]
+        for body in subgraphs(node):
+            _number(body, own, outer)
+        node.output[:] = [define(name) for name in node.output]
+        node.ClearField("name")
+        node.ClearField("doc_string")
+    for value in graph.output:
+        value.name = read(value.name)
+    for field in ("name", "doc_string", "value_info", "quantization_annotation", "metadata_props"):
+        graph.ClearField(field)

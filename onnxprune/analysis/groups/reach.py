@@ -78,7 +78,7 @@ def counting_of(channels: Channels) -> Counting:
     typing = channels.typing
     chosen = set(typing.shapes.analysis.symbols)
     sizes: dict[str, int] = {}
-    assumed = total = 0.0
+    assumed = total = 0
     for work in typing.work:
         number = math.prod(at_numbers(dim, typing.shapes.number).count for dim in work.dims)
         told = {s for dim in work.dims if not isinstance(dim.size, int) for s in dim.size.symbols} - chosen

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.ir import captured, every_graph
+from onnxprune.ir import anonymous, captured, every_graph
 from onnxprune.ops.spec import find_spec
 from onnxprune.runtime import has_operator
 
@@ -21,8 +21,8 @@ class RunnableModel:
 
     Attributes:
         proto: The model; its outputs are those that remain, then the operands of the nodes that were cut off.
-        operands: The operands of each node that was cut off, in order of execution; `None` for those that are
-            no result of a node that remains.
+        operands: The operands of each node that was cut off, then the outer tensors its bodies read, in order
+            of execution; `None` for those that are no result of a node that remains.
         nodes: Those nodes.
         lost: Outputs of the original that are gone, by name.
     """
@@ -61,7 +61,7 @@ def cut_before(
     gone = {o.name for o in graph.output if not o.type.HasField("tensor_type")}
     kept, cut = _divided(graph, operators, gone, set(before) if stand_in else None)
     made = {o for node in kept for o in node.output}
-    operands = tuple(tuple(i if i in made else None for i in node.input) for node in cut)
+    operands = tuple(tuple(i if i in made else None for i in _read(node)) for node in cut)
     del graph.node[:]
     graph.node.extend(kept)
     outputs = [o for o in graph.output if o.name not in gone]
@@ -109,6 +109,11 @@ def _holds(node: onnx.NodeProto, operators: Collection[Operator]) -> bool:
     return any(
         (n.domain, n.op_type) in operators for body in bodies for g in every_graph(body) for n in g.node
     )
+
+
+def _read(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Return the operands of a node and the outer tensors of its bodies, in order of their first use."""
+    return (*node.input, *anonymous(node)[1])
 
 
 def _drop_dead(graph: onnx.GraphProto) -> None:

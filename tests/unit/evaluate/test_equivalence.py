@@ -395,6 +395,32 @@ def test_an_unknown_operator_in_a_branch_that_is_resolved():
     assert examine(given, changed, budget=QUICK).status == "differ"
 
 
+def choice_of(name: str, scale: float) -> Model:
+    """A choice between two bodies with an operator that the runtime does not know, which read an outer tensor."""
+    text = f"""
+    <ir_version: 9, opset_import: ["" : 17, "plugin" : 1]>
+    agraph (float[n,4] x) => (float[n,4] y) <float[4,4] w = {{{", ".join(["1"] * 16)}}}, float s = {{{scale}}}> {{
+        h = MatMul (x, w)
+        k = Mul (h, s)
+        sum = ReduceSum <keepdims = 0> (x)
+        positive = Cast <to = 9> (sum)
+        y = If (positive) <
+            then_branch = first () => (float[n,4] {name}) {{ {name} = plugin.Unknown (k) }},
+            else_branch = second () => (float[n,4] z) {{ z = plugin.Unknown (k) }}
+        >
+    }}
+    """
+    return Model(onnx.parser.parse_model(text))
+
+
+def test_bodies_that_differ_in_names_alone_are_the_same():
+    assert examine(choice_of("z", 2.0), choice_of("inner", 2.0), budget=QUICK).status == "agree"
+
+
+def test_outer_tensors_of_bodies_are_compared():
+    assert examine(choice_of("z", 2.0), choice_of("z", 2.1), budget=QUICK).status == "differ"
+
+
 def test_no_large_shapes_are_run_once_a_small_one_has_shown_something(monkeypatch):
     net = Net()
     model = net.model(net.relu(net.input("x", ("N", "T"))))
