@@ -18,6 +18,8 @@ from onnxprune.support.mapped import is_mapped
 
 _SMALL = 1 << 10
 """Bytes up to which a constant may hold sizes."""
+_REFUSALS = (onnx.checker.ValidationError, shape_inference.InferenceError, ValueError)
+"""Errors of onnx for a model it does not take; `ValueError` is that of an element type it does not know."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def refusal(model: Model, *, numbers: bool = False) -> Exception | None:
     try:
         onnx.checker.check_model(bare)
         shape_inference.infer_shapes(bare, strict_mode=True, data_prop=False)
-    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+    except _REFUSALS as error:
         return None if _only_misses_types(error) else error
     return None
 
@@ -87,7 +89,7 @@ def _without_declarations(model: Model) -> onnx.ModelProto | None:
                 value.type.tensor_type.ClearField("shape")
     try:
         return shape_inference.infer_shapes(bare, strict_mode=True, data_prop=False)
-    except (onnx.checker.ValidationError, shape_inference.InferenceError):
+    except _REFUSALS:
         return None
 
 

@@ -373,9 +373,11 @@ def _refusal(what: str, error: Exception) -> ModelError:
     found = next((m for p in _NODE_PATTERNS if (m := re.search(p, text))), None)
     for noise in _NOISE:
         text = re.sub(noise, "", text)
+    short = any(phrase in text for phrase in _OUT_OF_MEMORY)
+    text = re.sub(r"(std::)?bad[_ ]alloc(ation)?", "memory does not suffice", text)
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
     name, message = found["name"] if found else "", f"{what}{where}: {text}"
-    if any(phrase in text for phrase in _OUT_OF_MEMORY):
+    if short:
         hint = "allow more memory with --memory, or give smaller sizes with --shape, --dim or --batch-size"
         return LimitError(message, hint, name)
     return ModelError(message, "another export, or a newer onnxruntime, may do better", name)

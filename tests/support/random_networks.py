@@ -227,7 +227,8 @@ class Builder:
         return self.net.ints(size)
 
     def transpose(self) -> None:
-        if x := self.tensor():
+        x = self.tensor()
+        if x and len(self.net.shape(x)) > 1:
             order = self.draw(st.permutations(list(range(1, len(self.net.shape(x))))))
             self.keep(self.net.transpose(x, 0, *order))  # type: ignore[misc]
 

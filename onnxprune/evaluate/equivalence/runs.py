@@ -34,7 +34,7 @@ _KEPT_RUNS = 24
 _LONGER = 5
 """Factor of the time allowed to a run that only measures rounding: it may be on data."""
 _PATIENCE = 6
-"""Factor of the budget where no shape has run yet."""
+"""Factor of the budget where no shape has run yet, as long as small ones are left."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class EquivalenceCheck:
         smallest = 0
         aside: list[Trial] = []
         for trial in trial_shapes(self.reference, given):
-            patience = self.budget.seconds * (1 if self.tried else _PATIENCE)
+            patient = not self.tried and trial.elements <= _LARGEST_STEP * SMALL
+            patience = self.budget.seconds * (_PATIENCE if patient else 1)
             spent = self.limit is not None or self.spent > patience
             if spent or (smallest and trial.elements > max(_LARGEST_STEP * smallest, SMALL)):
                 break
@@ -141,7 +142,7 @@ class EquivalenceCheck:
         by_size = sorted(self.tried.values(), key=_elements)
         tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
         for shapes in tried if not self.limit else ():
-            self._draw(shapes, KINDS[1], 2)
+            self._draw(shapes, KINDS[1], 1 if self.spent > self.budget.seconds else 2)
         for kind in KINDS[2:]:
             for shapes in tried:
                 if self.limit or self._is_shown() or self.spent > self.budget.seconds:

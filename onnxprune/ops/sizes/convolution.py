@@ -55,9 +55,21 @@ def _convolved(node: SizedNode, shape: Shape | None, weight: Shape | None) -> li
         return _only_rank(node, shape, weight)
     if len(shape) != len(weight) or len(shape) < 3:
         raise ContradictionError(f"weights of {len(weight)} axes do not fit an operand of {len(shape)}")
-    kernel: list[Extent] = list(node.attribute("kernel_shape") or weight[2:])
+    kernel = _kernel(node, weight)
     node.same(shape[1], weight[1] * node.attribute("group", 1), "channels")
     return [shape[0], weight[0], *windows(node, shape[2:], kernel)]
+
+
+def _kernel(node: SizedNode, weight: Shape) -> list[Extent]:
+    """Return the sizes of the windows: those of the weight, which an attribute may repeat."""
+    listed = node.attribute("kernel_shape")
+    if not listed:
+        return list(weight[2:])
+    if len(listed) != len(weight) - 2:
+        raise ContradictionError(f"a window of {len(listed)} axes does not fit weights of {len(weight)}")
+    for size, own in zip(listed, weight[2:], strict=True):
+        node.same(size, own, "sizes of the window")
+    return list(listed)
 
 
 def _only_rank(node: SizedNode, shape: Shape | None, weight: Shape | None) -> list[Value]:
@@ -174,7 +186,7 @@ def _laid_out(
     node: SizedNode, shape: Shape, weight: Shape, given: Sequence[Value] | None = None
 ) -> list[Value]:
     count = len(shape) - 2
-    kernel: list[Extent] = list(node.attribute("kernel_shape") or weight[2:])
+    kernel = _kernel(node, weight)
     strides = node.attribute("strides") or [1] * count
     dilations = node.attribute("dilations") or [1] * count
     pads: Sequence[Value] = given or node.attribute("pads") or [0] * 2 * count

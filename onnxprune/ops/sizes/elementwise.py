@@ -127,8 +127,11 @@ def batch_normalization(node: SizedNode) -> None:
     """The shape of the operand; statistics are as long as it has channels."""
     shape = node.shape()
     node.put(0, shape)
-    if shape is not None and len(shape) > 1 and node.has(1) and (scale := node.shape(1)) is not None:
-        node.same(shape[1], scale[0], "channels")
+    channels = shape[1] if shape is not None and len(shape) > 1 else None
+    for place in range(1, 5):
+        listed = node.shape(place) if node.has(place) else None
+        if channels is not None and listed is not None and len(listed) == 1:
+            node.same(channels, listed[0], "channels")
     for place in range(1, len(node.outputs)):
         node.put(place, node.shape(3), node.kind(3))
 

@@ -153,3 +153,11 @@ def test_the_reason_given_where_nothing_can_go_is_that_of_lost_weights_too() -> 
     channels = find_channels(Model(net.proto(net.sized(y, [4, 6]))))
     assert not channels.groups
     assert "no rule for operator nobody.knows.Strange" in why_blocked(channels)
+
+
+def test_work_beyond_the_range_of_floating_point_numbers() -> None:
+    net = Net()
+    huge = 2**62
+    hidden = net.linear(net.input("x", (*[huge] * 20, 4)), 6)
+    model = net.model(net.linear(net.relu(hidden), 2))
+    assert reach_of(find_channels(model)).macs > 0.99

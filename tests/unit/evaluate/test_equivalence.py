@@ -396,10 +396,11 @@ def test_an_unknown_operator_in_a_branch_that_is_resolved():
 
 
 def choice_of(name: str, scale: float) -> Model:
-    """A choice between two bodies with an operator that the runtime does not know, which read an outer tensor."""
+    """A choice of two bodies with an unknown operator, both of which read an outer tensor."""
+    ones = ", ".join(["1"] * 16)
     text = f"""
     <ir_version: 9, opset_import: ["" : 17, "plugin" : 1]>
-    agraph (float[n,4] x) => (float[n,4] y) <float[4,4] w = {{{", ".join(["1"] * 16)}}}, float s = {{{scale}}}> {{
+    agraph (float[n,4] x) => (float[n,4] y) <float[4,4] w = {{{ones}}}, float s = {{{scale}}}> {{
         h = MatMul (x, w)
         k = Mul (h, s)
         sum = ReduceSum <keepdims = 0> (x)

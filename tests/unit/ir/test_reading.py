@@ -321,6 +321,25 @@ def drawn_of_no_type(proto):
     proto.graph.node.append(helper.make_node("RandomUniform", [], ["drawn"], shape=[2], dtype=-1))
 
 
+def with_another_window(proto):
+    node = proto.graph.node[0]
+    kept = [a for a in node.attribute if a.name != "kernel_shape"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("kernel_shape", [3, 4096])])
+
+
+def normalised_by_another_count(proto):
+    """The mean of a normalisation has one number too many for its operand."""
+    count = proto.graph.initializer[1].dims[0]
+    read, names = proto.graph.node[0].output[0], ("scale", "shift", "mean", "variance")
+    for name in names:
+        numbers = np.ones(count + (name == "mean"), np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(numbers, name))
+    node = helper.make_node("BatchNormalization", [read, *names], ["normal"], name="norm1")
+    proto.graph.node.insert(1, node)
+    proto.graph.node[2].input[0] = "normal"
+
+
 DAMAGE = {
     without_value: "'k'",
     without_output: "Constant",
@@ -333,6 +352,8 @@ DAMAGE = {
     that_refers_to_a_function: "'conv1'",
     converted_to_no_type: "'cast'",
     drawn_of_no_type: "'drawn'",
+    with_another_window: "'conv1'",
+    normalised_by_another_count: "'norm1'",
 }
 
 
@@ -341,6 +362,14 @@ def test_damage_is_named(tmp_path, spoil):
     proto = disk.network()
     spoil(proto)
     assert DAMAGE[spoil] in refused(tmp_path, proto)
+
+
+def test_an_output_whose_type_onnx_does_not_know(tmp_path):
+    """Inference refuses a map without a type of its keys; the runtime takes it."""
+    proto = onnx.load(CASES / "mlhead.onnx")
+    proto.graph.output[1].type.sequence_type.elem_type.map_type.ClearField("key_type")
+    facts = pruned(tmp_path, disk.save(proto, tmp_path / "model.onnx"))
+    assert facts[1]["channels"]
 
 
 def test_a_file_too_large_to_be_a_model_is_not_read(tmp_path):

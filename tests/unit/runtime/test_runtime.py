@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 from onnx import helper, numpy_helper
 
 from onnxprune import runtime
-from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.errors import DataError, LimitError, ModelError, UsageError
 from onnxprune.runtime import Session, TensorSpec, WeightSession, compare, measure_latency, sample_feeds
+from onnxprune.runtime import session as sessions
 from onnxprune.runtime.agreement import difference
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]> '
@@ -418,3 +419,11 @@ class TestLatency:
     def test_no_rounds(self) -> None:
         with pytest.raises(UsageError, match="0 rounds"):
             measure_latency([convnet()], image(), rounds=0)
+
+
+def test_memory_that_does_not_suffice_is_told_in_words():
+    """The names of exceptions of C++ in a message of the runtime are replaced."""
+    error = sessions._refusal("cannot load the model", RuntimeError("Node (split) Op (Split) std::bad_alloc"))
+    assert isinstance(error, LimitError)
+    assert "bad_alloc" not in str(error)
+    assert "memory does not suffice" in str(error)
