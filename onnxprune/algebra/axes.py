@@ -349,27 +349,51 @@ def _split_product(dim: Product, at: int, why: Block) -> tuple[Dim, Dim]:
 
 def _compared_products(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> tuple[list[Equation], bool]:
     """Walk both products from their minor ends, factoring the common divisor out of unequal parts."""
+    left, right, found = _minor_ends(a, b)
+    return found, _blocked([*left, *right], why) if left and right else True
+
+
+def _minor_ends(a: Sequence[Dim], b: Sequence[Dim]) -> tuple[list[Dim], list[Dim], list[Equation]]:
+    """Equate the minor ends of two products; return the parts before them, and the equations."""
     left, right = _spread(a), _spread(b)
     found: list[Equation] = []
     while left and right:
-        x, y = left.pop(), right.pop()
-        common = common_divisor(x.size, y.size)
-        if common == 1:
-            return found, _blocked([*left, x, *right, y], why)
-        minors = []
-        for part, rest in ((x, left), (y, right)):
-            if part.size == common:
-                minors.append(part)
-                continue
-            quotient = exact_quotient(part.size, common)
-            if quotient is None:
-                return found, _blocked([*left, x, *right, y], why)
-            major, minor = Factor(quotient), Factor(common)
-            found.append((part, Product((major, minor))))
-            minors.append(minor)
-            rest.append(major)
-        found.append((minors[0], minors[1]))
-    return found, True
+        common = common_divisor(left[-1].size, right[-1].size)
+        if common == 1 or any(exact_quotient(p[-1].size, common) is None for p in (left, right)):
+            break
+        found.append((_minor_of(left, common, found), _minor_of(right, common, found)))
+    return left, right, found
+
+
+def unify_ends(a: Sequence[Dim], b: Sequence[Dim], why: Block) -> bool:
+    """Line up two lists of axes over the same elements, whose sizes are equal for reasons the algebra lacks.
+
+    Their minor ends are compared as in products of one size, then axes of one size from the major end. The
+    axes in between, such as a batch and a length that depend on another batch, are blocked.
+
+    Returns:
+        True if nothing was blocked.
+    """
+    left, right, found = _minor_ends(a, b)
+    while left and right and left[0].size == right[0].size:
+        found.append((left.pop(0), right.pop(0)))
+    done = _blocked([*left, *right], why) if left or right else True
+    for x, y in found:
+        done &= unify(x, y, why)
+    return done
+
+
+def _minor_of(parts: list[Dim], size: Extent, found: list[Equation]) -> Dim:
+    """Take the minor part of ``size`` elements off the last of some axes; the rest of it takes its place."""
+    last = parts.pop()
+    if last.size == size:
+        return last
+    quotient = exact_quotient(last.size, size)
+    assert quotient is not None
+    major, minor = Factor(quotient), Factor(size)
+    found.append((last, Product((major, minor))))
+    parts.append(major)
+    return minor
 
 
 def _spread(parts: Iterable[Dim]) -> list[Dim]:

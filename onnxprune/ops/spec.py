@@ -102,6 +102,7 @@ class OpSpec:
         statistics: The operands that hold running statistics of training.
         elementwise: True if each element of the results is made of the elements of the operands at the same
             place, by a formula without axes.
+        copies: True if each element of the results is one of the first operand.
         arithmetic: Operation among the four basic ones, if it is one of them.
         normalises: True if it divides by a deviation or a norm of its data.
         gradient: The pullback: writes the gradients of a node's operands, from those of its results, into the
@@ -123,6 +124,7 @@ class OpSpec:
     trainable: bool = True
     statistics: tuple[int, ...] = ()
     elementwise: bool = False
+    copies: bool = False
     arithmetic: Arithmetic = ""
     normalises: bool = False
     gradient: GradientRule | None = None

@@ -197,6 +197,30 @@ def attention(split: str, join: str) -> onnx.ModelProto:
     return plain_attention(Net(), split, join)
 
 
+def unit(net: Net, x: str, form: str) -> str:
+    """``x / max(‖x‖, ε)`` along the last axis, the norm repeated, bounded before or after."""
+    norm, bound = net.reduce("ReduceL2", x, [3]), net.const(1e-12)
+    if form == "bounded first":
+        norm = net.op("Expand", net.op("Clip", norm, bound), net.op("Shape", x))
+    elif form == "repeated first":
+        norm = net.op("Max", net.op("Expand", norm, net.op("Shape", x)), bound)
+    else:
+        norm = net.op("Clip", norm, bound)
+    return net.op("Div", x, norm)
+
+
+@idea(0.44, name="cosine_attention", form="broadcast")
+@idea(0.44, name="cosine_attention_bounded_then_repeated", form="bounded first")
+@idea(0.44, name="cosine_attention_repeated_then_bounded", form="repeated first")
+def cosine_attention(form: str) -> onnx.ModelProto:
+    """Queries and keys of unit length."""
+    net = Net()
+    x = net.input("tokens", ["N", LENGTH, WIDTH])
+    q, k, v = (heads(net, net.linear(x, WIDTH)) for _ in range(3))
+    y = joined(net, attend(net, unit(net, q, form), unit(net, k, form), v))
+    return net.proto(net.linear(net.relu(net.linear(y, 2 * WIDTH)), WIDTH))
+
+
 @idea(0.43)
 def grouped_query_attention() -> onnx.ModelProto:
     """Two heads of keys and values serve four of queries."""

@@ -148,6 +148,21 @@ def skip(net: OpenNet, x: str) -> str:
     return net.picture(net.concat(net.padded(up, *missing), x), 8 + c)
 
 
+def cropped(net: OpenNet, x: str) -> str:
+    """A U-Net without padding: the skip is cut around its middle to the size of the other operand."""
+    c = net.shape(x)[1]
+    if net.opset < 10:
+        return net.relu(x)
+    down = net.picture(net.pool(x), c)
+    up = net.picture(net.up(net.relu(net.picture(net.conv(down, 6), 6)), 8), 8)
+    sizes = [net.size(up, k) for k in (2, 3)]
+    over = [net.op("Sub", net.size(x, k), size) for k, size in zip((2, 3), sizes, strict=True)]
+    starts = [net.binary("Div", missing, 2) for missing in over]
+    ends = [net.op("Add", start, size) for start, size in zip(starts, sizes, strict=True)]
+    bounds = net.concat(*starts, axis=0), net.concat(*ends, axis=0)
+    return net.picture(net.concat(net.picture(net.op("Slice", x, *bounds, net.ints(2, 3)), c), up), 8 + c)
+
+
 def resized(net: OpenNet, x: str) -> str:
     """Pooled and resized to the size it had."""
     c = net.shape(x)[1]
@@ -265,6 +280,7 @@ BLOCKS: tuple[Block, ...] = (
     same_padding,
     to_a_multiple,
     skip,
+    cropped,
     resized,
     stretched,
     zeros,

@@ -43,7 +43,10 @@ def block_inexact_sums(typing: Typing) -> None:
                     _refuse(typing, factor, contraction)
     for factor, divisors in divisions.items():
         values = _values(typing, factor, carriers[factor], makers, None)
+        repeated = _repeated(typing, carriers[factor], makers)
         for divisor in divisors:
+            if divisor.tensor in repeated:
+                continue  # the other channels are divided by the same number
             results = typing.nodes[divisor.node].output
             known = values.get(divisor.tensor) or _is_constant_divisor(typing, divisor.tensor)
             if not known or not all(np.isfinite(values.get(r, 0)) for r in results):
@@ -150,6 +153,18 @@ def _values(
     return values
 
 
+def _repeated(typing: Typing, carriers: set[str], makers: Mapping[str, int]) -> set[str]:
+    """Return the carriers of a factor that hold one number along it, as Expand repeats it."""
+    repeated: set[str] = set()
+    for index in sorted({makers[t] for t in carriers if t in makers}):
+        node = typing.nodes[index]
+        spec = spec_of(node)
+        sources = [i for i in node.input if i] if spec.elementwise else list(node.input[:1])
+        if (spec.elementwise or spec.copies) and carriers.intersection(sources) <= repeated:
+            repeated.update(node.output)
+    return repeated
+
+
 def _made(
     typing: Typing,
     index: int,
@@ -171,6 +186,8 @@ def _made(
             elif spec.elementwise and all(seen[0] == o for o in seen):
                 value = _evaluated(typing, node, values, seen[0])
                 made |= {name: value} if value is not None else {}
+            elif spec.copies and node.input[0] in values and all(operands[0] for operands in seen):
+                made[name] = values[node.input[0]]
     return made
 
 

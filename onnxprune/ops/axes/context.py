@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, unify
+from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, nested, unify, unify_ends
 from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, attributes, captured, label
@@ -27,6 +27,7 @@ from onnxprune.ops.views import LinearView, Operands
 
 Axes = tuple[Dim, ...]
 RESULT = -1
+UNALIGNED = "its axes cannot be lined up channel by channel"
 
 
 class UnknownOperandError(Exception):
@@ -379,18 +380,41 @@ class Context:
         return listed
 
     def define(self, result: int, axes: Sequence[Dim]) -> None:
-        """Define the axes of a result; where shape inference knows them, it has to agree."""
+        """Define the axes of a result; where shape inference knows them, it has to agree.
+
+        Two expressions of one size, such as those of tensors that are joined, need not be equal for the
+        algebra: that axis stays as it is.
+        """
         if not self.makes(result):
             return
         sizes = tuple(d.size for d in axes)
         inferred = self.typing.shapes.sizes.get(self.node.output[result], sizes)
-        if sizes != inferred:
-            raise UnknownOperandError(f"its result is {inferred} but its rule expects {sizes}")
-        self.typing.axes[self.node.output[result]] = tuple(axes)
+        if len(sizes) != len(inferred) or any(
+            a != b and isinstance(a, int) and isinstance(b, int) for a, b in zip(sizes, inferred, strict=True)
+        ):
+            found, expected = (", ".join(map(str, s)) for s in (inferred, sizes))
+            raise UnknownOperandError(f"its result is [{found}] but its rule expects [{expected}]")
+        self.typing.axes[self.node.output[result]] = tuple(
+            dim if dim.size == size else self._stays(dim, size)
+            for dim, size in zip(axes, inferred, strict=True)
+        )
+
+    def _stays(self, dim: Dim, size: Extent) -> Dim:
+        """Block an axis, and return one of another expression of its size."""
+        self.block(dim, UNALIGNED)
+        return self.fixed(size, UNALIGNED)
 
     def same(self, a: Dim, b: Dim) -> None:
         """State that two dims are one axis."""
-        if not unify(a, b, self.why("its axes cannot be lined up channel by channel")):
+        if not unify(a, b, self.why(UNALIGNED)):
+            self.typing.mixes.extend((self.index, f) for dim in (a, b) for f in factors(dim))
+
+    def same_elements(self, before: Sequence[Dim], after: Sequence[Dim]) -> None:
+        """State that two lists of axes, major to minor, run over the same elements in the same order."""
+        a, b = nested(before), nested(after)
+        if a.size == b.size:
+            self.same(a, b)
+        elif not unify_ends(before, after, self.why(UNALIGNED)):
             self.typing.mixes.extend((self.index, f) for dim in (a, b) for f in factors(dim))
 
     def block(self, dim: Dim, reason: str) -> None:

@@ -46,7 +46,7 @@ def join(c: Context, operands: Iterable[int]) -> None:
     c.define(0, result)
 
 
-@rule("Split", zero=first, constant=parts)
+@rule("Split", zero=first, constant=parts, copies=True)
 def split_(c: Context) -> None:
     """Cut an axis; equal parts may be given by their number alone."""
     dims = c.axes(0)
@@ -74,7 +74,7 @@ def _cut(dim: Dim, sizes: Sequence[Extent], why: Block) -> list[Dim]:
     return [*parts, dim]
 
 
-@rule("Slice", zero=first, constant=moved)
+@rule("Slice", zero=first, constant=moved, copies=True)
 def slice_(c: Context) -> None:
     """Cut a piece out of axes; steps other than 1 pick single elements, which must stay."""
     dims, result = c.axes(0), list(c.axes(0))

@@ -20,21 +20,21 @@ def _turned(v: Numbers) -> list[Array | None]:
     return [] if known is None else [np.transpose(known, v.attributes.get("perm"))]
 
 
-@rule("Reshape", zero=first, constant=in_order)
+@rule("Reshape", zero=first, constant=in_order, copies=True)
 def reshape(c: Context) -> None:
     """All axes together are one product, read in two ways.
 
     The minor ends are compared first, so merged and split axes find their factors, of any number.
     """
     results = [Factor(s) for s in c.result_shape()]
-    c.same(nested(c.axes(0)), nested(results))
+    c.same_elements(c.axes(0), results)
     c.define(0, results)
     c.moves()
     for element, dim in enumerate(results):
         c.follow("shape", 1, element, dim)
 
 
-@rule("Flatten", zero=first, constant=in_order)
+@rule("Flatten", zero=first, constant=in_order, copies=True)
 def flatten(c: Context) -> None:
     """Two axes: all before ``axis``, and the rest."""
     dims = c.axes(0)
@@ -44,7 +44,7 @@ def flatten(c: Context) -> None:
     c.moves()
 
 
-@rule("Transpose", zero=first, constant=_turned)
+@rule("Transpose", zero=first, constant=_turned, copies=True)
 def transpose(c: Context) -> None:
     """Reorder the axes."""
     dims = c.axes(0)
@@ -53,7 +53,7 @@ def transpose(c: Context) -> None:
     c.moves()
 
 
-@rule("Squeeze", zero=first, constant=in_order)
+@rule("Squeeze", zero=first, constant=in_order, copies=True)
 def squeeze(c: Context) -> None:
     """Drop axes of one element."""
     dims = c.axes(0)
@@ -65,7 +65,7 @@ def squeeze(c: Context) -> None:
     c.moves()
 
 
-@rule("Unsqueeze", zero=first, constant=in_order)
+@rule("Unsqueeze", zero=first, constant=in_order, copies=True)
 def unsqueeze(c: Context) -> None:
     """Add axes of one element."""
     dims = iter(c.axes(0))
@@ -75,7 +75,7 @@ def unsqueeze(c: Context) -> None:
     c.moves()
 
 
-@rule("Expand", zero=first, constant=same)
+@rule("Expand", zero=first, constant=same, copies=True)
 def expand(c: Context) -> None:
     """Repeat along axes of one element; the target holds sizes.
 
@@ -114,7 +114,7 @@ def constant_of_shape(c: Context) -> None:
         c.makes_no_zeros()
 
 
-@rule("Tile", zero=first, constant=moved)
+@rule("Tile", zero=first, constant=moved, copies=True)
 def tile(c: Context) -> None:
     """Repeat whole axes: the repeats are the major part; of an axis of one element they are all of it."""
     repeats = c.listed("repeats", 1)
@@ -151,7 +151,7 @@ def size(c: Context) -> None:
     c.define(0, [])
 
 
-@rule("DepthToSpace", zero=first, constant=moved)
+@rule("DepthToSpace", zero=first, constant=moved, copies=True)
 def depth_to_space(c: Context) -> None:
     """Channels become blocks of pixels."""
     size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}
@@ -160,7 +160,7 @@ def depth_to_space(c: Context) -> None:
     _keep_pixels(c, axes)
 
 
-@rule("SpaceToDepth", zero=first, constant=moved)
+@rule("SpaceToDepth", zero=first, constant=moved, copies=True)
 def space_to_depth(c: Context) -> None:
     """Blocks of pixels become channels."""
     size = {"b": int(c.attributes["blocksize"]), "d": int(c.attributes["blocksize"])}

@@ -54,6 +54,7 @@ class RuleFacts(TypedDict, total=False):
     trainable: bool
     statistics: tuple[int, ...]
     elementwise: bool
+    copies: bool
     arithmetic: Arithmetic
     normalises: bool
 
