@@ -1,22 +1,27 @@
 """The choice of a basis for a pruning: the plan of the rotated model against that of the given one.
 
 Both plans meet the same budgets, each with its repair, and are judged by the same metric on the same samples.
-A rotation is exact, so the better plan is kept.
+A rotation is exact, so the better plan is kept. The comparison takes about the time of one more pruning;
+after a pruning that took longer than a limit it is left out, and the result says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Literal, TypeAlias
 
 from onnxprune.errors import DataError, NothingToDoError, OnnxpruneError, PlanError, VerificationError
 from onnxprune.ir import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.plan_order import rank_of, score_of
+from onnxprune.support.progress import task
 
 RotateChoice: TypeAlias = Literal["auto", "always", "never"]
 Prune: TypeAlias = Callable[[PassResult], PassResult]
+MOST_S = 1200.0
+"""Seconds that the pruning of the given model may take for the rotated one to be tried, too."""
 _REFUSALS = (PlanError, NothingToDoError, DataError, VerificationError)
 """Errors of one of the two ways, which leave the other."""
 
@@ -56,7 +61,8 @@ def chosen(
         OnnxpruneError: Both ways fail; the error is that of the model as it was given.
     """
     try:
-        rotated = rotate(given)
+        with task("rotate"):
+            rotated = rotate(given)
     except _REFUSALS as error:
         return with_rotation(prune(given), kept=False, reason=error.message)
     if not rotated.modified:
@@ -79,8 +85,15 @@ def judged(
     Raises:
         OnnxpruneError: Both ways fail; the error is that of the model as it was given.
     """
-    own, refusal = _tried(given, prune, higher_is_better, by_reduction)
-    other, objection = _tried(rotated, prune, higher_is_better, by_reduction)
+    start = perf_counter()
+    with task("prune as it is"):
+        own, refusal = _tried(given, prune, higher_is_better, by_reduction)
+    taken = perf_counter() - start
+    if own is not None and taken > MOST_S:
+        reason = f"the plan of the model as it is took {taken:.0f} s; `rotate = always` leaves that out"
+        return with_rotation(own.pruned, kept=False, reason=reason, score_unrotated=_score(own))
+    with task("prune rotated"):
+        other, objection = _tried(rotated, prune, higher_is_better, by_reduction)
     if own is None and other is None:
         assert refusal is not None
         raise refusal

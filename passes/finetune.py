@@ -25,12 +25,13 @@ from onnxprune.decisions.channels.planned import planned_channels, removed_chann
 from onnxprune.decisions.channels.remaining_statistics import sparse_in_own_graph
 from onnxprune.decisions.elements import check_kept, dense_masks
 from onnxprune.decisions.origin_note import Origin
-from onnxprune.decisions.rotation import basis_of, check_basis
+from onnxprune.decisions.rotation import basis_of
 from onnxprune.errors import TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.ir import Model, load
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import FinetuneReport
+from onnxprune.passes.rotate import in_basis_of
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
 from onnxprune.support.mapped import load_all
@@ -199,23 +200,22 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             raise UsageError(
                 f"the loss '{self.loss}' does not ask the teacher", "'distill' does: give that, or no teacher"
             )
-        self._check_bases(given.model)
-
-    def _check_bases(self, model: Model) -> None:
-        """Refuse models whose tensors are compared with those of the student, and are in another basis.
-
-        Raises:
-            PlanError: One is.
-        """
-        compared = {"original": self.original, "teacher": self.teacher if self.features else None}
-        for named, given in compared.items():
-            found = _loaded(given)
-            if found is not None:
-                hint = "give the rotated model that was pruned, or none"
-                check_basis(basis_of(model.metadata()), basis_of(found.metadata()), f"the {named}", hint)
 
     def run(self, given: PassResult) -> PassResult:
-        """Shrink, train, put the weights back."""
+        """Put the models that are compared into one basis, shrink, train, put the weights back."""
+        return replace(self, **self._in_basis_of(given.model))._tuned(given)
+
+    def _in_basis_of(self, model: Model) -> dict[str, Any]:
+        """Return the models whose tensors are compared with those of the student, in its basis.
+
+        Raises:
+            PlanError: One is in another basis, or is another model.
+        """
+        compared = {"original": self.original, "teacher": self.teacher if self.features else None}
+        found = {name: _loaded(given) for name, given in compared.items()}
+        return {name: in_basis_of(m, model, seed=self.seed) for name, m in found.items() if m is not None}
+
+    def _tuned(self, given: PassResult) -> PassResult:
         channels, removed = removed_channels(given.model, stored_plan(given.model))
         dense = fed_as_before(channels, removed)
         rescaled = rescaled_constants(channels, removed, dense)

@@ -21,7 +21,7 @@ from onnxprune.decisions.channels.planned import check_plan, planned_channels, s
 from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.decisions.elements import pattern_note
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
-from onnxprune.decisions.rotation import basis_of, check_basis
+from onnxprune.decisions.rotation import Bases, basis_of, check_basis
 from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
@@ -34,7 +34,7 @@ from onnxprune.passes.block_choice import better_by_blocks
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
 from onnxprune.passes.reports import PruneReport, plan_report
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
-from onnxprune.passes.rotate import Rotate
+from onnxprune.passes.rotate import Rotate, rotated_like
 from onnxprune.repair import RepairMethod
 from onnxprune.runtime import Session
 from onnxprune.runtime.backends import check_backend
@@ -104,7 +104,7 @@ class Prune(
         keep_at_most: Most channels that stay of the groups this glob names.
         plan: Apply this plan instead of making one.
         rotate: Prune the rotated model (see `rotate`): ``always``, ``never``, or ``auto``, if its repaired
-            plan is better on ``data``.
+            plan is better on ``data``; without ``data`` ``auto`` keeps the basis.
         blocks: Number of residual blocks to remove as a whole, those of least loss. By default, with an
             analysis and ``data``, as many as the plan is better with on the samples. 0 for none.
     """
@@ -189,8 +189,8 @@ class Prune(
     )
     plan: PlanFile | None = field(default=None, metadata=option(place="reads"))
     rotate: RotateChoice = field(
-        default="never",
-        metadata=option(key=Key(default="auto", note="{choices}; auto: where its plan is better")),
+        default="auto",
+        metadata=option(key=Key(note="{choices}; auto: where its plan is better")),
     )
     blocks: int | None = field(
         default=None,
@@ -216,7 +216,10 @@ class Prune(
     def run(self, given: PassResult) -> PassResult:
         """Choose the basis, plan, then mask."""
         given = replace(given, model=over_all_channels(given.model))
-        self._check_bases(given)
+        planned = self._as_planned(given)
+        self._check_bases(given if planned is None else planned)
+        if planned is not None:
+            return of_rotated(planned, self._pruned(planned, given.model))
         if self.rotate == "always":
             rotated = self._rotation(given)
             return of_rotated(rotated, self._pruned(rotated, given.model))
@@ -232,6 +235,15 @@ class Prune(
             higher_is_better=metric.higher_is_better,
             by_reduction=self.max_drop is not None,
         )
+
+    def _as_planned(self, given: PassResult) -> PassResult | None:
+        """Return the model in the bases of the plan, if the plan is of its rotated form."""
+        bases = Bases.stored(self.plan.bases) if self.plan is not None else None
+        if bases is None or basis_of(given.model.metadata()) is not None:
+            return None
+        data = None if self.data is None else self._samples_of(given.model)
+        rotated = rotated_like(given, bases, data=data, seed=self.seed)
+        return replace(rotated, model=replace(rotated.model, sizes=given.model.sizes))
 
     def _rotation(self, given: PassResult) -> PassResult:
         """Rotate the model that was given, by the samples where there are any."""

@@ -23,6 +23,7 @@ from onnxprune.evaluate.metrics import Metric, MetricSpec, baseline_outputs, eva
 from onnxprune.ir import Model, load, merged
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import RecoverReport
+from onnxprune.passes.rotate import in_basis_of
 from onnxprune.repair import METHODS, ModelPair, RepairMethod, RepairReport, Settings, sweep
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
@@ -39,7 +40,8 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
     """Repair a sparse model, its removed channels staying exactly zero.
 
     Attributes:
-        original: The model before pruning, or its file.
+        original: The model before pruning, or its file; a rotated sparse model is repaired by either the
+            rotated or the unrotated one.
         data: Samples, labels not needed; without any, inputs are drawn at random, which helps less: an .npz
             or .jsonl file, a folder of samples, or module:callable.
         methods: Methods, each applied at every node in this order: ``least-squares``, ``bias``, ``scale``,
@@ -82,6 +84,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
             raise NothingToDoError("nothing is removed from this model", "run `prune` first")
         original = load(self.original, mapped=True) if isinstance(self.original, str) else self.original
         original = replace(original, sizes=merged(original.sizes, given.model.sizes))
+        original = in_basis_of(original, given.model, data=self.data, seed=self.seed)
         pair = ModelPair.of(channels, removed, original, plan)
         session = Session(pair.original.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None

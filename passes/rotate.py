@@ -9,40 +9,33 @@ way of a residual stream, and the result is proved equal to the input model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, symmetries
+from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.groups.group_symmetry import GroupSymmetry
 from onnxprune.analysis.groups.selection import select_groups
-from onnxprune.decisions.bases import changed
-from onnxprune.decisions.bases.absorption import absorbed
 from onnxprune.decisions.bases.balance import basis
-from onnxprune.decisions.bases.recognition import put_back
-from onnxprune.decisions.bases.spelling import spell_out
-from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.decisions.bases.rotatable import Rotatable
 from onnxprune.decisions.channels.planned import stored_plan
-from onnxprune.decisions.rotation import BASIS_KEY, Rotation
-from onnxprune.errors import NothingToDoError, UsageError
+from onnxprune.decisions.rotation import Bases, Maps, basis_of, check_basis
+from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
-from onnxprune.ir import Model
-from onnxprune.ir.canonical.canonicalise import drop_unused_constants
-from onnxprune.ops.symmetry import Symmetry
+from onnxprune.ir import Model, load
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import RotateReport
 from onnxprune.runtime import Feeds, Session
 from onnxprune.scoring.criteria.axis_moments import observed
 from onnxprune.support.common_options import GroupSelection, InputSizes, Seeded, Threaded, Unchanged
 from onnxprune.support.option_fields import option
+from onnxprune.support.progress import task
 
 DEFAULT_SAMPLES = 512
-ROTATABLE = (Symmetry.ORTHOGONAL, Symmetry.LINEAR)
 _CHECK = CheckBudget(seconds=5.0)
 
 
@@ -55,6 +48,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             .npz or .jsonl file, a folder of samples, or module:callable.
         samples: Number of samples.
         batch_size: Samples a run.
+        like: Rotated or sparse model whose bases are taken, instead of chosen; it was made from this model.
     """
 
     name: ClassVar[str] = "rotate"
@@ -62,6 +56,7 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
     samples: int = field(default=DEFAULT_SAMPLES, metadata=option(least=2))
     batch_size: int = field(default=64, metadata=option(least=1))
+    like: Model | str | None = field(default=None, metadata=option(place="reads"))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and nothing is pruned yet: a rotation mixes zeros with kept channels."""
@@ -71,61 +66,33 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
                 f"{given.model.name} is pruned already, and a rotation would fill its zeros",
                 "rotate the model before `prune`",
             )
+        if self.like is not None and (self.exclude or self.only):
+            raise UsageError("`like` names the axes that are rotated", "give no `exclude` and no `only`")
 
     def run(self, given: PassResult) -> PassResult:
-        """Absorb normalisations, look at samples, change bases, prove."""
+        """Absorb normalisations, choose bases on samples or take those of another model, rewrite, prove."""
+        if self.like is not None:
+            like = load(self.like, mapped=True) if isinstance(self.like, str) else self.like
+            return rotated_like(given, bases_of(like), data=self.data, seed=self.seed)
         start = perf_counter()
-        model, absorptions, refused, spelled = absorbed(given.model, self._selected)
-        channels = find_channels(model, allow_inexact=True)
-        found = symmetries(channels)
-        axes = [a for a in found if self._turns(channels, a)]
-        refused |= {
-            a.group.name: _limit_of(a) for a in found if a not in axes and a.group.name not in refused
-        }
-        if not axes:
-            return self._unchanged(given, refused)
-        wanted = [(axis, name) for axis in axes for name in _read(axis)]
-        seen = (
-            observed(channels, wanted, self._feeds(channels), self.threads) if self.data is not None else {}
-        )
-        rotated, facts, digest = channels.model.copy(), [], sha256()
-        for axis in axes:
-            maps, inverses = basis(channels, axis, axis.symmetry, seen)
-            changed(rotated, channels, axis, maps, inverses)
-            digest.update(np.ascontiguousarray(maps).tobytes())
-            facts.append(_described(axis, float(np.linalg.cond(maps).max())))
-        put_back(rotated, spelled)
-        spell_out(rotated, given.model)
-        result = self._own(given.model, model, channels, rotated)
-        error = self._prove(given.model, result)
-        note = Rotation(digest.hexdigest()[:32], [fact["group"] for fact in facts])
-        result.set_metadata(BASIS_KEY, note.to_text())
-        report = RotateReport(
-            axes=facts,
-            absorbed=absorptions,
-            refused=_listed(refused),
-            max_rel_error=error,
-            rotation_s=perf_counter() - start,
-        )
-        return PassResult(result, True, report)  # an analysis would be of the other basis
-
-    def _own(self, given: Model, absorbed_model: Model, channels: Channels, rotated: Model) -> Model:
-        """Return the user's own graph with the new constants, where only constants are new."""
-        if absorbed_model is not given:
-            drop_unused_constants(rotated)
-            return rotated
-        own = in_own_graph(given, channels.model, rotated)
-        return rotated if own is None else own
+        found = Rotatable.of(given.model, self._selected)
+        if not found.axes:
+            return self._unchanged(given, found.refused)
+        wanted = [(axis, name) for axis in found.axes for name in _read(axis)]
+        feeds = self._feeds(found.channels)
+        seen = observed(found.channels, wanted, feeds, self.threads) if self.data is not None else {}
+        with task("choose bases", total=len(found.axes)) as progress:
+            maps = {}
+            for axis in found.axes:
+                maps[axis.group.name] = basis(found.channels, axis, axis.symmetry, seen)
+                progress.advance(note=axis.group.name)
+        return _proved(given, found, maps, start, data=self.data, seed=self.seed)
 
     def _selected(self, channels: Channels) -> set[str]:
         try:
             return {g.name for g in select_groups(channels, self.exclude, self.only, optional=True)}
         except NothingToDoError:
             return set()
-
-    def _turns(self, channels: Channels, axis: GroupSymmetry) -> bool:
-        chosen = axis.group.name in self._selected(channels)
-        return chosen and axis.symmetry in ROTATABLE and not _objection(channels, axis)
 
     def _unchanged(self, given: PassResult, refused: Mapping[str, str]) -> PassResult:
         if not self.allow_unchanged:
@@ -148,31 +115,99 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
             if fixed is None or batch.size == fixed:
                 yield batch.inputs
 
-    def _prove(self, given: Model, rotated: Model) -> float | None:
-        """Compare the rotated model with the one that was given.
 
-        Raises:
-            VerificationError: They differ.
-            NotShownError: No input showed whether they do.
-        """
-        how: dict[str, Any] = {"data": self.data, "samples": 64} if self.data is not None else {}
-        verdict = examine(given, rotated, shapes=given.sizes or None, seed=self.seed, budget=_CHECK, **how)
-        demand(verdict, given.name, "its rotated form")
-        return max((o.max_rel_error for o in verdict.outputs), default=None)
+def rotated_like(
+    given: PassResult, bases: Bases, *, data: DataSpec | None = None, seed: int = 0
+) -> PassResult:
+    """Put a model into the bases of another, that was made from it, and prove the result equal.
+
+    Args:
+        given: The model.
+        bases: The bases of a rotated model, or of its sparse form.
+        data: Samples to compare on, beside random inputs.
+        seed: Seed of these.
+
+    Raises:
+        PlanError: The model does not have these axes, or is rotated itself.
+        VerificationError: The rotated model differs from the given one.
+        NotShownError: No input showed whether it does.
+    """
+    start = perf_counter()
+    if basis_of(given.model.metadata()) is not None:
+        raise PlanError(f"{given.model.name} is rotated already", "give the model that was rotated")
+    return _proved(given, Rotatable.like(given.model, bases), bases.maps, start, data=data, seed=seed)
 
 
-def _objection(channels: Channels, axis: GroupSymmetry) -> str:
-    """Return why an axis with a symmetry is not rotated."""
-    made = {o for node in channels.model.nodes for o in node.output} | {i.name for i in channels.model.inputs}
-    kinds = {v.kind for v in axis.vectors}
-    if "write" not in kinds and "shift" not in kinds:
-        return "nothing with weights makes it"
-    if "read" not in kinds and not axis.pairs:
-        return "nothing with weights reads it"
-    flows = [v.flow for v in axis.vectors] + [n for p in axis.pairs for n in (p.first, p.second)]
-    if any(name not in made for name in flows):
-        return "it lies within the body of a loop or a branch"
-    return ""
+def in_basis_of(original: Model, sparse: Model, *, data: DataSpec | None = None, seed: int = 0) -> Model:
+    """Return the original of a sparse model in the basis of that model.
+
+    Args:
+        original: The model before pruning: the rotated one, or the one before the rotation.
+        sparse: The sparse model, or another that was made from the original.
+        data: Samples to prove the rotation on, beside random inputs.
+        seed: Seed of these.
+
+    Raises:
+        PlanError: The original is another model, or in another basis, or the sparse one holds no maps.
+        VerificationError: The rotated original differs from the given one.
+        NotShownError: No input showed whether it does.
+    """
+    wanted, found = basis_of(sparse.metadata()), basis_of(original.metadata())
+    if wanted is not None and found is None:
+        rotated = rotated_like(PassResult(original, False), bases_of(sparse), data=data, seed=seed).model
+        return replace(rotated, path=original.path, sizes=original.sizes)
+    check_basis(
+        wanted,
+        found,
+        f"the original {original.name}",
+        "give the model that was pruned, or the one before its rotation",
+    )
+    return original
+
+
+def _proved(
+    given: PassResult, found: Rotatable, maps: Maps, start: float, *, data: DataSpec | None, seed: int
+) -> PassResult:
+    """Rotate a model, and compare the result with it."""
+    model = found.rotated(maps)
+    with task("compare with the rotated model"):
+        error = _error(given.model, model, data, seed)
+    turned = [axis for axis in found.axes if axis.group.name in maps]
+    report = RotateReport(
+        axes=[_described(axis, float(np.linalg.cond(maps[axis.group.name]).max())) for axis in turned],
+        absorbed=found.absorption.nodes,
+        refused=_listed(found.refused),
+        max_rel_error=error,
+        rotation_s=perf_counter() - start,
+    )
+    return PassResult(model, True, report)  # an analysis would be of the other basis
+
+
+def _error(given: Model, rotated: Model, data: DataSpec | None, seed: int) -> float | None:
+    """Return the largest relative error of a rotated model.
+
+    Raises:
+        VerificationError: It differs from the model that was given.
+        NotShownError: No input showed whether it does.
+    """
+    how: dict[str, Any] = {"data": data, "samples": 64} if data is not None else {}
+    verdict = examine(given, rotated, shapes=given.sizes or None, seed=seed, budget=_CHECK, **how)
+    demand(verdict, given.name, "its rotated form")
+    return max((o.max_rel_error for o in verdict.outputs), default=None)
+
+
+def bases_of(model: Model) -> Bases:
+    """Return the bases of a rotated or sparse model.
+
+    Raises:
+        PlanError: It is not rotated, or holds no maps.
+    """
+    found = Bases.stored(model.metadata())
+    if found is None:
+        is_rotated = basis_of(model.metadata()) is not None
+        why = "holds the digest of its bases, not the maps" if is_rotated else "is not rotated"
+        raise PlanError(f"{model.name} {why}", "give the sparse or the rotated model, as it was written")
+    return found
 
 
 def _read(axis: GroupSymmetry) -> list[str]:
@@ -183,12 +218,6 @@ def _read(axis: GroupSymmetry) -> list[str]:
 
 def _listed(refused: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"group": name, "reason": why} for name, why in refused.items()]
-
-
-def _limit_of(axis: GroupSymmetry) -> str:
-    if axis.limit is None:
-        return "it is left alone"
-    return f"{axis.limit.operator} '{axis.limit.node}': {axis.limit.reason}"
 
 
 def _described(axis: GroupSymmetry, condition: float) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from onnxprune.decisions.channels.summary import note_widths
 from onnxprune.decisions.elements import carry_note, demand_pattern, pattern_note
 from onnxprune.decisions.origin_note import ORIGIN_KEY
 from onnxprune.decisions.plan import PLAN_KEY
+from onnxprune.decisions.rotation import MAPS_KEY
 from onnxprune.errors import NothingToDoError, NotShownError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
@@ -131,7 +132,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         found = widths(channels, removed)
         chosen = _chosen(_DenseForms(given.model, channels, removed, dense, hints, form))
         dense, certificate = chosen.model, chosen.certificate
-        for note in (PLAN_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
+        for note in (PLAN_KEY, MAPS_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
             dense.set_metadata(note, None)
         note_widths(dense, channels, removed)
         carry_note(given.model, dense)

@@ -15,6 +15,12 @@ from onnxprune.certify.graph import Read
 from onnxprune.certify.proof import Proof
 from onnxprune.certify.refusal import Refusal
 
+_BASIS_KEY = "onnxprune.basis"
+_OTHER_BASIS = (
+    "the two are in different bases, as their metadata say: give the original in the basis of the sparse"
+    " model, which `onnxprune rotate ORIGINAL --like SPARSE` writes and compares with the original"
+)
+
 
 @dataclass(frozen=True)
 class CertifyResult:
@@ -76,6 +82,8 @@ def certify(
     step = "sparse"
     if original is not None:
         why = _refusal(lambda: Proof(_plain(original), _plain(sparse), masked=True, **access).run())
+        if why is not None and _basis(original) != _basis(sparse):
+            why = Refusal(f"{why.reason}; {_OTHER_BASIS}", why.tensor, why.operator)
     if why is None:
         step = "dense"
         why = _refusal(lambda: Proof(_plain(sparse), _plain(dense), kept, **access).run())
@@ -86,6 +94,11 @@ def certify(
     if why is None:
         return CertifyResult(True, seconds=seconds)
     return CertifyResult(False, step, why.tensor, why.operator, why.reason, seconds)
+
+
+def _basis(model: onnx.ModelProto) -> str:
+    """Return the note on the basis of a model; empty for one that was not rotated."""
+    return next((p.value for p in model.metadata_props if p.key == _BASIS_KEY), "")
 
 
 def _refusal(prove: Callable[[], None]) -> Refusal | None:

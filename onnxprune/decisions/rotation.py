@@ -2,20 +2,38 @@
 
 Weights along these axes cannot be compared with those of the unrotated model, and a plan or an analysis of
 one basis cannot be used in another. The note carries a digest of the bases, so that both are distinguished.
+A second note holds the maps themselves: the file that was rotated is put into the same bases by them. They
+are 32-bit floats (64-bit ones along weights of double precision), compressed with zlib, written in base64.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from onnxprune.errors import PlanError
-from onnxprune.support.json_forms import COUNT, TEXT, read_form
+from onnxprune.support.json_forms import COUNT, TEXT, MappingOf, read_form
 
 BASIS_KEY = "onnxprune.basis"
+MAPS_KEY = "onnxprune.basis_maps"
 FORMAT = 1
-_FORM = {"format": COUNT, "digest": TEXT, "axes": [TEXT]}
+_FORM = {"format": COUNT, "digest": TEXT, "axes": [TEXT], "absorbed?": [TEXT]}
+_MAP = {"shape": [COUNT], "dtype": TEXT}
+_MAPS = {"format": COUNT, "axes": MappingOf(_MAP), "values": TEXT}
+_DTYPES = ("<f4", "<f8")
+_HINT = "rotate the original model again"
+
+Maps: TypeAlias = "Mapping[str, np.ndarray[Any, np.dtype[Any]]]"
+"""Maps by the name of the axis: ``[elements of the outer factors, channels, channels]`` each."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +43,17 @@ class Rotation:
     Attributes:
         digest: Digest of all bases.
         axes: The groups that are in a new basis, by name.
+        absorbed: The groups whose normalisations were absorbed, by name.
     """
 
     digest: str
     axes: Sequence[str] = ()
+    absorbed: Sequence[str] = ()
 
     def to_text(self) -> str:
         """Return the note as one line of JSON."""
         content = {"format": FORMAT, "digest": self.digest, "axes": list(self.axes)}
+        content |= {"absorbed": list(self.absorbed)} if self.absorbed else {}
         return json.dumps(content, separators=(",", ":"))
 
     @classmethod
@@ -45,14 +66,98 @@ class Rotation:
         text = metadata.get(BASIS_KEY)
         if text is None:
             return None
-        hint = "rotate the original model again"
         try:
             content = read_form(text, _FORM)
         except ValueError as error:
-            raise PlanError(f"the note on the rotation is damaged: {error}", hint) from error
+            raise PlanError(f"the note on the rotation is damaged: {error}", _HINT) from error
         if content["format"] != FORMAT:
-            raise PlanError("the note on the rotation is of another version", hint)
-        return cls(str(content["digest"]), tuple(map(str, content["axes"])))
+            raise PlanError("the note on the rotation is of another version", _HINT)
+        absorbed = tuple(map(str, content.get("absorbed", ())))
+        return cls(str(content["digest"]), tuple(map(str, content["axes"])), absorbed)
+
+
+@dataclass(frozen=True)
+class Bases:
+    """A change of basis with its maps.
+
+    Attributes:
+        note: The axes, and the digest of the maps.
+        maps: The map of each axis.
+    """
+
+    note: Rotation
+    maps: Maps
+
+    @classmethod
+    def of(cls, maps: Maps, absorbed: Sequence[str] = ()) -> Bases:
+        """Note the maps of a rotation, and the groups whose normalisations it absorbed."""
+        return cls(Rotation(_digest(maps), tuple(maps), tuple(absorbed)), maps)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return both notes, by the key of the metadata."""
+        packed = zlib.compress(b"".join(_stored(m).tobytes() for m in self.maps.values()), 9)
+        axes = {n: {"shape": m.shape, "dtype": _stored(m).dtype.str} for n, m in self.maps.items()}
+        content = {"format": FORMAT, "axes": axes, "values": base64.b64encode(packed).decode("ascii")}
+        return {BASIS_KEY: self.note.to_text(), MAPS_KEY: json.dumps(content, separators=(",", ":"))}
+
+    @classmethod
+    def stored(cls, metadata: Mapping[str, str]) -> Bases | None:
+        """Return the maps among a model's metadata; ``None`` for a model without any.
+
+        Raises:
+            PlanError: They are damaged, or of a format this version does not read.
+        """
+        note, text = Rotation.stored(metadata), metadata.get(MAPS_KEY)
+        if note is None or text is None:
+            return None
+        try:
+            content = read_form(text, _MAPS)
+            if content["format"] != FORMAT:
+                raise PlanError("the maps of the rotation are of another version", _HINT)
+            maps = _unpacked(content["axes"], content["values"])
+        except (ValueError, binascii.Error, zlib.error) as error:
+            raise PlanError(f"the maps of the rotation are damaged: {error}", _HINT) from error
+        if tuple(maps) != tuple(note.axes) or _digest(maps) != note.digest:
+            raise PlanError("the maps of the rotation are damaged: they are not those of its digest", _HINT)
+        return cls(note, maps)
+
+
+def _stored(values: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return a map in the order of bytes in which it is stored."""
+    return np.ascontiguousarray(values, "<f8" if values.dtype == np.float64 else "<f4")
+
+
+def _digest(maps: Maps) -> str:
+    digest = sha256()
+    for values in maps.values():
+        digest.update(_stored(values).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _unpacked(axes: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Return the maps in a note.
+
+    Raises:
+        ValueError: Their sizes do not fit, or a number is not finite.
+    """
+    sizes = {}
+    for name, axis in axes.items():
+        shape, dtype = axis["shape"], axis["dtype"]
+        if len(shape) != 3 or shape[1] != shape[2] or not all(shape) or dtype not in _DTYPES:
+            raise ValueError(f"the map of '{name}' has the shape {shape}, type {dtype}")
+        sizes[name] = math.prod(shape) * np.dtype(dtype).itemsize
+    expected = sum(sizes.values())
+    unpacker = zlib.decompressobj()
+    raw = unpacker.decompress(base64.b64decode(text, validate=True), expected + 1)
+    if len(raw) != expected:
+        raise ValueError(f"its values are not {expected} bytes")
+    maps, start = {}, 0
+    for name, axis in axes.items():
+        values = np.frombuffer(raw[start : start + sizes[name]], axis["dtype"]).reshape(axis["shape"])
+        if not np.isfinite(values).all():
+            raise ValueError(f"the map of '{name}' is not finite")
+        maps[name], start = values, start + sizes[name]
+    return maps
 
 
 def basis_of(metadata: Mapping[str, str]) -> str | None:

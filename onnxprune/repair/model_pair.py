@@ -65,7 +65,7 @@ class ModelPair:
             basis_of(channels.model.metadata()),
             basis_of(original.metadata()),
             f"the original {original.name}",
-            "give the rotated model that was pruned: `prune --rotated-output`, or `rotate`, writes it",
+            "put it into the basis of the sparse model: `rotate --like`",
         )
         canonical, _ = canonicalise(original, (plan.input_shapes or None) if plan else None)
         canonical = aligned(canonical, channels.model)

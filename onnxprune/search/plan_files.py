@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxprune.analysis.groups.blocks import PREFIX
 from onnxprune.decisions.plan import Plan
+from onnxprune.decisions.rotation import BASIS_KEY, MAPS_KEY
 from onnxprune.errors import PlanError
 from onnxprune.search.planner import Planner
 from onnxprune.support.json_forms import ANYTHING, COUNT, TEXT, MappingOf, OneOf, check_form, read_form
@@ -17,7 +18,12 @@ FORMAT = 1
 _KIND = "onnxprune plan"
 _WIDTH = {"size": COUNT, "keep": COUNT, "removed?": OneOf([COUNT], [[COUNT]])}
 _KEPT, _REMOVED = "kept", "removed"
-_PLAN_FILE = {"groups": MappingOf(_WIDTH), "blocks?": MappingOf(TEXT), "settings?": MappingOf(ANYTHING)}
+_PLAN_FILE = {
+    "groups": MappingOf(_WIDTH),
+    "blocks?": MappingOf(TEXT),
+    "settings?": MappingOf(ANYTHING),
+    "bases?": MappingOf(TEXT),
+}
 _MADE_BY = "`prune --plan-out` writes such files"
 
 
@@ -45,22 +51,30 @@ class PlanFile:
         widths: Widths by group name.
         settings: Settings the plan was made with, for the record.
         blocks: Names of the residual blocks that are removed.
+        bases: Bases of the model that it is of, where that was rotated: notes by the key of the metadata.
     """
 
     widths: Mapping[str, Width]
     settings: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
+    bases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan) -> PlanFile:
-        """Return the plan a sparse model carries as one that can be edited."""
+    def of(cls, plan: Plan, metadata: Mapping[str, str] | None = None) -> PlanFile:
+        """Return the plan a sparse model carries as one that can be edited.
+
+        Args:
+            plan: The plan.
+            metadata: The metadata of the sparse model; of a rotated one the file holds the bases, too.
+        """
         widths = {
             name: Width(plan.sizes[name], plan.sizes[name] - len(gone), plan.within.get(name, (tuple(gone),)))
             for name, gone in plan.removed.items()
             if not name.startswith(PREFIX)
         }
         blocks = tuple(name for name in plan.removed if name.startswith(PREFIX))
-        return cls(widths, plan.settings, blocks)
+        bases = {key: text for key, text in (metadata or {}).items() if key in (BASIS_KEY, MAPS_KEY)}
+        return cls(widths, plan.settings, blocks, bases)
 
     def to_json(self) -> str:
         """Return the plan as JSON, a line for each group."""
@@ -72,7 +86,9 @@ class PlanFile:
         lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
         removed = [f"  {json.dumps(name)}: {json.dumps(_REMOVED)}" for name in self.blocks]
         blocks = [' "blocks": {', ",\n".join(removed), " },"] if removed else []
-        return "\n".join(["{", *lines, *blocks, ' "groups": {', ",\n".join(groups), " }", "}"]) + "\n"
+        bases = [f' "bases": {json.dumps(dict(self.bases))},'] if self.bases else []
+        parts = [*lines, *bases, *blocks, ' "groups": {', ",\n".join(groups), " }"]
+        return "\n".join(["{", *parts, "}"]) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "the plan") -> PlanFile:
@@ -90,7 +106,7 @@ class PlanFile:
             blocks = _removed_blocks(content.get("blocks", {}))
         except ValueError as error:
             raise PlanError(f"{name} is no plan: {error}", _MADE_BY) from error
-        return cls(widths, dict(content.get("settings", {})), blocks)
+        return cls(widths, dict(content.get("settings", {})), blocks, dict(content.get("bases", {})))
 
 
 def _removed_blocks(listed: Mapping[str, str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.app.cli import program
 from onnxprune.certify import certify
 from onnxprune.decisions.plan import PLAN_KEY, Plan
-from onnxprune.decisions.rotation import BASIS_KEY, Rotation, basis_of
+from onnxprune.decisions.rotation import BASIS_KEY, MAPS_KEY, Bases, Rotation, basis_of
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget
 from onnxprune.ir import Model
-from onnxprune.passes import Ana, Prune, Recover, Rotate, Transform
+from onnxprune.passes import Ana, Finetune, Prune, Recover, Rotate, Transform, basis_choice
 from onnxprune.passes import prune as prune_module
 from onnxprune.passes import rotate as rotate_module
 from onnxprune.search.plan_files import PlanFile
@@ -104,7 +105,10 @@ def test_sparse_and_dense_are_the_rotated_model_with_zeros() -> None:
     assert bare.original is not None
     proofs: list[Any] = [bare.model.proto, cut.model.proto, cut.kept]
     assert certify(*proofs, original=bare.original.proto).certified
-    assert not certify(*proofs, original=model.proto).certified
+    refused = certify(*proofs, original=model.proto)
+    assert not refused.certified
+    assert "rotate ORIGINAL --like SPARSE" in refused.reason
+    assert certify(*proofs, original=Rotate(like=bare.model)(model).model.proto).certified
 
 
 def test_the_report_gives_the_reason() -> None:
@@ -136,17 +140,92 @@ def test_analyses_leave_the_basis_alone() -> None:
     assert "analysis" in found["reason"]
 
 
-def test_the_original_of_a_repair_is_the_rotated_model() -> None:
-    model, data = bottleneck(), samples()
+def test_a_rotation_is_the_default_where_samples_judge_it() -> None:
+    assert Prune(reduce_macs=0.5).rotate == "auto"
+    assert Prune(reduce_macs=0.5, data=samples(), metric="cosine")(pre_norm()).facts["rotation"]["kept"]
+    assert "rotation" not in Prune(reduce_macs=0.5)(pre_norm()).facts
+
+
+def test_the_comparison_is_left_out_after_a_long_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis_choice, "MOST_S", 0.0)
+    found = Prune(reduce_macs=0.5, data=samples(), metric="cosine")(pre_norm()).facts["rotation"]
+    assert not found["kept"]
+    assert "`rotate = always`" in found["reason"]
+
+
+@pytest.mark.parametrize("network", [pre_norm, bottleneck])
+def test_the_original_is_put_into_the_basis_of_the_sparse_model(network: Callable[[], Model]) -> None:
+    model, data = network(), samples()
     sparse = Prune(reduce_macs=0.5, data=data, metric="cosine", rotate="always", recover=())(model)
-    with pytest.raises(PlanError, match="is not rotated, and this one is rotated"):
-        Recover(original=model, data=data)(sparse)
+    rotated = sparse.original
+    assert rotated is not None
+    again = Rotate(like=sparse.model)(model)
+    assert again.facts["max_rel_error"] <= 1e-5
+    assert constants(again.model) == constants(rotated)
+    assert [n.SerializeToString() for n in again.model.nodes] == [
+        n.SerializeToString() for n in rotated.nodes
+    ]
+    repaired = [Recover(original=o, data=data, metric="cosine")(sparse) for o in (model, rotated)]
+    assert repaired[0].facts["score"] > repaired[0].facts["score_before"]
+    assert constants(repaired[0].model) == constants(repaired[1].model)
+
+
+def constants(model: Model) -> dict[str, bytes]:
+    return {name: model.array(name).tobytes() for name in model.constants}
+
+
+def test_only_the_model_that_was_rotated_is_put_into_a_basis() -> None:
+    model, data = bottleneck(), samples()
+    sparse = Prune(reduce_macs=0.5, data=data, rotate="always", recover=())(model)
     assert sparse.original is not None
-    repaired = Recover(original=sparse.original, data=data, metric="cosine")(sparse)
-    assert repaired.facts["score"] > repaired.facts["score_before"]
-    plain = Prune(reduce_macs=0.5, data=data, recover=())(model)
+    other = Net(opset=17)
+    x = other.linear(other.input("x", ["N", TOKENS, FEATURES]), 2 * WIDTH)
+    wider = other.model(other.linear(other.add(x, other.linear(other.relu(x), 2 * WIDTH)), 3))
+    for wrong in (perceptron(), wider):
+        with pytest.raises(PlanError, match="cannot be put into the basis"):
+            Recover(original=wrong, data=data)(sparse)
+    with pytest.raises(PlanError, match="rotated already"):
+        Rotate(like=sparse.model)(sparse.original)
+    plain = Prune(reduce_macs=0.5, data=data, recover=(), rotate="never")(model)
     with pytest.raises(PlanError, match="is rotated, and this one is not"):
         Recover(original=sparse.original, data=data)(plain)
+    with pytest.raises(PlanError, match="is not rotated"):
+        Rotate(like=plain.model)(model)
+    elsewhere = Rotate(data={"x": data["x"][:9]})(model).model
+    with pytest.raises(PlanError, match="another basis"):
+        Recover(original=elsewhere, data=data)(sparse)
+    with pytest.raises(UsageError, match="like"):
+        Rotate(like=sparse.model, only=["*"])(model)
+
+
+def test_training_takes_the_original_as_it_was_given() -> None:
+    model, data = bottleneck(), samples()
+    sparse = Prune(reduce_macs=0.5, data=data, metric="cosine", rotate="always")(model)
+    how: dict[str, Any] = {"data": data, "loss": "distill", "engine": "stock", "batch_size": 30}
+    tuned = Finetune(teacher=model, original=model, **how)(sparse)
+    assert basis_of(tuned.model.metadata()) == basis_of(sparse.model.metadata())
+    with pytest.raises(PlanError, match="cannot be put into the basis"):
+        Finetune(teacher=model, original=perceptron(), **how)(sparse)
+
+
+def test_the_dense_model_carries_no_maps() -> None:
+    sparse = Prune(reduce_macs=0.5, data=samples(), rotate="always")(bottleneck())
+    assert MAPS_KEY in sparse.model.metadata()
+    dense = Transform()(sparse).model
+    assert MAPS_KEY not in dense.metadata()
+    with pytest.raises(PlanError, match="the digest of its bases"):
+        Rotate(like=dense)(bottleneck())
+
+
+def test_a_plan_of_the_rotated_model_rotates_the_given_one() -> None:
+    model, data = bottleneck(), samples()
+    first = Prune(reduce_macs=0.5, data=data, rotate="always", recover=())(model)
+    metadata = first.model.metadata()
+    plan = PlanFile.from_json(PlanFile.of(Plan.from_json(metadata[PLAN_KEY]), metadata).to_json())
+    again = Prune(plan=plan)(model)
+    assert again.facts["rotation"]["kept"]
+    assert again.original is not None
+    assert constants(again.model) == constants(first.model)
 
 
 def attention() -> Model:
@@ -186,6 +265,28 @@ def test_a_note_of_a_rotation_is_read_back() -> None:
             Rotation.stored({BASIS_KEY: damaged})
 
 
+def test_maps_are_read_back_or_refused() -> None:
+    random = np.random.default_rng(0)
+    maps = {"a": random.random((2, 3, 3), np.float32), "b": random.random((1, 2, 2))}
+    stored = Bases.of(maps, ("a",)).to_metadata()
+    found = Bases.stored(stored)
+    assert found is not None
+    assert found.note.absorbed == ("a",)
+    assert {n: (m.dtype, m.tolist()) for n, m in found.maps.items()} == {
+        n: (m.dtype, m.tolist()) for n, m in maps.items()
+    }
+    assert Bases.stored({BASIS_KEY: stored[BASIS_KEY]}) is None
+    text = stored[MAPS_KEY]
+    content = json.loads(text)
+    other = Bases.of({"a": maps["a"] + 1, "b": maps["b"]}).to_metadata()[MAPS_KEY]
+    damaged = ["{", text.replace('"format":1', '"format":9'), text.replace("[2,3,3]", "[2,3,4]"), other]
+    damaged += [json.dumps(content | {"values": content["values"][:-40]}), text.replace("<f8", "|O")]
+    damaged += [text.replace("[2,3,3]", "[200000,300000,300000]")]
+    for bad in damaged:
+        with pytest.raises(PlanError, match="maps of the rotation"):
+            Bases.stored(stored | {MAPS_KEY: bad})
+
+
 def test_the_command_writes_the_rotated_model(tmp_path: Path) -> None:
     onnx.save(pre_norm().proto, tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", **samples())
@@ -202,9 +303,13 @@ def test_the_command_writes_the_rotated_model(tmp_path: Path) -> None:
     for more in ([], ["--original", names["rotated"]]):
         again = CliRunner().invoke(program, ["recover", names["sparse"], *data, *more, "-o", names["better"]])
         assert again.exit_code == 0, again.output
-    wrong = ["recover", names["sparse"], *data, "--original", names["model"], "-o", names["better"]]
-    refused = CliRunner().invoke(program, wrong)
-    assert refused.exit_code == 1
-    assert "not rotated" in str(refused.exception)
+    before = onnx.load(names["better"]).SerializeToString(deterministic=True)
+    words = ["recover", names["sparse"], *data, "--original", names["model"], "-o", names["better"]]
+    again = CliRunner().invoke(program, words)
+    assert again.exit_code == 0, again.output
+    assert onnx.load(names["better"]).SerializeToString(deterministic=True) == before
+    words = ["rotate", names["model"], "--like", names["sparse"], "-o", names["rotated"]]
+    again = CliRunner().invoke(program, words)
+    assert again.exit_code == 0, again.output
     shown = CliRunner().invoke(program, ["verify", names["model"], names["rotated"]])
     assert shown.exit_code == 0, shown.output

@@ -177,7 +177,7 @@ def prune(
         result = result if only_rows else step(result)
     stored = stored_plan(result.model)
     if plan_out and stored:
-        write_text(Path(plan_out), PlanFile.of(stored).to_json())
+        write_text(Path(plan_out), PlanFile.of(stored, result.model.metadata()).to_json())
     written: Facts = {"model": model, "output": None, "plan_out": plan_out, "unchanged": not result.modified}
     shape_of = stored.input_shapes if stored else None
     if rotated_output and result.original is not None:

@@ -20,6 +20,7 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.recipe.schema import BenchSection
 from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.app.runner.recipe_data import RecipeData
+from onnxprune.decisions.bases.absorption import FREE
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.channel_cut import shrunk_inside
 from onnxprune.decisions.channels.dense_interface import same_interface
@@ -39,7 +40,7 @@ from onnxprune.passes.keep_rows import KeepRows, read_rows
 from onnxprune.passes.prune import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
-from onnxprune.passes.rotate import ROTATABLE, Rotate
+from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime.backends import find_backend
@@ -123,7 +124,7 @@ class Stages:
             return False
         channels = find_channels(self._sized(self.material.original), allow_inexact=True)
         chosen = {g.name for g in select_groups(channels, options.exclude, options.only, optional=True)}
-        if not any(a.group.name in chosen and a.opened in ROTATABLE for a in symmetries(channels)):
+        if not any(a.group.name in chosen and a.opened in FREE for a in symmetries(channels)):
             return False
         how = options.model_dump(exclude={"exclude", "only", "allow_inexact", "rotate", "strategy"})
         how |= self._groups() | {f"reduce_{budget.of}": budget.target, "metric": self.recipe.ana.metric}

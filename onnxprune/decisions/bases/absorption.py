@@ -8,7 +8,8 @@ mean is zero. There remains a root mean square, the same in every orthogonal bas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,20 +30,36 @@ _FOLDED = "onnxprune.folded"
 FREE = (Symmetry.ORTHOGONAL, Symmetry.LINEAR)
 
 
-def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[str, str], Spelled]:
+@dataclass(frozen=True)
+class Absorption:
+    """A model without the normalisations that its weights can absorb.
+
+    Attributes:
+        model: A model that computes the same, the given one where none can be absorbed.
+        nodes: The absorbed nodes.
+        groups: The groups that they lay on, by name.
+        refused: By group, why other normalisations were not absorbed.
+        spelled: The normalisations that are spelled out in the given model, for `put_back`.
+    """
+
+    model: Model
+    nodes: Sequence[str]
+    groups: Sequence[str]
+    refused: Mapping[str, str]
+    spelled: Spelled
+
+
+def absorbed(model: Model, selected: Selected) -> Absorption:
     """Absorb the normalisations on all axes that could be rotated without them.
 
     Args:
         model: A model.
         selected: Names the groups that are wanted.
-
-    Returns:
-        A model that computes the same, the given one where none can be absorbed; the absorbed nodes; by group
-        why others were not; and the normalisations that are spelled out in the given model, for `put_back`.
     """
     named, spelled = recognised(find_channels(model, allow_inexact=True))
     channels = find_channels(named, allow_inexact=True)
     done: list[str] = []
+    groups: list[str] = []
     refused: dict[str, str] = {}
     changed = channels.model.copy()
     nodes = changed.all_nodes
@@ -52,6 +69,7 @@ def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[s
             for number in numbers:
                 _fold(changed, channels, nodes, number)
                 done.append(label(channels.typing.nodes[number]))
+            groups.append(axis.group.name)
         elif numbers:
             refused[axis.group.name] = why
     if done:
@@ -67,9 +85,11 @@ def absorbed(model: Model, selected: Selected) -> tuple[Model, list[str], dict[s
                 continue
             _split(changed, channels, stream)
             split += [label(channels.typing.nodes[n.node]) for n in axis.norms]
+            groups.append(axis.group.name)
     if split:
         changed.edited()
-    return (changed if done or split else model), [*done, *split], refused, spelled
+    result = changed if done or split else model
+    return Absorption(result, [*done, *split], list(dict.fromkeys(groups)), refused, spelled)
 
 
 def _waiting(channels: Channels, selected: Selected) -> list[GroupSymmetry]:

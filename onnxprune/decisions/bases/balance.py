@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
@@ -22,8 +23,8 @@ _RIDGE = 1e-4
 
 def basis(
     channels: Channels, axis: GroupSymmetry, kind: Symmetry, seen: Mapping[tuple[str, str], SecondMoments]
-) -> tuple[Array, Array]:
-    """Return the basis of an axis, and its inverse, ``[outer, channels, channels]``, the best channels first.
+) -> Array:
+    """Return the basis of an axis, ``[outer, channels, channels]``, the best channels first.
 
     With ``C`` the covariance of the values along the axis and ``M`` the second moments of the weights that
     read it, ``T = Uᵀ M^½`` of ``U S Vᵀ = svd(M^½ C^½)`` makes both diagonal (balanced truncation; B. C.
@@ -38,11 +39,17 @@ def basis(
         seen: Second moments on samples; without them, those of the weights that make the axis are used.
     """
     covariance, metric = _both(channels, axis, seen)
-    pairs = [
+    maps = [
         _oriented(c, m, orthogonal=kind is Symmetry.ORTHOGONAL, shared=bool(axis.pairs))
         for c, m in zip(covariance, metric, strict=True)
     ]
-    return np.stack([t for t, _ in pairs]), np.stack([i for _, i in pairs])
+    return np.stack(maps).astype(stored_as(channels, axis))
+
+
+def stored_as(channels: Channels, axis: GroupSymmetry) -> np.dtype[Any]:
+    """Return the type of a map's numbers: 64-bit floats where a weight has these, else 32-bit floats."""
+    types = {channels.model.constants[v.constant].data_type for v in axis.vectors}
+    return np.dtype(np.float64 if onnx.TensorProto.DOUBLE in types else np.float32)
 
 
 def _both(
@@ -92,29 +99,28 @@ def _gram(channels: Channels, axis: GroupSymmetry, vector: Vector) -> Array:
     return np.asarray(lines @ lines.transpose(0, 2, 1))
 
 
-def _oriented(covariance: Array, metric: Array, *, orthogonal: bool, shared: bool) -> tuple[Array, Array]:
+def _oriented(covariance: Array, metric: Array, *, orthogonal: bool, shared: bool) -> Array:
     """Return the basis for one outer element; `shared` lets both sides of a pairing fall alike."""
     ridge = _RIDGE
     while True:
-        carried, (wanted, back) = _root(covariance, ridge)[0], _root(metric, ridge)
+        carried, wanted = _root(covariance, ridge), _root(metric, ridge)
         left, strengths, _ = np.linalg.svd(wanted @ carried)
-        basis, inverse = left.T @ wanted, back @ left
+        basis = left.T @ wanted
         if orthogonal:
             frame, triangle = np.linalg.qr(basis.T)
-            frame = frame * np.where(np.diag(triangle) < 0, -1.0, 1.0)
-            return frame.T, frame
+            return np.asarray(frame.T * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None])
         norms = np.linalg.norm(basis, axis=1)
         if shared:
             norms = np.sqrt(np.maximum(strengths, 1e-6 * strengths[0]))
-        basis, inverse = basis / norms[:, None], inverse * norms
+        basis = basis / norms[:, None]
         if np.linalg.cond(basis) <= MOST_CONDITION or ridge > 1:
-            return basis, inverse
+            return np.asarray(basis)
         ridge *= 10
 
 
-def _root(matrix: Array, ridge: float) -> tuple[Array, Array]:
-    """Return the square root of a symmetric matrix, a little of the identity added, and its inverse."""
+def _root(matrix: Array, ridge: float) -> Array:
+    """Return the square root of a symmetric matrix, a little of the identity added."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     values = np.maximum(values, 0)
     values = np.sqrt(values + ridge * (float(values.mean()) or 1.0))
-    return (vectors * values) @ vectors.T, (vectors / values) @ vectors.T
+    return np.asarray((vectors * values) @ vectors.T)
