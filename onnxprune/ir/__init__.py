@@ -39,6 +39,7 @@ from onnxprune.ir.vocabulary import (
     find_vocabulary,
     note_vocabulary,
     noted_vocabulary,
+    pickable_rows,
     renumbered,
 )
 
@@ -80,6 +81,7 @@ __all__ = [
     "open_values",
     "opened",
     "over_all_channels",
+    "pickable_rows",
     "renumbered",
     "sized",
     "skeleton",

@@ -44,11 +44,16 @@ def opened(model: Model, globs: Iterable[str]) -> Model:
     return model
 
 
-def open_values(model: Model) -> Iterator[onnx.ValueInfoProto]:
-    """Yield the inputs and outputs whose axes may shrink."""
+def open_values(model: Model, also: Iterable[str] = ()) -> Iterator[onnx.ValueInfoProto]:
+    """Yield the inputs and outputs whose axes may shrink.
+
+    Args:
+        model: The model, with the patterns that are noted in it.
+        also: Further patterns over names.
+    """
     values = (*model.inputs, *model.outputs)
     names = [value.name for value in values]
-    found: set[str] = set().union(*(matching(pattern, names) for pattern in _globs(model)))
+    found: set[str] = set().union(*(matching(pattern, names) for pattern in (*_globs(model), *also)))
     yield from (value for value in values if value.name in found)
 
 

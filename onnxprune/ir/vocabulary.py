@@ -62,6 +62,14 @@ def noted_vocabulary(model: Model) -> Vocabulary | None:
     return _of(model, int(json.loads(text)), picks)
 
 
+def pickable_rows(model: Model) -> frozenset[str]:
+    """Return the lookups of the vocabulary that `find_vocabulary` finds, none where there is none."""
+    try:
+        return find_vocabulary(model).lookups
+    except ModelError:
+        return frozenset()
+
+
 def note_vocabulary(model: Model, vocabulary: Vocabulary) -> Model:
     """Return a copy of a model in which a vocabulary is noted."""
     model = model.copy()

@@ -77,7 +77,7 @@ def test_inspect_lists_groups_and_blocked_axes(model):
     assert facts["size_bytes"] == Path(model).stat().st_size
     reasons = {(b["tensor"], b["axis"]): b["reasons"] for b in facts["blocked"]}
     assert reasons["w3", 0] == [
-        {"operator": "graph output", "node": "logits", "reason": "the caller reads it"}
+        {"operator": "graph output", "node": "logits", "reason": "the caller reads it (--open-io opens it)"}
     ]
     assert reasons["w1", 2][0]["operator"] == "Conv"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from graphlib import TopologicalSorter
@@ -273,9 +273,18 @@ def _channels(model: Model, allow_inexact: bool, given: Mapping[str, Sequence[in
     return group_channels(*canonicalise(model, given), allow_inexact=allow_inexact)
 
 
-def group_channels(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Channels:
-    """Find all groups of a network in canonical form whose shapes are known."""
-    typing = infer_axes(model, shapes, allow_inexact=allow_inexact)
+def group_channels(
+    model: Model, shapes: Shapes, *, allow_inexact: bool = False, open_io: Iterable[str] = ()
+) -> Channels:
+    """Find all groups of a network in canonical form whose shapes are known.
+
+    Args:
+        model: The network.
+        shapes: Its sizes.
+        allow_inexact: Also open axes over which the network normalises.
+        open_io: Patterns over inputs and outputs whose axes may shrink, beside those noted in the model.
+    """
+    typing = infer_axes(model, shapes, allow_inexact=allow_inexact, open_io=open_io)
     settle_integers(typing)
     _block_moving_sizes(typing)
     block_inexact_sums(typing)

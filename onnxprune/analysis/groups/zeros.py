@@ -19,6 +19,7 @@ from onnxprune.analysis.groups.ghosts import find_ghost
 from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ir import bodies, label
 from onnxprune.ops.axes import Contraction, Divisor, Inexact, Typing
+from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.ops.axes.variables import Views
 from onnxprune.ops.spec import spec_of
 
@@ -98,7 +99,7 @@ def _refuse(typing: Typing, factor: Factor, contraction: Contraction) -> None:
     if contraction.statistic and typing.allow_inexact:
         typing.inexact.append(_inexact(typing, factor, contraction))
     else:
-        hint = " (--allow-inexact opens it)" if contraction.statistic else ""
+        hint = INEXACT_OPENS if contraction.statistic else ""
         _block(typing, factor, contraction.node, NOT_ZERO + hint)
 
 

@@ -45,7 +45,7 @@ def render(facts: Facts) -> RenderableType:
     if verbose or not groups:
         lines += ["", table(BLOCKED_COLUMNS, blocked_rows(facts["blocked"], every))]
         lines += [*_uncounted(facts), *_sizes(facts, every)]
-    return Lines(*lines, "", _reach(facts, verbose))
+    return Lines(*lines, "", _reach(facts, verbose), *_openings(facts))
 
 
 def _blocks(facts: Facts) -> list[RenderableType]:
@@ -89,6 +89,15 @@ def _reach(facts: Facts, verbose: bool) -> str:
     missing = f"; the MACs of {len(facts['uncounted'])} nodes are not known" if facts["uncounted"] else ""
     more = "" if verbose or not facts["groups"] else "; -v lists nodes and blocked axes"
     return f"{len(chosen)} groups to prune, {facts['channels']} channels; {reach} in reach{missing}{more}"
+
+
+def _openings(facts: Facts) -> list[str]:
+    """Return a line for each set of options that brings more of the network into reach."""
+    return [
+        f"{' '.join(found['options'])}: {_percent(found['params_reachable'])} of the parameters "
+        f"and {_percent(found['macs_reachable'])} of the MACs in reach"
+        for found in facts["openings"]
+    ]
 
 
 def _sparsity(facts: Facts) -> tuple[str, ...]:
@@ -152,6 +161,7 @@ def inspect(
     from onnxprune.analysis.groups.channels import find_channels
     from onnxprune.analysis.groups.cost import cost_of
     from onnxprune.analysis.groups.group_symmetry import symmetries
+    from onnxprune.analysis.groups.openings import openings
     from onnxprune.analysis.groups.reach import reach_of, staying_axes
     from onnxprune.decisions.elements import pattern_note
     from onnxprune.ir import load, opened, sized
@@ -180,6 +190,14 @@ def inspect(
         "blocks": _residual(channels, cost, exclude, only),
         "blocks_refused": [
             {"operator": b.operator, "node": b.node, "reason": b.reason} for b in channels.blocks.refused
+        ],
+        "openings": [
+            {
+                "options": found.options,
+                "params_reachable": found.reach.params,
+                "macs_reachable": found.reach.macs,
+            }
+            for found in openings(channels, reach)
         ],
         "blocked": [_blocked(channels, b) for b in staying_axes(channels)],
         **reach.counting.facts(),

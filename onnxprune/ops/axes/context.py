@@ -34,6 +34,10 @@ class UnknownOperandError(Exception):
     """A rule cannot describe this node; the message is the reason its axes are blocked with."""
 
 
+INEXACT_OPENS = " (--allow-inexact opens it)"
+"""End of the reasons that the option lifts."""
+
+
 @dataclass(frozen=True)
 class SizeUse:
     """A number in the file that is the size of a dim.
@@ -206,6 +210,8 @@ class Typing:
     """First results of the nodes that pick rows of a vocabulary, some of which may be removed."""
     rows: Factor | None = None
     """The rows of that vocabulary."""
+    pickable: frozenset[str] = frozenset()
+    """First results of the nodes that pick rows which `KeepRows` may remove."""
     axes: dict[str, Axes] = field(default_factory=dict)
     size_uses: list[SizeUse] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
@@ -436,7 +442,7 @@ class Context:
             operand = self.node.input[0] if over else ""
             self.typing.inexact.append(Inexact(self.index, dim, operand, tuple(over), centred=True))
         else:
-            self.block(dim, reason + " (--allow-inexact opens it)")
+            self.block(dim, reason + INEXACT_OPENS)
 
     def fixed(self, size: Extent, reason: str) -> Factor:
         """Return a new axis that must stay as it is."""

@@ -16,6 +16,7 @@ from onnxprune.ops.axes.variables import Indexing, Keys
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 BY_NUMBER = "it picks elements of this axis by number"
+KEEP_ROWS = " (--keep-rows shortens it)"
 MAX_RUNS = 16
 
 
@@ -36,7 +37,8 @@ def gather(c: Context) -> None:
         if c.typing.rows is not None and c.node.output[0] in c.typing.lookups:
             c.same(dims[axis], c.typing.rows)
         else:
-            c.block(dims[axis], BY_NUMBER)
+            hint = KEEP_ROWS if c.node.output[0] in c.typing.pickable else ""
+            c.block(dims[axis], BY_NUMBER + hint)
         c.runs_along(_picked(dims, c.axes(1), axis))
         c.define(0, [*dims[:axis], *c.axes(1), *dims[axis + 1 :]])
     c.weights(0)

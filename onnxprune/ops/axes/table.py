@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypedDict
 
 import onnx
@@ -11,7 +11,16 @@ import onnx
 from onnxprune.algebra.axes import Block, Factor, block, unify
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import UNEXPECTED, DefectError
-from onnxprune.ir import Model, bodies, captured, fixed_axes, label, noted_vocabulary, open_values
+from onnxprune.ir import (
+    Model,
+    bodies,
+    captured,
+    fixed_axes,
+    label,
+    noted_vocabulary,
+    open_values,
+    pickable_rows,
+)
 from onnxprune.ops.axes.context import Context, Typing, UnknownOperandError
 from onnxprune.ops.axes.estimates import estimate
 from onnxprune.ops.spec import (
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Zeros", "carriers", "every", "first", "infer_axes", "never", "rule", "some", "weights_and_bias"]
 
+OPEN_IO = " (--open-io opens it)"
 MOST_TERMS = 8
 """Limit of the terms of a sum of work that a rule states for one node."""
 
@@ -64,29 +74,36 @@ def rule(*operators: str, domain: str = "", **facts: Unpack[RuleFacts]) -> Calla
     return entry("axes", *operators, domain=domain, **facts)
 
 
-def infer_axes(model: Model, shapes: Shapes, *, allow_inexact: bool = False) -> Typing:
+def infer_axes(
+    model: Model, shapes: Shapes, *, allow_inexact: bool = False, open_io: Iterable[str] = ()
+) -> Typing:
     """Apply every node's rule: afterwards the dims that are still free factors are the groups.
 
     Args:
         model: The graph.
         shapes: Its sizes.
         allow_inexact: Open axes over which statistics are taken.
+        open_io: Patterns over inputs and outputs whose axes may shrink, beside those noted in the model.
     """
     typing = Typing(model, shapes, allow_inexact)
     vocabulary = noted_vocabulary(model)
     if vocabulary is not None:
         typing.lookups, typing.rows = vocabulary.lookups, Factor(vocabulary.rows)
-    open_names = {value.name for value in open_values(model)}
+    else:
+        typing.pickable = pickable_rows(model)
+    open_names = {value.name for value in open_values(model, open_io)}
     for value in model.inputs:
         free = fixed_axes(value) if value.name in open_names else set()
         for axis, dim in enumerate(typing.axes_of(value.name) if value.name in shapes.sizes else ()):
             if axis not in free:
-                block(dim, Block(value.name, "graph input", "the caller feeds it"))
+                hint = OPEN_IO if axis in fixed_axes(value) else ""
+                block(dim, Block(value.name, "graph input", f"the caller feeds it{hint}"))
     _infer(typing, model.proto.graph, itertools.count())
     for value in model.outputs:
-        why = Block(value.name, "graph output", "the caller reads it")
         dims = typing.axes.get(value.name, ()) if value.name not in open_names else ()
         for axis, dim in enumerate(dims, 1):
+            hint = OPEN_IO if isinstance(dim.size, int) else ""
+            why = Block(value.name, "graph output", f"the caller reads it{hint}")
             if typing.rows is not None and axis == len(dims) and dim.size == typing.rows.size:
                 unify(dim, typing.rows, why)
             else:
