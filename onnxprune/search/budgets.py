@@ -33,6 +33,9 @@ class Budget:
         elsewhere: Channels that remain in groups that offer nothing, but lost some before.
         in_steps: A further cost, of widths rounded up to the steps of a device.
         steps: Those steps, by the factor of a group.
+
+    Raises:
+        PlanError: There is nothing to reduce.
     """
 
     name: str
@@ -42,6 +45,14 @@ class Budget:
     elsewhere: Counts = field(default_factory=dict)
     in_steps: Polynomial | None = None
     steps: Counts = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a baseline of zero."""
+        if self.baseline <= 0:
+            raise PlanError(
+                f"the {self.name} cannot be reduced: the model had none of them before any pruning",
+                "choose another budget, or start from the original of a model that was pruned before",
+            )
 
     def value(self, counts: Counts) -> float:
         """Return the cost of a network with some factors cut to ``counts``."""

@@ -692,3 +692,14 @@ def test_a_group_of_infinite_weights_cannot_be_ranked(tmp_path):
     path = disk.save(disk.network(w2=weights), tmp_path / "model.onnx")
     said = refused(tmp_path, "prune", path, "--reduce-macs", 0.3, "-o", tmp_path / "out.onnx")
     assert "infinite" in said
+
+
+def test_a_budget_of_a_cost_that_the_model_did_not_have(tmp_path):
+    """The plan in a sparse model may count no channels of the original."""
+    proto = disk.network()
+    plan = '{"format":1,"removed":{},"sizes":{},"settings":{},"allow_inexact":false,"input_shapes":{},'
+    plan += '"baseline":{"macs":9,"params":9,"channels":0}}'
+    proto.metadata_props.add(key=PLAN_KEY, value=plan)
+    path = disk.save(proto, tmp_path / "model.onnx")
+    done = disk.run("prune", path, "--reduce-channels", 0.5, "--criterion", "l2", "-o", tmp_path / "s.onnx")
+    assert "channels cannot be reduced" in done.refused(1)

@@ -18,9 +18,11 @@ from onnx import helper
 
 from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, resolve
 from onnxprune.analysis.groups.weight_values import mask_values
-from onnxprune.ir import attributes
+from onnxprune.errors import UNEXPECTED, DefectError
+from onnxprune.ir import attributes, label
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.axes.constant_rules import Array, Numbers, aligned
+from onnxprune.ops.axes.table import objection_of
 from onnxprune.ops.axes.variables import View, Views
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import LinearView
@@ -220,13 +222,28 @@ def find_constants(typing: Typing) -> Constants:
             continue
         if any(len(typing.shapes.sizes.get(name, ())) > LARGEST_RANK for name in (*node.input, *node.output)):
             continue
-        for name, known in zip(node.output, _results(found, index, node), strict=False):
+        for name, known in zip(node.output, _checked_results(found, index, node), strict=False):
             fitting = _fitting(typing, name, known)
             if fitting is not None:
                 found.known[name] = fitting
         if not _is_plain_product(found, index):
             _add_zeros(found, index, node, views)
     return found
+
+
+def _checked_results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Array | None]:
+    """Return the known results of a node, none where its operands do not fit.
+
+    Raises:
+        DefectError: The rule of the operator fails on a node that the runtime takes.
+    """
+    try:
+        return _results(found, index, node)
+    except UNEXPECTED as error:
+        if objection_of(found.typing, node):
+            return []
+        message = f"the rule of its known results fails with {type(error).__name__}: {error}"
+        raise DefectError(f"node '{label(node)}' ({node.op_type}): {message}") from error
 
 
 def _results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Array | None]:

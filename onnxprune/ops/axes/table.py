@@ -147,15 +147,14 @@ def _apply(context: Context) -> None:
     except UnknownOperandError as reason:
         _refuse(context, str(reason))
     except UNEXPECTED as error:
-        if not (objection := _objection(context)):
+        if not (objection := objection_of(context.typing, context.node)):
             message = f"its rule fails with {type(error).__name__}: {error}"
             raise DefectError(f"node '{label(node)}' ({node.op_type}): {message}") from error
         _refuse(context, f"no operator takes such operands: {objection}")
 
 
-def _objection(context: Context) -> str:
-    """Return the runtime's error for a node and its operands, at the reference sizes."""
-    typing, node = context.typing, context.node
+def objection_of(typing: Typing, node: onnx.NodeProto) -> str:
+    """Return the runtime's error for a node and its operands, at the reference sizes; empty where it runs."""
     shapes, constants = typing.shapes, typing.model.constants
     read = [i for i in (*node.input, *sorted(captured(node))) if i]
     known = {

@@ -72,6 +72,13 @@ def _kernel(node: SizedNode, weight: Shape) -> list[Extent]:
     return list(listed)
 
 
+def _one_for_each(node: SizedNode, place: int, count: Value) -> None:
+    """Compare the length of a bias with the number of maps."""
+    bias = node.shape(place) if node.has(place) else None
+    if bias is not None and len(bias) == 1:
+        node.same(bias[0], count, "numbers of the bias")
+
+
 def _only_rank(node: SizedNode, shape: Shape | None, weight: Shape | None) -> list[Value]:
     rank = len(shape or weight or ())
     first = shape[0] if shape is not None else node.fresh(0, 0)
@@ -83,7 +90,10 @@ def _only_rank(node: SizedNode, shape: Shape | None, weight: Shape | None) -> li
 @size_rule("FusedConv", domain=MICROSOFT)
 def convolution(node: SizedNode) -> None:
     """As many maps as there are kernels."""
-    node.put(0, _convolved(node, node.shape(), node.shape(1)))
+    weight = node.shape(1)
+    node.put(0, _convolved(node, node.shape(), weight))
+    if weight is not None:
+        _one_for_each(node, 2, weight[0])
 
 
 @size_rule("ConvInteger")
@@ -100,7 +110,10 @@ def quantized_convolution(node: SizedNode) -> None:
     last = bool(node.attribute("channels_last", 0))
     if last and shape is not None:
         shape = (shape[0], shape[-1], *shape[1:-1])
-    found = _convolved(node, shape, node.shape(3))
+    weight = node.shape(3)
+    found = _convolved(node, shape, weight)
+    if weight is not None:
+        _one_for_each(node, 8, weight[0])
     if last and found is not None:
         found = [found[0], *found[2:], found[1]]
     node.put(0, found, node.kind(7))
@@ -172,6 +185,7 @@ def transposed_convolution(node: SizedNode) -> None:
         return
     node.same(shape[1], weight[0], "channels")
     group = node.attribute("group", 1)
+    _one_for_each(node, 2, weight[1] * group)
     node.put(0, [shape[0], weight[1] * group, *_laid_out(node, shape, weight)])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ideas_control  # noqa: F401 - enters its networks
 import networks_on_disk as disk
+import numpy as np
 import onnx
 import pytest
 from helpers import Net
@@ -14,11 +15,14 @@ from ideas import IDEAS
 from onnx import TensorProto, helper
 from places import CASES
 
+from onnxprune.analysis.evidence import constant_propagation
+from onnxprune.analysis.evidence.constant_propagation import find_constants
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.sizes.walk import Walk
 from onnxprune.errors import DefectError, ModelError, OnnxpruneError
 from onnxprune.ir import Model, check, load
-from onnxprune.ops.axes import table
+from onnxprune.ops.axes import Typing, table
+from onnxprune.ops.axes.constant_rules import Numbers
 from onnxprune.ops.axes.context import Context, UnknownOperandError
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.spec import SPECS, AxesRule, find_spec
@@ -90,6 +94,22 @@ def test_operands_that_no_operator_takes_are_blocked_with_the_message_of_the_run
     assert "no operator takes such operands: it takes no such operands" in said
 
 
+def broken_constants(_: Numbers) -> list[np.ndarray]:
+    raise ValueError("operands could not be broadcast together")
+
+
+def test_a_broken_rule_of_known_results_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = find_spec("", "Relu")
+    monkeypatch.setitem(SPECS, ("", "Relu"), replace(spec, constant=broken_constants))
+    net = Net()
+    zero = net.op("MatMul", net.input("x", [2, 3]), net.const(np.zeros((3, 4), np.float32)))
+    typing = find_channels(net.model(net.relu(zero))).typing
+    with pytest.raises(DefectError, match=r"node 'Relu_\d+' \(Relu\): the rule of its known results fails"):
+        find_constants(typing)
+    monkeypatch.setattr(constant_propagation, "objection_of", lambda *_: "it takes no such operands")
+    assert typing.nodes[-1].output[0] not in find_constants(typing).known
+
+
 def test_a_missing_attribute_is_named() -> None:
     net = Net()
     x = net.op(
@@ -119,15 +139,15 @@ def test_no_rule_meets_unexpected_operands(monkeypatch: pytest.MonkeyPatch) -> N
     """On all ideas and small files: neither a defect, nor a failure that an objection hides."""
     met: list[str] = []
 
-    def note(context: Context) -> str:
-        met.append(f"{context.node.op_type} {context.node.name}")
+    def note(_: Typing, node: onnx.NodeProto) -> str:
+        met.append(f"{node.op_type} {node.name}")
         return "noted"
 
     def note_size(_: Walk, node: SizedNode, error: Exception) -> OnnxpruneError:
         met.append(f"{node.operator} {node.label}: {error!r}")
         return DefectError("noted")
 
-    monkeypatch.setattr(table, "_objection", note)
+    monkeypatch.setattr(table, "objection_of", note)
     monkeypatch.setattr(Walk, "_unexpected", note_size)
     read = 0
     for made in (*IDEAS.values(), *CASE_FILES):
@@ -143,7 +163,7 @@ def test_no_rule_meets_unexpected_operands(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_instrument_counts_the_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The count above would see a failure: a rule that fails is met."""
     met: list[str] = []
-    monkeypatch.setattr(table, "_objection", lambda c: met.append(c.node.op_type) or "noted")
+    monkeypatch.setattr(table, "objection_of", lambda _, node: met.append(node.op_type) or "noted")
     break_axes(monkeypatch, broken_axes)
     find_channels(network())
     assert met == ["Relu"]

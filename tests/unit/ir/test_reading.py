@@ -340,6 +340,10 @@ def normalised_by_another_count(proto):
     proto.graph.node[2].input[0] = "normal"
 
 
+def with_too_long_a_bias(proto):
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones(17, np.float32), "b1"))
+
+
 DAMAGE = {
     without_value: "'k'",
     without_output: "Constant",
@@ -353,6 +357,7 @@ DAMAGE = {
     converted_to_no_type: "'cast'",
     drawn_of_no_type: "'drawn'",
     with_another_window: "'conv1'",
+    with_too_long_a_bias: "'conv1'",
     normalised_by_another_count: "'norm1'",
 }
 
