@@ -11,7 +11,8 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     ├── DefectError         a rule of ours failed on a node that the runtime takes
     ├── DeviceError         an execution provider or device is missing, or fails
     ├── DataError           the data or the metric does not fit the model
-    ├── PlanError           a plan or an analysis does not fit the model, or a budget is out of reach
+    ├── PlanError           a plan or an analysis does not fit the model
+    │   └── OutOfReachError     a budget is larger than all that can be removed
     ├── NothingToDoError    nothing can be pruned or removed
     ├── MissedError         a result is written, but misses the demanded budget
     ├── VerificationError   the sparse and the dense model disagree
@@ -113,7 +114,11 @@ class DataError(OnnxpruneError):
 
 
 class PlanError(OnnxpruneError):
-    """A plan or an analysis that does not fit the model, or a budget out of reach."""
+    """A plan or an analysis that does not fit the model, or a budget that cannot be met."""
+
+
+class OutOfReachError(PlanError):
+    """A budget larger than all that can be removed."""
 
 
 class NothingToDoError(OnnxpruneError):

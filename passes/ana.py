@@ -66,7 +66,8 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         data: Data to measure on: an .npz or .jsonl file, a folder of samples, or module:callable.
         metric: ``top1``, ``top5``, ``mse``, ``mae`` with labels or targets; ``kl``, ``agreement``,
             ``cosine``, ``retrieval``, ``detections``, ``cer``, ``perplexity`` without; or
-            ``module:callable``.
+            ``module:callable``. By default ``top1`` with labels, else the one that suits the outputs, such as
+            ``kl`` for classes and ``cosine`` for other numbers.
         ratios: Fractions of a group to remove.
         criterion: Criterion that ranks the channels of a group; the names are those of `prune`.
         repair: Fit the layers that read removed channels anew before measuring, as `prune` does.
@@ -89,8 +90,8 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
     name: ClassVar[str] = "ana"
 
     data: DataSpec = field(metadata=option(metavar="DATA", place="reads"))
-    metric: MetricSpec = field(
-        default="top1",
+    metric: MetricSpec | None = field(
+        default=None,
         metadata=option(
             metavar="TEXT",
             place="reads",
@@ -208,7 +209,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
             data=data.take(PRODUCT_SAMPLES),
             samples=PRODUCT_SAMPLES,
             val=data,
-            metric=self.metric,
+            metric=study.question.metric,
             batch_size=self.batch_size,
             seed=self.seed,
             threads=self.threads,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
-from onnxprune.analysis.groups.reach import counting_of
+from onnxprune.analysis.groups.reach import counting_of, staying_axes
 from onnxprune.analysis.groups.selection import select_prunable
 from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
@@ -22,12 +22,13 @@ from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.decisions.elements import pattern_note
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.decisions.rotation import Bases, basis_of, check_basis
-from onnxprune.errors import NothingToDoError, PlanError, UsageError
+from onnxprune.errors import NothingToDoError, OutOfReachError, PlanError, UsageError
 from onnxprune.evaluate.data import Dataset, DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.evaluate.metrics import MetricSpec, get_metric
 from onnxprune.ir import Model, merged, over_all_channels
+from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import RotateChoice, chosen, node_count, of_rotated, with_rotation
 from onnxprune.passes.block_choice import better_by_blocks
@@ -334,7 +335,10 @@ class Prune(
         wanted = self._want(given, channels, groups, blocks, earlier)
         if original is not None and original is not given.model:
             wanted = replace(wanted, whole=self._find(replace(given, model=original), None))
-        found = wanted.apply(self.plan) if self.plan else self._made(wanted)
+        try:
+            found = wanted.apply(self.plan) if self.plan else self._made(wanted)
+        except OutOfReachError as error:
+            raise OutOfReachError(error.message, self._further(channels, error.hint)) from None
         plan = Plan(
             removed=found.removed,
             sizes={g.name: g.size for g in channels.prunable if g.name in found.removed},
@@ -358,6 +362,16 @@ class Prune(
         if self.data is not None:
             self._note(sparse, channels.model)
         return result
+
+    def _further(self, channels: Channels, hint: str) -> str:
+        """Add to a hint the options that open more of this network."""
+        blocks = len(channels.blocks.removable)
+        reasons = [reason.reason for axis in staying_axes(channels) for reason in axis.reasons]
+        if blocks and self.blocks is None and (self.data is None or self.analysis is None):
+            hint += f"; with `analysis` and `data` the {blocks} residual blocks are candidates too"
+        if not self.allow_inexact and any(reason.endswith(INEXACT_OPENS) for reason in reasons):
+            hint += "; `allow_inexact` opens axes that are normalised"
+        return hint
 
     def _prove(self, own: Model, analysed: Model) -> None:
         """Compare the user's own graph with the form that is analysed, the same channels zero in both.

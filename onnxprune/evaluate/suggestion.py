@@ -50,6 +50,11 @@ class Suggestion:
     drop: float = 0.01
 
     @property
+    def measured(self) -> str:
+        """The metric of an analysis: that of the labels, if there are any, else that of sensitivities."""
+        return self.metric if self.labelled else self.curves
+
+    @property
     def labelled(self) -> bool:
         """True if the loss is learnt from labels."""
         return self.loss == "cross-entropy"

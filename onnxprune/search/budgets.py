@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.cost import Counts, Polynomial
-from onnxprune.errors import PlanError
+from onnxprune.errors import OutOfReachError, PlanError
 from onnxprune.search.candidates import Candidate
 from onnxprune.search.monomials import Monomials, Widths
 
@@ -177,9 +177,9 @@ class Balance:
         least = self.excess(self.widths([len(o.steps) for o in self.offers]))
         for budget, beyond in zip(self.budgets, least, strict=True):
             if beyond > _ALMOST:
-                raise PlanError(
+                raise OutOfReachError(
                     f"a reduction of {budget.reduction:.1%} of {budget.name} is out of reach:"
-                    f" at most {budget.reduction - beyond:.1%} can go",
+                    f" at most {max(0.0, budget.reduction - beyond):.1%} can go",
                     "`inspect` lists blocked axes; a larger `max_ratio` or a smaller `round_to`"
                     " reaches further",
                 )

@@ -17,13 +17,20 @@ def input_axes(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> Axes:
     return sample_axes(known, described(model.graph.output), {n: a.shape for n, a in inputs.items()})
 
 
-def output_axes(model: onnx.ModelProto, outputs: Mapping[str, Array]) -> dict[str, int]:
-    """Return the axis of each output that counts the samples: the first where the file names none."""
+def output_axes(model: onnx.ModelProto, outputs: Mapping[str, Array], rows: int) -> dict[str, int]:
+    """Return the axis of each output that counts the samples.
+
+    Args:
+        model: The model; where it names the axis of the samples, in an output too, that one counts.
+        outputs: The outputs of a run.
+        rows: The number of samples that were fed: elsewhere the axis of that size, the first of several. An
+            output without one counts along its first axis.
+    """
     constant = {tensor.name for tensor in model.graph.initializer}
     inputs = [spec for spec in described(model.graph.input) if spec.name not in constant]
     declared = {spec.name: spec.shape for spec in described(model.graph.output)}
     name = batch_name(inputs, described(model.graph.output))
-    return {n: made_axis(declared.get(n, ()), a.shape, -1, name) or 0 for n, a in outputs.items()}
+    return {n: made_axis(declared.get(n, ()), a.shape, rows, name) or 0 for n, a in outputs.items()}
 
 
 def batch_size(inputs: Mapping[str, Array], axes: Axes) -> int:

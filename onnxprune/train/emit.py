@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,13 +24,15 @@ class Emitter:
     Args:
         graph: The graph that grows.
         prefix: Prefix of the new names.
+        known: Values of tensors that follow from the sizes of the inputs, for the batch of the sample.
     """
 
     _serial = itertools.count()
 
-    def __init__(self, graph: gs.Graph, prefix: str) -> None:
+    def __init__(self, graph: gs.Graph, prefix: str, known: Mapping[str, Array] | None = None) -> None:
         self.graph = graph
         self._prefix = prefix
+        self._known = known or {}
 
     def __call__(self, operator: str, *operands: Operand, outputs: int = 1, **attributes: Any) -> Any:
         """Append a node.
@@ -49,6 +51,16 @@ class Emitter:
         inputs = [self._tensor(operand) for operand in operands]
         self.graph.nodes.append(gs.Node(operator, name, attributes, inputs, results))
         return results[0] if outputs == 1 else results
+
+    def values_of(self, tensor: gs.Tensor) -> Array:
+        """Return the values of a constant, or of numbers that follow from the sizes of the sample.
+
+        The batch of a run may be another: only elements that do not count samples hold for all batches.
+
+        Raises:
+            Untrainable: They depend on the values of the inputs.
+        """
+        return self._known[tensor.name] if tensor.name in self._known else values_of(tensor)
 
     def ints(self, values: int | Sequence[int]) -> gs.Constant:
         """Return an int64 constant."""

@@ -88,8 +88,17 @@ def _few(model: onnx.ModelProto, sample: Mapping[str, Array], batch: int | None)
     """Take some samples, or as many whole batches of a fixed size, repeating samples if need be."""
     axes = input_axes(model, sample)
     available = batch_size(sample, axes)
-    count = min(SAMPLES, available) if batch is None else batch * -(-SAMPLES // batch)
-    return taken(sample, axes, np.arange(count) % available)
+    return taken(sample, axes, np.arange(checked_samples(available, batch)) % available)
+
+
+def checked_samples(available: int, batch: int | None) -> int:
+    """Return the number of samples that both models are run with.
+
+    Args:
+        available: Samples that there are.
+        batch: The batch size that the model insists on; ``None`` where it is free.
+    """
+    return min(SAMPLES, available) if batch is None else batch * -(-SAMPLES // batch)
 
 
 def _run_in_batches(
@@ -103,7 +112,7 @@ def _run_in_batches(
     total = batch_size(feeds, axes)
     starts = range(0, total, batch)
     parts = [session.run(taken(feeds, axes, np.arange(at, min(at + batch, total)))) for at in starts]
-    made = output_axes(model, parts[0])
+    made = output_axes(model, parts[0], batch)
     return {name: np.concatenate([part[name] for part in parts], made[name]) for name in parts[0]}
 
 

@@ -14,8 +14,9 @@ from onnx import helper
 from onnxprune.errors import DataError, PlanError, TrainingError
 from onnxprune.support.processors import idle, usable_processors
 from onnxprune.train.batch_samples import batch_size, input_axes, output_axes, sample_shape
+from onnxprune.train.dialect import declared_batch
 from onnxprune.train.engines import STOCK, Engine, candidates
-from onnxprune.train.forward import check_forward
+from onnxprune.train.forward import check_forward, checked_samples
 from onnxprune.train.gradient_support import check_gradient_path
 from onnxprune.train.objective import attach_loss, check_targets
 from onnxprune.train.output_heads import Head
@@ -116,7 +117,9 @@ def _prepared(
     copied = make_training_copy(model, sample, frozen_statistics, engine.rewrites)
     outputs = check_forward(model, copied.model(), sample)
     copied = change(copied)
-    heads = attach_loss(copied.graph, settings, first[1], outputs, output_axes(model, outputs))
+    rows = checked_samples(batch_size(sample, input_axes(model, sample)), declared_batch(model))
+    axes = output_axes(model, outputs, rows)
+    heads = attach_loss(copied.graph, settings, first[1], outputs, axes)
     trainables = check_gradient_path(copied.graph, copied.trainables, engine.refusal)
     inputs = tuple(tensor.name for tensor in copied.graph.inputs)
     fields = _fields(copied, trainables, settings, engine)

@@ -15,6 +15,7 @@ from onnxprune.errors import TrainingError
 from onnxprune.train.channel_major import lay_out_by_channel
 from onnxprune.train.dialect import IR_VERSION, constants_of, to_dialect
 from onnxprune.train.emit import Emitter, Untrainable
+from onnxprune.train.pullbacks.tensor_facts import StaticFacts
 from onnxprune.train.rewrites import REWRITES, Rewrite
 from onnxprune.train.rewrites.normalization import frozen_batch_normalization
 from onnxprune.train.rewrites.registry import qualified
@@ -61,7 +62,9 @@ def make_training_copy(
     Raises:
         TrainingError: Something in it cannot be trained; the message names the node and the reason.
     """
-    graph = _import(to_dialect(model, sample))
+    converted = to_dialect(model, sample)
+    known = _known_of(converted, sample)
+    graph = _import(converted)
     _hoist_constants(graph)
     _name_nodes(graph)
     graph.cleanup().toposort()
@@ -75,7 +78,7 @@ def make_training_copy(
         if frozen_statistics and node.op == "BatchNormalization":
             emit = Emitter(graph, node.name)
             _replace(node, frozen_batch_normalization(node, emit), emit)
-        _rewrite(graph, node, rewrites)
+        _rewrite(graph, node, rewrites, known)
         _separate_repeated_parameters(graph, node)
     graph.cleanup().toposort()
     # Constants from a function's body have no name in the model to be written back to.
@@ -112,12 +115,24 @@ def _name_nodes(graph: gs.Graph) -> None:
         taken.add(node.name)
 
 
-def _rewrite(graph: gs.Graph, node: gs.Node, rewrites: Mapping[str, Rewrite]) -> None:
+def _known_of(model: onnx.ModelProto, sample: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the values of all tensors that follow from the sizes of a sample."""
+    if not any(node.op_type == "Resize" for node in model.graph.node):
+        return {}
+    weights = [
+        tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT
+    ]
+    return StaticFacts.of(model, {name: a.shape for name, a in sample.items()}, weights).values
+
+
+def _rewrite(
+    graph: gs.Graph, node: gs.Node, rewrites: Mapping[str, Rewrite], known: Mapping[str, Array]
+) -> None:
     """Replace a node by its entry of the table."""
     rewrite = rewrites.get(qualified(node.op, node.domain))
     if rewrite is None:
         return
-    emit = Emitter(graph, node.name)
+    emit = Emitter(graph, node.name, known)
     try:
         replacement = rewrite(node, emit)
     except Untrainable as verdict:

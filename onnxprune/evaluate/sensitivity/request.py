@@ -23,7 +23,7 @@ class SensitivityRequest:
 
     Attributes:
         data: Samples to measure on.
-        metric: The measure.
+        metric: The measure; ``None`` for the one that suits the data and the outputs.
         ratios: Fractions of a group to remove.
         exclude: Globs of groups to leave out.
         only: Globs of those to measure and no others.
@@ -39,7 +39,7 @@ class SensitivityRequest:
     """
 
     data: DataSpec
-    metric: MetricSpec = "top1"
+    metric: MetricSpec | None = None
     ratios: Sequence[float] = (0.5,)
     exclude: Sequence[str] = ()
     only: Sequence[str] = ()
@@ -56,7 +56,7 @@ class SensitivityRequest:
     def settings(self) -> dict[str, Any]:
         """Return the options that decide the result, ready for JSON."""
         return {
-            "metric": get_metric(self.metric).name,
+            "metric": get_metric(self.metric or "top1").name,
             "ratios": sorted(set(self.ratios)),
             "exclude": list(self.exclude),
             "only": list(self.only),

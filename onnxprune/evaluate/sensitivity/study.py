@@ -37,6 +37,7 @@ from onnxprune.evaluate.sensitivity.sample_stages import (
     observe,
 )
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
+from onnxprune.evaluate.suggestion import suggest
 from onnxprune.ir import Model
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import score
@@ -89,8 +90,10 @@ class SensitivityRun:
         session = Session(model.proto, threads=executor.threads_each)
         dataset = open_data(question.data, session.inputs, session.outputs)
         chosen = dataset if question.samples is None else dataset.take(question.samples)
+        metric = question.metric or suggest(model, session, chosen).measured
+        question = replace(question, metric=metric)
         examination = MeasurementSetup(
-            metric=get_metric(question.metric),
+            metric=get_metric(metric),
             batch_size=session.fixed_batch or question.batch_size,
             whole_batches=session.fixed_batch is not None,
             threads=executor.threads_each,

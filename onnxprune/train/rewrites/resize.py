@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from onnxprune.runtime import Session
-from onnxprune.train.emit import Emitter, Untrainable, optional_input, rank_of, sizes_of, values_of
+from onnxprune.train.emit import Emitter, Untrainable, optional_input, rank_of, sizes_of
 from onnxprune.train.rewrites.registry import rewrites
 from onnxprune.train.wire import Array
 
@@ -33,21 +33,21 @@ def resize(node: gs.Node, emit: Emitter) -> Any:
     for position, axis in enumerate(axes):
         if axis == 0:
             continue  # the batch; the forward check finds who resizes that
-        matrix = _axis_map(node, position, sizes_of(node.inputs[0], 1)[axis - 1])
+        matrix = _axis_map(node, emit, position, sizes_of(node.inputs[0], 1)[axis - 1])
         x = x if matrix is None else apply_along(x, emit, matrix, axis, rank)
     return x
 
 
-def _axis_map(node: gs.Node, position: int, size: int) -> Array | None:
+def _axis_map(node: gs.Node, emit: Emitter, position: int, size: int) -> Array | None:
     """Return the matrix [inputs, outputs] of one axis; None where nothing changes."""
     scales, sizes = optional_input(node, _SCALES), optional_input(node, _SIZES)
-    if scales is not None and values_of(scales).size:
-        scale = float(values_of(scales)[position])
+    if scales is not None and emit.values_of(scales).size:
+        scale = float(emit.values_of(scales)[position])
         if scale == 1.0:
             return None
         name, amount = "scales", np.array([1, 1, scale, 1], np.float32)
     elif sizes is not None:
-        wanted = int(values_of(sizes)[position])
+        wanted = int(emit.values_of(sizes)[position])
         if wanted == size:
             return None
         name, amount = "sizes", np.array([size, 1, wanted, 1], np.int64)

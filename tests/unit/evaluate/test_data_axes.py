@@ -7,6 +7,7 @@ from typing import Any
 
 import networks_on_disk as disk
 import numpy as np
+import onnx
 import pytest
 from places import CASES
 
@@ -197,9 +198,19 @@ def test_a_metric_of_results_that_begin_with_time_does_not_depend_on_the_batch(
         assert other == pytest.approx(found[0], rel=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["distill", "mse"])
-def test_results_that_begin_with_time_are_learnt(loss: str, tmp_path: Path) -> None:
-    model, sparse = CASES / "time_major.onnx", tmp_path / "sparse.onnx"
+@pytest.mark.parametrize(("loss", "named"), [("distill", True), ("mse", True), ("distill", False)])
+def test_results_that_begin_with_time_are_learnt(loss: str, named: bool, tmp_path: Path) -> None:
+    """The axes of the result have the names of the input, or names of their own."""
+    proto, model, sparse = (
+        onnx.load(CASES / "time_major.onnx"),
+        tmp_path / "model.onnx",
+        tmp_path / "sparse.onnx",
+    )
+    if not named:
+        for number, size in enumerate(proto.graph.output[0].type.tensor_type.shape.dim):
+            if not size.HasField("dim_value"):
+                size.dim_param = f"axis_{number}"
+    onnx.save(proto, model)
     targets = {"y": random(8, 12, 11)} if loss == "mse" else {}
     data = disk.save_data(tmp_path / "data.npz", x=random(12, 1, 8, 32), **targets)
     assert disk.run("prune", model, "--reduce-channels", 0.5, "--round-to", 1, "-o", sparse).code == 0

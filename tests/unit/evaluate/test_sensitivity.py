@@ -39,7 +39,7 @@ from onnxprune.evaluate.metrics import get_metric
 from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, observe
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model, check
-from onnxprune.passes import Prune
+from onnxprune.passes import Ana, Prune
 from onnxprune.runtime import Session
 from onnxprune.support.progress import reporting
 
@@ -386,3 +386,19 @@ class TestWorkers:
         with pytest.raises(UsageError, match="joblib") as caught:
             analyse(net(), samples(net()), workers=2)
         assert "onnxprune[parallel]" in caught.value.hint
+
+
+class TestDefaultMetric:
+    def test_labels_are_compared_with(self) -> None:
+        found = Ana(data=samples(net()), ratios=(0.5,), batch_size=8)(net()).analysis
+        assert found is not None
+        assert found.metric == "top1"
+
+    def test_without_labels_it_suits_the_outputs(self) -> None:
+        """The same curves as with the metric by its name; the file goes on under it."""
+        data = {"image": samples(net())["image"]}
+        found = Ana(data=data, ratios=(0.5,), batch_size=8)(net()).analysis
+        assert found is not None
+        assert found.metric in ("kl", "cosine")
+        again = Ana(data=data, ratios=(0.5,), batch_size=8, metric=found.metric)(net())
+        assert again.analysis == found

@@ -15,7 +15,7 @@ from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.plan import Analysis, Curve, Plan
-from onnxprune.errors import NothingToDoError, PlanError, UsageError
+from onnxprune.errors import NothingToDoError, OutOfReachError, PlanError, UsageError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune
 from onnxprune.scoring.criteria import CRITERIA, NEED_DATA, score
@@ -171,6 +171,25 @@ def test_out_of_reach() -> None:
         Prune(reduce_macs=0.99)(network("residual"))
     with pytest.raises(PlanError, match="out of reach"):
         Prune(reduce_params=0.9, only=["Conv_3"])(network("residual"))
+
+
+@pytest.mark.parametrize(("options", "opens"), [({}, True), ({"allow_inexact": True}, False)])
+def test_out_of_reach_names_the_options_that_open_more(options: dict[str, bool], opens: bool) -> None:
+    """A transformer block has normalised axes and residual blocks; without a group 0 % can go, not −0 %."""
+    with pytest.raises(OutOfReachError) as refused:
+        Prune(reduce_macs=0.97, **options)(network("vit"))
+    assert "residual blocks are candidates" in refused.value.hint
+    assert ("`allow_inexact` opens" in refused.value.hint) == opens
+
+
+def test_reach_is_never_negative() -> None:
+    cost = cost_of(groups("plain")).macs
+    offers = [
+        make_offer(groups("plain"), g, np.ones(g.size), Limits(max_ratio=1e-9))
+        for g in groups("plain").groups
+    ]
+    with pytest.raises(OutOfReachError, match=r"at most 0\.0% can go"):
+        allocate(offers, [Budget("macs", cost, cost.value(), 0.3)])
 
 
 @pytest.mark.parametrize("reduction", [0.0, 1.0, -0.1, 1.5, float("nan")])

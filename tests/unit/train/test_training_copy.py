@@ -202,3 +202,24 @@ def test_model_with_a_fixed_batch_is_compared_on_whole_batches():
     next(n for n in spoiled.graph.node if n.op_type == "Greater").op_type = "Less"
     with pytest.raises(TrainingError, match=r"\(Relu\) would compute something else"):
         check_forward(model, spoiled, {"image": images})
+
+
+@pytest.mark.parametrize("changed", ["sizes", "Add(sizes, nothing)", "Where(whole, sizes, nothing)"])
+def test_sizes_that_hold_the_batch_too_are_those_of_the_sample(changed: str):
+    """A picture is resized to the size of a skip: the list is known but for the batch, which stays."""
+    final = "same = Identity(sizes)" if changed == "sizes" else f"same = {changed}"
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    skip (float[N, 2, H, W] x) => (float[N, 2, H, W] y) {{
+        small = Conv<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(x, w)
+        most = Shape<start = 0, end = 2>(small)
+        rest = Shape<start = 2>(x)
+        sizes = Concat<axis = 0>(most, rest)
+        {final}
+        large = Resize<mode = "linear">(small, , , same)
+        y = Add(large, x)
+    }}"""
+    whole = np.array([True] * 4)
+    model = parsed(text, w=_random(2, 2, 3, 3), nothing=np.zeros(4, np.int64), whole=whole)
+    copied = _copied(model, {"x": _random(4, 2, 6, 5)})
+    assert "Resize" not in {node.op_type for node in copied.model().graph.node}
