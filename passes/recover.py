@@ -25,13 +25,19 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import RecoverReport
 from onnxprune.passes.rotate import in_basis_of
 from onnxprune.repair import METHODS, ModelPair, RepairMethod, RepairReport, Settings, sweep
+from onnxprune.repair.layer_fit import fit_bytes
+from onnxprune.repair.sweep import checkpoint_bytes
 from onnxprune.repair.synthetic import SyntheticPair, noise
 from onnxprune.runtime import Array, Session
 from onnxprune.support.common_options import InputSizes, Seeded, Threaded
+from onnxprune.support.memory import in_words, need
 from onnxprune.support.option_fields import Key, option
+from onnxprune.support.progress import tell
 from onnxprune.train.tuning.original_statistics import noted
 
 DEFAULT_SAMPLES = 512
+_TRACES = 3
+"""Sets of intermediate tensors: those of both models, and of one of them on its way to the next node."""
 DEFAULT_METHODS: tuple[RepairMethod, ...] = ("least-squares",)
 
 
@@ -86,6 +92,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
         original = replace(original, sizes=merged(original.sizes, given.model.sizes))
         original = in_basis_of(original, given.model, data=self.data, seed=self.seed)
         pair = ModelPair.of(channels, removed, original, plan)
+        self._state_need(pair)
         session = Session(pair.original.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs) if self.data is not None else None
         exam = _Validation.open(self, session, data)
@@ -110,6 +117,19 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
         if data is not None:
             noted(result, pair.original, data, seed=self.seed, threads=self.threads)
         return PassResult(result, bool(report.layers), RecoverReport(**facts), given.analysis)
+
+    def _state_need(self, pair: ModelPair) -> None:
+        """Refuse a repair that needs more memory than is allowed; tell the need where weights are mapped."""
+        if "least-squares" not in self.methods:
+            return
+        size, layer = fit_bytes(pair)
+        need(size, f"{pair.sparse.name}: the repair of node '{layer}', the largest,")
+        if pair.sparse.mapped:
+            samples = in_words(_TRACES * checkpoint_bytes())
+            tell(
+                f"{pair.sparse.name}: the repair needs about {in_words(size)} of memory for its largest layer"
+                f" ('{layer}'), and at most {samples} for the samples' tensors"
+            )
 
     def _sweep(self, pair: ModelPair, feeds: Sequence[Mapping[str, Array]]) -> RepairReport:
         return sweep(pair, feeds, Settings(self.methods, self.seed, self.threads))

@@ -5,7 +5,6 @@ Every method works on the partly repaired sparse model: all nodes before this on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -14,12 +13,10 @@ import onnx
 
 from onnxprune.ir import label
 from onnxprune.ops.spec import spec_of
+from onnxprune.repair.layer_fit import LayerFit, present_bias
 from onnxprune.repair.stage import NotRepairableError, RepairSite
-from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.layer_recognition import is_layer
 from onnxprune.scoring.layerwise.moments import ChannelMoments
-from onnxprune.scoring.layerwise.ridge import fit
-from onnxprune.scoring.layerwise.row_moments import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.shifts import Shift
 
 
@@ -30,33 +27,7 @@ def least_squares(stage: RepairSite) -> dict[str, Any]:
     neural networks", 2017, for any linear map, and with the error of all layers before in sight. Where single
     elements are zero each output is solved for with the inputs that it still reads.
     """
-    layer, pair = stage.linear, stage.pair
-    mask = layer.matrices(pair.mask(layer.weight))
-    groups, outputs, columns = (np.flatnonzero(mask.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1)))
-    axes = groups, outputs, columns
-    if gram_bytes(len(groups), len(columns)) > GRAM_BYTES:
-        raise NotRepairableError(
-            f"its Gram matrix of {len(columns)} inputs would take over {GRAM_BYTES >> 20} MiB"
-        )
-    weights = layer.matrices(pair.sparse.array(layer.weight).astype(np.float64))
-    shift = stage.shift
-    bias = np.zeros(len(stage.kept)) + (_present(stage, shift) if shift else _fixed_bias(stage))
-    bias = bias.reshape(mask.shape[:2])
-    batches = len(stage.sparse.batches)
-    seen, held = gather(layer, stage.arrivals(), axes, batches, (stage.seed, stage.index))
-    whole, vector = np.ix_(*axes), np.ix_(*axes[:2])
-    counts = stage.kept.reshape(mask.shape[:2])[vector]
-    allowed = layer.matrices(pair.allowed(layer.weight))[whole] if layer.weight in pair.elements else None
-    start = weights[whole], bias[vector]
-    solved, moved, strength = fit(seen, held, *start, counts, shift is not None, allowed)
-    if strength is not None:
-        weights[whole] = solved
-        pair.replace(layer.weight, layer.tensor(weights))
-        if shift is not None:
-            delta = np.zeros_like(bias)
-            delta[vector] = moved - bias[vector]
-            shift.add(pair.sparse, np.where(stage.kept, delta.ravel(), 0))
-    return {"rows": seen.count + held.count, "inputs": len(columns), "ridge": strength}
+    return LayerFit.of(stage).solve()
 
 
 def bias(stage: RepairSite) -> dict[str, Any]:
@@ -82,7 +53,7 @@ def scale(stage: RepairSite) -> dict[str, Any]:
     factors = np.ones(len(stage.kept))
     np.sqrt(theirs.variance / np.where(varies, ours.variance, 1), out=factors, where=varies)
     present = (
-        _present(stage, shift) if shift.inside else shift.outside(stage.pair.sparse, stage.pair.original)
+        present_bias(stage, shift) if shift.inside else shift.outside(stage.pair.sparse, stage.pair.original)
     )
     weights = layer.matrices(stage.pair.sparse.array(layer.weight).astype(np.float64))
     stage.pair.replace(layer.weight, layer.tensor(weights * factors.reshape(*weights.shape[:2], 1)))
@@ -135,22 +106,3 @@ def _shift_of(stage: RepairSite) -> Shift:
     if shift is None:
         raise NotRepairableError("it has no bias, and neither BatchNormalization nor an addition follows")
     return shift
-
-
-def _present(stage: RepairSite, shift: Shift) -> Array | float:
-    """Return the present bias, as the difference to the bias contained in the original's result."""
-    if shift.inside:
-        return shift.value(stage.pair.sparse)
-    return shift.outside(stage.pair.sparse, stage.pair.original)
-
-
-def _fixed_bias(stage: RepairSite) -> Array | float:
-    """Return a bias that must not change: it has other consumers, or one element for all channels."""
-    node, view = stage.node, stage.linear.view
-    name = node.input[view.bias] if view.bias is not None and view.bias < len(node.input) else ""
-    if not name:
-        return 0.0
-    tensor = stage.pair.sparse.constants.get(name)
-    if tensor is None or math.prod(tensor.dims) not in (1, len(stage.kept)):
-        raise NotRepairableError("its bias is computed, or differs from row to row")
-    return np.asarray(stage.pair.sparse.array(name).astype(np.float64).ravel() * view.beta)

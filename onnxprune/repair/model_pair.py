@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.decisions.channels.masks import Mask, keep_masks
+from onnxprune.decisions.channels.masks import KeepMasks, Mask
 from onnxprune.decisions.channels.remaining_statistics import statistics
 from onnxprune.decisions.elements import element_masks
 from onnxprune.decisions.plan import Plan
@@ -72,7 +72,7 @@ class ModelPair:
         _check_same(channels.model, canonical, original.name)
         known, _ = statistics(channels, removed)
         instead = {statistic.result: statistic.reading for statistic in known}
-        masks = keep_masks(channels, removed)
+        masks = KeepMasks(channels, removed)
         blocks = channels.removed_blocks(removed)
         dead = frozenset(channels.typing.nodes[k].output[0] for block in blocks for k in block.numbers)
         sparse = channels.model.copy()
@@ -88,7 +88,7 @@ class ModelPair:
         """
         known, _ = statistics(channels, removed)
         instead = {statistic.result: statistic.reading for statistic in known}
-        masks = keep_masks(channels, removed)
+        masks = KeepMasks(channels, removed)
         return cls(channels.model.copy(), channels.model, masks, instead, original_instead=instead)
 
     def mask(self, name: str) -> Mask:

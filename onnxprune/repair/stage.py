@@ -115,7 +115,7 @@ class RepairSite:
         """Return the state that a method may change: operand names, constants, the bias after the node."""
         names = {*self.node.input, *((self.shift.tensor,) if not self.normalises and self.shift else ())}
         sparse = self.pair.sparse
-        constants = {n: sparse.array(n).copy() for n in names if n in sparse.constants}
+        constants = {n: sparse.array(n) for n in names if n in sparse.constants}  # new values replace them
         return list(self.node.input), constants
 
     def go_back(self, memory: tuple[list[str], dict[str, Array]]) -> None:

@@ -17,7 +17,16 @@ from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.layer_recognition import is_layer
 from onnxprune.scoring.layerwise.moments import check_finite
 from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
+from onnxprune.support.memory import budget
 from onnxprune.support.progress import task
+
+_SHARE = 16
+"""Part of the memory budget that the tensors of a model may take; there are two models, and a copy."""
+
+
+def checkpoint_bytes() -> int:
+    """Return the bytes that the intermediate tensors of a model may take."""
+    return min(CHECKPOINT_BYTES, budget() // _SHARE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Settings:
     methods: Sequence[RepairMethod]
     seed: int = 0
     threads: int | None = None
-    checkpoint_bytes: int = CHECKPOINT_BYTES
+    checkpoint_bytes: int = field(default_factory=checkpoint_bytes)
 
 
 @dataclass

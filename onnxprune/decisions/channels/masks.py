@@ -29,17 +29,36 @@ def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict
     Returns:
         One boolean array of the tensor's shape for each weight, by tensor name.
     """
-    return dict(each_mask(channels, removed))
+    return dict(KeepMasks(channels, removed))
 
 
-def each_mask(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Mask]]:
-    """Yield the masks of `keep_masks` one after another."""
-    weights = channels.weight_tensors()
-    gone = {name for block in channels.removed_blocks(removed) for name in block.weights}
-    for name, axes in channels.cuts(channels.kept(removed)).items():
-        if name in weights and name not in gone:
-            yield name, channels.put_back(name, _mask(channels, name, axes))
-    yield from ((name, np.zeros(tuple(channels.model.constants[name].dims), bool)) for name in sorted(gone))
+class KeepMasks(Mapping[str, Mask]):
+    """The masks of `keep_masks`, each made when it is asked for and not kept.
+
+    Args:
+        channels: The network's groups.
+        removed: Removed channels by group name.
+    """
+
+    def __init__(self, channels: Channels, removed: Mapping[str, Sequence[int]]) -> None:
+        weights = channels.weight_tensors()
+        gone = {name for block in channels.removed_blocks(removed) for name in block.weights}
+        cuts = channels.cuts(channels.kept(removed))
+        self._channels, self._gone = channels, gone
+        self._cuts = {name: axes for name, axes in cuts.items() if name in weights and name not in gone}
+
+    def __getitem__(self, name: str) -> Mask:
+        if name in self._gone:
+            return np.zeros(tuple(self._channels.model.constants[name].dims), bool)
+        mask = _mask(self._channels, name, self._cuts[name])
+        return np.asarray(self._channels.put_back(name, mask))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._cuts
+        yield from sorted(self._gone)
+
+    def __len__(self) -> int:
+        return len(self._cuts) + len(self._gone)
 
 
 def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
@@ -55,7 +74,7 @@ def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
 def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     """Return a copy of the network in which all weights of removed channels are zero."""
     model = channels.model.copy()
-    for name, mask in each_mask(channels, removed):
+    for name, mask in KeepMasks(channels, removed).items():
         values = model.array(name)
         model.set_array(name, np.where(mask, values, zero_value(channels.typing, name)))
     return model
@@ -67,7 +86,7 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
     Raises:
         PlanError: A channel the plan calls removed has a weight that is not zero.
     """
-    for name, mask in each_mask(channels, removed):
+    for name, mask in KeepMasks(channels, removed).items():
         values = mask_values(channels.typing, name)
         if any(np.any(values[part][~mask[part]]) for part in parts(values)):
             raise PlanError(

@@ -48,6 +48,18 @@ class Linear(ABC):
     def tensor(self, matrices: Array) -> Array:
         """Return matrices as a tensor shaped like the weights."""
 
+    def lines(self, weights: Array) -> Array | None:
+        """Return a view of a tensor shaped like the weights as ``[groups, outputs, inputs]``.
+
+        Its elements are those of `matrices` divided by `factor`. ``None`` where no view has this layout.
+        """
+        return None
+
+    @property
+    def factor(self) -> float:
+        """The number that the node multiplies the weights with."""
+        return 1.0
+
     @abstractmethod
     def columns(self, y: Array) -> Array:
         """Return a result with its channels, the outputs of all groups in turn, on the last axis."""
@@ -79,13 +91,22 @@ class MatrixProduct(Linear):
 
     def matrices(self, weights: Array) -> Array:
         """Return ``[1, outputs, inputs]``; real numbers times a Gemm's factor ``alpha``."""
-        matrix = (weights if self._outputs_first else weights.T)[None]
+        matrix = self.lines(weights)
         return np.asarray(matrix if matrix.dtype.kind in "bi" else matrix.astype(np.float64) * self._factor)
 
     def tensor(self, matrices: Array) -> Array:
         """Return the weights in the layout of the node."""
         matrix = matrices[0] if matrices.dtype == bool else matrices[0] / self._factor
         return np.asarray(matrix if self._outputs_first else matrix.T)
+
+    def lines(self, weights: Array) -> Array:
+        """Return ``[1, outputs, inputs]``."""
+        return (weights if self._outputs_first else weights.T)[None]
+
+    @property
+    def factor(self) -> float:
+        """A Gemm's factor ``alpha``."""
+        return self._factor
 
     def columns(self, y: Array) -> Array:
         """Return the result; transposed where the weights stand on the left."""

@@ -15,6 +15,8 @@ from onnxprune.runtime import Array
 
 _ROUNDING = 1e-12
 """A variance below this part of the mean square is rounding."""
+_LINES = 256
+"""Lines of a Gram matrix that are worked on at a time."""
 _SMALL_PRODUCT = 200_000
 """Multiplications below which OpenBLAS uses one thread."""
 
@@ -40,9 +42,17 @@ class Moments:
     yy: Array
 
     @classmethod
-    def empty(cls, groups: int, inputs: int, outputs: int) -> Moments:
-        """Return the moments of no rows."""
-        shapes = ((inputs,), (outputs,), (inputs, inputs), (inputs, outputs), (outputs,))
+    def empty(cls, groups: int, inputs: int, outputs: int, *, gram: bool = True) -> Moments:
+        """Return the moments of no rows.
+
+        Args:
+            groups: Number of maps.
+            inputs: Inputs of each.
+            outputs: Outputs of each.
+            gram: False to leave the Gram matrices out, ``[groups, 0, 0]``.
+        """
+        square = (inputs, inputs) if gram else (0, 0)
+        shapes = ((inputs,), (outputs,), square, (inputs, outputs), (outputs,))
         return cls(0, *(np.zeros((groups, *shape)) for shape in shapes))
 
     def add(self, x: Array, y: Array) -> None:
@@ -56,7 +66,8 @@ class Moments:
         self.x += x.sum(1)
         self.y += y.sum(1)
         self.yy += np.square(y).sum(1)
-        _add_products(self.xx, x, x)
+        if self.xx.size:
+            _add_products(self.xx, x, x)
         _add_products(self.xy, x, y)
 
     def __add__(self, other: Moments) -> Moments:
@@ -68,6 +79,15 @@ class Moments:
             self.xy + other.xy,
             self.yy + other.yy,
         )
+
+    def absorb(self, other: Moments) -> Moments:
+        """Add other moments in place, and return these."""
+        self.count += other.count
+        for mine, theirs in ((self.x, other.x), (self.y, other.y), (self.xx, other.xx)):
+            mine += theirs
+        self.xy += other.xy
+        self.yy += other.yy
+        return self
 
     def of_outputs(self, chosen: Array) -> Moments:
         """Return the moments of some of the outputs, given by their numbers."""
@@ -88,7 +108,7 @@ class Moments:
         return np.asarray(np.maximum(self.yy - 2 * cross + predicted, 0))
 
 
-def centred(xx: Array, x: Array, count: int) -> tuple[Array, Array]:
+def centred(xx: Array, x: Array, count: int, *, in_place: bool = False) -> tuple[Array, Array]:
     """Return a Gram matrix about the mean, and which inputs vary.
 
     The variance of an input that does not vary is rounding, as often negative as positive; it counts as zero.
@@ -97,8 +117,11 @@ def centred(xx: Array, x: Array, count: int) -> tuple[Array, Array]:
         xx: Sums of products of inputs, ``[inputs, inputs]``.
         x: Sums of inputs, ``[inputs]``.
         count: Number of rows summed up.
+        in_place: True to overwrite the sums of products.
     """
-    gram = xx - np.outer(x, x / count)
+    gram, means = xx if in_place else xx.copy(), x / count
+    for start in range(0, len(gram), _LINES):
+        gram[start : start + _LINES] -= np.outer(x[start : start + _LINES], means)
     varies = np.diag(gram) > _ROUNDING * np.diag(xx)
     gram[~varies] = 0
     gram[:, ~varies] = 0

@@ -49,31 +49,75 @@ def ridge(
     Returns:
         W and b, shaped like the ones given.
     """
-    linalg = scipy_linalg()
-    xx, xy = moments.xx, moments.xy
-    mean_x, mean_y = moments.x / moments.count, moments.y / moments.count
-    solved = weights.copy()
-    for group, start in enumerate(weights):
-        if shift:
-            gram, varies = centred(xx[group], moments.x[group], moments.count)
-            wanted = xy[group] - np.outer(moments.x[group], mean_y[group])
-            wanted[~varies] = 0
-        else:
-            gram = xx[group].copy()
-            wanted = xy[group] - np.outer(moments.x[group], bias[group])
-        scale = np.trace(gram) / len(gram)
-        if scale <= 0:
-            continue  # its inputs are all zero
-        wanted = wanted - gram @ start.T
-        gram[np.diag_indices_from(gram)] += strength * scale
-        if allowed is not None:
-            solved[group] += _row_by_row(gram, wanted, allowed[group])
-            continue
-        factor = linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-        solved[group] += linalg.cho_solve(factor, wanted, overwrite_b=True, check_finite=False).T
-    if not shift:
-        return solved, bias
-    return solved, mean_y - np.einsum("goi,gi->go", solved, mean_x)
+    return NormalEquations(moments, strength, shift, dense=allowed is None).solve(
+        moments, weights, bias, allowed
+    )
+
+
+class NormalEquations:
+    """The equations of `ridge` for one strength, factored once and solved for any number of outputs.
+
+    Args:
+        moments: Moments of the inputs.
+        strength: λ in units of the mean of the Gram matrix's diagonal.
+        shift: True if the bias may change.
+        dense: True if all weights may be non-zero; otherwise every output is a system of its own.
+        in_place: True to overwrite the Gram matrices of the moments.
+    """
+
+    def __init__(
+        self, moments: Moments, strength: float, shift: bool, *, dense: bool = True, in_place: bool = False
+    ) -> None:
+        self._shift, self._sums, self._mean = shift, moments.x, moments.x / moments.count
+        self._idle: list[Array] = []
+        self._added: list[float] = []
+        self._matrices: list[Array] = []
+        for xx, x in zip(moments.xx, moments.x, strict=True):
+            if shift:
+                gram, varies = centred(xx, x, moments.count, in_place=in_place)
+            else:
+                gram = xx if in_place else xx.copy()
+                varies = np.diag(gram) > 0
+            added = strength * float(np.trace(gram)) / len(gram)
+            gram[np.diag_indices_from(gram)] += added
+            if dense and added > 0:  # symmetric: the transposed matrix is in LAPACK's order
+                gram, _ = scipy_linalg().cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
+            self._idle.append(~varies)
+            self._added.append(added)
+            self._matrices.append(gram)
+
+    def solve(
+        self, moments: Moments, weights: Array, bias: Array, allowed: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Solve for some outputs.
+
+        Args:
+            moments: Sums of the outputs, and of their products with the inputs, over the rows of the Gram
+                matrices.
+            weights: W₀, ``[groups, outputs, inputs]``.
+            bias: The bias there is, ``[groups, outputs]``.
+            allowed: As for `ridge`; there must be one if the equations are not dense.
+
+        Returns:
+            W and b, shaped like the ones given.
+        """
+        solved, mean_y = weights.copy(), moments.y / moments.count
+        for group, start in enumerate(weights):
+            added, matrix = self._added[group], self._matrices[group]
+            if added <= 0:
+                continue  # its inputs are all zero
+            wanted = moments.xy[group] - np.outer(self._sums[group], (mean_y if self._shift else bias)[group])
+            wanted[self._idle[group]] = 0
+            wanted += added * start.T
+            if allowed is not None:
+                wanted -= matrix @ start.T
+                solved[group] += _row_by_row(matrix, wanted, allowed[group])
+                continue
+            found = scipy_linalg().cho_solve((matrix, True), wanted, overwrite_b=True, check_finite=False).T
+            solved[group] = np.where(self._idle[group], start, found)
+        if not self._shift:
+            return solved, bias
+        return solved, mean_y - np.einsum("goi,gi->go", solved, self._mean)
 
 
 def _row_by_row(gram: Array, wanted: Array, allowed: Array) -> Array:
@@ -105,7 +149,7 @@ def fit(
     """Choose the ridge with the least error on the held-back samples, then solve with all samples.
 
     Args:
-        seen: Moments to solve with.
+        seen: Moments to solve with; the others are added to them.
         held: Moments to choose by; may be empty.
         weights: As for `ridge`.
         bias: As for `ridge`.
@@ -116,12 +160,29 @@ def fit(
     Returns:
         Weights, bias and the strength; the given ones and ``None`` where no fit has a smaller error.
     """
-    strength: float | None = USUAL_STRENGTH
-    if held.count and seen.count:
-        strength = _strength(seen, held, weights, bias, mask, shift, allowed)
+    strength = best_strength(seen, held, weights, bias, mask, shift, allowed)
     if strength is None:
         return weights, bias, None
-    return *ridge(seen + held, weights, bias, strength, shift, allowed), strength
+    return *ridge(seen.absorb(held), weights, bias, strength, shift, allowed), strength
+
+
+def best_strength(
+    seen: Moments,
+    held: Moments,
+    weights: Array,
+    bias: Array,
+    mask: Array,
+    shift: bool,
+    allowed: Array | None = None,
+) -> float | None:
+    """Return the ridge with the least error on the held-back samples; the arguments are those of `fit`.
+
+    Returns:
+        The strength; ``None`` if the old weights are better.
+    """
+    if held.count and seen.count:
+        return _strength(seen, held, weights, bias, mask, shift, allowed)
+    return USUAL_STRENGTH
 
 
 def _strength(

@@ -12,7 +12,7 @@ from onnxprune.scoring.layerwise.linear_views import Linear
 from onnxprune.scoring.layerwise.moments import Moments, check_finite
 
 GRAM_BYTES = 1 << 29
-"""Bytes a Gram matrix may take; a layer holds two of them, and a third while it is solved."""
+"""Bytes a Gram matrix may take; a layer holds two of them, and a third while a ridge is tried."""
 GRAM_WORK = 3e9
 """Multiplications that a Gram matrix may take: of more rows a random part is used."""
 ROW_NUMBERS = 3e7
@@ -21,7 +21,8 @@ ROWS_PER_INPUT = 10
 """Rows for each input that are used in any case, if there are that many."""
 HELD_BACK = 5
 """Number of samples of which one is held back to choose the ridge by."""
-_CHUNK_BYTES = 1 << 26
+CHUNK_BYTES = 1 << 25
+"""Bytes of rows, operands and results, that are taken in at a time."""
 
 
 def gram_bytes(groups: int, inputs: int) -> int:
@@ -35,6 +36,8 @@ def gather(
     axes: tuple[Array, Array, Array],
     batches: int,
     seed: tuple[int, int],
+    *,
+    gram: bool = True,
 ) -> tuple[Moments, Moments]:
     """Go through the samples; return the moments of most of them, and of those held back.
 
@@ -43,16 +46,17 @@ def gather(
         arrivals: For each batch the operand and the target result.
         axes: Groups, outputs and inputs that count; the others are left out.
         batches: Number of batches.
-        seed: Seed of the rows that are drawn where there are too many.
+        seed: Seed of the rows that are drawn where there are too many; the outputs do not change the draw.
+        gram: False to leave the Gram matrices out.
 
     Raises:
         DataError: Something is NaN or infinite, or there are no samples.
     """
     groups, outputs, columns = axes
     sizes = (len(groups), len(columns), len(outputs))
-    both = Moments.empty(*sizes), Moments.empty(*sizes)
+    both = Moments.empty(*sizes, gram=gram), Moments.empty(*sizes, gram=gram)
     random, samples = np.random.default_rng(seed), 0
-    step = max(1, _CHUNK_BYTES // (8 * len(groups) * max(len(columns), 1)))
+    step = max(1, CHUNK_BYTES // (8 * (len(groups) * len(columns) + layer.groups * layer.outputs)))
     for x, y in arrivals:
         rows = layer.rows(y)
         picked = _picked(random, rows, len(groups), len(columns), batches)
