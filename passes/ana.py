@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.inputs import check_fixed_tensors
 from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import OnnxpruneError, UsageError
 from onnxprune.evaluate.data import DataSpec
@@ -162,6 +163,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
         if self.file is not None:
             check_place(self.file, resume=self.resume, force=self.force)
         super().requires(given)
+        check_fixed_tensors(given.model)
 
     def run(self, given: PassResult) -> PassResult:
         """Rehearse, measure the baseline, then group by group."""

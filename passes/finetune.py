@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxprune.algebra.axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels
+from onnxprune.analysis.inputs import check_fixed_tensors
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.channel_cut import rescaled_constants
 from onnxprune.decisions.channels.masks import check_zero
@@ -191,6 +192,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         super().requires(given)
+        check_fixed_tensors(given.model)
         if self.patience is not None and self.val is None:
             raise UsageError("patience is a number of epochs, and is judged on held-back data", "give `val`")
         asks = asks_teacher(self.loss)

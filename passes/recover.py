@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxprune.analysis.inputs import check_fixed_tensors
 from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.remaining_statistics import over_remaining, sparse_in_own_graph
@@ -79,6 +80,7 @@ class Recover(Seeded, Threaded, InputSizes, Pass):
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the weights are numbers."""
         super().requires(given)
+        check_fixed_tensors(given.model)
         if not self.methods:
             raise UsageError("no method is given", f"choose from: {', '.join(METHODS)}")
 

@@ -17,9 +17,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from onnxprune.analysis.inputs import feeds_that_run, input_values, trial_shapes
+from onnxprune.analysis.inputs import check_fixed_tensors, feeds_that_run, input_values, trial_shapes
 from onnxprune.analysis.shapes import fitting_shapes
-from onnxprune.errors import EndlessError, ModelError, NotShownError, OutputError, UnverifiedError
+from onnxprune.errors import EndlessError, LimitError, ModelError, NotShownError, OutputError, UnverifiedError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.runnable import runnable_session
 from onnxprune.ir import Model, load
@@ -286,6 +286,10 @@ def _try(staged: Path, model: Model, shapes: Shapes | None, data: DataSpec | Non
     Raises:
         ModelError: It cannot even be loaded.
     """
+    try:
+        check_fixed_tensors(model)
+    except LimitError as error:
+        return ModelError(f"the result could not be run: {error.message}", error.hint)
     try:
         written = load(staged, mapped=True)
         session = runnable_session(written.proto, optimize=not written.mapped)

@@ -9,10 +9,12 @@ values      from conditions and names to the values that are drawn
 sizes       shapes to try when those of the analysis fail
 ladder      full shapes to try, smallest first: small, odd, one, unequal, other batches
 trials      feeds the model has been run on
+fixed       tensors of one size in every run, compared with the memory allowed
 """
 
 from onnxprune.analysis.inputs.drawn_values import input_values
 from onnxprune.analysis.inputs.feed_trials import feeds_that_run
+from onnxprune.analysis.inputs.fixed_tensors import check_fixed_tensors
 from onnxprune.analysis.inputs.ladder import trial_shapes
 
-__all__ = ["feeds_that_run", "input_values", "trial_shapes"]
+__all__ = ["check_fixed_tensors", "feeds_that_run", "input_values", "trial_shapes"]

@@ -126,11 +126,12 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
 
     An open batch axis gets the batch size.
     """
-    from onnxprune.analysis.inputs import feeds_that_run
+    from onnxprune.analysis.inputs import check_fixed_tensors, feeds_that_run
     from onnxprune.errors import UsageError
     from onnxprune.evaluate.data import open_data
     from onnxprune.runtime import Session
 
+    check_fixed_tensors(channels.model)
     session = Session(channels.model.proto)
     given, shapes = channels.model.sizes, {}
     for spec in session.inputs:

@@ -61,3 +61,26 @@ def test_lists_that_are_only_described(tmp_path: Path, little_memory: object, te
     assert inferred_sizes(proto)["a"][1] == 8
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
     assert grown < BYTES / 4, f"{grown / 1e6:.0f} MB"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory")
+@pytest.mark.parametrize("command", ["finetune", "ana", "bench", "prune"])
+@pytest.mark.parametrize("text", [RANGE, DOUBLED], ids=["range", "doubled"])
+def test_commands_that_run_the_model_refuse_long_lists_at_once(
+    tmp_path: Path, little_memory: object, text: str, command: str
+) -> None:
+    random = np.random.default_rng(0)
+    labelled = {"x": random.normal(size=(8, 4)).astype(np.float32), "labels": np.zeros(8, np.int64)}
+    np.savez(tmp_path / "data.npz", **labelled)
+    data, out = ["--data", str(tmp_path / "data.npz")], ["-o", str(tmp_path / "out")]
+    more = {"finetune": [*data, "--loss", "mse", *out], "ana": [*data, *out], "bench": []}
+    more["prune"] = ["--reduce-params", "0.2", "-o", str(tmp_path / "out.onnx")]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    file = disk.save(network(text), tmp_path / "model.onnx")
+    ended = disk.run(command, file, *more[command])
+    assert ended.code == 1
+    node = "(Range)" if text == RANGE else "(Concat)"
+    assert node in ended.err
+    assert "TB of memory" in ended.err
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
+    assert grown < BYTES / 4, f"{grown / 1e6:.0f} MB"

@@ -78,7 +78,7 @@ def test_a_layer_of_many_outputs_takes_the_stated_memory(monkeypatch):
     whole = peak_of(model, sparse, feeds)
     monkeypatch.setattr(layer_fit, "OUTPUT_BYTES", 1 << 18)
     channels, removed = removed_channels(sparse, stored_plan(sparse))
-    results = 6 * 4 * len(feeds["x"]) * outputs  # those of both models, and what the errors are made of
+    results = 6 * 4 * len(feeds["x"]) * outputs  # those of both models, and their differences
     stated = fit_bytes(ModelPair.of(channels, removed, model, stored_plan(sparse)))[0]
     parts = peak_of(model, sparse, feeds)
     assert parts < stated + results
