@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from onnxprune.analysis.inputs import check_fixed_tensors
 from onnxprune.analysis.inputs.ladder import Shapes, Trial, estimated_bytes, trial_shapes
 from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.errors import EndlessError, ModelError
@@ -393,6 +394,7 @@ def examine(
     if differences := interface_differences(reference, candidate, cuts):
         return Verdict(reason=differences[0], exact=exact, differs=True)
     try:
+        check_fixed_tensors(reference)
         made = subjects(reference, candidate)
         examination = EquivalenceCheck(reference, candidate, made, budget or CheckBudget(), seed, shrunk)
     except DifferenceError as found:
