@@ -12,6 +12,7 @@ reading     from a file, external data included
 meaning     forms that some writers use, brought into the usual one
 statistics  normalisations over the remaining channels of a sparse model
 functions   local functions put in the places of their calls
+local_calls the same calls, written again where their nodes are unchanged
 vocabulary  tables whose rows the caller picks by number
 damage      the fault of a file that cannot be read
 """

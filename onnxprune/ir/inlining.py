@@ -42,10 +42,28 @@ def inlined(proto: onnx.ModelProto, model: str) -> onnx.ModelProto:
         )
     need(_COPIES * size, f"{model}: putting its local functions in the places of {nodes:,} nodes")
     try:
-        return onnx.inliner.inline_local_functions(proto)
+        return onnx.inliner.inline_local_functions(_with_defaults(proto, functions))
     except (onnx.checker.ValidationError, RuntimeError, ValueError, DecodeError) as error:
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(f"{model}: its local functions cannot be inlined: {cause}", EXPORT_AGAIN) from error
+
+
+def _with_defaults(proto: onnx.ModelProto, functions: Mapping[_Key, onnx.FunctionProto]) -> onnx.ModelProto:
+    """Return a model whose calls state the attributes that their functions give a default.
+
+    ``onnx.inliner`` leaves such an attribute out; the operator's own default would take its place.
+    """
+    defaults = {key: list(f.attribute_proto) for key, f in functions.items() if f.attribute_proto}
+    if not defaults:
+        return proto
+    found = onnx.ModelProto()
+    found.CopyFrom(proto)
+    for holder in (found.graph, *found.functions):
+        for node in _nodes(holder):
+            stated = {a.name for a in node.attribute}
+            key = (node.domain, node.op_type, node.overload)
+            node.attribute.extend(a for a in defaults.get(key, ()) if a.name not in stated)
+    return found
 
 
 def _count(

@@ -22,6 +22,7 @@ from onnxprune.ir.analyses import AnalysisManager, analysis
 from onnxprune.ir.damage import EXPORT_AGAIN, graphs, refuse_damage
 from onnxprune.ir.index import GraphIndex
 from onnxprune.ir.inlining import inlined
+from onnxprune.ir.local_calls import LocalCalls
 from onnxprune.ir.meaning import read_as_meant
 from onnxprune.ir.nested_graphs import bodies, captured, flat, label, subgraphs, with_bodies
 from onnxprune.ir.reading import read
@@ -59,6 +60,7 @@ class Model:
         compact: Names of constants whose values the file made of much less, and is to again.
         sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
         analyses: Results of analyses of this version.
+        calls: The local functions of the file and their calls, which were inlined.
     """
 
     verified: ClassVar[bool] = False
@@ -70,6 +72,7 @@ class Model:
     compact: frozenset[str] = frozenset()
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     analyses: AnalysisManager = field(default_factory=AnalysisManager, repr=False, compare=False)
+    calls: LocalCalls | None = field(default=None, repr=False, compare=False)
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
     _names: set[str] | None = field(default=None, repr=False)
     _labels: set[str] | None = field(default=None, repr=False)
@@ -268,7 +271,7 @@ class Model:
         proto = load_all(self.proto)
         if proto is self.proto:
             return self
-        return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
+        return Model(proto, self.path, self.external, self.compact, dict(self.sizes), calls=self.calls)
 
     def metadata(self) -> dict[str, str]:
         """Return the model's own key/value notes."""
@@ -286,7 +289,7 @@ class Model:
         """Return a model with a message of its own."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Model(proto, self.path, self.external, self.compact, dict(self.sizes))
+        return Model(proto, self.path, self.external, self.compact, dict(self.sizes), calls=self.calls)
 
 
 def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
@@ -338,6 +341,7 @@ def check(model: Model) -> Model:
     _check_opset(model)
     _read_as_meant(model)
     if model.proto.functions:
+        model.calls = LocalCalls.of(model.proto)
         model.proto = inlined(model.proto, model.name)
         _read_as_meant(model)
     _sort_nodes(model)

@@ -89,7 +89,7 @@ def write_model(
     with _staging(place) as scratch:
         staged = scratch / place.name
         weights = scratch / _free_data_file(place).name if external else None
-        staged.write_bytes(_message(compacted(model), weights))
+        staged.write_bytes(_message(_as_written(model), weights))
         size = sum((scratch / name).stat().st_size for name in (place.name, weights) if name)
         failure = _try(staged, model, shapes, data)
         if failure is not None and not unverified:
@@ -128,7 +128,7 @@ def write_unverified(model: Model, path: str | Path, inputs: Iterable[str | Path
     with _staging(place) as scratch:
         staged = scratch / place.name
         weights = scratch / _free_data_file(place).name if external else None
-        staged.write_bytes(_message(compacted(model), weights))
+        staged.write_bytes(_message(_as_written(model), weights))
         with _published_data(weights, place.parent) if weights else nullcontext():
             publish(staged, place.parent)
     return place
@@ -339,6 +339,12 @@ def _runs_small(session: Session, model: Model) -> bool:
             continue
         return True
     return False
+
+
+def _as_written(model: Model) -> onnx.ModelProto:
+    """Return the message of a model: constants made of less, calls of local functions that are unchanged."""
+    proto = compacted(model)
+    return proto if model.calls is None else model.calls.restored(proto)
 
 
 def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:
