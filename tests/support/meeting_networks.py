@@ -427,9 +427,10 @@ def _shaken(values: Array) -> Array:
 def worst(reference: Session, other: Session, model: Model, seed: int) -> float:
     """Return the largest difference at any size, relative to the outputs' sizes, beyond rounding.
 
-    The effect of rounding is measured at all sizes: an output of few numbers may not move by chance.
+    The effect of rounding is measured at all sizes: an output of few numbers may not move by chance. Outputs
+    without a finite number in the given network are left out.
     """
-    taken = _taken(
+    taken, idle = _taken(
         Session(model.proto, optimize=False), [feeds_of(model, p, seed) for p in range(len(SIZES))]
     )
     feeds, expected = taken, [reference.run(feed) for feed in taken]
@@ -440,23 +441,28 @@ def worst(reference: Session, other: Session, model: Model, seed: int) -> float:
             finite = np.isfinite(wanted) & np.isfinite(three[name])
             found = float(np.abs(wanted[finite] - three[name][finite]).max(initial=0))
             noise[name] = max(noise.get(name, 0.0), found)
-    return max(
+    excesses = (
         _excess(name, wanted, other_made[name], noise[name])
         for feed, one in zip(feeds, expected, strict=True)
         for other_made in [other.run(feed)]
         for name, wanted in one.items()
+        if name not in idle
     )
+    return max(excesses, default=0.0)
 
 
-def _taken(given: Session, feeds: list[dict[str, Array]]) -> list[dict[str, Array]]:
-    """Return the inputs that the given network can run; an index may ask for a batch of two."""
-    taken = []
+def _taken(given: Session, feeds: list[dict[str, Array]]) -> tuple[list[dict[str, Array]], set[str]]:
+    """Return the inputs that the given network can run, and its outputs without a finite number.
+
+    An index may ask for a batch of two.
+    """
+    taken, made = [], []
     for feed in feeds:
         with contextlib.suppress(ModelError):
-            given.run(feed)
+            made.append(given.run(feed))
             taken.append(feed)
     assert taken, "it runs at no size"
-    return taken
+    return taken, {name for name in made[0] if not any(np.isfinite(one[name]).any() for one in made)}
 
 
 def _excess(name: str, wanted: Array, made: Array, noise: float) -> float:

@@ -59,10 +59,12 @@ _RESULT = {
     "missed?": FLAG,
     "iterations": [{"number": COUNT, "good": FLAG}],
 }
+_SHOWN = ("score", "macs_reduction", "params_reduction", "training_s", "max_rel_error")
+"""Facts of any step that its line of progress has."""
 _STEP = {
     "inputs": MappingOf(ANYTHING),
     "files": MappingOf(TEXT),
-    "facts": MappingOf(ANYTHING),
+    "facts": {f"{name}?": NUMBER for name in _SHOWN},
     "duration_s": NUMBER,
 }
 _STATE = {"result?": Nullable(_RESULT), "stopped?": TEXT, "steps": MappingOf(_STEP)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -34,7 +35,7 @@ _LARGEST_STEP = 128
 _KEPT_RUNS = 24
 _LONGER = 5
 """Factor of the time allowed to a run that only measures rounding: it may be on data."""
-_PATIENCE = 6
+_PATIENCE = 1.5
 """Factor of the budget where no shape has run yet, as long as small ones are left."""
 
 
@@ -65,6 +66,7 @@ class EquivalenceCheck:
         seed: Seed of the draws.
         shrunk: Elements of tensors of the reference that the candidate has left.
         limit: The reason why no further inputs are drawn: a run took too much time.
+        refusals: Errors of the reference on drawn inputs.
     """
 
     reference: Model
@@ -80,10 +82,12 @@ class EquivalenceCheck:
     count: int = 0
     tried: dict[str, Shapes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    refusal: str = ""
+    refusals: dict[str, None] = field(default_factory=dict)
     limit: EndlessError | None = None
     _watch: ProcessorClock = field(default_factory=ProcessorClock)
     _kind: str = KINDS[0]
+    _of_sizes: set[str] = field(default_factory=set)
+    _last: str = ""
 
     def __post_init__(self) -> None:
         """Load the two models with all that is to be compared as their outputs."""
@@ -115,9 +119,7 @@ class EquivalenceCheck:
         smallest = 0
         aside: list[Trial] = []
         for trial in trial_shapes(self.reference, given):
-            patient = not self.tried and trial.elements <= _LARGEST_STEP * SMALL
-            patience = self.budget.seconds * (_PATIENCE if patient else 1)
-            spent = self.limit is not None or self.spent > patience
+            spent = self.limit is not None or self.spent > self._patience(trial)
             if spent or (smallest and trial.elements > max(_LARGEST_STEP * smallest, SMALL)):
                 break
             if trial.kind in done:
@@ -130,6 +132,15 @@ class EquivalenceCheck:
         for trial in aside if not self.tried else ():
             if self.limit or self._try(trial):
                 break
+
+    def _patience(self, trial: Trial) -> float:
+        """Return the seconds to spend before a shape is tried: more while small shapes fail for many reasons.
+
+        One reason for all shapes, its numbers included, does not depend on the sizes.
+        """
+        small = trial.elements <= _LARGEST_STEP * SMALL
+        patient = small and not self.tried and len(self.refusals) != 1
+        return self.budget.seconds * (_PATIENCE if patient else 1)
 
     def try_data(self, data: DataSpec, samples: int) -> None:
         """Run samples of data."""
@@ -163,15 +174,27 @@ class EquivalenceCheck:
         return max(self.tried.values(), key=_elements)
 
     def _try(self, trial: Trial) -> bool:
-        """Run a shape with the first kind of values that the reference takes; return whether there is one."""
+        """Run a shape with the first kind of values that the reference takes; return whether there is one.
+
+        An error that all kinds of values met at one shape is one of sizes: at other shapes it ends the trial.
+        """
+        met: list[str] = []
         for kind in (self._kind,) if self.tried else KINDS:
-            if self.limit:
+            if self.limit or (met and met[-1] in self._of_sizes):
                 return False
             if self._draw(trial.shapes, kind, 2 if len(self.tried) < 3 else 1):
                 self._kind = kind
                 self.tried[_sizes_text(trial.shapes)] = trial.shapes
                 return True
+            met.append(self._last)
+        if len(met) == len(KINDS) and len(set(met)) == 1:
+            self._of_sizes.update(met)
         return False
+
+    def _refuse(self, message: str) -> None:
+        """Note why the reference does not take an input."""
+        self.refusals.setdefault(message)
+        self._last = re.sub(r"\d+", "#", message)
 
     def _draw(self, shapes: Shapes, kind: str, count: int) -> bool:
         """Run drawn inputs; return whether the reference takes any."""
@@ -180,7 +203,7 @@ class EquivalenceCheck:
         try:
             feeds = drawn(self.reference, specs, shapes, kind, count=count, seed=self.seed)
         except ModelError as error:  # the network is known to take no such sizes
-            self.refusal = self.refusal or error.message
+            self._refuse(error.message)
             return False
         for feed in feeds:
             where = _sizes_text(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
@@ -198,7 +221,7 @@ class EquivalenceCheck:
             self.limit = self.limit or error
             return False
         except ModelError as error:
-            self.refusal = self.refusal or error.message
+            self._refuse(error.message)
             return False
         return True
 
@@ -433,7 +456,8 @@ def _examined(
         of.redraw()
         of.cover_tables()
         if not of.count:
-            why = of.limit.message if of.limit else of.refusal or "no shape that is small enough was found"
+            first = next(iter(of.refusals), "no shape that is small enough was found")
+            why = of.limit.message if of.limit else first
             return verdict(reason=f"the model takes no drawn inputs: {why}")
         with runs_within(_LONGER * of.budget.run_seconds):
             outputs = of.conclude()

@@ -47,9 +47,10 @@ def subjects(reference: Model, candidate: Model) -> Subjects:
     try:
         return _subjects(reference, candidate)
     except DifferenceError:
-        if not any(unknown_operators(model.proto) and model.nested for model in (reference, candidate)):
+        pair = (reference, candidate)
+        if not any(unknown_operators(m.proto) and (m.nested or m.proto.functions) for m in pair):
             raise
-    # one of them may have resolved the body of an If or a Loop that holds such an operator
+    # one of them may have resolved the body or the local function that holds such an operator
     made = _subjects(canonicalise(reference)[0], canonicalise(candidate)[0])
     return replace(made, notes=(*made.notes, "both are compared in canonical form"))
 
@@ -72,23 +73,41 @@ def _cut(
     protos: list[onnx.ModelProto], unknown: set[tuple[str, str]], stand_in: bool, said: tuple[str, ...]
 ) -> Subjects:
     one, two = (cut_before(proto, unknown, stand_in) for proto in protos)
-    if [anonymous(n)[0] for n in one.nodes] != [anonymous(n)[0] for n in two.nodes]:
+    kept = _places([anonymous(n)[0] for n in one.nodes], [anonymous(n)[0] for n in two.nodes])
+    if kept is None:
         raise DifferenceError("the operators that this runtime does not know are not the same")
+    if len(kept) < len(one.nodes) and not stand_in:
+        raise ModelError("only one of the two has all of the operators that this runtime does not know")
     if one.lost != two.lost:
         raise DifferenceError("other outputs depend on operators that this runtime does not know")
     points = {
         (a, b): None
-        for ones, twos in zip(one.operands, two.operands, strict=True)
+        for ones, twos in zip((one.operands[k] for k in kept), two.operands, strict=True)
         for a, b in zip(ones, twos, strict=True)
         if a is not None and b is not None
     }
-    kept = [o.name for o in one.proto.graph.output if not any(o.name == a for a, _ in points)]
+    left = [o.name for o in one.proto.graph.output if not any(o.name == a for a, _ in points)]
     outputs = [o.name for o in protos[0].graph.output if o.name not in one.lost]
-    if not kept and not points:
+    if not left and not points:
         raise ModelError("there is nothing to compare before operators that this runtime does not know")
     return Subjects(
         one.proto, two.proto, tuple(outputs), tuple(points), (*said, *_about(one, unknown, stand_in))
     )
+
+
+def _places(nodes: list[onnx.NodeProto], fewer: list[onnx.NodeProto]) -> list[int] | None:
+    """Return the places of nodes in a list that may have more of them, `None` where one is missing there.
+
+    The results of the others do not matter, if the outputs agree with a stand-in for them.
+    """
+    found: list[int] = []
+    for node in fewer:
+        start = found[-1] + 1 if found else 0
+        place = next((k for k in range(start, len(nodes)) if nodes[k] == node), None)
+        if place is None:
+            return None
+        found.append(place)
+    return found
 
 
 def _about(cut: RunnableModel, unknown: set[tuple[str, str]], stand_in: bool) -> list[str]:

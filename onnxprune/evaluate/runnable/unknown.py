@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.ir import anonymous, captured, every_graph
+from onnxprune.ir import anonymous, captured, every_graph, subgraphs
 from onnxprune.ops.spec import find_spec
 from onnxprune.runtime import has_operator
 
@@ -34,10 +35,22 @@ class RunnableModel:
 
 
 def unknown_operators(proto: onnx.ModelProto) -> set[Operator]:
-    """Return the operators of a model, bodies included, that this runtime has no implementation of."""
-    used = {(n.domain, n.op_type) for graph in every_graph(proto.graph) for n in graph.node}
-    functions = {(f.domain, f.name) for f in proto.functions}
-    return {o for o in used - functions if not has_operator(*o) and find_spec(*o).function is None}
+    """Return the operators of a model, bodies included, that this runtime has no implementation of.
+
+    Local functions that use one, also through other functions, are among them.
+    """
+    functions = {(f.domain, f.name): _operators(f.node) for f in proto.functions}
+    used = _operators(proto.graph.node).union(*functions.values()) - set(functions)
+    unknown = {o for o in used if not has_operator(*o) and find_spec(*o).function is None}
+    while more := {f for f, inner in functions.items() if f not in unknown and inner & unknown}:
+        unknown |= more
+    return unknown
+
+
+def _operators(nodes: Iterable[onnx.NodeProto]) -> set[Operator]:
+    """Return the operators of nodes and of their bodies."""
+    inner = (n for node in nodes for body in subgraphs(node) for g in every_graph(body) for n in g.node)
+    return {(n.domain, n.op_type) for n in itertools.chain(nodes, inner)}
 
 
 def cut_before(

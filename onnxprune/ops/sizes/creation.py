@@ -72,7 +72,7 @@ def constant_of_shape(node: SizedNode) -> None:
     """One number everywhere."""
     tensor = node.attribute("value")
     kind = FLOAT if tensor is None else tensor.data_type
-    target = node.elements(0)
+    target = node.target(0)
     if target is None:
         node.put_rank(node.length(0), kind)
         return

@@ -27,7 +27,7 @@ from onnxprune.ops.sizes.table import size_rule
 def reshape(node: SizedNode) -> None:
     """A target in which -1 is the rest, and 0 the operand's own axis unless ``allowzero`` is set."""
     shape = node.shape()
-    target = node.elements(1) if len(node.inputs) > 1 else list(node.attribute("shape", ()))
+    target = node.target(1) if len(node.inputs) > 1 else list(node.attribute("shape", ()))
     if target is None:
         node.put_rank(node.length(1))
         return
@@ -181,7 +181,7 @@ def squeeze(node: SizedNode) -> None:
 @size_rule("Expand")
 def expand(node: SizedNode) -> None:
     """The broadcast of the operand and a target shape."""
-    shape, target = node.shape(), node.elements(1)
+    shape, target = node.shape(), node.target(1)
     if shape is None or target is None:
         length = node.length(1)
         node.put_rank(None if shape is None or length is None else max(len(shape), length))
@@ -200,7 +200,7 @@ def _stretched(value: Values | None, sizes: Sequence[Value] | None) -> Values | 
 @size_rule("Tile")
 def tile(node: SizedNode) -> None:
     """Each axis repeated."""
-    shape, repeats = node.shape(), node.elements(1)
+    shape, repeats = node.shape(), node.target(1)
     if shape is None or repeats is None or len(repeats) != len(shape):
         node.put_rank(None if shape is None else len(shape))
         return

@@ -107,6 +107,18 @@ class SizedNode:
         found = self.value(place)
         return None if found is None else list(found.ravel())
 
+    def target(self, place: int) -> list[Value] | None:
+        """Return the sizes that an operand lists.
+
+        Raises:
+            ContradictionError: It is of another type than integers.
+        """
+        kind = self.kind(place)
+        if kind is not None and kind not in INTEGERS:
+            name = onnx.TensorProto.DataType.Name(kind).lower()
+            raise ContradictionError(f"sizes are listed as {name}, not as integers")
+        return self.elements(place)
+
     def numbers(self, place: int) -> list[int] | None:
         """Return the elements of an integer operand if all are plain numbers."""
         found = self.known(place)

@@ -17,6 +17,7 @@ from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, runs, 
 from onnxprune.evaluate.equivalence.noise import shaken
 from onnxprune.ir import Model, check, load
 from onnxprune.ir.canonical.canonicalise import canonicalise
+from onnxprune.support.processors import ProcessorClock
 
 QUICK = CheckBudget(seconds=4.0)
 
@@ -416,6 +417,56 @@ def choice_of(name: str, scale: float) -> Model:
 
 def test_bodies_that_differ_in_names_alone_are_the_same():
     assert examine(choice_of("z", 2.0), choice_of("inner", 2.0), budget=QUICK).status == "agree"
+
+
+def test_a_function_that_calls_an_unknown_one_is_compared_up_to_its_call():
+    text = """
+    <ir_version: 9, opset_import: ["" : 17, "local" : 1]>
+    agraph (float[n,4] x) => (float[n,4] y) { h = Relu (x) g = local.outer (h) y = Relu (g) }
+    <domain: "local", opset_import: ["" : 17, "local" : 1]>
+    outer (a) => (b) { c = Relu (a) b = local.missing (c) }
+    """
+    given = Model(onnx.parser.parse_model(text))
+    verdict = examine(given, canonicalise(given)[0], budget=QUICK)
+    assert verdict.status == "agree", verdict.reason
+
+
+def test_a_network_that_takes_no_input_is_given_up_within_the_budget():
+    """The error of the runtime is the same at all sizes: no further sizes are searched for."""
+    text = """
+    <ir_version: 9, opset_import: ["" : 17]>
+    agraph (float[n,c,h,w] x, float[m] z) => (float[n,c,h,w] y) <int64[1] far = {9}> {
+        odd = Gather <axis = 0> (z, far)
+        none = Sub (odd, odd)
+        deep = Log (none)
+        place = Cast <to = 7> (deep)
+        row = Gather (z, place)
+        y = Add (x, row)
+    }
+    """
+    given = Model(onnx.parser.parse_model(text))
+    clock = ProcessorClock()
+    assert examine(given, given.copy(), budget=CheckBudget(seconds=1.0)).status == "not shown"
+    assert clock.seconds < 20
+
+
+@pytest.mark.parametrize(("scale", "status"), [(0.0, "agree"), (0.5, "differ")])
+def test_an_unknown_operator_may_be_missing_where_its_result_does_not_matter(scale, status):
+    text = """
+    <ir_version: 9, opset_import: ["" : 17, "plugin" : 1]>
+    agraph (float[n,4] x) => (float[n,4] y) <float[4] s = {%s, %s, %s, %s}, float[4] none = {0, 0, 0, 0}> {
+        u = plugin.Unknown (x)
+        z = Mul (u, s)
+        y = Add (x, z)
+    }
+    """ % ((scale,) * 4)
+    given = onnx.parser.parse_model(text)
+    without = onnx.ModelProto()
+    without.CopyFrom(given)
+    del without.graph.node[:2]
+    without.graph.node[0].input[1] = "none"
+    assert examine(Model(given), Model(without), budget=QUICK).status == status
+    assert examine(Model(without), Model(given), budget=QUICK).status == "differ"
 
 
 def test_outer_tensors_of_bodies_are_compared():

@@ -344,6 +344,12 @@ def with_too_long_a_bias(proto):
     proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ones(17, np.float32), "b1"))
 
 
+def with_sizes_that_are_fractions(proto):
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(2, np.float32), "sizes"))
+    proto.graph.node.append(helper.make_node("ConstantOfShape", ["sizes"], ["filled"], name="fill"))
+    proto.graph.output.append(helper.make_tensor_value_info("filled", TensorProto.FLOAT, ["a", "b"]))
+
+
 DAMAGE = {
     without_value: "'k'",
     without_output: "Constant",
@@ -357,6 +363,7 @@ DAMAGE = {
     converted_to_no_type: "'cast'",
     drawn_of_no_type: "'drawn'",
     with_another_window: "'conv1'",
+    with_sizes_that_are_fractions: "'fill'",
     with_too_long_a_bias: "'conv1'",
     normalised_by_another_count: "'norm1'",
 }

@@ -183,6 +183,7 @@ STATES = [
     (("steps", "baseline", "extra"), 1),
     (("steps", "1-prune", "facts", "groups"), {"c1": {"before": 0, "after": 0}}),
     (("steps", "1-score", "facts", "score"), None),
+    (("steps", "1-prune", "facts", "score"), "half"),
     (("steps", "1-score", "duration_s"), None),
     (("result",), 7),
     (("result", "iterations"), [{}]),
