@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from onnxprune.analysis.evidence.branches import without_dead_branches
-from onnxprune.analysis.evidence.folding import folded
-from onnxprune.analysis.evidence.liveness import find_evidence
+from onnxprune.analysis.evidence.folding import folded_evidence
 from onnxprune.analysis.evidence.precomputed import precomputed
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
@@ -91,7 +90,7 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
             arranged = zeros_first(channels)
             moved = in_order(arranged)
             channels = find_channels(lined_up(channels, arranged))
-        evidence = find_evidence(channels)
+        evidence, remaining = folded_evidence(channels)
         left = [asdict(remainder) for remainder in evidence.left]
         if not evidence.removed and (dense := without_dead_branches(channels.model)) is not channels.model:
             result = self._proven(
@@ -102,9 +101,8 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
             why = "; ".join(f"{r['operator']} '{r['node']}' keeps channels: {r['reason']}" for r in left[:3])
             why = why or "no channel is zero, constant or unread; run `prune` first"
             return self._unchanged(given, why if channels.groups else why_blocked(channels), left)
-        channels = find_channels(folded(evidence))
-        hints = kept_elements(channels, evidence.removed, moved)
-        dense = shrunk(channels, evidence.removed)
+        hints = kept_elements(remaining, evidence.removed, moved)
+        dense = shrunk(remaining, evidence.removed)
         result = self._proven(given, evidence.channels, evidence.removed, dense, hints, _precomputed)
         return replace(result, report=result.report.with_keys(left=left))
 

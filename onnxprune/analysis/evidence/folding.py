@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,27 @@ from onnx import helper
 
 from onnxprune.algebra.axes import Dim, Kept, kept_indices
 from onnxprune.analysis.evidence.constant_propagation import Mask, Matrices
-from onnxprune.analysis.evidence.liveness import LivenessEvidence
+from onnxprune.analysis.evidence.liveness import LivenessEvidence, find_evidence
+from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.ir import Model, captured, label
 from onnxprune.ops.axes.constant_rules import Array, aligned
+
+
+def folded_evidence(channels: Channels) -> tuple[LivenessEvidence, Channels]:
+    """Find the channels a network would not miss, and the groups of the network with their constants folded.
+
+    Folding may leave a product without an input, which is a constant then: its group is gone, and the search
+    goes on without it.
+    """
+    while True:
+        evidence = find_evidence(channels)
+        if not evidence.removed:
+            return evidence, channels
+        remaining = find_channels(folded(evidence))
+        gone = evidence.removed.keys() - {group.name for group in remaining.groups}
+        if not gone:
+            return evidence, remaining
+        channels = replace(channels, groups=tuple(g for g in channels.groups if g.name not in gone))
 
 
 def folded(evidence: LivenessEvidence) -> Model:

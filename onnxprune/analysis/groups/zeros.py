@@ -237,10 +237,10 @@ def _evaluated(
         number = values.get(name) if here else None
         if number is None and constant is not None and constant.size == 1:
             number = constant.item()
-        if number is None:
+        kind = typing.shapes.types.get(name)
+        if number is None or kind is None:
             return None
-        kind = onnx.helper.tensor_dtype_to_np_dtype(typing.shapes.types[name])
-        numbers.append(np.full(1, number, kind))
+        numbers.append(np.full(1, number, onnx.helper.tensor_dtype_to_np_dtype(kind)))
     try:
         with np.errstate(all="ignore"):
             return float(evaluate(node, numbers, typing.model.opset()).item())

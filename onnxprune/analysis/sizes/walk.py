@@ -71,7 +71,7 @@ class Walk:
     ) -> None:
         """Enter the shape, the type and the known value of a tensor."""
         tensors, facts = self.tensors, self.facts
-        if kind is not None:
+        if kind:  # 0 is no type
             tensors.types[name] = kind
         if value is not None and value.size <= SMALL:
             tensors.values[name] = each(lambda x: facts.manageable(x, f"{name}.value"), value)

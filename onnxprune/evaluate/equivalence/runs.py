@@ -129,8 +129,9 @@ class EquivalenceCheck:
             elif self._try(trial):
                 done.add(trial.kind)
                 smallest = min(smallest, trial.elements) if smallest else trial.elements
-        for trial in aside if not self.tried else ():
-            if self.limit or self._try(trial):
+        for place, trial in enumerate(aside if not self.tried else ()):
+            spent = place > 0 and self.spent > self._patience(trial)
+            if self.limit or spent or self._try(trial):
                 break
 
     def _patience(self, trial: Trial) -> float:

@@ -17,6 +17,7 @@ from onnxprune.algebra.sizes.algebra import (
     maximum,
     minimum,
 )
+from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import INT64, Shape, Values, filled, plain
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
@@ -34,13 +35,12 @@ def gather(node: SizedNode) -> None:
         return
     axis = node.axis(node.attribute("axis", 0), len(shape))
     value, at = node.known(0), node.numbers(1)
+    count = shape[axis]
+    if at is not None and isinstance(count, int) and (wrong := [k for k in at if not -count <= k < count]):
+        raise ContradictionError(f"index {wrong[0]} is not on an axis of {count} elements")
     if value is not None and at is not None:
-        count = value.shape[axis]
-        if any(not -count <= k < count for k in at):
-            value = None
-        else:
-            places = np.array(at, int).reshape(tuple(plain(indices) or ()))
-            value = np.asarray(np.take(value, places, axis=axis), object)
+        places = np.array(at, int).reshape(tuple(plain(indices) or ()))
+        value = np.asarray(np.take(value, places, axis=axis), object)
     else:
         value = None
     node.put(0, [*shape[:axis], *indices, *shape[axis + 1 :]], None, value)

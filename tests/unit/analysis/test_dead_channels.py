@@ -387,3 +387,20 @@ def test_one_channel_stays_when_the_others_go_one_after_the_other() -> None:
     sizes = {g.name: g.size for g in evidence.channels.groups}
     assert {name: len(gone) for name, gone in evidence.removed.items()} == dict.fromkeys(sizes, 1)
     assert error_without(model, evidence) <= 1e-6
+
+
+def test_a_product_of_two_constants_keeps_its_channels() -> None:
+    """The folded product is a constant without a group."""
+    net = Net()
+    table = net.const(net.random.normal(size=(7, 5)).astype(np.float32))
+    row = net.const(net.random.normal(size=5).astype(np.float32))
+    weights = net.const(np.zeros((5, 4), np.float32))
+    looked_up = net.op("MatMul", net.relu(net.op("MatMul", net.input("x", (2, 7)), table)), weights)
+    still = net.op("MatMul", row, net.op("Transpose", table, perm=[1, 0]))
+    given = net.model(looked_up, still)
+    dense = Transform(allow_unchanged=True)(given).model
+    feeds = {"x": np.random.default_rng(3).normal(size=(2, 7)).astype(np.float32)}
+    for expected, made in zip(
+        Session(given.proto).run(feeds).values(), Session(dense.proto).run(feeds).values(), strict=True
+    ):
+        np.testing.assert_allclose(made, expected, rtol=1e-5)

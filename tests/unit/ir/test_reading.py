@@ -350,6 +350,13 @@ def with_sizes_that_are_fractions(proto):
     proto.graph.output.append(helper.make_tensor_value_info("filled", TensorProto.FLOAT, ["a", "b"]))
 
 
+def that_picks_beyond_the_end(proto):
+    proto.graph.initializer.append(numpy_helper.from_array(np.asarray(2**31 - 1), "far"))
+    proto.graph.node.append(helper.make_node("Shape", [proto.graph.output[0].name], ["sizes"]))
+    proto.graph.node.append(helper.make_node("Gather", ["sizes", "far"], ["picked"], name="pick"))
+    proto.graph.output.append(helper.make_tensor_value_info("picked", TensorProto.INT64, []))
+
+
 DAMAGE = {
     without_value: "'k'",
     without_output: "Constant",
@@ -363,6 +370,7 @@ DAMAGE = {
     converted_to_no_type: "'cast'",
     drawn_of_no_type: "'drawn'",
     with_another_window: "'conv1'",
+    that_picks_beyond_the_end: "'pick'",
     with_sizes_that_are_fractions: "'fill'",
     with_too_long_a_bias: "'conv1'",
     normalised_by_another_count: "'norm1'",
@@ -382,6 +390,14 @@ def test_an_output_whose_type_onnx_does_not_know(tmp_path):
     proto.graph.output[1].type.sequence_type.elem_type.map_type.ClearField("key_type")
     facts = pruned(tmp_path, disk.save(proto, tmp_path / "model.onnx"))
     assert facts[1]["channels"]
+
+
+def test_an_input_without_a_type_is_analysed(tmp_path):
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 8] x) => (float[n, 8] y) <float half = {0.5}> {
+            mean = ReduceMean<axes = [-1]>(x)  apart = Sub(x, mean)  y = Div(apart, half) }""")
+    proto.graph.input[0].type.tensor_type.elem_type = 0
+    assert disk.run("inspect", disk.save(proto, tmp_path / "model.onnx")).code in (0, 1)
 
 
 def test_a_file_too_large_to_be_a_model_is_not_read(tmp_path):
