@@ -147,6 +147,11 @@ class Model:
             self._main = found
         return self._main
 
+    @property
+    def main_values(self) -> frozenset[str]:
+        """Names of the inputs and of the results of all nodes of the main graph."""
+        return frozenset(self.main.producers).union(i.name for i in self.inputs)
+
     def rewire(self, number: int, operands: Iterable[str]) -> None:
         """Give a node of the main graph, by its number in `nodes`, other operands."""
         self.main.rewire(number, operands)

@@ -15,6 +15,7 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 from deep_networks import plain
@@ -23,11 +24,16 @@ from helpers import Net
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.reach import reach_of, staying_axes
+from onnxprune.analysis.groups.selection import select_prunable
+from onnxprune.certify import certify
+from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.sensitivity import Executor, SensitivityRequest, SensitivityRun
 from onnxprune.evaluate.sensitivity.variants import VariantEvaluator
 from onnxprune.ir import Model
-from onnxprune.passes import Prune, Recover, Transform
+from onnxprune.passes import Factorize, Prune, Recover, Rotate, Sparsify, Transform
+from onnxprune.passes import factorize as factorize_module
+from onnxprune.passes import rotate as rotate_module
 from onnxprune.runtime import Session
 from onnxprune.scoring.criteria import CRITERIA, comparable
 from onnxprune.scoring.criteria.calibration_pass import gather
@@ -54,7 +60,19 @@ def scaled_residual(nodes: int) -> Model:
     return net.model(net.head(x))
 
 
-NETWORKS: dict[str, Callable[[int], Model]] = {"chain": plain, "residual": scaled_residual}
+def stream(nodes: int) -> Model:
+    """A residual stream of matrix products, which every invertible map commutes with; no axis is spatial."""
+    net = Net()
+    pixels = net.reshape(net.input("image", ["N", 3, 4, 4]), 0, 48)
+    x = net.linear(pixels, WIDTH)
+    scale = net.const(np.float32(BRANCH))
+    for _ in range(nodes // 7):
+        y = net.linear(net.relu(net.linear(x, 2 * WIDTH)), WIDTH)
+        x = net.add(x, net.op("Mul", y, scale))
+    return net.model(net.linear(x, 10))
+
+
+NETWORKS: dict[str, Callable[[int], Model]] = {"chain": plain, "residual": scaled_residual, "stream": stream}
 
 
 def data() -> dict[str, np.ndarray]:
@@ -121,13 +139,63 @@ def transform(model: Model) -> Callable[[], object]:
     return lambda: Transform(unverified=True)(sparse)
 
 
+def blocks(model: Model) -> Callable[[], object]:
+    """A plan of channels and whole blocks, by curves that are given."""
+    groups, found = select_prunable(find_channels(model), (), ())
+    curves = {g.name: Curve(g.size, (0.5,), (0.2,)) for g in groups}
+    whole = {b.name: Curve(b.size, (1.0,), (0.01 * k,)) for k, b in enumerate(found)}
+    analysis = Analysis("", "kl", False, 0.0, curves, blocks=whole)
+    return lambda: Prune(reduce_macs=0.5, round_to=1, blocks=len(found) // 4, analysis=analysis)(model)
+
+
+def rotate(model: Model) -> Callable[[], object]:
+    """The rotation without its proof, which runs both models for a fixed time."""
+
+    def work() -> None:
+        with mock.patch.object(rotate_module, "_error", return_value=None):
+            Rotate(data=data(), samples=4, batch_size=4, threads=1, allow_unchanged=True)(model)
+
+    return work
+
+
+def factorize(model: Model) -> Callable[[], object]:
+    """The split without the comparison of both forms, which takes a fixed time."""
+
+    def work() -> None:
+        with mock.patch.multiple(factorize_module, examine=mock.DEFAULT, demand=mock.DEFAULT) as mocked:
+            mocked["examine"].return_value.outputs = ()
+            Factorize(reduce_macs=0.3, threads=1, allow_unchanged=True)(model)
+
+    return work
+
+
+def sparsify(model: Model) -> Callable[[], object]:
+    return lambda: Sparsify(pattern="2:4", data=data(), samples=4, batch_size=4, threads=1)(model)
+
+
+def certificate(model: Model) -> Callable[[], object]:
+    sparse = _sparse(model)
+    result = Transform(unverified=True)(sparse)
+    return lambda: _certified(sparse, result.model, result.kept)
+
+
+def _certified(sparse: Model, dense: Model, kept: object) -> None:
+    verdict = certify(sparse.proto, dense.proto, kept)
+    assert verdict.certified, verdict.said
+
+
 STAGES: dict[str, Stage] = {
     "inspect": inspect,
     "ana": plan_ana,
     "prune": prune,
     **{f"criterion {name}": judge(name) for name in sorted(CRITERIA)},
+    "blocks": blocks,
     "recover": recover,
+    "rotate": rotate,
+    "factorize": factorize,
+    "sparsify": sparsify,
     "transform": transform,
+    "certificate": certificate,
 }
 TRAINING = {f"criterion {name}" for name in NEED_GRADIENTS}
 """Stages that need the training runtime."""

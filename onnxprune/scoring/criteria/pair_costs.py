@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,24 +34,23 @@ def pair_costs(channels: Channels, feeds: Iterable[Feeds], threads: int | None =
     Raises:
         DataError: There are no samples, or they make numbers that are not finite.
     """
-    axes = [a for a in symmetries(channels) if _pairs(channels, a)]
-    if not axes:
+    made = channels.model.main_values
+    paired = [(axis, pairs) for axis in symmetries(channels) if (pairs := _pairs(axis, made))]
+    if not paired:
         return {}
-    wanted = [(a, name) for a in axes for p in _pairs(channels, a) for name in (p.first, p.second)]
-    seen = observed(channels, wanted, feeds, threads)
+    tapped = [(axis, name) for axis, pairs in paired for p in pairs for name in (p.first, p.second)]
+    seen = observed(channels, tapped, feeds, threads)
     return {
-        a.group.name: sum(
-            (_cost(seen[a.group.name, p.first], seen[a.group.name, p.second]) for p in _pairs(channels, a)),
-            np.zeros(channels.apart(a.group).size),
+        axis.group.name: sum(
+            (_cost(seen[axis.group.name, p.first], seen[axis.group.name, p.second]) for p in pairs),
+            np.zeros(channels.apart(axis.group).size),
         )
-        for a in axes
+        for axis, pairs in paired
     }
 
 
-def _pairs(channels: Channels, axis: GroupSymmetry) -> Sequence[DualPair]:
+def _pairs(axis: GroupSymmetry, made: Collection[str]) -> Sequence[DualPair]:
     """Return the pairs of an axis whose operands lie in the main graph."""
-    made = {i.name for i in channels.model.inputs}
-    made.update(o for node in channels.model.nodes for o in node.output)
     return [p for p in axis.pairs if p.first in made and p.second in made]
 
 
