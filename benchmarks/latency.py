@@ -31,7 +31,7 @@ from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model
-from onnxprune.passes import Prune, prune
+from onnxprune.passes import Prune, prune_options
 from onnxprune.search.latency_model import Stopwatch, opened_table
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -116,7 +116,7 @@ def time_defaults(options: argparse.Namespace) -> None:
     for path in [Path(p) for p in options.patterns] or networks(["*"]):
         model, row = onnxprune.load(path), []
         for step in STEPS:
-            prune.DEFAULT_ROUND_TO = step
+            prune_options.DEFAULT_ROUND_TO = step
             pruned = Prune(reduce_macs=0.3, input_shapes=shapes_of(path))(model).model
             channels, removed = cut(pruned)
             row.append((channels, removed))

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 from onnxprune.errors import DataError, NothingToDoError, OnnxpruneError, PlanError, VerificationError
 from onnxprune.ir import Model
 from onnxprune.passes.base import PassResult
-from onnxprune.passes.plan_order import rank_of, score_of
+from onnxprune.passes.plan_order import PlanOrder, score_of
 from onnxprune.support.progress import task
 
 RotateChoice: TypeAlias = Literal["auto", "always", "never"]
@@ -45,8 +45,7 @@ def chosen(
     given: PassResult,
     rotate: Callable[[PassResult], PassResult],
     prune: Prune,
-    higher_is_better: bool,
-    by_reduction: bool,
+    order: PlanOrder,
 ) -> PassResult:
     """Prune a model in its own basis and in another, and return the better result.
 
@@ -54,8 +53,7 @@ def chosen(
         given: The model.
         rotate: The rotation.
         prune: The pruning; it measures its repaired result.
-        higher_is_better: Direction of the metric.
-        by_reduction: True where the budget is a loss, so that the plan that removes more is the better.
+        order: The order of the two results.
 
     Raises:
         OnnxpruneError: Both ways fail; the error is that of the model as it was given.
@@ -67,33 +65,30 @@ def chosen(
         return with_rotation(prune(given), kept=False, reason=error.message)
     if not rotated.modified:
         return with_rotation(prune(given), kept=False, reason="no axis can be rotated")
-    return judged(given, rotated, prune, higher_is_better, by_reduction)
+    return judged(given, rotated, prune, order)
 
 
-def judged(
-    given: PassResult, rotated: PassResult, prune: Prune, higher_is_better: bool, by_reduction: bool
-) -> PassResult:
+def judged(given: PassResult, rotated: PassResult, prune: Prune, order: PlanOrder) -> PassResult:
     """Prune a model and its rotated form, and return the better result.
 
     Args:
         given: The model.
         rotated: The result of `Rotate` on it.
         prune: As for `chosen`.
-        higher_is_better: As for `chosen`.
-        by_reduction: As for `chosen`.
+        order: As for `chosen`.
 
     Raises:
         OnnxpruneError: Both ways fail; the error is that of the model as it was given.
     """
     start = perf_counter()
     with task("prune as it is"):
-        own, refusal = _tried(given, prune, higher_is_better, by_reduction)
+        own, refusal = _tried(given, prune, order)
     taken = perf_counter() - start
     if own is not None and taken > MOST_S:
         reason = f"the plan of the model as it is took {taken:.0f} s; `rotate = always` leaves that out"
         return with_rotation(own.pruned, kept=False, reason=reason, score_unrotated=_score(own))
     with task("prune rotated"):
-        other, objection = _tried(rotated, prune, higher_is_better, by_reduction)
+        other, objection = _tried(rotated, prune, order)
     if own is None and other is None:
         assert refusal is not None
         raise refusal
@@ -124,14 +119,12 @@ def node_count(model: Model) -> int:
     return len(model.all_nodes)
 
 
-def _tried(
-    given: PassResult, prune: Prune, higher_is_better: bool, by_reduction: bool
-) -> tuple[Way | None, OnnxpruneError | None]:
+def _tried(given: PassResult, prune: Prune, order: PlanOrder) -> tuple[Way | None, OnnxpruneError | None]:
     try:
         pruned = prune(given)
     except _REFUSALS as error:
         return None, error
-    return Way(given, pruned, rank_of(pruned, higher_is_better, by_reduction)), None
+    return Way(given, pruned, order.rank(pruned)), None
 
 
 def _score(way: Way | None) -> float | None:

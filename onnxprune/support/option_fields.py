@@ -165,10 +165,12 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 def options_of(owner: type) -> tuple[OptionField, ...]:
     """Return the options of a dataclass: its own in their order, then those that it inherits.
 
-    Those of a base that has ``leads = True`` come before its own.
+    The own ones of a class without options are those of its first base that has some. Those of a base that
+    has ``leads = True`` come before its own.
     """
     found = {f.name: f for f in fields(owner)}
-    own = get_annotations(owner)
+    declared = (get_annotations(base) for base in owner.__mro__)
+    own = next((names for names in declared if not found.keys().isdisjoint(names)), {})
     first = {name for base in owner.__mro__ if base.__dict__.get("leads") for name in get_annotations(base)}
     names = sorted(found, key=lambda name: (name not in first, name not in own))
     return tuple(_option(owner, found[name], _type_of(owner, name)) for name in names)

@@ -37,6 +37,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import judged
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.keep_rows import KeepRows, read_rows
+from onnxprune.passes.plan_order import PlanOrder
 from onnxprune.passes.prune import Prune
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
@@ -136,9 +137,9 @@ class Stages:
             if not rotated.modified:
                 return {"kept": False, "reason": "no axis can be rotated"}
             prune = Prune(data=self.material.dataset("calibration"), rotate="never", **how)
-            better = get_metric(self.recipe.ana.metric).higher_is_better
+            order = PlanOrder(get_metric(self.recipe.ana.metric))
             try:
-                return dict(judged(given, rotated, prune, better, by_reduction=False).facts["rotation"])
+                return dict(judged(given, rotated, prune, order).facts["rotation"])
             except PlanError as error:
                 return {"kept": False, "reason": error.message}
 

@@ -59,8 +59,7 @@ class Rotatable:
         channels = find_channels(absorption.model, allow_inexact=True)
         wanted, axes = selected(channels), []
         refused: dict[str, str] = {}
-        graph = channels.model
-        made = {o for node in graph.nodes for o in node.output} | {i.name for i in graph.inputs}
+        made = channels.model.main_values
         for axis in symmetries(channels):
             chosen = axis.group.name in wanted and axis.symmetry in FREE
             why = _objection(axis, made) if chosen else _limit_of(axis)
