@@ -18,10 +18,9 @@ from onnxprune.errors import ModelError
 from onnxprune.ir.attributes import attributes
 from onnxprune.ir.model import Model
 from onnxprune.ir.nested_graphs import label
+from onnxprune.ops.spec import spec_of
 
 VOCABULARY_KEY = "onnxprune.vocabulary"
-_COPIES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-_SIZES = ("Shape", "Size")
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,14 @@ def _copied(model: Model, name: str) -> set[str]:
     """Return an input and the tensors that hold the same numbers."""
     found = {name}
     for node in model.all_nodes:
-        if node.op_type in _COPIES and node.input and node.input[0] in found:
+        if _is_copy(node) and node.input and node.input[0] in found:
             found.add(node.output[0])
     return found
+
+
+def _is_copy(node: onnx.NodeProto) -> bool:
+    """Return whether a result holds the numbers of the first operand, in any order or type."""
+    return node.op_type == "Cast" or bool(spec_of(node).rearranges)
 
 
 def _picks(model: Model, name: str) -> list[tuple[str, int]]:
@@ -147,7 +151,8 @@ def _refuse_other_uses(model: Model, name: str, picks: set[str]) -> None:
     copies = _copied(model, name)
     for node in model.all_nodes:
         read = copies.intersection(node.input)
-        harmless = node.op_type in (*_COPIES, *_SIZES) or (node.output and node.output[0] in picks)
+        picked = bool(node.output) and node.output[0] in picks
+        harmless = picked or _is_copy(node) or spec_of(node).sizes_only
         if read and not harmless:
             raise ModelError(
                 f"the rows of '{name}' cannot be counted anew: {node.op_type} '{label(node)}' computes with"

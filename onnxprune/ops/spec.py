@@ -38,6 +38,8 @@ GradientRule: TypeAlias = "Callable[[ForwardNode, Tape], None]"
 SymmetryRule: TypeAlias = "Callable[[Passage], Effect]"
 Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]
+Rearrangement: TypeAlias = Literal["", "shape", "axes"]
+Randomness: TypeAlias = Literal["", "training", "always"]
 
 
 def never(_: Zeros) -> bool:
@@ -103,6 +105,10 @@ class OpSpec:
         elementwise: True if each element of the results is made of the elements of the operands at the same
             place, by a formula without axes.
         copies: True if each element of the results is one of the first operand.
+        rearranges: ``shape`` if the result has the elements of the first operand, each once and in their
+            order; ``axes`` if they are in another order.
+        sizes_only: True if the results depend on the sizes of the operands alone.
+        random: ``always`` if the results are drawn in each run, ``training`` if they are in training mode.
         arithmetic: Operation among the four basic ones, if it is one of them.
         normalises: True if it divides by a deviation or a norm of its data.
         gradient: The pullback: writes the gradients of a node's operands, from those of its results, into the
@@ -125,6 +131,9 @@ class OpSpec:
     statistics: tuple[int, ...] = ()
     elementwise: bool = False
     copies: bool = False
+    rearranges: Rearrangement = ""
+    sizes_only: bool = False
+    random: Randomness = ""
     arithmetic: Arithmetic = ""
     normalises: bool = False
     gradient: GradientRule | None = None

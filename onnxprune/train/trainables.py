@@ -13,8 +13,6 @@ import onnx_graphsurgeon as gs
 from onnxprune.ops.spec import OpSpec, find_spec
 from onnxprune.train.emit import Untrainable
 
-# Operators an exporter may put between a parameter and its use; the gradient passes through.
-_VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
 _ARITHMETIC = ("sum", "product")
 _LARGEST_PARAMETER = 1e4  # an Add of −1e9 is an attention mask
 
@@ -83,10 +81,15 @@ def _take(chosen: dict[str, gs.Constant], operand: gs.Tensor, smallest: int = 1)
 
 
 def _root(tensor: gs.Tensor) -> gs.Tensor:
-    """Walk back through views to the stored form of a parameter."""
-    while tensor.inputs and tensor.inputs[0].op in _VIEWS:
+    """Walk back to the stored form of a parameter, through nodes that gradients pass unchanged."""
+    while tensor.inputs and _is_view(tensor.inputs[0]):
         tensor = tensor.inputs[0].inputs[0]
     return tensor
+
+
+def _is_view(node: gs.Node) -> bool:
+    """Return whether a node only rearranges the elements of a tensor, or changes their type."""
+    return node.op == "Cast" or bool(_spec(node).rearranges)
 
 
 def _has_parameter(node: gs.Node, chosen: Mapping[str, gs.Constant]) -> bool:

@@ -15,10 +15,10 @@ import onnx
 
 from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ir import Model, captured
+from onnxprune.ops.spec import spec_of
 from onnxprune.support.mapped import byte_count, is_mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_MADE_ANEW = {"ConstantOfShape", "Dropout", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 
 
 def precomputed(model: Model) -> Model:
@@ -49,8 +49,9 @@ def _room(tensor: onnx.TensorProto) -> int:
 
 def _is_fixed(node: onnx.NodeProto) -> bool:
     """Return whether a node makes one tensor of its operands, by an operator that onnx can evaluate."""
-    standard = node.domain in ("", "ai.onnx") and node.op_type not in _MADE_ANEW
-    return standard and len(node.output) == 1 and bool(node.input)
+    if spec_of(node).random or node.op_type == "ConstantOfShape":
+        return False
+    return node.domain in ("", "ai.onnx") and len(node.output) == 1 and bool(node.input)
 
 
 def _value(model: Model, fixed: dict[str, onnx.NodeProto], name: str) -> Array | None:

@@ -12,6 +12,7 @@ import onnx
 from onnxprune.analysis.shapes import infer
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, attributes, bodies
+from onnxprune.ops.spec import spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -26,7 +27,6 @@ _PLAIN = MOVES | frozenset(
     " Max Min Mul Neg Not Or Round Sign Sub Where Xor".split()
 )
 """Operators element by element that have no weights of their own."""
-_SHAPES = frozenset({"Shape", "Size"})
 _FILLS = frozenset(
     "Cast CastLike Expand Flatten Identity Neg Reshape Squeeze Tile Transpose Unsqueeze".split()
 )
@@ -106,7 +106,7 @@ class ValueFacts:
         found = set(self.model.constants)
         for node in self.nodes:
             operands = {i for i in node.input if i}
-            if node.op_type in _SHAPES or (operands <= found and not any(bodies(node))):
+            if spec_of(node).sizes_only or (operands <= found and not any(bodies(node))):
                 found |= set(node.output)
         return frozenset(found)
 

@@ -21,11 +21,11 @@ from onnxprune.algebra.axes import kept_size
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.ir import GraphIndex, Model, label
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
+from onnxprune.ops.spec import spec_of
 
 Change: TypeAlias = "tuple[onnx.NodeProto, int, float]"
 """A node, the number of its constant operand, and the factor of that operand."""
 _WIDE = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
-_MOVES = {"Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _AFFINE = {
     "Conv": (1, 2),
     "LayerNormalization": (1, 2),
@@ -224,8 +224,7 @@ class _Scalars:
         """Find the constants that make up for a factor that a tensor no longer has; ``None`` if none do."""
         changes: list[Change] = []
         while (node := self._only_reader(name)) is not None:
-            step = _BEHIND.get(node.op_type)
-            found = step(self, node, name, factor) if step is not None else None
+            found = _BEHIND.get(node.op_type, _unchanged)(self, node, name, factor)
             if found is None:
                 return None
             more, factor = found
@@ -311,10 +310,10 @@ class _Scalars:
 
 
 def _moves(node: onnx.NodeProto) -> bool:
-    """Return whether a node only moves numbers, or converts them to float32 or a wider float."""
+    """Return whether a node only moves or repeats numbers, or converts them to float32 or a wider float."""
     if node.op_type == "Cast":
         return any(a.name == "to" and a.i in _WIDE for a in node.attribute)
-    return node.op_type in _MOVES
+    return node.op_type == "Expand" or bool(spec_of(node).rearranges)
 
 
 _Step: TypeAlias = "Callable[[_Scalars, onnx.NodeProto, str, float], tuple[list[Change], float] | None]"
@@ -367,5 +366,4 @@ _BEHIND: dict[str, _Step] = {
     "Pow": _power,
     "Sqrt": lambda graph, node, name, factor: ([], math.sqrt(factor)),
     "Reciprocal": lambda graph, node, name, factor: ([], 1 / factor),
-    **dict.fromkeys((*sorted(_MOVES), "Cast"), _unchanged),
 }

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from onnxprune.evaluate.runnable import is_rounding
 from onnxprune.ir import captured, every_graph
+from onnxprune.ops.spec import spec_of
 from onnxprune.support.mapped import array_of, blocks
 
 _WIDTHS: dict[int, int] = {
@@ -22,8 +23,6 @@ _MOVING = frozenset(
     "Concat Constant DequantizeLinear Expand Flatten Gather GatherElements GatherND Identity Pad Reshape"
     " Slice Split Squeeze Tile Transpose Unsqueeze Where".split()
 )
-_OF_SHAPES = ("Shape", "Size")
-_DRAWING = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial")
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,8 @@ class _Walk:
         """Pass one node."""
         read = [i for i in (*node.input, *captured(node)) if i]
         made = [o for o in node.output if o]
-        depends = node.op_type in _DRAWING or (
-            node.op_type not in _OF_SHAPES and not self.dependent.isdisjoint(read)
-        )
+        spec = spec_of(node)
+        depends = spec.random == "always" or not (spec.sizes_only or self.dependent.isdisjoint(read))
         kind = self._kind(node)
         self.kinds.update(dict.fromkeys(made, kind))
         known = [self.widths[i] for i in read if i in self.widths]

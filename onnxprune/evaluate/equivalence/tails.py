@@ -15,6 +15,7 @@ import onnx
 
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.ir import GraphIndex, bodies, captured
+from onnxprune.ops.spec import spec_of
 
 Pair = tuple[str, str]
 """The name of a tensor in the reference, and that of its counterpart in the candidate."""
@@ -43,8 +44,7 @@ PICKING = _COMPARING | {
 }
 """Operators whose results jump where their operands change a little."""
 SATURATING = {"Clip", "Erf", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Softsign", "Tanh"}
-_PASSING = set("Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
-_LIGHT = _PASSING | set(
+_LIGHT = set(
     "Abs Add And Cast CastLike Concat Div Expand Gather GatherElements GatherND Max Min Mul Neg Not Or Pad"
     " ReduceMax ReduceMean ReduceMin ReduceSum ScatterElements ScatterND Slice Split Sub Tile Where".split()
 )
@@ -76,7 +76,7 @@ def picked_from(reference: ComputationGraph, candidate: ComputationGraph, output
             continue
         seen.add(pair)
         name = one.op_type
-        if name not in _LIGHT | PICKING | SATURATING:
+        if name not in _LIGHT | PICKING | SATURATING and not spec_of(one).rearranges:
             continue
         operands = [p for p in zip(one.input, two.input, strict=True) if _made(reference, candidate, p)]
         if name in PICKING | SATURATING:
@@ -111,7 +111,7 @@ def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output
 def _source(graph: ComputationGraph, name: str) -> str:
     """Follow a tensor back through nodes that only change its form, and through an If of such branches."""
     while (node := graph.makers.get(name)) is not None:
-        if node.op_type in _PASSING:
+        if spec_of(node).rearranges:
             name = node.input[0]
             continue
         passed = {_passed_on(branch) for branch in bodies(node)} if node.op_type == "If" else set()
@@ -124,7 +124,9 @@ def _source(graph: ComputationGraph, name: str) -> str:
 def _passed_on(branch: onnx.GraphProto) -> str:
     """Return the outer tensor that a branch only shows in another shape, empty where it does more."""
     index = GraphIndex.of(branch)
-    name = index.behind(branch.output[0].name, _PASSING)
+    name = branch.output[0].name
+    while (node := index.producer(name)) is not None and spec_of(node).rearranges:
+        name = node.input[0]
     return "" if name in index.producers or any(t.name == name for t in branch.initializer) else name
 
 

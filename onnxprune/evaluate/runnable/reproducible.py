@@ -6,16 +6,8 @@ import onnx
 from onnx import helper
 
 from onnxprune.ir import every_graph
+from onnxprune.ops.spec import spec_of
 from onnxprune.support.mapped import array_of
-
-_RANDOM = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
 
 
 def reproducible(proto: onnx.ModelProto) -> list[str]:
@@ -66,7 +58,7 @@ def _without_dropout(node: onnx.NodeProto, false: set[str]) -> bool:
 
 def _seeded(node: onnx.NodeProto, number: int) -> bool:
     """Set the seed of a random generator that has none; return whether it had none."""
-    if node.op_type not in _RANDOM or any(a.name == "seed" for a in node.attribute):
+    if spec_of(node).random != "always" or any(a.name == "seed" for a in node.attribute):
         return False
     node.attribute.append(helper.make_attribute("seed", float(number + 1)))
     return True

@@ -22,6 +22,7 @@ from onnx import helper
 from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, bodies, captured, extracted, subgraphs
+from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import Session
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,7 +31,6 @@ SMALL = 64
 """Elements up to which a tensor is written down, of any constants."""
 LARGEST_STEP = 1 << 24
 """Bytes that a tensor on the way may take where the constants it is made of take less."""
-_MOVES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _KEPT = {"Constant", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
 _DRAWN = {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
 _DRAWN |= {"RandomUniformLike"}
@@ -126,7 +126,7 @@ class _ConstantPart:
 
     def is_worth_it(self, part: _Part) -> bool:
         """Return whether a part computes more than moves, and its folding does not enlarge the file."""
-        moves = all(node.op_type in _MOVES for node in part.nodes)
+        moves = all(node.op_type == "Cast" or spec_of(node).rearranges for node in part.nodes)
         if moves and any(math.prod(self._dims(name)) > SMALL for name in part.constants):
             return False
         sizes = _sizes(self.model, part)

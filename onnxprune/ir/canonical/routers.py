@@ -19,7 +19,6 @@ from onnxprune.ops.spec import MICROSOFT, spec_of
 MIXTURES = ("MoE", "QMoE")
 ROUTER, EXPERTS = 1, 2
 """The operands of a mixture that hold the logits and, one an expert, the first weights."""
-_PASSING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def with_biases(model: Model) -> Model:
@@ -62,11 +61,16 @@ def _lacks_bias(model: Model, node: onnx.NodeProto) -> bool:
     return _float_type(model, node.input[ROUTER]) is not None
 
 
+def _passes(node: onnx.NodeProto) -> bool:
+    """Return whether a node changes at most the shape and the type of a tensor."""
+    return node.op_type == "Cast" or spec_of(node).rearranges == "shape"
+
+
 def _float_type(model: Model, logits: str) -> int | None:
     """Return the type of logits by the weights of their layer; ``None`` where no layer makes them."""
     cast: int | None = None
     index = model.index
-    while (node := index.producer(logits)) is not None and node.op_type in _PASSING:
+    while (node := index.producer(logits)) is not None and _passes(node):
         if node.op_type == "Cast" and cast is None:
             cast = int(next(a.i for a in node.attribute if a.name == "to"))
         logits = node.input[0]

@@ -14,9 +14,6 @@ REASONS = {
     ),
     "it works on text": "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer",
     "it decodes pictures": "ImageDecoder",
-    "it draws random numbers, so no two runs can be compared": (
-        "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike"
-    ),
     "the number of elements it returns is known at run time only": "NonMaxSuppression NonZero Unique",
     "it makes a tensor of numbers in order": (
         "BlackmanWindow EyeLike HammingWindow HannWindow MelWeightMatrix Range"
@@ -54,6 +51,10 @@ def _blocked(reason: str) -> Callable[[Context], None]:
     return refuse
 
 
+rule(
+    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    random="always",
+)(_blocked("it draws random numbers, so no two runs can be compared"))
 for _reason, _operators in REASONS.items():
     rule(*_operators.split())(_blocked(_reason))
 for _reason, _operators in MICROSOFT_REASONS.items():

@@ -20,7 +20,7 @@ def _turned(v: Numbers) -> list[Array | None]:
     return [] if known is None else [np.transpose(known, v.attributes.get("perm"))]
 
 
-@rule("Reshape", zero=first, constant=in_order, copies=True)
+@rule("Reshape", zero=first, constant=in_order, copies=True, rearranges="shape")
 def reshape(c: Context) -> None:
     """All axes together are one product, read in two ways.
 
@@ -34,7 +34,7 @@ def reshape(c: Context) -> None:
         c.follow("shape", 1, element, dim)
 
 
-@rule("Flatten", zero=first, constant=in_order, copies=True)
+@rule("Flatten", zero=first, constant=in_order, copies=True, rearranges="shape")
 def flatten(c: Context) -> None:
     """Two axes: all before ``axis``, and the rest."""
     dims = c.axes(0)
@@ -44,7 +44,7 @@ def flatten(c: Context) -> None:
     c.moves()
 
 
-@rule("Transpose", zero=first, constant=_turned, copies=True)
+@rule("Transpose", zero=first, constant=_turned, copies=True, rearranges="axes")
 def transpose(c: Context) -> None:
     """Reorder the axes."""
     dims = c.axes(0)
@@ -53,7 +53,7 @@ def transpose(c: Context) -> None:
     c.moves()
 
 
-@rule("Squeeze", zero=first, constant=in_order, copies=True)
+@rule("Squeeze", zero=first, constant=in_order, copies=True, rearranges="shape")
 def squeeze(c: Context) -> None:
     """Drop axes of one element."""
     dims = c.axes(0)
@@ -65,7 +65,7 @@ def squeeze(c: Context) -> None:
     c.moves()
 
 
-@rule("Unsqueeze", zero=first, constant=in_order, copies=True)
+@rule("Unsqueeze", zero=first, constant=in_order, copies=True, rearranges="shape")
 def unsqueeze(c: Context) -> None:
     """Add axes of one element."""
     dims = iter(c.axes(0))
@@ -134,7 +134,7 @@ def tile(c: Context) -> None:
     c.define(0, results)
 
 
-@rule("Shape")
+@rule("Shape", sizes_only=True)
 def shape(c: Context) -> None:
     """Numbers about the axes, not the axes."""
     dims = c.axes(0)
@@ -143,7 +143,7 @@ def shape(c: Context) -> None:
     c.define(0, [c.fixed(s, "it lists sizes") for s in c.result_shape()])
 
 
-@rule("Size")
+@rule("Size", sizes_only=True)
 def size(c: Context) -> None:
     """A number about all axes."""
     for dim in c.axes(0):

@@ -66,7 +66,8 @@ rule(*ZERO_AT_ZERO, zero=first, constant=by_itself, elementwise=True)(elementwis
 rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never, constant=by_itself, elementwise=True)(elementwise)
 
 
-@rule("Cast", "Identity", zero=first, constant=by_itself, elementwise=True)
+@rule("Identity", zero=first, constant=by_itself, elementwise=True, rearranges="shape")
+@rule("Cast", zero=first, constant=by_itself, elementwise=True)
 def moved(c: Context) -> None:
     """The same numbers."""
     elementwise(c)
@@ -153,7 +154,7 @@ def clip(c: Context) -> None:
         c.makes_no_zeros()
 
 
-@rule("Dropout", zero=first, constant=same, elementwise=True)
+@rule("Dropout", zero=first, constant=same, elementwise=True, random="training")
 def dropout(c: Context) -> None:
     """Identity at inference; the mask has the same axes."""
     for result in range(len(c.node.output)):

@@ -27,6 +27,8 @@ from onnxprune.ops.spec import (
     Arithmetic,
     AxesRule,
     Opens,
+    Randomness,
+    Rearrangement,
     ZeroRule,
     Zeros,
     carriers,
@@ -65,6 +67,9 @@ class RuleFacts(TypedDict, total=False):
     statistics: tuple[int, ...]
     elementwise: bool
     copies: bool
+    rearranges: Rearrangement
+    sizes_only: bool
+    random: Randomness
     arithmetic: Arithmetic
     normalises: bool
 

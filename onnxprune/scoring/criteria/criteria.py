@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import ModelError, PluginError, UsageError
+from onnxprune.ops.spec import spec_of
 from onnxprune.scoring.criteria import activations, eliminations, gradients, weights
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.shares import Scores, to_mean_one, together
@@ -118,9 +119,6 @@ def score(
     return to_mean_one(weights.lamp(scores) if chosen.adaptive else scores)
 
 
-_RESHAPING = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
-
-
 def comparable(
     channels: Channels,
     groups: Sequence[Group],
@@ -181,7 +179,7 @@ def _readers(channels: Channels, tensor: str) -> Iterator[tuple[str, int]]:
     index = channels.model.index
     for use in index.operands(tensor):
         node = index.nodes[use.node]
-        if node.op_type in _RESHAPING and use.operand == 0:
+        if spec_of(node).rearranges == "shape" and use.operand == 0:
             yield from _readers(channels, node.output[0])
         else:
             yield node.op_type, use.operand
