@@ -26,6 +26,8 @@ Levels: TypeAlias = tuple[int, ...]
 Drop: TypeAlias = Callable[[Mapping[str, Sequence[int]]], float]
 _SPREAD = 0.7
 """Standard deviation of the logarithm of a group's weight in a random candidate."""
+_MOST_REPEATS = 50
+"""Draws in a row that give plans known already, after which a search ends."""
 _POWERS = (1.0, 0.5, 2.0)
 """Powers to which measured losses are raised before they are added up: they weigh small ones differently."""
 
@@ -101,7 +103,8 @@ def improve(
 
     The plan of the measured losses competes with those of losses raised to a power and with other plans. Then
     the weights of the groups are varied at random around the best so far, the steps growing with success and
-    shrinking without (Rechenberg's rule for evolution strategies, 1973).
+    shrinking without (Rechenberg's rule for evolution strategies, 1973). Small networks have few plans: the
+    search ends when draws repeat known ones.
 
     Args:
         balance: Offers with measured losses, and budgets.
@@ -116,15 +119,15 @@ def improve(
     random, spread = np.random.default_rng(seed), 0.5
     best, weights, power = _best_of(balance, trials, others)
     with task("try plans", max(evaluations - len(trials.tried), 0)) as progress:
-        for _ in range(10 * evaluations):
-            if len(trials.tried) >= evaluations:
-                break
+        repeats = 0
+        while len(trials.tried) < evaluations and repeats < _MOST_REPEATS:
             before = len(trials.tried)
             tried = weights * np.exp(
                 random.normal(0, spread, len(weights)) * (random.random(len(weights)) < 0.5)
             )
             levels = tuple(best_levels(_weighted(_bent(balance, power), tried), thorough=False))
             found = trials.drop(levels), levels
+            repeats = 0 if len(trials.tried) > before else repeats + 1
             better = found < best
             spread = min(2.0, spread * 1.5) if better else max(0.05, spread * 0.9)
             best, weights = (found, tried) if better else (best, weights)

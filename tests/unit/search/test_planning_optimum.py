@@ -18,7 +18,16 @@ from onnxprune.decisions.plan import Analysis, Curve
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Transform
-from onnxprune.search import Balance, Budget, Candidate, Limits, make_offer, optimise, sensitively
+from onnxprune.search import (
+    Balance,
+    Budget,
+    Candidate,
+    Limits,
+    make_offer,
+    optimise,
+    plan_trials,
+    sensitively,
+)
 from onnxprune.search.budgets import REACHED
 from onnxprune.search.candidates import loss_at
 from onnxprune.search.greedy import cheapest
@@ -175,3 +184,20 @@ def test_optimise_returns_the_least_important_channels() -> None:
     for offer in offers:
         gone = removed.get(offer.group.name, [])
         assert gone == sorted(offer.order[: len(gone)].tolist())
+
+
+def test_a_search_among_few_plans_ends_without_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small network with coarse steps has fewer plans than the number to be tried; all are soon known."""
+    offers, drawn_plans = drawn("plain", 0, round_to=16), []
+
+    def counted(balance: Balance, *, thorough: bool = True) -> list[int]:
+        drawn_plans.append(balance)
+        return best_levels(balance, thorough=thorough)
+
+    monkeypatch.setattr(plan_trials, "best_levels", counted)
+    balance = Balance(offers, [budget("plain", "macs", 0.5)])
+    trials = plan_trials.Trials(offers, lambda removed: float(sum(map(len, removed.values()))))
+    found = plan_trials.improve(balance, trials, [], 100, 0)
+    assert len(trials.tried) < 100
+    assert len(drawn_plans) < 60 * len(trials.tried)
+    assert trials.drop(found) == min(map(trials.drop, set(trials.tried)))
