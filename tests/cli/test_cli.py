@@ -323,6 +323,21 @@ def test_bench_runs_the_batch_asked_for(model, words, shape):
     assert row["macs"] == disk.run("inspect", model, "--json").facts["macs"]
 
 
+@pytest.mark.parametrize(("words", "edges"), [((), 11), (("--batch-size", 5), 5)])
+def test_bench_gives_axes_of_one_name_one_size(tmp_path, words, edges):
+    """A graph: the edges stand on the second axis of one input and on the first axis of another."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    graph (int64[2, E] edges, float[E, 3] attr) => (float[E, 4] y) {
+        ends = Cast<to = 1>(edges)
+        turned = Transpose<perm = [1, 0]>(ends)
+        both = Concat<axis = 1>(attr, turned)
+        y = MatMul(both, w3)
+    }"""
+    model = disk.save(disk.network(text, w3=np.ones((5, 4), np.float32)), tmp_path / "graph.onnx")
+    (row,) = disk.run("bench", model, "--runs", 1, *words, "--json").facts["models"]
+    assert row["input_shapes"] == {"edges": [2, edges], "attr": [edges, 3]}
+
+
 def test_bench_refuses_a_batch_that_the_file_does_not_allow(tmp_path):
     fixed = disk.save(disk.network(disk.TEXT.replace("[N, ", "[2, ")), tmp_path / "fixed.onnx")
     assert disk.run("bench", fixed, "--runs", 1, "--json").facts["models"][0]["input_shapes"]["image"][0] == 2

@@ -134,23 +134,35 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
     check_fixed_tensors(channels.model)
     session = Session(channels.model.proto)
     given, shapes = channels.model.sizes, {}
+    counted = _sample_axes([spec.shape for spec in session.inputs], asked=batch_size is not None)
     for spec in session.inputs:
         sizes = channels.typing.shapes.inputs.get(spec.name)
         if not sizes:
             continue
-        fixed = spec.shape[0] if isinstance(spec.shape[0], int) else None
+        fixed = session.fixed_batch if spec.shape and isinstance(spec.shape[0], int) else None
         if batch_size is not None and fixed not in (None, batch_size):
             raise UsageError(
                 f"{channels.model.name} fixes its batch at {fixed}, and cannot take {batch_size} samples",
                 "leave --batch-size out, or export the model with an open batch axis",
             )
-        held = fixed or given.get(spec.name, (-1,))[0] > 0
-        shapes[spec.name] = sizes if held else (batch_size or 1, *sizes[1:])
+        held = given.get(spec.name, (-1,))[0] > 0
+        counts = [not held and (n in counted or (n is None and not k)) for k, n in enumerate(spec.shape)]
+        shapes[spec.name] = tuple((batch_size or 1) if c else n for c, n in zip(counts, sizes, strict=True))
     if data is not None:
         rows = session.fixed_batch or batch_size or 1
         return next(open_data(data, session.inputs, session.outputs).batches(rows)).filled(rows)
     keep = shapes if batch_size else given
     return feeds_that_run(channels.model, session, shapes, given=keep, batch=batch_size or 1)[0]
+
+
+def _sample_axes(shapes: Sequence[Sequence[int | str | None]], *, asked: bool) -> set[str]:
+    """Return the names of the axes that count samples: those of first axes.
+
+    One that stands elsewhere too, such as the edges of a graph in ``[2, E]`` and ``[E, 3]``, counts them only
+    where a batch is asked for.
+    """
+    names = {size for shape in shapes for size in shape[:1] if isinstance(size, str)}
+    return names if asked else names.difference(*(shape[1:] for shape in shapes))
 
 
 def _fill(
