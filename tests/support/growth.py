@@ -142,7 +142,7 @@ def transform(model: Model) -> Callable[[], object]:
 def blocks(model: Model) -> Callable[[], object]:
     """A plan of channels and whole blocks, by curves that are given."""
     groups, found = select_prunable(find_channels(model), (), ())
-    curves = {g.name: Curve(g.size, (0.5,), (0.2,)) for g in groups}
+    curves = {g.name: Curve(g.size, (0.5,), (0.1 + 0.01 * (k % 17),)) for k, g in enumerate(groups)}
     whole = {b.name: Curve(b.size, (1.0,), (0.01 * k,)) for k, b in enumerate(found)}
     analysis = Analysis("", "kl", False, 0.0, curves, blocks=whole)
     return lambda: Prune(reduce_macs=0.5, round_to=1, blocks=len(found) // 4, analysis=analysis)(model)
