@@ -282,7 +282,7 @@ def _calibrated(
         return gather(channels, question.criterion, data, **how), None
     batches = data.take(PRODUCT_SAMPLES).batches(size)
     feeds = [b.inputs for b in batches if not examination.whole_batches or b.size == size]
-    seen = list(observed_readers(channels, feeds, threads, question.seed))
+    seen = list(observed_readers(channels, feeds, threads, question.seed, together=True))
     if CRITERIA[question.criterion].needs == "products":
         pairs = pair_costs(channels, feeds, threads)
         evidence: CalibrationStatistics | None = weigh(channels, seen, pairs)

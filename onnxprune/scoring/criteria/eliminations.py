@@ -26,7 +26,7 @@ from onnxprune.support.progress import task
 ROUNDS = 64
 """Number of rounds in which the channels of a group are removed."""
 HELD_BYTES = 4 * GRAM_BYTES
-"""Bytes that all inverted Gram matrices together may take; later layers are left out."""
+"""Bytes that the Gram matrices held at a time may take; layers beyond are left out."""
 
 
 def eliminated(channels: Channels, group: Group, evidence: CalibrationStatistics, seed: int) -> list[Scores]:
@@ -79,13 +79,18 @@ def operate(
 
 
 def observed_readers(
-    channels: Channels, feeds: Iterable[Feeds], threads: int | None = None, seed: int = 0
+    channels: Channels,
+    feeds: Iterable[Feeds],
+    threads: int | None = None,
+    seed: int = 0,
+    *,
+    together: bool = False,
 ) -> Iterator[tuple[Reader, Moments]]:
     """Yield the layers that read prunable channels, with the moments of their operands.
 
-    The arguments and errors are those of `operate`.
+    The arguments and errors are those of `operate`; ``together`` is true if the caller keeps all moments.
     """
-    readers = list(_readers(channels))
+    readers = list(_readers(channels, together=together))
     trace = Trace(channels.model, [dict(fed) for fed in feeds], 0, threads)
     if not trace.batches:
         raise DataError("there are no samples to look at", "give at least two")
@@ -109,26 +114,47 @@ def weigh(
     layers: dict[str, list[ObsLayer]] = {}
     powers: dict[str, list[float]] = {}
     groups = {group.name: group for group in channels.groups}
+    last = {name: reader.index for reader in _readers(channels) for name in reader.members}
+    found: dict[str, Array] = {}
     for reader, moments in seen:
         for name, layer, power in _admitted(channels, groups, reader, moments):
             layers.setdefault(name, []).append(layer)
             powers.setdefault(name, []).append(power)
-    found: dict[str, Array] = {}
-    with task("weigh channels", total=len(layers)) as progress:
-        for group in channels.groups:
-            if group.name in layers:
-                size = channels.apart(group).size
-                waiting = layers.pop(group.name)
-                found[group.name] = elimination_costs(waiting, powers[group.name], size, ROUNDS)
-                progress.advance(1, note=group.name)
+        for name in [name for name in layers if last.get(name, reader.index + 1) <= reader.index]:
+            size = channels.apart(groups[name]).size
+            found[name] = elimination_costs(layers.pop(name), powers.pop(name), size, ROUNDS)
+    for name, waiting in layers.items():  # their last reader was left out
+        size = channels.apart(groups[name]).size
+        found[name] = elimination_costs(waiting, powers[name], size, ROUNDS)
     for name, costs in (pairs or {}).items():
         found[name] = found[name] + costs if name in found else costs
     return CalibrationStatistics(eliminations=found)
 
 
-def _readers(channels: Channels) -> Iterator[Reader]:
-    """Yield the layers that read prunable channels, in order of execution."""
-    held = 0
+def _readers(channels: Channels, *, together: bool = False) -> Iterator[Reader]:
+    """Yield the layers that read prunable channels, in order of execution.
+
+    A Gram matrix is held until the last reader of its group has been seen; layers whose matrix does not fit
+    beside those held then are left out.
+
+    Args:
+        channels: The network.
+        together: True if all matrices are held to the end.
+    """
+    found = list(_candidates(channels))
+    last = {name: number for number, reader in enumerate(found) for name in reader.members}
+    held: dict[str, int] = {}
+    for number, reader in enumerate(found):
+        size = gram_bytes(*next(iter(reader.members.values())).shape)
+        if sum(held.values()) + size <= HELD_BYTES:
+            held |= {name: held.get(name, 0) + size for name in reader.members}
+            yield reader
+        for name in [] if together else [name for name in held if last[name] == number]:
+            del held[name]
+
+
+def _candidates(channels: Channels) -> Iterator[Reader]:
+    """Yield the layers that read prunable channels, without regard to memory."""
     groups: dict[str, dict[str, Group]] = defaultdict(dict)
     for group in channels.groups:
         for place in group.places:
@@ -139,9 +165,7 @@ def _readers(channels: Channels) -> Iterator[Reader]:
             continue
         near = groups[layer.weight].values()
         members = {g.name: m for g in near if (m := _members(channels, g, layer)) is not None}
-        matrices, inputs = next(iter(members.values())).shape if members else (0, 0)
-        if members and held + gram_bytes(matrices, inputs) <= HELD_BYTES:
-            held += gram_bytes(matrices, inputs) * len(members)
+        if members:
             yield Reader(index, layer, members)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers import Net
 from onnx import numpy_helper, parser
 
 from onnxprune.analysis.groups.channels import find_channels
@@ -132,3 +133,18 @@ def test_inputs_that_do_not_vary_have_no_rounding_for_variance(seed):
     data = {"x": np.broadcast_to(still, (50, 3, 6, 6)).copy()}
     found = Prune(reduce_channels=0.3, round_to=1, criterion="obs", data=data)(model)
     assert sum(map(len, stored_plan(found.model).removed.values())) >= 3
+
+
+def test_gram_matrices_are_given_back_after_the_last_reader_of_their_group(monkeypatch):
+    """Of five layers in a row, each reads a group of its own: the memory of one matrix is enough for all."""
+    net = Net()
+    x = net.relu(net.gemm(net.input("x", ["N", 12]), 16))
+    for _ in range(4):
+        x = net.relu(net.gemm(x, 16))
+    channels = find_channels(net.model(net.gemm(x, 3)))
+    feeds = [{"x": np.random.default_rng(0).standard_normal((80, 12)).astype(np.float32)}]
+    whole = operate(channels, feeds).eliminations
+    monkeypatch.setattr(eliminations, "HELD_BYTES", 16 * 16 * 8)
+    found = operate(channels, feeds).eliminations
+    assert set(found) == {g.name for g in channels.groups}
+    assert all(np.array_equal(found[name], costs) for name, costs in whole.items())
