@@ -30,8 +30,8 @@ def solved(balance: Balance) -> list[int] | None:
     """Return the number of steps of each offer in the plan of least loss.
 
     Returns:
-        The plan; ``None`` where the program is too large, a cost counts in steps of a device, or no plan is
-        found.
+        The plan; ``None`` where the program is too large, a loss is infinite, a cost counts in steps of a
+        device, or no plan is found.
     """
     costs = balance.monomials
     program = None if costs is None else _Program.of(balance, costs)
@@ -60,7 +60,7 @@ class _Program:
 
     @classmethod
     def of(cls, balance: Balance, costs: Sequence[Monomials]) -> _Program | None:
-        """Write a balance as a program; ``None`` where it is too large."""
+        """Write a balance as a program; ``None`` where it is too large, or a loss is infinite."""
         widths = [np.asarray(o.widths, np.float64) for o in balance.offers]
         starts = np.cumsum([0, *map(len, widths)]).tolist()
         tables = [_tables(monomials, widths) for monomials in costs]
@@ -72,6 +72,8 @@ class _Program:
             if count > LARGEST:
                 return None
         losses = np.concatenate([*([0.0, *o.losses] for o in balance.offers), np.zeros(count - starts[-1])])
+        if not np.isfinite(losses).all():
+            return None
         matrix, room = np.zeros((len(costs), count)), np.zeros(len(costs))
         for row, (budget, table) in enumerate(zip(balance.budgets, tables, strict=True)):
             room[row] = budget.target / budget.baseline + REACHED

@@ -306,7 +306,9 @@ class _Search:
         zero = spec_of(node).zero
         present = [k for k, name in enumerate(node.input) if name]
         flags = [not name for name in node.input]
-        if number in self.typing.never_zero or zero(flags) or not zero([True] * len(flags)):
+        if number in self.typing.refused or number in self.typing.never_zero:
+            return
+        if zero(flags) or not zero([True] * len(flags)):
             return
         data_first = sorted(present, key=lambda k: node.input[k] in self.constants)
         tried: set[tuple[int, ...]] = set()

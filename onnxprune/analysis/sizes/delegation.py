@@ -16,6 +16,7 @@ import onnx
 from onnx import defs, helper, shape_inference
 
 from onnxprune.algebra.sizes.algebra import Extent, Size
+from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import FLOATS, INTEGERS, plain
 from onnxprune.errors import ModelError
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 Dim: TypeAlias = "int | str | None"
 Dims: TypeAlias = "tuple[Dim, ...] | None"
+_MOST = (1 << 63) - 1
+"""The largest size that the format can hold."""
 NUMBERS = (64, 96, 160, 224, 352, 416, 544, 608, 736, 928, 992, 1184, 1312, 1376, 1504)
 """Sizes for names in the second trial: multiples of 32, which fit blocks and windows."""
 FEW_NUMBERS = ((5, 7, 11, 13, 17, 19, 23, 29), (31, 37, 41, 43, 47, 53, 59, 61))
@@ -68,7 +71,14 @@ class NodeQuery:
         return node
 
     def types(self) -> dict[str, onnx.TypeProto]:
-        """Return the types of the operands that are tensors, by name."""
+        """Return the types of the operands that are tensors, by name.
+
+        Raises:
+            ContradictionError: A size is beyond the integers of the format.
+        """
+        sizes = (d for o in self.operands if o is not None for d in o.dims or ())
+        if wrong := [d for d in sizes if isinstance(d, int) and d > _MOST]:
+            raise ContradictionError(f"{wrong[0]} elements along an axis are more than 64 bits can count")
         return {
             f"i{k}": helper.make_tensor_type_proto(o.kind, o.dims)
             for k, o in enumerate(self.operands)
