@@ -174,7 +174,7 @@ def hull(bounds: Sequence[Bounds]) -> Bounds:
 
 def widened(low: Array, high: Array, slack: float = SLACK) -> Bounds:
     """Return bounds with room for rounding; not-a-number is unbounded."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         low = np.where(np.isfinite(low), low - np.abs(low) * slack, np.where(low == np.inf, low, -np.inf))
         high = np.where(
             np.isfinite(high), high + np.abs(high) * slack, np.where(high == -np.inf, high, np.inf)

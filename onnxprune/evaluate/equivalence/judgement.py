@@ -22,12 +22,25 @@ FEW = 1e-3
 """Mean relative error that a few such steps make, where nothing else differs."""
 
 
-def allowed(record: Record, noise: Record | None = None) -> float:
-    """Return the largest relative error of a whole tensor that passes as rounding."""
-    usual = TOLERANCES[record.width]
+def allowed(record: Record, noise: Record | None = None, saturates: bool = False) -> float:
+    """Return the largest relative error of a whole tensor that passes as rounding.
+
+    Args:
+        record: The differences between reference and candidate.
+        noise: Those between the reference and itself, changed by one last place.
+        saturates: The tensor is good to the last place of 1.0 only: numbers far below may be off by more.
+    """
+    usual, floor, worst = TOLERANCES[record.width], _floor(record), record.worst
     if record.rounded:
         return ONE_STEP
+    if saturates and 0 < worst.max_abs_error <= floor:
+        usual = max(usual, worst.max_rel_error * floor / worst.max_abs_error)
     return usual if noise is None else min(max(usual, NOISE_MARGIN * _size(noise)), usual * LARGEST_MARGIN)
+
+
+def _floor(record: Record) -> float:
+    """Return two last places of 1.0."""
+    return 2 * LAST_PLACE[record.width]
 
 
 def passes(record: Record, noise: Record | None = None, saturates: bool = False) -> bool:
@@ -42,7 +55,7 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
     if record.worst.reason:
         return False
     usual = TOLERANCES[record.width]
-    floor = 2 * LAST_PLACE[record.width] if saturates else 0.0
+    floor = _floor(record) if saturates else 0.0
     if saturates and record.worst.max_abs_error <= floor:
         return True
     if record.worst.max_rel_error > allowed(record, noise):

@@ -269,7 +269,7 @@ class Conclusion:
             "agree",
             record.worst.max_rel_error,
             record.worst.max_abs_error,
-            allowed(record, self._noise_of(pair)),
+            allowed(record, self._noise_of(pair), saturates=bool(comparable)),
             before=tuple(p[0] for p in points),
             noise=self._size_of_noise(pair),
         )

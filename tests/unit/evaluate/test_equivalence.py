@@ -195,6 +195,16 @@ def test_saturation_hides_nothing():
     assert judged(net(H, node("Sigmoid", "h", "y")), net(H, node("Tanh", "h", "y"))).status == "differ"
 
 
+def test_numbers_far_below_the_last_place_of_one_have_a_tolerance_of_their_own():
+    """Sigmoid is good to the last place of 1.0: small results have a large relative error."""
+    once = net(H, node("Add", "h a", "g"), node("Sigmoid", "g", "y"), a=np.float32(-13.3))
+    halves = (node("Add", "h a", "f"), node("Add", "f b", "g"), node("Sigmoid", "g", "y"))
+    twice = net(H, *halves, a=np.float32(-6.1), b=np.float32(-7.2))
+    verdict = judged(once, twice)
+    assert verdict.status == "agree"
+    assert 1e-5 < verdict.max_rel_error <= verdict.allowed
+
+
 def test_ties_are_judged_before_the_pick():
     """Two sums that are equal but for rounding: which of them is larger is left to the last digit."""
 
