@@ -210,7 +210,7 @@ def _environment(form: str = "html") -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(count=count, ms=milliseconds, duration=duration)
+    made.filters.update(count=count, ms=milliseconds, duration=duration, less_than=_less_than)
     return made
 
 
@@ -223,3 +223,8 @@ def _in_markdown(value: object) -> object:
     from markupsafe import Markup
 
     return in_markdown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _less_than(after: float, before: float) -> float:
+    """Return the reduction of a cost; none where there was none of it."""
+    return 1 - after / before if before else 0.0

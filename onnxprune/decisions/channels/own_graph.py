@@ -119,6 +119,7 @@ def _drop(model: Model, names: set[str]) -> None:
     nodes = model.proto.graph.node
     for index in reversed([k for k, n in enumerate(nodes) if n.output and n.output[0] in dead]):
         del nodes[index]
+    gone &= {tensor.name for tensor in model.proto.graph.initializer}  # no input of the caller
     for listed in (model.proto.graph.initializer, model.proto.graph.input):
         for index in reversed([k for k, value in enumerate(listed) if value.name in gone]):
             del listed[index]

@@ -90,7 +90,7 @@ def _present(node: SizedNode) -> Value:
     whole, past, shape = node.elements(6), node.shape(3), node.shape()
     if node.has(3) and past is None:
         return node.fresh(1, 2)
-    if past is not None and node.attribute("sliding_window_cache", 0):
+    if past is not None and node.flag("sliding_window_cache"):
         return past[2]
     if whole is None or len(whole) != 1:
         return shape[1] if shape is not None and not node.has(3) else node.fresh(1, 2)
@@ -122,7 +122,7 @@ def masked_self_attention(node: SizedNode) -> None:
     if past is None or shape is None:
         node.put_rank(5, place=1)
         return
-    shared = node.attribute("past_present_share_buffer", 0)
+    shared = node.flag("past_present_share_buffer")
     node.put(1, past if shared else [*past[:3], past[3] + shape[1], past[4]])
 
 
@@ -153,7 +153,7 @@ def packed_attention(node: SizedNode) -> None:
     place = 4 if node.operator == "Attention" else 8
     past = node.shape(place)
     length: Extent = shape[1] + (past[3] if past is not None else 0)
-    if past is not None and node.attribute("past_present_share_buffer", 0):
+    if past is not None and node.flag("past_present_share_buffer"):
         length = past[3]
     node.put(1, [2, shape[0], heads, length, floor_div(whole, heads)], kind)
 

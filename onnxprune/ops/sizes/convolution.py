@@ -31,7 +31,7 @@ def windows(node: SizedNode, sizes: Sequence[Extent], kernel: Sequence[Extent]) 
             found.append(_small_pool(node, room, strides[k], k + 2))
             continue
         node.need_nonnegative(room, f"one window along axis {k + 2}")
-        if node.attribute("ceil_mode", 0):
+        if node.flag("ceil_mode"):
             fit = ceil_div(room, strides[k]) + 1
             outside = less(size + before - 1, (fit - 1) * strides[k])
             found.append(fit - outside)  # a window that starts beyond the end is left out
@@ -107,7 +107,7 @@ def convolution_of_integers(node: SizedNode) -> None:
 def quantized_convolution(node: SizedNode) -> None:
     """As Conv, quantised; com.microsoft's may have its channels last."""
     shape = node.shape()
-    last = bool(node.attribute("channels_last", 0))
+    last = node.flag("channels_last")
     if last and shape is not None:
         shape = (shape[0], shape[-1], *shape[1:-1])
     weight = node.shape(3)
@@ -154,7 +154,7 @@ def pool(node: SizedNode) -> None:
 def quantized_pool(node: SizedNode) -> None:
     """Windows of each map, its channels first or last."""
     shape = node.shape()
-    last = bool(node.attribute("channels_last", 0))
+    last = node.flag("channels_last")
     if shape is None:
         node.put(0, None)
         return
@@ -170,7 +170,7 @@ def global_pool(node: SizedNode) -> None:
     shape = node.shape()
     if shape is None:
         node.put(0, None)
-    elif node.attribute("channels_last", 0):
+    elif node.flag("channels_last"):
         node.put(0, [shape[0], *(1 for _ in shape[2:]), shape[-1]])
     else:
         node.put(0, [*shape[:2], *(1 for _ in shape[2:])])

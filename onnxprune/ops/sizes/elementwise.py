@@ -153,7 +153,7 @@ def layer_normalization(node: SizedNode) -> None:
 def computed(node: SizedNode, places: list[int]) -> Values | None:
     """Return the numbers of a result, ``None`` where they are not known."""
     kind = node.kind(places[-1])
-    function = function_of(node.operator, kind, fmod=bool(node.attribute("fmod", 0)))
+    function = function_of(node.operator, kind, fmod=node.flag("fmod"))
     if function is None:
         return None
     if len(places) == 1 and node.known(places[0]) is None:

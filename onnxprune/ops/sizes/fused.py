@@ -89,12 +89,12 @@ def real_transform(node: SizedNode) -> None:
     if shape is None:
         node.put(0, None)
     elif node.operator == "Rfft":
-        onesided = node.attribute("onesided", 1)
+        onesided = node.flag("onesided", default=True)
         last = floor_div(shape[-1], 2) + 1 if onesided else shape[-1]
         node.put(0, [*shape[:-1], last, 2])
     else:
         lines = shape[:-1]
-        last = (lines[-1] - 1) * 2 if node.attribute("onesided", 1) else lines[-1]
+        last = (lines[-1] - 1) * 2 if node.flag("onesided", default=True) else lines[-1]
         node.put(0, [*lines[:-1], last] if count else lines)
 
 

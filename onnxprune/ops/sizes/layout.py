@@ -48,13 +48,13 @@ def _target(node: SizedNode, shape: Shape | None, target: Sequence[Value]) -> tu
         if size == -1:
             hole = axis
             sizes.append(1)
-        elif size == 0 and not node.attribute("allowzero", 0):
+        elif size == 0 and not node.flag("allowzero"):
             sizes.append(node.fresh(0, axis) if own is None else own)
         elif not node.is_nonnegative(size):
             sizes.append(node.fresh(0, axis))  # may be -1
         else:
             sizes.append(as_extent(size))
-            if not node.attribute("allowzero", 0) and size != own and not is_nonnegative(size - 1):
+            if not node.flag("allowzero") and size != own and not is_nonnegative(size - 1):
                 node.need_nonnegative(size - 1, f"a 0 for axis {axis} would mean the operand's own")
     return sizes, hole
 

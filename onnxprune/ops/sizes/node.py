@@ -52,6 +52,17 @@ class SizedNode:
             self._attributes = attributes(self.proto) if self.proto.attribute else {}
         return self._attributes.get(name, default)
 
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return an attribute that is 0 or 1.
+
+        Raises:
+            ContradictionError: It is another number, which runtimes read in different ways.
+        """
+        found = self.attribute(name, int(default))
+        if found not in (0, 1):
+            raise ContradictionError(f"its attribute '{name}' is {found}, neither 0 nor 1")
+        return bool(found)
+
     def required(self, name: str) -> Any:
         """Return an attribute that the operator requires, strings decoded.
 

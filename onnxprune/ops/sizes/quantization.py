@@ -63,7 +63,7 @@ def quantized_concat(node: SizedNode) -> None:
 @size_rule("QLinearReduceMean", domain=MICROSOFT)
 def quantized_mean(node: SizedNode) -> None:
     """1 on the axes that are taken together, or those axes gone."""
-    shape, keep = node.shape(), bool(node.attribute("keepdims", 1))
+    shape, keep = node.shape(), node.flag("keepdims", default=True)
     if shape is None:
         node.put(0, None)
         return

@@ -33,7 +33,7 @@ def _results(
     if shape is not None and len(shape) != 3:
         raise ContradictionError(f"an operand of {len(shape)} axes has no steps, batch and features")
     steps, batch = (node.fresh(0, 0), node.fresh(0, 2)) if shape is None else (shape[0], shape[1])
-    first = bool(node.attribute("layout", 0))
+    first = node.flag("layout")
     if first:
         steps, batch = batch, steps
     if weight is not None and shape is not None and last == 1:

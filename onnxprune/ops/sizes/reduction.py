@@ -24,11 +24,11 @@ FUNCTIONS: dict[str, Callable[[Sequence[Value]], Value]] = {
 )
 def reduce(node: SizedNode) -> None:
     """1 on the axes that are taken together, or those axes gone; all axes where none is listed."""
-    shape, keep = node.shape(), bool(node.attribute("keepdims", 1))
+    shape, keep = node.shape(), node.flag("keepdims", default=True)
     given = node.attribute("axes") is not None or node.has(1)
     axes = listed_axes(node) if given else []
     if shape is None:
-        node.put(0, [] if not given and not keep and not node.attribute("noop_with_empty_axes", 0) else None)
+        node.put(0, [] if not given and not keep and not node.flag("noop_with_empty_axes") else None)
         return
     if axes is None and node.length(1) == 0:
         axes = []
@@ -36,7 +36,7 @@ def reduce(node: SizedNode) -> None:
         fewer = node.length(1)
         node.put_rank(len(shape) if keep else None if fewer is None else len(shape) - fewer)
         return
-    if not axes and not node.attribute("noop_with_empty_axes", 0):
+    if not axes and not node.flag("noop_with_empty_axes"):
         axes = list(range(len(shape)))
     gone = {node.axis(k, len(shape)) for k in axes}
     sizes = [1 if k in gone else size for k, size in enumerate(shape) if keep or k not in gone]
@@ -61,5 +61,5 @@ def arg_max(node: SizedNode) -> None:
         node.put(0, None, INT64)
         return
     axis = node.axis(node.attribute("axis", 0), len(shape))
-    kept = [1] if node.attribute("keepdims", 1) else []
+    kept = [1] if node.flag("keepdims", default=True) else []
     node.put(0, [*shape[:axis], *kept, *shape[axis + 1 :]], INT64)

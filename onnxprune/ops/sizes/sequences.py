@@ -111,7 +111,7 @@ def split(node: SizedNode) -> None:
         return
     axis = node.axis(node.attribute("axis", 0), len(shape))
     if not node.has(1):
-        kept = [1] if node.attribute("keepdims", 1) else []
+        kept = [1] if node.flag("keepdims", default=True) else []
         _put_pieces(node, (*shape[:axis], *kept, *shape[axis + 1 :]), shape[axis])
         return
     listed, single = node.elements(1), node.shape(1) == ()

@@ -19,8 +19,8 @@ def transform(node: SizedNode) -> None:
     axis = node.axis(listed[0], len(shape))
     length: Value = _length(node, shape[axis], axis) if node.has(1) else shape[axis]
     last = 2
-    if node.attribute("onesided", 0):
-        if node.attribute("inverse", 0):
+    if node.flag("onesided"):
+        if node.flag("inverse"):
             last = 1
             length = length if node.has(1) else (length - 1) * 2
         else:
@@ -55,7 +55,7 @@ def short_transform(node: SizedNode) -> None:
         room = shape[1] - length
         node.need_nonnegative(room, "one frame")
         frames = floor_div(room, step[0]) + 1
-    lines = floor_div(length, 2) + 1 if node.attribute("onesided", 1) else length
+    lines = floor_div(length, 2) + 1 if node.flag("onesided", default=True) else length
     node.put(0, [shape[0], frames, lines, 2])
 
 

@@ -36,7 +36,7 @@ def causal_convolution(node: SizedNode) -> None:
     if shape is None:
         node.put(0, None)
         return
-    last, chosen = bool(node.attribute("channels_last", 0)), node.attribute("input_channels", 0)
+    last, chosen = node.flag("channels_last"), node.attribute("input_channels", 0)
     node.put(0, [*shape[:-1], chosen] if chosen else shape)
     if len(shape) != 3 and not last:
         node.put_rank(len(shape), kind, place=1)

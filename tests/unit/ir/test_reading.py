@@ -357,6 +357,14 @@ def that_picks_beyond_the_end(proto):
     proto.graph.output.append(helper.make_tensor_value_info("picked", TensorProto.INT64, []))
 
 
+def with_a_flag_of_two(proto):
+    proto.graph.node[1].CopyFrom(
+        helper.make_node(
+            "ReduceMax", proto.graph.node[1].input, proto.graph.node[1].output, name="most", keepdims=2
+        )
+    )
+
+
 DAMAGE = {
     without_value: "'k'",
     without_output: "Constant",
@@ -370,6 +378,7 @@ DAMAGE = {
     converted_to_no_type: "'cast'",
     drawn_of_no_type: "'drawn'",
     with_another_window: "'conv1'",
+    with_a_flag_of_two: "'most'",
     that_picks_beyond_the_end: "'pick'",
     with_sizes_that_are_fractions: "'fill'",
     with_too_long_a_bias: "'conv1'",

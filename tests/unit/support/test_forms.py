@@ -224,3 +224,12 @@ def test_an_infinite_drop_is_drawn(place, tmp_path):
     data = ("--data", place / "data.npz", "--ratios", "0.3,0.6", "--resume")
     assert disk.run("ana", place / "model.onnx", *data, "-o", path).code == 0
     assert np.isinf(json.loads(path.read_text())["curves"]["conv1"]["values"][0])
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_a_report_of_a_model_whose_work_is_not_known(place, tmp_path, form):
+    (tmp_path / "work").mkdir()
+    changed(
+        place / "run" / "work" / "state.json", ("steps", "baseline", "facts", "macs"), 0, tmp_path / "work"
+    )
+    assert disk.run("report", tmp_path / "work", "-o", tmp_path / f"page.{form}").code == 0
