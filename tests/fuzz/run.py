@@ -3,7 +3,7 @@
     python tests/fuzz/run.py --minutes 10 --seed 7
     python tests/fuzz/run.py --case 123456 --keep folder
 
-Prints each kind of defect once, and how often it was seen. The exit code is 1 where there are any.
+Prints each kind of defect once, then the numbers of its other cases. The exit code is 1 where there are any.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def _many(options: argparse.Namespace, corpus: Path) -> int:
                 print(
                     f"\n=== {end.title} (case {end.number})\n{end.command}\n{_short(end.details)}", flush=True
                 )
+            else:
+                print(f"--- {end.title} (case {end.number})", flush=True)
         else:
             cases += 1
             if cases % 1000 == 0:
