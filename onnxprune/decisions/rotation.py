@@ -22,6 +22,7 @@ import numpy as np
 
 from onnxprune.errors import PlanError
 from onnxprune.support.json_forms import COUNT, TEXT, MappingOf, read_form
+from onnxprune.support.memory import need
 
 BASIS_KEY = "onnxprune.basis"
 MAPS_KEY = "onnxprune.basis_maps"
@@ -139,6 +140,7 @@ def _unpacked(axes: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, np.
 
     Raises:
         ValueError: Their sizes do not fit, or a number is not finite.
+        PlanError: They need more memory than is allowed.
     """
     sizes = {}
     for name, axis in axes.items():
@@ -147,6 +149,7 @@ def _unpacked(axes: Mapping[str, Mapping[str, Any]], text: str) -> dict[str, np.
             raise ValueError(f"the map of '{name}' has the shape {shape}, type {dtype}")
         sizes[name] = math.prod(shape) * np.dtype(dtype).itemsize
     expected = sum(sizes.values())
+    need(expected, "the note of the maps of the rotation", PlanError)
     unpacker = zlib.decompressobj()
     raw = unpacker.decompress(base64.b64decode(text, validate=True), expected + 1)
     if len(raw) != expected:
