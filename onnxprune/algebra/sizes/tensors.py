@@ -40,6 +40,18 @@ FLOATS: dict[int, int] = {onnx.TensorProto.FLOAT16: 16, FLOAT: 32, onnx.TensorPr
 INTEGERS: set[int] = {*SIGNED, *UNSIGNED, BOOL}
 
 
+def fits_type(values: Values, kind: int | None) -> bool:
+    """Return true if integers are in the range of their type; beyond it runtimes wrap around.
+
+    Expressions are taken to be in the range of 32 and 64 bits.
+    """
+    bits = SIGNED.get(kind or 0) or UNSIGNED.get(kind or 0)
+    if bits is None:
+        return True
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if kind in SIGNED else (0, (1 << bits) - 1)
+    return all(low <= x <= high if isinstance(x, int) else bits >= 32 for x in values.ravel())
+
+
 @dataclass
 class TensorSequence:
     """A sequence of tensors.

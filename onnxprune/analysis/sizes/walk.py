@@ -8,7 +8,7 @@ import onnx
 
 from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, Size, Value, as_extent
 from onnxprune.algebra.sizes.facts import ContradictionError, SizeFacts
-from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each
+from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each, fits_type
 from onnxprune.analysis.sizes import delegation
 from onnxprune.errors import UNEXPECTED, DefectError, OnnxpruneError
 from onnxprune.ops.sizes.node import SizedNode
@@ -73,7 +73,7 @@ class Walk:
         tensors, facts = self.tensors, self.facts
         if kind:  # 0 is no type
             tensors.types[name] = kind
-        if value is not None and value.size <= SMALL:
+        if value is not None and value.size <= SMALL and fits_type(value, tensors.types.get(name)):
             tensors.values[name] = each(lambda x: facts.manageable(x, f"{name}.value"), value)
             tensors.derived.add(name)
         elif name in tensors.values:

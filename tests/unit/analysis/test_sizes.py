@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 from places import CASES
 
 from onnxprune.algebra.sizes.algebra import evaluate
@@ -443,3 +443,12 @@ def test_results_can_be_pickled() -> None:
     assert {n: list(map(str, s)) for n, s in again.shapes.items()} == {
         n: list(map(str, s)) for n, s in found.shapes.items()
     }
+
+
+def test_integers_beyond_their_type_are_not_known() -> None:
+    """Runtimes wrap them around: 200 + 127 is 71 in 8 bits."""
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n] x) => (float[m] y) <uint8[1] a = {200}, uint8[1] b = {127}> {
+            sum = Add(a, b)  wide = Cast<to = 7>(sum)  y = ConstantOfShape(wide) }""")
+    sizes = infer_sizes(Model(proto))
+    assert not isinstance(sizes.shapes["y"][0], int)
