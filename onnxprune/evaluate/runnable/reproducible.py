@@ -25,7 +25,8 @@ def reproducible(proto: onnx.ModelProto) -> list[str]:
     nodes = [node for graph in every_graph(proto.graph) for node in graph.node]
     false = _constants(proto)
     dropouts = [_without_dropout(node, false) for node in nodes]
-    seeds = [_seeded(node, number) for number, node in enumerate(nodes)]
+    generators = [node for node in nodes if spec_of(node).random == "always"]
+    seeds = [_seeded(node, number) for number, node in enumerate(generators)]
     levels = [_at_full_accuracy(node) for node in nodes]
     said = {
         "Dropout in training mode is off in both": any(dropouts),
@@ -57,8 +58,8 @@ def _without_dropout(node: onnx.NodeProto, false: set[str]) -> bool:
 
 
 def _seeded(node: onnx.NodeProto, number: int) -> bool:
-    """Set the seed of a random generator that has none; return whether it had none."""
-    if spec_of(node).random != "always" or any(a.name == "seed" for a in node.attribute):
+    """Set the seed of the random generator of a number; return whether it had none."""
+    if any(a.name == "seed" for a in node.attribute):
         return False
     node.attribute.append(helper.make_attribute("seed", float(number + 1)))
     return True

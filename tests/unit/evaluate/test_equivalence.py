@@ -479,6 +479,16 @@ def test_an_unknown_operator_may_be_missing_where_its_result_does_not_matter(sca
     assert examine(Model(without), Model(given), budget=QUICK).status == "differ"
 
 
+def test_generators_without_a_seed_share_one_beside_other_nodes():
+    text = """
+    <ir_version: 9, opset_import: ["" : 17]>
+    agraph (float[n,4] x) => (float[n,4] y) { %s g = RandomUniformLike (x) y = Add (h, g) }
+    """
+    plain = onnx.parser.parse_model(text % "h = Relu (x)")
+    longer = onnx.parser.parse_model(text % "a = Identity (x) h = Relu (a)")
+    assert examine(Model(plain), Model(longer), budget=QUICK).status == "agree"
+
+
 def test_outer_tensors_of_bodies_are_compared():
     assert examine(choice_of("z", 2.0), choice_of("z", 2.1), budget=QUICK).status == "differ"
 
