@@ -142,7 +142,8 @@ def show_event(event: Facts) -> None:
     if event["event"] == "untracked":
         tell(sentence(f"nothing more goes to {step}: {event['because'][0]}"))
         return
-    figures = [form.format(facts[name]) for name, form in _FIGURES.items() if name in facts]
+    numbers = {name: facts[name] for name in _FIGURES if isinstance(facts.get(name), int | float)}
+    figures = [_FIGURES[name].format(value) for name, value in numbers.items()]
     took = "as before" if event["event"] == "kept" else duration(event["duration_s"])
     left = event.get("remaining_s")
     end = f"; about {duration(left)} to go" if left else ""

@@ -32,9 +32,10 @@ _BASELINE = {
 }
 _FACTS = {
     "baseline": _BASELINE,
-    "prune": {**_COSTS, **_REDUCTIONS, "groups": MappingOf(_WIDTH)},
+    "prune": {**_COSTS, **_REDUCTIONS, "groups": MappingOf(_WIDTH), "score?": Nullable(NUMBER)},
+    "sparsify": {"score?": TEXT},
     "score": {"score": NUMBER},
-    "finetune": {"losses?": [REAL], "steps?": COUNT},
+    "finetune": {"losses?": [REAL], "steps?": COUNT, "score?": Nullable(NUMBER)},
     "transform": {
         "score": NUMBER,
         "score_before?": NUMBER,
@@ -59,8 +60,8 @@ _RESULT = {
     "missed?": FLAG,
     "iterations": [{"number": COUNT, "good": FLAG}],
 }
-_SHOWN = ("score", "macs_reduction", "params_reduction", "training_s", "max_rel_error")
-"""Facts of any step that its line of progress has."""
+_SHOWN = ("macs_reduction", "params_reduction", "training_s", "max_rel_error")
+"""Facts of any step that its line of progress has, beside the score."""
 _STEP = {
     "inputs": MappingOf(ANYTHING),
     "files": MappingOf(TEXT),

@@ -67,9 +67,17 @@ def test_ideas_by_plan_from_the_original_on(name: str) -> None:
     assert pruned.dense.facts["certificate"]["certified"]
 
 
+REORDERED = "an axis is cut in one operand and whole in another"
+"""Expand repeats a norm along an axis whose channels lie in another order in the dense model."""
+UNSHOWN = dict.fromkeys(
+    ("cosine_attention_bounded_then_repeated", "cosine_attention_repeated_then_bounded"), REORDERED
+)
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_ideas_by_evidence(name: str) -> None:
-    assert verdict(*by_evidence(name)).said == ""
+    said = verdict(*by_evidence(name)).said
+    assert said.partition(": ")[2] == UNSHOWN.get(name, "")
 
 
 @pytest.mark.parametrize(
