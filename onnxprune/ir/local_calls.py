@@ -10,13 +10,13 @@ where the function has inner graphs, dead nodes or operands that it does not rea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import onnx
 
-from onnxprune.ir.nested_graphs import captured, subgraphs
+from onnxprune.ir.nested_graphs import captured, every_graph, subgraphs
 
 _Key = tuple[str, str, str]
 _Message = TypeVar(
@@ -42,7 +42,7 @@ class LocalCalls:
     def of(cls, proto: onnx.ModelProto) -> LocalCalls:
         """Copy the functions and calls of a model before they are inlined."""
         known = {_key_of(f) for f in proto.functions}
-        calls = (n for graph in _graphs(proto.graph) for n in graph.node if _key(n) in known)
+        calls = (n for graph in every_graph(proto.graph) for n in graph.node if _key(n) in known)
         functions = tuple(_copy(f, onnx.FunctionProto()) for f in proto.functions)
         imports = tuple(_copy(i, onnx.OperatorSetIdProto()) for i in proto.opset_import)
         return cls(functions, tuple(_copy(n, onnx.NodeProto()) for n in calls), imports)
@@ -53,7 +53,7 @@ class LocalCalls:
         found = onnx.ModelProto()
         found.CopyFrom(proto)
         done: list[onnx.NodeProto] = []
-        for graph in _graphs(found.graph):
+        for graph in every_graph(found.graph):
             done += _GraphCalls(graph, functions).put_back(self.calls)
         if not done:
             return proto
@@ -211,13 +211,6 @@ def _needed(calls: Sequence[onnx.NodeProto], functions: Mapping[_Key, onnx.Funct
             found.add(key)
             waiting += [_key(node) for node in functions[key].node]
     return found
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for body in subgraphs(node):
-            yield from _graphs(body)
 
 
 def _key(node: onnx.NodeProto) -> _Key:

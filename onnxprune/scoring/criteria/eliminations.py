@@ -116,16 +116,19 @@ def weigh(
     groups = {group.name: group for group in channels.groups}
     last = {name: reader.index for reader in _readers(channels) for name in reader.members}
     found: dict[str, Array] = {}
+
+    def eliminate(name: str) -> None:
+        size = channels.apart(groups[name]).size
+        found[name] = elimination_costs(layers.pop(name), powers.pop(name), size, ROUNDS)
+
     for reader, moments in seen:
         for name, layer, power in _admitted(channels, groups, reader, moments):
             layers.setdefault(name, []).append(layer)
             powers.setdefault(name, []).append(power)
         for name in [name for name in layers if last.get(name, reader.index + 1) <= reader.index]:
-            size = channels.apart(groups[name]).size
-            found[name] = elimination_costs(layers.pop(name), powers.pop(name), size, ROUNDS)
-    for name, waiting in layers.items():  # their last reader was left out
-        size = channels.apart(groups[name]).size
-        found[name] = elimination_costs(waiting, powers[name], size, ROUNDS)
+            eliminate(name)
+    for name in list(layers):  # their last reader was left out
+        eliminate(name)
     for name, costs in (pairs or {}).items():
         found[name] = found[name] + costs if name in found else costs
     return CalibrationStatistics(eliminations=found)
@@ -149,8 +152,9 @@ def _readers(channels: Channels, *, together: bool = False) -> Iterator[Reader]:
         if sum(held.values()) + size <= HELD_BYTES:
             held |= {name: held.get(name, 0) + size for name in reader.members}
             yield reader
-        for name in [] if together else [name for name in held if last[name] == number]:
-            del held[name]
+        for name in () if together else reader.members:
+            if last[name] == number:
+                held.pop(name, None)
 
 
 def _candidates(channels: Channels) -> Iterator[Reader]:

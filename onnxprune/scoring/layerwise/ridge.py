@@ -180,21 +180,8 @@ def best_strength(
     Returns:
         The strength; ``None`` if the old weights are better.
     """
-    if held.count and seen.count:
-        return _strength(seen, held, weights, bias, mask, shift, allowed)
-    return USUAL_STRENGTH
-
-
-def _strength(
-    seen: Moments,
-    held: Moments,
-    weights: Array,
-    bias: Array,
-    mask: Array,
-    shift: bool,
-    allowed: Array | None,
-) -> float | None:
-    """Return the ridge with the least error on held-back samples; ``None`` if the old weights are better."""
+    if not (held.count and seen.count):
+        return USUAL_STRENGTH
     if allowed is not None:  # every output is a system of its own
         some = np.unique(np.linspace(0, weights.shape[1] - 1, OUTPUTS_TRIED).astype(int))
         seen, held = seen.of_outputs(some), held.of_outputs(some)
