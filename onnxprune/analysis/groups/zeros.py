@@ -55,10 +55,11 @@ def block_inexact_sums(typing: Typing) -> None:
 
 
 def _is_constant_divisor(typing: Typing, tensor: str) -> bool:
-    """Return whether a divisor is a constant without zeros that masking leaves as it is."""
+    """Return whether a divisor is a constant of numbers other than zero that masking leaves as it is."""
     if tensor not in typing.model.constants or is_masked(typing, tensor):
         return False
-    return bool(np.all(typing.model.array(tensor)))
+    divisor = typing.model.array(tensor)
+    return bool(np.all(divisor)) and not np.any(np.isnan(divisor))
 
 
 def is_masked(typing: Typing, tensor: str) -> bool:

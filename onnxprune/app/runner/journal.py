@@ -256,7 +256,8 @@ def _check_steps(path: Path, state: Facts) -> None:
             whole = False
         if not whole:
             raise UsageError(f"{path} is damaged at the step '{name}'", _START_OVER)
-        for file in entry.files:
+        chosen = [entry.facts["model"]] if name.endswith("-score") else []
+        for file in (*entry.files, *chosen):
             if not is_run_file(file):
                 raise UsageError(f"{path} names a file that no run writes: '{file}'", _START_OVER)
 

@@ -34,7 +34,9 @@ _FACTS = {
     "baseline": _BASELINE,
     "prune": {**_COSTS, **_REDUCTIONS, "groups": MappingOf(_WIDTH), "score?": Nullable(NUMBER)},
     "sparsify": {"score?": TEXT},
-    "score": {"score": NUMBER},
+    "score": {"model": TEXT, "score": NUMBER},
+    "noise": {"standard_error": NUMBER},
+    "basis": {"kept": FLAG},
     "finetune": {"losses?": [REAL], "steps?": COUNT, "score?": Nullable(NUMBER)},
     "transform": {
         "score": NUMBER,

@@ -355,6 +355,12 @@ class Context:
         """Return an operand's numbers where they are known before the run (``None``: at run time only)."""
         return self.typing.shapes.values.get(self.node.input[operand]) if self.has(operand) else None
 
+    def constant(self, operand: int) -> np.ndarray[Any, np.dtype[Any]] | None:
+        """Return an operand's numbers where they are a constant of any size, or known before the run."""
+        if self.has(operand) and self.node.input[operand] in self.typing.model.constants:
+            return self.typing.model.array(self.node.input[operand])
+        return self.value(operand)
+
     def numbers(self, attribute: str, operand: int) -> list[int] | None:
         """Return integers that older opsets keep in an attribute and newer ones in an operand.
 

@@ -121,9 +121,14 @@ def additive(c: Context) -> None:
 
 @rule("Mul", zero=some, constant=by_itself, elementwise=True, arithmetic="product")
 def mul(c: Context) -> None:
-    """Products: one zero is enough."""
+    """Products: one zero is enough, unless the other number is infinite."""
     elementwise(c)
     c.weights(0, 1)
+    for operand in (0, 1):
+        numbers = c.constant(operand)
+        if numbers is not None and not np.all(np.isfinite(numbers)):
+            for dim in c.axes(1 - operand):
+                c.block(dim, f"'{c.node.input[operand]}' is not finite, and zero times it is no number")
 
 
 @rule("Div", zero=first, constant=by_itself, elementwise=True, arithmetic="quotient")
@@ -132,6 +137,10 @@ def div(c: Context) -> None:
     elementwise(c)
     c.weights(0)
     c.divides_by(1)
+    divisor = c.constant(1)
+    if divisor is not None and (not np.all(divisor) or np.any(np.isnan(divisor))):
+        c.makes_no_zeros()
+        c.divides_by(1, *c.axes(0))
 
 
 @rule("PRelu", zero=first, constant=by_itself, elementwise=True, parameters=(1,))

@@ -117,3 +117,32 @@ def test_constants_along_the_channels(deviation: float) -> None:
     assert [g.size for g in channels.groups] == ([4] if deviation else [])
     if deviation:
         assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
+
+
+@pytest.mark.parametrize("number", [0.0, np.inf, np.nan, 2.0], ids=str)
+@pytest.mark.parametrize("shape", [(), (4,), (1, 4)], ids=str)
+@pytest.mark.parametrize("operator", ["Div", "Mul"])
+def test_constants_that_make_a_removed_channel_no_number(
+    operator: str, shape: tuple[int, ...], number: float
+) -> None:
+    """Zero over zero and zero times infinity are no numbers, and Erf of infinity is one."""
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 3] x) => (float[N, 2] out)
+            <float{list(shape)} by, float[3, 4] first, float[4, 2] last> {{
+            y = MatMul(x, first)
+            scaled = {operator}(y, by)
+            z = Erf(scaled)
+            out = MatMul(z, last)
+        }}
+    """
+    shapes = {"first": (3, 4), "last": (4, 2)}
+    weights = {k: RANDOM.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    by = np.full(shape, number, np.float32)
+    by.flat[1:] = 1.0  # one entry of several is enough
+    model = Model(parsed(text, by=by, **weights))
+    channels = find_channels(model)
+    exact = number in ((2.0, np.inf) if operator == "Div" else (2.0, 0.0))
+    assert [g.size for g in channels.groups] == ([4] if exact else [])
+    if exact:
+        assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5

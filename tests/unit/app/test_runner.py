@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -564,3 +565,24 @@ def test_a_pattern_that_costs_more_than_the_floor_is_left_out(tmp_path, monkeypa
     assert state["pattern"] is None
     assert state["sparse"].startswith("iteration-")
     assert "without the pattern 2:4, which fell to 0" in state["reason"]
+
+
+def test_a_missing_fact_of_any_step_is_told_or_made_again(tmp_path):
+    recipe = recipe_in(tmp_path, "stop.max_drop=0.001")  # a floor that is missed asks for the noise
+    with suppress(MissedError):
+        run(recipe, Told())
+    place = tmp_path / "work" / STATE
+    text, refused = place.read_text(), set()
+    steps = json.loads(text)["steps"]
+    assert any(name.endswith("-noise") for name in steps)
+    for step, key in [(s, k) for s, entry in steps.items() for k in entry["facts"]]:
+        damaged = json.loads(text)
+        del damaged["steps"][step]["facts"][key]
+        place.write_text(json.dumps(damaged))
+        with suppress(MissedError):
+            try:
+                run(recipe, Told())
+            except UsageError as error:
+                refused.add((step.rpartition("-")[2], key, "is damaged" in error.message))
+    assert {("score", "model", True), ("noise", "standard_error", True)} <= refused
+    assert all(clear for *_, clear in refused)
