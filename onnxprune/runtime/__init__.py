@@ -11,7 +11,7 @@ latency     how long do several models take, measured side by side?
 backends    the runtimes and devices on which they are timed
 """
 
-from onnxprune.runtime.agreement import Agreement, Difference, compare, difference
+from onnxprune.runtime.agreement import ONE_SIDE, Agreement, Difference, compare, difference
 from onnxprune.runtime.deadline import RUN_S, runs_within
 from onnxprune.runtime.execution import ExecutionConfig, executing
 from onnxprune.runtime.feeds import Values, sample_feeds
@@ -29,6 +29,7 @@ from onnxprune.runtime.session import (
 from onnxprune.runtime.single import Known, objection
 
 __all__ = [
+    "ONE_SIDE",
     "RUN_S",
     "Agreement",
     "Array",

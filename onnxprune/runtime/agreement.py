@@ -12,6 +12,9 @@ from onnxprune.errors import DataError
 from onnxprune.runtime.session import Array, Feeds, TensorSpec
 from onnxprune.support.mapped import parts
 
+ONE_SIDE = "NaN or infinity on one side only"
+"""The reason of a difference that is no number."""
+
 
 class Runnable(Protocol):
     """A runnable model: a session, or a wrapper of one."""
@@ -126,7 +129,7 @@ def difference(a: Array, b: Array) -> Difference:
     a, b = a.ravel(), b.ravel()
     found = [_extremes(a[part], b[part]) for part in parts(a)]
     if None in found:
-        return _infinite("NaN or infinity on one side only")
+        return _infinite(ONE_SIDE)
     absolute, scale = (max(column) for column in zip(*filter(None, found), strict=True))
     if absolute == 0:
         return Difference()

@@ -162,8 +162,13 @@ def _errors(a: Array, b: Array) -> tuple[Array, Array]:
     return np.abs(np.where(usable, b, 0) - np.where(usable, a, 0)), np.abs(np.where(usable, a, 0))
 
 
+def is_near_infinity(values: Array) -> Array:
+    """Return where numbers are NaN, infinite, or so large that rounding alone may make them infinite."""
+    limit = np.finfo(values.dtype).max * values.dtype.type(_NEAR_INFINITY)
+    return np.asarray(~(np.abs(values) < limit))
+
+
 def _without_overflow(a: Array, b: Array) -> tuple[Array, Array]:
     """Set to zero the elements that are NaN, infinite or next to infinity on both sides."""
-    limit = np.finfo(a.dtype).max * a.dtype.type(_NEAR_INFINITY)
-    near = ~(np.abs(a) < limit) & ~(np.abs(b) < limit)
+    near = is_near_infinity(a) & is_near_infinity(b)
     return np.where(near, np.zeros_like(a), a), np.where(near, np.zeros_like(b), b)

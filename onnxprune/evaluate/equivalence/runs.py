@@ -17,6 +17,7 @@ from onnxprune.evaluate.equivalence.device import with_device
 from onnxprune.evaluate.equivalence.draws import KINDS, drawn, table_rows
 from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
 from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.overflow import overflowing
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError, Subjects, subjects
 from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail, picked_from
@@ -24,7 +25,7 @@ from onnxprune.evaluate.equivalence.tensor_comparison import Comparison, Referen
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ir import Model
-from onnxprune.runtime import RUN_S, runs_within
+from onnxprune.runtime import ONE_SIDE, RUN_S, runs_within
 from onnxprune.support.processors import ProcessorClock
 
 Shrunk = Callable[[Iterable[str]], Interface]
@@ -286,6 +287,8 @@ class Conclusion:
         ):
             why = "the network magnifies the last place of its weights beyond the tolerance"
             return replace(found, status="not shown", reason=why)
+        if record.worst.reason == ONE_SIDE and not clear and (large := self._overflow(record)) is not None:
+            return replace(found, status="not shown", reason=large)
         if not fits:
             return replace(found, status="differ", reason=self._why(record))
         if bad:
@@ -375,6 +378,14 @@ class Conclusion:
     def _size_of_noise(self, pair: Pair) -> float | None:
         noise = self._noise_of(pair)
         return noise.worst.max_rel_error if noise is not None else None
+
+    def _overflow(self, record: Record) -> str | None:
+        """Return the reason why infinity on one side shows nothing; `None` where it is a difference."""
+        made, runs = self._of.subjects, [r for r in self._of.runs if r.where == record.where]
+        names = [overflowing(proto, runs) for proto in (made.reference, made.candidate)]
+        if None in names:
+            return None
+        return f"with {record.where} '{names[0]}' comes next to infinity, where the order of a sum decides"
 
     def _why(self, record: Record) -> str:
         if record.worst.reason:

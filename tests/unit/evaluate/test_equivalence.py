@@ -530,3 +530,29 @@ def test_noise_is_measured_until_it_explains_the_differences(monkeypatch):
     assert verdict.status == "agree"
     assert verdict.max_rel_error > 1e-5
     assert made == [0]
+
+
+def sums(text: str) -> onnx.ModelProto:
+    """A network of the same sum, in the order that a text gives."""
+    return onnx.parser.parse_model(
+        f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 4] x) => (float[N, 4] y)
+            <float large = {{3e38}}, float less = {{-3e38}}, float none = {{0}}> {{ {text} }}
+        """
+    )
+
+
+def test_infinity_by_the_order_of_a_sum_is_no_difference() -> None:
+    """Results that overflow in one order of a sum only show nothing, whichever of the two is infinite."""
+    over = sums("a = Add(x, large) b = Add(a, large) y = Add(b, less)")
+    within = sums("a = Add(large, less) b = Add(x, a) y = Add(b, large)")
+    for one, two in ((over, within), (within, over)):
+        verdict = judged(one, two)
+        assert verdict.status == "not shown"
+        assert "comes next to infinity, where the order of a sum decides" in verdict.said
+
+
+def test_infinity_without_large_numbers_is_a_difference() -> None:
+    one, two = sums("a = Div(x, none) y = Tanh(a)"), sums("a = Mul(x, none) b = Div(a, none) y = Tanh(b)")
+    assert judged(one, two).status == "differ"
