@@ -27,7 +27,7 @@ def overflowing(proto: onnx.ModelProto, runs: Sequence[ReferenceRun]) -> str | N
         The name of the tensor; ``None`` where there is none, or where the model cannot be run with all
         its tensors as outputs.
     """
-    names = [o for node in proto.graph.node for o in node.output if o]
+    names: list[str] = [o for node in proto.graph.node for o in node.output if o]
     try:
         session = Session(with_outputs(proto, names), optimize=False)
         for run in runs:
