@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import stored_plan
@@ -33,6 +33,7 @@ from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
+from onnxprune.evaluate.metrics import MetricSpec
 from onnxprune.ir import Model
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.recover import DEFAULT_METHODS, DEFAULT_SAMPLES, Recover
@@ -41,7 +42,9 @@ from onnxprune.repair import ModelPair, RepairMethod, Settings, sweep
 from onnxprune.repair.low_rank_layers import Lowering
 from onnxprune.runtime import Array, Session
 from onnxprune.scoring.rank_scores import RankOffer, offers_of
-from onnxprune.search.rank_allocation import allotted
+from onnxprune.search.evaluator import PlanEvaluator
+from onnxprune.search.frontier import largest_reduction
+from onnxprune.search.rank_allocation import RankChoice
 from onnxprune.support.common_options import (
     FRACTION,
     GroupSelection,
@@ -51,10 +54,25 @@ from onnxprune.support.common_options import (
     Unchanged,
 )
 from onnxprune.support.globs import matching
-from onnxprune.support.option_fields import option
+from onnxprune.support.option_fields import Key, option
 
 _CHECK = CheckBudget(seconds=5.0)
 _Feeds = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class SplitModel:
+    """A network whose layers have weights of low rank, before the chains are written.
+
+    Attributes:
+        pair: The network, and its original.
+        lowering: The layers that are split, and their kernels.
+        facts: Errors of the outputs, and nodes that were not repaired.
+    """
+
+    pair: ModelPair
+    lowering: Lowering
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,9 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     Attributes:
         reduce_macs: Remove this fraction of the MACs.
         reduce_params: Remove this fraction of the parameters.
+        max_drop: Remove as many MACs as possible with a drop of the metric of no more than this, as measured
+            on ``data`` after the repair.
+        metric: Metric of ``max_drop``; by default ``kl``.
         rank: Split the layers that this glob of nodes or weights names at this rank.
         form: Forms that are tried: ``svd``, the kernel at fewer outputs, then a product that restores them;
             ``spatial``, the kernel along one axis, then along the others; ``tucker-2``, the kernel between
@@ -79,25 +100,64 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     name: ClassVar[str] = "factorize"
 
     reduce_macs: float | None = field(
-        default=None, metadata=option(metavar="R", above=FRACTION.above, below=FRACTION.below)
+        default=None,
+        metadata=option(
+            metavar="R",
+            above=FRACTION.above,
+            below=FRACTION.below,
+            key=Key(example="0.2", note="of the MACs of the original, counted in the budget"),
+        ),
     )
     reduce_params: float | None = field(
-        default=None, metadata=option(metavar="R", above=FRACTION.above, below=FRACTION.below)
+        default=None,
+        metadata=option(
+            metavar="R", above=FRACTION.above, below=FRACTION.below, key=Key(example="0.2", note="likewise")
+        ),
     )
+    max_drop: float | None = field(
+        default=None,
+        metadata=option(
+            metavar="D",
+            least=0,
+            key=Key(
+                text="Remove as many MACs as possible with a drop of the metric of no more than this, as"
+                " measured on the calibration data.",
+                example="0.01",
+                note="as many MACs as this drop of the metric allows",
+            ),
+        ),
+    )
+    metric: MetricSpec | None = field(default=None, metadata=option(metavar="TEXT", place="reads"))
     rank: Mapping[str, int] = field(
-        default_factory=dict, metadata=option(metavar="GLOB=N", example="GLOB=N", least=1)
+        default_factory=dict,
+        metadata=option(
+            metavar="GLOB=N",
+            example="GLOB=N",
+            least=1,
+            key=Key(example='{ "head*" = 16 }', note="of the layers that a glob names"),
+        ),
     )
-    form: Sequence[FormName] = field(default=(), metadata=option(metavar="NAME"))
+    form: Sequence[FormName] = field(
+        default=(),
+        metadata=option(metavar="NAME", key=Key(example='["svd"]', note="svd spatial tucker-2; all")),
+    )
     data: DataSpec | None = field(default=None, metadata=option(metavar="DATA", place="reads"))
     recover: Sequence[RepairMethod] | None = field(default=None, metadata=option(metavar="METHOD"))
-    samples: int = field(default=DEFAULT_SAMPLES, metadata=option(least=2))
+    samples: int = field(
+        default=DEFAULT_SAMPLES,
+        metadata=option(least=2, key=Key(text="Number of samples of the calibration data.")),
+    )
     batch_size: int = field(default=32, metadata=option(least=1))
 
     def requires(self, given: PassResult) -> None:
         """The options make sense, and the model has no zeros of a plan or a pattern."""
         super().requires(given)
-        if self.reduce_macs is None and self.reduce_params is None and not self.rank:
-            raise UsageError("say how much to remove", "give `reduce_macs`, `reduce_params` or `rank`")
+        if not self._reductions and self.max_drop is None and not self.rank:
+            raise UsageError(
+                "say how much to remove", "give `reduce_macs`, `reduce_params`, `max_drop` or `rank`"
+            )
+        if self.data is None and self.max_drop is not None:
+            raise UsageError("`max_drop` is measured on samples", "give them with `data`")
         if self.data is None and self.recover:
             raise UsageError("a repair looks at samples", "give them with `data`")
         if stored_plan(given.model) is not None or pattern_note(given.model) is not None:
@@ -118,21 +178,20 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         whole += self._without_split(layers, offers, ranks)
         if not offers:
             return self._unchanged(given, whole)
-        chosen = allotted(offers, cost_of(channels).figures(), self._reductions, ranks)
-        lowering = Lowering({layer.index: (layer, option) for layer, option in chosen}, bool(self._methods))
-        pair = ModelPair(model.copy(), model, {})
-        facts = self._split(pair, lowering, feeds)
-        made, error = self._written(given.model, pair, lowering)
-        before, after = cost_of(channels).figures(), cost_of(find_channels(made)).figures()
+        before = cost_of(channels).figures()
+        split, facts = self._found(model, channels, RankChoice(offers, before, ranks), feeds)
+        made, error = self._written(given.model, split.pair, split.lowering)
+        after = cost_of(find_channels(made)).figures()
         known = {k: v for k, v in costs(before, after).items() if not k.startswith("channels")}
         report = FactorizeReport(
             exact=False,
-            layers=[_described(layer, option, lowering) for layer, option in chosen],
+            layers=[_described(*chosen, split.lowering) for chosen in split.lowering.chosen.values()],
             left=[{"node": w.node, "operator": w.operator, "reason": w.reason} for w in whole],
             samples=sum(len(next(iter(feed.values()))) for feed in feeds),
             max_rel_error=error,
             factorize_s=perf_counter() - start,
             **known,
+            **split.facts,
             **facts,
         )
         return PassResult(made, True, report, None)
@@ -203,14 +262,58 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         left = [{"node": w.node, "operator": w.operator, "reason": w.reason} for w in whole]
         return PassResult(given.model, False, FactorizeReport(unchanged=True, left=left), given.analysis)
 
-    def _split(self, pair: ModelPair, lowering: Lowering, feeds: _Feeds) -> dict[str, Any]:
-        """Split the layers in the pair's model; return the errors of the outputs."""
+    def _found(
+        self, model: Model, channels: Channels, choice: RankChoice, feeds: _Feeds
+    ) -> tuple[SplitModel, dict[str, Any]]:
+        """Split for the reductions, or for the largest one whose measured drop is allowed.
+
+        Returns:
+            The model that is split, and the figures of the search.
+
+        Raises:
+            PlanError: The budgets cannot be met.
+        """
+        asked = self._reductions
+        if self.max_drop is None:
+            return self._split(model, choice.allotted(asked), feeds), {}
+        judge = PlanEvaluator.open(
+            channels,
+            self.data,  # type: ignore[arg-type]
+            self.metric or "kl",
+            samples=self.samples,
+            batch_size=self.batch_size,
+            threads=self.threads,
+        )
+
+        def split_at(reduction: float) -> SplitModel:
+            macs = max(reduction, asked.get("macs", 0.0))
+            return self._split(model, choice.allotted({**asked, "macs": macs}), feeds)
+
+        def drop_of(split: SplitModel) -> float:
+            return judge.drop_of(split.pair.sparse)
+
+        reached = largest_reduction(split_at, drop_of, choice.largest("macs"), self.max_drop)
+        score = judge.baseline + reached.drop * (-1 if judge.metric.higher_is_better else 1)
+        return reached.plan, {
+            "metric": judge.metric.name,
+            "score_before": judge.baseline,
+            "score": score,
+            "drop": reached.drop,
+            "reductions_tried": [list(pair) for pair in reached.tried],
+        }
+
+    def _split(
+        self, model: Model, chosen: Sequence[tuple[RankLayer, RankOption]], feeds: _Feeds
+    ) -> SplitModel:
+        """Split layers in a copy of a model, and repair the others."""
+        lowering = Lowering({layer.index: (layer, option) for layer, option in chosen}, bool(self._methods))
+        pair = ModelPair(model.copy(), model, {})
         if not feeds:
             lowering.unseen(pair.sparse)
-            return {"outputs": {}, "skipped": []}
+            return SplitModel(pair, lowering, {"outputs": {}, "skipped": []})
         report = sweep(pair, feeds, Settings(self._methods, self.seed, self.threads), lowering.prepare)
         outputs = {name: found["mse_after"] for name, found in report.outputs.items()}
-        return {"outputs": outputs, "skipped": report.skipped}
+        return SplitModel(pair, lowering, {"outputs": outputs, "skipped": report.skipped})
 
     def _written(self, given: Model, pair: ModelPair, lowering: Lowering) -> tuple[Model, float | None]:
         """Write the chains into the user's own graph.

@@ -268,6 +268,11 @@ class FactorizeReport(Report):
         samples: Number of samples the pass looked at.
         outputs: The mean squared error of each output of the network on the samples.
         skipped: Nodes that were not repaired, with method and reason.
+        metric: Metric of the largest drop, where one is given.
+        score_before: Its value for the model that was given.
+        score: Its value for the result.
+        drop: The drop from the one to the other, in the metric's unit.
+        reductions_tried: Pairs of a reduction of the multiply-accumulates and its drop.
         max_rel_error: The largest relative error of the model against the same network with each weight
             replaced by the product of its factors.
         factorize_s: Duration of the pass, in seconds.
@@ -285,6 +290,11 @@ class FactorizeReport(Report):
     samples: int | None = None
     outputs: Mapping[str, float] | None = None
     skipped: Sequence[Facts] | None = None
+    metric: str | None = None
+    score_before: float | None = None
+    score: float | None = None
+    drop: float | None = None
+    reductions_tried: Sequence[Sequence[float]] | None = None
     max_rel_error: float | None = None
     factorize_s: float | None = None
 

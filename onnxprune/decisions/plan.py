@@ -69,6 +69,11 @@ class Plan:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     within: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
+    @classmethod
+    def of_nothing(cls, baseline: Mapping[str, float]) -> Plan:
+        """Return the plan that removes nothing, with the costs that later reductions count from."""
+        return cls({}, {}, dict(baseline))
+
     def to_json(self) -> str:
         """Return the plan as one line of JSON."""
         shapes = {n: [s if s > 0 else None for s in shape] for n, shape in self.input_shapes.items()}

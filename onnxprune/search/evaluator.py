@@ -78,6 +78,14 @@ class PlanEvaluator:
         if renew:
             bare = over_remaining(masked(self.channels, removed), self.channels, removed)
             model = renewed(bare, self._inputs(), self.threads)
+        return self.drop_of(model)
+
+    def drop_of(self, model: Model) -> float:
+        """Return how much worse than the network another model with its interface is, in the metric's unit.
+
+        Raises:
+            DataError: The data or the metric does not fit.
+        """
         value = self._value(model)
         return self.baseline - value if self.metric.higher_is_better else value - self.baseline
 

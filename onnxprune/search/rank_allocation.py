@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,45 +21,61 @@ COLUMNS = {"macs": 0, "params": 1}
 _WORDS = {"macs": "MACs", "params": "parameters"}
 
 
-def allotted(
-    offers: Sequence[RankOffer],
-    totals: Mapping[str, float],
-    reductions: Mapping[str, float],
-    forced: Collection[str] = (),
-) -> list[tuple[RankLayer, RankOption]]:
-    """Choose one split of each layer, or none, with which the losses add up to least.
+@dataclass(frozen=True)
+class RankChoice:
+    """The splits of all layers, of which each layer takes one or none.
 
-    Args:
+    Attributes:
         offers: The splits of each layer.
         totals: The costs of the whole network by name, ``macs`` and ``params``.
-        reductions: The fractions of them that are to be removed.
         forced: Names of the layers that are split in any case, by the first of their options.
-
-    Returns:
-        The layers that are split, in their order, with the split.
-
-    Raises:
-        PlanError: The budgets cannot be met.
     """
-    places = [_place(offer, offer.layer.name in forced) for offer in offers]
-    wholes = [_whole(offer.layer) for offer in offers]
-    limits = []
-    for name, reduction in reductions.items():
-        own = sum(whole[COLUMNS[name]] for whole in wholes)
-        reach = (own - sum(p.costs[:, COLUMNS[name]].min() for p in places)) / max(totals[name], 1)
-        if reach < reduction:
-            raise PlanError(
-                f"lower ranks remove no more than {reach:.1%} of the {_WORDS[name]}, not {reduction:.1%}",
-                "ask for less, or prune channels, too",
-            )
-        limits.append(own - reduction * totals[name])
-    columns = [COLUMNS[name] for name in reductions]
-    levels = [0] * len(places)
-    if columns:
-        levels = best_choices([Offer(p.costs[:, columns], p.losses) for p in places], limits)
-    first = [0 if offer.layer.name in forced else 1 for offer in offers]
-    chosen = zip(offers, levels, first, strict=True)
-    return [(offer.layer, offer.options[level - n]) for offer, level, n in chosen if level >= n]
+
+    offers: Sequence[RankOffer]
+    totals: Mapping[str, float]
+    forced: Collection[str] = ()
+
+    def largest(self, cost: str) -> float:
+        """Return the fraction of a cost, ``macs`` or ``params``, that the smallest splits remove."""
+        column = COLUMNS[cost]
+        least = sum(place.costs[:, column].min() for place in self._places)
+        return float(self._own(cost) - least) / max(self.totals[cost], 1)
+
+    def allotted(self, reductions: Mapping[str, float]) -> list[tuple[RankLayer, RankOption]]:
+        """Choose one split of each layer, or none, with which the losses add up to least.
+
+        Args:
+            reductions: The fractions of the costs that are to be removed.
+
+        Returns:
+            The layers that are split, in their order, with the split.
+
+        Raises:
+            PlanError: The budgets cannot be met.
+        """
+        for name, reduction in reductions.items():
+            reach = self.largest(name)
+            if reach < reduction:
+                raise PlanError(
+                    f"lower ranks remove no more than {reach:.1%} of the {_WORDS[name]}, not {reduction:.1%}",
+                    "ask for less, or prune channels, too",
+                )
+        limits = [self._own(name) - share * self.totals[name] for name, share in reductions.items()]
+        columns = [COLUMNS[name] for name in reductions]
+        levels = [0] * len(self.offers)
+        if columns:
+            levels = best_choices([Offer(p.costs[:, columns], p.losses) for p in self._places], limits)
+        first = [0 if offer.layer.name in self.forced else 1 for offer in self.offers]
+        chosen = zip(self.offers, levels, first, strict=True)
+        return [(offer.layer, offer.options[level - n]) for offer, level, n in chosen if level >= n]
+
+    @cached_property
+    def _places(self) -> list[Offer]:
+        return [_place(offer, offer.layer.name in self.forced) for offer in self.offers]
+
+    def _own(self, cost: str) -> float:
+        """Return the cost of all layers with splits."""
+        return float(sum(_whole(offer.layer)[COLUMNS[cost]] for offer in self.offers))
 
 
 def _place(offer: RankOffer, is_forced: bool) -> Offer:

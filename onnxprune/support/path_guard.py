@@ -31,7 +31,7 @@ PAGE = "report.html"
 ROUNDS = ("iteration-*", "one-shot", "pattern", "rows")
 """Folders of a work folder, as globs."""
 _OWN = re.compile(
-    rf"{re.escape(STATE)}|{re.escape(LOCK)}|(dense|rotated)\.onnx((\.\d+)?\.data)?|dense\.ids\.json"
+    rf"{re.escape(STATE)}|{re.escape(LOCK)}|(dense|rotated|factorized)\.onnx((\.\d+)?\.data)?|dense\.ids\.json"
     r"|(iteration-\d+|one-shot|pattern|rows)/[\w-]+(\.json|\.onnx((\.\d+)?\.data|\.[0-9a-f]{12}\.checkpoint)?)"
 )
 _STREAMS = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")

@@ -288,11 +288,46 @@ def test_layers_that_stay_whole_have_a_reason(build: Callable[[Net], str], reaso
     assert {row["reason"] for row in copied.facts["left"]} == {reason}
 
 
+@pytest.fixture
+def answered(tmp_path: Path) -> str:
+    """Samples with the answers of the network."""
+    place, model = tmp_path / "answered.npz", network()
+    np.savez(place, **pictures(96), **Session(model.proto).run(pictures(96)))
+    return str(place)
+
+
+def test_the_largest_reduction_within_a_drop(answered: str) -> None:
+    """The drop is that of the repaired model; more is removed where more is allowed."""
+    model, found = network(), []
+    (answers,) = Session(model.proto).run(pictures(96)).values()
+    for allowed in (0.003 * answers.var(), 0.1 * answers.var()):
+        result = Factorize(max_drop=allowed, metric="mse", data=answered, samples=96)(model)
+        facts = result.facts
+        feeds = pictures(96)
+        (ours,), (theirs,) = (Session(m.proto).run(feeds).values() for m in (result.model, model))
+        assert facts["drop"] == pytest.approx(float(np.square(ours - theirs).mean()), rel=1e-3)
+        assert facts["drop"] <= allowed
+        over = [reduction for reduction, drop in facts["reductions_tried"] if drop > allowed]
+        assert all(reduction >= facts["macs_reduction"] - 0.02 for reduction in over)
+        found.append(facts["macs_reduction"])
+    assert 0 < found[0] < found[1]
+    with pytest.raises(PlanError, match="more than the 0 that is allowed"):
+        Factorize(max_drop=0, metric="mse", data=answered, samples=96)(model)
+
+
+def test_a_budget_holds_beside_the_largest_drop(answered: str) -> None:
+    how: dict[str, Any] = {"metric": "mse", "data": answered, "samples": 96}
+    with pytest.raises(PlanError, match="is allowed"):
+        Factorize(max_drop=1e-6, reduce_macs=0.6, **how)(network())
+
+
 def test_options_that_make_no_sense(data: str) -> None:
     with pytest.raises(UsageError, match="how much"):
         Factorize()(network())
     with pytest.raises(UsageError, match="samples"):
         Factorize(reduce_macs=0.3, recover=("bias",))(network())
+    with pytest.raises(UsageError, match="`max_drop` is measured on samples"):
+        Factorize(max_drop=0.3)(network())
     sparse = Prune(reduce_macs=0.3)(network()).model
     with pytest.raises(PlanError, match="a split would fill them"):
         Factorize(reduce_macs=0.3)(sparse)

@@ -47,6 +47,8 @@ def render(facts: Facts) -> RenderableType:
         f"output {name}: mean squared error {error:.3g} to the original's on {facts['samples']} samples"
         for name, error in facts["outputs"].items()
     ]
+    if "drop" in facts:
+        said.append(f"{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}")
     said = said or ["no samples were given: the error at the outputs is not measured"]
     end = (
         f"approximate, not exact; the file computes its factors to {facts['max_rel_error']:.1e}; "

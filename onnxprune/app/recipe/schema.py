@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from onnxprune.app.recipe.sections import PassSection, Section, keys_of, number
 from onnxprune.decisions.pattern import Pattern
 from onnxprune.errors import OnnxpruneError, UsageError
-from onnxprune.passes import Ana, Finetune, Prune, Recover, Sparsify
+from onnxprune.passes import Ana, Factorize, Finetune, Prune, Recover, Sparsify
 from onnxprune.runtime.backends import check_backend
 from onnxprune.scoring.criteria import check_criterion, looks_at_data
 from onnxprune.support.common_options import (
@@ -123,6 +123,32 @@ class ScheduleSection(Section):
             return self.reductions
         power, n = {"linear": 1, "cubic": 3}[self.rise], self.iterations
         return (*(round(target * (1 - (1 - k / n) ** power), 6) for k in range(1, n)), target)
+
+
+@dataclass(frozen=True)
+class FactorizeKeys:
+    """Keys of the section ``factorize`` that the pass has not.
+
+    Attributes:
+        enabled: True to split products with weights before the first iteration; the budget counts from the
+            original.
+    """
+
+    enabled: bool = field(default=False, metadata=option(key=Key(note="true: before the first iteration")))
+
+
+@keys_of(Factorize, FactorizeKeys)
+class FactorizeSection(PassSection):
+    """Products with weights as chains of lower rank, whose channels are then pruned; see `factorize`."""
+
+    note: ClassVar[str] = "products with weights as chains of smaller ones, before any pruning"
+
+    @model_validator(mode="after")
+    def _some(self) -> FactorizeSection:
+        amounts = ("reduce_macs", "reduce_params", "max_drop", "rank")
+        if self.enabled and all(getattr(self, name) in (None, {}) for name in amounts):
+            raise ValueError(f"give one of {', '.join(amounts)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -422,6 +448,7 @@ class Recipe(Section):
     data: DataSection
     budget: BudgetSection
     schedule: ScheduleSection = ScheduleSection()
+    factorize: FactorizeSection = FactorizeSection()
     ana: AnaSection = AnaSection()
     prune: PruneSection = PruneSection()
     recover: RecoverSection = RecoverSection()
@@ -438,4 +465,12 @@ class Recipe(Section):
         listed = self.schedule.reductions
         if listed and listed[-1] != self.budget.target:
             raise ValueError("the last of schedule.reductions must be the budget")
+        return self
+
+    @model_validator(mode="after")
+    def _counted(self) -> Recipe:
+        if self.factorize.enabled and self.budget.of not in ("macs", "params"):
+            raise ValueError(
+                f"factorize goes with a budget of MACs or parameters, and the budget is of {self.budget.of}"
+            )
         return self

@@ -6,7 +6,7 @@ import contextlib
 import platform
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,6 +92,11 @@ class _Loop:
             low = facts["score"] - sign * stop.early_drop
         planned = deque(recipe.schedule.planned(recipe.budget.target))
         return cls(recipe, stages, [Iteration(0, 0.0, 0.0, facts["score"])], floor, low, sign, planned)
+
+    def begin(self, stages: Stages) -> None:
+        """Take the steps, and the reduction of the model that they begin with."""
+        self.stages = stages
+        self.path[0] = replace(self.path[0], reduction=stages.reduction)
 
     @property
     def last(self) -> Iteration:
@@ -285,7 +290,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         journal.header.setdefault("made_with", _versions())
         loop = _Loop.open(recipe, Stages(recipe, journal, material))
         with _recording_stop(journal):
-            loop.stages = loop.stages.rotated()
+            loop.begin(loop.stages.rotated().factorized())
             loop.run()
             loop.finish()
         dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []

@@ -10,7 +10,7 @@ from onnxprune.app.recipe import Recipe
 
 _SHORT = "baseline"
 """Step whose duration is assumed for steps that only judge and cut, until one of their kind has run."""
-_LONG = ("ana", "recover", "finetune", "sparsify")
+_LONG = ("ana", "recover", "finetune", "sparsify", "factorize")
 
 
 def planned_steps(recipe: Recipe) -> dict[str, int]:
@@ -22,7 +22,7 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
     epochs, last = recipe.finetune.epochs, recipe.finetune.last_epochs
     every = [epochs] * len(recipe.schedule.planned(recipe.budget.target))
     every[-1] = epochs if last is None else last
-    found = {"baseline": 1}
+    found = {"baseline": 1} | ({"factorize": 1} if recipe.factorize.enabled else {})
     for number, size in enumerate(every, 1):
         measured = recipe.ana.repeat or number == 1
         steps = {kind: n for kind, n in _round(recipe, size).items() if measured or kind != "ana"}

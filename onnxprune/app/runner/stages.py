@@ -27,7 +27,7 @@ from onnxprune.decisions.channels.dense_interface import same_interface
 from onnxprune.decisions.channels.kept_rows import id_map
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.special_tokens import special_rows
-from onnxprune.decisions.plan import Analysis
+from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.errors import NotShownError, PlanError
 from onnxprune.evaluate.metrics import get_metric
 from onnxprune.ir import Model, find_vocabulary, load, sized
@@ -35,6 +35,7 @@ from onnxprune.ir.output import kept_unverified, stored_bytes, write_model, writ
 from onnxprune.passes.ana import Ana
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import judged
+from onnxprune.passes.factorize import Factorize
 from onnxprune.passes.finetune import Finetune
 from onnxprune.passes.keep_rows import KeepRows, read_rows
 from onnxprune.passes.plan_order import PlanOrder
@@ -50,7 +51,7 @@ from onnxprune.train.losses import asks_teacher
 
 DataName: TypeAlias = Literal["test", "val"]
 
-DENSE, ROTATED = "dense.onnx", "rotated.onnx"
+DENSE, ROTATED, FACTORIZED = "dense.onnx", "rotated.onnx", "factorized.onnx"
 ROWS = "rows/sparse.onnx"
 IDS = "dense.ids.json"
 _ANALYSIS = "analysis.json"
@@ -89,13 +90,18 @@ class Stages:
         recipe: The recipe.
         journal: The folder.
         material: The data.
-        start: The file that all rounds begin with, where that is not the original: its rotated form.
+        start: The file that all rounds begin with, where that is not the original: its rotated form, with
+            layers split where the recipe asks for it.
+        rotated_file: The rotated form of the original, if that is pruned.
+        reduction: The fraction of the budget's cost that is gone at the start.
     """
 
     recipe: Recipe
     journal: Journal
     material: RecipeData
     start: str = ""
+    rotated_file: str = ""
+    reduction: float = 0.0
 
     def baseline(self) -> Entry:
         """Judge the original, count its costs, list the groups and the blocked axes."""
@@ -116,7 +122,7 @@ class Stages:
             return self._apply(step, self.recipe.model, ROTATED)
 
         self.journal.step("rotate", inputs, (ROTATED,), work)
-        return replace(self, start=ROTATED)
+        return replace(self, start=ROTATED, rotated_file=ROTATED)
 
     def _better_rotated(self, step: Rotate, inputs: Facts) -> bool:
         """Compare the plans of the original and of its rotated form, each with its repair."""
@@ -144,6 +150,37 @@ class Stages:
                 return {"kept": False, "reason": error.message}
 
         return bool(self.journal.step("basis", inputs | {"prune": how}, (), work).facts["kept"])
+
+    def factorized(self) -> Stages:
+        """Return the same steps, of the model with layers split, if the recipe asks for it.
+
+        Raises:
+            PlanError: The splits alone remove as much as the budget.
+        """
+        options, budget = self.recipe.factorize, self.recipe.budget
+        if not options.enabled:
+            return self
+        how = options.model_dump(exclude={"enabled"}) | {"seed": self.recipe.seed}
+        how |= {"threads": self.material.threads, "metric": self.recipe.ana.metric}
+        how |= {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
+        inputs = self._reference() | {"factorize": how} | self.material.inputs("calibration")
+
+        def work() -> Facts:
+            step = Factorize(data=self.material.dataset("calibration"), **how)
+            made = step(self._whole())
+            baseline = cost_of(find_channels(self._sized(self.material.original))).figures()
+            made.model.set_metadata(PLAN_KEY, Plan.of_nothing(baseline).to_json())
+            return self._written(made, FACTORIZED)
+
+        facts = self.journal.step("factorize", inputs, (FACTORIZED,), work).facts
+        reduction = float(facts[f"{budget.of}_reduction"])
+        if reduction >= budget.target:
+            raise PlanError(
+                f"lower ranks alone remove {reduction:.1%} of the {budget.of}, and the budget is"
+                f" {budget.target:.1%}",
+                "ask for less in [factorize], or for more in [budget]",
+            )
+        return replace(self, start=FACTORIZED, reduction=reduction)
 
     def _rotation(self) -> Rotate:
         groups = {k: found for k, found in self._groups().items() if k not in ("allow_inexact", "open_io")}
@@ -244,13 +281,12 @@ class Stages:
         checkpoint = self.journal.path(f"{file}.{_short(inputs)}.checkpoint")
 
         def work() -> Facts:
-            whole = self._whole()
             step = Finetune(
                 data=self.material.dataset("train"),
                 val=self.material.dataset("val") if best else None,
                 metric=self.recipe.metric if best else None,
-                teacher=whole if distilling else None,
-                original=whole,
+                teacher=self._exact() if distilling else None,
+                original=self._whole(),
                 checkpoint=checkpoint,
                 resume=True,
                 **how,
@@ -383,7 +419,10 @@ class Stages:
 
     def _apply(self, step: Pass, model: str, file: str) -> Facts:
         """Run a pass from one file of the folder to another."""
-        result: PassResult = step(self._load(model))
+        return self._written(step(self._load(model)), file)
+
+    def _written(self, result: PassResult, file: str) -> Facts:
+        """Write the result of a pass into the folder."""
         plan = stored_plan(result.model)
         shapes = plan.input_shapes if plan else self._sized(result.model).sizes
         place = self.journal.path(file)
@@ -444,12 +483,17 @@ class Stages:
         return {"original": sha256(self.recipe.model)}
 
     def _reference(self) -> dict[str, Any]:
-        """Return the identity of the model before pruning, in the basis that was pruned."""
-        return self._original() | ({"rotated": self._digest(self.start)} if self.start else {})
+        """Return the identity of the original, and of the files that pruning starts from."""
+        files = {"rotated": self.rotated_file, "start": self.start if self.start != self.rotated_file else ""}
+        return self._original() | {name: self._digest(file) for name, file in files.items() if file}
 
     def _whole(self) -> Model:
-        """Return the model before pruning, in the basis that was pruned."""
+        """Return the model before pruning, in the basis that was pruned, with the layers that are split."""
         return self._load(self.start) if self.start else self.material.original
+
+    def _exact(self) -> Model:
+        """Return the original in the basis that was pruned."""
+        return self._load(self.rotated_file) if self.rotated_file else self.material.original
 
     def _teacher(self) -> dict[str, Any]:
         """Return the original where scores depend on it."""

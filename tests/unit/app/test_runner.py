@@ -16,13 +16,15 @@ import pytest
 from filelock import FileLock
 from recipes import RECIPE, Told, recipe_in, write_recipe
 
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.app.recipe import Recipe, read_recipe
 from onnxprune.app.report import collect, render
 from onnxprune.app.runner import STATE, read_state, run
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
 from onnxprune.decisions.elements import check_pattern
-from onnxprune.errors import DataError, MissedError, ModelError, OutputError, UsageError
+from onnxprune.errors import DataError, MissedError, ModelError, OutputError, PlanError, UsageError
 from onnxprune.evaluate.equivalence import verify
 from onnxprune.ir import load
 from onnxprune.passes import finetune
@@ -532,6 +534,53 @@ def test_overrides_reach_the_run(tmp_path):
     path = write_recipe(tmp_path)
     run(read_recipe(path, ["data.limit=8", "schedule.iterations=1"]))
     assert len(read_state(tmp_path / "work")["result"]["iterations"]) == 1
+
+
+FACTORIZE = ("factorize.enabled=true", "factorize.reduce_macs=0.2", "factorize.form=['svd']")
+
+
+def test_low_ranks_come_first_and_count_in_the_budget(tmp_path):
+    """The reductions of all iterations count from the original; chains lose channels like other layers."""
+    recipe, told = recipe_in(tmp_path, *FACTORIZE, "recover.enabled=true"), Told()
+    facts, folder = run(recipe, told), tmp_path / "work"
+    state = read_state(folder)
+    assert told.steps("done")[:2] == ["baseline", "factorize"]
+    split = state["steps"]["factorize"]["facts"]
+    assert split["macs_reduction"] >= 0.2
+    macs = [
+        cost_of(find_channels(load(path))).figures()["macs"]
+        for path in (tmp_path / "net.onnx", folder / "dense.onnx")
+    ]
+    assert facts["reason"] == "the target is reached"
+    assert 1 - macs[1] / macs[0] == pytest.approx(0.5, abs=0.1)
+    pruned = [s["facts"] for n, s in state["steps"].items() if n.endswith("-prune")]
+    assert all(found["macs_before"] == macs[0] for found in pruned)
+    assert state["result"]["iterations"][-1]["macs_reduction"] == pytest.approx(
+        1 - macs[1] / macs[0], abs=1e-6
+    )
+    assert pruned[-1]["groups"]
+    assert len(load(folder / "dense.onnx").nodes) == len(load(tmp_path / "net.onnx").nodes) + len(
+        split["layers"]
+    )
+    assert run(recipe)["steps_done"] == 0
+    render(collect(folder))
+
+
+def test_low_ranks_that_meet_the_budget_alone_are_refused(tmp_path):
+    with pytest.raises(PlanError, match="lower ranks alone remove"):
+        run(recipe_in(tmp_path, *FACTORIZE, "budget.reduce_macs=0.1"))
+
+
+def test_a_recipe_of_low_ranks_says_how_much(tmp_path):
+    with pytest.raises(UsageError, match="give one of reduce_macs, reduce_params, max_drop, rank"):
+        recipe_in(tmp_path, "factorize.enabled=true")
+
+
+def test_low_ranks_go_with_a_budget_that_counts_from_the_original(tmp_path):
+    path = write_recipe(tmp_path)
+    path.write_text(path.read_text().replace("reduce_macs", "reduce_latency"))
+    with pytest.raises(UsageError, match="the budget is of latency"):
+        read_recipe(path, FACTORIZE)
 
 
 SPARSIFY = ("sparsify.enabled=true", "sparsify.samples=32", "prune.round_to=4")
