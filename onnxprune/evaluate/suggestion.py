@@ -17,8 +17,9 @@ from onnxprune.evaluate.metrics import BatchOutputs, answers
 from onnxprune.evaluate.metrics.detections import Thresholds
 from onnxprune.evaluate.metrics.detector_outputs import recognised
 from onnxprune.ir import Model
+from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import Array, Session, TensorSpec
-from onnxprune.train.output_heads import LOGITS_PASS, PRODUCTS
+from onnxprune.train.output_heads import is_product, keeps_logits
 
 _SAMPLES = 8
 _PIXELS = 2.0
@@ -27,7 +28,6 @@ _NEIGHBOURS = 10
 _ENOUGH = 100
 """Number of samples from which nearest neighbours are a measure."""
 _DECIDED = {"Softmax", "LogSoftmax", "Sigmoid"}
-_SCALES = {"Add", "Sub", "Mul", "Div"}
 _CACHES = ("present", "past")
 
 
@@ -96,7 +96,7 @@ def suggest(model: Model, session: Session, data: Dataset | None) -> Suggestion:
         return _TEXTS
     ends = {name: _end(model, name) for name in first.outputs}
     if first.tokens.ids is not None and _caches(session):
-        logits = [n for n, a in first.outputs.items() if a.ndim == 3 and ends[n] in PRODUCTS]
+        logits = [n for n, a in first.outputs.items() if a.ndim == 3 and is_product(ends[n])]
         return _TOKENS if logits else _NUMBERS
     classes = [n for n, a in first.outputs.items() if a.dtype.kind == "f" and _are_classes(a, ends[n])]
     if classes:
@@ -131,7 +131,8 @@ def _has_frames(model: Model, answer: BatchOutputs) -> bool:
     if len(tables) != 1 or tables[0][1].ndim != 3 or min(tables[0][1].shape[1:]) < 3:
         return False
     name, frames = tables[0]
-    if _end(model, name) not in {*PRODUCTS, *_DECIDED}:
+    end = _end(model, name)
+    if not is_product(end) and end not in _DECIDED:
         return False
     best = frames.argmax(-1)
     return max(float((best == c).mean()) for c in (0, frames.shape[-1] - 1)) > 0.5
@@ -141,7 +142,7 @@ def _are_classes(values: Array, end: str) -> bool:
     """Return whether an output holds scores: [N, C] of a layer, or the result of Softmax or Sigmoid."""
     if values.ndim < 2:
         return False
-    return end in _DECIDED or (values.ndim == 2 and values.shape[1] > 1 and end in PRODUCTS)
+    return end in _DECIDED or (values.ndim == 2 and values.shape[1] > 1 and is_product(end))
 
 
 def _is_embedding(values: Array, answer: BatchOutputs) -> bool:
@@ -170,7 +171,7 @@ def _end(model: Model, name: str) -> str:
         node = model.main.producer(node_name)
         if node is None:
             return ""
-        if node.op_type not in LOGITS_PASS and node.op_type not in _SCALES:
+        if not keeps_logits(node.op_type, node.domain) and not spec_of(node).arithmetic:
             return node.op_type
     return ""
 
@@ -183,6 +184,6 @@ def _backwards(model: Model, name: str) -> Iterator[str]:
         if node is None:
             return
         computed = [operand for operand in node.input if operand and operand not in model.constants]
-        if not computed or (node.op_type in _SCALES and len(computed) != 1):
+        if not computed or (spec_of(node).arithmetic and len(computed) != 1):
             return
         name = computed[0]

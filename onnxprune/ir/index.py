@@ -10,7 +10,7 @@ the numbering of one graph treats a node with bodies as a reader of all values c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import onnx
@@ -68,9 +68,9 @@ class GraphIndex:
         number = self.producers.get(name)
         return None if number is None else self.nodes[number]
 
-    def behind(self, name: str, operators: Collection[str]) -> str:
-        """Return the value that a chain of nodes of some operators, ending in another, begins with."""
-        while (node := self.producer(name)) is not None and node.op_type in operators:
+    def behind(self, name: str, passes: Callable[[onnx.NodeProto], bool]) -> str:
+        """Return the value that a chain of nodes with a property, ending in another value, begins with."""
+        while (node := self.producer(name)) is not None and passes(node):
             name = node.input[0]
         return name
 

@@ -1,8 +1,8 @@
 """The table of operators: one `OpSpec` each, which all rooms read.
 
 An operator is described in the file of its family (`onnxprune.ops.axes`, `onnxprune.ops.sizes`,
-`onnxprune.ops.symmetry`), or outside the package: an entry point of the group ``onnxprune.ops`` names an
-`OpSpec`, or several of them in a list.
+`onnxprune.ops.symmetry`, `onnxprune.ops.facts`), or outside the package: an entry point of the group
+``onnxprune.ops`` names an `OpSpec`, or several of them in a list.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from onnxprune.support.entry_points import plugins
 if TYPE_CHECKING:
     import onnx
 
+    from onnxprune.analysis.inputs.consumers import Consumer
+    from onnxprune.analysis.inputs.inverse import Inverse
     from onnxprune.ops.axes.constant_rules import Carry
     from onnxprune.ops.axes.context import Axes, Context, Typing
     from onnxprune.ops.sizes.node import SizedNode
@@ -40,6 +42,12 @@ Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]
 Rearrangement: TypeAlias = Literal["", "shape", "axes"]
 Randomness: TypeAlias = Literal["", "training", "always"]
+Movement: TypeAlias = Literal["", "parts", "whole"]
+Normalisation: TypeAlias = Literal["", "stored", "places", "features"]
+Quantisation: TypeAlias = Literal["", "to integers", "to floats"]
+Total: TypeAlias = Literal["", "sum", "mean"]
+ALL_OPERANDS = range(1 << 31)
+"""The numbers of all operands of an operator that takes any number of them."""
 
 
 def never(_: Zeros) -> bool:
@@ -110,7 +118,25 @@ class OpSpec:
         sizes_only: True if the results depend on the sizes of the operands alone.
         random: ``always`` if the results are drawn in each run, ``training`` if they are in training mode.
         arithmetic: Operation among the four basic ones, if it is one of them.
-        normalises: True if it divides by a deviation or a norm of its data.
+        normalises: ``stored`` if it divides by stored deviations, ``features`` if by a deviation or a norm
+            over the last axes, ``places`` if by one over other axes.
+        moves: ``whole`` if the results consist of the elements of the first operand, in any order, repeated
+            or of another type; ``parts`` if of some of its elements, and of zeros.
+        carries: The operands whose integers the results hold, with their zero point.
+        quantises: ``to integers`` or ``to floats`` if it converts between these by a scale and a zero point.
+        jumps: True if a result jumps where an operand changes a little: it picks, compares or rounds.
+        saturates: True if large operands make results that no longer change.
+        discrete: True if the results are sizes, positions or truth values: no gradient passes.
+        rounds: True if it rounds activations to a few steps.
+        attends: True if it is attention: products of computed matrices.
+        affine: The operands that the result is linear in together, such as weights and bias.
+        splits: True if a chain of nodes of the operator computes a product of its matrices.
+        sums: ``sum`` if it adds up the elements along an axis, or a function of them that is zero at zero;
+            ``mean`` if it divides that by their number.
+        lists: The operands that list sizes, positions or scales, and have no axis of the network.
+        zero_points: The operands that hold zero points of several axes.
+        demands: The conditions on the values of the operands, such as the rows of a table.
+        inverse: The conditions on the operands that follow from those on the results.
         gradient: The pullback: writes the gradients of a node's operands, from those of its results, into the
             graph of a training step. Without one training stops at the operator, or spells it in others.
         function: The operator as a function of standard operators, run where onnxruntime has no
@@ -135,7 +161,22 @@ class OpSpec:
     sizes_only: bool = False
     random: Randomness = ""
     arithmetic: Arithmetic = ""
-    normalises: bool = False
+    normalises: Normalisation = ""
+    moves: Movement = ""
+    carries: Sequence[int] = ()
+    quantises: Quantisation = ""
+    jumps: bool = False
+    saturates: bool = False
+    discrete: bool = False
+    rounds: bool = False
+    attends: bool = False
+    affine: tuple[int, ...] = ()
+    splits: bool = False
+    sums: Total = ""
+    lists: tuple[int, ...] = ()
+    zero_points: tuple[int, ...] = ()
+    demands: Consumer | None = None
+    inverse: Inverse | None = None
     gradient: GradientRule | None = None
     function: onnx.FunctionProto | None = None
 
@@ -163,7 +204,7 @@ class Operation(Protocol):
 
 SPECS: dict[tuple[str, str], OpSpec] = {}
 """The specs by domain and name; `find_spec` and `spec_of` fill the table before they read it."""
-PACKAGES = ("onnxprune.ops.axes", "onnxprune.ops.sizes", "onnxprune.ops.symmetry")
+PACKAGES = ("onnxprune.ops.axes", "onnxprune.ops.facts", "onnxprune.ops.sizes", "onnxprune.ops.symmetry")
 """Every module of these is imported to fill the table: a new family of operators is a new file."""
 MICROSOFT = "com.microsoft"
 """The domain of onnxruntime's own operators."""
@@ -177,6 +218,18 @@ def enter(domain: str, name: str, **facts: Any) -> OpSpec:
     known = SPECS.get((domain, name)) or OpSpec(name, domain)
     spec = SPECS[domain, name] = replace(known, **facts)
     return spec
+
+
+def enter_all(operators: str, domain: str = "", **facts: Any) -> None:
+    """Add facts to several operators.
+
+    Args:
+        operators: Their names, separated by spaces.
+        domain: Their domain.
+        facts: The fields of `OpSpec`.
+    """
+    for name in operators.split():
+        enter(domain, name, **facts)
 
 
 def entry(fact: str, *operators: str, domain: str = "", **facts: Any) -> Callable[[R], R]:

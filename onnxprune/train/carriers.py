@@ -9,16 +9,11 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from onnxprune.ops.spec import find_spec
 from onnxprune.train.emit import Emitter, has_known_sizes, optional_input
 from onnxprune.train.rewrites import depthwise
 
 Operands = Sequence[gs.Tensor]
-
-_UNARY = (
-    *("Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Softplus", "Mish", "Sigmoid", "HardSigmoid", "HardSwish"),
-    *("Tanh", "Erf", "Gelu", "Sqrt", "Abs", "Neg", "Exp", "Identity"),
-)
-_BINARY = ("Add", "Sub", "Mul", "Div")
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,20 @@ class Carrier:
 
 def can_be_carried(node: gs.Node, pictures: int) -> bool:
     """Return whether a node has a channel-major form that is not slower for a number of pictures."""
-    carrier = None if node.domain else CARRIERS.get(node.op)
+    carrier = carrier_of(node)
     if carrier is None or len(node.outputs) != 1 or not _is_map(node.outputs[0]):
         return False
     return carrier.fits(node) and (node.op != "Conv" or _pays(node, pictures))
+
+
+def carrier_of(node: gs.Node) -> Carrier | None:
+    """Return the channel-major form of a node's operator, ``None`` where it has none."""
+    if node.domain:
+        return None
+    spec = find_spec("", node.op)
+    if spec.arithmetic:
+        return _ARITHMETIC
+    return CARRIERS.get(node.op) or (_ELEMENTWISE if spec.elementwise and not spec.discrete else None)
 
 
 def flows_of(node: gs.Node) -> list[gs.Tensor]:
@@ -57,6 +62,12 @@ def _first_flows(node: gs.Node) -> bool:
     first, *others = node.inputs
     fixed = all(isinstance(x, gs.Constant) or x.is_empty() for x in others)
     return fixed and not isinstance(first, gs.Constant) and _is_map(first)
+
+
+def _keeps_type(node: gs.Node) -> bool:
+    """Return whether the first operand alone flows, the others are single numbers, and the type stays."""
+    numbers = all(x.values.size == 1 for x in node.inputs[1:] if isinstance(x, gs.Constant))
+    return numbers and _first_flows(node) and node.inputs[0].dtype == node.outputs[0].dtype
 
 
 def _same(node: gs.Node, operands: Operands, emit: Emitter) -> Any:
@@ -152,12 +163,12 @@ def _averaged(node: gs.Node, operands: Operands, emit: Emitter) -> Any:
     return emit.reduce("ReduceMean", operands[0], [2])
 
 
+_ARITHMETIC = Carrier(_combines, _combined)
+_ELEMENTWISE = Carrier(_keeps_type, _same)
 CARRIERS: dict[str, Carrier] = {
-    **dict.fromkeys(_UNARY, Carrier(_first_flows, _same)),
-    **dict.fromkeys(_BINARY, Carrier(_combines, _combined)),
     "BatchNormalization": Carrier(_first_flows, _normalised),
     "Concat": Carrier(_joins, _joined),
     "Conv": Carrier(_convolves, _convolved),
     "GlobalAveragePool": Carrier(_first_flows, _averaged),
 }
-"""Channel-major forms by operator of the standard domain."""
+"""Channel-major forms of other operators of the standard domain."""

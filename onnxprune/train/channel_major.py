@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.train.carriers import CARRIERS, can_be_carried, flows_of
+from onnxprune.train.carriers import can_be_carried, carrier_of, flows_of
 from onnxprune.train.emit import Emitter
 
 LEAST_GAIN = 2
@@ -97,7 +97,9 @@ def _rewrite(stretch: Sequence[gs.Node], ends: _Ends, graph: gs.Graph) -> None:
     for node in stretch:
         emit, (output,) = Emitter(graph, node.name), node.outputs
         operands = [carried.get(x.name, x) for x in node.inputs]
-        result = CARRIERS[node.op].emit(node, operands, emit)
+        carrier = carrier_of(node)
+        assert carrier is not None
+        result = carrier.emit(node, operands, emit)
         carried[output.name] = _described(result, output)
         node.outputs.clear()
         if output.name in leaving:

@@ -20,7 +20,7 @@ from onnxprune.train.emit import Emitter, has_known_sizes, sizes_of
 from onnxprune.train.gradient_support import REASONS, refusal_of
 from onnxprune.train.pullbacks import PULLBACKS, pullback_of, winograd
 from onnxprune.train.pullbacks.geometry import Geometry
-from onnxprune.train.rewrites import REWRITES, Rewrite, convolution
+from onnxprune.train.rewrites import FORMS, REWRITES, Rewrite, convolution
 from onnxprune.train.rewrites.convolution import with_explicit_pads
 from onnxprune.train.rewrites.registry import qualified
 from onnxprune.train.rewrites.window_arithmetic import windows_of
@@ -43,10 +43,6 @@ class Engine:
     refusal: Callable[[gs.Node], str]
 
 
-_FORMS = frozenset({"Conv", "LSTM", "GRU", "Pad", "Dropout", "Transpose"})
-"""Operators with a pullback whose other forms (implicit pads, two directions, …) are rewritten first."""
-
-
 def _without_pullback(node: gs.Node) -> str:
     operator = qualified(node.op, node.domain)
     return "" if pullback_of(operator) else REASONS.get(operator, "there is no pullback for it")
@@ -66,7 +62,7 @@ def _convolution(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
 
 STOCK = Engine(
     "stock",
-    {name: rewrite for name, rewrite in REWRITES.items() if name in _FORMS or name not in PULLBACKS}
+    {name: rewrite for name, rewrite in REWRITES.items() if name in FORMS or name not in PULLBACKS}
     | {"Conv": _convolution},
     _without_pullback,
 )

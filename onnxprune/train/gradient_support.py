@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import TrainingError
+from onnxprune.ops.spec import find_spec
 from onnxprune.train.rewrites.registry import qualified
 
 DIFFERENTIABLE = frozenset(
@@ -24,14 +25,6 @@ DIFFERENTIABLE = frozenset(
         *("Concat", "Split", "Slice", "Pad", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
         *("Expand", "Tile", "Gather", "GatherElements", "GatherND", "ScatterND", "ScatterElements"),
         *("TopK", "Trilu", "SoftmaxCrossEntropyLoss"),
-    }
-)
-
-# No gradient flows through these, and none needs to: their results do not change with their operands.
-STOPS = frozenset(
-    {
-        *("Shape", "Size", "ArgMax", "ArgMin", "NonZero", "IsNaN", "IsInf", "ConstantOfShape"),
-        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Not", "Xor"),
     }
 )
 
@@ -96,7 +89,7 @@ def _depending_on(graph: gs.Graph, trainables: Collection[str]) -> set[int]:
     """Return the ids of the tensors whose values depend smoothly on trained ones."""
     carrying = {id(tensor) for name, tensor in graph.tensors().items() if name in trainables}
     for node in graph.nodes:
-        if qualified(node.op, node.domain) not in STOPS and any(
+        if not find_spec(node.domain or "", node.op).discrete and any(
             id(operand) in carrying for operand in _operands(node)
         ):
             carrying |= {id(output) for output in node.outputs if _is_float(output)}

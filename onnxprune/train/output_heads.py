@@ -8,31 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxprune.ops.spec import find_spec
 from onnxprune.runtime.token_masks import is_mask
 from onnxprune.train.emit import Emitter, axes_of
 
 LABELS = "labels"
 TEACHER = "teacher:"
 """Prefix of a tensor's name: the target is the teacher's value of that tensor."""
-PRODUCTS = {"Gemm", "MatMul", "FusedMatMul", "Conv", "ConvTranspose", "Einsum"}
-"""Operators that multiply by weights."""
-LOGITS_PASS = {
-    "Identity",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Transpose",
-    "Relu",
-    "Clip",
-    "BatchNormalization",
-    "GlobalAveragePool",
-    "AveragePool",
-    "ReduceMean",
-    "Slice",
-}
-"""Operators behind which a table of logits is one still."""
-_SCALED = {"Add", "Sub", "Mul", "Div"}
+_AVERAGES = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+_OTHER_PRODUCTS = ("Einsum", "FusedMatMul")
+_BOUNDS = ("Clip", "Relu")
 _DEPTH = 12
 """Nodes that are followed backwards from an output."""
 
@@ -122,6 +107,18 @@ class Head:
         return tuple(parts)
 
 
+def is_product(operator: str, domain: str = "") -> bool:
+    """Return whether an operator is a layer that logits come from: a product with weights."""
+    return find_spec(domain, operator).splits or operator in _OTHER_PRODUCTS
+
+
+def keeps_logits(operator: str, domain: str = "") -> bool:
+    """Return whether a table of logits is one still behind an operator."""
+    spec = find_spec(domain, operator)
+    moves = bool(spec.rearranges) or operator == "Slice"
+    return moves or spec.normalises == "stored" or operator in (*_AVERAGES, *_BOUNDS)
+
+
 def detached(value: gs.Tensor, detaches: Collection[str]) -> tuple[str, gs.Tensor, int | None]:
     """Take the last activation off a tensor.
 
@@ -166,16 +163,16 @@ def _from_product(value: gs.Tensor) -> bool:
         if not value.inputs:
             return False
         node = value.inputs[0]
-        if node.op in PRODUCTS:
+        if is_product(node.op, node.domain or ""):
             return True
-        if node.op in _SCALED:
+        if find_spec(node.domain or "", node.op).arithmetic:
             computed = [operand for operand in node.inputs if not isinstance(operand, gs.Constant)]
             if node.op == "Add" and len(computed) == 2:
                 return any(_from_product(operand) for operand in computed)
             if len(computed) != 1:
                 return False
             value = computed[0]
-        elif node.op in LOGITS_PASS and not (node.op == "ReduceMean" and _over_last(node)):
+        elif keeps_logits(node.op, node.domain or "") and not (node.op == "ReduceMean" and _over_last(node)):
             value = node.inputs[0]
         else:
             return False

@@ -9,9 +9,9 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import TrainingError
+from onnxprune.ops.spec import spec_of
 from onnxprune.train.dialect import IR_VERSION, opset_of
 from onnxprune.train.emit import Untrainable
-from onnxprune.train.gradient_support import STOPS
 from onnxprune.train.pullbacks import FORWARDS, ForwardNode, Tape, Writer, pullback_of
 from onnxprune.train.pullbacks.tensor_facts import StaticFacts
 from onnxprune.train.pullbacks.writer import OPSET
@@ -123,7 +123,7 @@ def _node(proto: onnx.NodeProto) -> ForwardNode:
 
 def wanted_of(
     nodes: Sequence[ForwardNode],
-    protos: Iterable[onnx.NodeProto],
+    protos: Sequence[onnx.NodeProto],
     facts: StaticFacts,
     trained: Collection[str],
     loss: str,
@@ -131,8 +131,8 @@ def wanted_of(
     """Return the tensors that depend smoothly on trained ones, and that the loss depends on."""
     carrying = set(trained)
     read = [_operands(proto) for proto in protos]
-    for node, operands in zip(nodes, read, strict=True):
-        if node.operator not in STOPS and not carrying.isdisjoint(operands):
+    for node, proto, operands in zip(nodes, protos, read, strict=True):
+        if not spec_of(proto).discrete and not carrying.isdisjoint(operands):
             carrying |= {name for name in node.outputs if facts.types.get(name, 1) == TensorProto.FLOAT}
     reaching = {loss}
     for node, operands in zip(reversed(nodes), reversed(read), strict=True):

@@ -9,10 +9,10 @@ from places import ROOT
 
 import onnxprune.ops.axes  # noqa: F401 - fills the table
 from onnxprune.ops.axes.blocking import REASONS as BLOCKED
-from onnxprune.ops.spec import SPECS, load
+from onnxprune.ops.spec import SPECS, find_spec, load
 from onnxprune.train.dialect import NEWER
 from onnxprune.train.engines import STOCK
-from onnxprune.train.gradient_support import DIFFERENTIABLE, NO_GRADIENT, REASONS, STOPS
+from onnxprune.train.gradient_support import DIFFERENTIABLE, NO_GRADIENT, REASONS
 from onnxprune.train.pullbacks import PULLBACKS
 from onnxprune.train.rewrites import REWRITES
 from onnxprune.train.rewrites.registry import qualified
@@ -74,7 +74,7 @@ def verdict(operator: str) -> tuple[str, str]:
         return SPELLED, (REWRITES[operator].__doc__ or "").strip()
     if operator in DIFFERENTIABLE:
         return OWN, ""
-    if operator in STOPS:
+    if _is_discrete(operator):
         return NONE, ""
     return "", REASONS.get(operator, NO_GRADIENT)
 
@@ -87,7 +87,12 @@ def verdict_of_stock(operator: str) -> str:
         return OWN
     if operator in STOCK.rewrites:
         return SPELLED
-    return NONE if operator in STOPS else ""
+    return NONE if _is_discrete(operator) else ""
+
+
+def _is_discrete(operator: str) -> bool:
+    domain, _, name = operator.rpartition(".")
+    return find_spec(domain, name).discrete
 
 
 def table() -> str:

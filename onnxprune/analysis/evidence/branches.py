@@ -71,9 +71,8 @@ def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int
     """Yield nodes that add or multiply a fully known operand, the number of that operand, and its values."""
     sizes, types = constants.typing.shapes.sizes, constants.typing.shapes.types
     for number, node in enumerate(model.all_nodes):
-        if node.op_type not in ("Add", "Sub", "Mul", "Sum") or node.domain not in ("", "ai.onnx"):
-            continue
-        if len(node.input) != 2:
+        folds = spec_of(node).arithmetic not in ("", "quotient") and node.domain in ("", "ai.onnx")
+        if not folds or len(node.input) != 2:
             continue
         for operand in (1, 0):
             name, other = node.input[operand], node.input[1 - operand]

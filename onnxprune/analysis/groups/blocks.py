@@ -24,14 +24,18 @@ from onnxprune.ops.spec import spec_of
 
 PREFIX = "block:"
 """The beginning of the names of blocks: no group of channels has such a name."""
-_MOVES = {"DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"}
-"""Operators that weights pass on the way to the node that multiplies by them."""
 _FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
     onnx.TensorProto.BFLOAT16,
     onnx.TensorProto.DOUBLE,
 }
+
+
+def _keeps_elements(node: onnx.NodeProto) -> bool:
+    """Return whether weights pass a node element by element, dequantised or in another order."""
+    spec = spec_of(node)
+    return node.op_type == "Cast" or bool(spec.rearranges) or spec.quantises == "to floats"
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +160,9 @@ class _Search:
     def is_layer(self, number: int) -> bool:
         """Return whether a node multiplies by weights of its own."""
         node = self.nodes[number]
-        return spec_of(node).mixes and any(self.index.behind(i, _MOVES) in self.constants for i in node.input)
+        return spec_of(node).mixes and any(
+            self.index.behind(i, _keeps_elements) in self.constants for i in node.input
+        )
 
     # --- sums ----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from onnxprune.ops.axes import Contraction, Ghost, Typing
 from onnxprune.ops.axes.context import Axes
 from onnxprune.ops.spec import spec_of
 
-SUMMING = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1")
 DEEPEST = 16
 """Limit of the nodes between a known value and the sum."""
 
@@ -35,13 +34,14 @@ def find_ghost(
         makers: The node that makes each tensor.
     """
     node = typing.nodes[contraction.node]
-    if node.op_type not in SUMMING or len(contraction.tensors) != 1:
+    sums = spec_of(node).sums
+    if not sums or len(contraction.tensors) != 1:
         return None
     name = contraction.tensors[0]
     dims = typing.axes[name]
     axes = [k for k, dim in enumerate(dims) if factor in factors(dim)]
     summed = len(dims) - (len(typing.axes[node.output[0]]) if node.output[0] in typing.axes else 0)
-    if len(axes) != 1 or (node.op_type != "ReduceMean" and not _sums_one_axis(typing, contraction, summed)):
+    if len(axes) != 1 or (sums != "mean" and not _sums_one_axis(typing, contraction, summed)):
         return None
     search = _Search(typing, factor, values, makers, rank=len(dims), axis=axes[0])
     found = search.follow(name)

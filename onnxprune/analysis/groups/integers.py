@@ -10,7 +10,7 @@ indices and sizes, are never masked.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ import onnx
 from onnxprune.algebra.axes import resolve
 from onnxprune.ir import attributes
 from onnxprune.ops.axes import Quantised, Typing
+from onnxprune.ops.spec import spec_of
 
 RAW = Quantised()
 _INTEGERS = {
@@ -26,18 +27,6 @@ _INTEGERS = {
     for name, kind in onnx.TensorProto.DataType.items()
     if name.startswith(("INT", "UINT", "BOOL", "FLOAT8", "FLOAT4"))
 }
-_FIRST = (
-    "DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity MaxPool NhwcMaxPool Pad "
-    "ReduceMax ReduceMin Reshape Resize ReverseSequence Slice SpaceToDepth Split Squeeze Tile Transpose "
-    "Unsqueeze Upsample"
-).split()
-_MOVED: dict[str, Sequence[int]] = {
-    **dict.fromkeys(_FIRST, (0,)),
-    "ScatterElements": (0, 2),
-    "ScatterND": (0, 2),
-    "Where": (1, 2),
-}
-"""Operators whose results hold elements of some operands, by the numbers of those."""
 
 
 @dataclass
@@ -111,8 +100,8 @@ def _classes(typing: Typing) -> dict[str, _Class]:
 def _moved(typing: Typing, index: int) -> list[str]:
     """Return the integer tensors that hold the same numbers before and after a node."""
     node = typing.nodes[index]
-    operands = range(len(node.input)) if node.op_type == "Concat" else _MOVED.get(node.op_type, ())
-    given = [node.input[k] for k in operands if k < len(node.input) and node.input[k]]
+    operands = spec_of(node).carries
+    given = [name for k, name in enumerate(node.input) if name and k in operands]
     if not given or not all(_is_integer(typing.shapes.types.get(name)) for name in given):
         return []
     kinds = {typing.shapes.types[given[0]]}

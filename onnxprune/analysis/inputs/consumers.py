@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 from onnxprune.analysis.inputs.demand import ValueDemand
 from onnxprune.analysis.inputs.value_facts import ValueFacts
 from onnxprune.ir import attributes
+from onnxprune.ops.spec import MICROSOFT, entry, spec_of
 
 Found: TypeAlias = Iterator[tuple[int, ValueDemand]]
 Consumer: TypeAlias = Callable[[onnx.NodeProto, ValueFacts], Found]
@@ -22,12 +23,9 @@ FEW = 8
 """The largest count that is drawn where a value determines an amount of work."""
 _SMALLEST = 1e-3
 """The smallest operand of a logarithm that is drawn."""
-_CONSUMERS: dict[str, Consumer] = {}
-_SELECTING = frozenset(
-    "Gather GatherBlockQuantized GatherElements GatherND Expand Pad Reshape Resize Scatter ScatterElements"
-    " ScatterND Slice Tile TopK Upsample".split()
-)
-"""Operators with conditions on all but their first operand: none are to be found where the rest is fixed."""
+BOTH = ("", MICROSOFT)
+_selecting: set[Consumer] = set()
+"""Rules with conditions on all but the first operand: none are to be found where the rest is fixed."""
 
 
 def demanded(node: onnx.NodeProto, facts: ValueFacts) -> Found:
@@ -37,20 +35,27 @@ def demanded(node: onnx.NodeProto, facts: ValueFacts) -> Found:
         node: The node.
         facts: Facts about the model's tensors.
     """
-    consumer = _CONSUMERS.get(node.op_type)
-    settled = node.op_type in _SELECTING and all(i in facts.fixed for i in node.input[1:] if i)
-    if consumer is not None and not settled:
+    consumer = spec_of(node).demands
+    if consumer is None:
+        return
+    settled = consumer in _selecting and all(i in facts.fixed for i in node.input[1:] if i)
+    if not settled:
         for operand, demand in consumer(node, facts):
             if operand < len(node.input) and node.input[operand]:
                 yield operand, demand
 
 
-def _of(*operators: str) -> Callable[[Consumer], Consumer]:
-    def enter(consumer: Consumer) -> Consumer:
-        _CONSUMERS.update(dict.fromkeys(operators, consumer))
+def _of(
+    *operators: str, domains: Sequence[str] = ("",), selects: bool = False
+) -> Callable[[Consumer], Consumer]:
+    def add(consumer: Consumer) -> Consumer:
+        for domain in domains:
+            entry("demands", *operators, domain=domain)(consumer)
+        if selects:
+            _selecting.add(consumer)
         return consumer
 
-    return enter
+    return add
 
 
 def _rows(facts: ValueFacts, table: str, axis: int = 0, taken: int = 0) -> ValueDemand:
@@ -76,17 +81,17 @@ def _operand(node: onnx.NodeProto, number: int) -> str:
     return node.input[number] if number < len(node.input) else ""
 
 
-@_of("Gather", "GatherElements", "ScatterElements", "Scatter")
+@_of("Gather", "GatherElements", "ScatterElements", "Scatter", selects=True)
 def _selects(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, _rows(facts, node.input[0], attributes(node).get("axis", 0))
 
 
-@_of("GatherBlockQuantized")
+@_of("GatherBlockQuantized", domains=(MICROSOFT,), selects=True)
 def _selects_blocks(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, _rows(facts, node.input[0], attributes(node).get("gather_axis", 0))
 
 
-@_of("GatherND", "ScatterND")
+@_of("GatherND", "ScatterND", domains=BOTH, selects=True)
 def _selects_parts(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     table, places = facts.size(node.input[0]), facts.size(node.input[1])
     first = attributes(node).get("batch_dims", 0)
@@ -108,7 +113,7 @@ def _labels(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, _rows(facts, node.input[0], 1)
 
 
-@_of("EmbedLayerNormalization", "QEmbedLayerNormalization")
+@_of("EmbedLayerNormalization", "QEmbedLayerNormalization", domains=(MICROSOFT,))
 def _embeds(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 0, _rows(facts, node.input[2])
     if _operand(node, 1):
@@ -118,10 +123,10 @@ def _embeds(node: onnx.NodeProto, facts: ValueFacts) -> Found:
         yield 8, _rows(facts, node.input[3])
 
 
-@_of("RotaryEmbedding", "GemmaRotaryEmbedding")
+@_of("RotaryEmbedding", "GemmaRotaryEmbedding", domains=BOTH)
 def _rotates(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     """Positions select rows of the caches; com.microsoft's operator may have the first position alone."""
-    places, table = (1, 2) if node.domain == "com.microsoft" else (3, 1)
+    places, table = (1, 2) if node.domain == MICROSOFT else (3, 1)
     if not _operand(node, places):
         return
     size = facts.size(node.input[places])
@@ -129,7 +134,7 @@ def _rotates(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield places, _rows(facts, node.input[table], taken=(steps or 1) - 1)
 
 
-@_of("GroupQueryAttention", "SparseAttention")
+@_of("GroupQueryAttention", "SparseAttention", domains=(MICROSOFT,))
 def _grouped_attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     past, steps = facts.axis(_operand(node, 3), 2), facts.axis(node.input[0], 1)
     past = 0 if not _operand(node, 3) else past
@@ -143,7 +148,7 @@ def _grouped_attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield total, _exactly(past, steps)
 
 
-@_of("MultiHeadAttention", "DecoderMaskedMultiHeadAttention")
+@_of("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domains=(MICROSOFT,))
 def _multi_head_attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     mask = facts.size(_operand(node, 4))
     keys = facts.axis(_operand(node, 1), 1) if _operand(node, 1) else facts.axis(node.input[0], 1)
@@ -152,9 +157,9 @@ def _multi_head_attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 7 if node.op_type.startswith("Decoder") else 8, ValueDemand(least=0, most=0)
 
 
-@_of("Attention")
+@_of("Attention", domains=BOTH)
 def _attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
-    if node.domain == "com.microsoft":
+    if node.domain == MICROSOFT:
         mask = facts.size(_operand(node, 3))
         yield 3, _exactly(facts.axis(node.input[0], 1)) if mask is not None and len(mask) == 1 else ONES
         yield 5, ADDED
@@ -164,7 +169,7 @@ def _attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 6, _exactly(facts.axis(node.input[1], -2))
 
 
-@_of("DecoderAttention", "LongformerAttention")
+@_of("DecoderAttention", "LongformerAttention", domains=(MICROSOFT,))
 def _other_attention(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 2 if node.op_type == "LongformerAttention" else 4, ONES
 
@@ -184,7 +189,7 @@ def _reverses(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, _exactly(facts.axis(node.input[0], attributes(node).get("time_axis", 0)))
 
 
-@_of("TopK")
+@_of("TopK", selects=True)
 def _largest(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, _count(facts, node.input[0], attributes(node).get("axis", -1))
 
@@ -195,7 +200,7 @@ def _suppresses(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 3, ValueDemand(least=0.5, most=0.5)
 
 
-@_of("Range")
+@_of("Range", domains=BOTH)
 def _range(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 0, ValueDemand(least=0, most=0)
     yield 1, ValueDemand(least=1, most=4 * FEW)
@@ -209,24 +214,24 @@ def _counts(node: onnx.NodeProto, facts: ValueFacts) -> Found:
         yield 1, ONES
 
 
-@_of("Expand", "Reshape", "Tile")
+@_of("Expand", "Reshape", "Tile", selects=True)
 def _shapes(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, ValueDemand(least=1, most=FEW)
 
 
-@_of("Resize", "Upsample")
+@_of("Resize", "Upsample", selects=True)
 def _resizes(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     scales = 2 if node.op_type == "Resize" and len(node.input) > 2 else 1
     yield scales, ValueDemand(least=1, most=2)
     yield 3, ValueDemand(least=1, most=4 * FEW)
 
 
-@_of("Pad")
+@_of("Pad", domains=BOTH, selects=True)
 def _pads(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     yield 1, ValueDemand(least=0, most=FEW)
 
 
-@_of("Slice")
+@_of("Slice", selects=True)
 def _slices(node: onnx.NodeProto, facts: ValueFacts) -> Found:
     size = facts.size(node.input[0])
     yield 1, ValueDemand(least=0, most=0)

@@ -14,11 +14,11 @@ import onnx
 
 from onnxprune.analysis.inputs.consumers import Found
 from onnxprune.analysis.inputs.demand import NOTHING, ValueDemand
-from onnxprune.analysis.inputs.value_facts import MOVES, ValueFacts
+from onnxprune.analysis.inputs.value_facts import ValueFacts
 from onnxprune.ir import attributes
+from onnxprune.ops.spec import entry, spec_of
 
 Inverse: TypeAlias = Callable[[onnx.NodeProto, ValueDemand, ValueFacts], Found]
-_INVERSES: dict[str, Inverse] = {}
 
 
 def pulled(node: onnx.NodeProto, results: Sequence[ValueDemand], facts: ValueFacts) -> Found:
@@ -32,24 +32,21 @@ def pulled(node: onnx.NodeProto, results: Sequence[ValueDemand], facts: ValueFac
     demand = NOTHING
     for result in results if node.op_type == "Split" else results[:1]:
         demand = demand.meet(result)
-    inverse = _INVERSES.get(node.op_type)
+    spec = spec_of(node)
+    inverse = spec.inverse or (_moved if spec.moves else None)
     if inverse is not None and (demand != NOTHING or node.op_type in _ALWAYS):
         yield from inverse(node, demand, facts)
 
 
 def _of(*operators: str) -> Callable[[Inverse], Inverse]:
-    def enter(inverse: Inverse) -> Inverse:
-        _INVERSES.update(dict.fromkeys(operators, inverse))
-        return inverse
-
-    return enter
+    return entry("inverse", *operators)
 
 
 _ALWAYS = frozenset({"Where", "Mul"})
 """Operators whose operands have conditions of their own, for any use of the result."""
 
 
-@_of(*MOVES, "ReduceMax", "ReduceMin", "ReduceMean", "Round", "Floor", "Ceil", "MaxPool", "Relu")
+@_of("ReduceMax", "ReduceMin", "ReduceMean", "Round", "Floor", "Ceil", "MaxPool", "Relu")
 def _moved(node: onnx.NodeProto, demand: ValueDemand, facts: ValueFacts) -> Found:
     if node.op_type == "Relu":
         demand = replace(demand, least=None)
@@ -152,7 +149,9 @@ def _source(name: str, facts: ValueFacts) -> str:
     A product of whole numbers with their own sums, such as ``CumSum(mask) · mask``, numbers the elements that
     are 1: the factor is a mask, not a number of a row.
     """
-    while (node := facts.index.producer(name)) is not None and node.op_type in (*MOVES, "CumSum"):
+    while (node := facts.index.producer(name)) is not None and (
+        spec_of(node).moves or node.op_type == "CumSum"
+    ):
         name = node.input[0]
     return facts.outer(name)
 
@@ -160,7 +159,8 @@ def _source(name: str, facts: ValueFacts) -> str:
 def _masks(name: str, facts: ValueFacts) -> bool:
     """Return whether a tensor comes from whole numbers or booleans of the input by casts and moves alone."""
     while (node := facts.index.producer(name)) is not None:
-        if node.op_type not in MOVES and node.op_type not in _LOGIC:
+        spec = spec_of(node)
+        if not spec.moves and not (spec.discrete and spec.elementwise):
             return False
         name = node.input[0]
     kind = facts.types.get(facts.outer(name))
@@ -246,7 +246,6 @@ _HOLDS: dict[str, Callable[[float, float], bool]] = {
     "Greater": lambda a, b: a > b,
     "GreaterOrEqual": lambda a, b: a >= b,
 }
-_LOGIC = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or".split())
 _FLOATS = frozenset(
     getattr(onnx.TensorProto, n) for n in "FLOAT FLOAT16 BFLOAT16 DOUBLE STRING COMPLEX64 COMPLEX128".split()
 )

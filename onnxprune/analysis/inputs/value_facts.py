@@ -16,21 +16,6 @@ from onnxprune.ops.spec import spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-MOVES = frozenset(
-    "Cast CastLike CenterCropPad Compress DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND"
-    " Identity Pad Reshape ReverseSequence Slice SpaceToDepth Split Squeeze Tile Transpose Trilu"
-    " Unsqueeze".split()
-)
-"""Operators whose results are elements of the first operand."""
-_PLAIN = MOVES | frozenset(
-    "Abs Add And BitwiseNot Ceil Clip Concat Div Equal Floor Greater GreaterOrEqual IsNaN Less LessOrEqual"
-    " Max Min Mul Neg Not Or Round Sign Sub Where Xor".split()
-)
-"""Operators element by element that have no weights of their own."""
-_FILLS = frozenset(
-    "Cast CastLike Expand Flatten Identity Neg Reshape Squeeze Tile Transpose Unsqueeze".split()
-)
-
 
 class ValueFacts:
     """Facts about the tensors of a model whose inputs have given shapes.
@@ -84,7 +69,7 @@ class ValueFacts:
 
     def counts(self, name: str) -> bool:
         """Return whether a tensor is a range of numbers, moved about."""
-        while (maker := self.index.producer(name)) is not None and maker.op_type in MOVES:
+        while (maker := self.index.producer(name)) is not None and spec_of(maker).moves:
             name = maker.input[0]
         return maker is not None and maker.op_type == "Range"
 
@@ -96,7 +81,7 @@ class ValueFacts:
             operands = [i for i in node.input if i]
             used = [i for i in operands if self.outer(i) in found]
             rest = [i for i in operands if i not in used]
-            if node.op_type in _PLAIN and used and all(i in self.fixed for i in rest):
+            if _is_plain(node) and used and all(i in self.fixed for i in rest):
                 found |= set(node.output)
         return frozenset(found)
 
@@ -137,8 +122,16 @@ class ValueFacts:
             fill = attributes(node).get("value")
             value = float(onnx.numpy_helper.to_array(fill).ravel()[0]) if fill is not None else 0.0
             return value, value
-        span = self.span(node.input[0]) if node.op_type in _FILLS else None
+        if node.op_type != "Neg" and spec_of(node).moves != "whole":
+            return None
+        span = self.span(node.input[0])
         return (-span[1], -span[0]) if span is not None and node.op_type == "Neg" else span
+
+
+def _is_plain(node: onnx.NodeProto) -> bool:
+    """Return whether a node has no weights of its own, and works element by element or moves elements."""
+    spec = spec_of(node)
+    return bool(spec.moves) or (spec.elementwise and not spec.parameters) or node.op_type == "Concat"
 
 
 def _operands_of_bodies(nodes: list[onnx.NodeProto]) -> Iterator[tuple[str, str]]:

@@ -26,13 +26,6 @@ from onnxprune.ops.spec import spec_of
 Change: TypeAlias = "tuple[onnx.NodeProto, int, float]"
 """A node, the number of its constant operand, and the factor of that operand."""
 _WIDE = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE}
-_AFFINE = {
-    "Conv": (1, 2),
-    "LayerNormalization": (1, 2),
-    "RMSNormalization": (1,),
-    "SimplifiedLayerNormalization": (1,),
-}
-"""Operators whose result is linear in these constant operands together."""
 _TOLERANCE = 1e-4
 _SMALL = 4096
 """Elements up to which a constant may be written once more."""
@@ -239,7 +232,7 @@ class _Scalars:
         changes: list[Change] = []
         while (node := self._only_producer(name)) is not None and len(node.output) == 1:
             constants = [k for k, i in enumerate(node.input) if self._is_wide(i)]
-            operands = _AFFINE.get(node.op_type)
+            operands = spec_of(node).affine
             if node.op_type in ("Add", "Sub") and len(constants) == 1:
                 changes.append((node, constants[0], factor))
                 name = node.input[1 - constants[0]]
@@ -247,9 +240,7 @@ class _Scalars:
                 return [*changes, (node, constants[-1], factor)]
             elif node.op_type == "Div" and constants == [1]:
                 return [*changes, (node, 1, 1 / factor)]
-            elif node.op_type == "Gemm" and 1 in constants:
-                return self._together(node, (1, 2), constants, factor, changes)
-            elif operands is not None:
+            elif operands:
                 return self._together(node, operands, constants, factor, changes)
             elif _moves(node):
                 name = node.input[0]

@@ -17,6 +17,7 @@ import onnx
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.decisions.pattern import Array, Pattern
 from onnxprune.ir import Model, label
+from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import INNER, WINDOWS, LinearView, WeightLayout
 
 _LAYOUTS: frozenset[WeightLayout] = WINDOWS | {"matrix", "stack", "gates"}
@@ -24,8 +25,6 @@ _REFUSED: dict[WeightLayout, str] = {
     "blocks": "its weights are packed",
     "letters": "its weights have axes that an equation names",
 }
-_PASSING = ("Identity", "Cast", "DequantizeLinear", "QuantizeLinear")
-"""Operators that leave every element in its place, zero as zero."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str] | None:
             perm = next((tuple(a.ints) for a in node.attribute if a.name == "perm"), None)
             reason = "" if perm else "it is turned around without a list of axes"
             order = perm if order is None or perm is None else tuple(perm[k] for k in order)
-        elif node.op_type not in _PASSING:
+        elif not _keeps_places(node):
             reason = f"{node.op_type} '{label(node)}' changes its shape or its numbers first"
         elif node.op_type == "DequantizeLinear" and not _reads_constant(model, node):
             reason = "it is quantised and moved about"
@@ -163,6 +162,11 @@ def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str] | None:
         name = node.input[0]
     rank = len(model.constants[name].dims)
     return name, tuple(range(rank)) if order is None or reason else order, reason
+
+
+def _keeps_places(node: onnx.NodeProto) -> bool:
+    """Return whether a node leaves every element in its place, zero as zero."""
+    return node.op_type in ("Identity", "Cast") or bool(spec_of(node).quantises)
 
 
 def _reads_constant(model: Model, node: onnx.NodeProto) -> bool:
@@ -188,7 +192,7 @@ def _conflict(channels: Channels, readings: list[ElementWeight]) -> str:
             node = model.index.nodes[number]
             if number in known:
                 continue
-            if node.op_type not in (*_PASSING, "Transpose") or name != node.input[0]:
+            if not (_keeps_places(node) or node.op_type == "Transpose") or name != node.input[0]:
                 return f"{node.op_type} '{label(node)}' reads it too, and does not sum over its inputs"
             waiting.extend(node.output)
     return ""

@@ -20,10 +20,8 @@ from onnxprune.scoring.layerwise.layer_recognition import linear_of, views_of
 from onnxprune.scoring.layerwise.linear_views import Linear
 from onnxprune.scoring.layerwise.shifts import Shift, find_shift
 
-_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _PASSING = ("Identity", "Transpose")
-_QUANTISED = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def with_written_weights(model: Model) -> Model:
     """
     found = {}
     for node in model.nodes:
-        for name in node.input if spec_of(node).mixes and node.op_type in _OPERATORS else ():
+        for name in node.input if spec_of(node).splits else ():
             values = _transposed(model, name)
             if values is not None:
                 found[node.output[0], name] = values
@@ -213,7 +211,7 @@ def _layer(channels: Channels, model: Model, index: int, work: Mapping[str, floa
     linear = linear_of(model, node)
     if isinstance(linear, str):
         return _reason(model, node, linear)
-    if node.op_type not in _OPERATORS or node.domain not in ("", "ai.onnx"):
+    if not spec_of(node).splits:
         return f"{node.op_type} has no form in several products"
     if model.constants[linear.weight].data_type not in _FLOATS:
         return "its weights are not floating-point numbers"
@@ -240,6 +238,6 @@ def _reason(model: Model, node: onnx.NodeProto, said: str) -> str:
     if said != "its weights are not a constant":
         return said
     makers = [model.main.producer(i) for i in node.input]
-    if any(maker is not None and maker.op_type in _QUANTISED for maker in makers):
+    if any(maker is not None and spec_of(maker).quantises for maker in makers):
         return "its weights are quantised"
     return "" if node.op_type in ("MatMul", "Gemm") else said

@@ -9,15 +9,13 @@ import onnx
 
 from onnxprune.analysis.inputs import input_values
 from onnxprune.ir import Model
+from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import Array, TensorSpec, sample_feeds
 
 KINDS = ("usual", "masks", "zeros and ones", "small", "ones", "positive", "of [0, 1)", "large", "zeros")
 """Ways of drawing, in the order in which they are tried."""
 LARGE = 1000.0
 _FEW = 4
-_COPIES = set(
-    "Cast Concat Expand Flatten Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split()
-)
 _TABLES = {"Gather": "axis", "GatherBlockQuantized": "gather_axis"}
 
 
@@ -109,10 +107,10 @@ def _indexed(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
             tables.update((node.output[0], list(a.t.dims)) for a in node.attribute if a.name == "value")
         elif node.op_type in ("DequantizeLinear", "Identity", "Cast") and node.input[0] in tables:
             tables[node.output[0]] = tables[node.input[0]]
-        elif node.op_type in _COPIES:
-            found = set().union(*(sources.get(i, set()) for i in node.input))
-            sources.update(dict.fromkeys(node.output, found))
         elif node.op_type in _TABLES and node.input[0] in tables:
             axis = next((a.i for a in node.attribute if a.name == _TABLES[node.op_type]), 0)
             if sizes := tables[node.input[0]]:
                 yield from ((n, sizes[axis]) for n in sources.get(node.input[1], ()))
+        elif spec_of(node).moves or node.op_type == "Concat":
+            found = set().union(*(sources.get(i, set()) for i in node.input))
+            sources.update(dict.fromkeys(node.output, found))

@@ -19,10 +19,6 @@ _WIDTHS: dict[int, int] = {
     onnx.TensorProto.FLOAT: 4,
     onnx.TensorProto.DOUBLE: 8,
 }
-_MOVING = frozenset(
-    "Concat Constant DequantizeLinear Expand Flatten Gather GatherElements GatherND Identity Pad Reshape"
-    " Slice Split Squeeze Tile Transpose Unsqueeze Where".split()
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class _Walk:
 
     def _computed_in(self, node: onnx.NodeProto, read: list[str], kind: int) -> list[int]:
         """Return the widths of the float types that a node computes in."""
-        if node.op_type in _MOVING:
+        if _only_moves(node):
             return []
         kinds = [kind] if node.op_type == "Cast" else [self.kinds.get(i, 0) for i in read]
         bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
@@ -131,3 +127,11 @@ def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:
             ints = list(attribute.ints) if attribute.name.endswith("s") else attribute.i
             return numpy_helper.from_array(np.asarray(ints, np.int64))
     return None
+
+
+def _only_moves(node: onnx.NodeProto) -> bool:
+    """Return whether a node computes no floats: its results hold those of operands, in the same type."""
+    spec = spec_of(node)
+    joins = node.op_type in ("Concat", "Constant", "Where")
+    moves = bool(spec.moves) and node.op_type not in ("Cast", "CastLike")
+    return joins or moves or spec.quantises == "to floats"

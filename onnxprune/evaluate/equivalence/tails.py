@@ -20,34 +20,6 @@ from onnxprune.ops.spec import spec_of
 Pair = tuple[str, str]
 """The name of a tensor in the reference, and that of its counterpart in the candidate."""
 
-_COMPARING = {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
-PICKING = _COMPARING | {
-    "ArgMax",
-    "ArgMin",
-    "Bernoulli",
-    "Ceil",
-    "Compress",
-    "Floor",
-    "Hardmax",
-    "LinearClassifier",
-    "Mod",
-    "Multinomial",
-    "NonMaxSuppression",
-    "NonZero",
-    "Round",
-    "Sign",
-    "TopK",
-    "TreeEnsemble",
-    "TreeEnsembleClassifier",
-    "TreeEnsembleRegressor",
-    "Unique",
-}
-"""Operators whose results jump where their operands change a little."""
-SATURATING = {"Clip", "Erf", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Softsign", "Tanh"}
-_LIGHT = set(
-    "Abs Add And Cast CastLike Concat Div Expand Gather GatherElements GatherND Max Min Mul Neg Not Or Pad"
-    " ReduceMax ReduceMean ReduceMin ReduceSum ScatterElements ScatterND Slice Split Sub Tile Where".split()
-)
 _MOST_POINTS = 16
 
 
@@ -75,11 +47,12 @@ def picked_from(reference: ComputationGraph, candidate: ComputationGraph, output
         if pair in seen or one is None or two is None or not _alike(one, two, pair):
             continue
         seen.add(pair)
-        name = one.op_type
-        if name not in _LIGHT | PICKING | SATURATING and not spec_of(one).rearranges:
+        spec = spec_of(one)
+        decides = spec.jumps or spec.saturates
+        if not (decides or spec.elementwise or spec.moves or spec.carries or spec.sums):
             continue
         operands = [p for p in zip(one.input, two.input, strict=True) if _made(reference, candidate, p)]
-        if name in PICKING | SATURATING:
+        if decides:
             points.update(dict.fromkeys(operands))
         pending += operands
     return [p for p in points if p[0] in reference.dependent or p[1] in candidate.dependent]
@@ -101,7 +74,7 @@ def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output
                 ends[pair] = None
         elif _same(reference, candidate, one, two, pair):
             pending += _operands(one, two)
-            if one.op_type in PICKING or _casts_to_integer(one):
+            if spec_of(one).jumps or _casts_to_integer(one):
                 jumping[f"{one.op_type} '{one.name or pair[0]}'"] = None
         else:
             ends[pair] = None

@@ -8,24 +8,12 @@ from collections.abc import Mapping
 import onnx
 from onnx import numpy_helper
 
-_ROUNDING = {
-    "ConvInteger",
-    "DynamicQuantizeLSTM",
-    "DynamicQuantizeLinear",
-    "DynamicQuantizeMatMul",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-    "QAttention",
-    "QEmbedLayerNormalization",
-    "QGemm",
-    "QOrderedAttention",
-    "QuantizeLinear",
-}
+from onnxprune.ops.spec import spec_of
 
 
 def is_rounding(node: onnx.NodeProto) -> bool:
     """Return true if a node rounds activations to a few steps, so that the last digit can decide on one."""
-    return node.op_type in _ROUNDING or node.op_type.startswith("QLinear")
+    return spec_of(node).rounds
 
 
 def steps(proto: onnx.ModelProto) -> list[bytes]:

@@ -31,9 +31,6 @@ SMALL = 64
 """Elements up to which a tensor is written down, of any constants."""
 LARGEST_STEP = 1 << 24
 """Bytes that a tensor on the way may take where the constants it is made of take less."""
-_KEPT = {"Constant", "DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"}
-_DRAWN = {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-_DRAWN |= {"RandomUniformLike"}
 
 
 def with_computed_weights(model: Model) -> Model:
@@ -175,7 +172,9 @@ class _Sets:
 
 def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
     """Return whether a node has equal results in every run; of dequantised values only scalars."""
-    plain = node.domain in ("", "ai.onnx") and node.op_type not in _KEPT | _DRAWN
+    spec = spec_of(node)
+    plain = node.domain in ("", "ai.onnx") and node.op_type != "Constant"
+    plain = plain and not (spec.quantises or spec.random)
     if node.op_type == "DequantizeLinear" and node.input[0] in model.constants:
         plain = math.prod(model.constants[node.input[0]].dims) == 1
     return plain and bool(node.input) and not any(subgraphs(node))

@@ -17,31 +17,6 @@ import onnx
 from onnxprune.ir import Model, bodies, captured
 from onnxprune.ops.spec import spec_of
 
-_LISTS = {
-    "ConstantOfShape": (0,),
-    "CumSum": (1,),
-    "Expand": (1,),
-    "Gather": (1,),
-    "GatherElements": (1,),
-    "GatherND": (1,),
-    "OneHot": (0, 1),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "ScatterElements": (1,),
-    "ScatterND": (1,),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "Squeeze": (1,),
-    "Tile": (1,),
-    "TopK": (1,),
-    "Unsqueeze": (1,),
-    "Upsample": (1,),
-}
-"""Operands that list numbers and have no axis of the network; of reductions the second as well."""
-_ZERO_POINTS = {"DequantizeLinear": 2, "QuantizeLinear": 2, "MatMulNBits": 3, "GatherBlockQuantized": 3}
-"""Operators whose zero points may have several axes, and the operands that hold them."""
 LARGEST = 1 << 20
 """Elements up to which a weight of one number alone is looked for, and copied."""
 Place = tuple[onnx.NodeProto, int]
@@ -58,7 +33,7 @@ def shared_places(model: Model) -> dict[str, list[Place]]:
     for node in model.all_nodes:
         elsewhere |= captured(node) if not any(bodies(node)) else set()
         for operand, name in enumerate(node.input):
-            if name in model.constants and not _is_list(node, operand):
+            if name in model.constants and operand not in spec_of(node).lists:
                 places[name].append((node, operand))
     return {
         name: found
@@ -75,19 +50,13 @@ def unshare(model: Model) -> None:
             node.input[operand] = model.add_constant(name, values)
 
 
-def _is_list(node: onnx.NodeProto, operand: int) -> bool:
-    if node.op_type.startswith("Reduce"):
-        return operand == 1
-    return node.domain in ("", "ai.onnx") and operand in _LISTS.get(node.op_type, ())
-
-
 def _is_accident(model: Model, name: str, found: list[Place]) -> bool:
     """Return whether a constant is a vector, shared zero points, or a weight of one number."""
     tensor = model.constants[name]
     long = sum(1 for d in tensor.dims if d > 1)
     if tensor.data_type == onnx.TensorProto.STRING or long < 2:
         return long == 1 and tensor.data_type != onnx.TensorProto.STRING
-    if all(_ZERO_POINTS.get(node.op_type) == operand for node, operand in found):
+    if all(operand in spec_of(node).zero_points for node, operand in found):
         return True
     if math.prod(tensor.dims) > LARGEST or not all(spec_of(node).mixes for node, _ in found):
         return False

@@ -14,8 +14,6 @@ from onnx import helper
 from onnxprune.ir import GraphIndex, Model, attributes, bodies, label
 from onnxprune.ir.canonical.canonical_bodies import rename
 
-_COPIES = {"Identity"}
-
 
 def without_fixed_states(model: Model) -> Model:
     """Return the model with such states read from outside; itself where it has none.
@@ -53,7 +51,7 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
         returned = [value.name for value in body.output]
         index = GraphIndex.of(body)
         for state in _states(node):
-            name = index.behind(body.output[state[2]].name, _COPIES)
+            name = index.behind(body.output[state[2]].name, lambda n: n.op_type == "Identity")
             if (
                 name == body.input[state[1]].name
                 and node.input[state[0]]

@@ -36,7 +36,7 @@ def _normalised(v: Numbers) -> list[Array | None]:
     constant=_normalised,
     parameters=(1, 2),
     statistics=(3, 4),
-    normalises=True,
+    normalises="stored",
 )
 def batch_normalization(c: Context) -> None:
     """Every channel on its own, so removing one changes no other."""
@@ -52,7 +52,7 @@ def batch_normalization(c: Context) -> None:
     zero=weights_and_bias,
     constant=scaled(2, axis=1),
     parameters=(1, 2),
-    normalises=True,
+    normalises="places",
 )
 def instance_normalization(c: Context) -> None:
     """Statistics over the spatial axes of one channel, which other channels may lie on (GroupNorm)."""
@@ -65,7 +65,7 @@ def instance_normalization(c: Context) -> None:
     c.weights(1, 2)
 
 
-@rule("LRN", zero=first, normalises=True)
+@rule("LRN", zero=first, normalises="places")
 def lrn(c: Context) -> None:
     """Sums over a window of neighbouring channels: removing one moves its neighbours together."""
     axes = c.match("X[n c *s] -> Y[n c *s]")
@@ -90,7 +90,7 @@ def softmax(c: Context) -> None:
     zero=weights_and_bias,
     constant=scaled(2, axis=1),
     parameters=(1, 2),
-    normalises=True,
+    normalises="places",
 )
 def group_normalization(c: Context) -> None:
     """Statistics within groups of channels, so only whole groups may be removed."""
@@ -103,7 +103,9 @@ def group_normalization(c: Context) -> None:
     c.follow_attribute("num_groups", axes["g"])
 
 
-@rule("LayerNormalization", zero=weights_and_bias, constant=scaled(2), parameters=(1, 2), normalises=True)
+@rule(
+    "LayerNormalization", zero=weights_and_bias, constant=scaled(2), parameters=(1, 2), normalises="features"
+)
 def layer_normalization(c: Context) -> None:
     """Centred and divided by the deviation over the last axes."""
     dims = c.axes(0)
@@ -114,7 +116,7 @@ def layer_normalization(c: Context) -> None:
     _define(c, dims, over)
 
 
-@rule("RMSNormalization", "SimplifiedLayerNormalization", zero=some, parameters=(1,), normalises=True)
+@rule("RMSNormalization", "SimplifiedLayerNormalization", zero=some, parameters=(1,), normalises="features")
 def rms_normalization(c: Context) -> None:
     """Divided by the root of the mean square over the last axes.
 
@@ -129,7 +131,7 @@ def rms_normalization(c: Context) -> None:
     _define(c, dims, over)
 
 
-rule("SimplifiedLayerNormalization", domain=MICROSOFT, zero=some, parameters=(1,), normalises=True)(
+rule("SimplifiedLayerNormalization", domain=MICROSOFT, zero=some, parameters=(1,), normalises="features")(
     rms_normalization
 )
 
@@ -139,7 +141,13 @@ def _skipped(zeros: Zeros) -> bool:
     return every([*zeros[:2], *zeros[3:]])
 
 
-@rule("SkipSimplifiedLayerNormalization", domain=MICROSOFT, zero=_skipped, parameters=(2, 3), normalises=True)
+@rule(
+    "SkipSimplifiedLayerNormalization",
+    domain=MICROSOFT,
+    zero=_skipped,
+    parameters=(2, 3),
+    normalises="features",
+)
 def skip_rms_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as RMSNormalization over the last axis."""
     dims = _line_up(c, (0, 1, 3, 2), (0, 3))
@@ -160,7 +168,7 @@ def _skipped_and_bias(zeros: Zeros) -> bool:
     zero=_skipped_and_bias,
     constant=scaled(3, scale=2),
     parameters=(2, 3, 4),
-    normalises=True,
+    normalises="features",
 )
 def skip_layer_normalization(c: Context) -> None:
     """Two operands and a bias are added, then as LayerNormalization over the last axis."""
@@ -172,7 +180,11 @@ def skip_layer_normalization(c: Context) -> None:
 
 
 @rule(
-    "EmbedLayerNormalization", domain=MICROSOFT, parameters=(2, 3, 4, 5, 6), trainable=False, normalises=True
+    "EmbedLayerNormalization",
+    domain=MICROSOFT,
+    parameters=(2, 3, 4, 5, 6),
+    trainable=False,
+    normalises="features",
 )
 def embed_layer_normalization(c: Context) -> None:
     """Rows of two or three tables are added, then as LayerNormalization over the last axis."""
@@ -186,7 +198,7 @@ def embed_layer_normalization(c: Context) -> None:
     c.weights(2, 3, 4, 5, 6)
 
 
-@rule("LpNormalization", zero=first, normalises=True)
+@rule("LpNormalization", zero=first, normalises="features")
 def lp_normalization(c: Context) -> None:
     """Divided by the sum, or the root of the sum of squares, over one axis: the terms of zeros are zero."""
     dims = c.axes(0)
@@ -194,7 +206,7 @@ def lp_normalization(c: Context) -> None:
     c.define(0, dims)
 
 
-@rule("MeanVarianceNormalization", normalises=True)
+@rule("MeanVarianceNormalization", normalises="places")
 def mean_variance_normalization(c: Context) -> None:
     """Statistics over the axes named; there is no epsilon, so the data may not be zero all over them."""
     dims = c.axes(0)

@@ -26,6 +26,7 @@ from onnxprune.ops.axes.estimates import estimate
 from onnxprune.ops.spec import (
     Arithmetic,
     AxesRule,
+    Normalisation,
     Opens,
     Randomness,
     Rearrangement,
@@ -71,7 +72,7 @@ class RuleFacts(TypedDict, total=False):
     sizes_only: bool
     random: Randomness
     arithmetic: Arithmetic
-    normalises: bool
+    normalises: Normalisation
 
 
 def rule(*operators: str, domain: str = "", **facts: Unpack[RuleFacts]) -> Callable[[AxesRule], AxesRule]:

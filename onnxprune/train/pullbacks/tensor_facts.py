@@ -12,13 +12,13 @@ import onnx
 from onnx import TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from onnxprune.ops.spec import spec_of
 from onnxprune.train.wire import Array
 
 Shape: TypeAlias = "tuple[int | None, ...]"
 
 MOST_ELEMENTS = 4096
 """Of a result that is computed here: sizes and bounds, not data."""
-_LIKE_FIRST_INPUT = frozenset({"Gelu", "FastGelu", "QuickGelu", "BiasGelu"})
 
 
 @dataclass
@@ -61,7 +61,7 @@ class StaticFacts:
     def _follow(self, node: onnx.NodeProto, opsets: list[onnx.OperatorSetIdProto], ir_version: int) -> None:
         if self._computed(node, opsets):
             return
-        if node.domain and node.op_type in _LIKE_FIRST_INPUT:
+        if node.domain and spec_of(node).elementwise:
             self.shapes[node.output[0]] = self.shapes.get(node.input[0])
             self.types[node.output[0]] = TensorProto.FLOAT
             return

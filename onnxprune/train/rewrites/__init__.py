@@ -20,9 +20,10 @@ from onnxprune.train.rewrites import (
     reduction,
     resize,
 )
-from onnxprune.train.rewrites.registry import REWRITES, Rewrite
+from onnxprune.train.rewrites.registry import FORMS, REWRITES, Rewrite
 
 __all__ = [
+    "FORMS",
     "REWRITES",
     "Rewrite",
     "activation",

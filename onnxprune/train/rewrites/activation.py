@@ -154,7 +154,7 @@ def prelu(node: gs.Node, emit: Emitter) -> Any:
     return emit("Add", emit("Relu", x), emit("Mul", slope, _negative_part(x, emit)))
 
 
-@rewrites("Dropout")
+@rewrites("Dropout", form=True)
 def dropout(node: gs.Node, emit: Emitter) -> Any:
     """Inference form: the identity, unless the mask is read."""
     unread_mask = len(node.outputs) == 1 or not node.outputs[1].outputs

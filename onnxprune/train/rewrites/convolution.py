@@ -13,7 +13,7 @@ from onnxprune.train.rewrites.registry import rewrites
 from onnxprune.train.rewrites.window_arithmetic import windows_of
 
 
-@rewrites("Conv")
+@rewrites("Conv", form=True)
 def conv(node: gs.Node, emit: Emitter) -> gs.Tensor | None:
     """Turn `auto_pad` into explicit pads, and convolutions over small maps into matrix products."""
     with_explicit_pads(node)

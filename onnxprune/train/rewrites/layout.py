@@ -68,14 +68,14 @@ def where(node: gs.Node, emit: Emitter) -> Any:
     return emit("Where", condition, *(emit("Expand", branch, shape) for branch in branches))
 
 
-@rewrites("Transpose")
+@rewrites("Transpose", form=True)
 def transpose(node: gs.Node, emit: Emitter) -> None:
     """Spell out the default permutation, the axes in reverse."""
     if "perm" not in node.attrs:
         node.attrs["perm"] = list(range(rank_of(node.inputs[0])))[::-1]
 
 
-@rewrites("Pad")
+@rewrites("Pad", form=True)
 def pad(node: gs.Node, emit: Emitter) -> Any:
     """Only the constant mode over all axes has a gradient: gather the others from their own indices."""
     x = node.inputs[0]

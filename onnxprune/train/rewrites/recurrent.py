@@ -18,7 +18,7 @@ _LONGEST = 256
 _SMALLEST = np.iinfo(np.int64).min + 1
 
 
-@rewrites("LSTM", "GRU")
+@rewrites("LSTM", "GRU", form=True)
 def gated(node: gs.Node, emit: Emitter) -> Any:
     """One layer for each direction, one of them on the sequence turned around."""
     _refuse(node)

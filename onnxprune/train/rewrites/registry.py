@@ -14,14 +14,24 @@ Replacement: TypeAlias = gs.Tensor | Sequence[gs.Tensor] | None
 Rewrite: TypeAlias = Callable[[gs.Node, Emitter], Replacement]
 
 REWRITES: dict[str, Rewrite] = {}
+FORMS: set[str] = set()
+"""Operators with a pullback whose other forms (implicit pads, two directions, …) are rewritten first."""
 
 
-def rewrites(*operators: str, domain: str = "") -> Callable[[Rewrite], Rewrite]:
-    """Enter a function into the table for some operators of a domain."""
+def rewrites(*operators: str, domain: str = "", form: bool = False) -> Callable[[Rewrite], Rewrite]:
+    """Enter a function into the table for some operators of a domain.
+
+    Args:
+        operators: Their names.
+        domain: Their domain.
+        form: True if the operators have a pullback and the rewrite spells other forms of them: `FORMS`.
+    """
 
     def enter(rewrite: Rewrite) -> Rewrite:
         for operator in operators:
             REWRITES[qualified(operator, domain)] = rewrite
+        if form:
+            FORMS.update(qualified(operator, domain) for operator in operators)
         return rewrite
 
     return enter

@@ -1,0 +1,1 @@
+"""Facts of operators beside axes, sizes and symmetry: values of their results, roles of their operands."""
