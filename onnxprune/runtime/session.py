@@ -83,7 +83,8 @@ class Session:
             not through a serialised message. Reading files is left to `onnxprune.ir`: onnxruntime 1.20
             still follows external data out of the model's folder.
         optimize: True if onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
-            file, as comparisons for correctness require.
+            file, as comparisons for correctness require, and returns the runtime's memory after each run:
+            they hold several sessions of a large model.
         threads: Threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
         spin: True if those threads wait for one another in busy loops, as is onnxruntime's default. That is a
             little faster on an idle machine and several times slower on one that others use too.
@@ -301,6 +302,7 @@ def _session_options(ort: ModuleType, optimize: bool, threads: int | None, spin:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     return options
 
 

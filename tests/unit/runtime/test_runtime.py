@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -427,3 +428,25 @@ def test_memory_that_does_not_suffice_is_told_in_words():
     assert isinstance(error, LimitError)
     assert "bad_alloc" not in str(error)
     assert "memory does not suffice" in str(error)
+
+
+def _resident() -> int:
+    """Return the resident memory of this process, in bytes."""
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory from /proc")
+def test_sessions_for_comparisons_keep_no_memory_after_a_run() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N] x) => (float y) {
+            a = Exp(x) b = Mul(a, x) c = Add(a, b) y = ReduceMax<keepdims = 0>(c)
+        }
+    """
+    session = Session(onnx.parser.parse_model(text), optimize=False)
+    session.run({"x": np.zeros(8, np.float32)})
+    feed = {"x": np.zeros(1 << 25, np.float32)}  # tensors of 128 MiB
+    before = _resident()
+    session.run(feed)
+    assert _resident() - before < 1 << 26
