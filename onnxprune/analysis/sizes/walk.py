@@ -112,7 +112,7 @@ class Walk:
         try:
             for place, proto in enumerate(graph.node):
                 self._places[-1] = (graph, place)
-                self._apply(proto)
+                self.apply(proto)
         finally:
             self._places.pop()
 
@@ -127,7 +127,7 @@ class Walk:
         sure, self._trying, facts.sure = facts.sure, True, False
         try:
             for proto in graph.node[place + 1 : place + 1 + _AHEAD]:
-                self._apply(proto)
+                self.apply(proto)
         except ContradictionError:
             return False
         finally:
@@ -136,7 +136,12 @@ class Walk:
             tensors.unknown, tensors.kinds = noted
         return True
 
-    def _apply(self, proto: onnx.NodeProto) -> None:
+    def apply(self, proto: onnx.NodeProto) -> None:
+        """Enter the results of one node.
+
+        Raises:
+            ModelError: Sizes do not fit; the message names the node.
+        """
         node = SizedNode(proto, self)
         rule = spec_of(proto).sizes
         try:

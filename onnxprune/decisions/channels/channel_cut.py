@@ -31,6 +31,7 @@ from onnxprune.decisions.channels.dense_interface import declare
 from onnxprune.decisions.channels.ghost_corrections import corrected
 from onnxprune.decisions.channels.lists import Lists
 from onnxprune.decisions.channels.masks import Mask, masked
+from onnxprune.decisions.channels.size_sources import Place, SizeFlow
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.axes import RESULT, SizeUse
@@ -91,8 +92,9 @@ def _rewrite_sizes(
 ) -> list[Insertion]:
     """Rewrite attributes at once; operands are collected first, for one may hold several sizes."""
     lists = Lists.of(model, channels.typing.shapes)
-    operands: dict[tuple[int, int], dict[int, Change]] = defaultdict(dict)
+    operands: dict[Place, dict[int, Change]] = defaultdict(dict)
     results: dict[int, dict[int, Change]] = defaultdict(dict)
+    wanted: dict[Place, dict[int, Extent]] = defaultdict(dict)
     for use in channels.typing.size_uses:
         new = kept_size(use.dim, counts)
         if use.attribute is not None:
@@ -101,9 +103,13 @@ def _rewrite_sizes(
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
             old = use.dim.size
             results[use.node][use.element] = old if isinstance(old, int) else 1 / _fraction(use.dim, counts)
+            wanted[use.node, RESULT][use.element] = new
         elif use.element is not None and _must_be_written(channels, lists, use, new, counts):
             change = new if isinstance(new, int) else _fraction(use.dim, counts)
             operands[use.node, use.operand][use.element] = -change if use.backwards else change
+            wanted[use.node, use.operand][use.element] = -new if use.backwards else new
+    if not at_readers:
+        _leave_to_sources(SizeFlow(model, channels.typing.shapes, lists.index, wanted), operands, results)
     readers = _readers(model) if results else {}
     read = [
         (k, True, n)
@@ -117,6 +123,19 @@ def _rewrite_sizes(
         for n in _rewrite_operand(channels, model, k, o, sizes)
     ]
     return [*read, *joined, *chosen]
+
+
+def _leave_to_sources(
+    flow: SizeFlow, operands: dict[Place, dict[int, Change]], results: dict[int, dict[int, Change]]
+) -> None:
+    """Leave out the changes of numbers that are right once their sources are changed."""
+    found = flow.sources()
+    for node, _ in found.places & {(node, RESULT) for node in results}:
+        del results[node]
+    for place, element in found.done:
+        operands[place].pop(element, None)
+        if not operands[place]:
+            del operands[place]
 
 
 def _change_lists(lists: Lists, operands: dict[tuple[int, int], dict[int, Change]]) -> list[Insertion]:

@@ -1,0 +1,95 @@
+"""Numbers that a cut network computes by itself need no nodes that replace them."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import Net, half_of_each, prune_exactly
+
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.ir import Model
+
+
+def dense_of(model: Model) -> Model:
+    """Remove half the channels of every group, check that it is exact, and return the dense model."""
+    outcome = prune_exactly(model, half_of_each(find_channels(model)))
+    assert outcome.error <= 1e-5
+    assert outcome.change > 1e-3
+    return outcome.dense
+
+
+def operators(model: Model) -> list[str]:
+    return sorted(node.op_type for node in model.nodes)
+
+
+def layer(net: Net, channels: int = 8) -> str:
+    return net.relu(net.conv(net.input("x", ["N", 3, "H", "W"]), channels))
+
+
+@pytest.mark.parametrize("opset", [8, 11, 13, 18, 21])
+def test_a_gate_expanded_to_the_shape_of_the_features(opset: int) -> None:
+    net = Net(opset)
+    y = layer(net)
+    gate = net.op(
+        "Expand", net.op("Sigmoid", net.conv(net.op("GlobalAveragePool", y), 8, 1)), net.op("Shape", y)
+    )
+    model = net.model(net.conv(net.op("Mul", y, gate), 5))
+    assert operators(dense_of(model)) == operators(model)
+
+
+def test_sizes_picked_from_a_shape_and_joined_again() -> None:
+    net = Net()
+    y = layer(net)
+    shape = net.op("Shape", y)
+    sizes = net.concat(net.slice(shape, 0, 2, axis=0), net.ints(1, 1), axis=0)
+    gate = net.op("Expand", net.conv(net.op("GlobalAveragePool", y), 8, 1), sizes)
+    model = net.model(net.conv(net.op("Mul", y, gate), 5))
+    assert operators(dense_of(model)) == operators(model)
+
+
+def test_a_product_of_sizes() -> None:
+    """``y.view(N, C * H, W)``: the target follows the channels."""
+    net = Net()
+    y = layer(net)
+    shape = net.op("Shape", y)
+    n, c, h, w = (net.op("Gather", shape, net.ints(k)) for k in range(4))
+    merged = net.sized(net.op("Reshape", y, net.concat(n, net.op("Mul", c, h), w, axis=0)), ["N", "CH", "W"])
+    back = net.sized(net.op("Reshape", net.op("Tanh", merged), shape), ["N", 8, "H", "W"])
+    model = net.model(net.conv(back, 5))
+    assert operators(dense_of(model)) == operators(find_channels(model).model)
+
+
+def test_constants_behind_a_choice() -> None:
+    """``x.expand(-1, 4, 8, -1)`` of some exporters: minus one stands for the size of the operand."""
+    net = Net()
+    x = net.input("x", ["N", 16])
+    y = net.op("Unsqueeze", net.gemm(x, 8), net.ints(1))
+    batch = net.op("Gather", net.op("Shape", x), net.ints(0))
+    listed = net.op("Reshape", net.concat(batch, net.ints(4, 8), axis=0), net.ints(-1))
+    ones = net.op("ConstantOfShape", net.op("Shape", listed))
+    ones = net.op("Cast", ones, to=7)
+    sizes = net.op("Where", net.op("Equal", listed, net.ints(-1)), ones, listed)
+    wide = net.sized(net.op("Expand", y, sizes), ["N", 4, 8])
+    model = net.model(net.op("MatMul", net.op("Relu", wide), net.weight(8, 3, fan=8)))
+    dense = dense_of(model)
+    assert len(dense.nodes) <= len(model.nodes)
+    assert operators(dense).count("Where") <= 1
+
+
+def test_a_number_that_scales_features_stays() -> None:
+    """``y / sqrt(y.size(1))`` beside an expansion by the same size."""
+    net = Net()
+    y = layer(net)
+    shape = net.op("Shape", y)
+    scale = net.op("Sqrt", net.op("Cast", net.op("Gather", shape, net.ints(1)), to=1))
+    gate = net.op("Expand", net.conv(net.op("GlobalAveragePool", y), 8, 1), shape)
+    model = net.model(net.conv(net.op("Mul", net.op("Div", y, scale), gate), 5))
+    dense_of(model)
+
+
+def test_a_size_given_to_the_caller_stays() -> None:
+    net = Net()
+    y = layer(net)
+    shape = net.op("Shape", y)
+    gate = net.op("Expand", net.conv(net.op("GlobalAveragePool", y), 8, 1), shape)
+    model = net.model(net.conv(net.op("Mul", y, gate), 5), shape)
+    dense_of(model)
