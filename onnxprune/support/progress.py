@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from onnxprune.support.time_limit import check_time
+
 T = TypeVar("T")
 
 
@@ -66,7 +68,11 @@ class Task:
         Args:
             steps: Units of work.
             note: Text to show beside it, such as the loss.
+
+        Raises:
+            TimeUpError: The time of the work is up.
         """
+        check_time()
         if self._reporter is not None:
             self._reporter.advance(self._key, steps, note)
 
@@ -78,7 +84,11 @@ def task(name: str, total: int | None = None) -> Iterator[Task]:
     Args:
         name: Name of the step for people.
         total: Units of work it has, ``None`` where their number is not known.
+
+    Raises:
+        TimeUpError: The time of the work is up.
     """
+    check_time()
     reporter = _reporter.get()
     if reporter is None:
         yield Task(None, None)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -253,6 +254,20 @@ def test_training_ends_when_patience_does():
     how = {"val": striped(64, 5), "epochs": 10, "lr": 1e-12, "patience": 2, "optimizer": "sgd"}
     result = Finetune(striped(), unfold="never", threads=1, **how)(Model(network()))
     assert len(result.facts["scores"]) == 3
+
+
+def test_training_ends_before_the_epoch_that_would_take_too_long():
+    how = {"epochs": 10_000, "lr": 1e-6, "unfold": "never", "threads": 1}
+    start = time.monotonic()
+    facts = Finetune(striped(), minutes=0.02, **how)(Model(network())).facts
+    assert 1 <= len(facts["losses"]) < 10_000
+    assert time.monotonic() - start < 60
+    facts = Finetune(striped(), minutes=1e-6, **how)(Model(network())).facts
+    assert len(facts["losses"]) == 1
+    assert (
+        Finetune(striped(), minutes=9.0, **how | {"epochs": 2})(Model(network())).facts["steps"]
+        > facts["steps"]
+    )
 
 
 def misled(samples: int) -> Arrays:

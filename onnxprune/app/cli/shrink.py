@@ -94,7 +94,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
         return shrink_without_data(model, output, reductions, **wanted.groups, **kept)
     missed: MissedError | None = None
     try:
-        facts = run_shrink(wanted, _show_event, tell)
+        facts = run_shrink(wanted, _show_event, tell, int8=quantize is not None)
     except MissedError as error:
         facts, missed = error.facts, error
     if quantize:

@@ -276,6 +276,10 @@ def _digest(path: Path) -> str | None:
         return None
 
 
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64
+
+
 def _differences(earlier: Any, now: Any, name: str = "") -> list[str]:
     """Return the differences of two nested dicts, in words."""
     if isinstance(earlier, dict) and isinstance(now, dict):
@@ -285,6 +289,8 @@ def _differences(earlier: Any, now: Any, name: str = "") -> list[str]:
         return [said for key, a, b in pairs for said in _differences(a, b, key)]
     if earlier == now:
         return []
-    if any(isinstance(v, str) and len(v) == 64 for v in (earlier, now)):
+    if any(_is_digest(v) for v in (earlier, now)):
         return [f"{name} is another"]
+    if any(isinstance(v, list) and any(map(_is_digest, v)) for v in (earlier, now)):
+        return [f"{name} are others"]
     return [f"{name} was {json.dumps(earlier)}, is {json.dumps(now)}"]

@@ -15,6 +15,7 @@ from onnxprune.app.runner.journal import Facts, Journal, Listener, open_journal
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.run_forecast import Forecast, planned_steps
 from onnxprune.app.runner.stages import DENSE, FIRST_ANALYSIS, ONE_SHOT, PATTERN, Round, Stages
+from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.app.runner.tracking import tracking
 from onnxprune.errors import MissedError, NothingToDoError, OnnxpruneError, PlanError
 from onnxprune.ir import load, opened
@@ -259,13 +260,22 @@ class _Loop:
         return (options.last_epochs if final else options.epochs) or 0
 
 
-def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
+def run(
+    recipe: Recipe,
+    listen: Listener = lambda event: None,
+    *,
+    limits: TimeLimits | None = None,
+    finish: bool = True,
+) -> Facts:
     """Do all steps of a recipe that are not done yet.
 
     Args:
         recipe: Recipe to follow, its paths absolute.
         listen: Called with an event as a step begins (``start``), ends (``done``) or is found done
             (``kept``), with the seconds of all steps to come (``remaining_s``) once they are known.
+        limits: Seconds that single steps may take.
+        finish: False for the iterations alone: nothing is made dense, proven or timed, and the steps of an
+            earlier recipe stay.
 
     Returns:
         Record of the run, ready for JSON; the same is in ``state.json`` in the folder.
@@ -273,6 +283,7 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
     Raises:
         MissedError: The result is written, and below the floor.
         OnnxpruneError: A step failed. The steps before stay done.
+        TimeUpError: A step took longer than it may.
     """
     check_readable(_reads(recipe))
     check_folder(Path(str(recipe.folder)), _reads(recipe))
@@ -288,12 +299,15 @@ def run(recipe: Recipe, listen: Listener = lambda event: None) -> Facts:
         kept = journal.header.get("result")
         journal.header |= {"recipe": recipe.model_dump(mode="json"), "threads": threads, "result": None}
         journal.header.setdefault("made_with", _versions())
-        loop = _Loop.open(recipe, Stages(recipe, journal, material))
+        stages = Stages(recipe, journal, material, limits=limits or TimeLimits())
+        loop = _Loop.open(recipe, stages)
         with _recording_stop(journal):
             loop.begin(loop.stages.rotated().factorized())
             loop.run()
-            loop.finish()
-        dropped = journal.forget_others() if set(journal.entries) - set(journal.visited) else []
+            if finish:
+                loop.finish()
+        others = finish and set(journal.entries) - set(journal.visited)
+        dropped = journal.forget_others() if others else []
         unchanged = not journal.worked and not dropped and kept is not None
         journal.header["result"] = loop.facts()
         if journal.worked:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.recipe.schema import BenchSection
 from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
 from onnxprune.app.runner.recipe_data import RecipeData
+from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.decisions.bases.absorption import FREE
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
 from onnxprune.decisions.channels.channel_cut import shrunk_inside
@@ -46,6 +48,7 @@ from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime.backends import find_backend
+from onnxprune.support.time_limit import TimeUpError, time_limit
 from onnxprune.train.checkpoint import remove
 from onnxprune.train.losses import asks_teacher
 
@@ -94,6 +97,7 @@ class Stages:
             layers split where the recipe asks for it.
         rotated_file: The rotated form of the original, if that is pruned.
         reduction: The fraction of the budget's cost that is gone at the start.
+        limits: Seconds that steps may take; no part of their inputs.
     """
 
     recipe: Recipe
@@ -102,6 +106,7 @@ class Stages:
     start: str = ""
     rotated_file: str = ""
     reduction: float = 0.0
+    limits: TimeLimits = field(default_factory=TimeLimits)
 
     def baseline(self) -> Entry:
         """Judge the original, count its costs, list the groups and the blocked axes."""
@@ -138,16 +143,14 @@ class Stages:
         how |= {"samples": step.samples, "seed": self.recipe.seed, "threads": self.material.threads}
 
         def work() -> Facts:
-            given = PassResult(self._load(self.recipe.model), False)
-            rotated = replace(step, allow_unchanged=True)(given)
-            if not rotated.modified:
-                return {"kept": False, "reason": "no axis can be rotated"}
             prune = Prune(data=self.material.dataset("calibration"), rotate="never", **how)
-            order = PlanOrder(get_metric(self.recipe.ana.metric))
             try:
-                return dict(judged(given, rotated, prune, order).facts["rotation"])
+                with time_limit(self.limits.basis_s):
+                    return self._compared(step, prune)
             except PlanError as error:
                 return {"kept": False, "reason": error.message}
+            except TimeUpError:
+                return {"kept": False, "reason": "the time for comparing the plans was up"}
 
         return bool(self.journal.step("basis", inputs | {"prune": how}, (), work).facts["kept"])
 
@@ -182,6 +185,15 @@ class Stages:
             )
         return replace(self, start=FACTORIZED, reduction=reduction)
 
+    def _compared(self, step: Rotate, prune: Prune) -> Facts:
+        """Return the comparison of the plans of the original and of its rotated form."""
+        given = PassResult(self._load(self.recipe.model), False)
+        rotated = replace(step, allow_unchanged=True)(given)
+        if not rotated.modified:
+            return {"kept": False, "reason": "no axis can be rotated"}
+        order = PlanOrder(get_metric(self.recipe.ana.metric))
+        return dict(judged(given, rotated, prune, order).facts["rotation"])
+
     def _rotation(self) -> Rotate:
         groups = {k: found for k, found in self._groups().items() if k not in ("allow_inexact", "open_io")}
         samples = min(self.recipe.ana.samples or ROTATION_SAMPLES, ROTATION_SAMPLES)
@@ -206,7 +218,8 @@ class Stages:
                 **pruning,
             }
             step = Ana(data=data, file=place, resume=place.exists(), force=True, **how)
-            return step(load(self.journal.path(model))).facts
+            with time_limit(self.limits.ana_s):
+                return step(load(self.journal.path(model))).facts
 
         self.journal.step(f"{at.name}-ana", inputs, (file,), work)
         return file
@@ -289,6 +302,7 @@ class Stages:
                 original=self._whole(),
                 checkpoint=checkpoint,
                 resume=True,
+                minutes=self.limits.train_s / 60 if self.limits.train_s < math.inf else None,
                 **how,
             )
             facts = self._apply(step, model, file)

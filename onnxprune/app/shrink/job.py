@@ -1,12 +1,13 @@
-"""The order of the work: a first result without training, then as much training as there is time for."""
+"""The order of the work: a first result the cheapest way, then better plans and training."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from onnxprune.analysis.groups.channels import find_channels
@@ -14,44 +15,123 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner import read_state, run
 from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import RecipeData, identity
+from onnxprune.app.runner.run_forecast import kind_of
+from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
-from onnxprune.app.shrink.shrink_forecast import Pace, epochs_within
+from onnxprune.app.shrink.shrink_forecast import MOST_EPOCHS, Pace, epoch_seconds
 from onnxprune.decisions.channels.dense_interface import same_interface
-from onnxprune.errors import MissedError, TrainingError
+from onnxprune.errors import MissedError, TrainingError, UsageError
 from onnxprune.evaluate.data import Dataset
 from onnxprune.ir import Model, load, opened, sized
 from onnxprune.ir.output import write_model, write_text
+from onnxprune.passes.basis_choice import RotateChoice
 from onnxprune.passes.finetune import Finetune
 from onnxprune.support.path_guard import NOTES
 from onnxprune.support.processors import usable_processors
+from onnxprune.support.time_limit import TimeUpError
 from onnxprune.train.losses import asks_teacher
 
 Facts = dict[str, Any]
+_BASIS_SHARE = 0.2
+"""The part of the time that is left which comparing the plans in two bases may take."""
 _ANA_SHARE = 0.4
-"""The part of the time that measuring sensitivities may take."""
+"""The part of the time that is left which measuring sensitivities may take."""
 _TRAIN_SHARE = 0.85
-"""The part of the time that is left which training may take: judging and proving come after."""
+"""The part of the time that is left which training may take: it may become slower."""
+_END_SHARE = 1.2
+"""Time kept for judging, proving and timing the result, as a multiple of that of the first one."""
+_INT8_SHARE = 3.0
+"""The same where quantisation follows: four models are judged and timed."""
+_LATE = 1.5
+"""A search that takes longer than its share, multiplied by this, is given up."""
 _CLOSE = 0.02
 """A latency that misses its target by more is warned of."""
 
 
 @dataclass
 class _Job:
+    """A job under way.
+
+    Attributes:
+        wanted: Its options.
+        outlook: Findings about the model and the data.
+        model: The original.
+        notes: Decisions and durations, as they stand in the work folder.
+        listen: Called with the event of every step.
+        shown: Names of the steps that events of this process have told of.
+        earlier_s: Seconds that killed runs of the job have taken.
+        begin: Reading of the monotonic clock at the start.
+    """
+
     wanted: ShrinkOptions
     outlook: Outlook
     model: Model
     notes: Facts
     listen: Listener
+    shown: set[str] = field(default_factory=set)
+    earlier_s: float = 0.0
+    begin: float = field(default_factory=time.monotonic)
 
     @property
     def threads(self) -> int:
         return self.wanted.threads or usable_processors()
 
-    def recipe(self, epochs: int) -> Recipe:
-        recipe = recipe_for(self.wanted, self.outlook, epochs, bool(self.notes["measured"]))
-        return recipe.model_copy(update={"threads": self.threads})
+    @property
+    def spent_s(self) -> float:
+        """Seconds that the job has taken so far."""
+        return self.earlier_s + time.monotonic() - self.begin
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left for better plans and for training."""
+        return max(0.0, 60 * self.wanted.minutes - self.spent_s - float(self.notes.get("end_s", 0.0)))
+
+    def recipe(self, epochs: int = 0) -> Recipe:
+        """Return the recipe of the decisions made so far: without any, the cheapest."""
+        recipe = recipe_for(self.wanted, self.outlook, epochs, bool(self.notes.get("measured")))
+        rotate: RotateChoice = self.wanted.rotate
+        if rotate == "auto" and not self.notes.get("compared"):
+            rotate = "never"
+        prune = recipe.prune.model_copy(update={"rotate": rotate})
+        bench = recipe.bench.model_copy(update={"runs": self.notes["bench_runs"]})
+        return recipe.model_copy(update={"threads": self.threads, "prune": prune, "bench": bench})
+
+    def run(self, finish: bool = True) -> tuple[Facts, MissedError | None]:
+        """Do the steps of the recipe that are missing; return the facts, and the error of a missed floor."""
+        rounds = self.rounds
+        limits = TimeLimits(
+            basis_s=_LATE * _BASIS_SHARE * self.left_s,
+            ana_s=_LATE * _ANA_SHARE * self.left_s,
+            train_s=max(self.left_s / rounds, 1.0),
+        )
+        try:
+            return run(
+                self.recipe(self.notes.get("epochs", 0)), self._relay, limits=limits, finish=finish
+            ), None
+        except MissedError as error:
+            return error.facts, error
+
+    def _relay(self, event: Facts) -> None:
+        """Pass an event on, unless it tells again of a step that is done."""
+        if event["event"] != "kept" or event["step"] not in self.shown:
+            self.listen(event)
+        self.shown |= {event["step"]} if event["event"] in ("kept", "done") else set()
+
+    @property
+    def rounds(self) -> int:
+        """Number of iterations, if all are good."""
+        recipe = self.recipe()
+        return max(1, len(recipe.schedule.planned(recipe.budget.target)))
+
+    def took_s(self, *kinds: str) -> float:
+        """Return the seconds that steps of some kinds have taken, in one iteration where they are of one."""
+        found: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for name, step in read_state(self.wanted.folder)["steps"].items():
+            found.get(kind_of(name), []).append(float(step["duration_s"]))
+        return sum(mean(times) for times in found.values() if times)
 
     def keep(self) -> None:
+        self.notes["spent_s"] = round(self.spent_s, 1)
         self.wanted.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.wanted.folder / NOTES, json.dumps(self.notes, indent=1) + "\n")
 
@@ -60,13 +140,19 @@ def shrink(
     wanted: ShrinkOptions,
     listen: Listener = lambda event: None,
     tell: Callable[[str], None] = lambda line: None,
+    *,
+    int8: bool = False,
 ) -> Facts:
     """Do the whole job, or the rest of an interrupted one.
+
+    The first result takes the time that it takes. Better plans are looked for, and weights trained, as far as
+    the forecast and then the clock allow.
 
     Args:
         wanted: The options.
         listen: Called with the event of every step, as by `run`.
         tell: Called with a sentence on the planned work and its duration, before it begins.
+        int8: True if the caller will quantise, so that time is kept for it.
 
     Returns:
         Facts to report, ready for JSON.
@@ -75,36 +161,49 @@ def shrink(
         MissedError: The result is written, and is below the demanded score.
         OnnxpruneError: A step failed; the steps before stay in the work folder.
     """
+    begin = time.monotonic()
     model = opened(load(wanted.model), wanted.open_io)
-    outlook = Outlook.on(model, wanted.data)
-    job = _Job(wanted, outlook, model, {}, listen)
-    job.notes = _earlier(wanted) or _forecast(job)
+    job = _Job(wanted, Outlook.on(model, wanted.data), model, {}, listen, begin=begin)
+    job.notes = _earlier(wanted)
+    job.earlier_s = max(job.notes.get("spent_s", 0.0), _recorded(wanted) if job.notes else 0.0)
+    job.notes = job.notes or _forecast(job)
     for line in _described(job):
         tell(line)
     job.keep()
-    missed: MissedError | None = None
-    try:
-        facts = run(job.recipe(0), listen)
-    except MissedError as error:
-        facts, missed = error.facts, error
+    if "measured" not in job.notes:
+        tell(_decide_plan(job, job.run()[0], int8))
     if "epochs" not in job.notes:
-        _decide_training(job, facts)
-    if job.notes["epochs"]:
-        tell(f"training: {job.notes['epochs']} epochs at most, {outlook.loss}; the best one is kept")
-        try:
-            facts, missed = run(job.recipe(job.notes["epochs"]), listen), None
-        except MissedError as error:
-            facts, missed = error.facts, error
-    return _delivered(job, facts, missed)
+        _decide_training(job, _planned(job))
+        if job.notes["epochs"]:
+            tell(f"training: {job.notes['epochs']} epochs at most, {job.outlook.loss}; the best one is kept")
+    return _delivered(job, *job.run())
 
 
-def _earlier(wanted: ShrinkOptions) -> Facts | None:
-    """Return the decisions of an earlier run of the same job."""
+def _planned(job: _Job) -> Facts:
+    """Return the facts of the iterations by the best plans there is time for, untrained."""
+    try:
+        return job.run(finish=False)[0]
+    except TimeUpError:
+        job.notes |= {"measured": False, "unmeasured": "measuring the sensitivities took too long"}
+        job.keep()
+        return job.run(finish=False)[0]
+
+
+def _recorded(wanted: ShrinkOptions) -> float:
+    """Return the seconds of the steps in the work folder."""
+    try:
+        return float(sum(step["duration_s"] for step in read_state(wanted.folder)["steps"].values()))
+    except UsageError:
+        return 0.0
+
+
+def _earlier(wanted: ShrinkOptions) -> Facts:
+    """Return the decisions of an earlier run of the same job; none where there was none."""
     try:
         notes = json.loads((wanted.folder / NOTES).read_text("utf-8"))
     except (OSError, ValueError):
-        return None
-    return notes if isinstance(notes, dict) and notes.get("job") == _identity(wanted) else None
+        return {}
+    return notes if isinstance(notes, dict) and notes.get("job") == _identity(wanted) else {}
 
 
 def _identity(wanted: ShrinkOptions) -> Facts:
@@ -122,56 +221,99 @@ def _identity(wanted: ShrinkOptions) -> Facts:
 
 
 def _forecast(job: _Job) -> Facts:
-    """Time the model, and decide whether sensitivities are measured."""
-    start, wanted = time.monotonic(), job.wanted
-    recipe = recipe_for(wanted, job.outlook, 0, True)
+    """Time the model, and return the forecast of the measurements that depend on it."""
+    wanted = job.wanted
+    job.notes = {"bench_runs": 1}
+    recipe = job.recipe()
     data = RecipeData(recipe, job.model, job.threads).dataset("calibration")
     pace = Pace.measured(job.model, data, job.threads)
     read = sized(job.model, dict(wanted.input_shapes), dict(wanted.dims))
     channels = find_channels(read, allow_inexact=wanted.allow_inexact)
     samples = min(data.samples or recipe.ana.samples or 512, recipe.ana.samples or 512)
-    ana = pace.ana_s(channels, len(recipe.ana.ratios), samples)
-    notes: Facts = {"job": _identity(wanted), "ana_s": ana, "repair_s": pace.repair_s(samples)}
-    notes |= {"measured": ana < _ANA_SHARE * 60 * wanted.minutes, "spent_s": time.monotonic() - start}
-    job.notes = notes
-    return notes
+    job.notes = {"job": _identity(wanted), "run_s": pace.run_s}
+    job.notes |= {"ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples)}
+    job.notes |= {"bench_runs": pace.bench_runs(60 * wanted.minutes)}
+    return job.notes
 
 
 def _described(job: _Job) -> list[str]:
     """State the steps to come."""
     from onnxprune.app.figures import duration
 
-    wanted, notes, outlook = job.wanted, job.notes, job.outlook
+    wanted, outlook = job.wanted, job.outlook
     asked = [f"−{amount:.0%} {kind}" for kind, amount in wanted.reductions().items()]
     asked += [f"at most {wanted.max_drop:g} of the metric lost"] if wanted.max_drop is not None else []
     told = f"{outlook.suited.reason}; it is learnt by {outlook.loss}"
     judged = wanted.val or "a fifth of the data, which is not trained on"
     metric = wanted.metric or outlook.metric
-    ana, measured = notes["ana_s"], notes["measured"]
-    first = f"sensitivity about {duration(ana)}" if measured else "sensitivity not measured for want of time"
-    left = max(0.0, 60 * wanted.minutes - notes["repair_s"] - (ana if measured else 0.0))
     return [
         f"{wanted.model}: {', '.join(asked)}; {told}; judged by {metric} on {judged}",
-        f"{first}, repair about {duration(notes['repair_s'])}, then training for up to {duration(left)}",
+        f"{duration(60 * wanted.minutes)} in all: a first result without training; its duration decides which"
+        " searches for a better plan, and how much training, there is time for",
     ]
 
 
-def _decide_training(job: _Job, facts: Facts) -> None:
-    """Note the number of epochs that fit into the time, or the reason why there is no training."""
-    steps = read_state(job.wanted.folder)["steps"].values()
-    left = 60 * job.wanted.minutes - job.notes["spent_s"] - sum(step["duration_s"] for step in steps)
+def _decide_plan(job: _Job, facts: Facts, int8: bool) -> str:
+    """Note which searches for a better plan there is time for; return a sentence on them.
+
+    The first result has shown the time of a plan with its repair, and that of the end. Time that training
+    does not need belongs to the searches.
+    """
+    from onnxprune.app.figures import duration
+
+    notes, plan = job.notes, job.took_s("prune", "recover")
+    notes["end_s"] = (_INT8_SHARE if int8 else _END_SHARE) * job.took_s("transform", "bench", "score")
+    need = _training_need(job, facts)
+    left, spare = job.left_s, max(0.0, job.left_s - need / _TRAIN_SHARE)
+    free = job.wanted.rotate == "auto" and "latency" not in job.wanted.reductions()
+    compared = free and 2 * plan < max(_BASIS_SHARE * left, spare / 2)
+    spare -= 2 * plan if compared else 0.0
+    ana = notes["ana_s"] + job.took_s("recover")
+    measured = ana + plan * job.rounds < max(_ANA_SHARE * left, spare)
+    notes |= {"compared": compared, "measured": measured}
+    job.keep()
+    parts = [f"comparing two bases, about {duration(2 * plan)}"] if compared else []
+    parts += [f"sensitivities, about {duration(ana)}"] if measured else []
+    parts += [f"training, up to {duration(need)}"] if need else []
+    done = f"first result after {duration(job.spent_s)}"
+    return f"{done}; next: {'; '.join(parts)}" if left and parts else f"{done}; no time is left for more"
+
+
+def _training_need(job: _Job, facts: Facts) -> float:
+    """Return the seconds that training can use at most; 0 where the model cannot be trained."""
+    if not job.left_s:
+        return 0.0
     try:
-        job.notes["epochs"] = _epochs(job, facts, _TRAIN_SHARE * left)
+        epoch_s = _epoch_seconds(job, facts)
     except TrainingError as error:
         job.notes |= {"epochs": 0, "untrained": f"{error.message}; {error.hint}"}
+        return 0.0
+    job.notes["epoch_s"] = epoch_s
+    return min(job.left_s, job.rounds * MOST_EPOCHS * epoch_s)
+
+
+def _decide_training(job: _Job, facts: Facts) -> None:
+    """Note the number of epochs of each iteration that fit into the time."""
+    job.notes.setdefault("epochs", 0)
+    if job.left_s and "untrained" not in job.notes:
+        epoch_s = job.notes.get("epoch_s") or _epoch_seconds(job, facts)
+        free = job.left_s - job.rounds * _answers_s(job)
+        fitting = max(0.0, _TRAIN_SHARE * free / job.rounds / max(epoch_s, 1e-9))
+        job.notes["epochs"] = int(min(MOST_EPOCHS, fitting))
     job.keep()
 
 
-def _epochs(job: _Job, facts: Facts, seconds: float) -> int:
-    """Return how many epochs there is time for, of every iteration."""
+def _answers_s(job: _Job) -> float:
+    """Return the seconds that the teacher takes to answer all training samples."""
+    recipe = job.recipe(1)
+    if asks_teacher(recipe.finetune.loss) is False:
+        return 0.0
+    return RecipeData(recipe, job.model, job.threads).dataset("train").count() * float(job.notes["run_s"])
+
+
+def _epoch_seconds(job: _Job, facts: Facts) -> float:
+    """Return the seconds of an epoch of the sparse model, with the judging of its weights."""
     recipe, wanted = job.recipe(1), job.wanted
-    if seconds <= 0:
-        return 0
     data = RecipeData(recipe, job.model, job.threads).dataset("train")
     tuning = recipe.finetune
     teacher = job.model if asks_teacher(tuning.loss) is not False else None
@@ -186,8 +328,7 @@ def _epochs(job: _Job, facts: Facts, seconds: float) -> int:
         seed=wanted.seed,
     )
     sparse = load(wanted.folder / str(facts["sparse"]))
-    rounds = max(1, len(recipe.schedule.planned(recipe.budget.target)))
-    return epochs_within(step, sparse, data, seconds / rounds)
+    return epoch_seconds(step, sparse, data) + job.took_s("score") / 2
 
 
 def _delivered(job: _Job, facts: Facts, missed: MissedError | None) -> Facts:
@@ -211,6 +352,7 @@ def _delivered(job: _Job, facts: Facts, missed: MissedError | None) -> Facts:
         "epochs": job.notes.get("epochs", 0),
         "reason": facts["reason"],
         "max_rel_error": steps["transform"]["max_rel_error"],
+        "seconds": round(job.spent_s, 1),
         "warnings": _warnings(job, steps),
     }
     if missed is not None:
@@ -235,6 +377,8 @@ def _warnings(job: _Job, steps: Facts) -> list[str]:
     if not job.notes["epochs"]:
         why = job.notes.get("untrained", "there was no time left, give more --minutes")
         said.append(f"nothing was trained: {why}")
+    if "unmeasured" in job.notes:
+        said.append(f"the plan follows no sensitivities: {job.notes['unmeasured']}, give more --minutes")
     wanted = job.wanted.reductions().get("latency")
     times = steps["bench"]["models"]
     reached = 1 - times["dense"]["latency_ms"] / times["original"]["latency_ms"]

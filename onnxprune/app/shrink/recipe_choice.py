@@ -32,6 +32,8 @@ HOLD_BACK = 0.2
 ANA_SAMPLES, REPAIR_SAMPLES = 512, 512
 RISING = (0.3, 0.5, 0.65, 0.8)
 """Reductions that are tried, one from the other, where the quality is the limit."""
+PATIENCE = 3
+"""Epochs without a better score after which training ends, or half of all: the last ones gain most."""
 _STEPS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 1e-3}
 _STEPS_ATTENTION: Mapping[str, Any] = {"optimizer": "sgd", "lr": 0.02}
 """Optimisers with their peak step sizes, without and with attention or normalisation over the last axis."""
@@ -137,7 +139,7 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
     rising = {"reductions": RISING} if not reductions else {"iterations": 1}
     data: dict[str, Any] = {"train": wanted.data, "val": wanted.val}
     data |= {} if wanted.val else {"hold_back": HOLD_BACK}
-    tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": 3}
+    tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": max(PATIENCE, epochs // 2)}
     tuning |= {**outlook.steps, "warmup": 0.05, "batch_size": 32}
     return Recipe.model_validate(
         {

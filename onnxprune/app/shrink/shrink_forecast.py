@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.data import Dataset
 from onnxprune.ir import Model
@@ -15,10 +17,10 @@ from onnxprune.support.progress import task
 _BATCH = 32
 _ANA_PART = 0.5
 """Cost of a variant of `ana` in runs of the whole network: half of it lies before the cut, on average."""
-_SWEEP = 6.0
-"""Cost of a repair in runs of the whole network: moments, errors before and after, repeated parts."""
+_BENCH_PART, _BENCHED, _BENCH_RUNS = 0.02, 4, (5, 30)
+"""Part of the time for timing; runs of the original that a round takes; bounds of the rounds."""
 _TRAINED_BATCHES = 6
-_MOST_EPOCHS = 60
+MOST_EPOCHS = 60
 
 
 @dataclass(frozen=True)
@@ -46,26 +48,24 @@ class Pace:
         return cls(min(times) / rows)
 
     def ana_s(self, channels: Channels, points: int, samples: int) -> float:
-        """Return the seconds that measuring all groups takes."""
-        return len(channels.groups) * points * samples * self.run_s * _ANA_PART + self.repair_s(samples)
+        """Return the seconds of all variants of the groups; gathering moments comes on top."""
+        return len(channels.groups) * points * samples * self.run_s * _ANA_PART
 
-    def repair_s(self, samples: int) -> float:
-        """Return the seconds that repairing takes."""
-        return _SWEEP * samples * self.run_s
+    def bench_runs(self, seconds: float) -> int:
+        """Return how many rounds of timing take no more than a small part of some seconds."""
+        return int(np.clip(_BENCH_PART * seconds / max(_BENCHED * self.run_s, 1e-9), *_BENCH_RUNS))
 
 
-def epochs_within(step: Finetune, model: Model, data: Dataset, seconds: float) -> int:
-    """Return how many epochs there is time for, by training on a few batches.
+def epoch_seconds(step: Finetune, model: Model, data: Dataset) -> float:
+    """Return the seconds that an epoch takes, by training on a few batches.
 
     Args:
         step: Options of the training.
         model: The sparse model.
         data: The training data.
-        seconds: The time.
     """
     few = data.take(_TRAINED_BATCHES * step.batch_size)
     with task("time training"):
         facts = replace(step, data=few, epochs=1, val=None, patience=None)(model).facts
-    per_step = facts["training_s"] / max(facts["steps"], 1)
     steps = -(-data.count() // step.batch_size)
-    return int(min(_MOST_EPOCHS, seconds / max(steps * per_step, 1e-9)))
+    return float(steps * facts["training_s"] / max(facts["steps"], 1))
