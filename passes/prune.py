@@ -6,6 +6,7 @@ by an earlier plan stay removed, and all reductions count from the model before 
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import chosen, node_count, of_rotated, with_rotation
 from onnxprune.passes.block_choice import better_by_blocks
 from onnxprune.passes.prune_options import PruneOptions
+from onnxprune.passes.rank_choice import SplitForm, Splitting, better_by_ranks
 from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover
 from onnxprune.passes.reports import PruneReport, plan_report
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
@@ -63,8 +65,13 @@ class Prune(PruneOptions, Pass):
             )
 
     def run(self, given: PassResult) -> PassResult:
-        """Choose the basis, plan, then mask."""
+        """Choose the basis, plan, then mask; with ranks, let layers that are split compete."""
         given = replace(given, model=over_all_channels(given.model))
+        pruned = self._in_best_basis(given)
+        return self._with_ranks(given, pruned) if self.ranks else pruned
+
+    def _in_best_basis(self, given: PassResult) -> PassResult:
+        """Choose the basis, plan, then mask."""
         planned = self._as_planned(given)
         self._check_bases(given if planned is None else planned)
         if planned is not None:
@@ -138,6 +145,42 @@ class Prune(PruneOptions, Pass):
                     "run `rotate` first, and all else on the rotated model",
                 )
             check_basis(basis, found.settings.get("basis"), named, "make it of the model that is pruned")
+
+    def _with_ranks(self, given: PassResult, whole: PassResult) -> PassResult:
+        """Return the better of a pruning and those of the model with layers split."""
+        if stored_plan(given.model) is not None or not whole.modified:
+            told = {"kept": False, "reason": "the model is pruned already, or has nothing to prune"}
+            return replace(whole, report=whole.report.with_keys(rank_choice=told))
+        assert self.data is not None
+        model, analysis = whole.original or given.model, self.analysis or given.analysis
+        session = Session(model.proto, threads=self.threads)
+        samples = max(2, min(self.samples or DEFAULT_SAMPLES, DEFAULT_SAMPLES))
+        drawn = Recover(model, samples=samples, batch_size=self.batch_size, seed=self.seed)
+        feeds = drawn.feeds(self._samples_of(model), session.fixed_batch)
+        how = (self.exclude, self.only, self.max_ratio, self.threads, self.seed)
+        reductions = {k: v for k, v in self.reductions().items() if k in ("macs", "params")}
+        if not reductions:
+            kind = "params" if self.reduce_size is not None else "macs"
+            reductions = {kind: whole.facts[f"{kind}_reduction"]}
+        step = replace(
+            self,
+            ranks=False,
+            trials=None,
+            rotate="never",
+            analysis=None,
+            strategy=None if self.strategy == "sensitivity" else self.strategy,
+            criterion=self._criterion(analysis),
+            metric=self._metric(analysis),
+        )
+
+        def prune(form: SplitForm) -> PassResult:
+            names = {glob.escape(name): rank for name, rank in form.ranks.items()}
+            only = (*self.only, *names) if self.only else ()
+            own = replace(step, only=only, keep_at_most={**self.keep_at_most, **names})
+            return own._pruned(PassResult(form.model, False), given.model)
+
+        splitting = Splitting(model.in_memory(), feeds, *how)
+        return better_by_ranks(whole, splitting, prune, reductions, self._order(analysis))
 
     def _pruned(self, given: PassResult, original: Model | None = None) -> PassResult:
         """Prune with the blocks that the plan chooses; without any, where that is better on the samples.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.analysis.groups.cost import Counts, cost_of
+from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.plan import Plan
 
 Facts = Mapping[str, Any]
@@ -122,9 +123,11 @@ class PruneReport(CostReport):
         rotation: The choice of the basis: ``kept`` if the rotated model was pruned, the repaired score of
             either plan, rotated axes, the largest relative error of the rotated model, or the reason against
             it.
-        by_kind: The fractions of MACs and parameters that removed blocks and removed channels contribute,
-            where blocks are removed.
+        by_kind: The fractions of MACs and parameters that lower ranks, removed blocks and removed channels
+            contribute, where layers are split or blocks removed.
         block_choice: The score of the plan with blocks and of that without, and the choice.
+        rank_choice: The score of the plan with layers split and of that without, the choice, the layers and
+            their ranks, or the reason against it.
     """
 
     settings: Facts | None = None
@@ -155,6 +158,7 @@ class PruneReport(CostReport):
     rotation: Facts | None = None
     by_kind: Facts | None = None
     block_choice: Facts | None = None
+    rank_choice: Facts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,24 +433,32 @@ def plan_report(channels: Channels, plan: Plan, **more: Any) -> PruneReport:
     """
     counts = {factor: len(kept) for factor, kept in channels.kept(plan.removed).items()}
     known = costs(plan.baseline, cost_of(channels).figures(counts))
-    widths = widths_of(channels, plan.removed) | _by_kind(channels, plan, counts)
+    widths = widths_of(channels, plan.removed) | by_kind(channels, plan)
     return PruneReport(**known, **widths, settings=dict(plan.settings), **more)
 
 
-def _by_kind(channels: Channels, plan: Plan, counts: Counts) -> dict[str, Any]:
-    """Return the part of removed blocks in the reductions, and the rest, that of channels."""
-    alone = {block.factor: 0 for block in channels.removed_blocks(plan.removed)}
-    if not alone:
+def by_kind(channels: Channels, plan: Plan, ranks: Collection[str] = ()) -> dict[str, Any]:
+    """Return the parts of lower ranks, removed blocks and removed channels in the reductions.
+
+    Args:
+        channels: The groups of the model.
+        plan: The plan.
+        ranks: Names of the groups of channels within chains of products.
+    """
+    counts = {factor: len(kept) for factor, kept in channels.kept(plan.removed).items()}
+    low = {g.factor: counts[g.factor] for g in channels.groups if g.name in ranks and g.factor in counts}
+    blocks = {block.factor: 0 for block in channels.removed_blocks(plan.removed)}
+    if not low and not blocks:
         return {}
-    cost, kinds = cost_of(channels), ("macs", "params")
-    whole, blocks, both = (cost.figures(c) for c in ({}, alone, counts))
-    base = {kind: max(plan.baseline[kind], 1) for kind in kinds}
-    return {
-        "by_kind": {
-            "blocks": {kind: (whole[kind] - blocks[kind]) / base[kind] for kind in kinds},
-            "channels": {kind: (blocks[kind] - both[kind]) / base[kind] for kind in kinds},
-        }
-    }
+    cost, found, done = cost_of(channels), dict[str, dict[str, float]](), dict[Factor, int]()
+    before: Mapping[str, float] = plan.baseline if low else cost.figures({})
+    for kind, own in {"ranks": low, "blocks": blocks, "channels": counts}.items():
+        done |= own
+        if own:
+            after = cost.figures(done)
+            parts = {n: (before[n] - after[n]) / max(plan.baseline[n], 1) for n in ("macs", "params")}
+            found[kind], before = parts, after
+    return {"by_kind": found}
 
 
 def widths_of(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Any]:

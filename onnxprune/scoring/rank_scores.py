@@ -8,12 +8,19 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnxprune.decisions.ranks.split_forms import FormName, RankOption, factors_of, forms_of, options_of
+from onnxprune.decisions.ranks.split_forms import (
+    FormName,
+    RankOption,
+    at_full_ranks,
+    factors_of,
+    forms_of,
+    options_of,
+)
 from onnxprune.decisions.ranks.splittable_layers import RankLayer
 from onnxprune.errors import DataError
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Session
-from onnxprune.scoring.layerwise.low_rank_kernels import composed, damped, power
+from onnxprune.scoring.layerwise.low_rank_kernels import Kernels, composed, damped, power
 from onnxprune.scoring.layerwise.moments import centred
 from onnxprune.scoring.layerwise.row_moments import GRAM_BYTES, gather, gram_bytes
 from onnxprune.scoring.layerwise.trace import Trace
@@ -160,6 +167,36 @@ def offers_of(
         if options:
             weight = _weight(meter, layer, kernel, moments, options) if meter else 1.0
             found.append(RankOffer(layer, tuple(options), weight))
+    return found
+
+
+def exact_kernels(
+    model: Model,
+    chosen: Sequence[tuple[RankLayer, RankOption]],
+    feeds: Sequence[Mapping[str, Array]],
+    threads: int | None = None,
+    seed: int = 0,
+) -> list[Kernels]:
+    """Return the kernels of splits at the full rank, with which nothing is lost.
+
+    The directions between the products are ordered by their part in the result on the samples, the largest
+    first.
+
+    Args:
+        model: The network in canonical form.
+        chosen: Layers of it, in order of execution, with a split each; its ranks are not used.
+        feeds: Samples, arrays for every input.
+        threads: Threads of the sessions.
+        seed: Seed of the rows that are drawn where there are too many.
+
+    Raises:
+        DataError: The samples make values that are not finite.
+    """
+    layers, found = [layer for layer, _ in chosen], []
+    moments = observed(model, layers, feeds, threads, seed)
+    for (layer, option), (_, seen) in zip(chosen, moments, strict=True):
+        kernel = layer.kernel(model.array(layer.linear.weight))
+        found.append(factors_of(kernel, seen.gram, at_full_ranks(layer, option)).kernels)
     return found
 
 

@@ -69,16 +69,14 @@ def _measured(facts: Facts) -> list[str]:
         )
         said += [f"warning: {warning}" for warning in facts.get("warnings", ())]
     if "by_kind" in facts:
-        shares = facts["by_kind"]
-        said.append(
-            f"\nMACs −{shares['blocks']['macs']:.1%} by {len(facts['blocks'])} blocks,"
-            f" −{shares['channels']['macs']:.1%} by channels"
-        )
+        named = {"ranks": "lower ranks", "blocks": f"{len(facts.get('blocks', ()))} blocks"}
+        parts = [f"−{part['macs']:.1%} by {named.get(kind, kind)}" for kind, part in facts["by_kind"].items()]
+        said.append(f"\nMACs {', '.join(parts)}")
     if "drop" in facts:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
         )
-    said += _rotated(facts.get("rotation", {}))
+    said += _rotated(facts.get("rotation", {})) + _split(facts.get("rank_choice", {}))
     if "recovery" in facts:
         from onnxprune.app.cli.recover import summary
 
@@ -96,6 +94,20 @@ def _rotated(found: Facts) -> list[str]:
     if "score_unrotated" in found:
         said += f"\nrepaired {found['score_rotated']:.4g}, unrotated {found['score_unrotated']:.4g}"
     return [said]
+
+
+def _split(found: Facts) -> list[str]:
+    """State which layers are split, and by how much that plan is the better."""
+    if not found:
+        return []
+    if "reason" in found:
+        return [f"\nno layer split: {found['reason']}"]
+    scores = [f"{t['score']:.4g}" if "score" in t else t["reason"] for t in found["tried"]]
+    if not found["kept"]:
+        return [f"\nno layer split: repaired {found['score_without']:.4g}, with ranks {', '.join(scores)}"]
+    rows = [f"{row['node']} {row['form']} {' × '.join(map(str, row['ranks']))}" for row in found["layers"]]
+    said = f"repaired {found['score_with']:.4g}, without {found['score_without']:.4g}"
+    return [f"\n{len(rows)} layers split: {', '.join(rows)}\n{said}"]
 
 
 @command("prune", render, executes=True, fields_of="onnxprune.passes.prune:Prune")
@@ -126,7 +138,7 @@ def _rotated(found: Facts) -> list[str]:
 @click.option(
     "--rotated-output",
     type=Writes(),
-    help="File to write the rotated model to that is pruned, the original of the steps that follow.",
+    help="File to write the rotated or split form to that is pruned, the original of later steps.",
 )
 @click.option("-o", "--output", type=Writes(), help="File to write the sparse model to.")
 def prune(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -127,6 +127,12 @@ def factors_of(kernel: Array, gram: Array, option: RankOption) -> LowRank:
     unfolding = Unfolding(kernel, gram, option.form.first, option.ranks[0])
     rank, *outer = option.ranks
     return unfolding.factored(min(rank, unfolding.most), outer[0] if outer else None)
+
+
+def at_full_ranks(layer: RankLayer, option: RankOption) -> RankOption:
+    """Return a split of the same form with the numbers of channels between the products that lose nothing."""
+    full = (_largest(layer, option.form), layer.shape[1])
+    return replace(option, ranks=full[: len(option.ranks)])
 
 
 def largest_rank(layer: RankLayer, forms: Sequence[Form]) -> int:

@@ -1,0 +1,237 @@
+"""Ranks beside channels: a pruning of the model with layers split exactly, against one of the model as it is.
+
+A layer is first split without loss: a chain of products at the full rank, the directions between them ordered
+by their part in the result on samples. Its rank is then the width of a group of channels, the channels that
+are cut from it are the last directions, and every cost is bilinear in rank and width, as between other
+groups. So one plan holds widths, ranks and blocks, sparse and dense model are one function, and the repair,
+the training and the proof are the same as for all channels.
+
+The chain at the full rank costs more than the layer; which layers are split, and at most at which rank, is
+therefore decided before: by the integer program of `RankChoice`, for a share of the reduction. The plan then
+chooses smaller ranks and all widths. All plans meet the same budgets, each with its repair, and are judged
+by the same metric on the same samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from onnxprune.algebra.axes import Factor, factors
+from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.decisions.channels.own_graph import in_own_graph
+from onnxprune.decisions.channels.planned import planned_channels, stored_plan
+from onnxprune.decisions.plan import Plan
+from onnxprune.decisions.ranks import RankLayer, RankOption, find_layers, with_written_weights, written
+from onnxprune.errors import DataError, NothingToDoError, PlanError, VerificationError
+from onnxprune.evaluate.equivalence import CheckBudget, examine
+from onnxprune.evaluate.equivalence.verification import demand
+from onnxprune.ir import Model
+from onnxprune.passes.base import PassResult
+from onnxprune.passes.plan_order import PlanOrder, score_of
+from onnxprune.passes.reports import by_kind
+from onnxprune.runtime import Array
+from onnxprune.scoring.rank_scores import exact_kernels, offers_of
+from onnxprune.search.rank_allocation import RankChoice
+from onnxprune.support.globs import matching
+from onnxprune.support.progress import task
+
+SHARES = (0.35, 0.7, 1.0)
+"""Shares of the reduction for which layers to split are chosen."""
+_CHECK = CheckBudget(seconds=5.0)
+_REFUSALS = (PlanError, NothingToDoError, DataError, VerificationError)
+"""Errors of one share, which leave the others."""
+_Feeds = Sequence[Mapping[str, Array]]
+
+
+@dataclass(frozen=True)
+class SplitForm:
+    """A model with layers split without loss.
+
+    Attributes:
+        model: The model.
+        layers: The layers, and the splits that were chosen for them.
+        limits: For each layer the largest number of channels that stay between its products, by the name of
+            their group, the first to run first.
+    """
+
+    model: Model
+    layers: Sequence[tuple[RankLayer, RankOption]]
+    limits: Sequence[Mapping[str, int]]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ranks of all layers by the names of their groups."""
+        return {name: rank for own in self.limits for name, rank in own.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Splitting:
+    """The splits of a model, chosen on samples.
+
+    Attributes:
+        given: The model.
+        feeds: The samples, arrays for every input.
+        exclude: Globs of nodes, weights or tensors of layers that stay whole.
+        only: Globs of the layers that may be split; by default all.
+        max_ratio: Largest fraction of the full rank that may go.
+        threads: Threads of the sessions.
+        seed: Seed of all draws.
+    """
+
+    given: Model
+    feeds: _Feeds
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
+    max_ratio: float = 0.9
+    threads: int | None = None
+    seed: int = 0
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The groups of the model."""
+        return find_channels(self.given)
+
+    @cached_property
+    def choice(self) -> RankChoice:
+        """The splits of each layer that cost less than it.
+
+        Raises:
+            NothingToDoError: There are none.
+        """
+        layers, _ = find_layers(self.channels, self._model)
+        own = {name for node in self.given.nodes for name in node.output[:1]}
+        layers = [n for n in layers if n.linear.node.output[0] in own and self._is_free(n)]
+        offers = offers_of(self._model, layers, (), self.feeds, {}, self.threads, self.seed)
+        if not offers:
+            raise NothingToDoError(
+                "no layer can be split into smaller ones", "see `factorize` for the reasons"
+            )
+        return RankChoice(offers, cost_of(self.channels).figures())
+
+    def at(self, reductions: Mapping[str, float]) -> SplitForm:
+        """Split the layers that are chosen for reductions by ranks alone; none of them loses anything.
+
+        Args:
+            reductions: The fractions of ``macs`` and ``params``.
+
+        Raises:
+            PlanError: Ranks alone cannot reach them.
+            VerificationError: The result does not compute the function of the model.
+        """
+        chosen = self.choice.allotted(reductions)
+        kernels = exact_kernels(self._model, chosen, self.feeds, self.threads, self.seed)
+        made = self._written(chosen, kernels)
+        verdict = examine(self.given, made, shapes=self.given.sizes or None, seed=self.seed, budget=_CHECK)
+        demand(verdict, self.given.name, "its form with layers split")
+        return SplitForm(made, chosen, self._limits(made, chosen))
+
+    @cached_property
+    def _model(self) -> Model:
+        return with_written_weights(self.channels.model)
+
+    def _is_free(self, layer: RankLayer) -> bool:
+        node = layer.linear.node
+        names = {layer.name, layer.linear.weight, *node.input, *node.output}
+        meant = [any(matching(p, names) for p in globs) for globs in (self.exclude, self.only)]
+        return not meant[0] and (meant[1] or not self.only)
+
+    def _written(self, chosen: Sequence[tuple[RankLayer, RankOption]], kernels: Sequence[Any]) -> Model:
+        """Write chains into the user's own graph, or else into the analysed form."""
+        chains = {n.linear.node.output[0]: (n, found) for (n, _), found in zip(chosen, kernels, strict=True)}
+        own = in_own_graph(self.given, self.channels.model, self._model)
+        if own is not None:
+            nodes = {node.output[0]: node for node in own.nodes if node.output}
+            stems = {nodes[out].input[layer.view.weights] for out, (layer, _) in chains.items()}
+            own = own if stems <= own.constants.keys() else None
+        made = written(self._model if own is None else own, chains)
+        return replace(made, sizes=self.given.sizes)
+
+    def _limits(self, made: Model, chosen: Sequence[tuple[RankLayer, RankOption]]) -> list[dict[str, int]]:
+        """Return the ranks of each layer by the names of their groups, the first to run first.
+
+        Raises:
+            PlanError: The channels within a chain cannot be cut.
+        """
+        channels, limits = find_channels(made), list[dict[str, int]]()
+        for layer, option in chosen:
+            name, own = layer.linear.node.output[0], dict[str, int]()
+            outside = self._factors(channels, name)
+            for rank in reversed(option.ranks):
+                producer = made.main.producer(name)
+                assert producer is not None
+                name = producer.input[layer.view.data]
+                found = [g for g in channels.groups if g.factor in self._factors(channels, name) - outside]
+                if len(found) != 1:
+                    raise PlanError(
+                        f"the channels within the chain of '{layer.name}' cannot be cut",
+                        "`exclude` keeps the layer whole",
+                    )
+                least = math.ceil(found[0].size * (1 - self.max_ratio) - 1e-9)
+                own = {found[0].name: max(1, rank, least)} | own
+                outside = outside | {found[0].factor}
+            limits.append(own)
+        return limits
+
+    @staticmethod
+    def _factors(channels: Channels, tensor: str) -> set[Factor]:
+        return {factor for dim in channels.typing.axes.get(tensor, ()) for factor in factors(dim)}
+
+
+def better_by_ranks(
+    whole: PassResult,
+    splitting: Splitting,
+    prune: Callable[[SplitForm], PassResult],
+    reductions: Mapping[str, float],
+    order: PlanOrder,
+) -> PassResult:
+    """Return the best of a pruning and those of the model with layers split, with all scores in its report.
+
+    Args:
+        whole: The pruning of the model as it is.
+        splitting: The splits of the model.
+        prune: From a model with layers split to its pruning under the same budgets.
+        reductions: The reductions of ``macs`` and ``params`` that ranks are chosen for.
+        order: The order of prunings.
+    """
+    best, form, tried = whole, None, list[dict[str, Any]]()
+    for share in SHARES:
+        try:
+            with task(f"prune with ranks for {share:.0%}"):
+                split = splitting.at({name: share * value for name, value in reductions.items()})
+                pruned = prune(split)
+        except _REFUSALS as error:
+            tried.append({"share": share, "reason": error.message})
+            continue
+        tried.append({"share": share, "score": score_of(pruned)})
+        if order.rank(pruned) < order.rank(best):
+            best, form = pruned, split
+    told = {"kept": form is not None, "score_without": score_of(whole), "tried": tried}
+    if form is None:
+        return replace(best, report=best.report.with_keys(rank_choice=told))
+    plan = stored_plan(best.model)
+    assert plan is not None
+    told |= {"score_with": score_of(best), "layers": _described(form, plan)}
+    kinds = by_kind(planned_channels(best.model, plan), plan, form.ranks)
+    report = best.report.with_keys(rank_choice=told, **kinds)
+    return replace(best, original=form.model, analysis=whole.analysis, report=report)
+
+
+def _described(form: SplitForm, plan: Plan) -> list[dict[str, Any]]:
+    """Describe the layers that are split, with the ranks that the plan keeps."""
+    return [
+        {
+            "node": layer.name,
+            "operator": layer.linear.node.op_type,
+            "form": option.form.name,
+            "ranks": [
+                plan.sizes[n] - len(plan.removed[n]) if n in plan.removed else rank
+                for n, rank in limits.items()
+            ],
+        }
+        for (layer, option), limits in zip(form.layers, form.limits, strict=True)
+    ]

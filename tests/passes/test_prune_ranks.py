@@ -1,0 +1,211 @@
+"""Ranks beside channels: layers split without loss, one plan for ranks and widths, the better plan kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from helpers import Net
+from numpy.typing import NDArray
+
+from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.app.cli import program
+from onnxprune.certify import certify
+from onnxprune.errors import PlanError, UsageError
+from onnxprune.evaluate.equivalence import CheckBudget, verify
+from onnxprune.ir import Model
+from onnxprune.passes import Prune, Transform, rank_choice
+from onnxprune.passes import prune as prune_module
+from onnxprune.passes import rotate as rotate_module
+from onnxprune.passes.rank_choice import Splitting
+
+Array = NDArray[Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (rank_choice, rotate_module, prune_module):
+        monkeypatch.setattr(module, "_CHECK", CheckBudget(seconds=0.1))
+
+
+def samples(count: int = 96, channels: int = 3, seed: int = 1) -> dict[str, Array]:
+    return {"x": np.random.default_rng(seed).normal(size=(count, channels, 8, 8)).astype(np.float32)}
+
+
+def kernel(outputs: int, inputs: int, rank: int, seed: int) -> Array:
+    """A kernel ``[outputs, inputs, 3, 3]`` of a low rank, but for a little noise."""
+    random = np.random.default_rng(seed)
+    first, second = random.normal(size=(rank, inputs * 9)), random.normal(size=(outputs, rank))
+    noise = 0.05 * random.normal(size=(outputs, inputs * 9))
+    return ((second @ first / rank + noise) / np.sqrt(3 * inputs)).reshape(outputs, inputs, 3, 3)
+
+
+def low(opset: int = 17) -> Model:
+    """A network whose channels all matter, and whose kernels have a low rank."""
+    net = Net(opset=opset)
+    x = net.relu(net.conv(net.input("x", ["N", 3, 8, 8]), 16))
+    for n in (1, 2):
+        weights = net.const(kernel(16, 16, 3, n).astype(np.float32))
+        x = net.relu(net.op("Conv", x, weights, net.vector(16), pads=[1, 1, 1, 1], kernel_shape=[3, 3]))
+    return net.model(net.gemm(net.reshape(net.gap(x), -1, 16), 10))
+
+
+def macs(model: Model) -> int:
+    return cost_of(find_channels(model)).figures()["macs"]
+
+
+def test_ranks_and_widths_are_one_plan() -> None:
+    model = low()
+    how: dict[str, Any] = {"reduce_macs": 0.5, "data": samples(), "metric": "cosine", "round_to": 1}
+    result, own = Prune(ranks=True, **how)(model), Prune(**how)(model)
+    found, form = result.facts["rank_choice"], result.original
+    assert found["kept"]
+    assert found["score_without"] == pytest.approx(own.facts["recovery"]["score"])
+    assert found["score_with"] == result.facts["recovery"]["score"] > found["score_without"]
+    assert found["score_with"] == max(tried["score"] for tried in found["tried"])
+    assert result.facts["macs_before"] == own.facts["macs_before"] == macs(model)
+    assert result.facts["macs_reduction"] >= 0.5 - 1e-3
+    kinds = result.facts["by_kind"]
+    assert set(kinds) == {"ranks", "channels"}
+    assert sum(part["macs"] for part in kinds.values()) == pytest.approx(result.facts["macs_reduction"])
+    assert kinds["ranks"]["macs"] > 0.1
+    assert form is not None
+    assert verify(model, form).equal
+    dense = Transform()(result)
+    assert dense.facts["max_rel_error"] <= 1e-4
+    assert macs(dense.model) == result.facts["macs"]
+    nodes = {node.name: node for node in dense.model.nodes}
+    for row in found["layers"]:
+        assert row["ranks"][-1] == dense.model.array(nodes[row["node"]].input[1]).shape[1]
+
+
+def test_the_result_is_certified_from_the_split_form() -> None:
+    how: dict[str, Any] = {"reduce_macs": 0.5, "data": samples(), "metric": "cosine", "recover": ()}
+    result = Prune(ranks=True, **how)(low())
+    assert result.facts["rank_choice"]["kept"]
+    dense = Transform()(result)
+    assert result.original is not None
+    proofs: list[Any] = [result.model.proto, dense.model.proto, dense.kept]
+    assert certify(*proofs, original=result.original.proto).certified
+
+
+def test_the_plan_of_channels_stays_where_it_is_better() -> None:
+    """Kernels of full rank, and channels that are nearly copies."""
+    net, random = Net(), np.random.default_rng(0)
+    first = np.repeat(np.linalg.qr(random.normal(size=(8, 8)))[0][:, :3], 3, axis=0)[:24] * 2
+    x = net.op("MatMul", net.input("x", ["N", 3]), net.const(first.T.astype(np.float32)))
+    x = net.relu(x)
+    model = net.model(net.gemm(net.relu(net.gemm(x, 12)), 12))
+    data = {"x": random.normal(size=(96, 3)).astype(np.float32)}
+    how: dict[str, Any] = {"reduce_macs": 0.3, "data": data, "metric": "cosine", "round_to": 1}
+    result, own = Prune(ranks=True, **how)(model), Prune(**how)(model)
+    found = result.facts["rank_choice"]
+    scores = [tried["score"] for tried in found["tried"] if "score" in tried]
+    assert found["kept"] == (max(scores, default=-1) > found["score_without"])
+    assert result.facts["recovery"]["score"] == max([found["score_without"], *scores])
+    if not found["kept"]:
+        assert result.original is None
+        assert result.model.metadata() == own.model.metadata()
+
+
+def split(model: Model, share: float = 0.3, **how: Any) -> Any:
+    shape = [d.dim_value or 5 for d in model.inputs[0].type.tensor_type.shape.dim]
+    feeds = [{"x": np.random.default_rng(k).normal(size=shape).astype(np.float32)} for k in range(12)]
+    return Splitting(model, feeds, **how).at({"macs": share})
+
+
+def grouped(net: Net) -> str:
+    weights = net.const(np.random.default_rng(0).normal(size=(16, 8, 3, 3)).astype(np.float32))
+    x = net.op("Conv", net.input("x", ["N", 16, 6, 6]), weights, group=2, kernel_shape=[3, 3])
+    return net.conv(net.relu(x), 4)
+
+
+def transposed(net: Net) -> str:
+    weights = net.const(np.random.default_rng(0).normal(size=(24, 16)).astype(np.float32))
+    x = net.op("MatMul", net.input("x", ["N", 7, 16]), net.op("Transpose", weights, perm=[1, 0]))
+    return net.op("MatMul", net.relu(x), net.weight(24, 6))
+
+
+def turned(net: Net) -> str:
+    x = net.op("ConvTranspose", net.input("x", ["N", 12, 5, 5]), net.weight(12, 16, 3, 3), strides=[2, 2])
+    return net.conv(net.relu(x), 4)
+
+
+@pytest.mark.parametrize("build", [grouped, transposed, turned])
+def test_full_ranks_lose_nothing(build: Any) -> None:
+    """The form computes the same; its limits are the ranks that meet the share alone."""
+    net = Net()
+    model = net.model(build(net))
+    form = split(model)
+    assert verify(model, form.model).equal
+    channels = find_channels(form.model)
+    groups = {g.name: g for g in channels.groups}
+    assert form.ranks
+    assert all(rank <= groups[name].size for name, rank in form.ranks.items())
+    assert any(rank < groups[name].size for name, rank in form.ranks.items())
+    counts = {groups[name].factor: rank for name, rank in form.ranks.items()}
+    assert cost_of(channels).figures()["macs"] > macs(model)
+    assert cost_of(channels).figures(counts)["macs"] <= 0.7 * macs(model) + 1
+
+
+def test_layers_are_excluded_and_chosen_by_name() -> None:
+    model = low()
+    names = [node.name for node in model.nodes if node.op_type == "Conv"]
+    form = split(model, 0.1, exclude=[names[1]])
+    assert names[1] not in {layer.name for layer, _ in form.layers}
+    form = split(model, 0.1, only=[names[1]])
+    assert {layer.name for layer, _ in form.layers} == {names[1]}
+    how: dict[str, Any] = {"reduce_macs": 0.1, "data": samples(), "metric": "cosine", "only": [names[1]]}
+    assert Prune(ranks=True, **how)(model).facts["macs_reduction"] >= 0.1 - 1e-3
+
+
+def test_the_largest_ratio_limits_ranks_too() -> None:
+    form = split(low(), 0.5, max_ratio=0.5)
+    sizes = {g.name: g.size for g in find_channels(form.model).groups}
+    assert all(rank >= sizes[name] / 2 for name, rank in form.ranks.items())
+
+
+def test_a_pruned_model_stays_as_it_is() -> None:
+    how: dict[str, Any] = {"data": samples(), "metric": "cosine"}
+    sparse = Prune(reduce_macs=0.2, **how)(low()).model
+    found = Prune(reduce_macs=0.4, ranks=True, **how)(sparse)
+    assert not found.facts["rank_choice"]["kept"]
+    assert "pruned already" in found.facts["rank_choice"]["reason"]
+
+
+def test_options_that_ranks_do_not_go_with() -> None:
+    for how, said in (
+        ({"reduce_macs": 0.3}, "judged on samples"),
+        ({"reduce_latency": 0.3, "data": samples()}, "budget of latency"),
+        ({"reduce_channels": 0.3, "data": samples()}, "budget of channels"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            Prune(ranks=True, **how)(low())  # type: ignore[arg-type]
+
+
+def test_a_share_out_of_reach_is_named() -> None:
+    """One layer may be split, and ranks alone do not reach most shares; the others compete."""
+    model = low()
+    name = next(node.name for node in model.nodes if node.op_type == "Gemm")
+    with pytest.raises(PlanError, match="lower ranks remove no more than"):
+        split(model, 0.3, only=[name])
+
+
+def test_the_command_writes_the_split_form(tmp_path: Any) -> None:
+    place, data = tmp_path / "model.onnx", tmp_path / "samples.npz"
+    onnx.save(low().proto, place)
+    np.savez(data, **samples())
+    files = {name: tmp_path / f"{name}.onnx" for name in ("sparse", "form", "dense")}
+    words = ["prune", place, "--reduce-macs", 0.5, "--data", data, "--metric", "cosine", "--ranks"]
+    words += ["--rotated-output", files["form"], "-o", files["sparse"]]
+    shown = CliRunner().invoke(program, [str(word) for word in words], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
+    assert "layers split" in shown.stdout
+    assert "by lower ranks" in shown.stdout
+    recover = ["recover", files["sparse"], "--original", files["form"], "--data", data, "-o", files["dense"]]
+    shown = CliRunner().invoke(program, [str(word) for word in recover], catch_exceptions=False)
+    assert shown.exit_code == 0, shown.output
