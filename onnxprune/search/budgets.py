@@ -106,6 +106,11 @@ class _Evaluated:
         step = self._steps[k]
         return value + self._in_steps.along(k, self._up(widths), np.ceil(tried / step) * step)
 
+    def coupled(self, k: int) -> set[int]:
+        """Return the groups whose widths count in the part of the cost that group ``k`` has a share in."""
+        further = self._in_steps.coupled(k) if self._in_steps is not None else set()
+        return self._plain.coupled(k) | further
+
     def _up(self, widths: Widths) -> Widths:
         return np.asarray(np.ceil(widths / self._steps) * self._steps)
 
@@ -167,6 +172,10 @@ class Balance:
         pairs = zip(self.budgets, self._costs, strict=True)
         lines = np.asarray([cost.along(k, widths, tried) / b.baseline for b, cost in pairs])
         return np.asarray(lines[:, :-1] - lines[:, -1:])
+
+    def coupled(self, k: int) -> set[int]:
+        """Return the groups whose changes of the excess depend on the width of group ``k``, itself included."""
+        return {k}.union(*(cost.coupled(k) for cost in self._costs))
 
     def check(self) -> None:
         """Refuse budgets that are out of reach, or met already.

@@ -81,6 +81,11 @@ class Monomials:
             total += float(share) * tried**power
         return total
 
+    def coupled(self, k: int) -> set[int]:
+        """Return the groups that a monomial multiplies by group ``k``, itself included if there is any."""
+        rows = self.rows[k].values()
+        return {int(n) for part in rows for n in np.unique(self.indices[part]) if n < len(self.rows)}
+
 
 def _expanded(dim: Dim, number: Mapping[Factor, int], elsewhere: Counts) -> _Expanded:
     """Return a dim's size as monomials in the counts of its factors."""

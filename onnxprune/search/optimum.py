@@ -154,6 +154,8 @@ class _Moves:
 class _Search:
     """A plan that is improved move by move, with the costs as they are.
 
+    The moves of a group are computed again only after a group has moved whose width they depend on.
+
     Args:
         balance: The budgets.
         levels: The plan to start from.
@@ -163,6 +165,16 @@ class _Search:
         self.balance = balance
         self.levels = np.asarray(levels, np.intp)
         self._losses = [np.asarray([0.0, *o.losses]) for o in balance.offers]
+        self._widths = balance.widths(self.levels.tolist())
+        sizes = [len(line) for line in self._losses]
+        self._ends = np.cumsum([0, *sizes])
+        self._known = _Moves(
+            np.repeat(np.arange(len(sizes)), sizes),
+            np.concatenate([np.arange(n) for n in (0, *sizes)]),
+            np.empty(sum(sizes)),
+            np.empty((len(balance.budgets), sum(sizes))),
+        )
+        self._stale = set(range(len(sizes)))
 
     @property
     def loss(self) -> float:
@@ -187,19 +199,20 @@ class _Search:
         return self
 
     def _excess(self) -> Widths:
-        return self.balance.excess(self.balance.widths(self.levels.tolist()))
+        return self.balance.excess(self._widths)
 
     def _moves(self) -> _Moves:
-        widths = self.balance.widths(self.levels.tolist())
-        groups, levels, gains, changes = [], [], [], []
-        for k, offer in enumerate(self.balance.offers):
-            here, line = int(self.levels[k]), self._losses[k]
-            others = np.asarray([n for n in range(len(line)) if n != here], np.intp)
-            groups.append(np.full(len(others), k))
-            levels.append(others)
-            gains.append(line[others] - line[here])
-            changes.append(self.balance.change(k, widths, np.asarray(offer.widths, np.float64)[others]))
-        return _Moves(*(np.concatenate(part, axis=-1) for part in (groups, levels, gains, changes)))
+        """Return all moves; that of a group to its present level never pays."""
+        known = self._known
+        for k in sorted(self._stale):
+            here, line, start = int(self.levels[k]), self._losses[k], self._ends[k]
+            others = np.delete(np.arange(len(line)), here)
+            tried = np.asarray(self.balance.offers[k].widths, np.float64)[others]
+            known.gains[start + others] = line[others] - line[here]
+            known.changes[:, start + others] = self.balance.change(k, self._widths, tried)
+            known.gains[start + here], known.changes[:, start + here] = np.inf, 0.0
+        self._stale.clear()
+        return known
 
     def _single(self, moves: _Moves) -> bool:
         """Take the best move of one group: the one that costs least where a budget is exceeded."""
@@ -229,10 +242,12 @@ class _Search:
 
     def _take(self, moves: _Moves, chosen: Sequence[int]) -> bool:
         """Make moves, unless they exceed a budget after all: their costs are not quite independent."""
-        before, was = self.levels.copy(), self.excess
-        for move in chosen:
-            self.levels[moves.groups[move]] = moves.levels[move]
+        groups, was = moves.groups[list(chosen)], self.excess
+        before = self.levels[groups], self._widths[groups]
+        self.levels[groups] = moves.levels[list(chosen)]
+        self._widths[groups] = [self.balance.offers[k].widths[self.levels[k]] for k in groups]
         if self.excess > max(was, REACHED):
-            self.levels = before
+            self.levels[groups], self._widths[groups] = before
             return False
+        self._stale.update(*(self.balance.coupled(int(k)) for k in groups))
         return True

@@ -91,9 +91,9 @@ NODES, MORE = 250, 4
 """`python tests/support/growth.py` does the same up to 8,000 nodes."""
 
 
-WIDER = {("blocks", "stream"): 2.0, ("factorize", "residual"): 5.0}
-"""Further factors of the limit: the local search of plans, and the integer program of ranks (up to 3,000
-variables), take more time for each of more groups. Measured: 1.97 and 5.1 in all."""
+WIDER = {("factorize", "residual"): 5.0}
+"""Further factors of the limit: the integer program of ranks takes more time for each of more groups.
+Measured: 5.1 in all."""
 
 
 @pytest.mark.slow

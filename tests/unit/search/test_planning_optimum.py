@@ -31,7 +31,7 @@ from onnxprune.search import (
 from onnxprune.search.budgets import REACHED
 from onnxprune.search.candidates import loss_at
 from onnxprune.search.greedy import cheapest
-from onnxprune.search.optimum import best_levels
+from onnxprune.search.optimum import _Search, best_levels
 
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 
@@ -201,3 +201,17 @@ def test_a_search_among_few_plans_ends_without_new_ones(monkeypatch: pytest.Monk
     assert len(trials.tried) < 100
     assert len(drawn_plans) < 60 * len(trials.tried)
     assert trials.drop(found) == min(map(trials.drop, set(trials.tried)))
+
+
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_moves_stay_those_of_the_plan_there_is(of: str) -> None:
+    """After moves only the groups that depend on them are computed again; the others still hold."""
+    offers = drawn("bottleneck", 3, 1)
+    balance = Balance(offers, [budget("bottleneck", of, 0.4)])
+    search = _Search(balance, [0] * len(offers))
+    search.run()
+    fresh = _Search(balance, search.levels.tolist())
+    assert search.levels.any()
+    assert search.excess == fresh.excess
+    for kept, computed in zip(vars(search._moves()).values(), vars(fresh._moves()).values(), strict=True):
+        np.testing.assert_array_equal(kept, computed)
