@@ -174,7 +174,7 @@ class Balance:
         return np.asarray(lines[:, :-1] - lines[:, -1:])
 
     def coupled(self, k: int) -> set[int]:
-        """Return the groups whose changes of the excess depend on the width of group ``k``, itself included."""
+        """Return the groups whose changes of the excess depend on the width of group ``k``, and itself."""
         return {k}.union(*(cost.coupled(k) for cost in self._costs))
 
     def check(self) -> None:

@@ -20,6 +20,11 @@ MOST_VARIABLES = 20_000
 """Options beyond which no integer program is solved."""
 _GAP = 1e-4
 _NODES = 2_000
+"""Nodes of the search tree after which the best choice so far is taken."""
+_WORK = 250_000
+"""Largest product of options and nodes of the search tree: the time for a node grows with the options."""
+SECONDS = 60.0
+"""Time after which the solver returns the best choice so far."""
 _HALVINGS = 60
 
 
@@ -51,10 +56,15 @@ def best_choices(offers: Sequence[Offer], most: Sequence[float]) -> list[int]:
         raise PlanError("even the cheapest options together exceed a budget", "ask for less")
     found = by_multipliers(offers, most)
     if sum(len(offer.losses) for offer in offers) <= MOST_VARIABLES:
-        found = _by_program(offers, most) or found
+        choices = [levels for levels in (_by_program(offers, most), found) if levels is not None]
+        found = min(choices, key=lambda levels: _loss(offers, levels), default=None)
     if found is None:
         raise PlanError("no choice meets all budgets together", "ask for less of one of them")
     return found
+
+
+def _loss(offers: Sequence[Offer], levels: Sequence[int]) -> float:
+    return float(sum(offer.losses[n] for offer, n in zip(offers, levels, strict=True)))
 
 
 def by_multipliers(offers: Sequence[Offer], most: Sequence[float]) -> list[int] | None:
@@ -97,7 +107,11 @@ def _by_program(offers: Sequence[Offer], most: Sequence[float]) -> list[int] | N
         integrality=np.ones(len(losses)),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one, 1, 1), LinearConstraint(costs.T, -np.inf, 1.0)],
-        options={"mip_rel_gap": _GAP, "node_limit": _NODES},
+        options={
+            "mip_rel_gap": _GAP,
+            "node_limit": min(_NODES, max(1, _WORK // len(losses))),
+            "time_limit": SECONDS,
+        },
     )
     if solved.x is None:
         return None

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.search.budgets import REACHED, Balance
+from onnxprune.search.choices import SECONDS
 from onnxprune.search.monomials import Monomials, Widths
 
 LARGEST = 3000
@@ -107,7 +108,7 @@ class _Program:
                 optimize.LinearConstraint(self.costs, -np.inf, self.room),
                 optimize.LinearConstraint(equations, self.sides, self.sides),
             ],
-            options={"node_limit": _NODES, "mip_rel_gap": 0.0},
+            options={"node_limit": _NODES, "mip_rel_gap": 0.0, "time_limit": SECONDS},
         )
         if found.x is None:
             return None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.errors import PlanError
+from onnxprune.search import choices
 from onnxprune.search.choices import Offer, best_choices, by_multipliers
 
 
@@ -61,3 +62,14 @@ def test_a_budget_below_the_cheapest_options_is_refused() -> None:
     offers = random_offers(5, 4, 1, 0)
     with pytest.raises(PlanError, match="exceed a budget"):
         best_choices(offers, [0.9 * sum(float(o.costs.min()) for o in offers)])
+
+
+def test_a_choice_that_the_solver_does_not_improve_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = random_offers(12, 5, 1, 7)
+    most = (0.5 * sum(o.costs[0] for o in offers)).tolist()
+    monkeypatch.setattr(choices, "_by_program", lambda offers, most: [int(o.losses.argmax()) for o in offers])
+    levels = by_multipliers(offers, most)
+    assert levels is not None
+    assert best_choices(offers, most) == levels
+    monkeypatch.setattr(choices, "_by_program", lambda offers, most: None)
+    assert best_choices(offers, most) == levels
