@@ -24,13 +24,13 @@ from onnxprune.analysis.sizes.walk import Walk
 from onnxprune.errors import UNEXPECTED, OnnxpruneError
 from onnxprune.ir import Model, subgraphs
 from onnxprune.ir.index import GraphIndex
+from onnxprune.ops.spec import spec_of
 
 Place: TypeAlias = "tuple[int, int]"
 """A node by its number, and one of its operands; for sizes that the node reads off a tensor, `READ`."""
 Wanted: TypeAlias = "Mapping[Place, Mapping[int, Extent]]"
 """New numbers by place and element."""
 READ = -1
-_SAME_ORDER = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _STANDARD = ("", "ai.onnx")
 _ROUNDS = 8
 
@@ -142,7 +142,7 @@ class SizeFlow:
 
     def _moved(self, node: onnx.NodeProto, element: int) -> tuple[int, int] | None:
         """Return the operand that an element of a result is moved from, and its element there."""
-        if node.op_type in _SAME_ORDER:
+        if node.op_type == "Cast" or spec_of(node).rearranges == "shape":
             return 0, element
         if node.op_type == "Concat":
             return self._piece(node, element)
