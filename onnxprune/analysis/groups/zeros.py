@@ -45,11 +45,13 @@ def block_inexact_sums(typing: Typing) -> None:
     for factor, divisors in divisions.items():
         values = _values(typing, factor, carriers[factor], makers, None)
         repeated = _repeated(typing, carriers[factor], makers)
+        positive = _positive(typing, carriers[factor], makers, values)
         for divisor in divisors:
             if divisor.tensor in repeated:
                 continue  # the other channels are divided by the same number
             results = typing.nodes[divisor.node].output
-            known = values.get(divisor.tensor) or _is_constant_divisor(typing, divisor.tensor)
+            known = values.get(divisor.tensor) or divisor.tensor in positive
+            known = known or _is_constant_divisor(typing, divisor.tensor)
             if not known or not all(np.isfinite(values.get(r, 0)) for r in results):
                 _block(typing, factor, divisor.node, INFINITE)
 
@@ -165,6 +167,32 @@ def _repeated(typing: Typing, carriers: set[str], makers: Mapping[str, int]) -> 
         if (spec.elementwise or spec.copies) and carriers.intersection(sources) <= repeated:
             repeated.update(node.output)
     return repeated
+
+
+def _positive(
+    typing: Typing, carriers: set[str], makers: Mapping[str, int], values: Mapping[str, float]
+) -> set[str]:
+    """Return the carriers of a factor that are above zero at its channels, whatever number they hold.
+
+    Exponentials are, and their sums: a Softmax in single operators divides by one.
+    """
+    positive = {t for t in carriers if values.get(t, 0) > 0}
+    for index in sorted({makers[t] for t in carriers if t in makers}):
+        node, spec = typing.nodes[index], spec_of(typing.nodes[index])
+        above = [name in positive or _is_above(typing, name) for name in node.input if name]
+        if node.op_type == "Exp":
+            positive.update(o for o in node.output if values.get(o) != 0)
+        elif spec.sums or spec.copies or spec.moves == "whole":
+            positive.update(node.output if above[0] else ())
+        elif spec.arithmetic in ("sum", "product", "quotient") and all(above):
+            positive.update(node.output)
+    return positive
+
+
+def _is_above(typing: Typing, name: str) -> bool:
+    """Return whether a tensor is a single number above zero."""
+    value = typing.shapes.values.get(name)
+    return value is not None and value.size == 1 and value.item() > 0
 
 
 def _made(

@@ -109,11 +109,11 @@ class _Unrolled:
         """Cut a tensor into the parts of a sequence."""
         sizes = self.shapes.sizes.get(node.input[0])
         given = attributes(node)
-        if sizes is None:
+        if not sizes:
             return None
         axis = int(given.get("axis", 0)) % len(sizes)
         lengths = self._lengths(node, axis)
-        if lengths is None or len(lengths) > LONGEST or not all(lengths):
+        if lengths is None or len(lengths) > LONGEST or any(length < 1 for length in lengths):
             return None
         names = [self.model.fresh(f"{node.output[0]}__part{k}") for k in range(len(lengths))]
         self._cut(node, names, lengths, axis)
@@ -124,7 +124,7 @@ class _Unrolled:
     def _lengths(self, node: onnx.NodeProto, axis: int) -> list[int] | None:
         """Return the length of each part along the axis that is cut."""
         split = self._integers(node.input[1]) if len(node.input) > 1 and node.input[1] else np.asarray(1)
-        if split is None:
+        if split is None or split.ndim > 1:
             return None
         if split.ndim:
             return [int(length) for length in split]

@@ -44,9 +44,10 @@ def concat(node: SizedNode) -> None:
 def joined(node: SizedNode, shapes: Sequence[Shape], axis: int) -> list[Value]:
     """Return the sizes of tensors laid end to end.
 
-    onnxruntime passes over empty ones: a tensor that may be cut to no elements implies no other size.
+    onnxruntime passes over empty ones: a tensor that may be cut to no elements implies no other size. One
+    that is empty along another axis has to fit: its part of the result would hold no numbers.
     """
-    full = [s for s in shapes if 0 not in s] or list(shapes)
+    full = [s for s in shapes if 0 not in s or s[axis] != 0] or list(shapes)
     certain = [s for s in full if not _may_be_cut_away(s)] or full
     sizes: list[Value] = list(certain[0])
     whole: Value = sum((s[axis] for s in shapes), 0)

@@ -146,3 +146,42 @@ def test_constants_that_make_a_removed_channel_no_number(
     assert [g.size for g in channels.groups] == ([4] if exact else [])
     if exact:
         assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
+
+
+@pytest.mark.parametrize("shift", ["Identity", "Add"])
+@pytest.mark.parametrize("total", ["ReduceSum", "ReduceMean"])
+def test_softmax_in_single_operators_over_heads(total: str, shift: str) -> None:
+    """A head whose scores are zero is divided by a sum of exponentials, which is above zero."""
+    axes = "axes = [-1]" if total == "ReduceMean" else "keepdims = 1"
+    given = "" if total == "ReduceMean" else ", last"
+    shifted = "Identity(s)" if shift == "Identity" else "Add(s, mask)"
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, L, 8] x, float[N, 1, 1, L] mask) => (float[N, L, 3] out)
+            <float[8, 8] q, float[8, 8] k, float[8, 8] v, float[8, 3] o, int64[4] apart = {{0, 0, 2, 4}},
+             int64[3] joined = {{0, 0, 8}}, int64[1] last = {{-1}}, float few = {{0.00001}}> {{
+            x1 = MatMul(x, q) x2 = Reshape(x1, apart) x3 = Transpose<perm = [0, 2, 1, 3]>(x2)
+            y1 = MatMul(x, k) y2 = Reshape(y1, apart) y3 = Transpose<perm = [0, 2, 3, 1]>(y2)
+            z1 = MatMul(x, v) z2 = Reshape(z1, apart) z3 = Transpose<perm = [0, 2, 1, 3]>(z2)
+            s = MatMul(x3, y3) t = {shifted}
+            most = ReduceMax<axes = [-1]>(t) less = Sub(t, most) power = Exp(less)
+            all = {total}<{axes}>(power{given}) plus = Add(all, few) share = Div(power, plus)
+            h = MatMul(share, z3) m = Transpose<perm = [0, 2, 1, 3]>(h) n = Reshape(m, joined)
+            out = MatMul(n, o)
+        }}
+    """
+    shapes = {"q": (8, 8), "k": (8, 8), "v": (8, 8), "o": (8, 3)}
+    weights = {k: RANDOM.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    model = Model(parsed(text, **weights))
+    channels = find_channels(model)
+    assert 2 in [g.size for g in channels.groups]  # the heads
+    assert INFINITE not in {b.reason for axis in channels.blocked for b in axis.reasons}
+    feeds = [
+        {
+            "x": RANDOM.normal(size=(n, length, 8)).astype(np.float32),
+            "mask": np.where(np.arange(length) < length - 1, 0, -1e4).astype(np.float32).reshape(1, 1, 1, -1)
+            * np.ones((n, 1, 1, 1), np.float32),
+        }
+        for n, length in ((1, 5), (2, 3))
+    ]
+    assert prune_exactly(model, half_of_each(channels), channels, feeds=feeds).error <= 1e-5

@@ -107,6 +107,17 @@ def test_shapes_that_do_not_fit_name_the_node() -> None:
         infer(Model(net.proto(net.sized("y", [1, 3, 4, 2]))))
 
 
+def test_an_empty_tensor_joined_with_others_has_to_fit() -> None:
+    """Its part of the result would hold no numbers: onnxruntime leaves it as the memory was."""
+    net = Net()
+    x = net.input("x", [4, 6])
+    rest = net.op("Slice", x, net.ints(6), net.ints(12), net.ints(1))
+    parts = [net.reshape(x, -1, 3), net.sized(net.op("Reshape", rest, net.ints(-1, 3)), [0, 3])]
+    net.nodes.append(onnx.helper.make_node("Concat", parts, ["y"], name="the pair", axis=1))
+    with pytest.raises(ModelError, match=r"sizes do not fit at node 'the pair' \(Concat\)"):
+        infer(Model(net.proto(net.sized("y", [8, 6]))))
+
+
 def chained(batch: object = "N") -> tuple[Net, Model]:
     """A network that reads its batch off the input, for a Reshape."""
     net = Net()

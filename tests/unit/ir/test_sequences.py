@@ -9,6 +9,7 @@ from helpers import Array, Net, half_of_each, prune_exactly
 from onnx import TensorProto, helper
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.errors import ModelError
 from onnxprune.ir import Model
 
 
@@ -155,3 +156,13 @@ def test_sequences_in_a_branch() -> None:
     outcome = prune_exactly(model, half_of_each(channels), channels, feeds=feeds)
     assert outcome.error <= 1e-5
     assert outcome.change > 1e-3
+
+
+@pytest.mark.parametrize("lengths", [[[2, 4], [5, 5]], [20, -4], [0, 16]], ids=str)
+def test_lengths_of_no_parts_are_told(lengths: list[int]) -> None:
+    net = Net()
+    x = net.relu(net.linear(net.input("x", [5, 8]), 16))
+    s = net.op("SplitToSequence", x, net.const(np.asarray(lengths, np.int64)), axis=1)
+    taken = net.sized(net.op("SequenceAt", s, number(net, 0)), [5, 16])
+    with pytest.raises(ModelError):
+        find_channels(net.model(net.linear(taken, 3)))
