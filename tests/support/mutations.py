@@ -40,7 +40,7 @@ from places import TESTS
 from rule_networks import NETWORKS
 from wide_nodes import WIDE
 
-from onnxprune.analysis.groups import zeros
+from onnxprune.analysis.groups import channel_values
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.ir import Model, check
@@ -109,13 +109,13 @@ class Breaker:
         Context.match = self._match(kept["match"])  # type: ignore[method-assign]
         for (domain, operator), spec in specs.items():
             SPECS[domain, operator] = replace(spec, zero=self._zeros(operator, spec.zero))
-        computed = zeros._evaluated
-        zeros._evaluated = self._evaluated(computed)
+        computed = channel_values._evaluated
+        channel_values._evaluated = self._evaluated(computed)
         try:
             yield
         finally:
             SPECS.update(specs)
-            zeros._evaluated = computed
+            channel_values._evaluated = computed
             for name, method in kept.items():
                 setattr(Context, name, method)
 

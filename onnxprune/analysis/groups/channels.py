@@ -237,14 +237,24 @@ class Channels:
 
     def cuts(self, kept: Mapping[Factor, Indices]) -> dict[str, dict[int, Indices]]:
         """Return which elements remain, for every axis of every constant that loses some."""
-        cuts: dict[str, dict[int, Indices]] = defaultdict(dict)
+        return self._remaining(kept, lambda place: True)
+
+    def masks(self, kept: Mapping[Factor, Indices]) -> dict[str, dict[int, Indices]]:
+        """Return which elements masking leaves as they are, by constant that it changes and axis."""
+        return self._remaining(kept, lambda place: place.weight)
+
+    def _remaining(
+        self, kept: Mapping[Factor, Indices], counts: Callable[[AxisRef], bool]
+    ) -> dict[str, dict[int, Indices]]:
+        places: dict[tuple[str, int], dict[Factor, Indices]] = defaultdict(dict)
         for group in self.groups:
             if group.factor in kept:
-                for place in group.places:
-                    if place.axis not in cuts[place.tensor]:
-                        dim = self.typing.axes[place.tensor][place.axis]
-                        cuts[place.tensor][place.axis] = kept_indices(dim, kept)
-        return dict(cuts)
+                for place in filter(counts, group.places):
+                    places[place.tensor, place.axis][group.factor] = kept[group.factor]
+        found: dict[str, dict[int, Indices]] = defaultdict(dict)
+        for (tensor, axis), remaining in places.items():
+            found[tensor][axis] = kept_indices(self.typing.axes[tensor][axis], remaining)
+        return dict(found)
 
     def weight_tensors(self) -> set[str]:
         """Return the names of the constants that masking may set to zero."""
@@ -361,7 +371,8 @@ def _places(typing: Typing) -> tuple[dict[Factor, list[AxisRef]], dict[Factor, l
                         user = typing.users.get((index, operand), index)
                         makers[factor] += [label(typing.nodes[user]), label(node)]
                     if (name, axis, factor) not in seen:
-                        places[factor].append(AxisRef(name, axis, bool(uses)))
+                        masked = bool(uses) and name not in typing.spared.get(factor, ())
+                        places[factor].append(AxisRef(name, axis, masked))
                         seen.add((name, axis, factor))
     return {f: p for f, p in places.items() if f in makers}, makers
 

@@ -41,11 +41,10 @@ class KeepMasks(Mapping[str, Mask]):
     """
 
     def __init__(self, channels: Channels, removed: Mapping[str, Sequence[int]]) -> None:
-        weights = channels.weight_tensors()
         gone = {name for block in channels.removed_blocks(removed) for name in block.weights}
-        cuts = channels.cuts(channels.kept(removed))
+        masks = channels.masks(channels.kept(removed))
         self._channels, self._gone = channels, gone
-        self._cuts = {name: axes for name, axes in cuts.items() if name in weights and name not in gone}
+        self._cuts = {name: axes for name, axes in masks.items() if name not in gone}
 
     def __getitem__(self, name: str) -> Mask:
         if name in self._gone:

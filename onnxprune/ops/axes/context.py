@@ -235,6 +235,8 @@ class Typing:
     caps: list[Cap] = field(default_factory=list)
     ghosts: dict[int, Ghost] = field(default_factory=dict)
     """By the node that sums."""
+    spared: dict[Factor, frozenset[str]] = field(default_factory=dict)
+    """Weights that masking leaves as they are along a factor: other weights make its channels zero."""
     absent: dict[str, float] = field(default_factory=dict)
     """Constants in which masking writes another number than zero, and that number."""
     mixes: list[tuple[int, Dim]] = field(default_factory=list)

@@ -82,7 +82,7 @@ def test_states_of_loops(inside: str, outside: str) -> None:
 
 @pytest.mark.parametrize("operator", ["Max", "Min", "Where"])
 def test_numbers_that_depend_on_the_input_as_well(operator: str) -> None:
-    """The larger one of zero and of a number that is no channel's can be zero."""
+    """The larger one of zero and of another number can be zero; its weights keep their numbers."""
     choose = {"Where": "c = Greater(m, s) y = Where(c, m, s)"}.get(operator, f"y = {operator}(m, s)")
     model = network(f"""
         <ir_version: 8, opset_import: ["" : 17]>
@@ -95,7 +95,12 @@ def test_numbers_that_depend_on_the_input_as_well(operator: str) -> None:
             out = MatMul(z, last)
         }}
     """)
-    assert not find_channels(model).groups
+    channels = find_channels(model)
+    assert [(p.tensor, p.weight) for g in channels.groups for p in g.places] == [
+        ("first", False),
+        ("last", True),
+    ]
+    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5
 
 
 @pytest.mark.parametrize("deviation", [0.5, 0.0])
