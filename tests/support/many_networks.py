@@ -1,7 +1,7 @@
 """Random networks of every generator, compared with the given network at five sizes, by hand.
 
     python tests/support/many_networks.py meeting 20000 [first seed]
-    python tests/support/many_networks.py opened 5000        and so for: random, branched, sizes
+    python tests/support/many_networks.py opened 5000        and so for: random, branched, spelled, sizes
 
 Prints the failures, and how much was removed in how many networks. Exit code 1: there are failures.
 """
@@ -20,6 +20,7 @@ from branched_networks import put_into_branches
 from hypothesis import strategies as st
 from meeting_networks import check_network, grown
 from random_networks import Builder, grow
+from spelled_networks import spelled
 
 from onnxprune.ir import Model
 
@@ -62,11 +63,17 @@ def branched(seed: int) -> Model:
     return put_into_branches(model, nodes[begin : draw.randint(begin + 1, len(nodes))], seed)
 
 
+def respelled(seed: int) -> Model:
+    """Any operators, written in another way."""
+    return spelled(any_operators(seed), seed)[0]
+
+
 NETWORKS: dict[str, Callable[[int], Model]] = {
     "meeting": grown,
     "opened": opened,
     "random": any_operators,
     "branched": branched,
+    "spelled": respelled,
 }
 
 
