@@ -36,6 +36,7 @@ NEVER_NEGATIVE = {
     "root": lambda n, x: n.op("Sqrt", n.mul(x, x)),
     "even power": lambda n, x: n.op("Pow", x, n.const(4.0)),
     "root of any number": lambda n, x: n.op("Pow", n.relu(x), n.const(1.5)),
+    "square of a copy": lambda n, x: n.mul(n.op("Identity", x), n.op("Dropout", n.op("Identity", x))),
     "sum": lambda n, x: n.add(n.relu(x), n.op("Abs", x)),
     "pooled": lambda n, x: n.pool(n.relu(x), "AveragePool", 3, 1, 1),
     "bounded": lambda n, x: n.op("Clip", n.relu(x), "", n.const(2.0)),

@@ -104,9 +104,17 @@ def _holds(typing: Typing, name: str, node: onnx.NodeProto | None, operands: Seq
 def _is_square(typing: Typing, node: onnx.NodeProto) -> bool:
     """Return whether a node multiplies a tensor by itself, or takes it to an even power."""
     if node.op_type == "Mul":
-        return bool(node.input[0] == node.input[1])
+        one, other = (_unchanged(typing, name) for name in node.input)
+        return one == other
     exponents = typing.shapes.values.get(node.input[1]) if node.op_type == "Pow" else None
     return exponents is not None and bool(np.all(exponents % 2 == 0))
+
+
+def _unchanged(typing: Typing, name: str) -> str:
+    """Return the tensor of which another one is a copy."""
+    while (maker := typing.maker(name)) is not None and maker.op_type in ("Identity", "Dropout"):
+        name = maker.input[0]
+    return name
 
 
 def _clips(typing: Typing, node: onnx.NodeProto, operands: Sequence[bool]) -> bool:

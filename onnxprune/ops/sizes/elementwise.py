@@ -13,14 +13,14 @@ from onnxprune.ops.sizes.table import MICROSOFT, size_rule
 
 UNARY = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Hardmax Identity LeakyRelu Log LogSoftmax Mish Neg Reciprocal Relu Round Selu Shrink Sigmoid "
-    "Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Not IsNaN IsInf"
+    "HardSwish Identity LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Shrink Sigmoid "
+    "Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Not IsNaN IsInf"
 ).split()
 FOLLOWED = {"Identity", "Neg", "Abs", "Sign", "Floor", "Ceil", "Round", "Relu", "Not", "Sqrt"}
 """Operators of one operand whose values are followed, beside their shapes."""
 SAME_SHAPE = (
-    "Clip CumSum InstanceNormalization GroupNormalization LpNormalization LRN MeanVarianceNormalization "
-    "PRelu RMSNormalization ReverseSequence RotaryEmbedding TensorScatter Trilu CumProd"
+    "Clip CumSum InstanceNormalization GroupNormalization LRN MeanVarianceNormalization "
+    "PRelu ReverseSequence RotaryEmbedding TensorScatter Trilu CumProd"
 ).split()
 VARIADIC = (
     "Add Sub Mul Div Mod Pow Max Min Mean Sum BitShift BitwiseAnd BitwiseOr BitwiseXor And Or Xor "
@@ -43,6 +43,15 @@ def unary(node: SizedNode) -> None:
 def same_shape(node: SizedNode) -> None:
     """The shape of the operand for all results."""
     node.put_all(node.shape())
+
+
+@size_rule("Hardmax", "LogSoftmax", "LpNormalization", "RMSNormalization", "Softmax")
+def along_an_axis(node: SizedNode) -> None:
+    """The shape of the operand, which has the axis."""
+    shape = node.shape()
+    if shape:
+        node.axis(node.attribute("axis", 0), len(shape))
+    node.put(0, shape)
 
 
 size_rule("FakeQuantize", domain="org.openvinotoolkit")(same_shape)

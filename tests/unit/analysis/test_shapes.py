@@ -118,6 +118,16 @@ def test_an_empty_tensor_joined_with_others_has_to_fit() -> None:
         infer(Model(net.proto(net.sized("y", [8, 6]))))
 
 
+@pytest.mark.parametrize("operator", ["Hardmax", "LogSoftmax", "LpNormalization", "Softmax"])
+@pytest.mark.parametrize("axis", [2, -3])
+def test_an_axis_that_a_tensor_has_not_names_the_node(operator: str, axis: int) -> None:
+    net = Net()
+    node = onnx.helper.make_node(operator, [net.input("x", [2, 3])], ["y"], name="last", axis=axis)
+    net.nodes.append(node)
+    with pytest.raises(ModelError, match=r"at node 'last' \(\w+\): axis -?\d of a tensor of 2 axes"):
+        infer(Model(net.proto(net.sized("y", [2, 3]))))
+
+
 def chained(batch: object = "N") -> tuple[Net, Model]:
     """A network that reads its batch off the input, for a Reshape."""
     net = Net()
