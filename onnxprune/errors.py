@@ -70,6 +70,10 @@ class ModelError(OnnxpruneError):
         self.node = node
 
 
+class MixedTypesError(ModelError):
+    """A node whose operands have different types, and should have one."""
+
+
 class LimitError(ModelError):
     """A run beyond its limit of memory or time; its results are unknown, not wrong."""
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from onnxprune.errors import DeviceError, EndlessError, LimitError, ModelError
+from onnxprune.errors import DeviceError, EndlessError, LimitError, MixedTypesError, ModelError
 from onnxprune.runtime.batch_axes import batch_name, fixed_batch
 from onnxprune.runtime.deadline import RunDeadline
 from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, unreported
@@ -360,6 +360,7 @@ def _endless(name: str, seconds: float | None) -> EndlessError:
     )
 
 
+_MIXED_TYPES = "bound to different types"
 _OUT_OF_MEMORY = (
     "Failed to allocate memory",
     "can't start new thread",
@@ -382,4 +383,6 @@ def _refusal(what: str, error: Exception) -> ModelError:
     if short:
         hint = "allow more memory with --memory, or give smaller sizes with --shape, --dim or --batch-size"
         return LimitError(message, hint, name)
+    if _MIXED_TYPES in text:
+        return MixedTypesError(message, "another export, or a Cast before the node, may help", name)
     return ModelError(message, "another export, or a newer onnxruntime, may do better", name)

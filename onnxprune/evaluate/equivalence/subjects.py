@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnxprune.errors import LimitError, ModelError
+from onnxprune.errors import LimitError, MixedTypesError, ModelError
 from onnxprune.evaluate.equivalence.tails import Pair
 from onnxprune.evaluate.runnable import RunnableModel, cut_before, reproducible, unknown_operators, widened
 from onnxprune.ir import Model, anonymous, every_graph, label
@@ -131,6 +131,8 @@ def _runnable(made: Subjects) -> Subjects:
     """Return the two as they are where the runtime loads them, else as float32."""
     try:
         Session(made.reference, optimize=False)
+    except MixedTypesError:
+        raise
     except ModelError:
         if not widened(made.reference):
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import MixedTypesError, ModelError
 from onnxprune.evaluate.runnable.unknown import cut_before, unknown_operators
 from onnxprune.evaluate.runnable.widened import widened
 from onnxprune.runtime import Session
@@ -25,6 +25,8 @@ def runnable_session(proto: onnx.ModelProto, *, optimize: bool = True) -> Sessio
     """
     try:
         return Session(proto, optimize=optimize)
+    except MixedTypesError:
+        raise
     except ModelError:
         for made in _forms(proto):
             try:

@@ -285,6 +285,18 @@ def test_bfloat16_is_judged_as_float32():
     assert judged(proto, changed).status == "differ"
 
 
+def test_types_that_do_not_fit_are_told():
+    """Computed as float32 it would run, with other numbers than the analysis folds."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 4] x) => (float[N, 4] y) <float16 half = {2}> { r = Sqrt(half) y = Div(x, r) }
+    """
+    proto = onnx.parser.parse_model(text)
+    verdict = examine(Model(proto), Model(proto), budget=QUICK)
+    assert verdict.status == "not shown"
+    assert "bound to different types" in verdict.said
+
+
 def test_every_row_of_a_table_is_fed():
     def table(changed):
         values = np.random.default_rng(0).standard_normal((3000, 6)).astype(np.float32)
