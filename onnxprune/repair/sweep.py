@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnxprune.ir import label
+from onnxprune.ir import Model, label
 from onnxprune.repair.methods import LOWER_ERROR, METHODS, RepairMethod
 from onnxprune.repair.model_pair import ModelPair
 from onnxprune.repair.stage import NotRepairableError, RepairSite
@@ -17,11 +17,15 @@ from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.layer_recognition import is_layer
 from onnxprune.scoring.layerwise.moments import check_finite
 from onnxprune.scoring.layerwise.trace import CHECKPOINT_BYTES, Trace
+from onnxprune.support.mapped import byte_count, release
 from onnxprune.support.memory import budget
 from onnxprune.support.progress import task
 
 _SHARE = 16
 """Part of the memory budget that the tensors of a model may take; there are two models, and a copy."""
+
+_PIECES = 8
+"""Pieces that a model with mapped weights is run in."""
 
 
 def checkpoint_bytes() -> int:
@@ -103,6 +107,8 @@ def sweep(
             stage = RepairSite(pair, sparse, original, index, settings.seed)
             if prepare is None or not prepare(stage):
                 _repair(stage, methods, report)
+            if pair.sparse.mapped:
+                release()
             progress.advance(1, note=label(pair.sparse.proto.graph.node[index]))
     after = _output_errors(sparse, original)
     report.outputs = {n: {"mse_before": before[n], "mse_after": after[n]} for n in before}
@@ -153,10 +159,42 @@ def _repair(stage: RepairSite, methods: Sequence[RepairMethod], report: RepairRe
         report.layers.append(found | {"mse_before": before, "mse_after": error} | more)
 
 
+def _near_end(trace: Trace) -> Trace:
+    """Return a trace of the same samples in front of the last nodes, so that their outputs need few weights.
+
+    It gets there in pieces: of mapped weights, the pages of one piece are in memory at a time.
+    """
+    if not trace.model.mapped:
+        return trace
+    moved = replace(trace, batches=list(trace.batches))
+    for stop in _pieces(trace.model, trace.position):
+        moved.advance(stop)
+        release()
+    return moved
+
+
+def _pieces(model: Model, start: int) -> list[int]:
+    """Return the cuts that part the nodes from a number on into pieces of about equal weights."""
+    index, known, found = model.main, set[str](), list[int]()
+    sizes = []
+    for number in range(start, len(index.nodes)):
+        read = {name for name in index.reads(number) if name in model.constants} - known
+        known |= read
+        sizes.append(sum(byte_count(model.constants[name]) for name in read))
+    held, most = 0, sum(sizes) / _PIECES
+    for number, size in enumerate(sizes, start):
+        if held and held + size > most:
+            found.append(number)
+            held = 0
+        held += size
+    return found
+
+
 def _output_errors(sparse: Trace, original: Trace) -> dict[str, float]:
     """Return the mean squared error of each floating-point output of the network."""
     names = [o.name for o in sparse.model.outputs]
-    runs = [trace.tensors(len(trace.model.main.nodes), names) for trace in (sparse, original)]
+    ends = [_near_end(trace) for trace in (sparse, original)]
+    runs = [trace.tensors(len(trace.model.main.nodes), names) for trace in ends]
     total, count = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for ours, theirs in zip(*runs, strict=True):
         for name in names:

@@ -11,12 +11,14 @@ no region; `Model` does.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
 from types import EllipsisType
@@ -257,11 +259,30 @@ def _length_bytes(length: int) -> int:
 
 
 def release() -> None:
-    """Give the pages of all regions back to the system; arrays in them stay valid."""
+    """Give the pages of all regions back to the system, and freed memory; arrays stay valid."""
     _Window.handed = 0
+    if _REGIONS:
+        _trim()
     if hasattr(mmap, "MADV_DONTNEED"):
         for region in list(_REGIONS.values()):
             region.pages.madvise(mmap.MADV_DONTNEED)
+
+
+@cache
+def _trimmer() -> Callable[[int], int] | None:
+    """Return the function of the C library that gives freed memory back; ``None`` where there is none."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another library than glibc, or another system
+        return None
+    return found
+
+
+def _trim() -> None:
+    """Give freed memory back: after large arrays of many sizes it would stay with the process."""
+    trim = _trimmer()
+    if trim is not None:
+        trim(0)
 
 
 def _region(tensor: onnx.TensorProto) -> Region:

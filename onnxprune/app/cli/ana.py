@@ -9,7 +9,7 @@ from onnxprune.app.cli.command_options import (
     model_argument,
     output_option,
 )
-from onnxprune.app.cli.conventions import Facts, command
+from onnxprune.app.cli.conventions import Facts, command, is_verbose
 from onnxprune.app.cli.figure import check_figure, draw, figure_option
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def render(facts: Facts) -> RenderableType:
-    """Show every group's curve, the most fragile groups first, and their share of the MACs."""
+    """Show every group's curve, the most fragile groups first; verbosely also its points."""
     from rich.console import Group
 
     from onnxprune.app.figures import count, table
@@ -33,12 +33,12 @@ def render(facts: Facts) -> RenderableType:
             count(curve["macs"]),
             f"{curve['drop_at_half']:.4g}",
             _sparkline(curve, worst),
-            "  ".join(f"{r:.0%}: {v:.4g}{e}" for r, v, e in _points(curve)),
+            *(["  ".join(f"{r:.0%}: {v:.4g}{e}" for r, v, e in _points(curve))] if facts["verbose"] else []),
         )
         for name, curve in curves
     ]
-    said = f"{facts['metric']} with this share removed"
-    columns = ("…group", ">channels", ">MACs", ">drop at half", "drop", said)
+    points = (f"{facts['metric']} with this share removed",) if facts["verbose"] else ()
+    columns = ("…group", ">channels", ">MACs", ">drop at half", "drop, 10 to 90 % removed", *points)
     better = "more" if facts["higher_is_better"] else "less"
     samples = "" if facts["samples"] is None else f" on {facts['samples']} samples"
     start = (
@@ -116,7 +116,8 @@ def ana(model: str, output: str, figure: Path | None, against: str | None, **opt
     check_figure(figure)
     measured = read_analysis(against) if against else None
     step = Ana(file=Path(output), against=measured, **options)
-    facts = {"model": model, "output": output, "figure": str(figure) if figure else None}
+    facts: Facts = {"model": model, "output": output, "figure": str(figure) if figure else None}
+    facts |= {"verbose": is_verbose()}
     facts |= step(load(model)).facts
     draw(figure, "sensitivity", {"curves": facts, "widths": []})
     return facts

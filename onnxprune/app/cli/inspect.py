@@ -50,13 +50,14 @@ def render(facts: Facts) -> RenderableType:
 
 def _blocks(facts: Facts) -> list[RenderableType]:
     """List the residual blocks that can be removed; verbosely also those that cannot, and why."""
-    from onnxprune.app.cli.listing import BLOCK_COLUMNS, block_rows
+    from onnxprune.app.cli.listing import block_columns, block_rows
     from onnxprune.app.figures import table
 
     every, blocks, refused = facts["all"], facts["blocks"], facts["blocks_refused"]
     lines: list[RenderableType] = []
     if blocks:
-        lines += ["", table(BLOCK_COLUMNS, block_rows(blocks, every))]
+        nodes = facts["verbose"] or every
+        lines += ["", table(block_columns(nodes), block_rows(blocks, nodes, every))]
     if refused and (facts["verbose"] or every):
         rows = [(f"{b['operator']} '{b['node']}'", b["reason"]) for b in refused]
         lines += ["", table(("residual branch that stays", "because"), rows)]

@@ -12,7 +12,6 @@ NAMED = 3
 """Number of nodes that a line names; it counts the others."""
 
 GROUP_COLUMNS = ("…group", ">channels", "", ">MACs", ">parameters")
-BLOCK_COLUMNS = ("…residual block", "", ">MACs", ">parameters", "nodes")
 BLOCKED_COLUMNS = ("…blocked axes", ">size", ">parameters", "by", "because")
 
 
@@ -68,11 +67,17 @@ def group_rows(groups: Iterable[Entry], verbose: bool, every: bool) -> list[tupl
     return rows
 
 
-def block_rows(blocks: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
+def block_columns(nodes: bool) -> tuple[str, ...]:
+    """Return the columns of `block_rows`."""
+    return ("…residual block", "", ">MACs", ">parameters", *(("nodes",) if nodes else ()))
+
+
+def block_rows(blocks: Iterable[Entry], nodes: bool, every: bool) -> list[tuple[str, ...]]:
     """Return the lines of a table of residual blocks.
 
     Args:
         blocks: The blocks, as `inspect` describes them.
+        nodes: True if the nodes are named.
         every: True if each block gets a line of its own, with all its nodes.
     """
     kinds: dict[object, list[Entry]] = {}
@@ -83,8 +88,9 @@ def block_rows(blocks: Iterable[Entry], every: bool) -> list[tuple[str, ...]]:
     for first, *others in kinds.values():
         state = "" if first["selected"] else "excluded"
         note = f"{state} and {len(others)} like it".strip() if others else state
-        nodes = ", ".join(first["nodes"]) if every else _some(first["nodes"])
-        rows.append((first["name"], note, count(first["macs"]), count(first["params"]), nodes))
+        named = ", ".join(first["nodes"]) if every else _some(first["nodes"])
+        row = (first["name"], note, count(first["macs"]), count(first["params"]))
+        rows.append((*row, named) if nodes else row)
     return rows
 
 

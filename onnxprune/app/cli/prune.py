@@ -76,6 +76,8 @@ def _measured(facts: Facts) -> list[str]:
         said.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
         )
+    if "repairable" in facts:
+        said.append("\nnot repaired, for want of samples: give some with --data")
     said += _rotated(facts.get("rotation", {})) + _split(facts.get("rank_choice", {}))
     if "recovery" in facts:
         from onnxprune.app.cli.recover import summary
@@ -90,7 +92,8 @@ def _rotated(found: Facts) -> list[str]:
         return [f"\nnot rotated: {found['reason']}"] if "reason" in found else []
     error = found["max_rel_error"]
     shown = "" if error is None else f", largest relative error to the original {error:.1e}"
-    said = f"\npruned in another basis: {len(found['axes'])} axes rotated{shown}"
+    count = len(found["axes"])
+    said = f"\npruned in another basis: {count} {'axis' if count == 1 else 'axes'} rotated{shown}"
     if "score_unrotated" in found:
         said += f"\nrepaired {found['score_rotated']:.4g}, unrotated {found['score_unrotated']:.4g}"
     return [said]
@@ -204,6 +207,8 @@ def prune(
         )
     widths = [{"group": name, **width} for name, width in result.facts.get("groups", {}).items()]
     draw(figure, "widths", {"widths": widths})
+    bare = options["data"] is None and recover is None and plan is None and result.modified and not only_rows
+    written |= {"repairable": True} if bare else {}
     return {**written, "figure": str(figure) if figure else None, **result.facts}
 
 

@@ -32,7 +32,8 @@ def render(facts: Facts) -> RenderableType:
     first = facts["rows"][0]
 
     def part(row: Facts, key: str, show: Any) -> str:
-        return f"{show(row[key])} ({row[key] / max(first[key], 1e-12):.0%})" if key in row else ""
+        share = "" if row is first else f" {row[key] / max(first[key], 1e-12):.0%}" if key in row else ""
+        return f"{show(row[key])}{share}" if key in row else ""
 
     rows = [
         (
@@ -46,9 +47,8 @@ def render(facts: Facts) -> RenderableType:
         for row in facts["rows"]
     ]
     columns = ("", f">{facts['metric']}", ">latency", ">size", ">MACs", ">parameters")
-    how = (
-        f"\nlatency of {facts['batch_size']} sample, threads: {facts['threads'] or 'all'}; {facts['reason']}"
-    )
+    size = f"{facts['batch_size']} sample{'s' if facts['batch_size'] > 1 else ''}"
+    how = f"\n% of the original's; latency of {size}, threads: {facts['threads'] or 'all'}; {facts['reason']}"
     end += [f"int8 model: {facts['int8']}"] if "int8" in facts else []
     end += [f"report: {facts['report']}"] if facts.get("report") else []
     end += [f"work folder: {facts['folder']} (start again to go on from there; delete it when done)"]

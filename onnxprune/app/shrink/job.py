@@ -112,9 +112,10 @@ class _Job:
             return error.facts, error
 
     def _relay(self, event: Facts) -> None:
-        """Pass an event on, unless it tells again of a step that is done."""
+        """Pass an event on, unless it tells again of a step that is done; repetitions are part of the job."""
         if event["event"] != "kept" or event["step"] not in self.shown:
-            self.listen(event)
+            again = event["event"] == "start" and event["step"] in self.shown
+            self.listen({k: v for k, v in event.items() if k != "because"} if again else event)
         self.shown |= {event["step"]} if event["event"] in ("kept", "done") else set()
 
     @property
@@ -243,13 +244,13 @@ def _described(job: _Job) -> list[str]:
     wanted, outlook = job.wanted, job.outlook
     asked = [f"−{amount:.0%} {kind}" for kind, amount in wanted.reductions().items()]
     asked += [f"at most {wanted.max_drop:g} of the metric lost"] if wanted.max_drop is not None else []
-    told = f"{outlook.suited.reason}; it is learnt by {outlook.loss}"
+    told = f"{outlook.suited.reason}, training by {outlook.loss}"
     judged = wanted.val or "a fifth of the data, which is not trained on"
     metric = wanted.metric or outlook.metric
     return [
         f"{wanted.model}: {', '.join(asked)}; {told}; judged by {metric} on {judged}",
-        f"{duration(60 * wanted.minutes)} in all: a first result without training; its duration decides which"
-        " searches for a better plan, and how much training, there is time for",
+        f"{duration(60 * wanted.minutes)} in all: first a result without training, then better plans and"
+        " training as time allows",
     ]
 
 
