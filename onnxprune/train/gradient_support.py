@@ -87,7 +87,8 @@ def check_gradient_path(
 
 def _depending_on(graph: gs.Graph, trainables: Collection[str]) -> set[int]:
     """Return the ids of the tensors whose values depend smoothly on trained ones."""
-    carrying = {id(tensor) for name, tensor in graph.tensors().items() if name in trainables}
+    named = frozenset(trainables)
+    carrying = {id(tensor) for name, tensor in graph.tensors().items() if name in named}
     for node in graph.nodes:
         if not find_spec(node.domain or "", node.op).discrete and any(
             id(operand) in carrying for operand in _operands(node)
