@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.certify import known_values
 from onnxprune.certify.element_bounds import Array
+from onnxprune.certify.joined_parts import read_in_part
 from onnxprune.certify.refusal import need
 from onnxprune.certify.shape_rules import SHAPES
 from onnxprune.certify.size_products import INPUT, Size, unknown
@@ -75,6 +76,7 @@ class Graph:
         sizes: By name.
         values: Arrays of numbers and sizes: shape arithmetic, by name.
         main: The main graph.
+        joins: The Concat nodes visited so far, by result.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
 
@@ -87,6 +89,7 @@ class Graph:
         self.sizes: dict[str, list[Size]] = {}
         self.values: dict[str, Array] = {}
         self.bodies: dict[tuple[str, str], Body] = {}
+        self.joins: dict[str, onnx.NodeProto] = {}
         self._taken: set[str] = set()
         self._main = _defined(model.graph)
         initialized = {t.name for t in model.graph.initializer}
@@ -129,8 +132,11 @@ class Graph:
         for node in body.nodes:
             taken = self._known_branch(node)
             if taken is None:
-                self.visit(node)
-                yield node
+                read = read_in_part(self, node)
+                self.visit(read)
+                if node.op_type == "Concat" and node.domain in STANDARD:
+                    self.joins[node.output[0]] = node
+                yield read
             else:
                 yield from self.flattened(_inlined(node, taken))
 
@@ -148,6 +154,11 @@ class Graph:
             self.sizes[name] = other.sizes[theirs]
         if theirs in other.values:
             self.values[name] = other.values[theirs]
+
+    def add(self, name: str, value: Array) -> None:
+        """Enter a constant."""
+        self.constants[name] = value
+        self._note_constant(name, value)
 
     def integers(self, name: str) -> list[Size]:
         """Return a list of numbers and sizes.

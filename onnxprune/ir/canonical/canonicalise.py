@@ -18,6 +18,7 @@ from onnxprune.analysis.shapes import Shapes, infer
 from onnxprune.ir import Model, analysis, attributes, captured, label, over_all_channels
 from onnxprune.ir.canonical.canonical_bodies import distinct, known_branches, take_branches
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
+from onnxprune.ir.canonical.joined_parts import read_in_parts
 from onnxprune.ir.canonical.routers import with_biases
 from onnxprune.ir.canonical.sequences import without_sequences
 from onnxprune.ir.canonical.sharing import shared_places, unshare
@@ -38,10 +39,11 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
     model = with_biases(without_fixed_states(distinct(model)))
     model = without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
-    plain = without_sequences(model, shapes)
-    if plain is not model:
-        model = without_dead_nodes(plain)
-        shapes = infer(model, given)
+    for rewrite in (without_sequences, read_in_parts):
+        plain = rewrite(model, shapes)
+        if plain is not model:
+            model = without_dead_nodes(plain)
+            shapes = infer(model, given)
     folds, branches = known_before_the_run(model, shapes), known_branches(model, shapes)
     if not (folds or branches or shared_places(model) or _splits_by_number(model, shapes)):
         return model, shapes
