@@ -96,6 +96,17 @@ class DefectError(OnnxpruneError):
             " with this message and the node",
         )
 
+    @classmethod
+    def of(cls, node: str, rule: str, failure: Exception) -> DefectError:
+        """Return the error of a rule that failed.
+
+        Args:
+            node: The node with its operator, as messages name it.
+            rule: The rule, ``its rule`` or more exactly.
+            failure: The exception that it raised.
+        """
+        return cls(f"{node}: {rule} fails with {type(failure).__name__}: {failure}")
+
 
 UNEXPECTED = (
     ArithmeticError,

@@ -7,7 +7,6 @@ in base64. It costs eight bytes for each channel of a convolution's result, befo
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.errors import PlanError
-from onnxprune.support.json_forms import COUNT, FLAG, TEXT, MappingOf, Nullable, read_form
+from onnxprune.decisions.note_form import NoteForm
+from onnxprune.support.json_forms import COUNT, FLAG, TEXT, MappingOf, Nullable
 
 ORIGIN_KEY = "onnxprune.origin"
 FORMAT = 1
@@ -31,7 +30,7 @@ _FORM = {
     "channels": MappingOf(COUNT),
     "values": TEXT,
 }
-_HINT = "prune the original model again"
+_NOTE = NoteForm("the note on the model before pruning", _FORM, FORMAT, "prune the original model again")
 
 Moments: TypeAlias = "tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]"
 
@@ -74,19 +73,17 @@ class Origin:
         Raises:
             PlanError: It is damaged, or of a format this version does not read.
         """
-        try:
-            content = read_form(text, _FORM)
-            if content["format"] != FORMAT:
-                raise PlanError("the note on the model before pruning is of another version", _HINT)
-            values = _unpacked(content["values"])
-            statistics, start = {}, 0
-            for name, count in content["channels"].items():
-                mean, deviation = values[start : start + count], values[start + count : start + 2 * count]
-                statistics[name], start = (mean, deviation), start + 2 * count
-            if start != len(values) or not np.isfinite(values).all():
-                raise ValueError(f"it has {len(values)} values for {start}, or some are not finite")
-        except (ValueError, binascii.Error, zlib.error) as error:
-            raise PlanError(f"the note on the model before pruning is damaged: {error}", _HINT) from error
+        return _NOTE.read(text, cls._of)
+
+    @classmethod
+    def _of(cls, content: Mapping[str, Any]) -> Origin:
+        values = _unpacked(content["values"])
+        statistics, start = {}, 0
+        for name, count in content["channels"].items():
+            mean, deviation = values[start : start + count], values[start + count : start + 2 * count]
+            statistics[name], start = (mean, deviation), start + 2 * count
+        if start != len(values) or not np.isfinite(values).all():
+            raise ValueError(f"it has {len(values)} values for {start}, or some are not finite")
         return cls(statistics, content["near"], content["file"], content["sha256"])
 
     @classmethod

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.errors import PlanError, UsageError
-from onnxprune.support.json_forms import COUNT, TEXT, read_form
+from onnxprune.decisions.note_form import NoteForm
+from onnxprune.errors import UsageError
+from onnxprune.support.json_forms import COUNT, TEXT
 
 PATTERN_KEY = "onnxprune.pattern"
 FORMAT = 1
 UNSTRUCTURED = "unstructured"
 _FORM = {"format": COUNT, "pattern": TEXT, "weights": [TEXT]}
-_HINT = "run `sparsify` on the model again"
+_NOTE = NoteForm("the note on the sparsity pattern", _FORM, FORMAT, "run `sparsify` on the model again")
 _LARGEST_BLOCK = 1024
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -127,14 +128,7 @@ class PatternNote:
         Raises:
             PlanError: It is damaged, or of a format this version does not read.
         """
-        try:
-            content = read_form(text, _FORM)
-            pattern = Pattern.of(content["pattern"])
-        except (ValueError, UsageError) as error:
-            raise PlanError(f"the note on the sparsity pattern is damaged: {error}", _HINT) from error
-        if content["format"] != FORMAT:
-            raise PlanError("the note on the sparsity pattern is of another version", _HINT)
-        return cls(pattern, tuple(content["weights"]))
+        return _NOTE.read(text, lambda c: cls(Pattern.of(c["pattern"]), tuple(c["weights"])))
 
     @classmethod
     def stored(cls, metadata: Mapping[str, str]) -> PatternNote | None:

@@ -9,7 +9,6 @@ are 32-bit floats (64-bit ones along weights of double precision), compressed wi
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import zlib
@@ -20,8 +19,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from onnxprune.decisions.note_form import NoteForm
 from onnxprune.errors import PlanError
-from onnxprune.support.json_forms import COUNT, TEXT, MappingOf, read_form
+from onnxprune.support.json_forms import COUNT, TEXT, MappingOf
 from onnxprune.support.memory import need
 
 BASIS_KEY = "onnxprune.basis"
@@ -32,6 +32,8 @@ _MAP = {"shape": [COUNT], "dtype": TEXT}
 _MAPS = {"format": COUNT, "axes": MappingOf(_MAP), "values": TEXT}
 _DTYPES = ("<f4", "<f8")
 _HINT = "rotate the original model again"
+_NOTE = NoteForm("the note on the rotation", _FORM, FORMAT, _HINT)
+_MAPS_NOTE = NoteForm("the maps of the rotation", _MAPS, FORMAT, _HINT, "are")
 
 Maps: TypeAlias = "Mapping[str, np.ndarray[Any, np.dtype[Any]]]"
 """Maps by the name of the axis: ``[elements of the outer factors, channels, channels]`` each."""
@@ -65,14 +67,10 @@ class Rotation:
             PlanError: It is damaged, or of a format this version does not read.
         """
         text = metadata.get(BASIS_KEY)
-        if text is None:
-            return None
-        try:
-            content = read_form(text, _FORM)
-        except ValueError as error:
-            raise PlanError(f"the note on the rotation is damaged: {error}", _HINT) from error
-        if content["format"] != FORMAT:
-            raise PlanError("the note on the rotation is of another version", _HINT)
+        return None if text is None else _NOTE.read(text, cls._of)
+
+    @classmethod
+    def _of(cls, content: Mapping[str, Any]) -> Rotation:
         absorbed = tuple(map(str, content.get("absorbed", ())))
         return cls(str(content["digest"]), tuple(map(str, content["axes"])), absorbed)
 
@@ -111,13 +109,7 @@ class Bases:
         note, text = Rotation.stored(metadata), metadata.get(MAPS_KEY)
         if note is None or text is None:
             return None
-        try:
-            content = read_form(text, _MAPS)
-            if content["format"] != FORMAT:
-                raise PlanError("the maps of the rotation are of another version", _HINT)
-            maps = _unpacked(content["axes"], content["values"])
-        except (ValueError, binascii.Error, zlib.error) as error:
-            raise PlanError(f"the maps of the rotation are damaged: {error}", _HINT) from error
+        maps = _MAPS_NOTE.read(text, lambda content: _unpacked(content["axes"], content["values"]))
         if tuple(maps) != tuple(note.axes) or _digest(maps) != note.digest:
             raise PlanError("the maps of the rotation are damaged: they are not those of its digest", _HINT)
         return cls(note, maps)

@@ -18,11 +18,11 @@ from onnx import helper
 
 from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, resolve
 from onnxprune.analysis.groups.weight_values import mask_values
-from onnxprune.errors import UNEXPECTED, DefectError
-from onnxprune.ir import attributes, label
+from onnxprune.errors import UNEXPECTED
+from onnxprune.ir import attributes
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.axes.constant_rules import Array, Numbers, aligned
-from onnxprune.ops.axes.table import objection_of
+from onnxprune.ops.axes.table import objection_to
 from onnxprune.ops.axes.variables import View, Views
 from onnxprune.ops.spec import spec_of
 from onnxprune.ops.views import LinearView
@@ -240,10 +240,8 @@ def _checked_results(found: Constants, index: int, node: onnx.NodeProto) -> Sequ
     try:
         return _results(found, index, node)
     except UNEXPECTED as error:
-        if objection_of(found.typing, node):
-            return []
-        message = f"the rule of its known results fails with {type(error).__name__}: {error}"
-        raise DefectError(f"node '{label(node)}' ({node.op_type}): {message}") from error
+        objection_to(found.typing, node, "the rule of its known results", error)
+        return []
 
 
 def _results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Array | None]:

@@ -170,7 +170,7 @@ class Walk:
         named = f"{self._where}: node '{node.label}' ({node.operator})"
         if objection := delegation.objection(node):
             return ContradictionError(f"{named} cannot be: {objection}", self._hint)
-        return DefectError(f"{named}: its size rule fails with {type(error).__name__}: {error}")
+        return DefectError.of(named, "its size rule", error)
 
     def ask(self, node: SizedNode) -> None:
         """Infer the results of an operator without a rule by onnx and onnxruntime."""

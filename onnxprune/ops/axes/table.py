@@ -153,10 +153,19 @@ def _apply(context: Context) -> None:
     except UnknownOperandError as reason:
         _refuse(context, str(reason))
     except UNEXPECTED as error:
-        if not (objection := objection_of(context.typing, context.node)):
-            message = f"its rule fails with {type(error).__name__}: {error}"
-            raise DefectError(f"node '{label(node)}' ({node.op_type}): {message}") from error
+        objection = objection_to(context.typing, context.node, "its rule", error)
         _refuse(context, f"no operator takes such operands: {objection}")
+
+
+def objection_to(typing: Typing, node: onnx.NodeProto, rule: str, failure: Exception) -> str:
+    """Return the runtime's error for a node on which a rule has failed.
+
+    Raises:
+        DefectError: The runtime takes the node: the rule is wrong.
+    """
+    if not (objection := objection_of(typing, node)):
+        raise DefectError.of(f"node '{label(node)}' ({node.op_type})", rule, failure) from failure
+    return objection
 
 
 def objection_of(typing: Typing, node: onnx.NodeProto) -> str:

@@ -15,7 +15,6 @@ from ideas import IDEAS
 from onnx import TensorProto, helper
 from places import CASES
 
-from onnxprune.analysis.evidence import constant_propagation
 from onnxprune.analysis.evidence.constant_propagation import find_constants
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.sizes.walk import Walk
@@ -106,7 +105,7 @@ def test_a_broken_rule_of_known_results_is_named(monkeypatch: pytest.MonkeyPatch
     typing = find_channels(net.model(net.relu(zero))).typing
     with pytest.raises(DefectError, match=r"node 'Relu_\d+' \(Relu\): the rule of its known results fails"):
         find_constants(typing)
-    monkeypatch.setattr(constant_propagation, "objection_of", lambda *_: "it takes no such operands")
+    monkeypatch.setattr(table, "objection_of", lambda *_: "it takes no such operands")
     assert typing.nodes[-1].output[0] not in find_constants(typing).known
 
 
