@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
@@ -36,7 +36,10 @@ from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover
 from onnxprune.passes.reports import PruneReport, plan_report
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
 from onnxprune.passes.rotate import Rotate, rotated_like
+from onnxprune.repair import Settings
+from onnxprune.repair.chain_repair import split_anew
 from onnxprune.runtime import Session
+from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.problem import PruningProblem, PruningSolution, Request
 from onnxprune.search.ties import equal_counts, tied_groups
 from onnxprune.train.tuning.original_statistics import noted
@@ -177,10 +180,41 @@ class Prune(PruneOptions, Pass):
             names = {glob.escape(name): rank for name, rank in form.ranks.items()}
             only = (*self.only, *names) if self.only else ()
             own = replace(step, only=only, keep_at_most={**self.keep_at_most, **names})
-            return own._pruned(PassResult(form.model, False), given.model)
+            pruned = own._pruned(PassResult(form.model, False), given.model)
+            return own._split_anew(splitting, form, pruned)
 
         splitting = Splitting(model.in_memory(), feeds, *how)
         return better_by_ranks(whole, splitting, prune, reductions, self._order(analysis))
+
+    def _split_anew(self, splitting: Splitting, form: SplitForm, pruned: PassResult) -> PassResult:
+        """Return a pruning of a model with chains, these split in the pruned network if that is better."""
+        plan = stored_plan(pruned.model)
+        assert plan is not None
+        assert self.data is not None
+        settings = Settings(self._methods, self.seed, self.threads)
+        model = None
+        if self._methods:
+            model = split_anew(splitting.given, form.model, plan, form.chains, splitting.feeds, settings)
+        if model is None:
+            return pruned
+        known = model.metadata()
+        for name, text in pruned.model.metadata().items():
+            if name not in known:
+                model.set_metadata(name, text)
+        how: dict[str, Any] = {"samples": self.samples, "batch_size": self.batch_size}
+        judge = PlanEvaluator.open(
+            splitting.channels, self.data, self._metric(None), threads=self.threads, **how
+        )
+        loss = judge.drop_of(model)
+        score = judge.baseline - loss if judge.metric.higher_is_better else judge.baseline + loss
+        facts = {**pruned.facts.get("recovery", {}), "score": score}
+        made = replace(
+            pruned,
+            model=replace(model, sizes=pruned.model.sizes),
+            report=pruned.report.with_keys(recovery=facts),
+        )
+        order = self._order(None)
+        return made if order.rank(made) < order.rank(pruned) else pruned
 
     def _pruned(self, given: PassResult, original: Model | None = None) -> PassResult:
         """Prune with the blocks that the plan chooses; without any, where that is better on the samples.

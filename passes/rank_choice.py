@@ -34,7 +34,9 @@ from onnxprune.ir import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.plan_order import PlanOrder, score_of
 from onnxprune.passes.reports import by_kind
+from onnxprune.repair.chain_repair import Chain, InnerAxis
 from onnxprune.runtime import Array
+from onnxprune.scoring.layerwise.low_rank_kernels import Kernels
 from onnxprune.scoring.rank_scores import exact_kernels, offers_of
 from onnxprune.search.rank_allocation import RankChoice
 from onnxprune.support.globs import matching
@@ -54,19 +56,16 @@ class SplitForm:
 
     Attributes:
         model: The model.
-        layers: The layers, and the splits that were chosen for them.
-        limits: For each layer the largest number of channels that stay between its products, by the name of
-            their group, the first to run first.
+        chains: The layers, with the largest number of channels that stay between their products.
     """
 
     model: Model
-    layers: Sequence[tuple[RankLayer, RankOption]]
-    limits: Sequence[Mapping[str, int]]
+    chains: Sequence[Chain]
 
     @property
     def ranks(self) -> dict[str, int]:
         """The ranks of all layers by the names of their groups."""
-        return {name: rank for own in self.limits for name, rank in own.items()}
+        return {axis.group: axis.rank for chain in self.chains for axis in chain.inner if axis.group}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +122,18 @@ class Splitting:
             PlanError: Ranks alone cannot reach them.
             VerificationError: The result does not compute the function of the model.
         """
-        chosen = self.choice.allotted(reductions)
-        kernels = exact_kernels(self._model, chosen, self.feeds, self.threads, self.seed)
-        made = self._written(chosen, kernels)
+        choice = self.choice
+        while True:
+            chosen = choice.allotted(reductions)
+            kernels = exact_kernels(self._model, chosen, self.feeds, self.threads, self.seed)
+            made = self._written(chosen, kernels)
+            chains, blocked = self._chains(made, chosen, kernels)
+            if not blocked:
+                break
+            choice = replace(choice, offers=[o for o in choice.offers if o.layer.name not in blocked])
         verdict = examine(self.given, made, shapes=self.given.sizes or None, seed=self.seed, budget=_CHECK)
         demand(verdict, self.given.name, "its form with layers split")
-        return SplitForm(made, chosen, self._limits(made, chosen))
+        return SplitForm(made, chains)
 
     @cached_property
     def _model(self) -> Model:
@@ -151,31 +156,29 @@ class Splitting:
         made = written(self._model if own is None else own, chains)
         return replace(made, sizes=self.given.sizes)
 
-    def _limits(self, made: Model, chosen: Sequence[tuple[RankLayer, RankOption]]) -> list[dict[str, int]]:
-        """Return the ranks of each layer by the names of their groups, the first to run first.
-
-        Raises:
-            PlanError: The channels within a chain cannot be cut.
-        """
-        channels, limits = find_channels(made), list[dict[str, int]]()
-        for layer, option in chosen:
-            name, own = layer.linear.node.output[0], dict[str, int]()
+    def _chains(
+        self, made: Model, chosen: Sequence[tuple[RankLayer, RankOption]], kernels: Sequence[Kernels]
+    ) -> tuple[list[Chain], set[str]]:
+        """Return the chains of a model, and the layers within whose chains nothing can be cut, by name."""
+        channels, chains, blocked = find_channels(made), list[Chain](), set[str]()
+        for (layer, option), parts in zip(chosen, kernels, strict=True):
+            name, inner = layer.linear.node.output[0], list[InnerAxis]()
             outside = self._factors(channels, name)
-            for rank in reversed(option.ranks):
-                producer = made.main.producer(name)
+            for rank, part in reversed(list(zip(option.ranks, parts, strict=False))):
+                producer, size = made.main.producer(name), part.shape[1]
                 assert producer is not None
                 name = producer.input[layer.view.data]
                 found = [g for g in channels.groups if g.factor in self._factors(channels, name) - outside]
-                if len(found) != 1:
-                    raise PlanError(
-                        f"the channels within the chain of '{layer.name}' cannot be cut",
-                        "`exclude` keeps the layer whole",
-                    )
-                least = math.ceil(found[0].size * (1 - self.max_ratio) - 1e-9)
-                own = {found[0].name: max(1, rank, least)} | own
-                outside = outside | {found[0].factor}
-            limits.append(own)
-        return limits
+                if len(found) == 1:
+                    least = math.ceil(found[0].size * (1 - self.max_ratio) - 1e-9)
+                    inner.insert(0, InnerAxis(found[0].name, size, max(1, rank, least)))
+                    outside = outside | {found[0].factor}
+                elif rank >= size:
+                    inner.insert(0, InnerAxis("", size, size))
+                else:
+                    blocked.add(layer.name)
+            chains.append(Chain(layer, option, tuple(inner)))
+        return chains, blocked
 
     @staticmethod
     def _factors(channels: Channels, tensor: str) -> set[Factor]:
@@ -225,13 +228,15 @@ def _described(form: SplitForm, plan: Plan) -> list[dict[str, Any]]:
     """Describe the layers that are split, with the ranks that the plan keeps."""
     return [
         {
-            "node": layer.name,
-            "operator": layer.linear.node.op_type,
-            "form": option.form.name,
+            "node": chain.layer.name,
+            "operator": chain.layer.linear.node.op_type,
+            "form": chain.option.form.name,
             "ranks": [
-                plan.sizes[n] - len(plan.removed[n]) if n in plan.removed else rank
-                for n, rank in limits.items()
+                plan.sizes[axis.group] - len(plan.removed[axis.group])
+                if axis.group in plan.removed
+                else axis.rank
+                for axis in chain.inner
             ],
         }
-        for (layer, option), limits in zip(form.layers, form.limits, strict=True)
+        for chain in form.chains
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,16 @@ from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.app.cli import program
 from onnxprune.certify import certify
+from onnxprune.decisions.ranks import find_layers
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget, verify
 from onnxprune.ir import Model
-from onnxprune.passes import Prune, Transform, rank_choice
+from onnxprune.passes import Factorize, Prune, Transform, rank_choice
 from onnxprune.passes import prune as prune_module
 from onnxprune.passes import rotate as rotate_module
 from onnxprune.passes.rank_choice import Splitting
+from onnxprune.runtime import Session
+from onnxprune.scoring.rank_scores import offers_of
 
 Array = NDArray[Any]
 
@@ -81,6 +85,46 @@ def test_ranks_and_widths_are_one_plan() -> None:
     nodes = {node.name: node for node in dense.model.nodes}
     for row in found["layers"]:
         assert row["ranks"][-1] == dense.model.array(nodes[row["node"]].input[1]).shape[1]
+
+
+def cosine(model: Model, original: Model) -> float:
+    """The mean cosine of the outputs on the samples."""
+    (ours,), (theirs,) = (Session(m.proto).run(samples()).values() for m in (model, original))
+    return float(
+        np.mean((ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1))
+    )
+
+
+@pytest.mark.parametrize("reduction", [0.4, 0.7])
+def test_the_plan_is_no_worse_than_ranks_alone(reduction: float) -> None:
+    """The chains are split in the pruned network, as `factorize` does it."""
+    how: dict[str, Any] = {"reduce_macs": reduction, "data": samples()}
+    alone = cosine(Factorize(samples=96, **how)(low()).model, low())
+    result = Prune(ranks=True, metric="cosine", round_to=1, **how)(low())
+    assert result.facts["rank_choice"]["score_with"] >= alone - 1e-6
+    assert cosine(Transform()(result).model, low()) == pytest.approx(
+        result.facts["recovery"]["score"], abs=1e-5
+    )
+
+
+def one_channel(net: Net) -> str:
+    x = net.op("Conv", net.input("x", ["N", 1, 14, 14]), net.weight(32, 1, 7, 7), strides=[7, 7])
+    return net.conv(net.relu(x), 8)
+
+
+def test_an_axis_of_one_channel_needs_no_limit() -> None:
+    """The first channels of a Tucker-2 chain are the inputs of the layer; one input is no group."""
+    net = Net()
+    model = net.model(one_channel(net))
+    feeds = [{"x": np.random.default_rng(0).normal(size=(64, 1, 14, 14)).astype(np.float32)}]
+    splitting = Splitting(model, feeds)
+    layers, _ = find_layers(splitting.channels, splitting.channels.model)
+    offers = offers_of(splitting.channels.model, layers[:1], ("tucker-2",), feeds)
+    outer = [replace(o, options=tuple(p for p in o.options if len(p.ranks) == 2)) for o in offers]
+    splitting.__dict__["choice"] = replace(splitting.choice, offers=outer)
+    form = splitting.at({"macs": 0.1})
+    assert any(axis.group == "" and axis.size == 1 for chain in form.chains for axis in chain.inner)
+    assert verify(model, form.model).equal
 
 
 def test_the_result_is_certified_from_the_split_form() -> None:
@@ -156,9 +200,9 @@ def test_layers_are_excluded_and_chosen_by_name() -> None:
     model = low()
     names = [node.name for node in model.nodes if node.op_type == "Conv"]
     form = split(model, 0.1, exclude=[names[1]])
-    assert names[1] not in {layer.name for layer, _ in form.layers}
+    assert names[1] not in {layer.name for chain in form.chains for layer in [chain.layer]}
     form = split(model, 0.1, only=[names[1]])
-    assert {layer.name for layer, _ in form.layers} == {names[1]}
+    assert {layer.name for chain in form.chains for layer in [chain.layer]} == {names[1]}
     how: dict[str, Any] = {"reduce_macs": 0.1, "data": samples(), "metric": "cosine", "only": [names[1]]}
     assert Prune(ranks=True, **how)(model).facts["macs_reduction"] >= 0.1 - 1e-3
 
