@@ -102,8 +102,9 @@ class Sliced(nn.Module):
                 x = x + body(norm(x))
             bases.append(_principal(x @ centre, width))
             first = centre @ bases[0]
-            weight = model.patches.weight.flatten(1)
-            self.patches = _linear(weight.T @ first, model.patches.bias @ first)
+            self.patches = nn.Conv2d(1, width, model.patches.kernel_size, model.patches.stride)
+            self.patches.weight.copy_(torch.einsum("oikl,ow->wikl", model.patches.weight, first))
+            self.patches.bias.copy_(model.patches.bias @ first)
             self.places = nn.Parameter(model.places @ first)
             self.bodies, self.skips = nn.ModuleList(), nn.ModuleList()
             for (body, norm), basis, later in zip(parts, bases[:-1], bases[1:], strict=True):
@@ -120,12 +121,10 @@ class Sliced(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``[batch, 1, 28, 28]`` to logits."""
-        side, count = SIZE // 4, len(image)
-        cut = image.reshape(count, 4, side, 4, side).transpose(2, 3).reshape(count, TOKENS, side * side)
-        x = self.patches(cut) + self.places
+        x = self.patches(image).flatten(2).transpose(1, 2) + self.places
         for body, skip in zip(self.bodies, self.skips, strict=True):
             x = skip(x) + body(self.norm(x))
-        return self.head(self.norm(x)).mean(1)
+        return self.head(self.norm(x).mean(1))
 
 
 def _principal(x: Tensor, width: int) -> Tensor:
