@@ -8,6 +8,7 @@ from attention_networks import assert_halves, contrib
 from helpers import FLOATS, Net, half_of_each, params, prune_exactly
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
+from onnxprune.decisions.channels.configuration import widths
 from onnxprune.decisions.channels.planned import planned_channels, stored_plan
 from onnxprune.ir import Model
 from onnxprune.passes.prune import Prune
@@ -236,3 +237,10 @@ def test_prune_and_transform() -> None:
     assert dense.facts["equal"]
     plan = stored_plan(result.model)
     assert planned_channels(result.model, plan).groups
+
+
+def test_the_number_of_experts_is_known_by_its_meaning() -> None:
+    """Configurations beside a model name it; a part of them may go."""
+    channels = find_channels(network())
+    experts = next(g for g in channels.groups if g.size == EXPERTS)
+    assert widths(channels, {experts.name: [0]})["experts"] == {EXPERTS: {EXPERTS - 1}}

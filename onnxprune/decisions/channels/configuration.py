@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.algebra.axes import Dim, kept_count
+from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, find_vocabulary
 
 CONFIG_KEY = "onnxprune.configurations"
 FILES = ("config.json", "genai_config.json")
+_MOST_BRANCHES = 3
+"""The largest number of residual branches of one layer: attention, attention to an encoder, hidden layer."""
 LARGEST = 1 << 20
 """Bytes up to which such a file is read."""
 MEANINGS = {
@@ -29,6 +32,8 @@ MEANINGS = {
     "hidden": "hidden_size n_embd d_model dim",
     "inner": "intermediate_size n_inner ffn_dim d_ff encoder_ffn_dim decoder_ffn_dim ffn_hidden_size",
     "rows": "vocab_size",
+    "experts": "num_local_experts num_experts n_routed_experts moe_num_experts",
+    "layers": "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers",
 }
 """Names of entries by their meaning; the first ones are of the formats that are most common."""
 _OF = {name: meaning for meaning, names in MEANINGS.items() for name in names.split()}
@@ -76,7 +81,51 @@ def widths(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Widths:
     for group in channels.groups:
         if not group.optional:
             found["inner"][group.size].add(counts.get(group.factor, group.size))
+    found["layers"].update(_layers(channels, removed))
     return found
+
+
+def _layers(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[int, set[int]]:
+    """Return the numbers of layers before and after the removal of residual blocks.
+
+    A layer is so many of the branches of the stream, one after another: two of a decoder with attention and
+    a hidden layer, three with attention to an encoder, one where its branches are parallel. It is gone if all
+    of its branches are, and all that they computed. Where only some are, there are two numbers: of the
+    layers that are left, and of those that are as before.
+    """
+    gone = set(channels.removed_blocks(removed))
+    if not gone:
+        return {}
+    every, found = _outermost(channels.blocks.removable), dict[int, set[int]]()
+    whole = {block for block in gone if not _remains(channels, block)}
+    for branches in range(1, _MOST_BRANCHES + 1):
+        if len(every) % branches == 0:
+            layers = [every[k : k + branches] for k in range(0, len(every), branches)]
+            left = sum(not whole.issuperset(layer) for layer in layers)
+            found[len(layers)] = {left, sum(gone.isdisjoint(layer) for layer in layers)}
+    return found
+
+
+def _outermost(blocks: Sequence[ResidualBlock]) -> list[ResidualBlock]:
+    """Return the blocks that lie in no other one."""
+    inside = [set(block.numbers) for block in blocks]
+    return [b for b, own in zip(blocks, inside, strict=True) if not any(own < other for other in inside)]
+
+
+def _remains(channels: Channels, block: ResidualBlock) -> bool:
+    """Return whether something in a branch is needed elsewhere, such as a cache, and stays."""
+    nodes, numbers = channels.typing.nodes, set(block.numbers)
+    behind, needed = {block.stream}, {block.value}
+    after, before = set[int](), set[int]()
+    for number, node in enumerate(nodes):
+        if not behind.isdisjoint(node.input):
+            behind.update(node.output)
+            after.add(number)
+    for number, node in reversed(list(enumerate(nodes))):
+        if not needed.isdisjoint(node.output):
+            needed.update(name for name in node.input if name)
+            before.add(number)
+    return not after & before <= numbers
 
 
 def rewritten(content: Any, found: Widths) -> Rewritten:

@@ -120,7 +120,9 @@ def _hidden(c: Context, first: int, second: int, third: int) -> tuple[Factor, Fa
     width = rows // 2 if gated else rows
     if gated and rows % 2:
         raise UnknownOperandError("its gates and values are not as many")
-    return Factor(experts), Factor(width), c.axes(0)[-1]
+    every = Factor(experts)
+    c.plays("experts", every)
+    return every, Factor(width), c.axes(0)[-1]
 
 
 def _rows(c: Context, first: int, i: Dim) -> Dim:

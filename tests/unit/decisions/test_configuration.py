@@ -18,6 +18,7 @@ from onnxprune.app.cli import program
 from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
 from onnxprune.ir import Model, load
 from onnxprune.passes import KeepRows, Prune, Transform
+from onnxprune.search.plan_files import PlanFile
 
 ROWS, HIDDEN, HEADS, WIDTH, INNER = 50, 32, 4, 8, 64
 HUGGING = {
@@ -111,6 +112,67 @@ def test_layers_that_differ_are_reported() -> None:
     found = pruned(model, **halved([first]))["config.json"]
     assert found["content"]["num_attention_heads"] == HEADS
     assert found["unclear"]["num_attention_heads"] == (HEADS, [2, 4])
+
+
+def cut(model: Model, *blocks: str) -> dict[str, Any]:
+    """The configurations of the dense model without some blocks, by file name."""
+    channels = find_channels(model)
+    removed = {name: [0] for name in blocks}
+    return {
+        name: rewritten(content, widths(channels, removed)) for name, content in configurations(model).items()
+    }
+
+
+def block_names(model: Model) -> list[str]:
+    return [block.name for block in find_channels(model).blocks.removable]
+
+
+def test_the_number_of_layers_follows_whole_layers() -> None:
+    model = decoder(layers=3)
+    genai = {"model": {"decoder": {"num_hidden_layers": 3, "num_attention_heads": HEADS}}}
+    both = {"config.json": {**HUGGING, "num_hidden_layers": 3}, "genai_config.json": genai}
+    model.set_metadata(CONFIG_KEY, json.dumps(both))
+    names = block_names(model)
+    assert len(names) == 6  # attention and hidden layer of each
+    found = cut(model, *names[2:4])
+    assert found["config.json"].changes["num_hidden_layers"] == (3, 2)
+    assert found["config.json"].content["num_hidden_layers"] == 2
+    assert found["genai_config.json"].changes == {"model.decoder.num_hidden_layers": (3, 2)}
+    found = cut(model, *names[:2], *names[4:])
+    assert found["config.json"].changes["num_hidden_layers"] == (3, 1)
+
+
+def test_half_a_layer_is_reported() -> None:
+    """The numbers of layers that are left, and of those that are as before."""
+    model = noted(decoder())
+    names = block_names(model)
+    for gone, numbers in ((names[1:3], [0, 2]), (names[:1], [1, 2]), (names[:3], [0, 1])):
+        found = cut(model, *gone)["config.json"]
+        assert found.content["num_hidden_layers"] == 2
+        assert found.unclear["num_hidden_layers"] == (2, numbers)
+
+
+def test_a_layer_that_leaves_an_output_stays_in_the_count() -> None:
+    """Programs feed and read one cache a layer: a layer whose cache is left still has one."""
+    model = decoder()
+    keys = [n.input[1] for n in model.nodes if n.op_type == "MultiHeadAttention"]
+    for name in keys:
+        shape = ["N", 6, HIDDEN]
+        model.proto.graph.output.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    model.edited()
+    names = block_names(noted(model))
+    found = cut(model, *names[:2])["config.json"]
+    assert found.content["num_hidden_layers"] == 2
+    assert found.unclear["num_hidden_layers"] == (2, [1, 2])
+
+
+def test_the_count_follows_the_command_and_the_dense_model() -> None:
+    model = noted(decoder())
+    names = block_names(model)
+    dense = Transform()(Prune(plan=PlanFile({}, blocks=tuple(names[:2])))(model))
+    made = dense.facts["configurations"]["config.json"]
+    assert made["content"]["num_hidden_layers"] == 1
+    assert not [n for n in dense.model.nodes if n.op_type == "MultiHeadAttention"][1:]
 
 
 def test_rows_of_the_vocabulary() -> None:
