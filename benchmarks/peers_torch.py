@@ -10,7 +10,7 @@ Trains the network and writes ``vit.onnx``, and one model a rule and reduction o
   directions deleted, a product on each skip.
 * FLAP (Y. An et al., "Fluctuation-based adaptive structured pruning for large language models", 2024): heads
   and hidden channels by the fluctuation of their outputs times the norm of the weights that read them,
-  standardised in each layer, one ranking; the mean of what is removed goes into a bias.
+  standardised in each layer, one ranking; the mean of removed inputs goes into a bias.
 
 Run by an interpreter of its own; needs torch, torch-pruning and onnx; nothing of onnxprune.
 """
