@@ -165,12 +165,60 @@ def test_other_operators_commute_with_permutations_alone(name: str) -> None:
     assert all(s.limit is not None and s.limit.operator == name for s in found)
 
 
+def equations(write: str, pair: str, read: str, swapped: bool = False) -> Model:
+    """Attention written as equations: queries, keys and values, their scores, their mean, the projection."""
+    net = Net()
+    x = net.input("x", ["N", 6, 8])
+    dims = {"d": 8, "h": 2, "k": WIDTH}
+    letters = write.partition("->")[0].partition(",")[2]
+
+    def projected() -> str:
+        return net.op("Einsum", x, net.weight(*(dims[s] for s in letters)), equation=write)
+
+    q, k, v = (projected() for _ in range(3))
+    scores = net.op("Einsum", *((k, q) if swapped else (q, k)), equation=pair)
+    mean = net.op("Einsum", net.op("Softmax", scores, axis=-1), v, equation="bhqv,bvhk->bqhk")
+    last = read.partition("->")[0].partition(",")[2]
+    return net.model(net.op("Einsum", mean, net.weight(*(dims[s] for s in last)), equation=read))
+
+
+@pytest.mark.parametrize(
+    ("write", "pair", "read", "swapped"),
+    [
+        ("bld,dhk->blhk", "bqhk,bvhk->bhqv", "bqhk,hkd->bqd", False),
+        ("bld,hkd->blhk", "bvhk,bqhk->bhqv", "bqhk,dhk->bqd", True),
+        ("...d,dhk->...hk", "bqhk,bvhk->bhqv", "...hk,khd->...d", False),
+    ],
+)
+def test_widths_of_heads_in_equations_commute_with_every_map(
+    write: str, pair: str, read: str, swapped: bool
+) -> None:
+    channels = find_channels(equations(write, pair, read, swapped))
+    found = [s for s in symmetries(channels) if s.group.size == WIDTH]
+    assert [s.symmetry for s in found] == [Symmetry.LINEAR] * 2, [s.limit for s in found]
+    assert [p.first for s in found for p in s.pairs] == ["einsum_2"]  # the queries
+    for seed in range(2):
+        assert difference(channels, moved(channels, seed)[0]) <= 1e-5
+
+
+@pytest.mark.parametrize("equation", ["nlc,nlc->nlc", "nlc,c->nlc", "nlc,nkc->nlkc"])
+def test_equations_that_pair_elements_commute_with_permutations_alone(equation: str) -> None:
+    net = Net()
+    x, y = (net.linear(net.input(name, ["N", 6, 8]), WIDTH) for name in "xy")
+    other = net.vector(WIDTH) if ",c-" in equation else y
+    model = net.model(net.linear(net.op("Einsum", x, other, equation=equation), 5))
+    found = [s for s in symmetries(find_channels(model)) if s.group.size == WIDTH]
+    assert found
+    assert all(s.symmetry is Symmetry.PERMUTATION for s in found)
+
+
 def test_every_operator_with_a_symmetry_is_met() -> None:
     """Each rule allows more than permutations in at least one network of this file."""
     load()
     wanted = {name for (_, name), spec in SPECS.items() if spec.symmetry is not None}
     models = [stream(*how) for table in (LINEAR, SCALED) for how in table.values()]
     models += [check(Model(i.build())) for i in IDEAS.values()]
+    models.append(equations("bld,dhk->blhk", "bqhk,bvhk->bhqv", "bqhk,hkd->bqd"))
     met: set[str] = set()
     for model in models:
         met |= {node.op_type for node in model.all_nodes}

@@ -18,6 +18,7 @@ from onnxprune.analysis.shapes import Shapes, infer
 from onnxprune.ir import Model, analysis, attributes, captured, label, over_all_channels
 from onnxprune.ir.canonical.canonical_bodies import distinct, known_branches, take_branches
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
+from onnxprune.ir.canonical.copied_constants import without_copies
 from onnxprune.ir.canonical.joined_parts import read_in_parts
 from onnxprune.ir.canonical.routers import with_biases
 from onnxprune.ir.canonical.sequences import without_sequences
@@ -36,7 +37,7 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         given: Full input shapes to analyse with, by input name.
     """
     original, model = model, without_dead_nodes(over_all_channels(model))
-    model = with_biases(without_fixed_states(distinct(model)))
+    model = with_biases(without_fixed_states(without_copies(distinct(model))))
     model = without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     for rewrite in (without_sequences, read_in_parts):

@@ -12,7 +12,7 @@ from onnxprune.ops.views import LinearView, Operands
 
 def _views(o: Operands) -> list[LinearView]:
     """Return the linear views of a product of two operands that sums over one letter alone."""
-    terms, result = _parse(o.attributes["equation"])
+    terms, result = parse_equation(o.attributes["equation"])
     if len(terms) != 2 or any(len(set(t)) != len(t) for t in terms):
         return []
     shared = [s for s in terms[0] if s in terms[1] and s != "."]
@@ -38,7 +38,7 @@ def _view(data: int, term: str, weights: str, result: str, summed: str) -> list[
 @rule("Einsum", zero=some, linear=_views, parameters=(0, 1, 2, 3))
 def einsum(c: Context) -> None:
     """Letters that only operands have are summed over; an ellipsis stands for axes that broadcast."""
-    terms, result = _parse(c.attributes["equation"])
+    terms, result = parse_equation(c.attributes["equation"])
     if any(len(set(t)) != len(t) for t in terms):
         raise UnknownOperandError("it takes a diagonal")
     letters: dict[str, Dim] = {}
@@ -94,7 +94,7 @@ def _meet(c: Context, letters: dict[str, Dim], letter: str, dim: Dim) -> None:
         c.same(known, dim)
 
 
-def _parse(equation: str) -> tuple[list[str], str]:
+def parse_equation(equation: str) -> tuple[list[str], str]:
     """Return the letters of each operand and of the result, ``.`` for an ellipsis.
 
     Without a right-hand side the result has the letters that occur once, in alphabetical order.

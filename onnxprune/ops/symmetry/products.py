@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.algebra.axes import factors
+from onnxprune.ops.axes.einsum import parse_equation
 from onnxprune.ops.symmetry.passage import Passage
 from onnxprune.ops.symmetry.symmetry_kinds import DualPair, Effect, Role, Symmetry, Vector, permutation
 from onnxprune.ops.symmetry.table import symmetry_rule
@@ -60,6 +61,54 @@ def matrix_product(p: Passage) -> Effect:
     if (a == [rank_a - 2] and not b) or (b == [rank_b - 1] and not a):
         return Effect(Symmetry.LINEAR)
     return permutation("it pairs elements of the axis one by one")
+
+
+@symmetry_rule("Einsum")
+def equation(p: Passage) -> Effect:
+    """A product of two operands, by letters: with constant weights as above, or of two activations."""
+    if p.view is not None and p.view.layout == "matrix":
+        return weighted(p)
+    terms, result = parse_equation(p.attributes["equation"])
+    if len(terms) != 2:
+        return permutation("it multiplies more than two operands")
+    names = list(p.node.input)
+    here = [_letters(p, name, term) for name, term in zip(names, terms, strict=True)]
+    made = _letters(p, p.result, result)
+    shared = here[0] & here[1]
+    if len(here[0]) > 1 or len(here[1]) > 1 or len(made) > 1 or "." in shared or shared & made:
+        return permutation("it pairs elements of the axis one by one")
+    constant = [p.is_constant(name) for name in names]
+    if any(constant):
+        return (
+            permutation("both operands are constants")
+            if all(constant)
+            else _lettered(p, constant.index(True))
+        )
+    if shared:
+        queries = 1 if result[-1:] in terms[0] and result[-1:] not in terms[1] else 0
+        return Effect(Symmetry.LINEAR, (DualPair(names[queries], names[1 - queries], p.index),))
+    return Effect(Symmetry.LINEAR) if made else permutation("it sums one operand over the axis")
+
+
+def _letters(p: Passage, name: str, term: str) -> set[str]:
+    """Return the letters of an operand that the factor lies on."""
+    left, dots, right = term.partition(".")
+    rest = p.rank(name) - len(left) - len(right)
+    spread = [*left, *dots * rest, *right]
+    return {spread[axis] for axis in p.axes(name)}
+
+
+def _lettered(p: Passage, weights: int) -> Effect:
+    """A product of an activation and constant weights that sums over one letter they share."""
+    name, data = p.node.input[weights], p.node.input[1 - weights]
+    if not p.carries(name):
+        return Effect(Symmetry.LINEAR) if p.outputs else permutation("it sums one operand over the axis")
+    if bool(p.outputs) == p.carries(data):
+        return permutation("it multiplies each channel by itself")
+    (axis,) = p.axes(name)
+    if p.outputs:
+        return Effect(Symmetry.LINEAR, (Vector("write", name, axis, p.result, p.index),))
+    return Effect(Symmetry.LINEAR, (Vector("read", name, axis, data, p.index),))
 
 
 def _axes(p: Passage, view: LinearView) -> tuple[int, int]:

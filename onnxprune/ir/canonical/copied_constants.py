@@ -1,0 +1,36 @@
+"""Copies of constants by Identity, read where the constant is.
+
+Exporters that merge equal initializers put an Identity in the place of each one that they drop.
+"""
+
+from __future__ import annotations
+
+from onnxprune.ir import Model
+
+
+def without_copies(model: Model) -> Model:
+    """Return the model with constants in the place of their copies; itself where there are none.
+
+    Copies that a graph returns stay.
+
+    Args:
+        model: A model in which all tensors, those of bodies included, have names of their own.
+    """
+    returned = {o.name for graph in model.graphs for o in graph.output}
+    source: dict[str, str] = {}
+    for node in model.nodes:
+        if node.op_type == "Identity" and node.domain in ("", "ai.onnx") and node.output[0] not in returned:
+            name = source.get(node.input[0], node.input[0])
+            if name in model.constants:
+                source[node.output[0]] = name
+    if not source:
+        return model
+    model = model.copy()
+    for graph in model.graphs:
+        for node in graph.node:
+            node.input[:] = [source.get(name, name) for name in node.input]
+    kept = [n for n in model.proto.graph.node if not (n.output and n.output[0] in source)]
+    del model.proto.graph.node[:]
+    model.proto.graph.node.extend(kept)
+    model.edited()
+    return model
