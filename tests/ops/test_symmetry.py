@@ -165,6 +165,27 @@ def test_other_operators_commute_with_permutations_alone(name: str) -> None:
     assert all(s.limit is not None and s.limit.operator == name for s in found)
 
 
+@pytest.mark.parametrize("cut", ["Split", "Slice", "Gather"])
+def test_queries_keys_and_values_cut_out_of_one_product(cut: str) -> None:
+    """Each cut leaves two of the three parts out, whole."""
+    net = Net()
+    y = net.linear(net.input("x", ["N", 6, 8]), 3 * WIDTH)
+    if cut == "Split":
+        parts = net.split(y, [WIDTH] * 3, axis=2)
+    else:
+        bounds = [(k * WIDTH, (k + 1) * WIDTH) for k in range(3)]
+        parts = [
+            net.slice(y, *pair, 2) if cut == "Slice" else net.op("Gather", y, net.ints(*range(*pair)), axis=2)
+            for pair in bounds
+        ]
+    q, k, v = parts
+    scores = net.op("Softmax", net.op("MatMul", q, net.transpose(k, 0, 2, 1)), axis=-1)
+    channels = find_channels(net.model(net.linear(net.op("MatMul", scores, v), 5)))
+    found = [s for s in symmetries(channels) if s.group.size == WIDTH]
+    assert [s.symmetry for s in found] == [Symmetry.ORTHOGONAL, Symmetry.LINEAR], [s.limit for s in found]
+    assert difference(channels, moved(channels)[0]) <= 1e-5
+
+
 def equations(write: str, pair: str, read: str, swapped: bool = False) -> Model:
     """Attention written as equations: queries, keys and values, their scores, their mean, the projection."""
     net = Net()

@@ -11,7 +11,7 @@ from onnxprune.ops.symmetry.table import symmetry_rule
 COUNTS = "it counts elements of the axis"
 
 
-@symmetry_rule(*"Transpose Reshape Flatten Squeeze Unsqueeze Split Slice Expand Tile".split())
+@symmetry_rule(*"Transpose Reshape Flatten Squeeze Unsqueeze Split Expand Tile".split())
 @symmetry_rule("DepthToSpace", "SpaceToDepth")
 def moved(p: Passage) -> Effect:
     """The first operand in another place; a constant is in the basis of the result."""
@@ -25,9 +25,12 @@ def moved(p: Passage) -> Effect:
     return Effect(Symmetry.LINEAR)
 
 
-@symmetry_rule("Gather")
+@symmetry_rule("Gather", "Slice")
 def picked(p: Passage) -> Effect:
-    """Rows of a table, or elements of other axes."""
+    """Rows of a table, or elements of other axes; or all but a part of an axis that is cut off as a whole."""
+    data = p.node.input[0]
+    if p.inputs == [data] and not p.outputs and not p.is_constant(data):
+        return Effect(Symmetry.LINEAR)
     return moved(p)
 
 
