@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ WAYS: Mapping[str, Mapping[str, Way]] = {
         "`--recover scale`": {"data": None, "recover": ("scale",)},
     },
 }
+KINDS = {"samples": PLAIN, "analysis": MEASURED, "blind": BLIND}
 DEFAULTS: Mapping[str, Way] = {PLAIN: {}, MEASURED: {"ana": {}}, BLIND: {"data": None}}
 
 
@@ -86,12 +87,15 @@ def cell(network: Network, way: Way, reduction: float, usual: Cell | None) -> Ce
     return Cell(network.scores(result.model), bool(result.facts.get("rotation", {}).get("kept")))
 
 
-def column(network: Network, reduction: float, folder: Path | None) -> dict[str, dict[str, str]]:
+def column(
+    network: Network, reduction: float, folder: Path | None, kinds: Sequence[str]
+) -> dict[str, dict[str, str]]:
     """Return the cells of one network by kind and row, and print them as they come."""
     whole = network.scores(network.model)
     cells = {"": {"unpruned": f"{whole.mean():.4f}"}}
     known: list[dict[str, Any]] = []
-    for kind, ways in WAYS.items():
+    for kind in kinds:
+        ways = WAYS[kind]
         usual: Cell | None = None
         for row, way in {kind: DEFAULTS[kind], **ways}.items():
             start = time.perf_counter()
@@ -110,7 +114,9 @@ def column(network: Network, reduction: float, folder: Path | None) -> dict[str,
             print(f"# {network.name} −{reduction:.0%}: {kind}: {row}: {text} ± {error:.4f} {why}", end="")
             print(f" ({taken:.0f} s)", flush=True)
             if folder is not None:
-                name = f"{network.name}-{reduction:g}.json".replace(", ", "-").replace(" ", "-")
+                name = f"{network.name}-{reduction:g}-{kind.split()[0]}.json".replace(", ", "-").replace(
+                    " ", "-"
+                )
                 (folder / name).write_text(json.dumps({"unpruned": float(whole.mean()), "cells": known}))
     return cells
 
@@ -122,13 +128,19 @@ def main() -> None:
     parser.add_argument("--reductions", nargs="+", type=float, default=[0.5])
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--json", type=Path, help="Folder for the figures of each network.")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="Parts of the table."
+    )
     options = parser.parse_args()
+    kinds = [KINDS[name] for name in options.kinds]
     known = networks(options.folder, options.samples)
     columns = {}
     for name in options.networks or list(known):
         network = known[name]()
         for reduction in options.reductions:
-            columns[f"{name} −{reduction:.0%} ({network.score})"] = column(network, reduction, options.json)
+            columns[f"{name} −{reduction:.0%} ({network.score})"] = column(
+                network, reduction, options.json, kinds
+            )
     print("| | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
     for kind, row in [(k, r) for k, rows in next(iter(columns.values())).items() for r in rows]:
         print(f"| {row} | " + " | ".join(cells[kind][row] for cells in columns.values()) + " |")

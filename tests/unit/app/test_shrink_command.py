@@ -131,6 +131,19 @@ def test_sensitivities_that_take_too_long_are_given_up(place, monkeypatch):
     assert again.steps("start") == []
 
 
+@pytest.mark.parametrize("worse", [True, False])
+def test_a_plan_by_sensitivities_is_kept_unless_it_is_worse(place, monkeypatch, worse):
+    plans, judged = iter([0.9, 0.8 if worse else 0.9, 0.9, 0.9]), Stages.score
+
+    def score(stages, at, models, on="val"):
+        return judged(stages, at, models, on)[0], next(plans)
+
+    monkeypatch.setattr(Stages, "score", score)
+    shrink(wanted(place))
+    steps = read_state(place / "small.onnx.work")["steps"]
+    assert ("1-ana" in steps) != worse
+
+
 def test_a_model_that_cannot_be_trained_is_shrunk_all_the_same(place, monkeypatch):
     def refused(*_):
         raise TrainingError("node 'x' cannot be trained through", "leave it")
