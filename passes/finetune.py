@@ -67,6 +67,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         class_weights: A factor for each class in ``cross-entropy``.
         ignore_index: The label that ``cross-entropy`` does not count.
         epochs: Passes over the data.
+        samples: Only so many samples, drawn at random once.
         batch_size: Samples a batch.
         accumulate: Batches a step.
         optimizer: ``sgd`` has a momentum of 0.9.
@@ -139,6 +140,9 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
                 note="of every iteration; 0: no training",
             ),
         ),
+    )
+    samples: int | None = field(
+        default=None, metadata=option(least=1, key=Key(example="2000", note="drawn once; by default all"))
     )
     batch_size: int = field(default=32, metadata=option(least=1, key=Key()))
     accumulate: int = field(default=1, metadata=option(least=1, key=Key(example="4", note="batches a step")))
@@ -227,7 +231,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         rescaled = rescaled_constants(channels, removed, dense)
         _require_each_once(rescaled, dense)
         session = Session(dense.proto, threads=self.threads)
-        data = open_data(self.data, session.inputs, session.outputs)
+        data = self._drawn(open_data(self.data, session.inputs, session.outputs))
         unfolded = self._unfold(dense, data, channels, removed)
         val = open_data(self.val, session.inputs, session.outputs) if self.val is not None else None
         checkpoints = self._checkpoints(given.model, data)
@@ -247,6 +251,13 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         if exam is None or exam.best_epoch:
             trained(result)
         return PassResult(result, True, FinetuneReport(**facts), given.analysis)
+
+    def _drawn(self, data: Dataset) -> Dataset:
+        """Return the data, or the samples that are drawn of it."""
+        count = None if self.samples is None else data.count()
+        if self.samples is None or count is None or self.samples >= count:
+            return data
+        return data.chosen(np.random.default_rng([self.seed, 2]).permutation(count) < self.samples)
 
     def ensures(self, given: PassResult, result: PassResult) -> None:
         """The tuned model is valid, and the channels of its plan are still zero."""

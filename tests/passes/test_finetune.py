@@ -270,6 +270,19 @@ def test_training_ends_before_the_epoch_that_would_take_too_long():
     )
 
 
+def test_samples_are_drawn_from_all_of_the_data():
+    images = striped(256)
+    order = np.argsort(images["labels"], kind="stable")
+    data = {name: values[order] for name, values in images.items()}
+    step = Finetune(data, samples=64, unfold="never", threads=1)
+    session = Session(network())
+    drawn = step._drawn(open_data(data, session.inputs, session.outputs))
+    labels = np.concatenate([batch.targets["labels"] for batch in drawn.batches(32)])
+    assert len(labels) == 64
+    assert len(set(labels.tolist())) == len(set(data["labels"].tolist()))
+    assert step(Model(network())).facts["steps"] == 2
+
+
 def misled(samples: int) -> Arrays:
     """Pictures with the labels of others: training on them does harm."""
     images = striped(samples)

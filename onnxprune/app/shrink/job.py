@@ -32,10 +32,12 @@ from onnxprune.support.time_limit import TimeUpError
 from onnxprune.train.losses import asks_teacher
 
 Facts = dict[str, Any]
-_BASIS_SHARE = 0.2
+_BASIS_SHARE = 0.5
 """The part of the time that is left which comparing the plans in two bases may take."""
 _ANA_SHARE = 0.4
 """The part of the time that is left which measuring sensitivities may take."""
+_LEAST_PART = 0.1
+"""The least part of an epoch that is worth training; of a part as many samples are drawn as fit."""
 _TRAIN_SHARE = 0.85
 """The part of the time that is left which training may take: it may become slower."""
 _END_SHARE = 1.2
@@ -94,7 +96,9 @@ class _Job:
             rotate = "never"
         prune = recipe.prune.model_copy(update={"rotate": rotate})
         bench = recipe.bench.model_copy(update={"runs": self.notes["bench_runs"]})
-        return recipe.model_copy(update={"threads": self.threads, "prune": prune, "bench": bench})
+        tuning = recipe.finetune.model_copy(update={"samples": self.notes.get("samples")})
+        parts = {"prune": prune, "bench": bench, "finetune": tuning}
+        return recipe.model_copy(update={"threads": self.threads, **parts})
 
     def run(self, finish: bool = True) -> tuple[Facts, MissedError | None]:
         """Do the steps of the recipe that are missing; return the facts, and the error of a missed floor."""
@@ -305,6 +309,8 @@ def _training_need(job: _Job, facts: Facts) -> float:
         job.notes |= {"epochs": 0, "untrained": f"{error.message}; {error.hint}"}
         return 0.0
     job.notes["epoch_s"] = epoch_s
+    if _TRAIN_SHARE * job.left_s < _LEAST_PART * job.rounds * epoch_s:
+        return 0.0
     return min(job.left_s, job.rounds * MOST_EPOCHS * epoch_s)
 
 
@@ -316,6 +322,9 @@ def _decide_training(job: _Job, facts: Facts) -> None:
         free = job.left_s - job.rounds * _answers_s(job)
         fitting = max(0.0, _TRAIN_SHARE * free / job.rounds / max(epoch_s, 1e-9))
         job.notes["epochs"] = int(min(MOST_EPOCHS, fitting))
+        if _LEAST_PART <= fitting < 1:
+            data = RecipeData(job.recipe(1), job.model, job.threads).dataset("train")
+            job.notes |= {"epochs": 1, "samples": max(1, int(fitting * data.count()))}
     job.keep()
 
 

@@ -131,6 +131,14 @@ def test_sensitivities_that_take_too_long_are_given_up(place, monkeypatch):
     assert again.steps("start") == []
 
 
+def test_part_of_an_epoch_is_trained_where_a_whole_one_takes_too_long(place, monkeypatch):
+    monkeypatch.setattr(job, "epoch_seconds", lambda *_: 200.0)
+    facts = shrink(wanted(place, minutes=2.0))
+    assert facts["epochs"] == 1
+    steps = read_state(place / "small.onnx.work")["steps"]["1-finetune"]["facts"]["steps"]
+    assert 1 <= steps < 4  # of 102 samples
+
+
 @pytest.mark.parametrize("worse", [True, False])
 def test_a_plan_by_sensitivities_is_kept_unless_it_is_worse(place, monkeypatch, worse):
     plans, judged = iter([0.9, 0.8 if worse else 0.9, 0.9, 0.9]), Stages.score
