@@ -42,6 +42,10 @@ _TRAIN_SHARE = 0.85
 """The part of the time that is left which training may take: it may become slower."""
 _END_SHARE = 1.2
 """Time kept for judging, proving and timing the result, as a multiple of that of the first one."""
+_EARLY = 0.2
+"""The part of the time within which the first plan is made dense, proven and timed at once."""
+_END_OF_PLAN = 0.6
+"""Time of proving and timing a result where it was not measured, as a part of that of plan and repair."""
 _INT8_SHARE = 3.0
 """The same where quantisation follows: four models are judged and timed."""
 _LATE = 1.5
@@ -176,7 +180,10 @@ def shrink(
         tell(line)
     job.keep()
     if "measured" not in job.notes:
-        tell(_decide_plan(job, job.run()[0], int8))
+        facts = job.run(finish=False)[0]
+        if job.spent_s < _EARLY * 60 * wanted.minutes:
+            job.run()  # an early result, and the time of the end
+        tell(_decide_plan(job, facts, int8))
     if "epochs" not in job.notes:
         _decide_training(job, _planned(job))
         if job.notes["epochs"]:
@@ -282,7 +289,8 @@ def _decide_plan(job: _Job, facts: Facts, int8: bool) -> str:
     from onnxprune.app.figures import duration
 
     notes, plan = job.notes, job.took_s("prune", "recover")
-    notes["end_s"] = (_INT8_SHARE if int8 else _END_SHARE) * job.took_s("transform", "bench", "score")
+    end = job.took_s("transform", "bench") or _END_OF_PLAN * plan
+    notes["end_s"] = (_INT8_SHARE if int8 else _END_SHARE) * (end + job.took_s("score"))
     need = _training_need(job, facts)
     left, spare = job.left_s, max(0.0, job.left_s - need / _TRAIN_SHARE)
     free = job.wanted.rotate == "auto" and "latency" not in job.wanted.reductions()
@@ -295,7 +303,7 @@ def _decide_plan(job: _Job, facts: Facts, int8: bool) -> str:
     parts = [f"comparing two bases, about {duration(2 * plan)}"] if compared else []
     parts += [f"sensitivities, about {duration(ana)}"] if measured else []
     parts += [f"training, up to {duration(need)}"] if need else []
-    done = f"first result after {duration(job.spent_s)}"
+    done = f"first plan after {duration(job.spent_s)}"
     return f"{done}; next: {'; '.join(parts)}" if left and parts else f"{done}; no time is left for more"
 
 
