@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
+import onnx
 
 from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, resolve
 from onnxprune.analysis.groups.channel_values import channel_values, is_masked, positive, repeated
@@ -21,6 +22,7 @@ from onnxprune.ir import label
 from onnxprune.ops.axes import Contraction, Divisor, Inexact, Typing
 from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.ops.axes.variables import Views
+from onnxprune.ops.spec import spec_of
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
 INFINITE = "it has no finite value where a channel is removed"
@@ -83,8 +85,11 @@ def _spare(
     """Let masking leave the weights behind some divisors as they are, if each sum shortens exactly then too.
 
     The divisors then are those of the original. Example: the keys of linear attention, whose heads are
-    zero already where the values are.
+    zero already where the values are. Functions that are defined for some numbers only, such as logarithms,
+    are left out: they may have no value at a channel that is removed.
     """
+    if not all(_is_quotient(typing.nodes[d.node]) for d in failing):
+        return False
     spared = weights_behind((d.tensor for d in failing), typing, carriers, makers)
     if spared is None:
         return False
@@ -97,6 +102,10 @@ def _spare(
             return False
     typing.spared[factor] = spared
     return True
+
+
+def _is_quotient(node: onnx.NodeProto) -> bool:
+    return spec_of(node).arithmetic == "quotient" or node.op_type == "Reciprocal"
 
 
 def _is_constant_divisor(typing: Typing, tensor: str) -> bool:

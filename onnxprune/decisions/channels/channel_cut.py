@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -151,9 +151,12 @@ def _change_lists(lists: Lists, operands: dict[tuple[int, int], dict[int, Change
         if len(numbers) == len(changes):
             wanted[name, tuple(numbers)].append((index, operand))
     inserted: list[Insertion] = []
-    for (name, told), readers in wanted.items():
+    left = Counter(name for (name, _), readers in wanted.items() for _ in readers)
+    left = Counter({name: lists.index.count(name) - count for name, count in left.items()})
+    last = {name: told for name, told in wanted if not left[name]}  # where no reader needs the old numbers
+    for (name, told), readers in sorted(wanted.items(), key=lambda item: last.get(item[0][0]) == item[0][1]):
         new = lists.model.fresh(f"{name}__patched{readers[0][0]}_{readers[0][1]}")
-        node = lists.change(name, dict(told), len(readers), new)
+        node = lists.change(name, dict(told), None if last.get(name) == told else new)
         for index, operand in readers:
             del operands[index, operand]
             if node is not None:

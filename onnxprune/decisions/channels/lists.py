@@ -57,14 +57,13 @@ class Lists:
             element -= dims[0]
         return None
 
-    def change(self, name: str, changes: Mapping[int, int], readers: int, new: str) -> onnx.NodeProto | None:
+    def change(self, name: str, changes: Mapping[int, int], new: str | None) -> onnx.NodeProto | None:
         """Give a list other numbers.
 
         Args:
             name: The list.
             changes: The new numbers, by element; each comes from a constant (see `place`).
-            readers: Number of operands reading the list that need these.
-            new: Name of the list of their own, where others need the old one.
+            new: Name of a list of its own; ``None`` changes the list itself, which no reader needs as it is.
 
         Returns:
             The node that makes the list of their own, ``None`` where the list itself was changed.
@@ -80,7 +79,7 @@ class Lists:
             values = self.model.array(changed.input[operand]).copy()
             values[inner] = number
             changed.input[operand] = self.model.add_constant(f"{changed.input[operand]}__kept", values)
-        if readers == self.index.count(name):
+        if new is None:
             maker.CopyFrom(changed)
             return None
         changed.name = changed.output[0] = new

@@ -93,3 +93,27 @@ def test_a_size_given_to_the_caller_stays() -> None:
     gate = net.op("Expand", net.conv(net.op("GlobalAveragePool", y), 8, 1), shape)
     model = net.model(net.conv(net.op("Mul", y, gate), 5), shape)
     dense_of(model)
+
+
+def test_readers_of_one_list_that_need_different_numbers() -> None:
+    """Heads of keys and values by one list: a second list for the values."""
+    net = Net()
+    x = net.input("x", ["N", "T", 12])
+    batch, length = (net.op("Gather", net.op("Shape", x), net.ints(k)) for k in (0, 1))
+    listed = net.concat(batch, length, net.ints(4), net.ints(8), axis=0)
+
+    def heads(y: str) -> str:
+        return net.op(
+            "Transpose", net.sized(net.op("Reshape", y, listed), ["N", "T", 4, 8]), perm=[0, 2, 1, 3]
+        )
+
+    q, k, v = (heads(net.linear(x, 32)) for _ in range(3))
+    scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    y = net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3])
+    model = net.model(net.linear(net.sized(net.op("Reshape", y, net.ints(0, 0, 32)), ["N", "T", 32]), 5))
+    removed = {g.name: list(range(g.size // 2 - (k == 1))) for k, g in enumerate(find_channels(model).groups)}
+    assert len(removed) > 1
+    dense = prune_exactly(model, removed).dense
+    read = {i for node in dense.nodes for i in node.input} | {o.name for o in dense.outputs}
+    assert all(read.intersection(node.output) for node in dense.nodes)
+    assert operators(dense).count("Concat") == 2
