@@ -2,7 +2,8 @@
 
     PYTHON benchmarks/peers_torch.py FOLDER [--epochs 3] [--reductions 0.3 0.5 0.7] [--samples 512]
 
-Trains the network and writes ``vit.onnx``, and one model a rule and reduction of the multiply-accumulates:
+Trains the network and writes ``vit.onnx``, the same at opset 20 for onnxsim, and one model a rule and
+reduction of the multiply-accumulates:
 
 * torch-pruning: L2 norm of whole groups, the same ratio everywhere or one ranking; head widths are pruned.
 * SliceGPT (S. Ashkboos et al., "SliceGPT: compress large language models by deleting rows and columns",
@@ -230,11 +231,11 @@ def reached(make: Callable[[float], nn.Module | None], target: float) -> nn.Modu
     return best
 
 
-def export(model: nn.Module, path: Path) -> None:
+def export(model: nn.Module, path: Path, opset: int = 17) -> None:
     """Write a model as ONNX."""
     axes = {"image": {0: "N"}, "logits": {0: "N"}}
     torch.onnx.export(
-        model.eval(), (torch.rand(2, 1, SIZE, SIZE),), path, dynamo=False, opset_version=17,
+        model.eval(), (torch.rand(2, 1, SIZE, SIZE),), path, dynamo=False, opset_version=opset,
         input_names=["image"], output_names=["logits"], dynamic_axes=axes,
     )  # fmt: skip
 
@@ -260,6 +261,7 @@ def main() -> None:
         block.attention.scale = block.attention.each**0.5
     Attention.forward = attend  # type: ignore[method-assign]
     export(model, options.folder / "vit.onnx")
+    export(model, options.folder / "vit20.onnx", 20)  # GELU as one node
     everything, _ = data("train")
     images = everything[np.random.default_rng(0).permutation(len(everything))[: options.samples]]
     check = Sliced(model, images, model.head.in_features)
