@@ -34,6 +34,8 @@ from onnxprune.train.losses import asks_teacher
 Facts = dict[str, Any]
 _BASIS_SHARE = 0.5
 """The part of the time that is left which comparing the plans in two bases may take."""
+_FEW_EPOCHS = 3
+"""Fewer epochs than this gain less than the better of both bases does."""
 _ANA_SHARE = 0.4
 """The part of the time that is left which measuring sensitivities may take."""
 _LEAST_PART = 0.1
@@ -108,7 +110,7 @@ class _Job:
         """Do the steps of the recipe that are missing; return the facts, and the error of a missed floor."""
         rounds = self.rounds
         limits = TimeLimits(
-            basis_s=_LATE * _BASIS_SHARE * self.left_s,
+            basis_s=_TRAIN_SHARE * self.left_s,
             ana_s=_LATE * _ANA_SHARE * self.left_s,
             train_s=max(self.left_s / rounds, 1.0),
         )
@@ -294,7 +296,8 @@ def _decide_plan(job: _Job, facts: Facts, int8: bool) -> str:
     need = _training_need(job, facts)
     left, spare = job.left_s, max(0.0, job.left_s - need / _TRAIN_SHARE)
     free = job.wanted.rotate == "auto" and "latency" not in job.wanted.reductions()
-    compared = free and 2 * plan < max(_BASIS_SHARE * left, spare / 2)
+    few = _TRAIN_SHARE * left < _FEW_EPOCHS * job.rounds * notes.get("epoch_s", 0.0)
+    compared = free and 2 * plan < (_TRAIN_SHARE * left if few else max(_BASIS_SHARE * left, spare / 2))
     spare -= 2 * plan if compared else 0.0
     ana = notes["ana_s"] + job.took_s("recover")
     measured = ana + plan * job.rounds < max(_ANA_SHARE * left, spare)
