@@ -125,6 +125,7 @@ class OpSpec:
         carries: The operands whose integers the results hold, with their zero point.
         quantises: ``to integers`` or ``to floats`` if it converts between these by a scale and a zero point.
         jumps: True if a result jumps where an operand changes a little: it picks, compares or rounds.
+        vanishes: True if the result may be exactly zero on a range of its operands.
         saturates: True if large operands make results that no longer change.
         discrete: True if the results are sizes, positions or truth values: no gradient passes.
         rounds: True if it rounds activations to a few steps.
@@ -166,6 +167,7 @@ class OpSpec:
     carries: Sequence[int] = ()
     quantises: Quantisation = ""
     jumps: bool = False
+    vanishes: bool = False
     saturates: bool = False
     discrete: bool = False
     rounds: bool = False

@@ -83,13 +83,13 @@ def positive(
 ) -> set[str]:
     """Return the carriers of a factor that are above zero at its channels, be the number known or not.
 
-    Exponentials are, and their sums: a Softmax in single operators divides by one.
+    Exponentials are, and their sums, by which a Softmax in single operators divides; sigmoids are as well.
     """
     found = {t for t in carriers if values.get(t, 0) > 0}
     for index in sorted({makers[t] for t in carriers if t in makers}):
         node, spec = typing.nodes[index], spec_of(typing.nodes[index])
         above = [name in found or _is_above(typing, name) for name in node.input if name]
-        if node.op_type == "Exp":
+        if node.op_type in ("Exp", "Sigmoid", "Softplus"):
             found.update(o for o in node.output if values.get(o) != 0)
         elif spec.sums or spec.copies or spec.moves == "whole":
             found.update(node.output if above[0] else ())

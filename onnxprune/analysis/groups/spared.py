@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 from onnxprune.analysis.groups.channel_values import masked_constant
 from onnxprune.ir import subgraphs
-from onnxprune.ops.axes import Typing
+from onnxprune.ops.axes import Divisor, Typing
+from onnxprune.ops.spec import spec_of
 
 
 def weights_behind(
@@ -37,6 +38,27 @@ def weights_behind(
             seen.update(added)
             waiting += added
     return frozenset(found) if found and not found & typing.absent.keys() else None
+
+
+def may_fail(divisor: Divisor, typing: Typing, makers: Mapping[str, int]) -> bool:
+    """Return whether the given network itself may have no finite number on a range of inputs.
+
+    Its weights left as they are, a channel would show there, though the sum multiplies it by zero.
+    """
+    if divisor.above:
+        return True
+    name = divisor.tensor
+    while name in makers:
+        node, spec = typing.nodes[makers[name]], spec_of(typing.nodes[makers[name]])
+        if spec.jumps:
+            return True
+        if spec.vanishes:
+            operands = [i for i in node.input if i]
+            return len(operands) == 1 or any(i in typing.model.constants for i in operands)
+        if not (spec.moves or spec.copies):
+            return False
+        name = node.input[0]
+    return False
 
 
 def changed(

@@ -12,17 +12,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
-import onnx
 
 from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, resolve
 from onnxprune.analysis.groups.channel_values import channel_values, is_masked, positive, repeated
 from onnxprune.analysis.groups.ghosts import find_ghost
-from onnxprune.analysis.groups.spared import changed, weights_behind
+from onnxprune.analysis.groups.spared import changed, may_fail, weights_behind
 from onnxprune.ir import label
 from onnxprune.ops.axes import Contraction, Divisor, Inexact, Typing
 from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.ops.axes.variables import Views
-from onnxprune.ops.spec import spec_of
 
 NOT_ZERO = "it sums over this axis, and no operand is zero where a channel is removed"
 INFINITE = "it has no finite value where a channel is removed"
@@ -88,13 +86,12 @@ def _spare(
     zero already where the values are. Functions that are defined for some numbers only, such as logarithms,
     are left out: they may have no value at a channel that is removed.
     """
-    if not all(_is_quotient(typing.nodes[d.node]) for d in failing):
-        return False
     spared = weights_behind((d.tensor for d in failing), typing, carriers, makers)
     if spared is None:
         return False
     other = changed(typing, carriers, makers, spared)
-    if any(d.tensor in other for d in _without_value(typing, factor, divisors, carriers, makers, spared)):
+    as_given = _without_value(typing, factor, divisors, carriers, makers, spared)
+    if any(d.tensor in other or may_fail(d, typing, makers) for d in as_given):
         return False
     values = channel_values(typing, factor, carriers, makers, views, spared)
     for contraction in typing.contractions:
@@ -102,10 +99,6 @@ def _spare(
             return False
     typing.spared[factor] = spared
     return True
-
-
-def _is_quotient(node: onnx.NodeProto) -> bool:
-    return spec_of(node).arithmetic == "quotient" or node.op_type == "Reciprocal"
 
 
 def _is_constant_divisor(typing: Typing, tensor: str) -> bool:

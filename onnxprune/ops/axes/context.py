@@ -184,11 +184,13 @@ class Divisor:
         node: Index of the node.
         tensor: The operand.
         dims: Its axes of which this is true.
+        above: True if numbers below zero have no finite result either.
     """
 
     node: int
     tensor: str
     dims: Axes
+    above: bool = False
 
 
 @dataclass(frozen=True)
@@ -497,10 +499,16 @@ class Context:
         """State that an attribute is to be multiplied when an axis is shortened."""
         self.typing.rescales.append(Rescale(self.index, dim, power, attribute=(attribute, default)))
 
-    def divides_by(self, operand: int, *dims: Dim) -> None:
-        """State that an operand must not become zero, along all its axes or some of them."""
-        which = dims or self.axes(operand)
-        self.typing.divisors.append(Divisor(self.index, self.node.input[operand], tuple(which)))
+    def divides_by(self, operand: int, *dims: Dim, above: bool = False) -> None:
+        """State that an operand must not become zero, along all its axes or some of them.
+
+        Args:
+            operand: The operand.
+            dims: Some of its axes.
+            above: True if numbers below zero have no finite result either.
+        """
+        which = tuple(dims or self.axes(operand))
+        self.typing.divisors.append(Divisor(self.index, self.node.input[operand], which, above))
 
     def weights(self, *operands: int) -> None:
         """State that operands are parameters that masking may set to zero, moved about on the way or not."""

@@ -78,7 +78,7 @@ def moved(c: Context) -> None:
 def singular(c: Context) -> None:
     """No number at zero."""
     elementwise(c)
-    c.divides_by(0)
+    c.divides_by(0, above=c.node.op_type != "Reciprocal")
 
 
 @rule("Pow", zero=first, constant=by_itself, elementwise=True)
@@ -89,7 +89,8 @@ def power(c: Context) -> None:
     if exponents is None or not np.all(exponents > 0):
         c.makes_no_zeros()
     if exponents is None or np.any(exponents < 0):
-        c.divides_by(0)
+        whole = exponents is not None and np.all(exponents == np.round(exponents))
+        c.divides_by(0, above=not whole)
 
 
 @rule("CastLike", zero=first, constant=same, elementwise=True)

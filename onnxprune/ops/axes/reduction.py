@@ -53,7 +53,7 @@ def reduce(c: Context) -> None:
         else:
             c.block(dims[axis], WHY_NOT[c.node.op_type])
     if c.node.op_type == "ReduceLogSum":
-        c.divides_by(0, *(d for k, d in enumerate(dims) if k not in over))
+        c.divides_by(0, *(d for k, d in enumerate(dims) if k not in over), above=True)
     if c.attributes.get("keepdims", 1):
         c.define(0, [Factor(1) if k in over else d for k, d in enumerate(dims)])
     else:

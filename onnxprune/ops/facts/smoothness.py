@@ -13,6 +13,10 @@ enter_all(
     jumps=True,
 )
 enter_all("LinearClassifier TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor", CLASSICAL, jumps=True)
+enter_all(
+    "Clip HardSigmoid HardSwish Max Min PRelu Relu Shrink ThresholdedRelu Where",
+    vanishes=True,
+)
 enter_all("Clip Erf HardSigmoid LogSoftmax Sigmoid Softmax Softsign Tanh", saturates=True)
 enter_all(
     f"{COMPARISONS} And ArgMax ArgMin ConstantOfShape IsInf IsNaN NonZero Not Or Shape Size Xor",

@@ -72,7 +72,7 @@ def test_results_of_branches_that_stay_above_zero() -> None:
     [
         ("next = Abs(state)", "z = Reciprocal(y)"),
         ("next = Reciprocal(state)", "z = Identity(y)"),
-        ("one = Sigmoid(state) next = Reciprocal(one)", "z = Identity(y)"),
+        ("one = Tanh(state) next = Reciprocal(one)", "z = Identity(y)"),
     ],
 )
 def test_states_of_loops(inside: str, outside: str) -> None:
