@@ -19,7 +19,7 @@ from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import check_plan, planned_channels, stored_plan
 from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.decisions.elements import pattern_note
-from onnxprune.decisions.plan import PLAN_KEY, Plan
+from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.decisions.rotation import Bases, basis_of, check_basis
 from onnxprune.errors import NothingToDoError, OutOfReachError, PlanError, UsageError
 from onnxprune.evaluate.data import Dataset, open_data
@@ -86,7 +86,25 @@ class Prune(PruneOptions, Pass):
             return self._pruned(given)
         if reason := self._why_not_rotated(given):
             return with_rotation(self._pruned(given), kept=False, reason=reason)
-        return chosen(given, self._rotation, lambda way: self._pruned(way, given.model), self._order(None))
+        order = self._order(self.analysis or given.analysis)
+        return chosen(given, self._rotation, lambda way: self._pruned_way(way, given), order)
+
+    def _pruned_way(self, way: PassResult, given: PassResult) -> PassResult:
+        """Prune the given model, or its rotated form: the analysis holds for the first alone."""
+        analysis = self.analysis or given.analysis
+        if analysis is None or basis_of(way.model.metadata()) is None:
+            return self._pruned(way, given.model)
+        return self._without(analysis)._pruned(replace(way, analysis=None), given.model)
+
+    def _without(self, analysis: Analysis | None) -> Prune:
+        """Return the step without an analysis, its criterion and metric kept."""
+        return replace(
+            self,
+            analysis=None,
+            strategy=None if self.strategy == "sensitivity" else self.strategy,
+            criterion=self._criterion(analysis),
+            metric=self._metric(analysis),
+        )
 
     def _as_planned(self, given: PassResult) -> PassResult | None:
         """Return the model in the bases of the plan, if the plan is of its rotated form."""
@@ -124,8 +142,6 @@ class Prune(PruneOptions, Pass):
             return "the model is pruned already"
         if self.plan is not None:
             return "the plan is of the model as it is"
-        if self.analysis is not None or given.analysis is not None:
-            return "the analysis is of the model as it is"
         if basis_of(given.model.metadata()) is not None:
             return "the model is rotated already"
         return "the trials are of the model as it is" if self.trials is not None else ""
@@ -165,16 +181,7 @@ class Prune(PruneOptions, Pass):
         if not reductions:
             kind = "params" if self.reduce_size is not None else "macs"
             reductions = {kind: whole.facts[f"{kind}_reduction"]}
-        step = replace(
-            self,
-            ranks=False,
-            trials=None,
-            rotate="never",
-            analysis=None,
-            strategy=None if self.strategy == "sensitivity" else self.strategy,
-            criterion=self._criterion(analysis),
-            metric=self._metric(analysis),
-        )
+        step = replace(self._without(analysis), ranks=False, trials=None, rotate="never")
 
         def prune(form: SplitForm) -> PassResult:
             names = {glob.escape(name): rank for name, rank in form.ranks.items()}

@@ -132,12 +132,27 @@ def test_a_plan_or_an_analysis_stays_in_its_basis() -> None:
         Prune(reduce_macs=0.3, analysis=analysis, rotate="always")(rotated)
 
 
-def test_analyses_leave_the_basis_alone() -> None:
-    model, data = bottleneck(), samples()
+@pytest.mark.parametrize("network", [bottleneck, pre_norm])
+def test_an_analysis_makes_no_worse_plan(network: Callable[[], Model]) -> None:
+    """The rotated model, of which there is no analysis, competes with the plan by the analysis."""
+    model, data = network(), samples()
     analysis = Ana(data=data, metric="cosine", ratios=[0.5])(model).analysis
-    found = Prune(reduce_macs=0.3, data=data, analysis=analysis, rotate="auto")(model).facts["rotation"]
-    assert not found["kept"]
-    assert "analysis" in found["reason"]
+    without = Prune(reduce_macs=0.5, data=data, metric="cosine")(model).facts["rotation"]
+    result = Prune(reduce_macs=0.5, data=data, analysis=analysis)(model)
+    found = result.facts["rotation"]
+    assert found["score_rotated"] == without["score_rotated"]
+    assert found["kept"] == (found["score_rotated"] > found["score_unrotated"])
+    assert max(found["score_rotated"], found["score_unrotated"]) >= without["score_rotated"]
+    assert (basis_of(result.model.metadata()) is not None) == found["kept"]
+    Transform()(result)
+
+
+def test_an_analysis_of_the_step_before() -> None:
+    model, data = pre_norm(), samples()
+    measured = Ana(data=data, metric="cosine", ratios=[0.5])(model)
+    result = Prune(reduce_macs=0.5, data=data)(measured)
+    assert result.facts["rotation"]["kept"]
+    assert result.facts["rotation"]["score_rotated"] > result.facts["rotation"]["score_unrotated"]
 
 
 def test_a_rotation_is_the_default_where_samples_judge_it() -> None:
