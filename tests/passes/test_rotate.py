@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from helpers import Net
 from ideas import IDEAS
 
+from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.app.cli import program
+from onnxprune.decisions.bases.recognition import recognised
 from onnxprune.errors import NothingToDoError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget
 from onnxprune.ir import Model, check
@@ -86,6 +88,12 @@ def spelled(net: Net, x: str, how: str) -> str:
     again = net.op("Sub", x, net.op("ReduceMean", x, axes=[-1])) if how == "twice" else centred
     square = net.op("Mul", again, again) if how == "square" else net.op("Pow", again, net.const(2.0))
     total = net.op("Add", net.op("ReduceMean", square, axes=[-1]), net.const(1e-5))
+    if how.startswith("folded"):
+        root = net.op("Reciprocal", net.op("Sqrt", total))
+        factor = net.op("Mul", root, net.vector(WIDTH, 0.5, 1.5)) if how == "folded" else root
+        mean = net.op("ReduceMean", x, axes=[-1])
+        rest = net.op("Sub", net.vector(WIDTH), net.op("Mul", mean, factor))
+        return net.op("Add", net.op("Mul", x, factor), rest)
     if how == "reciprocal":
         y = net.op("Mul", net.op("Reciprocal", net.op("Sqrt", total)), centred)
     elif how == "power":
@@ -105,7 +113,10 @@ def spelled_stream(how: str, *, post: bool = False) -> Model:
     return net.model(net.linear(x if post else spelled(net, x, how), 3))
 
 
-@pytest.mark.parametrize("how", ["divided", "twice", "square", "reciprocal", "power", "rms"])
+SPELLINGS = ["divided", "twice", "square", "reciprocal", "power", "rms", "folded", "folded without scale"]
+
+
+@pytest.mark.parametrize("how", SPELLINGS)
 def test_normalisations_that_are_spelled_out_are_read_as_one_operator(how: str) -> None:
     model, data = spelled_stream(how), samples(40, TOKENS, FEATURES)
     result = Rotate(data=data)(model)
@@ -116,6 +127,7 @@ def test_normalisations_that_are_spelled_out_are_read_as_one_operator(how: str) 
         "Pow",
         "Div",
         "Sqrt",
+        "ReduceMean",
     }
     onnx.checker.check_model(result.model.proto, full_check=True)
     before, after = outputs(model, data), outputs(result.model, data)
@@ -125,12 +137,35 @@ def test_normalisations_that_are_spelled_out_are_read_as_one_operator(how: str) 
     assert WIDTH not in {d for t in dense.proto.graph.initializer for d in t.dims}
 
 
-def test_normalisations_that_are_not_absorbed_stay_as_they_were() -> None:
-    """A post-norm stream keeps its basis; another axis of the same file does not."""
-    model = spelled_stream("divided", post=True)
+@pytest.mark.parametrize("part", ["mean", "factor", "shift"])
+def test_sums_that_are_no_normalisation_are_left_alone(part: str) -> None:
+    """``x·k + (shift − mean(x)·k)`` with one part exchanged: nothing is rotated, nothing changes."""
     net = Net(opset=13)
     x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
-    x = spelled(net, net.add(x, net.linear(net.relu(net.linear(x, 24)), WIDTH)), "divided")
+    y = net.op("Neg", net.linear(net.input("y", ["N", TOKENS, FEATURES]), WIDTH))
+    means = {name: net.op("ReduceMean", t, axes=[-1]) for name, t in (("x", x), ("y", y))}
+
+    def factor(t: str, mean: str) -> str:
+        centred = net.op("Sub", t, mean)
+        total = net.op(
+            "Add", net.op("ReduceMean", net.op("Mul", centred, centred), axes=[-1]), net.const(1e-5)
+        )
+        return net.op("Mul", net.op("Reciprocal", net.op("Sqrt", total)), net.vector(WIDTH, 0.5, 1.5))
+
+    k = factor(*((y, means["y"]) if part == "factor" else (x, means["x"])))
+    shift = net.op("Tanh", y) if part == "shift" else net.vector(WIDTH)
+    rest = net.op("Sub", shift, net.op("Mul", means["y" if part == "mean" else "x"], k))
+    model = net.model(net.linear(net.op("Add", net.op("Mul", x, k), rest), 3))
+    assert recognised(find_channels(model))[1] == {}
+
+
+@pytest.mark.parametrize("how", ["divided", "folded"])
+def test_normalisations_that_are_not_absorbed_stay_as_they_were(how: str) -> None:
+    """A post-norm stream keeps its basis; another axis of the same file does not."""
+    model = spelled_stream(how, post=True)
+    net = Net(opset=13)
+    x = net.linear(net.input("x", ["N", TOKENS, FEATURES]), WIDTH)
+    x = spelled(net, net.add(x, net.linear(net.relu(net.linear(x, 24)), WIDTH)), how)
     x = net.linear(net.linear(x, 12), 20)
     mixed = net.model(net.linear(net.relu(x), 3))
     with pytest.raises(NothingToDoError):

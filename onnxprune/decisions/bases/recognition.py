@@ -1,8 +1,9 @@
 """Normalisations that exporters spell out in arithmetic, read as one operator while bases are chosen.
 
 Before opset 17 LayerNormalization has no operator: with ``c = x − mean(x)``, files compute
-``c / √(mean(c²) + ε)``, times a scale, plus a shift. The dataflow decides, not names. Without the mean it is
-the root mean square of B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019.
+``c / √(mean(c²) + ε)``, times a scale, plus a shift; or, as TensorFlow does, ``x·k + (shift − mean(x)·k)``,
+where ``k`` is the scale over the root. The dataflow decides, not names. Without the mean it is the root mean
+square of B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019.
 """
 
 from __future__ import annotations
@@ -147,8 +148,10 @@ class _Reader:
     last: Mapping[str, int]
 
     def norm(self, number: int) -> _Norm | None:
-        """Return the normalisation whose division is a node, ``None`` where there is none."""
+        """Return the normalisation whose division, or last sum, is a node; ``None`` where there is none."""
         node = self._nodes[number]
+        if node.op_type == "Add":
+            return self._folded(number)
         for data, scale in _splits(node):
             found = self._root(scale, inverse=node.op_type == "Mul")
             if found is not None:
@@ -240,12 +243,9 @@ class _Reader:
         """Return a normalisation without its parameters."""
         mean = self._mean(power)
         square = mean and self._made(mean[1].input[0], "Pow", "Mul")
-        if not mean or not square:
+        if not mean or not square or not self._squares(square[1]):
             return None
-        base, other = square[1].input[:2]
-        is_square = self._number(other) == 2 if square[1].op_type == "Pow" else base == other
-        if not is_square:
-            return None
+        base = square[1].input[0]
         result = self._nodes[numbers[0]].output[0]
         inner = {*numbers, mean[0], square[0]}
         parts = [self._centred(name) for name in (data, base)]
@@ -261,6 +261,56 @@ class _Reader:
         if not found or not mean or mean[1].input[0] != found[1].input[0]:
             return None
         return {found[0], mean[0]}, found[1].input[0]
+
+    def _folded(self, number: int) -> _Norm | None:
+        """Return the normalisation that a node ends as ``x·k + (shift − mean(x)·k)``."""
+        node = self._nodes[number]
+        for scaled, rest in _splits(node):
+            product, difference = self._made(scaled, "Mul"), self._made(rest, "Sub")
+            if not product or not difference or not self._is_vector(difference[1].input[0]):
+                continue
+            lost = self._made(difference[1].input[1], "Mul")
+            for data, factor in _splits(product[1]) if lost else []:
+                assert lost is not None
+                mean = self._mean(next((m for m, k in _splits(lost[1]) if k == factor), ""))
+                found = self._factor(factor) if mean and mean[1].input[0] == data else None
+                norm = found and self._deviation(data, found)
+                if norm and mean:
+                    every = {*norm.numbers, number, product[0], difference[0], lost[0], mean[0]}
+                    shift, result = difference[1].input[0], node.output[0]
+                    return replace(norm, numbers=sorted(every), result=result, shift=shift)
+        return None
+
+    def _factor(self, name: str) -> tuple[list[int], str, str, str | None] | None:
+        """Return nodes, mean of squares, ε and scale of ``scale / √(mean + ε)``."""
+        product = self._made(name, "Mul")
+        ways = (
+            [(name, None), *((root, scale) for root, scale in _splits(product[1]))]
+            if product
+            else [(name, None)]
+        )
+        for root, scale in ways:
+            found = self._root(root, inverse=True)
+            if found is not None and (scale is None or self._is_vector(scale)):
+                numbers = found[0] if scale is None or product is None else [product[0], *found[0]]
+                return numbers, found[1], found[2], scale
+        return None
+
+    def _deviation(self, data: str, factor: tuple[list[int], str, str, str | None]) -> _Norm | None:
+        """Return the normalisation of a tensor by the deviation in a factor, if it is that of the tensor."""
+        numbers, power, epsilon, scale = factor
+        mean = self._mean(power)
+        square = mean and self._made(mean[1].input[0], "Pow", "Mul")
+        centred = self._centred(square[1].input[0]) if square else None
+        if not mean or not square or not centred or centred[1] != data or not self._squares(square[1]):
+            return None
+        every = {*numbers, mean[0], square[0], *centred[0]}
+        return _Norm(sorted(every), data, "", epsilon, is_centred=True, scale=scale)
+
+    def _squares(self, node: onnx.NodeProto) -> bool:
+        """Return whether a Pow or Mul node squares its first operand."""
+        base, other = node.input[:2]
+        return self._number(other) == 2 if node.op_type == "Pow" else bool(base == other)
 
     def _with_parameters(self, norm: _Norm) -> _Norm:
         """Take in the scale and the shift behind a normalisation."""
