@@ -7,8 +7,8 @@ has to compute the same, and the same number of its channels has to be removable
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.analysis.shapes import infer
 from onnxprune.ir import Model, check
 
+Way = TypeVar("Way", bound=Callable[..., Any])
 Spelling = Callable[["Speller", onnx.NodeProto], bool]
 SPELLINGS: dict[str, list[Spelling]] = {}
 """Spellings by operator; a spelling returns false where it does not apply."""
@@ -36,13 +37,15 @@ class Speller:
         model: The network.
         seed: Of the choices.
         share: Share of the nodes that are written in another way.
+        only: Names of the spellings to use; all of them where it is empty.
 
     Attributes:
         nodes: The new nodes.
         used: Names of the spellings that were used.
     """
 
-    def __init__(self, model: Model, seed: int, share: float) -> None:
+    def __init__(self, model: Model, seed: int, share: float, only: Collection[str] = ()) -> None:
+        self.only = only
         self.random, self.share = np.random.default_rng(seed), share
         self.model, self.shapes = model, infer(model)
         self.opset = model.opset()
@@ -132,8 +135,11 @@ class Speller:
             proto.opset_import.append(helper.make_opsetid("spelled", 1))
         return check(Model(proto))
 
+    def _usable(self, ways: Iterable[Way]) -> list[Way]:
+        return [way for way in ways if not self.only or way.__name__ in self.only]
+
     def _spell(self, node: onnx.NodeProto) -> bool:
-        found = list(SPELLINGS.get(node.op_type, ()))
+        found = self._usable(SPELLINGS.get(node.op_type, ()))
         self.random.shuffle(found)  # type: ignore[arg-type]
         for spelling in found:
             if spelling(self, node):
@@ -147,9 +153,11 @@ class Speller:
             if not name or self.random.uniform() > self.share / 2:
                 continue
             if name in self.model.constants:
-                wanted = WEIGHTS if node.op_type in WEIGHTED and place == 1 else []
+                wanted = self._usable(WEIGHTS) if node.op_type in WEIGHTED and place == 1 else []
             else:
-                wanted = MOVES if self.kind(name) == TensorProto.FLOAT and self.rank(name) else []
+                wanted = (
+                    self._usable(MOVES) if self.kind(name) == TensorProto.FLOAT and self.rank(name) else []
+                )
             if wanted:
                 way = wanted[self.random.integers(len(wanted))]
                 if (other := way(self, name)) is not None:
@@ -160,7 +168,8 @@ class Speller:
     def _keep(self, node: onnx.NodeProto, outputs: set[str]) -> None:
         plain = len(node.output) == 1 and not any(a.type in (a.GRAPH, a.GRAPHS) for a in node.attribute)
         plain = plain and node.domain == "" and node.op_type != "Constant"
-        if plain and self.random.uniform() < self.share / 4:
+        usable = not self.only or "function" in self.only
+        if plain and usable and self.random.uniform() < self.share / 4:
             self._call(node)
         else:
             self.nodes.append(node)
@@ -1038,16 +1047,19 @@ def weight_behind_identity(s: Speller, w: str) -> str:
     return s.op("Identity", w)
 
 
-def spelled(model: Model, seed: int, share: float = 0.5) -> tuple[Model, Sequence[str]]:
+def spelled(
+    model: Model, seed: int, share: float = 0.5, only: Collection[str] = ()
+) -> tuple[Model, Sequence[str]]:
     """Write a network in another way.
 
     Args:
         model: The network.
         seed: Of the choices.
         share: Share of the nodes that are written in another way.
+        only: Names of the spellings to use; all of them where it is empty.
 
     Returns:
         The network, and the names of the spellings that were used.
     """
-    speller = Speller(model, seed, share)
+    speller = Speller(model, seed, share, only)
     return speller.write(), speller.used

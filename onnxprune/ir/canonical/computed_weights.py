@@ -2,7 +2,7 @@
 
 Weight normalisation left in the graph (``g · v / ‖v‖``), masks, scalars behind Cast: a value made of
 initializers alone is the same in every run, so it is a weight like any other. It is written down where it
-takes no more room than the constants that are then no longer read. Quantised weights stay quantised, and
+takes no more room than the constants that are then no longer read. Quantised weights stay quantised. Mapped
 weights that are only transposed, reshaped or cast stay where they are: the rules look through that.
 """
 
@@ -24,6 +24,7 @@ from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, bodies, captured, extracted, subgraphs
 from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import Session
+from onnxprune.support.mapped import is_mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -122,9 +123,9 @@ class _ConstantPart:
         return part
 
     def is_worth_it(self, part: _Part) -> bool:
-        """Return whether a part computes more than moves, and its folding does not enlarge the file."""
+        """Return whether the folding of a part does not enlarge the file, nor copies mapped weights."""
         moves = all(node.op_type == "Cast" or spec_of(node).rearranges for node in part.nodes)
-        if moves and any(math.prod(self._dims(name)) > SMALL for name in part.constants):
+        if moves and any(is_mapped(self.model.constants[name]) for name in part.constants):
             return False
         sizes = _sizes(self.model, part)
         if not part.results or any(sizes.get(o) is None for n in part.nodes for o in n.output if o):

@@ -140,7 +140,6 @@ def div(c: Context) -> None:
     c.divides_by(1)
     divisor = c.constant(1)
     if divisor is not None and (not np.all(divisor) or np.any(np.isnan(divisor))):
-        c.makes_no_zeros()
         c.divides_by(1, *c.axes(0))
 
 

@@ -95,3 +95,14 @@ def test_a_second_divisor_that_masking_would_change() -> None:
 
 def outcome_is_exact(model: Model, removed: dict[str, list[int]]) -> bool:
     return prune_exactly(model, removed).error <= 1e-5
+
+
+@pytest.mark.parametrize("function", ["Identity", "Clip", "Relu", "Tanh"])
+def test_sums_of_numbers_whose_weights_stay(function: str) -> None:
+    """The divisor is summed up as well: with its weights as they are, a removed channel would show there."""
+    net = Net()
+    x = net.input("x", ["N", 12])
+    v, k = (net.linear(x, 8) for _ in range(2))
+    bounds = [net.const(-1.0), net.const(1.0)] if function == "Clip" else []
+    total = net.op("ReduceSum", net.op(function, k, *bounds), net.ints(1))
+    assert not find_channels(net.model(net.linear(net.op("Div", v, k), 5), total)).groups
