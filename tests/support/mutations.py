@@ -51,7 +51,8 @@ from onnxprune.ops.spec import SPECS, load, never
 MODULES = (
     "test_rules_attention test_rules_control test_rules_fused test_rules_indexing test_rules_normalization "
     "test_divisions test_spared test_integers test_mirrors test_rules_maxima test_rules_plugins "
-    "test_rules_scattering test_rules_quantization test_rules_recurrent test_rules test_channels test_shrink test_cost"
+    "test_rules_scattering test_rules_quantization test_rules_recurrent test_rules test_channels test_shrink "
+    "test_cost"
 ).split()
 ROOMS = ("ops", "unit/analysis", "unit/decisions")
 LEFT_OUT = {"test_examples", "test_examples_that_need_zeros", "test_imports_point_downwards"}

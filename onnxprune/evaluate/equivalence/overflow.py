@@ -1,4 +1,4 @@
-"""Tensors whose numbers come next to infinity, where the order of a sum decides which results are finite."""
+"""Tensors that are no numbers, or next to infinity: the order of a sum decides which results are finite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxprune.runtime import Session
 
 
 def overflowing(proto: onnx.ModelProto, runs: Sequence[ReferenceRun]) -> str | None:
-    """Return the first tensor of a main graph with finite numbers next to infinity.
+    """Return the first tensor of a main graph with NaN in it, or with finite numbers next to infinity.
 
     Tensors with infinite numbers alone do not count: a division by zero makes them too.
 
@@ -34,7 +34,7 @@ def overflowing(proto: onnx.ModelProto, runs: Sequence[ReferenceRun]) -> str | N
             results = session.run(run.feed)
             for name in names:
                 values = np.asarray(results[name])
-                if values.dtype.kind == "f" and np.any(is_near_infinity(values) & np.isfinite(values)):
+                if values.dtype.kind == "f" and np.any(is_near_infinity(values) & ~np.isinf(values)):
                     return name
     except OnnxpruneError:
         return None

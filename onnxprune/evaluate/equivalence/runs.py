@@ -287,7 +287,11 @@ class Conclusion:
         ):
             why = "the network magnifies the last place of its weights beyond the tolerance"
             return replace(found, status="not shown", reason=why)
-        if record.worst.reason == ONE_SIDE and not clear and (large := self._overflow(record)) is not None:
+        if (
+            not fits
+            and record.worst.reason in ("", ONE_SIDE)
+            and (large := self._overflow(record)) is not None
+        ):
             return replace(found, status="not shown", reason=large)
         if not fits:
             return replace(found, status="differ", reason=self._why(record))
@@ -380,12 +384,12 @@ class Conclusion:
         return noise.worst.max_rel_error if noise is not None else None
 
     def _overflow(self, record: Record) -> str | None:
-        """Return the reason why infinity on one side shows nothing; `None` where it is a difference."""
+        """Return the reason why a difference shows nothing: both models leave the range of their numbers."""
         made, runs = self._of.subjects, [r for r in self._of.runs if r.where == record.where]
         names = [overflowing(proto, runs) for proto in (made.reference, made.candidate)]
         if None in names:
             return None
-        return f"with {record.where} '{names[0]}' comes next to infinity, where the order of a sum decides"
+        return f"with {record.where} '{names[0]}' is no number, or next to infinity, in both models"
 
     def _why(self, record: Record) -> str:
         if record.worst.reason:

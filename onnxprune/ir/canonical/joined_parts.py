@@ -100,11 +100,14 @@ def _span(node: onnx.NodeProto, shapes: Shapes) -> tuple[int, int] | None:
         if any(len(numbers) != 1 for numbers in (*listed, axes)) or list(steps) != [1]:
             return None
         count = sizes[_axis(node, shapes)]
-        picked = np.arange(count)[listed[0][0] : listed[1][0]] if isinstance(count, int) else None
+        if not isinstance(count, int):
+            return None
+        places = range(count)[listed[0][0] : listed[1][0]]
+        return (places[0], places[-1]) if places else None
     if picked is None or not picked.size or not isinstance(count, int):
         return None
-    places = np.where(picked < 0, picked + count, picked)
-    return int(places.min()), int(places.max())
+    from_start = np.where(picked < 0, picked + count, picked)
+    return int(from_start.min()), int(from_start.max())
 
 
 def _numbers(

@@ -122,7 +122,8 @@ def transpose(node: SizedNode) -> None:
     if shape is None:
         node.put(0, None)
         return
-    order = list(node.attribute("perm") or range(len(shape) - 1, -1, -1))
+    listed = node.attribute("perm")
+    order = list(range(len(shape) - 1, -1, -1) if listed is None else listed)
     if sorted(order) != list(range(len(shape))):
         raise ContradictionError(f"the order {order} is not one of {len(shape)} axes")
     value = node.known(0)

@@ -128,6 +128,15 @@ def test_an_axis_that_a_tensor_has_not_names_the_node(operator: str, axis: int) 
         infer(Model(net.proto(net.sized("y", [2, 3]))))
 
 
+def test_an_order_of_no_axes_names_the_node() -> None:
+    net = Net()
+    node = onnx.helper.make_node("Transpose", [net.input("x", [2, 3])], ["y"], name="turned")
+    node.attribute.append(onnx.helper.make_attribute("perm", [], attr_type=onnx.AttributeProto.INTS))
+    net.nodes.append(node)
+    with pytest.raises(ModelError, match=r"at node 'turned' \(Transpose\): the order \[\]"):
+        infer(Model(net.proto(net.sized("y", [3, 2]))))
+
+
 def chained(batch: object = "N") -> tuple[Net, Model]:
     """A network that reads its batch off the input, for a Reshape."""
     net = Net()

@@ -103,3 +103,11 @@ def test_the_verifier_reads_parts_too() -> None:
     read = next(n for n in wrong.nodes if n.op_type == "Gather").input
     read[0] = next(n.output[0] for n in wrong.nodes if n.op_type == "Unsqueeze" and n.output[0] != read[0])
     assert not certify(sparse.proto, wrong.proto).certified
+
+
+def test_a_slice_of_a_very_long_axis() -> None:
+    """Its places are counted, not listed."""
+    net = Net()
+    both = net.concat(*(net.input(name, [2, 1 << 60]) for name in "xy"), axis=1)
+    model = net.model(net.sized(net.op("Slice", both, net.ints(1), net.ints(4), net.ints(1)), [2, 3]))
+    assert "Concat" not in {n.op_type for n in find_channels(model).model.nodes}
