@@ -576,3 +576,15 @@ def test_a_difference_behind_numbers_that_are_none_shows_nothing() -> None:
     two = sums("r = Sqrt(less) a = Add(x, r) b = Relu(a) c = Add(b, x) d = Relu(x) y = Sub(c, d)")
     assert judged(one, two).status != "agree"
     assert "'r'" in judged(one, two).said or judged(one, two).status == "not shown"
+
+
+@pytest.mark.parametrize(("size_bytes", "expected"), [(1e9, 6), (1e5, 2)])
+def test_fixed_sizes_beyond_the_budget_are_run_no_more_than_needed(size_bytes: float, expected: int) -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[40000, 4] x) => (float[40000, 4] y) { a = Tanh(x) y = Mul(a, x) }
+    """
+    model = Model(onnx.parser.parse_model(text))
+    verdict = examine(model, model, budget=CheckBudget(seconds=60.0, size_bytes=int(size_bytes)))
+    assert verdict.status == "agree"
+    assert verdict.runs == expected
