@@ -6,6 +6,7 @@ them as ``error:`` and ``hint:`` and exits with ``exit_code``; a traceback only 
     OnnxpruneError
     ├── UsageError          wrong options or option values (exit code 2)
     ├── ModelError          the ONNX file cannot be read, is not valid, or cannot be run
+    │   ├── MixedTypesError     operands of one node have different types
     │   └── LimitError      a run takes more memory than it may
     │       └── EndlessError    or more time
     ├── DefectError         a rule of ours failed on a node that the runtime takes

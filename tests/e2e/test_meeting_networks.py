@@ -145,13 +145,17 @@ def test_a_stretched_weight_of_an_einsum_is_no_masked_operand() -> None:
     assert not exact(net.model(net.sized(y, [2, 3]))).groups
 
 
-def test_a_divisor_is_zero_where_both_indices_are_removed() -> None:
-    """``1 / (xᵢ + xⱼ)`` is infinite at one element of the masked network."""
+def test_a_divisor_keeps_its_numbers_where_both_indices_are_removed() -> None:
+    """``1 / (xᵢ + xⱼ)`` would be infinite at one element: its weights stay, the readers are masked."""
     net = Net()
     x = net.op("Abs", net.linear(net.input("x", [2, 4]), 6, bias=False))
     met = net.op("Reciprocal", net.add(net.unsqueeze(x, 2), net.unsqueeze(x, 1)))
     y = net.linear(net.sized(net.op("Flatten", met), [2, 36]), 3)
-    assert not find_channels(net.model(y)).groups
+    model = net.model(y)
+    channels = find_channels(model)
+    (group,) = channels.groups
+    assert [(p.axis, p.weight) for p in group.places] == [(1, False), (0, True)]
+    assert prune_exactly(model, half_of_each(channels)).error <= 1e-5
 
 
 def test_zeros_of_an_einsum_are_found_along_their_own_index() -> None:
