@@ -155,10 +155,13 @@ class Graph:
         if theirs in other.values:
             self.values[name] = other.values[theirs]
 
-    def add(self, name: str, value: Array) -> None:
-        """Enter a constant."""
-        self.constants[name] = value
-        self._note_constant(name, value)
+    def add(self, name: str, value: Array) -> str:
+        """Enter a constant under a name that no tensor has; return the name."""
+        fresh = self._will_be(name, inside=True)
+        self._taken.add(fresh)
+        self.constants[fresh] = value
+        self._note_constant(fresh, value)
+        return fresh
 
     def integers(self, name: str) -> list[Size]:
         """Return a list of numbers and sizes.

@@ -49,7 +49,9 @@ def read_in_part(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto:
 def _picked(graph: Graph, node: onnx.NodeProto) -> tuple[int, Array] | None:
     """Return the axis that a node picks elements of, and which; ``None`` where that is not known."""
     sizes = graph.sizes.get(node.input[0], [])
-    operands = [graph.values.get(name) for name in node.input[1:] if name]
+    if not all(node.input):
+        return None  # an operand is left out, such as the axes before the steps
+    operands = [graph.values.get(name) for name in node.input[1:]]
     known = [v for v in operands if v is not None and all(isinstance(x, int) for x in v.ravel())]
     if len(sizes) < 2 or not known or len(known) < len(operands):
         return None
@@ -61,7 +63,8 @@ def _picked(graph: Graph, node: onnx.NodeProto) -> tuple[int, Array] | None:
             return None
         axis = numbers[2][0] % len(sizes)
         count = sizes[axis]
-        places = np.arange(count if isinstance(count, int) else 0)[numbers[0][0] : numbers[1][0]]
+        chosen = range(count if isinstance(count, int) else 0)[numbers[0][0] : numbers[1][0]]
+        places = np.asarray([chosen[0], chosen[-1]] if chosen else [], np.int64)
     count = sizes[axis]
     if not isinstance(count, int) or not places.size or places.min() < -count or places.max() >= count:
         return None
@@ -86,6 +89,4 @@ def _part(graph: Graph, name: str, axis: int, first: int, last: int) -> tuple[st
 
 def _give(graph: Graph, node: onnx.NodeProto, place: int, numbers: Array) -> None:
     """Give a node a list of numbers."""
-    name = f"{node.output[0]}/{place}/part"
-    graph.add(name, numbers.astype(np.int64))
-    node.input[place] = name
+    node.input[place] = graph.add(f"{node.output[0]}/{place}/part", numbers.astype(np.int64))

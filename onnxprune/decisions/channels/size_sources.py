@@ -37,7 +37,7 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class ChangedSources:
-    """ChangedSources that are changed.
+    """Sources that are changed.
 
     Attributes:
         places: Nodes that read sizes off tensors, and operands that are constants.
@@ -204,7 +204,7 @@ class _Flow:
         values: The changed numbers, by tensor.
         origins: The sources that each of these tensors is computed from.
         names: The tensors that readers read.
-        conflicts: ChangedSources that some reader needs as they were.
+        conflicts: Sources that some reader needs as they were.
     """
 
     of: SizeFlow

@@ -111,3 +111,20 @@ def test_a_slice_of_a_very_long_axis() -> None:
     both = net.concat(*(net.input(name, [2, 1 << 60]) for name in "xy"), axis=1)
     model = net.model(net.sized(net.op("Slice", both, net.ints(1), net.ints(4), net.ints(1)), [2, 3]))
     assert "Concat" not in {n.op_type for n in find_channels(model).model.nodes}
+
+
+@pytest.mark.parametrize("axes", [None, 1])
+def test_the_certificate_knows_the_axis_of_a_slice(axes: int | None) -> None:
+    """Without axes a slice is of the first: other weights of the second part are another model."""
+
+    def model(scale: float) -> Model:
+        net = Net()
+        x = net.input("x", [4, 6])
+        first = net.linear(x, 8)
+        both = net.concat(first, net.mul(net.linear(x, 8), net.const(scale)), axis=1)
+        given = "" if axes is None else net.ints(axes)
+        picked = net.op("Slice", both, net.ints(0), net.ints(2), given, net.ints(1))
+        return net.model(net.sized(picked, [2, 16] if axes is None else [4, 2]))
+
+    assert certify(model(1.0).proto, model(1.0).proto).certified
+    assert certify(model(1.0).proto, model(2.0).proto).certified == (axes == 1)
