@@ -54,15 +54,16 @@ def _part(
     while (
         (maker := makers.get(name)) is not None and maker.op_type == "Concat" and _joins(maker, axis, shapes)
     ):
+        begin = start
         for operand in maker.input:
             count = shapes.sizes[operand][axis]
             assert isinstance(count, int)
-            if first < start + count:
+            if first < begin + count:
                 break
-            start += count
-        if last >= start + count:
+            begin += count
+        if last >= begin + count:
             break
-        name = operand
+        name, start = operand, begin
     return None if name == node.input[0] else (name, start)
 
 

@@ -10,6 +10,7 @@ from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.certify import certify
 from onnxprune.ir import Model
 from onnxprune.passes import Prune, Transform
+from onnxprune.runtime import Session
 
 
 def joined(net: Net) -> tuple[str, str]:
@@ -128,3 +129,17 @@ def test_the_certificate_knows_the_axis_of_a_slice(axes: int | None) -> None:
 
     assert certify(model(1.0).proto, model(1.0).proto).certified
     assert certify(model(1.0).proto, model(2.0).proto).certified == (axes == 1)
+
+
+def test_elements_of_two_parts_within_a_part() -> None:
+    """The part that holds both is read, and its own parts stay joined."""
+    net = Net()
+    x = net.input("x", ["N", 6])
+    inner = net.concat(*(net.relu(net.linear(x, 8)) for _ in range(3)), axis=1)
+    outer = net.concat(inner, net.linear(x, 8), axis=1)
+    model = net.model(net.sized(net.op("Gather", outer, net.ints(9, 17), axis=1), ["N", 2]))
+    changed = find_channels(model).model
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)}
+    before, after = (Session(m.proto).run(feed) for m in (model, changed))
+    for name, values in before.items():
+        np.testing.assert_allclose(after[name], values, atol=1e-6)
