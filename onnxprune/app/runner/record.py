@@ -37,6 +37,7 @@ _FACTS = {
     "score": {"model": TEXT, "score": NUMBER},
     "noise": {"standard_error": NUMBER},
     "basis": {"kept": FLAG},
+    "factorize": {"macs_reduction?": NUMBER, "params_reduction?": NUMBER},
     "finetune": {"losses?": [REAL], "steps?": COUNT, "score?": Nullable(NUMBER)},
     "transform": {
         "score": NUMBER,

@@ -176,7 +176,12 @@ class Stages:
             return self._written(made, FACTORIZED)
 
         facts = self.journal.step("factorize", inputs, (FACTORIZED,), work).facts
-        reduction = float(facts[f"{budget.of}_reduction"])
+        reduction = facts.get(f"{budget.of}_reduction")
+        if reduction is None:
+            raise PlanError(
+                f"the {budget.of} that lower ranks remove are not known",
+                "give sizes with [dims], or start over",
+            )
         if reduction >= budget.target:
             raise PlanError(
                 f"lower ranks alone remove {reduction:.1%} of the {budget.of}, and the budget is"
