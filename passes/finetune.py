@@ -62,7 +62,8 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         data: Training data: an .npz or .jsonl file, a folder of samples, or module:callable.
         loss: One of cross-entropy, mse, l1, bce, distill, cosine, features; an .onnx file or
             module:callable; or a sum such as "0.3*cross-entropy + 0.7*distill".
-        teacher: Teacher of `distill`, `cosine` and `features`: an ONNX file, or a model.
+        teacher: Teacher of `distill`, `cosine` and `features`: an ONNX file, or a model; by default the
+            original.
         features: Tensors that the loss of this name makes like the teacher's.
         class_weights: A factor for each class in ``cross-entropy``.
         ignore_index: The label that ``cross-entropy`` does not count.
@@ -204,7 +205,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         if self.patience is not None and self.val is None:
             raise UsageError("patience is a number of epochs, and is judged on held-back data", "give `val`")
         asks = asks_teacher(self.loss)
-        if self.teacher is None and asks:
+        if self._teaches is None and asks:
             raise UsageError(f"the loss '{self.loss}' needs a teacher", "give the model before pruning")
         if self.teacher is not None and asks is False:
             raise UsageError(
@@ -213,7 +214,13 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
 
     def run(self, given: PassResult) -> PassResult:
         """Put the models that are compared into one basis, shrink, train, put the weights back."""
-        return replace(self, **self._in_basis_of(given.model))._tuned(given)
+        step = replace(self, teacher=self._teaches)
+        return replace(step, **step._in_basis_of(given.model))._tuned(given)
+
+    @property
+    def _teaches(self) -> Model | str | None:
+        """The teacher: the original, where the loss asks for one and no other is given."""
+        return self.original if self.teacher is None and asks_teacher(self.loss) else self.teacher
 
     def _in_basis_of(self, model: Model) -> dict[str, Any]:
         """Return the models whose tensors are compared with those of the student, in its basis.

@@ -79,7 +79,8 @@ class _Building:
         if not heads:
             found = ", ".join(sorted(self.targets)) or "none"
             raise DataError(
-                f"the {name} loss needs targets named {self._expected(entry)}; the data has {found}"
+                f"the {name} loss needs targets named {self._expected(entry)}; the data has {found}",
+                "name them so, or learn from the model before pruning: --loss distill --original MODEL",
             )
         self.heads.extend(heads)
         for head in heads:

@@ -24,7 +24,7 @@ from training_networks import Arrays, cnn, parsed, stripes, weight
 
 from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
-from onnxprune.errors import UsageError
+from onnxprune.errors import DataError, UsageError
 from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
 from onnxprune.ir import Model, load
@@ -449,3 +449,16 @@ def test_scales_of_normalisations_over_fewer_channels_are_put_back(name):
     found = (answers(m, data) for m in (model, sparse, Transform()(tuned.model).model))
     wanted, before, after = (next(iter(a.values())) for a in found)
     assert np.square(after - wanted).mean() < np.square(before - wanted).mean()
+
+
+def test_the_original_teaches_where_no_other_model_does():
+    model = Model(network())
+    sparse = Prune(reduce_channels=0.5, round_to=1)(model).model
+    data = {"image": striped()["image"]}
+    with pytest.raises(DataError) as caught:
+        Finetune(data, threads=1)(sparse)
+    assert "--loss distill --original" in caught.value.hint
+    options = {"loss": "distill", "epochs": 1, "threads": 1}
+    by_original = Finetune(data, original=model, **options)(sparse)
+    by_teacher = Finetune(data, original=model, teacher=model, **options)(sparse)
+    assert by_original.facts["losses"] == by_teacher.facts["losses"]
