@@ -241,18 +241,26 @@ class _Reader:
 
     def _statistics(self, numbers: Sequence[int], data: str, power: str, epsilon: str) -> _Norm | None:
         """Return a normalisation without its parameters."""
-        mean = self._mean(power)
-        square = mean and self._made(mean[1].input[0], "Pow", "Mul")
-        if not mean or not square or not self._squares(square[1]):
+        squares = self._mean_of_squares(power)
+        if squares is None:
             return None
-        base = square[1].input[0]
-        result = self._nodes[numbers[0]].output[0]
-        inner = {*numbers, mean[0], square[0]}
+        base, result = squares[1], self._nodes[numbers[0]].output[0]
+        inner = {*numbers, *squares[0]}
         parts = [self._centred(name) for name in (data, base)]
         if parts[0] and parts[1] and parts[0][1] == parts[1][1]:
             every = inner | parts[0][0] | parts[1][0]
             return _Norm(sorted(every), parts[0][1], result, epsilon, is_centred=True)
         return _Norm(sorted(inner), data, result, epsilon, is_centred=False) if data == base else None
+
+    def _mean_of_squares(self, name: str) -> tuple[set[int], str] | None:
+        """Return the nodes of ``mean(x²)``, and ``x``."""
+        mean = self._mean(name)
+        square = mean and self._made(mean[1].input[0], "Pow", "Mul")
+        if not mean or not square:
+            return None
+        base, other = square[1].input[:2]
+        is_square = self._number(other) == 2 if square[1].op_type == "Pow" else base == other
+        return ({mean[0], square[0]}, base) if is_square else None
 
     def _centred(self, name: str) -> tuple[set[int], str] | None:
         """Return the nodes of ``x − mean(x)``, and ``x``."""
@@ -283,34 +291,24 @@ class _Reader:
 
     def _factor(self, name: str) -> tuple[list[int], str, str, str | None] | None:
         """Return nodes, mean of squares, ε and scale of ``scale / √(mean + ε)``."""
+        if (alone := self._root(name, inverse=True)) is not None:
+            return *alone, None
         product = self._made(name, "Mul")
-        ways = (
-            [(name, None), *((root, scale) for root, scale in _splits(product[1]))]
-            if product
-            else [(name, None)]
-        )
-        for root, scale in ways:
+        for root, scale in _splits(product[1]) if product else []:
             found = self._root(root, inverse=True)
-            if found is not None and (scale is None or self._is_vector(scale)):
-                numbers = found[0] if scale is None or product is None else [product[0], *found[0]]
-                return numbers, found[1], found[2], scale
+            if found is not None and product and self._is_vector(scale):
+                return [product[0], *found[0]], found[1], found[2], scale
         return None
 
     def _deviation(self, data: str, factor: tuple[list[int], str, str, str | None]) -> _Norm | None:
         """Return the normalisation of a tensor by the deviation in a factor, if it is that of the tensor."""
         numbers, power, epsilon, scale = factor
-        mean = self._mean(power)
-        square = mean and self._made(mean[1].input[0], "Pow", "Mul")
-        centred = self._centred(square[1].input[0]) if square else None
-        if not mean or not square or not centred or centred[1] != data or not self._squares(square[1]):
+        squares = self._mean_of_squares(power)
+        centred = squares and self._centred(squares[1])
+        if not squares or not centred or centred[1] != data:
             return None
-        every = {*numbers, mean[0], square[0], *centred[0]}
+        every = {*numbers, *squares[0], *centred[0]}
         return _Norm(sorted(every), data, "", epsilon, is_centred=True, scale=scale)
-
-    def _squares(self, node: onnx.NodeProto) -> bool:
-        """Return whether a Pow or Mul node squares its first operand."""
-        base, other = node.input[:2]
-        return self._number(other) == 2 if node.op_type == "Pow" else bool(base == other)
 
     def _with_parameters(self, norm: _Norm) -> _Norm:
         """Take in the scale and the shift behind a normalisation."""

@@ -393,10 +393,10 @@ class Conclusion:
     def _overflow(self, record: Record) -> str | None:
         """Return the reason why a difference shows nothing: both models leave the range of their numbers."""
         made, runs = self._of.subjects, [r for r in self._of.runs if r.where == record.where]
-        names = [overflowing(proto, runs) for proto in (made.reference, made.candidate)]
-        if None in names:
+        name = overflowing(made.reference, runs)
+        if name is None or overflowing(made.candidate, runs) is None:
             return None
-        return f"with {record.where} '{names[0]}' is no number, or next to infinity, in both models"
+        return f"with {record.where} '{name}' is no number, or next to infinity, in both models"
 
     def _why(self, record: Record) -> str:
         if record.worst.reason:
