@@ -297,6 +297,7 @@ def group_channels(
     typing = infer_axes(model, shapes, allow_inexact=allow_inexact, open_io=open_io)
     settle_integers(typing)
     _block_moving_sizes(typing)
+    _block_unplaced_parts(typing)
     block_inexact_sums(typing)
     groups = _groups(typing)
     return Channels(model, typing, groups, _blocked_axes(typing))
@@ -329,6 +330,19 @@ def _block_moving_sizes(typing: Typing) -> None:
         if isinstance(element, int) or (element == use.dim.size and shrinks_evenly(use.dim)):
             continue
         _block_free(typing, use.node, use.dim, "it computes this size from the input's while it runs")
+
+
+def _block_unplaced_parts(typing: Typing) -> None:
+    """Block the parts of a constant's axis beside a part of open size: their first element is not known."""
+    reason = "the size of a part beside it follows the input"
+    for index, node in enumerate(typing.nodes):
+        for name in node.input:
+            if name not in typing.model.constants:
+                continue
+            for dim in typing.axes.get(name, ()):
+                parts = factors(dim)
+                if len(parts) > 1 and not all(isinstance(part.size, int) for part in parts):
+                    _block_free(typing, index, dim, reason)
 
 
 def _block_free(typing: Typing, index: int, dim: Dim, reason: str) -> None:

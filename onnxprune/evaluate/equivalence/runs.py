@@ -154,14 +154,14 @@ class EquivalenceCheck:
     def redraw(self) -> None:
         """Draw in other ways: masks that hide something, then other kinds until all outputs are shown.
 
-        A network of one input has no masks: at sizes beyond the memory budget, which its file fixes, nothing
-        more is run once all outputs are shown.
+        A network of one input has no masks: at sizes beyond the memory budget, which its file fixes, and after
+        half of the time, nothing more is run once all outputs are shown.
         """
         alone = len(self.comparison.session.inputs) == 1
         by_size = sorted(self.tried.values(), key=_elements)
         tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
         for shapes in tried if not self.limit else ():
-            if alone and self._is_shown() and self._is_too_large(shapes, _elements(shapes)):
+            if alone and self._is_shown() and (self._is_slow() or self._is_too_large(shapes, _elements(shapes))):
                 continue
             self._draw(shapes, KINDS[1], 1 if self.spent > self.budget.seconds else 2)
         for kind in KINDS[2:]:
@@ -205,6 +205,10 @@ class EquivalenceCheck:
         self.refusals.setdefault(message)
         self._last = re.sub(r"\d+", "#", message)
 
+    def _is_slow(self) -> bool:
+        """Return true once half of the time is gone: then sizes come before further draws of one size."""
+        return self.spent > self.budget.seconds / 2
+
     def _draw(self, shapes: Shapes, kind: str, count: int) -> bool:
         """Run drawn inputs; return whether the reference takes any."""
         took = False
@@ -215,6 +219,8 @@ class EquivalenceCheck:
             self._refuse(error.message)
             return False
         for feed in feeds:
+            if took and self._is_slow() and self._is_shown():
+                break
             where = _sizes_text(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
             if not self._run_quietly(ReferenceRun(feed, where, lenient=kind != KINDS[0])):
                 break

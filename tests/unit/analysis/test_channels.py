@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from helpers import Net, half_of_each, prune_exactly
+from onnx import TensorProto
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.selection import why_blocked
@@ -43,6 +44,21 @@ def test_one_channel_is_several_columns_after_flatten() -> None:
     kept = channels.kept({channels.groups[0].name: [0, 2, 3, 4, 5, 6, 7]})
     columns = channels.cuts(kept)[channels.groups[0].places[-1].tensor][1]
     assert columns.tolist() == list(range(16, 32))
+
+
+def test_parts_beside_one_of_open_size_stay() -> None:
+    """A cut that an input decides comes before half of the channels: their place is not known."""
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 4, 4]), 8, 1, bias=False))
+    cut = net.input("cut", [1], kind=TensorProto.INT64)
+    first, second = net.ops("Split", x, axis=1, outputs=2)
+    ends, axis = net.const(np.array([4])), net.const(np.array([1]))
+    start = net.op("Slice", first, net.const(np.array([0])), cut, axis)
+    rest = net.op("Slice", first, cut, ends, axis)
+    y = net.conv(net.op("Concat", start, rest, second, axis=1), 5, 1, bias=False, w=net.weight(5, 8, 1, 1))
+    channels = find_channels(net.model(y))
+    assert not channels.groups
+    assert "the size of a part beside it follows the input" in reasons(channels)
 
 
 def test_cuts_of_a_fused_projection() -> None:

@@ -588,3 +588,32 @@ def test_fixed_sizes_beyond_the_budget_are_run_no_more_than_needed(size_bytes: f
     verdict = examine(model, model, budget=CheckBudget(seconds=60.0, size_bytes=int(size_bytes)))
     assert verdict.status == "agree"
     assert verdict.runs == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.0, [2, 2, 2]), (6.0, [2, 1, 1])])
+def test_sizes_come_before_further_draws_once_half_of_the_time_is_gone(
+    seconds: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        def __init__(self) -> None:
+            self.seconds = seconds
+
+    monkeypatch.setattr(runs, "ProcessorClock", Clock)
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[N, 4] x) => (float[N, 4] y) { a = Tanh(x) y = Mul(a, x) }
+    """
+    model = Model(onnx.parser.parse_model(text))
+    trials = [Trial(f"solved {n}", {"x": (n, 4)}) for n in (1, 3, 5)]
+    monkeypatch.setattr(runs, "trial_shapes", lambda model, given: iter(trials))
+    drawn: list[str] = []
+    run = runs.EquivalenceCheck._run
+
+    def noted(self: runs.EquivalenceCheck, feed: runs.ReferenceRun) -> None:
+        drawn.append(feed.where)
+        run(self, feed)
+
+    monkeypatch.setattr(runs.EquivalenceCheck, "_run", noted)
+    assert examine(model, model, budget=CheckBudget(seconds=10.0)).status == "agree"
+    assert [drawn.count(f"x={n}×4") for n in (1, 3, 5)] == expected
+    assert len(drawn) == sum(expected) + (4 if seconds == 1.0 else 0)
