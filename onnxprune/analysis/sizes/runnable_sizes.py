@@ -21,6 +21,8 @@ from onnxprune.runtime.usual_sizes import ODD, SOLVED_BATCHES, UNEQUAL
 
 LIMITS = (3, 8, 24, 64, 160, 352, 1056, 4200, 17000, 70000)
 """Sizes up to which solutions are looked for, one after the other."""
+LARGEST_COUNTED = 17000
+"""Limit up to which every size is tried where no candidate fits: a multiple of 147 is none of them."""
 STEPS = 20_000
 """Assignments that are tried within one limit."""
 
@@ -63,7 +65,8 @@ class ConnectedSymbols:
 def trial_sizes(analysis: SizeAnalysis, *, count: int = 5, budget: int | None = None) -> list[Numbers]:
     """Find sets of sizes that a network can be tested with.
 
-    The first is the smallest. Others are odd, one where it may be, unequal, and of another batch.
+    The first is the smallest, with a batch of two if the budget allows it. Others are odd, one where it may
+    be, unequal, and of another batch.
 
     Args:
         analysis: The sizes of the network.
@@ -77,7 +80,8 @@ def trial_sizes(analysis: SizeAnalysis, *, count: int = 5, budget: int | None = 
         ModelError: No sizes were found that fulfil all conditions.
     """
     parts, smallest = _solved(analysis)
-    found: list[Numbers] = [_with_batch(parts, smallest, SOLVED_BATCHES[0])]
+    first = _with_batch(parts, smallest, SOLVED_BATCHES[0])
+    found = [first if budget is None or largest_tensor(analysis, first) <= budget else smallest]
     for k in range(1, max(count, len(SOLVED_BATCHES)) * 2):
         if len(found) >= count:
             break
@@ -181,14 +185,23 @@ def _smallest(part: ConnectedSymbols) -> Numbers:
     alone = {name: [d for d in part.demands if d.symbols == {name}] for name in part.axes}
     together = [d for d in part.demands if len(d.symbols) > 1]
     for limit in LIMITS:
-        choices = {
-            name: [k for k in _candidates(axis.lower, limit) if all(d.holds({name: k}) for d in alone[name])]
-            for name, axis in part.axes.items()
-        }
+        choices = {name: _choices(axis.lower, limit, alone[name]) for name, axis in part.axes.items()}
         found = _search(choices, together)
         if found is not None:
             return found
     raise _nothing_fits(part)
+
+
+def _choices(lower: int, limit: int, demands: Sequence[SizeDemand]) -> list[int]:
+    """Return the sizes of one symbol up to a limit that fulfil its own demands."""
+
+    def fits(number: int) -> bool:
+        return all(demand.holds(dict.fromkeys(demand.symbols, number)) for demand in demands)
+
+    found = [number for number in _candidates(lower, limit) if fits(number)]
+    if found or not demands or limit > LARGEST_COUNTED:
+        return found
+    return [number for number in range(max(lower, 1), limit) if fits(number)]
 
 
 def _candidates(lower: int, limit: int) -> Iterable[int]:

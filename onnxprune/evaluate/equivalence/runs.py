@@ -154,14 +154,15 @@ class EquivalenceCheck:
     def redraw(self) -> None:
         """Draw in other ways: masks that hide something, then other kinds until all outputs are shown.
 
-        A network of one input has no masks: at sizes beyond the memory budget, which its file fixes, and after
-        half of the time, nothing more is run once all outputs are shown.
+        A network of one input has no masks: at sizes beyond the memory budget, which its file fixes, and
+        after half of the time, nothing more is run once all outputs are shown.
         """
         alone = len(self.comparison.session.inputs) == 1
         by_size = sorted(self.tried.values(), key=_elements)
         tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
         for shapes in tried if not self.limit else ():
-            if alone and self._is_shown() and (self._is_slow() or self._is_too_large(shapes, _elements(shapes))):
+            costly = self._is_slow() or self._is_too_large(shapes, _elements(shapes))
+            if alone and costly and self._is_shown():
                 continue
             self._draw(shapes, KINDS[1], 1 if self.spent > self.budget.seconds else 2)
         for kind in KINDS[2:]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from helpers import Net
 from ideas import IDEAS
 from onnx import TensorProto, helper
 from places import CASES
@@ -117,3 +118,14 @@ def test_a_state_of_one_sample_fixes_the_batch() -> None:
     analysis = infer_sizes(onnx.load(path))
     assert "n" not in analysis.symbols
     assert any(equation.startswith("n = 1 ") for equation in analysis.equations)
+
+
+@pytest.mark.parametrize("factor", [8192, 147, 3 * 5 * 7 * 11])
+def test_the_least_batch_that_a_reshape_divides_is_found(factor: int) -> None:
+    """The batch is a multiple of ``factor``: rows of that many elements of it are made."""
+    net = Net()
+    x = net.reshape(net.input("x", ["N", 6]), -1, factor, 6)
+    analysis = infer_sizes(net.proto(x))
+    numbers = trial_sizes(analysis, budget=1000)
+    assert numbers[0] == {"N": factor}
+    assert trial_sizes(analysis)[0] == {"N": 2 * factor}
