@@ -67,6 +67,16 @@ def test_ideas_written_in_another_way(name: str) -> None:
         assert prune_exactly(model, half_of_each(after), after).error <= 10 * EXACT
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", USUAL[::6])
+def test_tensors_cut_and_joined_again_lose_no_channels(name: str) -> None:
+    """Each tensor is cut at a random place of a random axis."""
+    before = plain(name)
+    model, used = spelled(before.model, zlib.crc32(name.encode()), share=2.0, only={"cut_and_joined"})
+    assert len(used) > 3
+    assert channels_of(find_channels(model)) == channels_of(before)
+
+
 def test_the_spellings_change_much() -> None:
     """Most nodes are written in another way, by most of the spellings."""
     used: set[str] = set()

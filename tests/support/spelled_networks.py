@@ -25,9 +25,9 @@ MOVES: list[Callable[[Speller, str], str | None]] = []
 """Detours of an activation: they take its name, and return that of an equal tensor."""
 WEIGHTS: list[Callable[[Speller, str], str | None]] = []
 """Computations of a weight from others."""
-LIMITS = frozenset({"cut_and_joined", "groups_apart"})
-"""Spellings that may leave fewer channels to remove: a cut parts the elements of a flattened channel, and
-groups of a convolution written apart cannot go as a whole where others stay in one node."""
+LIMITS = frozenset({"groups_apart"})
+"""Spellings that may leave fewer channels to remove: groups of a convolution written apart cannot go as a
+whole where others stay in one node."""
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
