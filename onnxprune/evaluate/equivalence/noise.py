@@ -21,7 +21,8 @@ ROUNDS = 3
 def shaken(proto: onnx.ModelProto, seed: int) -> Model:
     """Return a model whose weights are off by one last place, up or down at random.
 
-    Single numbers stay as they are: they are mostly settings, such as an exponent.
+    Dequantised numbers are too, each by itself. Single numbers stay as they are: they are mostly settings,
+    such as an exponent.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -29,8 +30,10 @@ def shaken(proto: onnx.ModelProto, seed: int) -> Model:
     graphs = list(every_graph(copy.graph))
     read = {i for g in graphs for n in g.node for i in _weights(n)}
     regions = []
-    for tensor in _tensors(graphs, read):
-        values, name = array_of(tensor), tensor.name
+    for name, tensor in _tensors(graphs):
+        if name not in read:
+            continue
+        values = array_of(tensor)
         if values.dtype.kind != "f" or values.size == 1:
             continue
         if is_mapped(tensor):
@@ -39,7 +42,38 @@ def shaken(proto: onnx.ModelProto, seed: int) -> Model:
             regions.append(region)
         else:
             tensor.CopyFrom(numpy_helper.from_array(moved(random, values), name))
+    _move_dequantised(graphs, seed)
     return Model(copy)  # it keeps the regions
+
+
+def _move_dequantised(graphs: Sequence[onnx.GraphProto], seed: int) -> None:
+    """Multiply the results of DequantizeLinear by numbers drawn from one last place around 1.
+
+    Results of types other than float32 stay: the runtime draws no numbers of all of them.
+    """
+    scales = {name for name, t in _tensors(graphs) if t.data_type == onnx.TensorProto.FLOAT}
+    for graph in graphs:
+        nodes = []
+        for node in graph.node:
+            nodes.append(node)
+            if spec_of(node).quantises == "to floats" and node.input[1] in scales:
+                nodes += _moving(node, seed + len(nodes))
+        if len(nodes) > len(graph.node):
+            del graph.node[:]
+            graph.node.extend(nodes)
+
+
+def _moving(node: onnx.NodeProto, seed: int) -> list[onnx.NodeProto]:
+    """Return nodes that move the result of a node; the result they move gets another name."""
+    step, result = LAST_PLACE[4], node.output[0]
+    exact, factors = f"{result}//exact", f"{result}//factors"
+    node.output[0] = exact
+    make, kind = onnx.helper.make_node, onnx.TensorProto.FLOAT
+    low, high = 1 - step, 1 + step
+    return [
+        make("RandomUniformLike", [exact], [factors], low=low, high=high, seed=float(seed), dtype=kind),
+        make("Mul", [exact, factors], [result]),
+    ]
 
 
 def _moved_in_parts(random: np.random.Generator, values: Array) -> Array:
@@ -73,9 +107,10 @@ def shaken_feed(feed: Mapping[str, Array], seed: int) -> dict[str, Array]:
     return {n: moved(random, a) if a.dtype.kind == "f" else a for n, a in feed.items()}
 
 
-def _tensors(graphs: Sequence[onnx.GraphProto], names: set[str]) -> Iterator[onnx.TensorProto]:
+def _tensors(graphs: Sequence[onnx.GraphProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Yield the constants, each with the name that nodes read it by."""
     for graph in graphs:
-        yield from (t for t in graph.initializer if t.name in names)
+        yield from ((t.name, t) for t in graph.initializer)
         for node in graph.node:
-            if node.op_type == "Constant" and node.output[0] in names:
-                yield from (a.t for a in node.attribute if a.name == "value")
+            if node.op_type == "Constant":
+                yield from ((node.output[0], a.t) for a in node.attribute if a.name == "value")
