@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx
@@ -12,7 +13,7 @@ from onnx import inliner, numpy_helper
 
 from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.graph import Read
-from onnxprune.certify.proof import Proof
+from onnxprune.certify.proof import Kept, Proof
 from onnxprune.certify.refusal import Refusal
 
 _BASIS_KEY = "onnxprune.basis"
@@ -34,6 +35,8 @@ class CertifyResult:
         operator: The operator that makes it.
         reason: The reason, in words.
         seconds: Duration of the proof, in seconds.
+        branches: Sentences on the If nodes of the sparse model of which one branch alone is possible, with
+            the node that fails for all inputs in the other. They are part of the proof, not assumptions.
     """
 
     certified: bool
@@ -42,6 +45,7 @@ class CertifyResult:
     operator: str = ""
     reason: str = ""
     seconds: float = 0.0
+    branches: tuple[str, ...] = ()
 
     @property
     def said(self) -> str:
@@ -51,7 +55,7 @@ class CertifyResult:
     def facts(self) -> dict[str, Any]:
         """Return the verdict, ready for JSON."""
         found: dict[str, Any] = {"certified": self.certified, "seconds": round(self.seconds, 3)}
-        names = ("step", "tensor", "operator", "reason")
+        names = ("step", "tensor", "operator", "reason", "branches")
         return found | {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
@@ -77,7 +81,8 @@ def certify(
         The verdict; this function raises no exception.
     """
     start = time.perf_counter()
-    why = None
+    why: Refusal | None = None
+    branches: dict[str, str] = {}
     access: Any = {"read": read, "forget": forget}
     step = "sparse"
     if original is not None:
@@ -86,19 +91,29 @@ def certify(
             why = Refusal(f"{why.reason}; {_OTHER_BASIS}", why.tensor, why.operator)
     if why is None:
         step = "dense"
-        why = _refusal(lambda: Proof(_plain(sparse), _plain(dense), kept, **access).run())
-        if why is not None and kept:  # hints only help: without them, lists are looked for
-            again = _refusal(lambda: Proof(_plain(sparse), _plain(dense), **access).run())
-            why = why if again is not None else None
+        for hints in (kept, None) if kept else (None,):  # hints only help: without them, lists are looked for
+            found = _refusal(partial(_prove, sparse, dense, hints, access, branches))
+            why = found if found is None else why or found
+            if found is None:
+                break
     seconds = time.perf_counter() - start
     if why is None:
-        return CertifyResult(True, seconds=seconds)
+        return CertifyResult(True, seconds=seconds, branches=tuple(branches.values()))
     return CertifyResult(False, step, why.tensor, why.operator, why.reason, seconds)
 
 
 def _basis(model: onnx.ModelProto) -> str:
     """Return the note on the basis of a model; empty for one that was not rotated."""
     return next((p.value for p in model.metadata_props if p.key == _BASIS_KEY), "")
+
+
+def _prove(
+    sparse: onnx.ModelProto, dense: onnx.ModelProto, kept: Kept | None, access: Any, branches: dict[str, str]
+) -> None:
+    """Prove that a dense model is a sparse one; enter which branches of it are the only ones possible."""
+    proof = Proof(_plain(sparse), _plain(dense), kept, **access)
+    proof.run()
+    branches.update(proof.sparse.sure)
 
 
 def _refusal(prove: Callable[[], None]) -> Refusal | None:

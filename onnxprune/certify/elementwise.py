@@ -351,7 +351,7 @@ def _lacking(pair: NodePair, scales: dict[int, float]) -> float:
 
 def _without_rest(given: Relation) -> Relation:
     """Return a relation without its factor and constant, which are accounted for elsewhere."""
-    return Relation(given.rank, given.bounds, given.lists, given.free)
+    return Relation(given.rank, given.bounds, given.lists, given.free, alike=given.alike)
 
 
 def _wide(sizes: list[Size], rank: int) -> list[Size]:

@@ -8,6 +8,7 @@ is an unknown that no other tensor shares.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,9 +19,9 @@ from onnx import helper, numpy_helper
 from onnxprune.certify import known_values
 from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.joined_parts import read_in_part
-from onnxprune.certify.refusal import need
+from onnxprune.certify.refusal import Impossible, Refusal, need
 from onnxprune.certify.shape_rules import SHAPES
-from onnxprune.certify.size_products import INPUT, Size, unknown
+from onnxprune.certify.size_products import INPUT, Size, size_of, unknown
 
 SMALL = 4096
 """Elements up to which a value is kept as numbers and sizes."""
@@ -28,6 +29,8 @@ LARGE = 1024
 """Elements from which constants are not shown to onnx's inference."""
 LONGEST = 1 << 16
 """Elements of a list of sizes up to which onnx's inference may follow it."""
+AHEAD = 64
+"""Nodes behind an If that are followed to find out that one of its branches is impossible."""
 _RANK = 64
 """Axes of a tensor, at most."""
 _LISTED = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
@@ -77,6 +80,7 @@ class Graph:
         values: Arrays of numbers and sizes: shape arithmetic, by name.
         main: The main graph.
         joins: The Concat nodes visited so far, by result.
+        sure: Sentences on the If nodes of which one branch alone is possible, by result.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
 
@@ -90,6 +94,8 @@ class Graph:
         self.values: dict[str, Array] = {}
         self.bodies: dict[tuple[str, str], Body] = {}
         self.joins: dict[str, onnx.NodeProto] = {}
+        self.sure: dict[str, str] = {}
+        self._trying = False
         self._taken: set[str] = set()
         self._main = _defined(model.graph)
         initialized = {t.name for t in model.graph.initializer}
@@ -118,6 +124,10 @@ class Graph:
         if rule is not None:
             try:
                 found = rule(self, node) or []
+            except Impossible as why:
+                raise Impossible(
+                    why.reason, why.tensor or node.output[0], why.operator or node.op_type
+                ) from why
             except (KeyError, IndexError, TypeError, ValueError, AttributeError):
                 found = []  # sizes it depends on are not known
         for place, name in enumerate(node.output):
@@ -129,8 +139,8 @@ class Graph:
 
     def flattened(self, body: Body) -> Iterator[onnx.NodeProto]:
         """Yield the nodes of a graph, each visited just before; an If of known condition is its branch."""
-        for node in body.nodes:
-            taken = self._known_branch(node)
+        for place, node in enumerate(body.nodes):
+            taken = self._known_branch(node) or self._only_branch(node, body, place)
             if taken is None:
                 read = read_in_part(self, node)
                 self.visit(read)
@@ -147,6 +157,37 @@ class Graph:
         if value is None or value.size != 1 or not isinstance(value.ravel()[0], bool | np.bool_):
             return None
         return self.bodies[node.output[0], "then_branch" if value.ravel()[0] else "else_branch"]
+
+    def _only_branch(self, node: onnx.NodeProto, around: Body, place: int) -> Body | None:
+        """Return the branch of an If whose other branch leads to a node that no run passes; or none."""
+        if node.op_type != "If" or node.domain not in STANDARD or self._trying:
+            return None
+        inside = bodies_of(self, node)
+        behind = around.nodes[place + 1 : place + 1 + AHEAD]
+        later = around.nodes[place + 1 + AHEAD :]
+        fails = {}
+        for name, body in inside.items():
+            nodes = [*_inlined(node, body).nodes, *behind]
+            fails[name] = self._failing(_needed(self, nodes, [*around.outputs, *_read(self, later)]))
+        possible = [name for name, why in fails.items() if why is None]
+        if len(possible) != 1:
+            return None
+        why = next(why for why in fails.values() if why is not None)
+        self.sure[node.output[0]] = f"If '{node.output[0]}' takes its {possible[0]}: with the other, {why}"
+        return inside[possible[0]]
+
+    def _failing(self, nodes: list[onnx.NodeProto]) -> Refusal | None:
+        """Return the reason why no run passes some nodes; none where that is not known. Nothing is kept."""
+        kept, self._trying = self._facts(), True
+        try:
+            for _ in self.flattened(Body([], [], nodes)):
+                pass
+        except Impossible as why:
+            return why
+        finally:
+            self._trying = False
+            vars(self).update(kept)
+        return None
 
     def adopt(self, name: str, other: Graph, theirs: str) -> None:
         """Give a tensor the sizes of one of another graph that it equals."""
@@ -194,8 +235,9 @@ class Graph:
         inside = bodies_of(self, node)
         if node.op_type == "If":
             for body in inside.values():
-                for _ in self.flattened(body):
-                    pass
+                with suppress(Impossible):  # it does not run then
+                    for _ in self.flattened(body):
+                        pass
             found = [[self.sizes.get(o) for o in body.outputs] for body in inside.values()]
             made = [one if one == other else None for one, other in zip(*found, strict=True)]
         elif node.op_type in ("Loop", "Scan"):
@@ -215,19 +257,35 @@ class Graph:
             states = len(given)
             for name in body.inputs[:2]:
                 self.sizes[name] = []
+        sizes = {}
         for place, (inner, outer) in enumerate(given.items()):
             if outer in self.sizes:
                 scan = node.op_type == "Scan" and place >= states
-                self.sizes[inner] = list(self.sizes[outer][1:] if scan else self.sizes[outer])
-        for _ in self.flattened(body):
-            pass
+                sizes[inner] = list(self.sizes[outer][1:] if scan else self.sizes[outer])
         first = 1 if node.op_type == "Loop" else 0
-        for place, (inner, name) in enumerate(zip(list(given)[:states], body.outputs[first:], strict=False)):
-            made = self.sizes.get(name)
-            if made is None or made != self.sizes.get(inner):
-                self.sizes.pop(inner, None)  # it may have another size in each turn
-                made = None
-            yield made if place < states else None
+        after = dict(zip(list(given)[:states], body.outputs[first:], strict=False))
+        changed: set[str] | None = None
+        while changed is None or changed:  # nothing that holds in the first turn alone is kept
+            kept = self._facts()
+            self.sizes.update(sizes)
+            with suppress(Impossible):  # it does not run then
+                for _ in self.flattened(body):
+                    pass
+            changed = {
+                inner
+                for inner, name in after.items()
+                if inner in sizes and self.sizes.get(name) != sizes[inner]
+            }
+            if changed:
+                sizes = {inner: s for inner, s in sizes.items() if inner not in changed}
+                vars(self).update(kept)
+        for inner, name in after.items():
+            yield self.sizes.get(name) if inner in sizes else None
+
+    def _facts(self) -> dict[str, Any]:
+        """Return copies of all that is known of tensors, by the names of the attributes."""
+        names = ("constants", "folded", "sizes", "values", "joins", "sure", "_taken")
+        return {name: getattr(self, name).copy() for name in names}
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -293,7 +351,7 @@ class Graph:
             return
         sure = self._inferred.get(name)
         if found is None and sure is not None:
-            found = [unknown(f"{self.side} {name}.{axis}") for axis in range(len(sure))]
+            found = [size_of(f"{self.side} {name}.{axis}") for axis in range(len(sure))]
         if found is None:
             return
         if sure is not None and len(sure) == len(found):
@@ -323,6 +381,24 @@ def _defined(graph: onnx.GraphProto) -> set[str]:
     return made | {t.name for t in graph.initializer} | {i.name for i in graph.input}
 
 
+def _read(graph: Graph, nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Return the names that nodes and the bodies in them read."""
+    nodes = list(nodes)
+    return {i for n in nodes for i in n.input} | {
+        i for n in nodes for body in bodies_of(graph, n).values() for i in captured(graph, body)
+    }
+
+
+def _needed(graph: Graph, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that some outputs depend on: a runtime may leave out all others."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted |= _read(graph, [node])
+    return kept[::-1]
+
+
 def captured(graph: Graph, body: Body) -> Iterator[str]:
     """Yield the names that a body and the bodies in it read from outside."""
     made = {*body.inputs, *(o for n in body.nodes for o in n.output)}
@@ -335,7 +411,7 @@ def captured(graph: Graph, body: Body) -> Iterator[str]:
 
 def _inlined(node: onnx.NodeProto, branch: Body) -> Body:
     """Return a branch as part of the graph around it: its results have the names of those of the node."""
-    made = {o for n in branch.nodes for o in n.output}
+    made = {o for n in branch.nodes for o in n.output if not any(a.type == a.GRAPH for a in n.attribute)}
     pairs = [(i, o) for i, o in zip(branch.outputs, node.output, strict=True) if o]
     names = {i: o for i, o in pairs if i in made and branch.outputs.count(i) == 1}
     nodes = []

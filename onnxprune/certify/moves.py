@@ -12,6 +12,7 @@ from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import (
     Relation,
+    combined,
     concatenated,
     dropped,
     inserted,
@@ -22,7 +23,7 @@ from onnxprune.certify.relation import (
 )
 from onnxprune.certify.reshaping import Pair as Sizes
 from onnxprune.certify.reshaping import reshaped
-from onnxprune.certify.shape_rules import pads, slices
+from onnxprune.certify.shape_rules import pads, placed, slices
 from onnxprune.certify.size_products import Monomial
 
 
@@ -39,10 +40,19 @@ def reshape(pair: NodePair) -> list[Relation]:
     """Elements in the same order: the sizes of the result in each graph determine the relation."""
     given = pair.relation(0)
     scale = given.scale
-    made = reshaped(
-        replace(given, scale=1.0), *(list(zip(*s, strict=True)) for s in (pair.sizes(0), pair.made()))
-    )
-    return [replace(made, scale=scale)]
+    operand, result = (list(zip(*s, strict=True)) for s in (pair.sizes(0), pair.made()))
+    for axis in _squeezed(pair, given.rank):
+        operand[axis] = operand[axis] if given.touched(axis) else (1, 1)  # in every run
+    return [replace(reshaped(replace(given, scale=1.0), operand, result), scale=scale)]
+
+
+def _squeezed(pair: NodePair, rank: int) -> set[int]:
+    """Return the axes that both nodes drop by name: they are of length one in every run."""
+    if pair.operator != "Squeeze":
+        return set()
+    listed = [g.listed(n, "axes", 1) for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True)]
+    one, two = ({placed(axis, rank) for axis in axes or ()} for axes in listed)
+    return one & two
 
 
 @rule("DepthToSpace", "SpaceToDepth")
@@ -173,16 +183,39 @@ def gather_elements(pair: NodePair) -> list[Relation]:
     pair.same_attributes()
     given, at = pair.relation(0).exact(), pair.relation(1).exact()
     axis = pair.axis(0, given.rank)
-    need(not given.touched(axis) and not given.free and not at.free, "elements are picked along a cut axis")
+    need(not given.touched(axis), "elements are picked along a cut axis")
     need(not at.touched(axis), "other numbers")
-    need(set(given.lists) == set(at.lists), "numbers cut unlike the data")
-    need(all(np.array_equal(m, at.lists[a]) for a, m in given.lists.items()), "numbers cut unlike the data")
-    for sizes, numbers in zip(pair.sizes(0), pair.sizes(1), strict=True):
-        need(
-            all(a == axis or s == n for a, (s, n) in enumerate(zip(sizes, numbers, strict=True))),
-            "a smaller table",
-        )
-    return [given.holding(given.bounds.squashed(axis))]
+    sizes = (pair.sizes(0)[0], pair.sizes(1)[0])
+    need(
+        all(a == axis or s == n for a, (s, n) in enumerate(zip(*sizes, strict=True))),
+        "a smaller table",
+    )
+    held = given.bounds.squashed(axis)
+    return [combined([(given, sizes[0]), (at, sizes[1])], lambda *_: held)]
+
+
+@rule("GatherND")
+def gather_nd(pair: NodePair) -> list[Relation]:
+    """Elements at places that the last axis of the numbers lists; axes that are not picked may be cut."""
+    pair.same_attributes()
+    given, at = pair.relation(0).exact(), pair.relation(1).exact()
+    (count, other), batch = (s[-1] for s in pair.sizes(1)), pair.given.get("batch_dims", 0)
+    need(count == other and isinstance(count, int) and not at.touched(at.rank - 1), "other places")
+    assert isinstance(count, int)
+    picked, bounds = batch + count, given.bounds
+    need(not any(given.touched(a) for a in range(picked)), "elements are picked along a cut axis")
+    need(not any(at.touched(a) for a in range(batch)), "samples are cut")
+    for axis in range(picked):
+        bounds = bounds.squashed(axis)
+    before, behind = at.rank - 1, given.rank - picked
+
+    def form(values: Array) -> Array:
+        return values.reshape((1,) * before + values.shape[picked:])
+
+    lists = {a: m.reshape(m.shape[:-1] + (1,) * behind) for a, m in at.lists.items()}
+    lists |= {a - picked + before: form(m) for a, m in given.lists.items()}
+    free = at.free | {a - picked + before for a in given.free}
+    return [Relation(before + behind, bounds.moved(form), lists, free)]
 
 
 @rule("Expand")

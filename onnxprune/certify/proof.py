@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.certify import bodies, elementwise, moves, products, recurrent, reductions, windows
+from onnxprune.certify import bodies, einsum, elementwise, moves, products, recurrent, reductions, windows
 from onnxprune.certify.element_bounds import LARGE, Array, Bounds, exactly, lift
 from onnxprune.certify.graph import STANDARD, Body, Graph, Read, bodies_of, captured
 from onnxprune.certify.kept_constants import PLACES, ROUNDING, same_bits
@@ -17,7 +17,7 @@ from onnxprune.certify.node_pair import RULES, NodePair
 from onnxprune.certify.refusal import Refusal, need
 from onnxprune.certify.relation import Relation, same
 
-TABLES = (bodies, elementwise, moves, products, recurrent, reductions, windows)
+TABLES = (bodies, einsum, elementwise, moves, products, recurrent, reductions, windows)
 """The modules that hold the rules."""
 Kept: TypeAlias = Mapping[str, Mapping[int, Array]]
 _MALFORMED = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OverflowError)
@@ -64,6 +64,7 @@ class Proof:
         self.sparse_nodes = list(self.sparse.flattened(self.sparse.main))
         self._models, self._values_of, self._forget = (sparse, dense), read, forget
         self._bounds: dict[str, Bounds] | None = None
+        self._copies: dict[str, str] = {}
 
     def run(self) -> None:
         """Show that all outputs are the same.
@@ -83,6 +84,9 @@ class Proof:
     def walk(self, sparse: Iterable[onnx.NodeProto], dense: Iterable[onnx.NodeProto]) -> None:
         """Relate the results of the nodes of a dense graph to those of the sparse one."""
         makers = {n.output[0]: n for n in sparse}
+        for node in makers.values():
+            if node.op_type == "Identity" and node.domain in STANDARD:
+                self._copies[node.output[0]] = self._source(node.input[0])
         for node in dense:
             try:
                 self._relate(makers, node)
@@ -104,7 +108,7 @@ class Proof:
             Refusal: It is not known.
         """
         name, relation = self.of.get(dense, ("", None))
-        if relation is not None and name == sparse:
+        if relation is not None and self._source(name) == self._source(sparse):
             return relation
         if self.equal(sparse, dense):
             return same(len(self.sparse.sizes[sparse]))
@@ -125,7 +129,7 @@ class Proof:
             if self.masked and one.dtype.kind == "f":
                 return self._is_masked(sparse, one, two)
             return one.tolist() == two.tolist() if one.dtype == object else same_bits(one, two)
-        if dense in self.of and self.of[dense][0] == sparse:
+        if dense in self.of and self._source(self.of[dense][0]) == self._source(sparse):
             return self.of[dense][1].plain
         known = self.sparse.values.get(sparse), self.dense.values.get(dense)
         if known[0] is not None and known[1] is not None:
@@ -134,10 +138,15 @@ class Proof:
             raise self.failed[dense]
         return False
 
+    def _source(self, sparse: str) -> str:
+        """Return the tensor that a sparse one is a copy of."""
+        return self._copies.get(sparse, sparse)
+
     def _is_masked(self, name: str, before: Array, after: Array) -> bool:
         """Return true if a constant is zero or as before, but for the rounding of values folded here."""
         room = 4 * ROUNDING[before.dtype.itemsize] if name in self.sparse.folded else 0.0
-        close = np.abs(before.astype(np.float64) - after) <= room * np.abs(before.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # infinite values are compared as they are
+            close = np.abs(before.astype(np.float64) - after) <= room * np.abs(before.astype(np.float64))
         return bool(((before == after) | (after == 0) | close).all())
 
     def bounds_of(self, sparse: str) -> Bounds | None:
@@ -223,9 +232,9 @@ class Proof:
         if names[0] in self.sparse.constants and names[1] in self.dense.constants:
             return  # their consumer compares them
         if self._all_equal(sparse, dense):
-            self.keep(sparse, dense, self._unchanged(sparse, dense))
             for one, two in zip(sparse.output, dense.output, strict=True):
                 self.dense.adopt(two, self.sparse, one)
+            self.keep(sparse, dense, self._unchanged(sparse, dense))
             return
         values = self.sparse.values.get(names[0]), self.dense.values.get(names[1])
         if values[0] is not None and values[1] is not None and self.equal(*names):

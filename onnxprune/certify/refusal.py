@@ -20,7 +20,17 @@ class Refusal(Exception):  # noqa: N818 - a refusal is no error of the program
         return f"{self.operator} '{self.tensor}': {self.reason}" if self.tensor else self.reason
 
 
+class Impossible(Refusal):
+    """A node fails for all inputs of the sizes at hand: no run reaches it with these."""
+
+
 def need(condition: object, reason: str) -> None:
     """Raise a refusal unless a condition holds."""
     if not condition:
         raise Refusal(reason)
+
+
+def can_be(condition: object, reason: str) -> None:
+    """Raise `Impossible` unless a condition holds that every run meets."""
+    if not condition:
+        raise Impossible(reason)

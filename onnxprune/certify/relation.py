@@ -35,6 +35,8 @@ class Relation:
         shift: Bounds of a constant that the dense tensor lacks, none for zero; it broadcasts against it.
         above: A number below which the two tensors may differ, none if they are equal throughout: the proof
             shows max(dense, above) = max(sparse[lists], above).
+        alike: Axes along which elements of the sparse tensor are repeated: for each element a number that
+            those equal to it for all inputs share. A list may then name any of them.
         shares: The axis along which the elements of the sparse tensor are not negative and add up to one.
     """
 
@@ -46,6 +48,7 @@ class Relation:
     shift: Bounds | None = None
     above: float | None = None
     shares: int | None = None
+    alike: Lists = field(default_factory=dict)
 
     @property
     def plain(self) -> bool:
@@ -76,6 +79,11 @@ class Relation:
         """Return the same relation of a tensor with other bounds."""
         return replace(self, bounds=bounds, shares=None)
 
+    def same_elements(self, axis: int, listed: Array) -> bool:
+        """Return true if a list names elements that are equal to those of the relation."""
+        mine, number = self.lists[axis], self.alike.get(axis)
+        return agree(mine, listed) if number is None else agree(number[mine], number[listed])
+
     def lifted(self, rank: int) -> Relation:
         """Return the relation with axes of length one in front."""
         more = rank - self.rank
@@ -88,6 +96,7 @@ class Relation:
             None if self.shift is None else self.shift.lifted(rank),
             self.above,
             None if self.shares is None else self.shares + more,
+            {a + more: number for a, number in self.alike.items()},
         )
 
 
@@ -135,6 +144,7 @@ def transposed(given: Relation, order: Sequence[int]) -> Relation:
         bounds=given.bounds.moved(lambda v: v.transpose(order)),
         lists={place[a]: m.transpose(order) for a, m in given.lists.items()},
         free=frozenset(place[a] for a in given.free),
+        alike={place[a]: number for a, number in given.alike.items()},
     )
 
 
@@ -148,6 +158,7 @@ def inserted(given: Relation, axis: int) -> Relation:
         bounds=given.bounds.moved(lambda v: np.expand_dims(v, axis)),
         lists={a + (a >= axis): np.expand_dims(m, axis) for a, m in given.lists.items()},
         free=frozenset(a + (a >= axis) for a in given.free),
+        alike={a + (a >= axis): number for a, number in given.alike.items()},
     )
 
 
@@ -162,6 +173,7 @@ def dropped(given: Relation, axis: int) -> Relation:
         bounds=given.bounds.squashed(axis).moved(lambda v: v.squeeze(axis)),
         lists={a - (a > axis): m.squeeze(axis) for a, m in given.lists.items()},
         free=frozenset(a - (a > axis) for a in given.free),
+        alike={a - (a > axis): number for a, number in given.alike.items()},
         shift=shift if shift is None else shift.moved(lambda v: v.squeeze(axis)),
     )
 
@@ -178,12 +190,13 @@ def combined(parts: Sequence[tuple[Relation, Sequence[Size]]], function: Callabl
     free = set()
     for axis in range(rank):
         mine = [(r, s[b], b) for r, s in parts if (b := axis - rank + r.rank) >= 0]
-        found = [lift(r.lists[b], rank) for r, _, b in mine if b in r.lists]
+        cut = [r.lifted(rank) for r, _, b in mine if b in r.lists]
         whole = [r for r, s, b in mine if b not in r.lists and b not in r.free and s != 1]
-        need(not (found and whole), "an axis is cut in one operand and whole in another")
-        if found:
+        need(not (cut and whole), "an axis is cut in one operand and whole in another")
+        if cut:
+            found = [r.lists[axis] for r in cut if axis not in r.alike] or [r.lists[axis] for r in cut]
             lists[axis] = max(found, key=lambda m: m.size)
-            need(all(agree(m, lists[axis]) for m in found), "the operands keep other channels")
+            need(all(r.same_elements(axis, lists[axis]) for r in cut), "the operands keep other channels")
         elif not whole and any(b in r.free for r, _, b in mine):
             free.add(axis)
     bounds = function(*(r.bounds.lifted(rank) for r, _ in parts))

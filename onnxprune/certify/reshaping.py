@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -93,21 +93,26 @@ def reshaped(given: Relation, operand: Sequence[Pair], result: Sequence[Pair]) -
     lists = _split_lists(given, factors)
     free = {f for a in given.free for f in factors.before[a]}
     out: dict[int, Array] = {}
+    alike: dict[int, Array] = {}
     merged_free = set()
     for axis, parts in enumerate(factors.after):
         if free.intersection(parts):
-            need(
-                free.issuperset(parts) and axis not in factors.blended,
-                "an axis merged with one that does not vary",
-            )
-            merged_free.add(axis)
+            need(axis not in factors.blended, "an axis merged with one that does not vary")
+            if free.issuperset(parts):
+                merged_free.add(axis)
+                continue
+            need(factors.known(parts), "a cut axis is merged with one of unknown size")
+            out[axis] = _merged(lists, factors, parts, free)
+            alike[axis] = _repeated(factors, parts, free)
         elif any(f in lists or any(m.shape[f] > 1 for m in lists.values()) for f in parts):
             need(axis not in factors.blended, "a cut axis is mixed with others")
             need(factors.known(parts), "a cut axis is merged with one of unknown size")
             out[axis] = _merged(lists, factors, parts)
     joined = {axis: _join(m, factors, 1) for axis, m in out.items()}
     bounds = _reshaped_bounds(given, factors)
-    return Relation(len(result), bounds, plainer(joined, [s for s, _ in result]), frozenset(merged_free))
+    lists = plainer(joined, [s for s, _ in result])
+    alike = {axis: number for axis, number in alike.items() if axis in lists}
+    return Relation(len(result), bounds, lists, frozenset(merged_free), alike=alike)
 
 
 def _split_lists(given: Relation, factors: _Factors) -> dict[int, Array]:
@@ -136,14 +141,26 @@ def _split_shape(shape: Sequence[int], factors: _Factors, side: int) -> list[int
     return found
 
 
-def _merged(lists: dict[int, Array], factors: _Factors, parts: Sequence[int]) -> Array:
-    """Return the index list of the product of some factors."""
+def _merged(
+    lists: dict[int, Array], factors: _Factors, parts: Sequence[int], free: Collection[int] = ()
+) -> Array:
+    """Return the index list of the product of some factors; along free ones, any elements will do."""
     rank = len(factors.sizes)
     total = np.zeros([1] * rank, np.int64)
     for f in parts:
         size, left = factors.numbers([f], 0)[0], factors.numbers([f], 1)[0]
-        total = total * size + lists.get(f, line(left, f, rank))
+        every = line(left, f, rank)
+        total = total * size + (every % size if f in free else lists.get(f, every))
     return total
+
+
+def _repeated(factors: _Factors, parts: Sequence[int], free: Collection[int]) -> Array:
+    """Return a number for each element of a merged axis, which is the same along free factors."""
+    sizes = factors.numbers(parts, 0)
+    places = np.arange(math.prod(sizes)).reshape(sizes)
+    for place, f in enumerate(parts):
+        places = places.take([0], place) if f in free else places
+    return np.broadcast_to(places, sizes).reshape(-1)
 
 
 def _join(values: Array, factors: _Factors, side: int) -> Array:

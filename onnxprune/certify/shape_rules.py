@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import onnx
 
-from onnxprune.certify.refusal import need
-from onnxprune.certify.size_products import Monomial, Size, computed, over, product, times, unknown
+from onnxprune.certify.refusal import can_be, need
+from onnxprune.certify.size_products import (
+    Monomial,
+    Size,
+    computed,
+    is_clipped,
+    is_natural,
+    is_number,
+    over,
+    product,
+    size_of,
+    times,
+)
 
 if TYPE_CHECKING:
     from onnxprune.certify.graph import Graph
@@ -49,12 +60,13 @@ def spread(sizes: Sequence[Size]) -> Size:
     """Return the size of an axis along which operands broadcast."""
     wide = [s for s in sizes if s != 1]
     numbers = {s for s in wide if not isinstance(s, Monomial)}
-    need(len(numbers) < 2, "sizes that cannot be broadcast")
+    can_be(len(numbers) < 2, "sizes that cannot be broadcast")
     if numbers:
         return numbers.pop()
     if not wide:
         return 1
-    return wide[0] if all(s == wide[0] for s in wide) else unknown(f"broadcast({sorted(map(str, wide))})")
+    whole = [s for s in wide if all(s == other or is_clipped(other, s) for other in wide)]
+    return whole[0] if whole else size_of(f"broadcast({sorted(map(str, wide))})")
 
 
 def broadcast(shapes: Sequence[Sequence[Size]]) -> Sizes:
@@ -141,7 +153,7 @@ def windows(graph: Graph, node: onnx.NodeProto, sizes: Sequence[Size]) -> Sizes:
         elif explicit and strides[axis] == 1 and room == reach:
             made.append(size)
         else:
-            made.append(unknown(f"{node.op_type}({size}, {kernel[axis]}, {dilations[axis]}, {axis}, {rest})"))
+            made.append(size_of(f"{node.op_type}({size}, {kernel[axis]}, {dilations[axis]}, {axis}, {rest})"))
     return made
 
 
@@ -179,7 +191,7 @@ def max_unpool(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     if graph.has(node, 2):
         return [graph.integers(node.input[2])]
     x, given = graph.sizes[node.input[0]], {k: str(v) for k, v in graph.attributes(node).items()}
-    return [[*x[:2], *(unknown(f"unpool({s}, {k}, {sorted(given.items())})") for k, s in enumerate(x[2:]))]]
+    return [[*x[:2], *(size_of(f"unpool({s}, {k}, {sorted(given.items())})") for k, s in enumerate(x[2:]))]]
 
 
 @rule(*GLOBAL_POOLS)
@@ -217,7 +229,7 @@ def reshape(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
         place = made.index(-1)
         others = product(made[:place] + made[place + 1 :])
         left = over(product(x), others)
-        made[place] = left if left is not None else unknown(f"left({product(x)}, {others})")
+        made[place] = left if left is not None else size_of(f"left({product(x)}, {others})")
     return [made]
 
 
@@ -270,7 +282,9 @@ def _between(size: Size, start: Any, end: Any, step: Any) -> Size:
     endless = not isinstance(end, Monomial) and end >= 2**31 - 1
     if step == 1 and start == 0 and (endless or end == size):
         return size
-    return unknown(f"slice({size}, {start}, {end}, {step})")
+    if step == 1 and start == 0 and is_natural(end):
+        return computed("Min", size, end)  # type: ignore[no-any-return]
+    return size_of(f"slice({size}, {start}, {end}, {step})")
 
 
 @rule("Split")
@@ -294,6 +308,29 @@ def gather(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     return [[*x[:axis], *at, *x[axis + 1 :]]]
 
 
+@rule("GatherND")
+def gather_nd(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """The sizes of the indices but for the last axis, then those of the data that are not indexed."""
+    x, at = (graph.sizes[i] for i in node.input)
+    count = at[-1]
+    if isinstance(count, Monomial):
+        raise KeyError("places of unknown rank")
+    return [[*at[:-1], *x[graph.attributes(node).get("batch_dims", 0) + count :]]]
+
+
+@rule("Shape")
+def shape(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """One number for each axis."""
+    given, rank = graph.attributes(node), len(graph.sizes[node.input[0]])
+    return [[len(range(rank)[given.get("start", 0) : given.get("end")])]]
+
+
+@rule("Size")
+def size(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """One number."""
+    return [[]]
+
+
 @rule("GatherElements")
 def gather_elements(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """The sizes of the indices."""
@@ -306,6 +343,8 @@ def matmul(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     x, y = (graph.sizes[i] for i in node.input)
     if min(len(x), len(y)) < 2:
         return []
+    numbers = [s for s in (x[-1], y[-2]) if isinstance(s, int)]
+    can_be(len(set(numbers)) < 2, "matrices whose sizes do not fit")
     return [[*broadcast([x[:-2], y[:-2]]), x[-2], y[-1]] if len(x) > 2 or len(y) > 2 else [x[-2], y[-1]]]
 
 
@@ -315,6 +354,53 @@ def gemm(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     x, y = (graph.sizes[i] for i in node.input[:2])
     given = graph.attributes(node)
     return [[x[1] if given.get("transA") else x[0], y[0] if given.get("transB") else y[1]]]
+
+
+def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """Return the labels of the axes of each operand of an Einsum, and those of its result.
+
+    Args:
+        equation: The equation, as ONNX has it.
+        ranks: The ranks of the operands.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    operands = [term.partition("...") for term in left.split(",")]
+    hidden = [rank - len(a + b) if dots else 0 for (a, dots, b), rank in zip(operands, ranks, strict=True)]
+    most = max(hidden)
+    every = [str(k) for k in range(most)]  # labels of the axes that an ellipsis stands for
+    labels = [[*a, *every[most - n :], *b] for (a, _, b), n in zip(operands, hidden, strict=True)]
+    if arrow:
+        a, dots, b = right.partition("...")
+        return labels, [*a, *(every if dots else []), *b]
+    used = [label for mine in labels for label in mine]
+    return labels, [*every, *sorted(x for x in set(used) if used.count(x) == 1 and x not in every)]
+
+
+@rule("Einsum")
+def einsum(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """The size of each label; axes of one label are equal, or of one element."""
+    shapes = _operands(graph, node)
+    labels, made = einsum_labels(graph.attributes(node)["equation"].decode(), [len(s) for s in shapes])
+    sizes: dict[str, Sizes] = {}
+    for mine, shape_ in zip(labels, shapes, strict=True):
+        for label, size_ in zip(mine, shape_, strict=True):
+            sizes.setdefault(label, []).append(size_)
+    return [[spread(sizes[label]) for label in made]]
+
+
+@rule("GridSample")
+def grid_sample(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """``X[n c …] grid[n s … d] → Y[n c s …]``."""
+    x, grid = (graph.sizes[i] for i in node.input)
+    return [[*x[:2], *grid[1:-1]]]
+
+
+@rule("RoiAlign")
+def roi_align(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """``X[n c h w] rois[r 4] → Y[r c s t]``."""
+    x, regions = (graph.sizes[i] for i in node.input[:2])
+    given = graph.attributes(node)
+    return [[regions[0], x[1], given.get("output_height", 1), given.get("output_width", 1)]]
 
 
 @rule(*REDUCTIONS, "ArgMax", "ArgMin")
@@ -392,7 +478,7 @@ def resize(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
 
 
 def _scaled(size: Size, scale: float) -> Size:
-    return unknown(f"floor({size} * {scale})") if isinstance(size, Monomial) else int(size * scale)
+    return size_of(f"floor({size} * {scale})") if isinstance(size, Monomial) else int(size * scale)
 
 
 @rule("LSTM", "GRU", "RNN")
@@ -400,6 +486,8 @@ def recurrent(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """``X[t n i] → Y[t d n h] Y_h[d n h] Y_c[d n h]``; with layout one the batch comes first."""
     x, w = (graph.sizes[i] for i in node.input[:2])
     given = graph.attributes(node)
+    states = [graph.sizes.get(i) for i in node.input[5:7] if i]
+    can_be(all(s is None or len(s) == 3 for s in (x, *states)), "an operand that is not of rank 3")
     directions, hidden = w[0], given["hidden_size"]
     if given.get("layout"):
         return [[x[0], x[1], directions, hidden], *[[x[0], directions, hidden]] * 2]
@@ -414,11 +502,14 @@ def filled(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
 
 @rule("Range")
 def counted(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """The numbers from zero up to a size."""
+    """The numbers from one size up to another."""
     start, limit, step = (graph.integers(i)[0] for i in node.input)
-    if start != 0 or step != 1:
-        raise KeyError("a range that does not count from zero")
-    return [[limit]]
+    if step != 1 or not all(isinstance(x, Monomial) or is_number(x) for x in (start, limit)):
+        raise KeyError("a range that does not count one by one")
+    count = computed("Sub", limit, start)
+    if not isinstance(count, Monomial):
+        return [[max(count, 0)]]
+    return [[count if count.natural else size_of(f"Max(0, {count})")]]
 
 
 @rule("OneHot")

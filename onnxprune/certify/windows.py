@@ -60,6 +60,22 @@ def pool(pair: NodePair) -> list[Relation]:
     return [Relation(given.rank, bounds, given.lists, given.free)]
 
 
+@rule("GridSample", "RoiAlign")
+def sampled(pair: NodePair) -> list[Relation]:
+    """Each channel is read between places by itself; where is the same in both models."""
+    pair.same_attributes()
+    for place in range(1, len(pair.sparse.input)):
+        pair.whole(place)
+    given = pair.relation(0).exact().only(1)
+    bounds = _spatial(given.bounds).or_zero()
+    means = pair.given.get("mode", b"linear") in (b"linear", b"bilinear", b"nearest")
+    if pair.operator == "RoiAlign" or not means:
+        bounds = only_zero(bounds)
+    if pair.operator == "RoiAlign":
+        bounds = bounds.squashed(0)
+    return [given.holding(bounds)]
+
+
 @rule("MaxUnpool")
 def max_unpool(pair: NodePair) -> list[Relation]:
     """Puts each element at the index that a pooling of a tensor cut in the same way has returned."""

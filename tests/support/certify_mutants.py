@@ -2,8 +2,9 @@
 
     python tests/support/certify_mutants.py [--each N] [PATTERN]   table: kind, mutants, refused, equal, wrong
 
-Sixteen kinds of change to the dense models of the ideas. A mutant that is certified is run beside the sparse
-model at up to four sizes: where the two differ, the verifier is wrong, and the program exits 1.
+Sixteen kinds of change to the dense models of the ideas and of `certified_networks`. A mutant that is
+certified is run beside the sparse model at up to four sizes: where the two differ, the verifier is wrong, and
+the program exits 1.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from certified_networks import NETWORKS, half_of
 from onnx import helper, numpy_helper
-from pruned_ideas import IDEAS, half
+from pruned_ideas import IDEAS, Pruned, half
 
 from onnxprune.certify import certify
 from onnxprune.certify.element_bounds import Array
@@ -342,8 +344,13 @@ def distance(wanted: dict[str, Array], found: dict[str, Array]) -> float:
 
 def subjects(pattern: str = "*") -> Iterator[Subject]:
     for name in sorted(n for n, idea in IDEAS.items() if not idea.inexact and fnmatch.fnmatch(n, pattern)):
-        pruned = half(name)
-        yield Subject(name, pruned.sparse.model.proto, pruned.dense.model.proto, pruned.dense.kept)
+        yield _subject(name, half(name))
+    for name in sorted(fnmatch.filter(NETWORKS, pattern)):
+        yield _subject(name, half_of(name))
+
+
+def _subject(name: str, pruned: Pruned) -> Subject:
+    return Subject(name, pruned.sparse.model.proto, pruned.dense.model.proto, pruned.dense.kept)
 
 
 @dataclass

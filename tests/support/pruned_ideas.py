@@ -28,6 +28,10 @@ def half(name: str) -> Pruned:
     model = check(Model(idea.build()))
     model.set_metadata("author", "someone")
     model.proto.doc_string = "what it is for"
-    prune = Prune(reduce_channels=0.5, strategy="uniform", round_to=1, allow_inexact=idea.inexact)
-    sparse = prune(model)
+    return pruned_half(model, idea.inexact)
+
+
+def pruned_half(model: Model, allow_inexact: bool = False) -> Pruned:
+    """Remove half the channels of every group of a network."""
+    sparse = Prune(reduce_channels=0.5, strategy="uniform", round_to=1, allow_inexact=allow_inexact)(model)
     return Pruned(model, sparse, Transform()(sparse))
