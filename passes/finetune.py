@@ -318,6 +318,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
             "steps": result.steps,
             "steps_failed": result.went_back,
             "training_s": result.seconds,
+            "step_s": result.step_s,
             "engine": result.engine,
         }
         return (exam.best if exam else result.weights), facts

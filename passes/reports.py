@@ -232,6 +232,7 @@ class FinetuneReport(Report):
         steps: Steps taken.
         steps_failed: Steps that failed and were taken back.
         training_s: Duration of the training, in seconds, without validation.
+        step_s: Median duration of a step, in seconds.
         engine: The engine that computed the steps.
         unfolded: Number of normalisations that were put back while training.
         metric: The metric on the held-back data.
@@ -245,6 +246,7 @@ class FinetuneReport(Report):
     steps: int
     steps_failed: int
     training_s: float
+    step_s: float
     engine: str
     unfolded: int
     metric: str | None = None

@@ -212,6 +212,7 @@ class TrainResult:
         steps: Steps taken.
         went_back: Number of those that failed, and halved the step size from there on.
         seconds: Wall time, without the validation done in between.
+        step_s: Median wall time of a step, in seconds, without the first one, which takes longer.
         engine: Engine that computed the steps.
     """
 
@@ -220,4 +221,5 @@ class TrainResult:
     steps: int
     went_back: int
     seconds: float
+    step_s: float
     engine: str

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median
 
 import onnx
 from onnx import helper
@@ -18,6 +20,8 @@ from onnxprune.train.preparation import Batch, Job
 from onnxprune.train.settings import StepReport, TrainResult, TrainSettings
 from onnxprune.train.wire import Array
 
+_PACES = 1000
+"""Durations of steps that are kept for their median."""
 PATIENCE = 3
 """Failed steps after which the step size is no longer to blame."""
 
@@ -58,6 +62,7 @@ class TrainingRun:
         self._total_steps, self._on_step, self._checkpoints = total_steps, on_step, checkpoints
         self._sent, self._steps, self._went_back, self._seconds = 0, 0, 0, 0.0
         self._losses: list[float] = []
+        self._paces: deque[float] = deque(maxlen=_PACES)
         self._batches, self._samples, self._loss = 0, 0, 0.0  # of this epoch, the loss a sum over samples
         self.weights: Mapping[str, Array] = {}
 
@@ -74,7 +79,12 @@ class TrainingRun:
     def epoch(self, epoch: int, batches: Iterable[Batch]) -> None:
         """Train on the batches of one epoch without those before a checkpoint; fetch the weights."""
         started = time.perf_counter()
+        reported = None
         for report in self._stream(epoch, itertools.islice(batches, self._batches, None)):
+            now = time.perf_counter()
+            if reported is not None:
+                self._paces.append(now - reported)
+            reported = now
             if self._on_step is not None:
                 self._on_step(report)
             if self._is_checkpoint(report.step):
@@ -89,9 +99,15 @@ class TrainingRun:
 
     def result(self) -> TrainResult:
         """Return the result of the training."""
-        losses, taken = tuple(self._losses), self._steps
-        engine = self._job.engine
-        return TrainResult(self.weights, losses, taken, self._went_back, self._seconds, engine)
+        return TrainResult(
+            weights=self.weights,
+            losses=tuple(self._losses),
+            steps=self._steps,
+            went_back=self._went_back,
+            seconds=self._seconds,
+            step_s=median(self._paces) if self._paces else self._seconds / max(self._steps, 1),
+            engine=self._job.engine,
+        )
 
     def _stream(self, epoch: int, batches: Iterable[Batch]) -> Iterator[StepReport]:
         """Send steps, one ahead of the awaited one, but none across a checkpoint."""

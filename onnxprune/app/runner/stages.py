@@ -48,7 +48,6 @@ from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
 from onnxprune.runtime.backends import find_backend
-from onnxprune.support.time_limit import TimeUpError, time_limit
 from onnxprune.train.checkpoint import remove
 from onnxprune.train.losses import asks_teacher
 
@@ -134,9 +133,7 @@ class Stages:
         budget, options = self.recipe.budget, self.recipe.prune
         if budget.of == "latency" or not self.recipe.recover.enabled:
             return False
-        channels = find_channels(self._sized(self.material.original), allow_inexact=True)
-        chosen = {g.name for g in select_groups(channels, options.exclude, options.only, optional=True)}
-        if not any(a.group.name in chosen and a.opened in FREE for a in symmetries(channels)):
+        if not can_rotate(self._sized(self.material.original), options.exclude, options.only):
             return False
         how = options.model_dump(exclude={"exclude", "only", "allow_inexact", "rotate", "strategy"})
         how |= self._groups() | {f"reduce_{budget.of}": budget.target, "metric": self.recipe.ana.metric}
@@ -145,12 +142,9 @@ class Stages:
         def work() -> Facts:
             prune = Prune(data=self.material.dataset("calibration"), rotate="never", **how)
             try:
-                with time_limit(self.limits.basis_s):
-                    return self._compared(step, prune)
+                return self._compared(step, prune)
             except PlanError as error:
                 return {"kept": False, "reason": error.message}
-            except TimeUpError:
-                return {"kept": False, "reason": "the time for comparing the plans was up"}
 
         return bool(self.journal.step("basis", inputs | {"prune": how}, (), work).facts["kept"])
 
@@ -223,8 +217,7 @@ class Stages:
                 **pruning,
             }
             step = Ana(data=data, file=place, resume=place.exists(), force=True, **how)
-            with time_limit(self.limits.ana_s):
-                return step(load(self.journal.path(model))).facts
+            return step(load(self.journal.path(model))).facts
 
         self.journal.step(f"{at.name}-ana", inputs, (file,), work)
         return file
@@ -528,6 +521,19 @@ class Stages:
         chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
         sizes = {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
         return chosen | sizes | {"open_io": self.recipe.open_io}
+
+
+def can_rotate(model: Model, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> bool:
+    """Return whether any axis of a model can be rotated freely.
+
+    Args:
+        model: The model, its shapes known.
+        exclude: Globs of groups, nodes or tensors to leave alone.
+        only: The same of those to work on.
+    """
+    channels = find_channels(model, allow_inexact=True)
+    chosen = {g.name for g in select_groups(channels, exclude, only, optional=True)}
+    return any(axis.group.name in chosen and axis.opened in FREE for axis in symmetries(channels))
 
 
 def _blocked(channels: Channels) -> list[dict[str, Any]]:

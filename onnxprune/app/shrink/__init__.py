@@ -4,6 +4,7 @@ choice      the recipe that suits a model, its data and the time there is
 forecast    how long its steps will take, measured before they begin
 job         the order of the work: a first result without training, then as much training as there is time for
 data_free   the way without samples
+comparison  plans by other ways, each repaired, and the better one taken over
 int8        static quantisation on the same samples, and the four models side by side
 """
 

@@ -16,7 +16,9 @@ from onnxprune.app.runner import read_state, run
 from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import RecipeData, identity
 from onnxprune.app.runner.run_forecast import kind_of
+from onnxprune.app.runner.stages import can_rotate
 from onnxprune.app.runner.time_limits import TimeLimits
+from onnxprune.app.shrink.plan_comparison import Outcome, PlanComparison
 from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
 from onnxprune.app.shrink.shrink_forecast import MOST_EPOCHS, Pace, epoch_seconds
 from onnxprune.decisions.channels.dense_interface import same_interface
@@ -28,12 +30,13 @@ from onnxprune.passes.basis_choice import RotateChoice
 from onnxprune.passes.finetune import Finetune
 from onnxprune.support.path_guard import NOTES
 from onnxprune.support.processors import usable_processors
-from onnxprune.support.time_limit import TimeUpError
 from onnxprune.train.losses import asks_teacher
 
 Facts = dict[str, Any]
 _BASIS_SHARE = 0.5
-"""The part of the time that is left which comparing the plans in two bases may take."""
+"""The part of the time that is left which the plan in another basis may take."""
+_TRIAL = 1.5
+"""Time of such a plan with its repair, the rotation included, as a multiple of that of the first one."""
 _FEW_EPOCHS = 3
 """Fewer epochs than this gain less than the better of both bases does."""
 _ANA_SHARE = 0.4
@@ -66,6 +69,7 @@ class _Job:
         model: The original.
         notes: Decisions and durations, as they stand in the work folder.
         listen: Called with the event of every step.
+        tell: Called with a sentence on a decision.
         shown: Names of the steps that events of this process have told of.
         earlier_s: Seconds that killed runs of the job have taken.
         begin: Reading of the monotonic clock at the start.
@@ -76,6 +80,7 @@ class _Job:
     model: Model
     notes: Facts
     listen: Listener
+    tell: Callable[[str], None] = lambda line: None
     shown: set[str] = field(default_factory=set)
     earlier_s: float = 0.0
     begin: float = field(default_factory=time.monotonic)
@@ -96,10 +101,10 @@ class _Job:
 
     def recipe(self, epochs: int = 0) -> Recipe:
         """Return the recipe of the decisions made so far: without any, the cheapest."""
-        recipe = recipe_for(self.wanted, self.outlook, epochs, bool(self.notes.get("measured")))
+        recipe = recipe_for(self.wanted, self.outlook, epochs, bool(self.notes.get("by_curves")))
         rotate: RotateChoice = self.wanted.rotate
-        if rotate == "auto" and not self.notes.get("compared"):
-            rotate = "never"
+        if rotate == "auto":
+            rotate = "always" if self.notes.get("rotated") else "never"
         prune = recipe.prune.model_copy(update={"rotate": rotate})
         bench = recipe.bench.model_copy(update={"runs": self.notes["bench_runs"]})
         tuning = recipe.finetune.model_copy(update={"samples": self.notes.get("samples")})
@@ -108,12 +113,7 @@ class _Job:
 
     def run(self, finish: bool = True) -> tuple[Facts, MissedError | None]:
         """Do the steps of the recipe that are missing; return the facts, and the error of a missed floor."""
-        rounds = self.rounds
-        limits = TimeLimits(
-            basis_s=_TRAIN_SHARE * self.left_s,
-            ana_s=_LATE * _ANA_SHARE * self.left_s,
-            train_s=max(self.left_s / rounds, 1.0),
-        )
+        limits = TimeLimits(train_s=max(self.left_s / self.rounds, 1.0))
         try:
             return run(
                 self.recipe(self.notes.get("epochs", 0)), self._relay, limits=limits, finish=finish
@@ -174,7 +174,7 @@ def shrink(
     """
     begin = time.monotonic()
     model = opened(load(wanted.model), wanted.open_io)
-    job = _Job(wanted, Outlook.on(model, wanted.data), model, {}, listen, begin=begin)
+    job = _Job(wanted, Outlook.on(model, wanted.data), model, {}, listen, tell, begin=begin)
     job.notes = _earlier(wanted)
     job.earlier_s = max(job.notes.get("spent_s", 0.0), _recorded(wanted) if job.notes else 0.0)
     job.notes = job.notes or _forecast(job)
@@ -194,28 +194,67 @@ def shrink(
 
 
 def _planned(job: _Job) -> Facts:
-    """Return the facts of the iterations by the best plans there is time for, untrained.
+    """Return the facts of the iterations by the best plans there is time for, untrained."""
+    facts = job.run(finish=False)[0]
+    trials = PlanComparison(
+        folder=job.wanted.folder,
+        recipe=job.recipe(),
+        model=job.model,
+        threads=job.threads,
+        metric=job.wanted.metric or job.outlook.suited.curves,
+        by_reduction=not job.wanted.reductions(),
+        listen=job._relay,
+    )
+    for way in _WAYS:
+        if job.notes[way.planned] and way.note not in job.notes:
+            outcome = _tried(job, trials, way, facts)
+            job.notes |= {way.note: outcome.better} | ({way.late: True} if outcome.late else {})
+            job.keep()
+            facts = job.run(finish=False)[0] if outcome.better else facts
+    return facts
 
-    A plan by sensitivities that is worse than the first one, both repaired, is dropped.
+
+@dataclass(frozen=True)
+class _Way:
+    """Another way to plan.
+
+    Attributes:
+        name: Name of its folder.
+        planned: Note that there is time for it.
+        note: Note of its outcome, true if it is better.
+        late: Note that it was given up.
+        share: The part of the time that is left which it may take.
+        label: Its name in a sentence.
     """
-    try:
-        facts = job.run(finish=False)[0]
-        if not (job.notes["measured"] and _is_worse(job, facts)):
-            return facts
-        job.notes |= {"measured": False, "dropped": "the plan by sensitivities"}
-    except TimeUpError:
-        job.notes |= {"measured": False, "unmeasured": "measuring the sensitivities took too long"}
-    job.keep()
-    return job.run(finish=False)[0]
+
+    name: str
+    planned: str
+    note: str
+    late: str
+    share: float
+    label: str
 
 
-def _is_worse(job: _Job, facts: Facts) -> bool:
-    """Return whether a plan for the same budget has a worse score than the first one."""
-    if not job.wanted.reductions():
-        return False
-    first, now = job.notes["first_score"], facts["iterations"][-1]["score"]
-    better = read_state(job.wanted.folder)["steps"]["baseline"]["facts"]["higher_is_better"]
-    return bool(now < first if better else now > first)
+_WAYS = (
+    _Way("rotated", "compared", "rotated", "uncompared", _BASIS_SHARE, "the rotated model"),
+    _Way("sensitivities", "measured", "by_curves", "unmeasured", _ANA_SHARE, "sensitivities"),
+)
+
+
+def _tried(job: _Job, trials: PlanComparison, way: _Way, facts: Facts) -> Outcome:
+    """Try another way, and tell its outcome."""
+    before = dict(job.notes)
+    job.notes |= {way.note: True}
+    recipe = job.recipe()
+    job.notes = before
+    outcome = trials.tried(way.name, recipe, facts, _LATE * way.share * job.left_s)
+    if outcome.score is None:
+        why = "it took too long" if outcome.late else outcome.reason
+        job.tell(f"no plan with {way.label}: {why}")
+        return outcome
+    figures = f"{trials.metric} {outcome.score:.4g} with {way.label}, {outcome.other:.4g} without"
+    job.tell(f"{figures}: {'kept' if outcome.better else 'dropped'}")
+    return outcome
 
 
 def _recorded(wanted: ShrinkOptions) -> float:
@@ -261,6 +300,7 @@ def _forecast(job: _Job) -> Facts:
     samples = min(data.samples or recipe.ana.samples or 512, recipe.ana.samples or 512)
     job.notes = {"job": _identity(wanted), "run_s": pace.run_s}
     job.notes |= {"ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples)}
+    job.notes |= {"rotatable": can_rotate(read, wanted.exclude, wanted.only)}
     job.notes |= {"bench_runs": pace.bench_runs(60 * wanted.minutes)}
     return job.notes
 
@@ -295,15 +335,16 @@ def _decide_plan(job: _Job, facts: Facts, int8: bool) -> str:
     notes["end_s"] = (_INT8_SHARE if int8 else _END_SHARE) * (end + job.took_s("score"))
     need = _training_need(job, facts)
     left, spare = job.left_s, max(0.0, job.left_s - need / _TRAIN_SHARE)
-    free = job.wanted.rotate == "auto" and "latency" not in job.wanted.reductions()
+    free = job.wanted.rotate == "auto" and "latency" not in job.wanted.reductions() and notes["rotatable"]
+    trial = _TRIAL * plan
     few = _TRAIN_SHARE * left < _FEW_EPOCHS * job.rounds * notes.get("epoch_s", 0.0)
-    compared = free and 2 * plan < (_TRAIN_SHARE * left if few else max(_BASIS_SHARE * left, spare / 2))
-    spare -= 2 * plan if compared else 0.0
-    ana = notes["ana_s"] + job.took_s("recover")
-    measured = ana + plan * job.rounds < max(_ANA_SHARE * left, spare)
-    notes |= {"compared": compared, "measured": measured, "first_score": facts["iterations"][-1]["score"]}
+    compared = free and trial < (_TRAIN_SHARE * left if few else max(_BASIS_SHARE * left, spare))
+    spare -= trial if compared else 0.0
+    ana = notes["ana_s"] + job.took_s("recover") + plan * job.rounds
+    measured = ana < max(_ANA_SHARE * left, spare)
+    notes |= {"compared": compared, "measured": measured}
     job.keep()
-    parts = [f"comparing two bases, about {duration(2 * plan)}"] if compared else []
+    parts = [f"comparing two bases, about {duration(trial)}"] if compared else []
     parts += [f"sensitivities, about {duration(ana)}"] if measured else []
     parts += [f"training, up to {duration(need)}"] if need else []
     done = f"first plan after {duration(job.spent_s)}"
@@ -414,7 +455,7 @@ def _warnings(job: _Job, steps: Facts) -> list[str]:
         why = job.notes.get("untrained", "there was no time left, give more --minutes")
         said.append(f"nothing was trained: {why}")
     if "unmeasured" in job.notes:
-        said.append(f"the plan follows no sensitivities: {job.notes['unmeasured']}, give more --minutes")
+        said.append("the plan follows no sensitivities: measuring them took too long, give more --minutes")
     wanted = job.wanted.reductions().get("latency")
     times = steps["bench"]["models"]
     reached = 1 - times["dense"]["latency_ms"] / times["original"]["latency_ms"]

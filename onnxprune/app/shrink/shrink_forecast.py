@@ -19,7 +19,7 @@ _ANA_PART = 0.5
 """Cost of a variant of `ana` in runs of the whole network: half of it lies before the cut, on average."""
 _BENCH_PART, _BENCHED, _BENCH_RUNS = 0.02, 4, (5, 30)
 """Part of the time for timing; runs of the original that a round takes; bounds of the rounds."""
-_TRAINED_BATCHES = 6
+_TRAINED_BATCHES = 8
 MOST_EPOCHS = 60
 
 
@@ -57,7 +57,7 @@ class Pace:
 
 
 def epoch_seconds(step: Finetune, model: Model, data: Dataset) -> float:
-    """Return the seconds that an epoch takes, by training on a few batches.
+    """Return the seconds that an epoch takes, by training on a few batches, the first step left out.
 
     Args:
         step: Options of the training.
@@ -68,4 +68,4 @@ def epoch_seconds(step: Finetune, model: Model, data: Dataset) -> float:
     with task("time training"):
         facts = replace(step, data=few, epochs=1, val=None, patience=None)(model).facts
     steps = -(-data.count() // step.batch_size)
-    return float(steps * facts["training_s"] / max(facts["steps"], 1))
+    return float(steps * facts["step_s"])

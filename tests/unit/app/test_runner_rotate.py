@@ -13,6 +13,9 @@ from recipes import Told
 from onnxprune.app.recipe import read_recipe
 from onnxprune.app.report import collect
 from onnxprune.app.runner import read_state, run
+from onnxprune.app.shrink import ShrinkOptions, job, shrink
+from onnxprune.app.shrink.plan_comparison import PlanComparison
+from onnxprune.app.shrink.shrink_forecast import Pace
 from onnxprune.decisions.rotation import basis_of
 from onnxprune.evaluate.equivalence import CheckBudget
 from onnxprune.ir import load
@@ -109,3 +112,58 @@ def test_training_goes_on_in_that_basis(tmp_path: Path) -> None:
     assert "basis" not in steps
     assert steps["1-finetune"]["facts"]["score_before"] > 0
     assert facts["best_iteration"] == 1
+
+
+def shrunk(folder: Path, told: Told, **options: object) -> list[str]:
+    """Shrink the network without training; return the sentences told."""
+    said: list[str] = []
+    files = (str(folder / "net.onnx"), str(folder / "small.onnx"), str(folder / "train.npz"))
+    shrink(ShrinkOptions(*files, reduce_macs=0.5, metric="cosine", threads=1, **options), told, said.append)  # type: ignore[arg-type]
+    return said
+
+
+@pytest.fixture
+def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(job, "epoch_seconds", lambda *_: 1e9)
+    monkeypatch.setattr(Pace, "ana_s", lambda *_: 1e9)
+    prepared(tmp_path, "auto")
+    return tmp_path
+
+
+def test_shrink_plans_once_in_each_basis_and_keeps_the_better(untrained: Path) -> None:
+    told = Told()
+    said = shrunk(untrained, told)
+    assert any("with the rotated model" in line and line.endswith("kept") for line in said)
+    starts = told.steps("start")
+    assert [starts.count(step) for step in ("baseline", "rotate", "1-prune", "1-recover")] == [1, 1, 2, 2]
+    steps = read_state(untrained / "small.onnx.work")["steps"]
+    assert "rotate" in steps
+    assert basis_of(load(untrained / "small.onnx").metadata()) is not None
+    again = Told()
+    shrunk(untrained, again)
+    assert again.steps("start") == []
+
+
+def test_a_basis_that_is_no_better_leaves_the_first_plan(untrained: Path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        PlanComparison, "_score", lambda self, model: float(basis_of(model.metadata()) is None)
+    )
+    told = Told()
+    said = shrunk(untrained, told)
+    assert said[3] == "cosine 0 with the rotated model, 1 without: dropped"
+    assert "rotate" not in read_state(untrained / "small.onnx.work")["steps"]
+    assert told.steps("start").count("1-prune") == 2
+
+
+def test_a_killed_trial_goes_on(untrained: Path, monkeypatch) -> None:
+    def killed(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PlanComparison, "_score", killed)
+        with pytest.raises(KeyboardInterrupt):
+            shrunk(untrained, Told())
+    told = Told()
+    shrunk(untrained, told)
+    assert not {"1-prune", "1-recover", "rotate"} & set(told.steps("start"))
+    assert "rotate" in read_state(untrained / "small.onnx.work")["steps"]

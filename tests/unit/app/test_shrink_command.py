@@ -14,6 +14,7 @@ from onnxprune.app.runner import read_state
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
 from onnxprune.app.shrink import ShrinkOptions, job, recipe_choice, shrink
+from onnxprune.app.shrink.plan_comparison import PlanComparison
 from onnxprune.errors import MissedError, TrainingError, UsageError
 from onnxprune.ir import load
 
@@ -141,14 +142,16 @@ def test_part_of_an_epoch_is_trained_where_a_whole_one_takes_too_long(place, mon
 
 @pytest.mark.parametrize("worse", [True, False])
 def test_a_plan_by_sensitivities_is_kept_unless_it_is_worse(place, monkeypatch, worse):
-    judged = Stages.score
-
-    def score(stages, at, models, on="val"):
-        by_curves = "1-ana" in stages.journal.visited
-        return judged(stages, at, models, on)[0], 0.8 if worse and by_curves else 0.9
-
-    monkeypatch.setattr(Stages, "score", score)
-    shrink(wanted(place))
+    scores = iter((0.3, 0.2) if worse else (0.2, 0.3))  # of the trial, and of the first plan: less is better
+    monkeypatch.setattr(PlanComparison, "_score", lambda *_: next(scores))
+    said = []
+    shrink(wanted(place), tell=said.append)
+    outcome = (
+        "0.3 with sensitivities, 0.2 without: dropped"
+        if worse
+        else "0.2 with sensitivities, 0.3 without: kept"
+    )
+    assert f"kl {outcome}" in said
     steps = read_state(place / "small.onnx.work")["steps"]
     assert ("1-ana" in steps) != worse
 
