@@ -33,6 +33,7 @@ class PassResult:
         analysis: The newest analysis, for the passes that follow.
         kept: Elements of the constants that are left, where some are gone (see `onnxprune.certify`).
         original: Rotated form of the given model, if that form was pruned instead.
+        unrepaired: The model before its repair, of a pruning that was asked for it.
     """
 
     model: Model
@@ -41,6 +42,7 @@ class PassResult:
     analysis: Analysis | None = None
     kept: Hints = field(default_factory=dict)
     original: Model | None = None
+    unrepaired: Model | None = None
 
     def __post_init__(self) -> None:
         """Take the keys of a pass of another package as they are."""

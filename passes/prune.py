@@ -339,7 +339,8 @@ class Prune(PruneOptions, Pass):
         )
         repaired = step(pruned)
         report = pruned.report.with_keys(recovery=repaired.facts)
-        return replace(repaired, modified=True, report=report)
+        unrepaired = pruned.model if self.unrepaired else None
+        return replace(repaired, modified=True, report=report, unrepaired=unrepaired)
 
     def _made(self, wanted: PruningProblem) -> PruningSolution:
         """Plan; where `equal_layers` is violated, plan again with one number for all of these layers."""

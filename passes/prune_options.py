@@ -82,6 +82,7 @@ class PruneOptions(
             analysis and ``data``, as many as the plan is better with on the samples. 0 for none.
         ranks: Also try plans that split layers into chains of lower rank (see `factorize`), and keep the best
             repaired plan on ``data``. It takes about four times as long.
+        unrepaired: Return the model before its repair, too.
     """
 
     reduce: Mapping[str, float] = field(
@@ -172,6 +173,7 @@ class PruneOptions(
         ),
     )
     ranks: bool = False
+    unrepaired: bool = field(default=False, metadata=option(flag=""))
 
     def reductions(self) -> dict[str, float]:
         """Return the demanded reduction of each cost, as a fraction."""

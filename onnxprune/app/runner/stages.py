@@ -57,6 +57,8 @@ DENSE, ROTATED, FACTORIZED = "dense.onnx", "rotated.onnx", "factorized.onnx"
 ROWS = "rows/sparse.onnx"
 IDS = "dense.ids.json"
 _ANALYSIS = "analysis.json"
+_OF_PLANS = ("metric", "score", "score_before")
+"""Facts of a repair that compare plans."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,8 @@ class Stages:
         file, options, of = f"{at.folder}/sparse.onnx", self.recipe.prune, self.recipe.budget.of
         how = options.model_dump(exclude={"exclude", "only", "allow_inexact"}) | self._groups()
         how |= {f"reduce_{of}": reduction, "seed": self.recipe.seed, "threads": self._threads(of)}
-        how |= {"recover": (), "rotate": "never"}  # steps of their own
+        repair = self._repair_of_plan
+        how |= {"recover": repair, "rotate": "never"}
         how |= self._timing(of)
         inputs = {"model": self._digest(model), "prune": how}
         inputs |= {"analysis": self._digest(analysis)} if analysis else {}
@@ -238,19 +241,37 @@ class Stages:
         def work() -> Facts:
             data = self.material.dataset("calibration") if options.looks_at_data else None
             table = self._table if of == "latency" or self.recipe.bench.table else None
-            step = Prune(analysis=self._analysis(analysis), data=data, latency_table=table, **how)
-            return self._apply(step, model, file)
+            also = {"latency_table": table, "unrepaired": bool(repair), **how}
+            made = Prune(analysis=self._analysis(analysis), data=data, **also)(self._load(model))
+            if made.unrepaired is None:
+                return self._written(made, file)
+            if _repaired(at) in files:
+                self._written(made, _repaired(at))
+            return self._written(replace(made, model=made.unrepaired), file)
 
-        return file, self.journal.step(f"{at.name}-prune", inputs, (file,), work)
+        known = repair and model in (self.start, self.recipe.model)  # the model that repairs aim at
+        files = (file, _repaired(at)) if known else (file,)
+        return file, self.journal.step(f"{at.name}-prune", inputs, files, work)
+
+    @property
+    def _repair_of_plan(self) -> tuple[str, ...]:
+        """The methods of repair that plans are compared after; none where `recover` has other samples."""
+        repair = self.recipe.recover
+        same = repair.enabled and repair.samples == self.recipe.ana.samples
+        return tuple(repair.methods) if same and self.recipe.prune.looks_at_data else ()
 
     def recover(self, at: Round, model: str) -> str:
         """Repair the model in closed form; return its file."""
-        file, how = f"{at.folder}/recovered.onnx", self.recipe.recover.model_dump(exclude={"enabled"})
+        file, how = _repaired(at), self.recipe.recover.model_dump(exclude={"enabled"})
         how |= {"seed": self.recipe.seed, "threads": self.material.threads}
         inputs = {"model": self._digest(model), "recover": how} | self._reference()
         inputs |= self.material.inputs("calibration")
 
         def work() -> Facts:
+            pruned = self.journal.entries[f"{at.name}-prune"]
+            if file in pruned.files:
+                facts = {k: v for k, v in pruned.facts["recovery"].items() if k not in _OF_PLANS}
+                return facts | {"size_bytes": stored_bytes(self.journal.path(file))}
             data = self.material.dataset("calibration")
             return self._apply(Recover(self._whole(), data, **how), model, file)
 
@@ -543,6 +564,11 @@ def _blocked(channels: Channels) -> list[dict[str, Any]]:
         for b in axis.reasons:
             found.setdefault((b.node, b.operator, b.reason), []).append(f"{axis.tensor}[{axis.axis}]")
     return [{"node": n, "operator": o, "reason": r, "axes": a} for (n, o, r), a in found.items()]
+
+
+def _repaired(at: Round) -> str:
+    """Return the path of the repaired model of a round, within the work folder."""
+    return f"{at.folder}/recovered.onnx"
 
 
 def _short(inputs: Mapping[str, Any]) -> str:
