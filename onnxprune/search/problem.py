@@ -22,7 +22,7 @@ from onnxprune.ir import Model, skeleton
 from onnxprune.runtime.backends import TIMEOUT_S
 from onnxprune.scoring.criteria import CalibrationStatistics, gather, looks_at_data, score
 from onnxprune.search.budgets import Balance, Budget
-from onnxprune.search.costs import KINDS, cost_by_name
+from onnxprune.search.costs import COSTS, KINDS, cost_by_name
 from onnxprune.search.evaluator import PlanEvaluator
 from onnxprune.search.frontier import largest_reduction
 from onnxprune.search.latency_model import CLOSE, CORRECTIONS, REACHED_IN_TIME, Stopwatch, opened_table
@@ -246,14 +246,13 @@ class PruningProblem:
 
     @cached_property
     def _costs(self) -> dict[str, Polynomial]:
-        cost = cost_of(self.channels)
-        size = bytes_of(self.channels, file_bytes(self.model))
-        known = {"macs": cost.macs, "params": cost.params, "channels": cost.channels, "size": size}
-        return known | {kind: cost_by_name(kind, self.channels) for kind in self._foreign}
+        known = {kind: COSTS[kind](self.channels) for kind in ("macs", "params", "channels")}
+        known["size"] = bytes_of(self.channels, file_bytes(self.model))
+        return known | {kind: cost_by_name(kind, self.channels) for kind in self._further}
 
     @property
-    def _foreign(self) -> list[str]:
-        """The budgets of costs from outside the package."""
+    def _further(self) -> list[str]:
+        """The budgets without an option of their own."""
         return [kind for kind in self.request.reductions if kind not in KINDS]
 
     @cached_property
@@ -369,10 +368,10 @@ class PruningProblem:
         counts = {factor: len(kept) for factor, kept in channels.kept(removed).items()}
         size = self._costs["size"].value(counts)
         said |= {"size_bytes_before": round(self._baseline["size"]), "dense_size_bytes": round(size)}
-        if self._foreign:
+        if self._further:
             said["budgets"] = {
                 kind: {"before": self._baseline[kind], "predicted": self._costs[kind].value(counts)}
-                for kind in self._foreign
+                for kind in self._further
             }
         names = [g.name for g in channels.prunable if removed.get(g.name)]
         return PruningSolution(

@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import networks_on_disk as disk
 import numpy as np
@@ -19,7 +20,11 @@ from places import ROOT, TESTS
 
 from onnxprune.ir import load
 from onnxprune.ops import spec
+from onnxprune.ops.axes import table
+from onnxprune.passes.prune_options import PruneOptions
 from onnxprune.runtime import Session
+from onnxprune.scoring.criteria import CRITERIA, CriterionName
+from onnxprune.search import costs
 
 Install = Callable[..., None]
 PLUGIN = TESTS / "plugin"
@@ -146,6 +151,35 @@ def test_an_installed_package_is_found_by_the_program(installed: Install) -> Non
     words = [sys.executable, "-m", "onnxprune", "inspect", "model.onnx", "--json"]
     done = subprocess.run(words, env=os.environ | {"PYTHONPATH": path}, capture_output=True, check=True)
     assert [g["size"] for g in json.loads(done.stdout)["groups"]] == [16, 32]
+
+
+def test_a_budget_of_the_package_is_one_line_in_its_table(
+    installed: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(ENTRY_POINTS.partition("[onnxprune.criteria]")[0])
+    monkeypatch.setitem(
+        costs.COSTS, "activation-memory", import_module("activation_memory").activation_memory
+    )
+    command("prune", "model.onnx", "--round-to", "1", "--reduce", "activation-memory=0.4", "-o", "s.onnx")
+    command("transform", "s.onnx", "-o", "dense.onnx")
+    assert abs(activations("dense.onnx") / activations("model.onnx") - 0.6) < 0.02
+
+
+def test_an_operator_of_the_package_is_one_rule_with_all_facts(installed: Install) -> None:
+    installed("")
+    spec.load()
+    facts = {**vars(import_module("hard_shrink").HARD_SHRINK), "name": "HardShrink"}
+    domain, rule_of_axes = facts.pop("domain"), facts.pop("axes")
+    table.rule(facts.pop("name"), domain=domain, **facts)(rule_of_axes)
+    assert [g["size"] for g in command("inspect", "model.onnx")["groups"]] == [16, 32]
+
+
+def test_every_criterion_has_its_name_in_the_types_and_the_texts() -> None:
+    assert get_args(CriterionName) == tuple(CRITERIA)
+    page = (ROOT / "docs/plans.md").read_text(encoding="utf-8")
+    listed = page.partition("`--criterion`")[2].partition("## ")[0]
+    assert all(f"`{name}`" in listed for name in CRITERIA)
+    assert all(f"``{name}``" in str(PruneOptions.__doc__) for name in CRITERIA)
 
 
 INSPECT = ("inspect", "model.onnx")
