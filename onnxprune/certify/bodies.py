@@ -101,7 +101,7 @@ def _turns(
     Returns:
         The relations of the body's outputs, and those of the states after any number of turns.
     """
-    states = [s.exact() for s in states]
+    states = [s.exact().holding(s.bounds) for s in states]  # a turn need not leave more
     for turn in range(TURNS + 1):
         for s, d, state in zip(sparse, dense, states, strict=True):
             pair.proof.note(s, d, state)

@@ -113,7 +113,7 @@ def _prove(
     """Prove that a dense model is a sparse one; enter which branches of it are the only ones possible."""
     proof = Proof(_plain(sparse), _plain(dense), kept, **access)
     proof.run()
-    branches.update(proof.sparse.sure)
+    branches.update({result: branch.sentence for result, branch in proof.sparse.sure.items()})
 
 
 def _refusal(prove: Callable[[], None]) -> Refusal | None:

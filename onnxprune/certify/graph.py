@@ -65,6 +65,21 @@ class Body:
     nodes: list[onnx.NodeProto]
 
 
+@dataclass(frozen=True)
+class SureBranch:
+    """The branch of an If without which no run ends.
+
+    Attributes:
+        condition: The tensor that chooses it.
+        name: The name of its attribute.
+        sentence: The reason, with the node that fails for all inputs in the other.
+    """
+
+    condition: str
+    name: str
+    sentence: str
+
+
 class Graph:
     """A model with the sizes of its tensors. Names are unique over the main graph and all bodies.
 
@@ -80,7 +95,7 @@ class Graph:
         values: Arrays of numbers and sizes: shape arithmetic, by name.
         main: The main graph.
         joins: The Concat nodes visited so far, by result.
-        sure: Sentences on the If nodes of which one branch alone is possible, by result.
+        sure: The If nodes of which one branch alone is possible, by result.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
 
@@ -94,7 +109,7 @@ class Graph:
         self.values: dict[str, Array] = {}
         self.bodies: dict[tuple[str, str], Body] = {}
         self.joins: dict[str, onnx.NodeProto] = {}
-        self.sure: dict[str, str] = {}
+        self.sure: dict[str, SureBranch] = {}
         self._trying = False
         self._taken: set[str] = set()
         self._main = _defined(model.graph)
@@ -173,7 +188,8 @@ class Graph:
         if len(possible) != 1:
             return None
         why = next(why for why in fails.values() if why is not None)
-        self.sure[node.output[0]] = f"If '{node.output[0]}' takes its {possible[0]}: with the other, {why}"
+        sentence = f"If '{node.output[0]}' takes its {possible[0]}: with the other, {why}"
+        self.sure[node.output[0]] = SureBranch(node.input[0], possible[0], sentence)
         return inside[possible[0]]
 
     def _failing(self, nodes: list[onnx.NodeProto]) -> Refusal | None:
@@ -334,7 +350,7 @@ class Graph:
         if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
             self.sizes[info.name] = [
                 d.dim_value
-                if d.HasField("dim_value")
+                if d.HasField("dim_value") and d.dim_value >= 0  # files from before names have -1
                 else unknown(INPUT + (d.dim_param or f"{info.name}.{k}"))
                 for k, d in enumerate(info.type.tensor_type.shape.dim)
             ]
@@ -469,6 +485,8 @@ def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
             graph.initializer.add().CopyFrom(tensor)
     large = {i.name for i in graph.input}
     graph.input.extend(i for i in model.graph.input if i.name not in large)
+    for dim in (d for i in graph.input for d in i.type.tensor_type.shape.dim if d.dim_value < 0):
+        dim.ClearField("dim_value")
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             tensor = node.attribute[0].t

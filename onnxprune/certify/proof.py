@@ -74,12 +74,24 @@ class Proof:
         """
         self._relate_inputs()
         self.walk(self.sparse_nodes, self.dense.flattened(self.dense.main))
+        self._choose_alike()
         outputs = [m.graph.output for m in self._models]
         need(self.sparse.main.outputs == self.dense.main.outputs, "the outputs have other names")
         for one, two in zip(*outputs, strict=True):
             types = one.type.tensor_type.elem_type, two.type.tensor_type.elem_type
             need(types[0] == types[1], f"output '{one.name}' is of another type")
             need(self.equal(one.name, two.name), f"output '{one.name}' is cut, or lacks a constant")
+
+    def _choose_alike(self) -> None:
+        """Show that the dense model takes the only branch of an If wherever the sparse one takes it."""
+        for result, branch in self.dense.sure.items():
+            other = self.sparse.sure.get(result)
+            if (
+                other is None
+                or other.name != branch.name
+                or not self.equal(other.condition, branch.condition)
+            ):
+                raise Refusal("another condition chooses the branch", result, "If")
 
     def walk(self, sparse: Iterable[onnx.NodeProto], dense: Iterable[onnx.NodeProto]) -> None:
         """Relate the results of the nodes of a dense graph to those of the sparse one."""

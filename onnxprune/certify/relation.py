@@ -76,8 +76,8 @@ class Relation:
         return self
 
     def holding(self, bounds: Bounds) -> Relation:
-        """Return the same relation of a tensor with other bounds."""
-        return replace(self, bounds=bounds, shares=None)
+        """Return the same relation of another tensor: nothing more is known of its elements than bounds."""
+        return replace(self, bounds=bounds, shares=None, alike={})
 
     def same_elements(self, axis: int, listed: Array) -> bool:
         """Return true if a list names elements that are equal to those of the relation."""
@@ -223,7 +223,8 @@ def taken(given: Relation, axis: int, sparse: Sequence[int], dense: Sequence[int
         bounds = bounds.moved(lambda v: v.take(sparse, axis)) if len(sparse) else unbounded(given.rank)
     sizes: list[Size] = [-1] * given.rank
     sizes[axis] = len(sparse)
-    return replace(given.exact(), bounds=bounds, lists=plainer(lists, sizes), shares=None)
+    alike = {a: number.take(sparse) if a == axis else number for a, number in given.alike.items()}
+    return replace(given.exact(), bounds=bounds, lists=plainer(lists, sizes), alike=alike, shares=None)
 
 
 def _at(indices: Sequence[int], axis: int, rank: int) -> Array:

@@ -173,3 +173,32 @@ def test_queries_of_a_group_may_be_any_of_it() -> None:
 def test_queries_of_another_group_read_other_keys() -> None:
     sparse = repeated(2, 3, [1, 2])
     assert not certify(sparse, repeated(2, 1, [1, 2])).certified
+
+
+def choice(before: str, then: str, other: str) -> onnx.ModelProto:
+    """A product with one of two matrices, of which one does not fit."""
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 2] x, bool c) => (float[1, 2] y)
+        <float[3, 2] wrong = {{1, 2, 3, 4, 5, 6}}, float[2, 2] right = {{1, 2, 3, 4}}> {{
+        k = {before} (c)
+        y = If (k) <then_branch = one () => (float[1, 2] a) {{ a = MatMul (x, {then}) }},
+                    else_branch = two () => (float[1, 2] b) {{ b = MatMul (x, {other}) }}>
+    }}"""
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize("same", ["Identity wrong right", "Identity right wrong"])
+@pytest.mark.parametrize("changed", ["Identity wrong right", "Identity right wrong", "Not wrong right"])
+def test_the_only_branch_is_taken_under_the_same_condition(same: str, changed: str) -> None:
+    """A model that fails for the inputs of the other one is not the same."""
+    found = certify(choice(*same.split()), choice(*changed.split()))
+    assert found.certified == (same == changed)
+
+
+@pytest.mark.parametrize("width", [2, -1, "w"])
+def test_a_size_of_minus_one_is_open(width: int | str) -> None:
+    """Old files have it for axes of any size: a branch that reads such an axis may run."""
+    model = choice("Identity", "wrong", "right")
+    dim = model.graph.input[0].type.tensor_type.shape.dim[1]
+    dim.CopyFrom(onnx.helper.make_tensor_type_proto(1, [width]).tensor_type.shape.dim[0])
+    assert bool(certify(model, model).branches) == (width == 2)
