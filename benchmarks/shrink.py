@@ -61,12 +61,13 @@ def by_hand(network: Network, reduction: float, minutes: float, place: Path) -> 
     session = Session(model.proto)
     suited = suggest(model, session, open_data(few, session.inputs, session.outputs))
     learnt: dict[str, Any] = {"loss": suited.loss, "metric": suited.metric, "threads": 1, "val": val}
-    learnt |= {} if suited.labelled else {"teacher": model}
-    learnt |= {} if holds_attention(model.proto) else {"optimizer": "adamw", "lr": 1e-3, "warmup": 0.05}
+    learnt |= {"original": model, "warmup": 0.05}
+    if suited.labelled or not holds_attention(model.proto):
+        learnt |= {"optimizer": "adamw", "lr": 5e-4 if holds_attention(model.proto) else 1e-3}
     start = time.monotonic()
-    Finetune({n: a[:PACE] for n, a in train.items()}, **learnt)(sparse.model)
-    epoch = (time.monotonic() - start) * len(seen) / PACE
-    left = end - time.monotonic()
+    facts = Finetune({n: a[:PACE] for n, a in train.items()}, **learnt)(sparse.model).facts
+    epoch = facts["step_s"] * len(seen) / 32
+    left = end - time.monotonic() - (time.monotonic() - start - facts["training_s"])  # it starts again
     epochs = int(left / epoch)
     print(f"# by hand: {left:.0f} s left for {epochs} epochs", flush=True)
     if not epochs:

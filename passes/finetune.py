@@ -83,7 +83,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         metric: Metric measured on it; by default one that suits the loss.
         patience: Epochs without a better score after which training ends.
         minutes: Minutes of training; no epoch begins that would end later, judged by those before. The
-            course of the step size stays that of all epochs.
+            course of the step size is that of all epochs, or that of the time where it is further.
         original: The model before pruning, for its statistics; by default the statistics noted by `prune`.
         unfold: Put folded BatchNormalization back while training: ``auto`` where the model has no
             normalisation at all, ``always`` behind every convolution that allows it, or ``never``.
@@ -302,6 +302,7 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
                 yield batch.inputs, batch.targets | (teacher.targets(batch) if teacher else {})
 
         steps = -(-data.count() // (self.batch_size * self.accumulate)) * self.epochs
+        limit = EpochLimit(exam, self.minutes)
         with task("finetune", total=steps) as progress:
             result = train(
                 student.proto,
@@ -310,8 +311,9 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
                 total_steps=steps,
                 masks=masks,
                 on_step=lambda report: _show(progress, report),
-                on_epoch=EpochLimit(exam, self.minutes),
+                on_epoch=limit,
                 checkpoints=checkpoints,
+                time_gone=limit.part,
             )
         facts = {
             "losses": list(result.losses),

@@ -7,7 +7,7 @@ default that can be changed; a form with several meanings gets the metric that h
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,10 +57,12 @@ class Suggestion:
     @property
     def labelled(self) -> bool:
         """True if the loss is learnt from labels."""
-        return self.loss == "cross-entropy"
+        return self.loss == WITH_LABELS
 
 
-_LABELLED = Suggestion("top1", "kl", "cross-entropy", "the data has labels", 0.005)
+WITH_LABELS = "0.5*cross-entropy + 0.5*distill"
+"""Loss of a classifier with labels: Hinton et al., "Distilling the knowledge in a neural network" (2015)."""
+_LABELLED = Suggestion("top1", "kl", WITH_LABELS, "the data has labels", 0.005)
 _CLASSES = Suggestion("agreement", "kl", "distill", "the data has no labels", 0.005)
 _NUMBERS = Suggestion("cosine", "cosine", "distill", "the outputs are numbers")
 _BOXES = Suggestion("detections", "detections", "distill", "the outputs are boxes")
@@ -109,7 +111,7 @@ def _without_data(outputs: Sequence[TensorSpec]) -> Suggestion:
     """Suggest by declared shapes alone: one table of classes looks like a classifier with labels to come."""
     shape = outputs[0].shape
     if len(outputs) == 1 and len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 1:
-        return Suggestion("top1", "kl", "cross-entropy", "the model looks like a classifier", 0.005)
+        return replace(_LABELLED, reason="the model looks like a classifier")
     return _CLASSES if any(o.dtype.kind == "f" and len(o.shape) >= 2 for o in outputs) else _NUMBERS
 
 

@@ -34,6 +34,7 @@ def train(
     on_step: Callable[[StepReport], None] | None = None,
     on_epoch: Callable[[int, Mapping[str, Array]], bool | None] | None = None,
     checkpoints: Checkpoints | None = None,
+    time_gone: Callable[[], float] | None = None,
 ) -> TrainResult:
     """Train a model.
 
@@ -54,6 +55,8 @@ def train(
         on_epoch: Called after every epoch with the tensors trained so far, as `TrainResult.weights`; True
             ends the training.
         checkpoints: Checkpoints to write, and to go on from.
+        time_gone: Function that returns the fraction of a time limit that is gone. Where the steps lag behind
+            it the learning rate follows it, so that it ends low; the result then depends on the clock.
 
     Returns:
         The trained tensors and the observations of the run.
@@ -75,7 +78,7 @@ def train(
     with Worker(job.engine) as worker:
         worker.send("load", job.fields, job.arrays)
         worker.receive("ready")
-        run = TrainingRun(job, worker, settings, total_steps, on_step, checkpoints)
+        run = TrainingRun(job, worker, settings, total_steps, on_step, checkpoints, time_gone)
         if state is not None:
             run.restore(state)
         for epoch in range(start, settings.epochs):

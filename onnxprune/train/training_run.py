@@ -44,6 +44,7 @@ class TrainingRun:
         total_steps: Steps the schedule is laid out for.
         on_step: Called after every step.
         checkpoints: Checkpoints to write.
+        time_gone: Function that returns the fraction of the time that is gone.
 
     Attributes:
         weights: The tensors trained so far, after every epoch.
@@ -57,9 +58,11 @@ class TrainingRun:
         total_steps: int,
         on_step: Callable[[StepReport], None] | None,
         checkpoints: Checkpoints | None,
+        time_gone: Callable[[], float] | None = None,
     ) -> None:
         self._job, self._worker, self._settings = job, worker, settings
         self._total_steps, self._on_step, self._checkpoints = total_steps, on_step, checkpoints
+        self._time_gone = time_gone or (lambda: 0.0)
         self._sent, self._steps, self._went_back, self._seconds = 0, 0, 0, 0.0
         self._losses: list[float] = []
         self._paces: deque[float] = deque(maxlen=_PACES)
@@ -133,11 +136,16 @@ class TrainingRun:
         for index, batch in enumerate(group, 1):
             arrays, samples = self._job.batch(batch)
             last = index == len(group)
-            rate = self._settings.learning_rate_at(self._sent, self._total_steps) if last else None
+            rate = self._rate() if last else None
             self._worker.send("step", {"learning_rate": rate}, arrays)
             sizes.append(samples)
         self._sent += 1
         return _Step(self._sent, sizes)
+
+    def _rate(self) -> float:
+        """Return the step size: of the steps, or of the time where that is further."""
+        due = int(self._time_gone() * self._total_steps)
+        return self._settings.learning_rate_at(max(self._sent, due), self._total_steps)
 
     def _report(self, epoch: int, step: _Step) -> StepReport:
         """Wait for a step to end."""

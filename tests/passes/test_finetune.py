@@ -29,6 +29,7 @@ from onnxprune.evaluate.data import open_data
 from onnxprune.evaluate.metrics import get_metric
 from onnxprune.ir import Model, load
 from onnxprune.passes import Finetune, Prune, Transform
+from onnxprune.passes import finetune as finetune_module
 from onnxprune.runtime import Session
 from onnxprune.train.losses import LOSSES
 from onnxprune.train.settings import Loss
@@ -268,6 +269,16 @@ def test_training_ends_before_the_epoch_that_would_take_too_long():
         Finetune(striped(), minutes=9.0, **how | {"epochs": 2})(Model(network())).facts["steps"]
         > facts["steps"]
     )
+
+
+def test_the_step_size_ends_low_where_the_time_ends_the_training(monkeypatch):
+    rates = []
+    monkeypatch.setattr(finetune_module, "_show", lambda _, report: rates.append(report.learning_rate))
+    how = {"epochs": 10_000, "lr": 1e-6, "unfold": "never", "threads": 1, "minutes": 0.02}
+    Finetune(striped(), **how)(Model(network()))
+    assert rates[0] > 0.5e-6
+    assert rates[-1] < 0.2e-6
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_samples_are_drawn_from_all_of_the_data():

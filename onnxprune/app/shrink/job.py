@@ -113,7 +113,8 @@ class _Job:
 
     def run(self, finish: bool = True) -> tuple[Facts, MissedError | None]:
         """Do the steps of the recipe that are missing; return the facts, and the error of a missed floor."""
-        limits = TimeLimits(train_s=max(self.left_s / self.rounds, 1.0))
+        answers = float(self.notes.get("answers_s", 0.0))
+        limits = TimeLimits(train_s=max(self.left_s / self.rounds - answers, 1.0))
         try:
             return run(
                 self.recipe(self.notes.get("epochs", 0)), self._relay, limits=limits, finish=finish
@@ -371,9 +372,10 @@ def _decide_training(job: _Job, facts: Facts) -> None:
     job.notes.setdefault("epochs", 0)
     if job.left_s and "untrained" not in job.notes:
         epoch_s = job.notes.get("epoch_s") or _epoch_seconds(job, facts)
-        free = job.left_s - job.rounds * _answers_s(job)
+        job.notes["answers_s"] = _answers_s(job)
+        free = job.left_s - job.rounds * job.notes["answers_s"]
         fitting = max(0.0, _TRAIN_SHARE * free / job.rounds / max(epoch_s, 1e-9))
-        job.notes["epochs"] = int(min(MOST_EPOCHS, fitting))
+        job.notes["epochs"] = round(min(MOST_EPOCHS, fitting)) if fitting >= 1 else 0
         if _LEAST_PART <= fitting < 1:
             data = RecipeData(job.recipe(1), job.model, job.threads).dataset("train")
             job.notes |= {"epochs": 1, "samples": max(1, int(fitting * data.count()))}

@@ -32,11 +32,13 @@ HOLD_BACK = 0.2
 ANA_SAMPLES, REPAIR_SAMPLES = 512, 512
 RISING = (0.3, 0.5, 0.65, 0.8)
 """Reductions that are tried, one from the other, where the quality is the limit."""
-PATIENCE = 3
+PATIENCE = 10
 """Epochs without a better score after which training ends, or half of all: the last ones gain most."""
 _STEPS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 1e-3}
 _STEPS_ATTENTION: Mapping[str, Any] = {"optimizer": "sgd", "lr": 0.02}
-"""Optimisers with their peak step sizes, without and with attention or normalisation over the last axis."""
+_STEPS_LABELS: Mapping[str, Any] = {"optimizer": "adamw", "lr": 5e-4}
+"""Optimisers with their peak step sizes: without attention or normalisation over the last axis, with them,
+and with them where labels are learnt from (docs/choosing.md, "Training, measured")."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,11 @@ class Outlook:
         """Look at a model and at the first of its samples."""
         session = Session(model.proto)
         dataset = open_data(data, session.inputs, session.outputs)
+        suited = suggest(model, session, dataset)
+        with_attention = _STEPS_LABELS if suited.labelled else _STEPS_ATTENTION
         return cls(
-            suited=suggest(model, session, dataset),
-            steps=_STEPS_ATTENTION if holds_attention(model.proto) else _STEPS,
+            suited=suited,
+            steps=with_attention if holds_attention(model.proto) else _STEPS,
             samples=dataset.samples,
         )
 

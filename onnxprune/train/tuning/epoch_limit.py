@@ -1,4 +1,4 @@
-"""Time limit of training, checked between epochs."""
+"""Time limit of training, checked between epochs, and followed by the step size."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ class EpochLimit:
         self._judge = judge
         self._seconds = math.inf if minutes is None else 60 * minutes
         self._start, self._done = time.monotonic(), 0
+        self._began: float | None = None
+
+    def part(self) -> float:
+        """Return the fraction of the time that is gone since the first call; 0 without a limit."""
+        now, end = time.monotonic(), self._start + self._seconds
+        self._began = now if self._began is None else self._began
+        return (now - self._began) / max(end - self._began, 1e-9)
 
     def __call__(self, epoch: int, weights: Mapping[str, Array]) -> bool:
         """Judge the weights of an epoch; return whether to stop.
@@ -33,5 +40,5 @@ class EpochLimit:
         """
         enough = self._judge is not None and bool(self._judge(epoch, weights))
         self._done += 1
-        taken = time.monotonic() - self._start
-        return enough or taken * (1 + 1 / self._done) > self._seconds
+        now, began = time.monotonic(), self._start if self._began is None else self._began
+        return enough or now + (now - began) / self._done > self._start + self._seconds

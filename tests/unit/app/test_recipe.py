@@ -141,7 +141,7 @@ def test_a_drafted_recipe_is_one_and_explains_every_key(tmp_path):
     recipe = read_recipe(path)
     assert recipe.model == str(tmp_path / "net.onnx")
     assert recipe.shapes == {"image": (1, 1, 8, 8)}
-    assert (recipe.metric, recipe.finetune.loss) == ("top1", "cross-entropy")
+    assert (recipe.metric, recipe.finetune.loss) == ("top1", "0.5*cross-entropy + 0.5*distill")
     assert facts["groups"] == len(channels.groups)
     keys = [
         key

@@ -39,7 +39,8 @@ def wanted(place, data: str = "labelled", **options) -> ShrinkOptions:
 
 
 def test_labels_are_learnt_from_where_there_are_some(place):
-    for data, metric, loss in (("labelled", "top1", "cross-entropy"), ("bare", "agreement", "distill")):
+    both = "0.5*cross-entropy + 0.5*distill"
+    for data, metric, loss in (("labelled", "top1", both), ("bare", "agreement", "distill")):
         asked = wanted(place, data)
         outlook = recipe_choice.Outlook.on(load(asked.model), asked.data)
         recipe = recipe_choice.recipe_for(asked, outlook, 3, True)

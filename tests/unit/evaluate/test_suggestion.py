@@ -79,7 +79,7 @@ CASES = {
     "labels": (
         LAYER,
         {"x": floats(COUNT, 3), "labels": RANDOM.integers(0, 3, COUNT)},
-        ("top1", "cross-entropy"),
+        ("top1", "0.5*cross-entropy + 0.5*distill"),
     ),
     "classes": (LAYER, {"x": floats(COUNT, 3)}, ("agreement", "distill")),
     "segmentation": (SOFTMAX, {"x": floats(COUNT, 3, 4, 4)}, ("agreement", "distill")),
