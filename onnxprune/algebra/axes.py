@@ -474,6 +474,11 @@ def kept_fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction | None:
     return math.prod(known, start=Fraction(1)) if len(known) == len(fractions) else None
 
 
+def is_counted(dim: Dim) -> bool:
+    """Return whether the sizes of all parts of an axis are numbers: then the place of each is known."""
+    return all(isinstance(factor.size, int) for factor in factors(dim))
+
+
 def shrinks_evenly(dim: Dim) -> bool:
     """Return whether the fraction of an axis that remains never depends on the input."""
     dim = resolve(dim)

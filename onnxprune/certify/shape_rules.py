@@ -90,6 +90,8 @@ def slices(graph: Graph, node: onnx.NodeProto) -> list[tuple[int, Any, Any, Any]
         raise KeyError(node.input[0])
     axes = graph.listed(node, "axes", 3) or list(range(len(starts)))
     steps = (graph.integers(node.input[4]) if graph.has(node, 4) else None) or [1] * len(starts)
+    if any(is_natural(end) and not is_natural(step) for end, step in zip(ends, steps, strict=True)):
+        raise KeyError("an end that runtimes may read as the start of the axis")
     return [
         (placed(axis, rank), start, end, step)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from helpers import Net
 from onnx import TensorProto, helper
 
 from onnxprune.algebra.sizes.algebra import number_of
@@ -215,3 +216,21 @@ def test_losses(operator: str, reduction: str) -> None:
     }
     feeds = {"x": np.zeros((2, 3, 5), np.float32), "t": np.zeros((2, 5), np.int64)}
     assert_as_run(model(node, inputs, made, opset=17), feeds, {"N": 2, "L": 5})
+
+
+LIMITS = [0, 2, 5, -1, -3, -9, 2**31 - 1, 2**63 - 1, -(2**31), -(2**63)]
+"""Bounds of a Slice: of three elements, beyond them, and those that stand for the end of the axis."""
+
+
+@pytest.mark.parametrize("step", [1, 2, -1, -3])
+def test_a_slice_of_sizes_has_the_elements_that_a_run_has(step: int) -> None:
+    for start, end in itertools.product(LIMITS, LIMITS):
+        net = Net()
+        cut = [net.const(np.array([number])) for number in (start, end, 0, step)]
+        y = net.op("Slice", net.op("Shape", net.input("x", ["n", "m", "k"])), *cut)
+        proto = net.proto(y)
+        proto.graph.output[0].type.tensor_type.ClearField("shape")
+        (expected,) = Session(proto, optimize=False).run({"x": np.zeros((3, 5, 7), np.float32)}).values()
+        found = infer_sizes(proto)
+        numbers = [int(number_of(size, {"n": 3, "m": 5, "k": 7})) for size in found.values[y]]
+        assert (found.shapes[y], numbers) == (expected.shape, expected.tolist()), (start, end)

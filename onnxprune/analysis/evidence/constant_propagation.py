@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, resolve
+from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, is_counted, resolve
 from onnxprune.analysis.groups.weight_values import mask_values
 from onnxprune.errors import UNEXPECTED
 from onnxprune.ir import attributes
@@ -138,7 +138,7 @@ class Constants:
         """Return at which channels a flag holds at all places along one axis."""
         dim = self.typing.axes[name][axis]
         lines = np.moveaxis(holds, axis, 0).reshape(holds.shape[axis], -1)
-        if not isinstance(dim.size, int):  # channels merged with an open axis: known only where all are alike
+        if not is_counted(dim):  # channels merged with an open axis: known only where all are alike
             return np.full(factor.count, len(lines) == 1 and bool(lines.all()))
         fails = np.broadcast_to(~np.all(lines, axis=1), (dim.count,))
         return channels_where(~fails, channels_on(dim, factor), factor)
@@ -147,8 +147,9 @@ class Constants:
         node = self.typing.nodes[index]
         for linear in self.typing.linear.get(index, ()):
             weights = self.of(node.input[linear.weights]) if linear.is_plain else None
-            if weights is not None and not np.isnan(weights).any():
-                shape = [dim.count for dim in self.typing.axes_of(node.input[linear.weights])]
+            dims = self.typing.axes_of(node.input[linear.weights])
+            if weights is not None and not np.isnan(weights).any() and all(map(is_counted, dims)):
+                shape = [dim.count for dim in dims]
                 return Matrices.of(linear, np.broadcast_to(weights, shape))
         return None
 

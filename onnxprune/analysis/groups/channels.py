@@ -19,6 +19,7 @@ from onnxprune.algebra.axes import (
     Product,
     block,
     factors,
+    is_counted,
     kept_indices,
     resolve,
     shrinks_evenly,
@@ -340,8 +341,7 @@ def _block_unplaced_parts(typing: Typing) -> None:
             if name not in typing.model.constants:
                 continue
             for dim in typing.axes.get(name, ()):
-                parts = factors(dim)
-                if len(parts) > 1 and not all(isinstance(part.size, int) for part in parts):
+                if not is_counted(dim):
                     _block_free(typing, index, dim, reason)
 
 

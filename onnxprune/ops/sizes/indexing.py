@@ -107,7 +107,7 @@ def slice_(node: SizedNode) -> None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         at = node.axis(axis, len(shape))
         sizes[at] = slice_size(shape[at], start, end, step)
-        cuts[at] = _cut(start, end, step)
+        cuts[at] = _cut(shape[at], start, end, step)
     value = node.known(0)
     whole = value is not None and all(cut is not None for cut in cuts)
     node.put(0, sizes, None, value[tuple(cuts)] if value is not None and whole else None)
@@ -128,10 +128,14 @@ def _limits(
     return first, last, axes, steps
 
 
-def _cut(start: Value, end: Value, step: int) -> slice | None:
-    if not isinstance(start, int) or not isinstance(end, int):
+def _cut(size: Extent, start: Value, end: Value, step: int) -> slice | None:
+    """Return the elements that a Slice takes of an axis, ``None`` where they are not known."""
+    count = slice_size(size, start, end, step)
+    if not (isinstance(size, int) and isinstance(start, int) and isinstance(count, int)):
         return None
-    return slice(start, None if end <= -_FAR else end, step)
+    first = min(max(start + size if start < 0 else start, 0), size - (step < 0))
+    last = first + step * count
+    return slice(first, last if last >= 0 else None, step)
 
 
 def slice_size(size: Extent, start: Value, end: Value, step: int) -> Value:

@@ -404,3 +404,18 @@ def test_a_product_of_two_constants_keeps_its_channels() -> None:
         Session(given.proto).run(feeds).values(), Session(dense.proto).run(feeds).values(), strict=True
     ):
         np.testing.assert_allclose(made, expected, rtol=1e-5)
+
+
+def test_constants_stay_before_an_axis_that_parts_of_open_size_make_up() -> None:
+    """The products are contracted with old and new rows: six together, how many of each is open."""
+    net = Net()
+    columns, biases = net.random.normal(size=(5, 4)).astype(np.float32), np.full(4, 0.5, np.float32)
+    columns[:, 1] = 0
+    x = net.op("MatMul", net.input("x", ["b", 5]), net.const(columns))
+    x = net.relu(net.op("Add", x, net.const(biases)))
+    rows = net.op("Concat", net.input("old", ["p", 3]), net.input("new", ["s", 3]), axis=0)
+    x = net.op("MatMul", x, net.weight(4, 6))
+    model = net.model(net.op("MatMul", net.op("Add", x, net.vector(6)), rows))
+    evidence = find_evidence(find_channels(model))
+    assert not evidence.removed
+    folded(evidence)
