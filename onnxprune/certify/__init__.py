@@ -17,7 +17,7 @@ relation     which elements of a sparse tensor a dense one holds
 reshaping    the same through Reshape
 constants    dense constants compared with the kept elements of sparse ones
 pair         two nodes; the table of rules
-elementwise, moves, windows, reductions, products, einsum, recurrent, bodies    the rules
+elementwise, moves, windows, reductions, products, einsum, quantised, recurrent, bodies    the rules
 proof        relations from the inputs to the outputs
 verdict      the result
 certificate  the hints in a file

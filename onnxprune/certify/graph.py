@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 from onnxprune.certify import known_values
 from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.joined_parts import read_in_part
+from onnxprune.certify.merged_axes import read_unmerged
 from onnxprune.certify.refusal import Impossible, Refusal, need
 from onnxprune.certify.shape_rules import SHAPES
 from onnxprune.certify.size_products import INPUT, Size, size_of, unknown
@@ -95,6 +96,7 @@ class Graph:
         values: Arrays of numbers and sizes: shape arithmetic, by name.
         main: The main graph.
         joins: The Concat nodes visited so far, by result.
+        moves: The Reshape and Transpose nodes visited so far, by result.
         sure: The If nodes of which one branch alone is possible, by result.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
@@ -109,6 +111,7 @@ class Graph:
         self.values: dict[str, Array] = {}
         self.bodies: dict[tuple[str, str], Body] = {}
         self.joins: dict[str, onnx.NodeProto] = {}
+        self.moves: dict[str, onnx.NodeProto] = {}
         self.sure: dict[str, SureBranch] = {}
         self._trying = False
         self._taken: set[str] = set()
@@ -159,8 +162,9 @@ class Graph:
             if taken is None:
                 read = read_in_part(self, node)
                 self.visit(read)
-                if node.op_type == "Concat" and node.domain in STANDARD:
-                    self.joins[node.output[0]] = node
+                if node.domain in STANDARD:
+                    self._note_move(node)
+                    read = read_unmerged(self, read)
                 yield read
             else:
                 yield from self.flattened(_inlined(node, taken))
@@ -172,6 +176,12 @@ class Graph:
         if value is None or value.size != 1 or not isinstance(value.ravel()[0], bool | np.bool_):
             return None
         return self.bodies[node.output[0], "then_branch" if value.ravel()[0] else "else_branch"]
+
+    def _note_move(self, node: onnx.NodeProto) -> None:
+        if node.op_type == "Concat":
+            self.joins[node.output[0]] = node
+        if node.op_type in ("Reshape", "Transpose"):
+            self.moves[node.output[0]] = node
 
     def _only_branch(self, node: onnx.NodeProto, around: Body, place: int) -> Body | None:
         """Return the branch of an If whose other branch leads to a node that no run passes; or none."""
@@ -300,7 +310,7 @@ class Graph:
 
     def _facts(self) -> dict[str, Any]:
         """Return copies of all that is known of tensors, by the names of the attributes."""
-        names = ("constants", "folded", "sizes", "values", "joins", "sure", "_taken")
+        names = ("constants", "folded", "sizes", "values", "joins", "moves", "sure", "_taken")
         return {name: getattr(self, name).copy() for name in names}
 
     # --- reading -------------------------------------------------------------------------------------------

@@ -426,10 +426,32 @@ def _layer(pair: NodePair, turn: Sequence[bool]) -> Relation:
     if turn[0]:
         x = transposed(x, [1, 0])
     last = x.rank - 1
-    listed, bounds = x.lists.get(last), x.bounds
-    others = {a: m for a, m in x.lists.items() if a != last}
+    listed = x.lists.get(last)
     if last in x.free or (listed is not None and listed.size != listed.shape[last]):
         return _general_product(pair, turn)
+    one, two = (c.T if turn[1] else c for c in pair.constant(1))
+    sizes = [pair.sizes(0)[k][0 if turn[0] else -1] for k in (0, 1)]
+    need(sizes == [len(one), len(two)], "matrices of other sizes")
+    kept = hints.get(0 if turn[1] else 1)
+    kept = kept.T if kept is not None and turn[1] else kept
+    return layer_over_last(pair, x, (one, two), kept)
+
+
+def layer_over_last(
+    pair: NodePair, x: Relation, weights: tuple[Array, Array], kept: Array | None = None
+) -> Relation:
+    """Return the relation of a product with a matrix over the last axis.
+
+    Args:
+        pair: The nodes; the weights are made of their operand 1.
+        x: The relation of the inputs.
+        weights: The sparse and the dense matrix, ``[inputs, outputs]``.
+        kept: The kept outputs by the certificate, ``[1, outputs]``.
+    """
+    last, listed, bounds = x.rank - 1, x.lists.get(x.rank - 1), x.bounds
+    others = {a: m for a, m in x.lists.items() if a != last}
+    need(listed is None or listed.size == listed.shape[last], "other inputs in each row")
+    need(last not in x.free, "a sum over inputs that do not vary")
     need(
         all(m.shape[last] == 1 for m in others.values()),
         "other axes are cut differently along the one summed over",
@@ -438,14 +460,8 @@ def _layer(pair: NodePair, turn: Sequence[bool]) -> Relation:
         bounds = bounds.squashed(axis)
     lists = {} if listed is None else {1: listed.reshape(1, -1)}
     inputs = Relation(2, bounds.moved(lambda v: v.reshape(1, -1)), lists)
-
-    def form(weights: Array) -> Array:
-        return (weights if turn[1] else weights.T)[None, :, :, None]
-
-    one, two = (form(c) for c in pair.constant(1))
-    sizes = [pair.sizes(0)[k][0 if turn[0] else -1] for k in (0, 1)]
-    need(sizes == [one.shape[2], two.shape[2]], "matrices of other sizes")
-    formed = {1: form(m)} if (m := hints.get(0 if turn[1] else 1)) is not None else {}
+    one, two = (w.T[None, :, :, None] for w in weights)
+    formed = {} if kept is None else {1: kept.T[None, :, :, None]}
     made = Layer(inputs, one, two, formed, folded=pair.is_folded(1)).related()
     need(0 not in made.lists, "groups")
     shape = [-1 if a == last else 1 for a in range(x.rank)]

@@ -125,6 +125,12 @@ def dropout(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     return [graph.sizes[node.input[0]]] * len(node.output)
 
 
+@rule("DynamicQuantizeLinear")
+def dynamic_quantisation(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """The elements, one scale and one zero point."""
+    return [graph.sizes[node.input[0]], [], []]
+
+
 @rule("BatchNormalization")
 def batch_normalization(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """The first result is of the size of the operand."""
@@ -159,7 +165,7 @@ def windows(graph: Graph, node: onnx.NodeProto, sizes: Sequence[Size]) -> Sizes:
     return made
 
 
-@rule("Conv")
+@rule("Conv", "ConvInteger")
 def conv(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """``X[n c …] W[o …] → Y[n o …]``."""
     x, w = (graph.sizes[i] for i in node.input[:2])
@@ -339,10 +345,10 @@ def gather_elements(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     return [graph.sizes[node.input[1]]]
 
 
-@rule("MatMul")
+@rule("MatMul", "MatMulInteger")
 def matmul(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """``A[… m k] B[… k n] → Y[… m n]``."""
-    x, y = (graph.sizes[i] for i in node.input)
+    x, y = (graph.sizes[i] for i in node.input[:2])
     if min(len(x), len(y)) < 2:
         return []
     numbers = [s for s in (x[-1], y[-2]) if isinstance(s, int)]

@@ -220,3 +220,48 @@ def branch_that_sizes_allow() -> onnx.ModelProto:
         hidden_size=10,
     )
     return net.proto(net.linear(net.squeeze(last, 0), 4))
+
+
+@network
+def heads_merged_with_the_batch() -> onnx.ModelProto:
+    """Dynamo's attention: keys are turned in a tensor whose first axis is batch times heads."""
+    net = Net()
+    x = net.input("x", ["batch", "places", WIDTH])
+    q, k, v = heads(net, x), heads(net, x), heads(net, x)
+    shape = net.op("Shape", k)
+    ends = [
+        net.op("Slice", shape, net.ints(a), net.ints(b), net.ints(0)) for a, b in ((0, 2), (2, 3), (3, 4))
+    ]
+    merged = net.op("Reshape", k, net.concat(net.ints(-1), ends[1], ends[2], axis=0))
+    turned = net.transpose(net.sized(merged, ["merged", "places", 8]), 0, 2, 1)
+    k = net.op("Reshape", turned, net.concat(ends[0], ends[2], ends[1], axis=0))
+    net.sized(k, ["batch", HEADS, 8, "places"])
+    y = net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
+    y = net.linear(net.reshape(net.transpose(y, 0, 2, 1, 3), 0, 0, WIDTH), WIDTH)
+    return net.proto(net.linear(net.add(x, y), 5))
+
+
+def quantised(net: Net, x: str, weights: np.ndarray, kind: str, bias: str = "", **how: object) -> str:
+    """A product of integers as dynamic quantisation writes it: scales of the input are found in the run."""
+    numbers, scale, zero = net.ops("DynamicQuantizeLinear", x, outputs=3)
+    columns = tuple(range(weights.ndim - 1)) if kind == "MatMulInteger" else tuple(range(1, weights.ndim))
+    step = np.abs(weights).max(axis=columns if kind == "MatMulInteger" else None) / 127
+    whole = np.round(weights / step).astype(np.int8)
+    points = net.const(np.zeros(step.shape, np.int8))
+    y = net.op("Cast", net.op(kind, numbers, net.const(whole), zero, points, **how), to=FLOAT)
+    y = net.mul(y, net.mul(scale, net.const(np.asarray(step, np.float32))))
+    return net.add(y, bias) if bias else y
+
+
+@network
+def products_of_integers() -> onnx.ModelProto:
+    """Dynamic quantisation: two convolutions and two matrices of eight bits."""
+    net = Net()
+    x = net.input("x", ["N", 3, 10, 10])
+    for inputs, outputs in ((3, 16), (16, 12)):
+        drawn = net.random.normal(size=(outputs, inputs, 3, 3)) * 0.3
+        bias = net.const(net.random.uniform(-0.5, 0.5, (1, outputs, 1, 1)))
+        x = net.relu(quantised(net, x, drawn, "ConvInteger", bias, kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+    x = net.op("Flatten", net.gap(x))
+    x = net.relu(quantised(net, x, net.random.normal(size=(12, 20)), "MatMulInteger", net.vector(20)))
+    return net.proto(quantised(net, x, net.random.normal(size=(20, 5)), "MatMulInteger", net.vector(5)))

@@ -202,3 +202,50 @@ def test_a_size_of_minus_one_is_open(width: int | str) -> None:
     dim = model.graph.input[0].type.tensor_type.shape.dim[1]
     dim.CopyFrom(onnx.helper.make_tensor_type_proto(1, [width]).tensor_type.shape.dim[0])
     assert bool(certify(model, model).branches) == (width == 2)
+
+
+# --- integers ----------------------------------------------------------------------------------------------
+
+
+def integers(kept: list[int], bias: float, remaining: list[int]) -> onnx.ModelProto:
+    """Six hidden channels, quantised in the run; those that are not kept are their bias alone."""
+    drawn = np.random.default_rng(0)
+    alive = np.isin(np.arange(6), kept)
+    values = {
+        "w": np.where(alive, drawn.normal(size=(4, 6)), 0).astype(np.float32)[:, remaining],
+        "b": np.where(alive, drawn.normal(size=6), bias).astype(np.float32)[remaining],
+        "v": drawn.integers(-9, 9, (6, 3)).astype(np.int8)[remaining],
+    }
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[n,4] x) => (float[n,3] y) {
+        p = MatMul (x, w)
+        h = Add (p, b)
+        q, scale, zero = DynamicQuantizeLinear (h)
+        z = MatMulInteger (q, v, zero)
+        f = Cast <to = 1> (z)
+        y = Mul (f, scale)
+    }""")
+    for name, value in values.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return model
+
+
+def test_channels_that_are_zero_do_not_change_the_scale() -> None:
+    assert certify(integers([0, 2, 5], 0.0, list(range(6))), integers([0, 2, 5], 0.0, [0, 2, 5])).said == ""
+
+
+def test_channels_that_are_constant_change_the_scale() -> None:
+    found = certify(integers([0, 2, 5], 3.0, list(range(6))), integers([0, 2, 5], 3.0, [0, 2, 5]))
+    assert found.operator == "DynamicQuantizeLinear"
+
+
+def test_weights_that_are_the_zero_point_are_zero() -> None:
+    original = integers(list(range(6)), 0.0, list(range(6)))
+    sparse, other = (integers(list(range(6)), 0.0, list(range(6))) for _ in range(2))
+    for model, number in ((sparse, 0), (other, 7)):
+        weights = next(t for t in model.graph.initializer if t.name == "v")
+        values = onnx.numpy_helper.to_array(weights).copy()
+        values[3] = number
+        weights.CopyFrom(onnx.numpy_helper.from_array(values, "v"))
+    assert certify(sparse, sparse, original=original).certified
+    assert certify(other, other, original=original).step == "sparse"
