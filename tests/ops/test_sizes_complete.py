@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from onnxprune.algebra.sizes.algebra import number_of
 from onnxprune.analysis.sizes import infer_sizes
+from onnxprune.errors import ModelError
 from onnxprune.ops.spec import SPECS, load
 from onnxprune.runtime import Session
 
@@ -234,3 +235,16 @@ def test_a_slice_of_sizes_has_the_elements_that_a_run_has(step: int) -> None:
         found = infer_sizes(proto)
         numbers = [int(number_of(size, {"n": 3, "m": 5, "k": 7})) for size in found.values[y]]
         assert (found.shapes[y], numbers) == (expected.shape, expected.tolist()), (start, end)
+
+
+@pytest.mark.parametrize("operator", ["Slice", "Split", "TopK", "Pad", "Unsqueeze", "Reshape", "Tile"])
+def test_lists_of_floats_are_refused(operator: str) -> None:
+    """No runtime takes bounds, axes, borders, sizes or counts that are no integers."""
+    net = Net()
+    x, floats = net.input("x", [2, 2]), net.const(np.array([1.0], np.float32))
+    operands = [x, floats, net.ints(1)] if operator == "Slice" else [x, floats]
+    node = helper.make_node(operator, operands, ["y", *(["z"] if operator == "TopK" else [])])
+    net.nodes.append(node)
+    net.types["y"] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
+    with pytest.raises(ModelError, match="lists numbers of type float, not integers"):
+        infer_sizes(net.proto("y"))

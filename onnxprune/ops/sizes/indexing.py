@@ -119,7 +119,7 @@ def _limits(
     if node.opset < 10:
         starts, ends = list(node.attribute("starts", ())), list(node.attribute("ends", ()))
         return starts, ends, list(node.attribute("axes", range(len(starts)))), [1] * len(starts)
-    first, last = node.elements(1), node.elements(2)
+    first, last = node.target(1), node.target(2)
     count = next((len(x) for x in (first, last) if x is not None), node.length(1))
     axes = node.numbers(3) if node.has(3) else None if count is None else list(range(count))
     steps = node.numbers(4) if node.has(4) else None if count is None else [1] * count
@@ -167,7 +167,7 @@ def top_k(node: SizedNode) -> None:
         node.put(1, None, INT64)
         return
     axis = node.axis(node.attribute("axis", -1), len(shape))
-    listed = [node.attribute("k")] if node.attribute("k") is not None else node.elements(1)
+    listed = [node.attribute("k")] if node.attribute("k") is not None else node.target(1)
     count: Extent = node.fresh(0, axis) if not listed else node.nonnegative(listed[0], 0, axis)
     if not is_unknown(count):
         node.need_nonnegative(shape[axis] - count, f"as many elements along axis {axis} as are taken")

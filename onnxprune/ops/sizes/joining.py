@@ -100,7 +100,7 @@ def _parts(node: SizedNode, size: Extent, axis: int) -> Sequence[Value]:
     count = len(node.outputs)
     listed: Sequence[Value] | None = node.attribute("split")
     if listed is None and node.has(1):
-        listed = node.elements(1)
+        listed = node.target(1)
         if listed is None:
             listed = [node.fresh(k, axis) for k in range(count)]
     if listed is not None:

@@ -19,7 +19,7 @@ from onnxprune.algebra.sizes.algebra import (
     stretched,
 )
 from onnxprune.algebra.sizes.facts import ContradictionError
-from onnxprune.algebra.sizes.tensors import FEW, INTEGERS, SMALL, Shape, Values, each, filled, plain
+from onnxprune.algebra.sizes.tensors import BOOL, FEW, INTEGERS, SMALL, Shape, Values, each, filled, plain
 from onnxprune.ir import attributes, label
 
 if TYPE_CHECKING:
@@ -119,21 +119,29 @@ class SizedNode:
         return None if found is None else list(found.ravel())
 
     def target(self, place: int) -> list[Value] | None:
-        """Return the sizes that an operand lists.
+        """Return the sizes, bounds or counts that an operand lists.
 
         Raises:
             ContradictionError: It is of another type than integers.
         """
-        kind = self.kind(place)
-        if kind is not None and kind not in INTEGERS:
-            name = onnx.TensorProto.DataType.Name(kind).lower()
-            raise ContradictionError(f"sizes are listed as {name}, not as integers")
+        self._check_integers(place)
         return self.elements(place)
 
     def numbers(self, place: int) -> list[int] | None:
-        """Return the elements of an integer operand if all are plain numbers."""
+        """Return the elements of an integer operand if all are plain numbers.
+
+        Raises:
+            ContradictionError: It is of another type than integers or truth values.
+        """
+        self._check_integers(place, BOOL)
         found = self.known(place)
         return None if found is None else plain(found.ravel())
+
+    def _check_integers(self, place: int, *others: int) -> None:
+        kind = self.kind(place)
+        if kind is not None and kind not in (*INTEGERS, *others):
+            name = onnx.TensorProto.DataType.Name(kind).lower()
+            raise ContradictionError(f"operand {place + 1} lists numbers of type {name}, not integers")
 
     def length(self, place: int) -> int | None:
         """Return the number of elements of an operand of one axis, where that is a plain number."""

@@ -44,7 +44,7 @@ def pad(node: SizedNode) -> None:
 def _borders(node: SizedNode) -> list[Value] | None:
     if node.opset < 11 and not node.proto.domain:
         return list(node.attribute("pads") or node.attribute("paddings") or ())
-    return node.elements(1)
+    return node.target(1)
 
 
 def _padded(node: SizedNode, borders: list[int] | None, axes: Sequence[int]) -> Values | None:
