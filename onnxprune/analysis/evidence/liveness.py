@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import Dim, Factor, factors, resolve
+from onnxprune.algebra.axes import Dim, Factor, factors, is_counted, resolve
 from onnxprune.analysis.evidence.constant_propagation import (
     Constants,
     Mask,
@@ -203,8 +203,8 @@ class _Search:
         """Return at which channels one of the operands of a sum is zero, in its remaining elements."""
         zero, axes = np.zeros(factor.count, bool), self.channels.typing.axes
         for name in contraction.tensors:
-            fixed = [k for k, dim in enumerate(axes[name]) if isinstance(dim.size, int)]
-            remaining = {k: self._remaining(name, k, factor) for k in fixed}
+            cut = [k for k, dim in enumerate(axes[name]) if is_counted(dim) and self._loses(dim)]
+            remaining = {k: self._remaining(name, k, factor) for k in cut}
             summed = [k for k, d in enumerate(axes[name]) if resolve(d) == resolve(contraction.dim)]
             if contraction.axis is not None and name == contraction.tensors[0]:
                 summed = [contraction.axis]
@@ -219,6 +219,10 @@ class _Search:
         rows = self._remaining(result, linear.result_axis)
         read: Mask = np.any(reads & rows.reshape(len(reads), -1, 1), axis=1).reshape(-1)
         return read
+
+    def _loses(self, dim: Dim) -> bool:
+        """Return whether an axis has lost elements so far."""
+        return any(factor in self.gone and self.gone[factor].any() for factor in factors(dim))
 
     def _remaining(self, name: str, axis: int, besides: Factor | None = None) -> Mask:
         """Return which indices of an axis remain after the removals so far, channels of one factor aside."""

@@ -419,3 +419,12 @@ def test_constants_stay_before_an_axis_that_parts_of_open_size_make_up() -> None
     evidence = find_evidence(find_channels(model))
     assert not evidence.removed
     folded(evidence)
+
+
+def test_long_axes_without_channels_are_not_listed() -> None:
+    net = Net()
+    columns = net.random.normal(size=(5, 4)).astype(np.float32)
+    columns[:, 1] = 0
+    x = net.relu(net.op("MatMul", net.input("x", ["N", 2**40, 5]), net.const(columns)))
+    evidence = find_evidence(find_channels(net.model(net.linear(x, 3))))
+    assert list(evidence.removed.values()) == [[1]]
