@@ -33,6 +33,7 @@ from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
 from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
+from onnxprune.ir.canonical.own_fills import with_shared_fills
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import TransformReport, costs, widths_of
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
@@ -229,11 +230,12 @@ class _DenseForms:
             yield from self._with_and_without_own_nodes(*bare)
 
     def _with_and_without_own_nodes(self, whole: Model, unfused: list[str]) -> Iterator[_DenseForm]:
-        folded = without_dead_branches(whole)
+        left = without_dead_branches(whole)
+        folded, fewer = with_shared_fills(left, self.sparse.index.producers), left is not whole
         own = with_own_nodes(self.sparse, folded, self.form, but=self.hints)
         for model in (own,) if own is folded else (own, folded):
             certificate = _certified(self.sparse, model, self.hints)
-            yield _DenseForm(model, unfused, folded is not whole, certificate)
+            yield _DenseForm(model, unfused, fewer, certificate)
 
 
 def _chosen(forms: Iterable[_DenseForm]) -> _DenseForm:

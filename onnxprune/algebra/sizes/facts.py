@@ -9,6 +9,7 @@ from onnxprune.algebra.sizes.algebra import (
     Algebra,
     Atom,
     Extent,
+    Number,
     Size,
     Value,
     as_extent,
@@ -152,7 +153,7 @@ class SizeFacts:
         if self._solve_symbol(d, node, reason):
             return self.size_now(a)
         self._note_equation(a, b, d, node, reason)
-        if self._solve_function(d):
+        if self._solve_function(d) or self._solve_symbol(d, node, reason, multiples=True):
             return self.size_now(a)
         if len(self._unsolved) < MOST_UNSOLVED:
             self._unsolved[d] = (node, reason)
@@ -220,17 +221,25 @@ class SizeFacts:
         """Put a value in the place of a symbol."""
         self._learn(symbol.terms[0][0][0][0], value)
 
-    def _solve_symbol(self, d: Size, node: str, reason: str) -> bool:
-        """Solve ``d = 0`` for a symbol: an unknown one (see `fresh`) if there is any, then the latest."""
-        found: list[tuple[bool, int, Atom, int]] = []
+    def _solve_symbol(self, d: Size, node: str, reason: str, *, multiples: bool = False) -> bool:
+        """Solve ``d = 0`` for a symbol: an unknown one (see `fresh`) if there is any, then the latest.
+
+        Args:
+            d: The difference that is zero.
+            node: The node that demands it.
+            reason: The demand.
+            multiples: Solve for a symbol with any coefficient, where the quotient is proved to be whole.
+        """
+        found: list[tuple[bool, int, Atom, Number]] = []
         for monomial, c in d.terms:
-            if len(monomial) == 1 and monomial[0][1] == 1 and c in (1, -1):
+            if len(monomial) == 1 and monomial[0][1] == 1 and (multiples or c in (1, -1)):
                 atom = self.algebra.atoms[monomial[0][0]]
                 if atom.kind == "symbol":
-                    found.append((not atom.fresh, -atom.number, atom, int(c)))
+                    found.append((not atom.fresh, -atom.number, atom, c))
         for _, _, atom, c in sorted(found, key=lambda entry: entry[:2]):
             own = self.algebra.polynomial({((atom.number, 1),): c})
-            rest = (d - own) * -c
+            rest = (d - own) * Fraction(-1, c)
+            rest = exact(rest) if isinstance(rest, Fraction) else rest
             if isinstance(rest, Size) and atom.number in rest.inside:
                 continue
             if not is_integral(rest):
@@ -312,6 +321,8 @@ class SizeFacts:
             return False
         left = _without_positive_factors(found)
         if self._solve_symbol(left, node, reason) or self._solve_function(left):
+            return True
+        if self._solve_symbol(left, node, reason, multiples=True):
             return True
         self._unsolved[left] = (node, reason)
         return False

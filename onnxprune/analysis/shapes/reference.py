@@ -153,9 +153,11 @@ def _solved(size: Extent, number: int) -> dict[str, int] | None:
     """Solve ``symbol + constant = number``."""
     assert not isinstance(size, int)
     (symbol,) = size.symbols
-    at_zero = evaluate(size, {symbol: 0})
-    found = number - at_zero
-    return {symbol: found} if found >= 0 and evaluate(size, {symbol: found}) == number else None
+    try:
+        found = number - evaluate(size, {symbol: 0})
+        return {symbol: found} if found >= 0 and evaluate(size, {symbol: found}) == number else None
+    except NotWholeError:  # of a fraction of the symbol
+        return None
 
 
 def _declared(model: Model, analysis: SizeAnalysis, name: str, shape: Sequence[int]) -> tuple[Extent, ...]:

@@ -73,7 +73,7 @@ class Inputs:
             for v in self.values
             for k, dim in enumerate(v.type.tensor_type.shape.dim)
         }
-        self._plain = {t for t in self._texts.values() if isinstance(t, str)}
+        self._plain = dict.fromkeys(t for t in self._texts.values() if isinstance(t, str))
         self._parsed: dict[str, Extent] = {}
         self._places: dict[str, list[tuple[str, int]]] = {}
         self.sizes: dict[str, tuple[Extent, ...]] = {}

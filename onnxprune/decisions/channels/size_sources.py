@@ -73,15 +73,20 @@ class SizeFlow:
         """Change as many sources as all readers agree with; write the constants among them."""
         read = {place: new for place, new in self.wanted.items() if place[1] == READ}
         numbers: Wanted = read | self._constants()
+        quotients: frozenset[int] = frozenset()
         for _ in range(_ROUNDS):
             if not numbers:
                 break
-            flow = _Flow(self, numbers)
+            flow = _Flow(self, numbers, quotients)
             flow.run()
             if not flow.conflicts:
+                numbers = dict(numbers) | flow.divisors
                 self._write({place: new for place, new in numbers.items() if place[1] != READ})
                 return ChangedSources(numbers.keys(), self._done(flow))
-            numbers = {place: new for place, new in numbers.items() if place not in flow.conflicts}
+            if flow.blamed - quotients:
+                quotients |= flow.blamed
+            else:
+                numbers = {place: new for place, new in numbers.items() if place not in flow.conflicts}
         return ChangedSources()
 
     def _constants(self) -> dict[Place, dict[int, Extent]]:
@@ -205,10 +210,18 @@ class _Flow:
         origins: The sources that each of these tensors is computed from.
         names: The tensors that readers read.
         conflicts: Sources that some reader needs as they were.
+        quotients: Divisions by a constant whose result stays: the divisor changes with the dividend.
+        divisors: New numbers of these constants.
+        divisions: The divisions by a constant that each changed tensor is computed by.
+        blamed: The divisions by which numbers change that some reader needs as they were.
     """
 
     of: SizeFlow
     numbers: Wanted
+    quotients: frozenset[int] = frozenset()
+    divisors: dict[Place, dict[int, Extent]] = field(default_factory=dict)
+    divisions: dict[str, frozenset[int]] = field(default_factory=dict)
+    blamed: frozenset[int] = frozenset()
     values: dict[str, Values] = field(default_factory=dict)
     origins: dict[str, frozenset[Place]] = field(default_factory=dict)
     names: dict[Place, str] = field(default_factory=dict)
@@ -274,7 +287,11 @@ class _Flow:
         }
         if not changed:
             return
+        if number in self.quotients and self._divisor(number, changed) is not None:
+            return
         sources = {s for o in changed for s in self._sources(number, o)}
+        divisions = {d for o in changed for d in self.divisions.get(node.input[o], ())}
+        divisions |= {number} if self._divisor(number, changed, write=False) is not None else set()
         results = None
         if number not in self.of.readers and not any(subgraphs(node)):
             results = self._results(node, operands)
@@ -284,7 +301,39 @@ class _Flow:
             return
         for name, values in results.items():
             if not _equal(values, self._known(name)):
+                self.divisions[name] = frozenset(divisions)
                 self._enter(name, values, sources)
+
+    def _divisor(
+        self, number: int, changed: Mapping[int, Values], *, write: bool = True
+    ) -> dict[int, Extent] | None:
+        """Return the new elements of a constant divisor with which a quotient stays as it was.
+
+        Args:
+            number: A node.
+            changed: Its operands with changed numbers.
+            write: Note them among the new numbers.
+        """
+        node = self.of.index.nodes[number]
+        if node.op_type != "Div" or node.domain not in _STANDARD or list(changed) != [0]:
+            return None
+        quotient, below = self._known(node.output[0]), self.of.model.constants.get(node.input[1])
+        if (
+            quotient is None
+            or below is None
+            or quotient.size != changed[0].size
+            or list(below.dims) not in ([], [1])
+        ):
+            return None
+        found = {
+            exact_quotient(new, old) if old else None
+            for new, old in zip(changed[0].ravel(), quotient.ravel(), strict=True)
+        }
+        if len(found) != 1 or not isinstance(divisor := found.pop(), int):
+            return None
+        if write:
+            self.divisors[number, 1] = {0: divisor}
+        return {0: divisor}
 
     def _operand(self, number: int, operand: int) -> Values | None:
         name = self.of.index.nodes[number].input[operand]
@@ -337,6 +386,7 @@ class _Flow:
         for element, (new, known) in enumerate(zip(values.ravel(), old.ravel(), strict=True)):
             if new not in (wanted.get(element, known), known):
                 self.conflicts |= self._sources(number, operand)
+                self.blamed |= self.divisions.get(name, frozenset())
 
 
 def _equal(values: Values, others: Values | None) -> bool:

@@ -54,7 +54,7 @@ def test_parts_beside_one_of_open_size_stay() -> None:
     first, second = net.ops("Split", x, axis=1, outputs=2)
     ends, axis = net.const(np.array([4])), net.const(np.array([1]))
     start = net.op("Slice", first, net.const(np.array([0])), cut, axis)
-    rest = net.op("Slice", first, cut, ends, axis)
+    rest = net.op("Slice", net.relu(first), cut, ends, axis)
     y = net.conv(net.op("Concat", start, rest, second, axis=1), 5, 1, bias=False, w=net.weight(5, 8, 1, 1))
     channels = find_channels(net.model(y))
     assert not channels.groups

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from helpers import half_of_each, prune_exactly
@@ -10,6 +12,7 @@ from onnx import numpy_helper, parser
 from onnxprune.algebra.sizes.algebra import floor_div, stretched
 from onnxprune.algebra.sizes.facts import ContradictionError, SizeFacts
 from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.shapes.reference import _solved
 from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.ir import Model, check
 
@@ -116,3 +119,34 @@ def test_an_equation_that_a_later_one_refutes_is_a_contradiction(other: int) -> 
     facts.same(part * a, 3 * a * a * a, "view", "it takes all elements")
     with pytest.raises(ContradictionError):
         facts.same(a, 2, "first", "known"), facts.same(part, other, "second", "inner axes")
+
+
+@pytest.mark.parametrize("factor", [2, 5])
+def test_a_symbol_with_a_factor_is_solved_where_the_rest_is_a_multiple(factor: int) -> None:
+    """``n = n·t / 5`` is ``t = 5``, as no open axis is empty."""
+    facts = SizeFacts()
+    n, t = facts.algebra.symbol("n"), facts.algebra.symbol("t")
+    facts.same(n * factor, n * t, "node", "batch")
+    assert facts.now(t) == factor
+    length = facts.algebra.symbol("s")
+    facts.same(length * factor, n * (3 * factor), "node", "length")
+    assert facts.now(length) == n * 3
+
+
+def test_a_baked_length_is_found_behind_a_reshape() -> None:
+    """The target says five steps: the sequence has five, at any batch."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, t, 3] x, float[k, n, 3] c) => (float[s, m, 3] y) <int64[3] target = {5, -1, 3}> {
+            steps = Reshape(x, target)
+            y = Concat<axis = 0>(steps, c) }"""
+    sizes = infer_sizes(parser.parse_model(text))
+    assert sizes.shapes["x"][1:] == (5, 3)
+    assert sizes.shapes["y"][1] == sizes.shapes["x"][0]
+
+
+def test_a_given_shape_with_a_fraction_of_a_symbol_is_no_number() -> None:
+    """A shape is solved for a symbol alone."""
+    facts = SizeFacts()
+    n = facts.algebra.symbol("n")
+    assert _solved(n * Fraction(1, 5), 2) is None
+    assert _solved(n + 3, 5) == {"n": 2}

@@ -117,3 +117,39 @@ def test_readers_of_one_list_that_need_different_numbers() -> None:
     read = {i for node in dense.nodes for i in node.input} | {o.name for o in dense.outputs}
     assert all(read.intersection(node.output) for node in dense.nodes)
     assert operators(dense).count("Concat") == 2
+
+
+def repeated_for_each_head(net: Net, heads: int = 4) -> Model:
+    """Heads merged with the batch; the batch is found again as their product over the number of heads."""
+    x = net.input("x", ["N", "S", 6])
+    keys = net.op("Transpose", net.reshape(net.linear(x, 12), 0, 0, heads, 3), perm=[0, 2, 1, 3])
+    shape = net.op("Shape", x)
+    length = net.op("Gather", shape, net.ints(1))
+    merged = net.op("Reshape", keys, net.concat(net.ints(-1), length, net.ints(3), axis=0))
+    merged = net.sized(merged, ["NH", "S", 3])
+    rows = net.op("Gather", net.op("Shape", merged), net.ints(0))
+    batch = net.op("Div", rows, net.ints(heads))
+    table = net.sized(
+        net.op("Tile", net.weight(heads, 3, 5), net.concat(batch, net.ints(1, 1), axis=0)), ["NH", 3, 5]
+    )
+    scores = net.sized(net.op("MatMul", merged, table), ["NH", "S", 5])
+    zeros = net.op("ConstantOfShape", net.concat(rows, length, net.ints(5), axis=0))
+    scores = net.sized(net.op("Add", scores, zeros), ["NH", "S", 5])
+    back = net.concat(net.ints(-1, heads), length, net.ints(5), axis=0)
+    apart = net.sized(net.op("Reshape", scores, back), ["N", heads, "S", 5])
+    return net.model(
+        net.linear(net.reshape(net.op("Transpose", apart, perm=[0, 2, 1, 3]), 0, 0, heads * 5), 3)
+    )
+
+
+def test_a_divisor_of_merged_heads_follows_them() -> None:
+    """The quotient, the batch, is as before: the divisor has the remaining heads."""
+    model = repeated_for_each_head(Net())
+    channels = find_channels(model)
+    assert 4 in {group.size for group in channels.groups}
+    removed = {g.name: [1] if g.size == 4 else [] for g in channels.groups}
+    outcome = prune_exactly(model, removed, channels)
+    assert outcome.error <= 1e-5
+    (divisor,) = (outcome.dense.array(n.input[1]) for n in outcome.dense.nodes if n.op_type == "Div")
+    assert divisor.tolist() == [3]
+    assert operators(outcome.dense) == operators(channels.model)
