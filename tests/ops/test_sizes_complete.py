@@ -248,3 +248,14 @@ def test_lists_of_floats_are_refused(operator: str) -> None:
     net.types["y"] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
     with pytest.raises(ModelError, match="lists numbers of type float, not integers"):
         infer_sizes(net.proto("y"))
+
+
+@pytest.mark.parametrize(
+    "operator", ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"]
+)
+def test_scales_of_more_axes_than_the_operand_are_refused(operator: str) -> None:
+    net = Net(opset=23)
+    net.nodes.append(helper.make_node(operator, [net.input("x", [2, 8]), net.weight(4, 2, 8)], ["y"]))
+    net.types["y"] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
+    with pytest.raises(ModelError, match="has more axes than the tensor that it scales"):
+        infer_sizes(net.proto("y"))

@@ -144,11 +144,17 @@ class Constants:
         return channels_where(~fails, channels_on(dim, factor), factor)
 
     def _find_matrices(self, index: int) -> Matrices | None:
-        node = self.typing.nodes[index]
+        node, axes = self.typing.nodes[index], self.typing.axes_of
         for linear in self.typing.linear.get(index, ()):
             weights = self.of(node.input[linear.weights]) if linear.is_plain else None
-            dims = self.typing.axes_of(node.input[linear.weights])
-            if weights is not None and not np.isnan(weights).any() and all(map(is_counted, dims)):
+            if weights is None or np.isnan(weights).any():
+                continue
+            dims = axes(node.input[linear.weights])
+            summed, made = (
+                axes(node.input[linear.data])[linear.axis],
+                axes(node.output[0])[linear.result_axis],
+            )
+            if all(map(is_counted, (*dims, summed, made))):
                 shape = [dim.count for dim in dims]
                 return Matrices.of(linear, np.broadcast_to(weights, shape))
         return None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from onnxprune.algebra.sizes.algebra import Value
+from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensor_arithmetic import COMPARISONS, cast, elementwise, function_of
 from onnxprune.algebra.sizes.tensors import BOOL, INTEGERS, SMALL, Values, plain
 from onnxprune.ops.sizes.node import SizedNode
@@ -45,7 +46,7 @@ def same_shape(node: SizedNode) -> None:
     node.put_all(node.shape())
 
 
-@size_rule("Hardmax", "LogSoftmax", "LpNormalization", "RMSNormalization", "Softmax")
+@size_rule("Hardmax", "LogSoftmax", "LpNormalization", "Softmax")
 def along_an_axis(node: SizedNode) -> None:
     """The shape of the operand, which has the axis."""
     shape = node.shape()
@@ -145,7 +146,7 @@ def batch_normalization(node: SizedNode) -> None:
         node.put(place, node.shape(3), node.kind(3))
 
 
-@size_rule("LayerNormalization", "SimplifiedLayerNormalization")
+@size_rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 @size_rule("LayerNormalization", "SimplifiedLayerNormalization", domain=MICROSOFT)
 def layer_normalization(node: SizedNode) -> None:
     """The shape of the operand; statistics have 1 on the axes they are taken over."""
@@ -153,6 +154,10 @@ def layer_normalization(node: SizedNode) -> None:
     node.put(0, shape)
     statistics = None
     if shape is not None:
+        for place in (1, 2):
+            scale = node.shape(place) if node.has(place) else None
+            if scale is not None and len(scale) > len(shape):
+                raise ContradictionError(f"operand {place + 1} has more axes than the tensor that it scales")
         axis = node.axis(node.attribute("axis", -1), len(shape))
         statistics = [*shape[:axis], *(1 for _ in shape[axis:])]
     for place in range(1, len(node.outputs)):
