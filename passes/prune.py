@@ -7,8 +7,11 @@ by an earlier plan stay removed, and all reductions count from the model before 
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
@@ -25,6 +28,7 @@ from onnxprune.errors import NothingToDoError, OutOfReachError, PlanError, Usage
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
+from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
 from onnxprune.ir import Model, merged, over_all_channels
 from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.passes.base import Pass, PassResult
@@ -183,15 +187,33 @@ class Prune(PruneOptions, Pass):
             reductions = {kind: whole.facts[f"{kind}_reduction"]}
         step = replace(self._without(analysis), ranks=False, trials=None, rotate="never")
 
-        def prune(form: SplitForm) -> PassResult:
+        def prune(form: SplitForm, alone: bool) -> PassResult:
             names = {glob.escape(name): rank for name, rank in form.ranks.items()}
-            only = (*self.only, *names) if self.only else ()
-            own = replace(step, only=only, keep_at_most={**self.keep_at_most, **names})
+            only = tuple(names) if alone else (*self.only, *names) if self.only else ()
+            limits = {**({} if alone else self.keep_at_most), **names}
+            own = replace(step, only=only, keep_at_most=limits, blocks=0 if alone else step.blocks)
             pruned = own._pruned(PassResult(form.model, False), given.model)
             return own._split_anew(splitting, form, pruned)
 
         splitting = Splitting(model.in_memory(), feeds, *how)
-        return better_by_ranks(whole, splitting, prune, reductions, self._order(analysis))
+        order = replace(self._order(analysis), judge=self._judge(model, analysis))
+        return better_by_ranks(whole, splitting, prune, reductions, order)
+
+    def _judge(self, model: Model, analysis: Analysis | None) -> Callable[[Model], float] | None:
+        """Return the metric on as many further samples at most; none where there are none."""
+        if self.samples is None or self.data is None or self.max_drop is not None:
+            return None
+        session = Session(model.proto, threads=self.threads)
+        data = open_data(self.data, session.inputs, session.outputs)
+        if data.samples is None or data.samples <= self.samples:
+            return None
+        rows = np.arange(min(data.samples, 2 * self.samples)) >= self.samples
+        further, metric = data.chosen(rows), get_metric(self._metric(analysis))
+        batch = session.fixed_batch or self.batch_size
+        before = baseline_outputs(session, further, batch_size=batch) if metric.uses_baseline else None
+        return lambda pruned: evaluate(
+            Session(pruned.proto, threads=self.threads), further, metric, batch_size=batch, baseline=before
+        )
 
     def _split_anew(self, splitting: Splitting, form: SplitForm, pruned: PassResult) -> PassResult:
         """Return a pruning of a model with chains, these split in the pruned network if that is better."""

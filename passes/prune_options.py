@@ -64,7 +64,8 @@ class PruneOptions(
         data: Samples without labels to rank channels, repair and measure by: an .npz or .jsonl file, a folder
             of samples, or module:callable.
         metric: Metric that plans are measured by; by default that of the analysis, else ``kl``.
-        samples: Only the first so many samples.
+        samples: Only the first so many samples. Plans with and without ranks are judged on as many further
+            ones, if there are any.
         batch_size: Samples a run.
         evaluations: Number of plans measured on the data.
         trials: File of the measured plans, with which a search can be resumed.

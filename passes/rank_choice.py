@@ -8,8 +8,8 @@ the training and the proof are the same as for all channels.
 
 The chain at the full rank costs more than the layer; which layers are split, and at most at which rank, is
 therefore decided before: by the integer program of `RankChoice`, for a share of the reduction. The plan then
-chooses smaller ranks and all widths. All plans meet the same budgets, each with its repair, and are judged
-by the same metric on the same samples.
+chooses smaller ranks and all widths; a plan of ranks alone is tried, too. All plans meet the same budgets,
+each with its repair, and are judged by the same metric on the same samples.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Splitting:
 def better_by_ranks(
     whole: PassResult,
     splitting: Splitting,
-    prune: Callable[[SplitForm], PassResult],
+    prune: Callable[[SplitForm, bool], PassResult],
     reductions: Mapping[str, float],
     order: PlanOrder,
 ) -> PassResult:
@@ -197,23 +197,34 @@ def better_by_ranks(
     Args:
         whole: The pruning of the model as it is.
         splitting: The splits of the model.
-        prune: From a model with layers split to its pruning under the same budgets.
+        prune: From a model with layers split to its pruning under the same budgets; of ranks alone, if the
+            second argument is true.
         reductions: The reductions of ``macs`` and ``params`` that ranks are chosen for.
         order: The order of prunings.
     """
     best, form, tried = whole, None, list[dict[str, Any]]()
-    for share in SHARES:
+    least, split, parted = order.rank(whole), None, 0.0
+    for share, alone in (*((share, False) for share in SHARES), (1.0, True)):
+        told: dict[str, Any] = {"share": share, "ranks_alone": alone}
+        tried.append(told)
         try:
-            with task(f"prune with ranks for {share:.0%}"):
-                split = splitting.at({name: share * value for name, value in reductions.items()})
-                pruned = prune(split)
+            with task(f"prune with ranks for {share:.0%}{', and nothing else' if alone else ''}"):
+                if split is None or parted != share:
+                    split, parted = None, share
+                    split = splitting.at({name: share * value for name, value in reductions.items()})
+                pruned = prune(split, alone)
         except _REFUSALS as error:
-            tried.append({"share": share, "reason": error.message})
+            told["reason"] = error.message
             continue
-        tried.append({"share": share, "score": score_of(pruned)})
-        if order.rank(pruned) < order.rank(best):
-            best, form = pruned, split
+        told["score"] = score_of(pruned)
+        rank = order.rank(pruned)
+        if order.judge is not None:
+            told["judged"] = -rank[1] if order.metric.higher_is_better else rank[1]
+        if rank < least:
+            best, form, least = pruned, split, rank
     told = {"kept": form is not None, "score_without": score_of(whole), "tried": tried}
+    if order.judge is not None:
+        told["judged_without"] = order.score(whole)
     if form is None:
         return replace(best, report=best.report.with_keys(rank_choice=told))
     plan = stored_plan(best.model)

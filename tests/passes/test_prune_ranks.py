@@ -16,6 +16,7 @@ from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.app.cli import program
 from onnxprune.certify import certify
+from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.decisions.ranks import find_layers
 from onnxprune.errors import PlanError, UsageError
 from onnxprune.evaluate.equivalence import CheckBudget, verify
@@ -253,3 +254,37 @@ def test_the_command_writes_the_split_form(tmp_path: Any) -> None:
     recover = ["recover", files["sparse"], "--original", files["form"], "--data", data, "-o", files["dense"]]
     shown = CliRunner().invoke(program, [str(word) for word in recover], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output
+
+
+def test_a_plan_of_ranks_alone_is_tried() -> None:
+    how: dict[str, Any] = {"reduce_macs": 0.5, "data": samples(), "metric": "cosine", "round_to": 1}
+    seen: list[set[str]] = []
+    original = Prune._split_anew
+
+    def noted(self: Prune, splitting: Splitting, form: Any, pruned: Any) -> Any:
+        plan = stored_plan(pruned.model)
+        assert plan is not None
+        seen.append({name for name, gone in plan.removed.items() if gone} - form.ranks.keys())
+        return original(self, splitting, form, pruned)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Prune, "_split_anew", noted)
+        result = Prune(ranks=True, **how)(low())
+    assert [t["ranks_alone"] for t in result.facts["rank_choice"]["tried"]] == [False, False, False, True]
+    assert seen[-1] == set()
+    assert any(seen[:-1])
+
+
+def test_plans_are_judged_on_samples_that_no_repair_has_seen() -> None:
+    """Of 96 samples 48 are given to the repair; the choice is made on the others."""
+    how: dict[str, Any] = {"reduce_macs": 0.5, "samples": 48, "metric": "cosine", "round_to": 1}
+    result = Prune(ranks=True, data=samples(), **how)(low())
+    found = result.facts["rank_choice"]
+    judged = [tried["judged"] for tried in found["tried"] if "score" in tried]
+    assert found["kept"] == (max(judged) > found["judged_without"])
+    ours, theirs = (Session(m.proto).run({"x": samples()["x"][48:]}) for m in (result.model, low()))
+    (one,), (two,) = ours.values(), theirs.values()
+    cosines = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
+    assert max(judged) == pytest.approx(float(cosines.mean()), abs=1e-5)
+    few = Prune(ranks=True, data={"x": samples()["x"][:48]}, **how)(low())
+    assert "judged_without" not in few.facts["rank_choice"]
