@@ -9,6 +9,10 @@ The models are the bundled ones, the ideas, the small cases and the installed pa
 model the digests cover the groups, the plan, the sparse and the dense file, and the dense file that zeros
 alone give. The bundled models are analysed, pruned twice, by every criterion, and repaired as well. A change
 of internals leaves all digests equal, byte for byte; ``compare`` exits 1 where one differs.
+
+Digests of texts stand apart, under names that end in ``facts`` (reports), ``reasons`` (of blocked axes) and
+``notes`` (metadata of a file other than its plan): a new key or a clearer sentence changes these alone.
+``--plain`` leaves out the work on samples.
 """
 
 from __future__ import annotations
@@ -61,24 +65,36 @@ def of_model(model: Any) -> str:
     return digest(model.proto.SerializeToString(deterministic=True))
 
 
+def enter_model(found: Digests, name: str, model: Any) -> None:
+    """Enter the digests of a model: of its plan, of its further metadata, and of the rest of the file."""
+    from onnxprune.decisions.plan import PLAN_KEY
+
+    proto = type(model.proto)()
+    proto.CopyFrom(model.proto)
+    notes = {entry.key: entry.value for entry in proto.metadata_props}
+    del proto.metadata_props[:]
+    found[name] = digest(proto.SerializeToString(deterministic=True))
+    found[f"{name} plan"] = digest(notes.pop(PLAN_KEY, ""))
+    found[f"{name} notes"] = digest(json.dumps(notes, sort_keys=True))
+
+
 def attempt(found: Digests, name: str, work: Callable[[], Any]) -> Any:
-    """Enter the digest of a model, or of the error that stands for it; return the result of a pass."""
+    """Enter the digests of a model, or of the error that stands for it; return the result of a pass."""
     from onnxprune.errors import OnnxpruneError
 
     try:
         result = work()
     except OnnxpruneError as error:
-        found[name] = _of_error(error)
+        found[name], found[f"{name} facts"] = type(error).__name__, _of_error(error)
         return None
-    found[name] = of_model(result.model)
+    enter_model(found, name, result.model)
     found[f"{name} facts"] = digest(json.dumps(_untimed(result.facts), sort_keys=True, default=str))
     return result
 
 
 def _of_error(error: Exception) -> str:
-    """Return the type of an error, and a digest of its message without the folder that files lie in."""
-    said = re.sub(r"\S*/tests/cases/", "", str(error))
-    return f"{type(error).__name__} {digest(said)}"
+    """Return a digest of the message of an error without the folder that files lie in."""
+    return digest(re.sub(r"\S*/tests/cases/", "", str(error)))
 
 
 def _untimed(facts: Any) -> Any:
@@ -97,8 +113,9 @@ def of_network(model: Any) -> Digests:
     found: Digests = {}
     channels = find_channels(model)
     groups = [(g.name, g.size, g.places, g.nodes, g.optional) for g in channels.groups]
-    blocked = [(b.tensor, b.axis, b.size, b.reasons) for b in channels.blocked]
+    blocked = [(b.tensor, b.axis, b.size) for b in channels.blocked]
     found["groups"] = digest(repr((groups, blocked, sorted(channels.freedoms))))
+    found["groups reasons"] = digest(repr([b.reasons for b in channels.blocked]))
     found["canonical"] = of_model(channels.model)
     half = Prune(reduce_channels=0.5, strategy="uniform", round_to=1)
     sparse = attempt(found, "sparse", lambda: half(model))
@@ -139,7 +156,7 @@ def _samples(model: Any) -> dict[str, np.ndarray]:
     return {given.name: random.normal(size=(SAMPLES, *sizes)).astype(np.float32)}
 
 
-def record(out: Path, tree: Path, only: str) -> None:
+def record(out: Path, tree: Path, only: str, plain: bool) -> None:
     sys.path[:0] = [str(tree / "tests"), str(tree / "tests/support")]  # older trees have one folder
     from onnxprune.errors import OnnxpruneError
 
@@ -149,26 +166,30 @@ def record(out: Path, tree: Path, only: str) -> None:
             continue
         try:
             found[name] = of_network(build())
-            if name.startswith("models/"):
+            if name.startswith("models/") and not plain:
                 found[name] |= {f"data: {k}": v for k, v in of_bundled(build()).items()}
         except (OnnxpruneError, RuntimeError) as error:
-            found[name] = {"error": _of_error(error)}
+            found[name] = {"error": type(error).__name__, "error facts": _of_error(error)}
         print(f"{name}: {len(found[name])}", file=sys.stderr, flush=True)
         out.write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")
 
 
+TEXTS = ("facts", "reasons", "notes")
+"""Last words of the names of digests of texts."""
+
+
 def compare(old: Path, new: Path) -> int:
+    """Print the digests that differ, and how many do of the files and of the texts."""
     before, after = (json.loads(path.read_text(encoding="utf-8")) for path in (old, new))
     names = sorted(before.keys() & after.keys())
-    differing = [
-        f"{name}: {key}"
-        for name in names
-        for key in sorted(before[name].keys() | after[name].keys())
-        if before[name].get(key) != after[name].get(key)
-    ]
-    digests = sum(len(before[name]) for name in names)
-    print("\n".join(differing))
-    print(f"{len(names)} models in both, {digests} digests, {len(differing)} differ")
+    keys = [(name, key) for name in names for key in sorted(before[name].keys() | after[name].keys())]
+    texts = [pair for pair in keys if pair[1].endswith(TEXTS)]
+    files = [pair for pair in keys if not pair[1].endswith(TEXTS)]
+    differing = [(n, k) for n, k in keys if before[n].get(k) != after[n].get(k)]
+    for name, key in differing:
+        print(f"{name}: {key}")
+    for kind, pairs in (("plans and files", files), ("texts", texts)):
+        print(f"{len(names)} models, {kind}: {len(pairs)} digests, {len(set(pairs) & set(differing))} differ")
     return bool(differing)
 
 
@@ -182,10 +203,11 @@ def main() -> int:
     comparing = commands.add_parser("compare")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
+    recording.add_argument("--plain", action="store_true")
     options = parser.parse_args()
     if options.command == "compare":
         return compare(options.old, options.new)
-    record(options.out, options.tree.resolve(), options.only)
+    record(options.out, options.tree.resolve(), options.only, options.plain)
     return 0
 
 

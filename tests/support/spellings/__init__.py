@@ -1,0 +1,1 @@
+"""Equal forms of nodes, activations and weights, one file for each family."""
