@@ -100,8 +100,8 @@ class Pass(ABC):
         """Refuse a text in the place of a list: its letters would be taken for names."""
         for name, value in vars(self).items():
             if isinstance(value, str) and self._takes_list(name):
-                said = f"{self.name}: {name} takes a list of names, and was given the text {value!r}"
-                raise UsageError(said, f"write {name}=[{value!r}]")
+                message = f"{self.name}: {name} takes a list of names, and was given the text {value!r}"
+                raise UsageError(message, f"write {name}=[{value!r}]")
 
     @classmethod
     def _takes_list(cls, name: str) -> bool:

@@ -254,10 +254,10 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
 
     def _unchanged(self, given: PassResult, whole: Sequence[WholeLayer]) -> PassResult:
         if not self.allow_unchanged:
-            said = "; ".join(f"{w.operator} '{w.node}': {w.reason}" for w in whole[:3])
+            reasons = "; ".join(f"{w.operator} '{w.node}': {w.reason}" for w in whole[:3])
             raise NothingToDoError(
                 f"no layer of {given.model.name} can be split into smaller ones",
-                said or "it has no convolution or matrix product with weights of its own",
+                reasons or "it has no convolution or matrix product with weights of its own",
             )
         left = [{"node": w.node, "operator": w.operator, "reason": w.reason} for w in whole]
         return PassResult(given.model, False, FactorizeReport(unchanged=True, left=left), given.analysis)

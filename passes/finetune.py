@@ -353,14 +353,14 @@ class Finetune(Seeded, Threaded, InputSizes, Pass):
         own = moments_of(student, names, data, seed=self.seed, threads=self.threads)
         whole, near = self._statistics(student, own, data, Origin.stored(channels.model.metadata()))
         biases = {node.output[0]: node.input[2] for node in student.nodes if node.output[0] in own}
-        cuts, wanted = channels.cuts(channels.kept(removed)), {}
+        cuts, statistics = channels.cuts(channels.kept(removed)), {}
         for name, found in whole.items():
             bias = biases.get(name, "")
             if bias and len(found[0]) == len(channels.model.array(bias)):
                 kept = cuts.get(bias, {}).get(0, slice(None))
                 mean, deviation = (channels.put_in_order(bias, a)[kept] for a in found)
-                wanted[name] = (mean, deviation)
-        return unfold(student, own, {} if near else wanted)
+                statistics[name] = (mean, deviation)
+        return unfold(student, own, {} if near else statistics)
 
     def _statistics(
         self, student: Model, names: Collection[str], data: Dataset, noted: Origin | None

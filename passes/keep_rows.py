@@ -61,8 +61,8 @@ class KeepRows(Pass):
         rows = find_vocabulary(given.model).rows
         wrong = [row for row in self.keep if not 0 <= row < rows]
         if wrong or not (self.keep or self._counts):
-            said = f"row {wrong[0]} does not exist" if wrong else "no row is to stay"
-            raise UsageError(f"{said}: the table has {rows} rows", f"give numbers from 0 to {rows - 1}")
+            message = f"row {wrong[0]} does not exist" if wrong else "no row is to stay"
+            raise UsageError(f"{message}: the table has {rows} rows", f"give numbers from 0 to {rows - 1}")
         if self._counts and self.data is None:
             raise UsageError("rows are counted on samples", "give them with `data`")
 

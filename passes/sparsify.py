@@ -170,10 +170,10 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
 
     def _unchanged(self, given: PassResult, unfit: Sequence[Unfit]) -> PassResult:
         if not self.allow_unchanged:
-            said = "; ".join(f"{u.operator} '{u.node}': {u.reason}" for u in unfit[:3])
+            reasons = "; ".join(f"{u.operator} '{u.node}': {u.reason}" for u in unfit[:3])
             raise NothingToDoError(
                 f"no weight of {given.model.name} can follow the pattern {self.pattern}",
-                said or "it has no convolution or matrix product with weights of its own",
+                reasons or "it has no convolution or matrix product with weights of its own",
             )
         return PassResult(
             given.model, False, SparsifyReport(unchanged=True, left=_left(unfit)), given.analysis

@@ -174,12 +174,12 @@ def assumed_text(facts: Mapping[str, Any]) -> str:
 def uncounted_texts(facts: Mapping[str, Any]) -> list[str]:
     """Return warnings on a budget of MACs: work that is not counted, and work counted at assumed sizes."""
     nodes = facts.get("uncounted") or []
-    said = []
+    sentences = []
     if nodes:
         first = nodes[0]
         more = f" and {len(nodes) - 1} more nodes" if len(nodes) > 1 else ""
-        said.append(
+        sentences.append(
             f"the work of {first['operator']} '{first['node']}'{more} is not counted: {first['reason']}"
         )
     assumed = assumed_text(facts)
-    return [f"warning: {text}" for text in (*said, *([assumed] if assumed else []))]
+    return [f"warning: {text}" for text in (*sentences, *([assumed] if assumed else []))]

@@ -48,7 +48,7 @@ class CertifyResult:
     branches: tuple[str, ...] = ()
 
     @property
-    def said(self) -> str:
+    def explanation(self) -> str:
         """The reason in a sentence; empty where there is none."""
         return f"{self.operator} '{self.tensor}': {self.reason}" if self.tensor else self.reason
 

@@ -417,11 +417,11 @@ def _read(graph: Graph, nodes: Iterable[onnx.NodeProto]) -> set[str]:
 
 def _needed(graph: Graph, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
     """Return the nodes that some outputs depend on: a runtime may leave out all others."""
-    wanted, kept = set(outputs), []
+    needed, kept = set(outputs), []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
+        if needed.intersection(node.output):
             kept.append(node)
-            wanted |= _read(graph, [node])
+            needed |= _read(graph, [node])
     return kept[::-1]
 
 

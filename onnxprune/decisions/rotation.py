@@ -161,11 +161,11 @@ def basis_of(metadata: Mapping[str, str]) -> str | None:
     return found.digest if found else None
 
 
-def check_basis(wanted: str | None, found: str | None, named: str, hint: str) -> None:
+def check_basis(expected: str | None, found: str | None, named: str, hint: str) -> None:
     """Refuse a file or object of another basis.
 
     Args:
-        wanted: The digest of the model's basis, ``None`` for one that was not rotated.
+        expected: The digest of the model's basis, ``None`` for one that was not rotated.
         found: The digest of the basis of the file or object that is to be used with it.
         named: The latter, in words.
         hint: The way out.
@@ -173,9 +173,9 @@ def check_basis(wanted: str | None, found: str | None, named: str, hint: str) ->
     Raises:
         PlanError: The two differ.
     """
-    if wanted == found:
+    if expected == found:
         return
-    if wanted is not None and found is not None:
+    if expected is not None and found is not None:
         raise PlanError(f"{named} belongs to another basis than this rotated model", hint)
-    kinds = ["not rotated" if digest is None else "rotated" for digest in (found, wanted)]
+    kinds = ["not rotated" if digest is None else "rotated" for digest in (found, expected)]
     raise PlanError(f"{named} belongs to a model that is {kinds[0]}, and this one is {kinds[1]}", hint)

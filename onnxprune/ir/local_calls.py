@@ -137,26 +137,28 @@ class _GraphCalls:
         }
         given = {a.name: a for a in function.attribute_proto} | {a.name: a for a in call.attribute}
         for node in reversed(function.node):
-            wanted = _bound(node, given)
+            pattern = _bound(node, given)
             made = [names.get(name, "") for name in node.output]
-            if wanted is None or not any(made):
+            if pattern is None or not any(made):
                 return None
-            if _key(wanted) in self.functions:
-                read = self._operands(wanted, made, nodes)
+            if _key(pattern) in self.functions:
+                read = self._operands(pattern, made, nodes)
             else:
-                read = self._read_by(wanted, next(filter(None, made)), nodes)
+                read = self._read_by(pattern, next(filter(None, made)), nodes)
             if read is None or not _fit(names, node.input, read):
                 return None
         inputs = [names.get(name, "") for name in function.input]
         return inputs if all(inputs[: len(call.input)]) else None
 
-    def _read_by(self, wanted: onnx.NodeProto, result: str, nodes: set[int]) -> list[str] | None:
+    def _read_by(self, pattern: onnx.NodeProto, result: str, nodes: set[int]) -> list[str] | None:
         """Return the operands of the node that makes a tensor, if it is like a node of a function."""
         number = self.makers.get(result)
         if number is None:
             return None
         node = self.graph.node[number]
-        if (node.op_type, node.domain) != (wanted.op_type, wanted.domain) or _facts(node) != _facts(wanted):
+        if (node.op_type, node.domain) != (pattern.op_type, pattern.domain) or _facts(node) != _facts(
+            pattern
+        ):
             return None
         nodes.add(number)
         return list(node.input)

@@ -28,7 +28,7 @@ class OnnxPrune(Pass):  # type: ignore[misc]
     def _default_config(cls, accelerator_spec: Any) -> dict[str, PassConfigParam]:
         """Return the options of the pass, those of the command `prune` under their names."""
         del accelerator_spec
-        told = {
+        texts = {
             "reduce_macs": "Fraction of the multiply-accumulates to remove.",
             "reduce_params": "Fraction of the parameters to remove.",
             "reduce_size": "Fraction of the bytes of the file to remove.",
@@ -36,7 +36,7 @@ class OnnxPrune(Pass):  # type: ignore[misc]
             "max_drop": "The most that the metric may lose; needs samples.",
         }
         budgets = {
-            n: PassConfigParam(type_=float, default_value=None, description=t) for n, t in told.items()
+            n: PassConfigParam(type_=float, default_value=None, description=t) for n, t in texts.items()
         }
         return {
             **budgets,

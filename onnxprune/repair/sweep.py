@@ -115,9 +115,9 @@ def sweep(
     return report
 
 
-def _methods_for(node: onnx.NodeProto, wanted: Sequence[RepairMethod]) -> list[RepairMethod]:
+def _methods_for(node: onnx.NodeProto, chosen: Sequence[RepairMethod]) -> list[RepairMethod]:
     """Return which of some methods a node of this type may be repaired by, in their order."""
-    return [m for m in METHODS if m in wanted and METHODS[m][0](node)]
+    return [m for m in METHODS if m in chosen and METHODS[m][0](node)]
 
 
 def _out_of_reach(pair: ModelPair, methods: Sequence[RepairMethod]) -> list[dict[str, str]]:

@@ -248,10 +248,10 @@ class _Meter:
             layer.shift.add(changed, shift)
         session = Session(changed.proto, threads=self.threads)
         sums = dict.fromkeys(self.variances, 0.0)
-        for feed, wanted in zip(self.feeds, self.outputs, strict=True):
+        for feed, expected in zip(self.feeds, self.outputs, strict=True):
             made = session.run(feed)
             for name in sums:
-                if made[name].shape == wanted[name].shape:
-                    sums[name] += float(np.square(made[name].astype(np.float64) - wanted[name]).sum())
+                if made[name].shape == expected[name].shape:
+                    sums[name] += float(np.square(made[name].astype(np.float64) - expected[name]).sum())
         parts = [value / self.variances[name] for name, value in sums.items()]
         return float(np.mean(parts)) if parts else 0.0

@@ -194,9 +194,9 @@ class Balance:
                 )
         now = self.excess(self.widths([0] * len(self.offers)))
         if (now <= 0).all() and not any(o.forced for o in self.offers):
-            wanted = self.budgets[0].reduction
+            demanded = self.budgets[0].reduction
             raise PlanError(
-                f"the model has already lost {wanted - float(now[0]):.1%} of its {self.budgets[0].name},"
-                f" not less than {wanted:.1%}",
+                f"the model has already lost {demanded - float(now[0]):.1%} of its {self.budgets[0].name},"
+                f" not less than {demanded:.1%}",
                 "reductions count from the model before any pruning; ask for a larger one",
             )

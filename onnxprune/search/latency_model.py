@@ -147,12 +147,12 @@ class Stopwatch:
         """
         known = {_key(entry.widths) for entry in self._entries}
         asked = {_key(self._widths(plan)): plan for plan in plans}
-        wanted = [plan for key, plan in asked.items() if key not in known]
+        missing = [plan for key, plan in asked.items() if key not in known]
         if self.backend is not None:
             least = 0 if known else 1  # the original alone
-            portion = _PORTION if self.backend.slow else max(len(wanted), 1)
-            for start in range(0, max(len(wanted), least), portion):
-                self._measure(wanted[start : start + portion], self.backend)
+            portion = _PORTION if self.backend.slow else max(len(missing), 1)
+            for start in range(0, max(len(missing), least), portion):
+                self._measure(missing[start : start + portion], self.backend)
         ratios = {_key(entry.widths): entry.ratio for entry in self._entries}
         return [ratios[_key(self._widths(plan))] for plan in plans]
 
@@ -197,19 +197,19 @@ class Stopwatch:
         """Time networks beside the original; times measured before a failure are kept."""
         models = [self.channels.model, *(fed_as_before(self.channels, removed) for removed in plans)]
         widths = [{}, *(self._widths(plan) for plan in plans)]
-        told: dict[int, float] = {}
+        figures: dict[int, float] = {}
 
         def done(k: int, latency: Latency) -> None:
-            told[k] = backend.figure(latency)
+            figures[k] = backend.figure(latency)
 
         protos, shapes = [m.proto for m in models], self.input_shapes
         how: dict[str, Any] = {"rounds": _ROUNDS, "threads": self.threads, "done": done}
         try:
             backend.measure(protos, [self._feeds] * len(protos), **how)
         finally:
-            if 0 in told:
+            if 0 in figures:
                 self.table.add(
-                    NetworkTime(self._digest, shapes, widths[k], ms, told[0]) for k, ms in told.items()
+                    NetworkTime(self._digest, shapes, widths[k], ms, figures[0]) for k, ms in figures.items()
                 )
 
     def _time_widths(self, probe: Probe, backend: LatencyBackend) -> None:
@@ -370,8 +370,8 @@ def _explained(costs: Array, times: Array, weights: Sequence[float]) -> Array:
         chosen = np.flatnonzero(active)
         ridge = np.sqrt(_RIDGE) * np.eye(len(chosen))
         rows = np.concatenate([costs[:, chosen] * scale[:, None], ridge])
-        wanted = np.concatenate([times * scale, np.full(len(chosen), np.sqrt(_RIDGE) / count)])
-        found = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        targets = np.concatenate([times * scale, np.full(len(chosen), np.sqrt(_RIDGE) / count)])
+        found = np.linalg.lstsq(rows, targets, rcond=None)[0]
         if (found >= 0).all():
             shares = np.zeros(count)
             shares[chosen] = found

@@ -80,8 +80,8 @@ class Checkpoints:
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(arrays.pop(_HEADER).tobytes())
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            said = f"{self.path} is no checkpoint that can be read: {error}"
-            raise UsageError(said, "name another file with `checkpoint`") from error
+            message = f"{self.path} is no checkpoint that can be read: {error}"
+            raise UsageError(message, "name another file with `checkpoint`") from error
         others = _differences(header.get("identity", {}), json.loads(json.dumps(dict(self.identity))))
         if header.get("format") != FORMAT or others:
             difference = f"its {', '.join(others) or 'format'} differ{'' if len(others) > 1 else 's'}"

@@ -54,8 +54,8 @@ def check_forward(
             raise _batch_is_merged(model, error) from error
         raise TrainingError(f"the training copy of this model does not run: {error.message}") from error
     expected = _run_in_batches(model, few, [output.name for output in model.graph.output])
-    for name, wanted in expected.items():
-        if _differ(model, wanted, copied[name]):
+    for name, reference in expected.items():
+        if _differ(model, reference, copied[name]):
             raise TrainingError(_first_difference(model, training_copy, few, floats))
     return copied
 
@@ -123,20 +123,20 @@ def _with_outputs(model: onnx.ModelProto, outputs: Iterable[str]) -> onnx.ModelP
     return probed
 
 
-def _differ(model: onnx.ModelProto, wanted: Any, got: Any) -> bool:
+def _differ(model: onnx.ModelProto, reference: Any, got: Any) -> bool:
     half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
-    return not _error(wanted, got) <= (HALF_PRECISION_TOLERANCE if half else TOLERANCE)
+    return not _error(reference, got) <= (HALF_PRECISION_TOLERANCE if half else TOLERANCE)
 
 
-def _error(wanted: Any, got: Any) -> float:
+def _error(reference: Any, got: Any) -> float:
     """Return the largest difference relative to the largest magnitude; 0 for results that are not floats."""
-    if not isinstance(wanted, np.ndarray) or wanted.dtype.kind != "f":
+    if not isinstance(reference, np.ndarray) or reference.dtype.kind != "f":
         return 0.0
-    if wanted.shape != got.shape:
+    if reference.shape != got.shape:
         return math.inf
-    wanted = wanted.astype(np.float64)
-    scale = max(float(np.abs(wanted).max(initial=0.0)), 1e-3)
-    return float(np.abs(wanted - got).max(initial=0.0)) / scale
+    reference = reference.astype(np.float64)
+    scale = max(float(np.abs(reference).max(initial=0.0)), 1e-3)
+    return float(np.abs(reference - got).max(initial=0.0)) / scale
 
 
 def _first_difference(

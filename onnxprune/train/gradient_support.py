@@ -68,16 +68,16 @@ def check_gradient_path(
         TrainingError: A node on the way has no gradient, or nothing trainable reaches the loss.
     """
     carrying = _depending_on(graph, trainables)
-    wanted = {id(output) for output in graph.outputs}
+    needed = {id(output) for output in graph.outputs}
     reached = set()
     for node in reversed(graph.nodes):
-        if not any(id(output) in wanted and id(output) in carrying for output in node.outputs):
+        if not any(id(output) in needed and id(output) in carrying for output in node.outputs):
             continue
         reason = refusal(node)
         if reason:
             raise TrainingError(f"node {node.name!r} ({node.op}) cannot be trained through: {reason}")
         for operand in _operands(node):
-            wanted.add(id(operand))
+            needed.add(id(operand))
             reached.add(operand.name)
     kept = tuple(name for name in trainables if name in reached)
     if not kept:

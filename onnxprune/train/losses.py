@@ -56,19 +56,19 @@ def _class_weights(head: Head, weights: tuple[float, ...]) -> Any:
 
 def mean_squared_error(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
     """Mean over all elements of the squared difference."""
-    difference = emit("Sub", head.value, head.wanted)
+    difference = emit("Sub", head.value, head.targets)
     return _mean(emit("Mul", difference, difference), emit, head)
 
 
 def mean_absolute_error(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
     """Mean over all elements of the magnitude of the difference."""
-    return _mean(emit("Abs", emit("Sub", head.value, head.wanted)), emit, head)
+    return _mean(emit("Abs", emit("Sub", head.value, head.targets)), emit, head)
 
 
 def binary_cross_entropy(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
     """Mean over all elements of max(z, 0) − z·t + log(1 + exp(−|z|)), with targets t in [0, 1]."""
     z = head.value
-    bounded = emit("Sub", emit("Relu", z), emit("Mul", z, head.wanted))
+    bounded = emit("Sub", emit("Relu", z), emit("Mul", z, head.targets))
     tail = emit("Log", emit("Add", emit("Exp", emit("Neg", emit("Abs", z))), 1.0))
     return _mean(emit("Add", bounded, tail), emit, head)
 
@@ -112,13 +112,13 @@ def _holds_classes(head: Head, meaning: Meaning) -> bool:
 
 def _divergence(head: Head, emit: Emitter, temperature: float) -> Any:
     """T² KL(teacher ‖ student) at temperature T (Hinton et al. 2015)."""
-    teacher = head.wanted
+    teacher = head.targets
     if head.activation == "Softmax":  # probabilities, whose logarithms are the logits up to a constant
         teacher = emit("Log", emit("Max", teacher, _TINY))
     cooling = 1.0 / temperature
-    wanted = emit("LogSoftmax", emit("Mul", teacher, cooling), axis=head.axis)
+    log_target = emit("LogSoftmax", emit("Mul", teacher, cooling), axis=head.axis)
     given = emit("LogSoftmax", emit("Mul", head.value, cooling), axis=head.axis)
-    apart = emit("Mul", emit("Exp", wanted), emit("Sub", wanted, given))
+    apart = emit("Mul", emit("Exp", log_target), emit("Sub", log_target, given))
     return emit("Mul", _mean(emit.reduce("ReduceSum", apart, [head.axis]), emit, head), temperature**2)
 
 
@@ -132,8 +132,8 @@ def channel_error(head: Head, emit: Emitter) -> Any:
         return relative_error(head, emit, TrainSettings())
     channel = 1 if rank != 3 else (2 if head.mask is not None or head.sizes[2] < head.sizes[1] else 1)
     others = [axis for axis in range(rank) if axis != channel]
-    difference = emit("Sub", head.value, head.wanted)
-    squares = emit("Mul", head.wanted, head.wanted)
+    difference = emit("Sub", head.value, head.targets)
+    squares = emit("Mul", head.targets, head.targets)
     error, size = (_weighted(x, emit, head, others) for x in (emit("Mul", difference, difference), squares))
     floor = emit("Min", emit("Mul", emit.reduce("ReduceMean", size, list(range(rank))), _FLOOR), _FLOOR)
     relative = emit("Div", error, emit("Add", emit("Add", size, floor), _TINY))
@@ -145,7 +145,7 @@ def cosine_distance(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
     axes = [len(head.shape) - 1] if len(head.shape) in (2, 3) else list(range(1, len(head.shape)))
     sums = [
         emit.reduce("ReduceSum", emit("Mul", a, b), axes)
-        for a, b in ((head.value, head.wanted), (head.value, head.value), (head.wanted, head.wanted))
+        for a, b in ((head.value, head.targets), (head.value, head.value), (head.targets, head.targets))
     ]
     cosine = emit("Div", sums[0], emit("Sqrt", emit("Add", emit("Mul", sums[1], sums[2]), _TINY)))
     return _mean(emit("Sub", emit.floats(1.0), cosine), emit, head)
@@ -153,7 +153,7 @@ def cosine_distance(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
 
 def relative_error(head: Head, emit: Emitter, settings: TrainSettings) -> Any:
     """Mean squared difference over the mean square of the targets, so that tensors of any scale add up."""
-    size = _mean(emit("Mul", head.wanted, head.wanted), emit, head)
+    size = _mean(emit("Mul", head.targets, head.targets), emit, head)
     return emit("Div", mean_squared_error(head, emit, settings), emit("Add", size, _TINY))
 
 

@@ -60,7 +60,7 @@ class Head:
         return self.name == LABELS
 
     @property
-    def wanted(self) -> gs.Tensor:
+    def targets(self) -> gs.Tensor:
         """The targets of the value."""
         return self.target if self.part is None else self.part
 

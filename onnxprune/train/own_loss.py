@@ -57,7 +57,7 @@ class OwnLoss:
         """
         model = _built(name, graph, outputs) if is_reference(name) else _read(name)
         known = {output.name for output in graph.outputs}
-        wanted = {i.name: _data_name(name, i.name, known) for i in model.graph.input if i.name not in known}
+        names = {i.name: _data_name(name, i.name, known) for i in model.graph.input if i.name not in known}
         types = {i.name: _type(i) for i in model.graph.input}
         model = _in_opset(model, graph.opset, name)
         sample = {
@@ -68,7 +68,7 @@ class OwnLoss:
             copied = make_training_copy(model, sample).graph
         except TrainingError as error:
             raise UsageError(f"the loss {name} cannot be used: {error}") from error
-        return cls(name, copied, {wanted[n]: types[n] for n in wanted})
+        return cls(name, copied, {names[n]: types[n] for n in names})
 
     def attach(self, graph: gs.Graph, emit: Emitter, targets: Mapping[str, gs.Variable]) -> gs.Tensor:
         """Append the nodes of the loss; return its value.

@@ -195,9 +195,9 @@ def checked_inputs(
         if info.name not in inputs:
             raise DataError(f"a batch has no input {info.name!r}; it has {', '.join(inputs) or 'none'}")
         array = np.asarray(inputs[info.name])
-        wanted = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
-        floating = np.issubdtype(wanted, np.floating) or wanted.kind == "V"
-        if not (array.dtype.kind == "f" if floating else np.can_cast(array.dtype, wanted)):
-            raise DataError(f"input {info.name!r} must be {wanted}, it is {array.dtype}")
-        checked[info.name] = array.astype(np.float32 if floating and not own_types else wanted, copy=False)
+        dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
+        floating = np.issubdtype(dtype, np.floating) or dtype.kind == "V"
+        if not (array.dtype.kind == "f" if floating else np.can_cast(array.dtype, dtype)):
+            raise DataError(f"input {info.name!r} must be {dtype}, it is {array.dtype}")
+        checked[info.name] = array.astype(np.float32 if floating and not own_types else dtype, copy=False)
     return checked

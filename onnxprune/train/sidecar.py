@@ -109,10 +109,10 @@ def _install(folder: Path) -> None:
     outcome = subprocess.run(checked, capture_output=True, text=True, check=False, cwd=folder.parent)
     if outcome.returncode or not _holds_training_build(folder):
         output = (outcome.stderr or outcome.stdout).strip().splitlines() or ["pip printed nothing"]
-        said = next((line for line in output if line.startswith("ERROR")), output[-1])
+        failure = next((line for line in output if line.startswith("ERROR")), output[-1])
         by_hand = " ".join([*command, REQUIREMENT])
         raise TrainingError(
-            f"pip could not install {REQUIREMENT}: {said}",
+            f"pip could not install {REQUIREMENT}: {failure}",
             f"install it by hand: {by_hand}, and name the folder with {FOLDER_VARIABLE}",
         )
 

@@ -181,7 +181,7 @@ def certificate(model: Model) -> Callable[[], object]:
 
 def _certified(sparse: Model, dense: Model, kept: object) -> None:
     verdict = certify(sparse.proto, dense.proto, kept)
-    assert verdict.certified, verdict.said
+    assert verdict.certified, verdict.explanation
 
 
 STAGES: dict[str, Stage] = {

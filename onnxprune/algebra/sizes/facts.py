@@ -304,7 +304,7 @@ class SizeFacts:
             return
         self._solving = True
         try:
-            while any(self._solved_now(d, *told) for d, told in list(self._unsolved.items())):
+            while any(self._solved_now(d, *sides) for d, sides in list(self._unsolved.items())):
                 pass
         finally:
             self._solving = False

@@ -81,10 +81,12 @@ def counting_of(channels: Channels) -> Counting:
     assumed = total = 0
     for work in typing.work:
         number = math.prod(at_numbers(dim, typing.shapes.number).count for dim in work.dims)
-        told = {s for dim in work.dims if not isinstance(dim.size, int) for s in dim.size.symbols} - chosen
-        sizes |= {symbol: typing.shapes.reference[symbol] for symbol in told}
+        assumed_symbols = {
+            s for dim in work.dims if not isinstance(dim.size, int) for s in dim.size.symbols
+        } - chosen
+        sizes |= {symbol: typing.shapes.reference[symbol] for symbol in assumed_symbols}
         total += number
-        assumed += number if told else 0
+        assumed += number if assumed_symbols else 0
     return Counting(_uncounted(typing), assumed / total if total else 0.0, dict(sorted(sizes.items())))
 
 

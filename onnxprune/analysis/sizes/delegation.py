@@ -155,9 +155,9 @@ def objection(node: SizedNode) -> str:
     question = _question(node, names)
     numbers: dict[Dim, int] = dict(zip(names.values(), NUMBERS, strict=False))
     numbered = question.with_numbers(numbers)
-    said = _of_onnx(question).refusal or _of_onnx(numbered).refusal if _is_known(question) else ""
-    if said:
-        return said
+    sentence = _of_onnx(question).refusal or _of_onnx(numbered).refusal if _is_known(question) else ""
+    if sentence:
+        return sentence
     if any(o is not None and (o.dims is None or not o.kind) for o in question.operands):
         return "the type or the rank of an operand is not known"
     try:
@@ -259,8 +259,8 @@ def _of_onnx(question: NodeQuery) -> NodeTypes:
             schema, node, types, question.tensors(), None, imports, _IR_VERSION
         )
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        said = str(error).strip().splitlines()
-        return _nothing(question, f"onnx: {said[-1] if said else type(error).__name__}")
+        lines = str(error).strip().splitlines()
+        return _nothing(question, f"onnx: {lines[-1] if lines else type(error).__name__}")
     whole = all(o is None or o.dims is not None for o in question.operands)
     results = tuple(_read(found.get(name), whole) for name in node.output)
     return NodeTypes(results)

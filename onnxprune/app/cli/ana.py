@@ -65,15 +65,15 @@ def _estimated(facts: Facts) -> list[str]:
     if facts["method"] == "measured":
         return []
     by = "gradients" if facts["estimated_by"] == "fisher" else "the activations that weights read"
-    said = [f"estimated by {by} in {facts['estimate_duration_s']:.1f} s"]
+    lines = [f"estimated by {by} in {facts['estimate_duration_s']:.1f} s"]
     if facts["no_gradients"]:
-        said.append(f"not by gradients: {facts['no_gradients']}")
+        lines.append(f"not by gradients: {facts['no_gradients']}")
     if "rank_correlation" in facts:
-        said.append(
+        lines.append(
             f"rank correlation with the measured curves: {facts['rank_correlation']:.2f} of the groups,"
             f" {facts['rank_correlation_points']:.2f} of all points"
         )
-    return said
+    return lines
 
 
 def _points(curve: Facts) -> list[tuple[float, float, str]]:
@@ -93,11 +93,11 @@ def _sparkline(curve: Facts, worst: float) -> str:
 def _most_fragile(facts: Facts) -> str:
     """Name the groups that lose most at one half, with their shares of the MACs."""
     named = [(name, facts["groups"][name]) for name in facts["most_fragile"][:3]]
-    said = [
+    lines = [
         f"{name} (half of it costs {c['drop_at_half']:.3g} and is in {c['macs_share']:.0%} of the MACs)"
         for name, c in named
     ]
-    return f"most fragile: {', '.join(said)}"
+    return f"most fragile: {', '.join(lines)}"
 
 
 @command("ana", render, executes=True, fields_of="onnxprune.passes.ana:Ana")

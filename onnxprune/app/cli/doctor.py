@@ -48,7 +48,7 @@ def doctor() -> Facts:
     from onnxprune.runtime.execution import PACKAGES
     from onnxprune.support.processors import usable_processors
 
-    providers, packages = _providers(), [_package(name, *said) for name, said in _EXTRAS.items()]
+    providers, packages = _providers(), [_package(name, *purpose) for name, purpose in _EXTRAS.items()]
     training = _training()
     hints = [f'for {p["use"]}: pip install "{p["install"]}"' for p in packages if p["state"] == "missing"]
     hints += [f"for finetune with the training build: {training['install']}"] if training["install"] else []

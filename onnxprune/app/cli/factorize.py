@@ -43,18 +43,18 @@ def render(facts: Facts) -> RenderableType:
     ]
     if whole:
         parts += ["", table(("stays whole", "operator", "because"), whole)]
-    said = [
+    lines = [
         f"output {name}: mean squared error {error:.3g} to the original's on {facts['samples']} samples"
         for name, error in facts["outputs"].items()
     ]
     if "drop" in facts:
-        said.append(f"{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}")
-    said = said or ["no samples were given: the error at the outputs is not measured"]
+        lines.append(f"{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}")
+    lines = lines or ["no samples were given: the error at the outputs is not measured"]
     end = (
         f"approximate, not exact; the file computes its factors to {facts['max_rel_error']:.1e}; "
         f"model: {facts['output']}"
     )
-    return Group(*parts, "", *said, end)
+    return Group(*parts, "", *lines, end)
 
 
 @command("factorize", render, fields_of="onnxprune.passes.factorize:Factorize")

@@ -123,8 +123,8 @@ def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
 
     rows = [(f"{n['operator']} '{n['node']}'", n["reason"]) for n in facts["uncounted"]]
     unknown = ("", table(("multiply-accumulates not known", "because"), rows)) if rows else ()
-    said = assumed_text(facts)
-    return (*unknown, *(("", said) if said else ()))
+    assumption = assumed_text(facts)
+    return (*unknown, *(("", assumption) if assumption else ()))
 
 
 def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:

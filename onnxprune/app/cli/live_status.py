@@ -75,7 +75,7 @@ class LiveStatus:
 
     def __rich__(self) -> RenderableType:
         """Return the board, to be drawn."""
-        kinds = [kind for kind, wanted in self._kinds().items() if wanted]
+        kinds = [kind for kind, is_run in self._kinds().items() if is_run]
         of = {"macs": "MACs", "params": "parameters"}.get(self.recipe.budget.of, "channels")
         columns = ("round", *(f">{_KINDS[k]}" for k in kinds), ">loss", f">{of}", f">{self.recipe.metric}")
         rows = [
@@ -93,10 +93,10 @@ class LiveStatus:
         return [Text(shown(self.warning), style="yellow")] if self.warning else []
 
     def _outlook(self) -> str:
-        wanted = f"{self.recipe.budget.target:.0%} to be removed"
+        goal = f"{self.recipe.budget.target:.0%} to be removed"
         if self.ends_at is None:
-            return wanted
-        return f"{wanted}, about {duration(max(0.0, self.ends_at - time.monotonic()))} to go"
+            return goal
+        return f"{goal}, about {duration(max(0.0, self.ends_at - time.monotonic()))} to go"
 
 
 @contextmanager

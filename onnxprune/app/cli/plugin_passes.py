@@ -67,5 +67,5 @@ def _render(facts: Facts) -> RenderableType:
     """Show the figures of a pass."""
     from rich.console import Group
 
-    said = {k: v for k, v in facts.items() if k not in ("model", "output", "unchanged")}
-    return Group(*(f"{name}: {value}" for name, value in said.items()), f"model: {facts['output']}")
+    shown = {k: v for k, v in facts.items() if k not in ("model", "output", "unchanged")}
+    return Group(*(f"{name}: {value}" for name, value in shown.items()), f"model: {facts['output']}")

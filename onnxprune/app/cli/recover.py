@@ -39,10 +39,10 @@ def render(facts: Facts) -> RenderableType:
 def summary(facts: Facts) -> str:
     """Return a line with the samples, the time and the gain of recovery."""
     samples = f"{facts['samples']} {'drawn inputs' if facts['synthetic'] else 'samples'}"
-    said = f"repaired with {', '.join(facts['methods'])} from {samples} in {facts['recovery_s']:.1f} s"
+    text = f"repaired with {', '.join(facts['methods'])} from {samples} in {facts['recovery_s']:.1f} s"
     if "metric" in facts:
-        said += f"; {facts['metric']}: {facts['score_before']:.4f} → {facts['score']:.4f}"
-    return said
+        text += f"; {facts['metric']}: {facts['score_before']:.4f} → {facts['score']:.4f}"
+    return text
 
 
 @command("recover", render, executes=True, fields_of="onnxprune.passes.recover:Recover")

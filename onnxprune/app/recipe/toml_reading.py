@@ -105,12 +105,12 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
 
 def _refusal(path: Path, text: str, error: ValidationError, given: set[tuple[str, ...]]) -> UsageError:
     """State the mistakes of a recipe, each with its line and the allowed values."""
-    said = []
+    sentences = []
     for mistake in error.errors():
         keys = tuple(str(k) for k in mistake["loc"] if not isinstance(k, int))
         where = "--set" if keys in given else f"line {line_of(text, keys)}"
-        said.append(f"{path}, {where}: {_sentence(keys, mistake)}")
-    return UsageError("\n       ".join(said), "`init MODEL` writes a recipe with all keys explained")
+        sentences.append(f"{path}, {where}: {_sentence(keys, mistake)}")
+    return UsageError("\n       ".join(sentences), "`init MODEL` writes a recipe with all keys explained")
 
 
 def _sentence(keys: tuple[str, ...], mistake: Mapping[str, Any]) -> str:

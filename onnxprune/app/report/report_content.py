@@ -73,10 +73,10 @@ def _result(facts: Mapping[str, Facts], result: Facts | None, latencies: Mapping
     names = ("score", "judged_on", *_COSTS, "size_bytes", "max_rel_error", "allowed_rel_error", "runs")
     found = {name: facts["transform"][name] for name in names}
     found["shown"] = certified(facts["transform"])
-    said = {name: result[name] for name in ("reason", "floor", "best_iteration", "dense")}
-    said["missed"] = result.get("missed", False)
-    said["pattern"] = facts["transform"].get("pattern")
-    return found | said | latencies.get("dense", {})
+    outcome = {name: result[name] for name in ("reason", "floor", "best_iteration", "dense")}
+    outcome["missed"] = result.get("missed", False)
+    outcome["pattern"] = facts["transform"].get("pattern")
+    return found | outcome | latencies.get("dense", {})
 
 
 def _iterations(facts: Mapping[str, Facts], result: Facts, latencies: Mapping[str, Facts]) -> list[Facts]:

@@ -94,11 +94,11 @@ def absorbed(model: Model, selected: Selected) -> Absorption:
 
 def _waiting(channels: Channels, selected: Selected) -> list[GroupSymmetry]:
     """Return the axes that only their normalisations keep from being rotated."""
-    wanted = selected(channels)
+    names = selected(channels)
     return [
         axis
         for axis in symmetries(channels)
-        if axis.group.name in wanted and axis.opened in FREE and axis.opened is not axis.symmetry
+        if axis.group.name in names and axis.opened in FREE and axis.opened is not axis.symmetry
     ]
 
 

@@ -78,7 +78,7 @@ def put_back(model: Model, spelled: Spelled) -> None:
     """
     graph = model.proto.graph
     nodes, made = list(graph.node), {o for n in graph.node for o in n.output}
-    wanted: list[onnx.TensorProto] = []
+    needed: list[onnx.TensorProto] = []
     del graph.node[:]
     for node in nodes:
         norm = spelled.get(node.output[0]) if node.output else None
@@ -86,9 +86,9 @@ def put_back(model: Model, spelled: Spelled) -> None:
             graph.node.append(node)
             continue
         graph.node.extend(n for n in norm.nodes if n.output[0] not in made or n.output[0] == node.output[0])
-        wanted += norm.constants
+        needed += norm.constants
     known = {t.name for t in graph.initializer}
-    graph.initializer.extend({t.name: t for t in wanted if t.name not in known}.values())
+    graph.initializer.extend({t.name: t for t in needed if t.name not in known}.values())
     model.edited()
 
 
@@ -213,10 +213,10 @@ class _Reader:
         root = self._made(name, "Sqrt", "Pow")
         if root is None:
             return None
-        wanted = -0.5 if inverse else 0.5
+        exponent = -0.5 if inverse else 0.5
         if root[1].op_type == "Sqrt" and inverse:
             return None
-        if root[1].op_type == "Pow" and self._number(root[1].input[1]) != wanted:
+        if root[1].op_type == "Pow" and self._number(root[1].input[1]) != exponent:
             return None
         total = self._made(root[1].input[0], "Add")
         if total is None:

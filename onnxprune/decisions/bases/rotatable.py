@@ -57,11 +57,11 @@ class Rotatable:
         """
         absorption = absorbed(model, selected)
         channels = find_channels(absorption.model, allow_inexact=True)
-        wanted, axes = selected(channels), []
+        selected_names, axes = selected(channels), []
         refused: dict[str, str] = {}
         made = channels.model.main_values
         for axis in symmetries(channels):
-            chosen = axis.group.name in wanted and axis.symmetry in FREE
+            chosen = axis.group.name in selected_names and axis.symmetry in FREE
             why = _objection(axis, made) if chosen else _limit_of(axis)
             if why:
                 refused[axis.group.name] = why

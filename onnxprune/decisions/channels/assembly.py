@@ -76,14 +76,14 @@ class Assembly:
             return self.possible[name]
         waiting, seen = [name], set[str]()
         while waiting:
-            wanted = waiting.pop()
-            if wanted in seen:
+            tensor = waiting.pop()
+            if tensor in seen:
                 continue
-            seen.add(wanted)
-            if wanted in self.made or (wanted in self.model.constants and wanted not in folded):
+            seen.add(tensor)
+            if tensor in self.made or (tensor in self.model.constants and tensor not in folded):
                 continue
-            found = self.sources.makers.get(wanted)
-            path = found[0] if found is not None else self.sources.fixed.get(wanted, (None,))[0]
+            found = self.sources.makers.get(tensor)
+            path = found[0] if found is not None else self.sources.fixed.get(tensor, (None,))[0]
             if path not in self.graphs:
                 self.possible[name] = False
                 return False
@@ -108,17 +108,17 @@ class Assembly:
             return False
         waiting = [name]
         while waiting:
-            wanted = waiting.pop()
-            known = wanted in self.model.constants and wanted not in self.beside
-            if known or wanted in self.made:
+            tensor = waiting.pop()
+            known = tensor in self.model.constants and tensor not in self.beside
+            if known or tensor in self.made:
                 continue
-            if wanted in self.sources.makers:
-                path, _, node = self.sources.makers[wanted]
+            if tensor in self.sources.makers:
+                path, _, node = self.sources.makers[tensor]
                 self.brought.setdefault(path, []).append(self._renamed(node))
                 self.made.update(o for o in node.output if o)
                 waiting += reads_of(node)
             else:
-                self._copy_initializer(*self.sources.fixed[wanted])
+                self._copy_initializer(*self.sources.fixed[tensor])
         return True
 
     def _renamed(self, node: onnx.NodeProto) -> onnx.NodeProto:

@@ -94,7 +94,7 @@ def _rewrite_sizes(
     lists = Lists.of(model, channels.typing.shapes)
     operands: dict[Place, dict[int, Change]] = defaultdict(dict)
     results: dict[int, dict[int, Change]] = defaultdict(dict)
-    wanted: dict[Place, dict[int, Extent]] = defaultdict(dict)
+    new_sizes: dict[Place, dict[int, Extent]] = defaultdict(dict)
     for use in channels.typing.size_uses:
         new = kept_size(use.dim, counts)
         if use.attribute is not None:
@@ -103,13 +103,13 @@ def _rewrite_sizes(
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
             old = use.dim.size
             results[use.node][use.element] = old if isinstance(old, int) else 1 / _fraction(use.dim, counts)
-            wanted[use.node, RESULT][use.element] = new
+            new_sizes[use.node, RESULT][use.element] = new
         elif use.element is not None and _must_be_written(channels, lists, use, new, counts):
             change = new if isinstance(new, int) else _fraction(use.dim, counts)
             operands[use.node, use.operand][use.element] = -change if use.backwards else change
-            wanted[use.node, use.operand][use.element] = -new if use.backwards else new
+            new_sizes[use.node, use.operand][use.element] = -new if use.backwards else new
     if not at_readers:
-        _leave_to_sources(SizeFlow(model, channels.typing.shapes, lists.index, wanted), operands, results)
+        _leave_to_sources(SizeFlow(model, channels.typing.shapes, lists.index, new_sizes), operands, results)
     readers = _readers(model) if results else {}
     read = [
         (k, True, n)
@@ -144,19 +144,23 @@ def _change_lists(lists: Lists, operands: dict[tuple[int, int], dict[int, Change
     Returns:
         The nodes that join lists of their own for some of the readers.
     """
-    wanted: dict[tuple[str, tuple[tuple[int, int], ...]], list[tuple[int, int]]] = defaultdict(list)
+    readers_of: dict[tuple[str, tuple[tuple[int, int], ...]], list[tuple[int, int]]] = defaultdict(list)
     for (index, operand), changes in operands.items():
         name = lists.model.node(index).input[operand]
         numbers = [(e, n) for e, n in changes.items() if isinstance(n, int) and lists.place(name, e)]
         if len(numbers) == len(changes):
-            wanted[name, tuple(numbers)].append((index, operand))
+            readers_of[name, tuple(numbers)].append((index, operand))
     inserted: list[Insertion] = []
-    left = Counter(name for (name, _), readers in wanted.items() for _ in readers)
+    left = Counter(name for (name, _), readers in readers_of.items() for _ in readers)
     left = Counter({name: lists.index.count(name) - count for name, count in left.items()})
-    last = {name: told for name, told in wanted if not left[name]}  # where no reader needs the old numbers
-    for (name, told), readers in sorted(wanted.items(), key=lambda item: last.get(item[0][0]) == item[0][1]):
+    last = {
+        name: edit for name, edit in readers_of if not left[name]
+    }  # where no reader needs the old numbers
+    for (name, edit), readers in sorted(
+        readers_of.items(), key=lambda item: last.get(item[0][0]) == item[0][1]
+    ):
         new = lists.model.fresh(f"{name}__patched{readers[0][0]}_{readers[0][1]}")
-        node = lists.change(name, dict(told), None if last.get(name) == told else new)
+        node = lists.change(name, dict(edit), None if last.get(name) == edit else new)
         for index, operand in readers:
             del operands[index, operand]
             if node is not None:

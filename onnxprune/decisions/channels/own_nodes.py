@@ -50,14 +50,14 @@ def with_own_nodes(given: Model, dense: Model, form: Form, *, but: Collection[st
         return dense
     parts = _OwnParts(own, NetworkNodes(before), NetworkNodes(dense), frozenset(but))
     parts.drop_changed()
-    wanted = NetworkNodes(form(dense))
+    dense_nodes = NetworkNodes(form(dense))
     for _ in range(_ROUNDS):
         if not parts.instead and not parts.forms:
             return dense
         found = parts.put_in()
         known = parts.untouched & found.constants.keys()
         try:
-            wrong = differences(NetworkNodes(form(found)), wanted, known)
+            wrong = differences(NetworkNodes(form(found)), dense_nodes, known)
         except ContradictionError:  # some node computes a size that the cut has changed
             return dense
         if not wrong:
@@ -136,12 +136,12 @@ class _OwnParts:
             return False
         waiting, dense = [name], self.dense.model.constants
         while waiting:
-            wanted = waiting.pop()
-            if wanted in self.own.constants:
-                if not are_equal(dense.get(wanted, self.own.constants[wanted]), self.own.constants[wanted]):
+            tensor = waiting.pop()
+            if tensor in self.own.constants:
+                if not are_equal(dense.get(tensor, self.own.constants[tensor]), self.own.constants[tensor]):
                     return False
-            elif wanted in self.sources.makers:
-                waiting += reads_of(self.sources.makers[wanted][2])
+            elif tensor in self.sources.makers:
+                waiting += reads_of(self.sources.makers[tensor][2])
             else:
                 return False
         return True

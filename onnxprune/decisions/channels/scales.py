@@ -90,11 +90,11 @@ def _cut_widths(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dic
     return found
 
 
-def _without_node(graph: _Scalars, name: str, wanted: bool) -> _Move:
+def _without_node(graph: _Scalars, name: str, is_applied: bool) -> _Move:
     """Move the factor of a node that a cut has put in."""
     node = graph.index.nodes[graph.index.producers[name]]
     factor = graph.scalar(node.input[1])
-    changes = graph.behind(name, factor) if factor is not None and wanted else None
+    changes = graph.behind(name, factor) if factor is not None and is_applied else None
     reason = f"'{name}' is multiplied by a node of its own: runtimes may not fuse the nodes around it"
     return _Move(changes, reason, node)
 

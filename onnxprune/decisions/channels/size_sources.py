@@ -28,7 +28,7 @@ from onnxprune.ops.spec import spec_of
 
 Place: TypeAlias = "tuple[int, int]"
 """A node by its number, and one of its operands; for sizes that the node reads off a tensor, `READ`."""
-Wanted: TypeAlias = "Mapping[Place, Mapping[int, Extent]]"
+NewSizes: TypeAlias = "Mapping[Place, Mapping[int, Extent]]"
 """New numbers by place and element."""
 READ = -1
 _STANDARD = ("", "ai.onnx")
@@ -56,23 +56,23 @@ class SizeFlow:
         model: The network before any change, its weights cut or not.
         shapes: Its shapes, and the numbers it computes.
         index: The producers and readers of its tensors.
-        wanted: The new numbers that readers need, and those that nodes read off tensors.
+        new_sizes: The new numbers that readers need, and those that nodes read off tensors.
     """
 
     model: Model
     shapes: Shapes
     index: GraphIndex
-    wanted: Wanted
+    new_sizes: NewSizes
     readers: frozenset[int] = field(init=False)
     """The nodes that need new numbers."""
 
     def __post_init__(self) -> None:
-        self.readers = frozenset(node for node, operand in self.wanted if operand != READ)
+        self.readers = frozenset(node for node, operand in self.new_sizes if operand != READ)
 
     def sources(self) -> ChangedSources:
         """Change as many sources as all readers agree with; write the constants among them."""
-        read = {place: new for place, new in self.wanted.items() if place[1] == READ}
-        numbers: Wanted = read | self._constants()
+        read = {place: new for place, new in self.new_sizes.items() if place[1] == READ}
+        numbers: NewSizes = read | self._constants()
         quotients: frozenset[int] = frozenset()
         for _ in range(_ROUNDS):
             if not numbers:
@@ -90,9 +90,9 @@ class SizeFlow:
         return ChangedSources()
 
     def _constants(self) -> dict[Place, dict[int, Extent]]:
-        """Return the constants that hold wanted numbers, and the new ones."""
+        """Return the constants that hold numbers to change, and the new ones."""
         found: dict[Place, dict[int, Extent]] = {}
-        for (number, operand), elements in self.wanted.items():
+        for (number, operand), elements in self.new_sizes.items():
             if operand == READ:
                 continue
             name = self.index.nodes[number].input[operand]
@@ -109,13 +109,13 @@ class SizeFlow:
         if number is None:
             return None
         node = self.index.nodes[number]
-        for operand, inner, wanted in self._steps(node, element, new):
+        for operand, inner, target in self._steps(node, element, new):
             if node.input[operand] not in self.model.constants:
-                found = self._origin(node.input[operand], inner, wanted)
+                found = self._origin(node.input[operand], inner, target)
                 if found is not None:
                     return found
-            elif isinstance(wanted, int):
-                return (number, operand), inner, wanted
+            elif isinstance(target, int):
+                return (number, operand), inner, target
         return None
 
     def _steps(self, node: onnx.NodeProto, element: int, new: Extent) -> Iterator[tuple[int, int, Extent]]:
@@ -141,9 +141,9 @@ class SizeFlow:
                 continue
             inner = element if len(factors) > 1 else 0
             factor = factors[inner]
-            wanted = None if factor is None else exact_quotient(factor * new, old)
-            if wanted is not None:
-                yield operand, inner, wanted
+            target = None if factor is None else exact_quotient(factor * new, old)
+            if target is not None:
+                yield operand, inner, target
 
     def _moved(self, node: onnx.NodeProto, element: int) -> tuple[int, int] | None:
         """Return the operand that an element of a result is moved from, and its element there."""
@@ -182,7 +182,7 @@ class SizeFlow:
         sizes = self.shapes.sizes.get(name, ())
         return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], int) else None
 
-    def _write(self, numbers: Wanted) -> None:
+    def _write(self, numbers: NewSizes) -> None:
         for (number, operand), elements in numbers.items():
             node = self.index.nodes[number]
             values = self.model.array(node.input[operand]).copy()
@@ -192,7 +192,7 @@ class SizeFlow:
 
     def _done(self, flow: _Flow) -> list[tuple[Place, int]]:
         found = []
-        for place, elements in self.wanted.items():
+        for place, elements in self.new_sizes.items():
             values = flow.values.get(flow.names[place]) if place in flow.names else None
             if values is not None:
                 found += [(place, e) for e, new in elements.items() if values.ravel()[e] == new]
@@ -217,7 +217,7 @@ class _Flow:
     """
 
     of: SizeFlow
-    numbers: Wanted
+    numbers: NewSizes
     quotients: frozenset[int] = frozenset()
     divisors: dict[Place, dict[int, Extent]] = field(default_factory=dict)
     divisions: dict[str, frozenset[int]] = field(default_factory=dict)
@@ -380,11 +380,11 @@ class _Flow:
     def _compare(self, number: int, operand: int, values: Values) -> None:
         """Note a conflict where a reader needs other numbers than those computed."""
         name = self.of.index.nodes[number].input[operand]
-        before, wanted = self._known(name), self.of.wanted.get((number, operand), {})
+        before, targets = self._known(name), self.of.new_sizes.get((number, operand), {})
         self.names[number, operand] = name
         old = values if before is None else before
         for element, (new, known) in enumerate(zip(values.ravel(), old.ravel(), strict=True)):
-            if new not in (wanted.get(element, known), known):
+            if new not in (targets.get(element, known), known):
                 self.conflicts |= self._sources(number, operand)
                 self.blamed |= self.divisions.get(name, frozenset())
 

@@ -141,17 +141,17 @@ def largest_rank(layer: RankLayer, forms: Sequence[Form]) -> int:
 
 
 def _of_form(
-    layer: RankLayer, kernel: Array, gram: Array, variance: float, form: Form, wanted: int | None
+    layer: RankLayer, kernel: Array, gram: Array, variance: float, form: Form, only: int | None
 ) -> Iterator[RankOption]:
     """Yield the splits of one form that cost less than the layer."""
-    ranks = _paying(layer, form, _ranks(_largest(layer, form)) if wanted is None else [wanted])
+    ranks = _paying(layer, form, _ranks(_largest(layer, form)) if only is None else [only])
     if not ranks:
         return
     unfolding, outputs = Unfolding(kernel, gram, form.first, ranks[-1]), layer.shape[1]
     for rank in (r for r in ranks if r <= unfolding.most):
         errors = unfolding.errors(rank)
         behind: list[tuple[int, ...]] = [()]
-        behind += [(n,) for n in _behind(outputs, wanted)] if form.name == "tucker-2" else []
+        behind += [(n,) for n in _behind(outputs, only)] if form.name == "tucker-2" else []
         for outer in behind:
             if _pays(layer, form, (rank, *outer)):
                 error = float(errors[outer[0] if outer else -1]) / variance
@@ -181,11 +181,11 @@ def _every(layer: RankLayer, form: Form) -> range:
     return range(1, _largest(layer, form) + 1)
 
 
-def _behind(outputs: int, wanted: int | None) -> list[int]:
+def _behind(outputs: int, only: int | None) -> list[int]:
     """Return the numbers of channels behind the second product that are offered."""
-    if wanted is None:
+    if only is None:
         return _ranks(outputs - 1, _MOST_OUTER)
-    return [wanted] if wanted < outputs else []
+    return [only] if only < outputs else []
 
 
 def _largest(layer: RankLayer, form: Form) -> int:

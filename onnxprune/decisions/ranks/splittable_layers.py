@@ -233,11 +233,11 @@ def _layer(channels: Channels, model: Model, index: int, work: Mapping[str, floa
     return RankLayer(index, linear, shape, before, after, rows, find_shift(model, node, groups * outputs))
 
 
-def _reason(model: Model, node: onnx.NodeProto, said: str) -> str:
+def _reason(model: Model, node: onnx.NodeProto, reason: str) -> str:
     """Return why a node is no linear map with weights of its own; empty where both operands are data."""
-    if said != "its weights are not a constant":
-        return said
+    if reason != "its weights are not a constant":
+        return reason
     makers = [model.main.producer(i) for i in node.input]
     if any(maker is not None and spec_of(maker).quantises for maker in makers):
         return "its weights are quantised"
-    return "" if node.op_type in ("MatMul", "Gemm") else said
+    return "" if node.op_type in ("MatMul", "Gemm") else reason

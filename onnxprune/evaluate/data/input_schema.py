@@ -150,8 +150,8 @@ class Schema:
             raise DataError("the model has no inputs that data could be fed to", "leave the data out")
 
     def _check_layout(self, spec: TensorSpec, array: ArrayLayout, axis: int | None, where: str) -> None:
-        wanted = [None if a == axis else size for a, size in enumerate(spec.shape)]
-        if spec.shape and not _matches(array.shape, wanted, len(array.shape) == len(spec.shape)):
+        expected = [None if a == axis else size for a, size in enumerate(spec.shape)]
+        if spec.shape and not _matches(array.shape, expected, len(array.shape) == len(spec.shape)):
             counts = (
                 _COUNTS if not axis else f"axis {axis} counts the samples, the others must be the model's"
             )
@@ -217,18 +217,18 @@ def _classes(output: TensorSpec, labels: tuple[int, ...]) -> int | None:
     return None if not isinstance(size, int) else max(size, 2)  # a single value means yes or no
 
 
-def _matches(shape: Sequence[int], wanted: Sequence[int | str | None], same_rank: bool) -> bool:
-    fits = (not isinstance(w, int) or s == w for s, w in zip(shape, wanted, strict=False))
+def _matches(shape: Sequence[int], expected: Sequence[int | str | None], same_rank: bool) -> bool:
+    fits = (not isinstance(w, int) or s == w for s, w in zip(shape, expected, strict=False))
     return same_rank and all(fits)
 
 
-def _converts(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+def _converts(given: np.dtype[Any], expected: np.dtype[Any]) -> bool:
     """Return whether a conversion is one of those `Schema` allows."""
-    if given == wanted or (given.kind == "U" and wanted.kind == "O"):
+    if given == expected or (given.kind == "U" and expected.kind == "O"):
         return True
-    if given.kind == wanted.kind and given.kind in "fc":
+    if given.kind == expected.kind and given.kind in "fc":
         return True
-    return given.kind in "iu" and wanted.kind in "iu" and np.can_cast(given, wanted, "safe")
+    return given.kind in "iu" and expected.kind in "iu" and np.can_cast(given, expected, "safe")
 
 
 def _check_labels_layout(labels: ArrayLayout, where: str) -> None:

@@ -194,27 +194,27 @@ def _fixed(sizes: Sequence[int | str | None]) -> tuple[int, int] | None:
 
 def _check_size(reader: PictureReader, spec: TensorSpec) -> None:
     """Refuse settings that make pictures of another size than the input takes."""
-    wanted = _fixed(spec.shape[2:] if reader.first else spec.shape[1:3])
+    target = _fixed(spec.shape[2:] if reader.first else spec.shape[1:3])
     made = reader.crop or (reader.resize if reader.resize and len(reader.resize) == 2 else None)
-    if wanted is not None and made is not None and made != wanted:
+    if target is not None and made is not None and made != target:
         raise DataError(
             f"the settings make pictures of {made[0]}×{made[1]}, and the input is {spec}",
             f"write the size of the input into {SETTINGS}",
         )
 
 
-def _resized(size: tuple[int, int], wanted: tuple[int, ...]) -> tuple[int, int]:
+def _resized(size: tuple[int, int], target: tuple[int, ...]) -> tuple[int, int]:
     """Return height and width of a picture that is resized, by its shorter edge or both."""
-    if len(wanted) == 2:
-        return wanted[0], wanted[1]
+    if len(target) == 2:
+        return target[0], target[1]
     short = min(size)
-    return tuple(max(1, round(edge * wanted[0] / short)) for edge in size)  # type: ignore[return-value]
+    return tuple(max(1, round(edge * target[0] / short)) for edge in size)  # type: ignore[return-value]
 
 
-def _centre(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int, int, int]:
+def _centre(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the box of a centre crop; beyond the picture Pillow puts zeros."""
-    left, top = (size[0] - wanted[1]) // 2, (size[1] - wanted[0]) // 2
-    return left, top, left + wanted[1], top + wanted[0]
+    left, top = (size[0] - target[1]) // 2, (size[1] - target[0]) // 2
+    return left, top, left + target[1], top + target[0]
 
 
 def _tell_once(text: str) -> None:

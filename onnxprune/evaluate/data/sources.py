@@ -171,10 +171,10 @@ class ShardSource(Source):
 
     def parts(self, limit: int | None, rng: np.random.Generator | None) -> Iterator[DataPart]:
         """Yield one part a shard."""
-        wanted = self._within(limit)
-        order = range(len(wanted)) if rng is None else rng.permutation(len(wanted))
+        portions = self._within(limit)
+        order = range(len(portions)) if rng is None else rng.permutation(len(portions))
         for index in order:
-            path, rows = wanted[index]
+            path, rows = portions[index]
             axes, whole = self._axes[path], dict(self._shards)[path]
             for arrays in _unpacked(path, axes, whole, rows, rows if rng is not None else None):
                 yield DataPart(path.name, arrays, axes)
@@ -183,12 +183,12 @@ class ShardSource(Source):
         """Return the shards, and of each the rows, that hold the first samples."""
         if limit is None:
             return self._shards
-        wanted = []
+        portions = []
         for path, rows in self._shards:
             if limit > 0:
-                wanted.append((path, min(rows, limit)))
+                portions.append((path, min(rows, limit)))
             limit -= rows
-        return wanted
+        return portions
 
 
 class CallableSource(Source):

@@ -28,13 +28,13 @@ def interface_differences(reference: Model, candidate: Model, cuts: Cuts | None 
 
 
 def _inputs(reference: Model, candidate: Model, cuts: Cuts) -> Iterator[str]:
-    wanted = {i.name: i for i in reference.inputs}
+    expected = {i.name: i for i in reference.inputs}
     found = {i.name: i for i in candidate.inputs}
-    yield from (f"there is no input '{n}'" for n in wanted if n not in found)
-    yield from (f"there is an input '{n}' more" for n in found if n not in wanted)
-    for name in (n for n in wanted if n in found):
-        yield from _kinds(f"input '{name}'", wanted[name].type, found[name].type)
-        for axis, (size, other) in enumerate(zip(*map(_sizes, (wanted[name], found[name])), strict=False)):
+    yield from (f"there is no input '{n}'" for n in expected if n not in found)
+    yield from (f"there is an input '{n}' more" for n in found if n not in expected)
+    for name in (n for n in expected if n in found):
+        yield from _kinds(f"input '{name}'", expected[name].type, found[name].type)
+        for axis, (size, other) in enumerate(zip(*map(_sizes, (expected[name], found[name])), strict=False)):
             size = cuts.get(name, {}).get(axis, size)
             if other is not None and other != size:
                 wanted_size = "open" if size is None else size
@@ -42,27 +42,27 @@ def _inputs(reference: Model, candidate: Model, cuts: Cuts) -> Iterator[str]:
 
 
 def _outputs(reference: Model, candidate: Model) -> Iterator[str]:
-    wanted = {o.name: o for o in reference.outputs}
+    expected = {o.name: o for o in reference.outputs}
     found = {o.name: o for o in candidate.outputs}
-    yield from (f"there is no output '{n}'" for n in wanted if n not in found)
-    yield from (f"there is an output '{n}' more" for n in found if n not in wanted)
-    if list(wanted) != list(found) and set(wanted) == set(found):
-        yield f"the outputs come in the order {', '.join(found)} instead of {', '.join(wanted)}"
-    for name in (n for n in wanted if n in found):
-        yield from _kinds(f"output '{name}'", wanted[name].type, found[name].type)
+    yield from (f"there is no output '{n}'" for n in expected if n not in found)
+    yield from (f"there is an output '{n}' more" for n in found if n not in expected)
+    if list(expected) != list(found) and set(expected) == set(found):
+        yield f"the outputs come in the order {', '.join(found)} instead of {', '.join(expected)}"
+    for name in (n for n in expected if n in found):
+        yield from _kinds(f"output '{name}'", expected[name].type, found[name].type)
 
 
-def _kinds(subject: str, wanted: onnx.TypeProto, found: onnx.TypeProto) -> Iterator[str]:
+def _kinds(subject: str, expected: onnx.TypeProto, found: onnx.TypeProto) -> Iterator[str]:
     """Compare two types: the kind of value, the element type, the rank."""
-    if wanted.WhichOneof("value") != found.WhichOneof("value"):
-        yield f"{subject} is of another kind: {_kind(found)} instead of {_kind(wanted)}"
+    if expected.WhichOneof("value") != found.WhichOneof("value"):
+        yield f"{subject} is of another kind: {_kind(found)} instead of {_kind(expected)}"
         return
-    if not wanted.HasField("tensor_type"):
+    if not expected.HasField("tensor_type"):
         return
-    if wanted.tensor_type.elem_type != found.tensor_type.elem_type:
-        yield f"{subject} is of type {_element(found)} instead of {_element(wanted)}"
-    known = all(t.tensor_type.HasField("shape") for t in (wanted, found))
-    ranks = [len(t.tensor_type.shape.dim) for t in (wanted, found)]
+    if expected.tensor_type.elem_type != found.tensor_type.elem_type:
+        yield f"{subject} is of type {_element(found)} instead of {_element(expected)}"
+    known = all(t.tensor_type.HasField("shape") for t in (expected, found))
+    ranks = [len(t.tensor_type.shape.dim) for t in (expected, found)]
     if known and ranks[0] != ranks[1] and subject.startswith("input"):
         yield f"{subject} has {ranks[1]} axes instead of {ranks[0]}"
 

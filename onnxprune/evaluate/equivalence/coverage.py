@@ -40,7 +40,7 @@ def covering(
     Returns:
         One sentence for each input whose numbers were not all fed.
     """
-    said = []
+    notes = []
     sizes = {n: int(np.prod(shape)) for n, shape in shapes.items()}
     bounded = {n: h for n, h in rows.items() if sizes.get(n)}
     watch = ProcessorClock()
@@ -61,8 +61,8 @@ def covering(
                 continue
             fed += feed[name].size
         if fed < high:
-            said.append(f"{fed} of the {high} rows that '{name}' may pick were fed")
-    return said
+            notes.append(f"{fed} of the {high} rows that '{name}' may pick were fed")
+    return notes
 
 
 def _feed(model: Model, specs: Sequence[TensorSpec], shapes: Shapes) -> dict[str, Array]:

@@ -61,14 +61,14 @@ def with_device(reference: Model, candidate: Model, verdict: Verdict, seed: int 
     except OnnxpruneError as error:
         return replace(verdict, notes=(*verdict.notes, f"not compared on {config.name}: {error.message}"))
     if not math.isfinite(found.noise):
-        said = (
+        note = (
             f"not compared on {config.name}: {reference.name} itself differs there from the CPU without bound"
         )
-        return replace(verdict, notes=(*verdict.notes, said))
-    told = f"on {config.name}: max_rel_error {found.error:.1e}, allowed {found.allowed:.1e}"
+        return replace(verdict, notes=(*verdict.notes, note))
+    deviation = f"on {config.name}: max_rel_error {found.error:.1e}, allowed {found.allowed:.1e}"
     if found.error > found.allowed:
-        return replace(verdict, reason=f"the models differ {told}", differs=verdict.exact)
-    return replace(verdict, notes=(*verdict.notes, told))
+        return replace(verdict, reason=f"the models differ {deviation}", differs=verdict.exact)
+    return replace(verdict, notes=(*verdict.notes, deviation))
 
 
 def _errors(

@@ -58,19 +58,19 @@ def subjects(reference: Model, candidate: Model) -> Subjects:
 def _subjects(reference: Model, candidate: Model) -> Subjects:
     """Make two models ready as they are."""
     protos = [model.copy().proto for model in (reference, candidate)]
-    said = dict.fromkeys(sentence for proto in protos for sentence in reproducible(proto))
+    remarks = dict.fromkeys(sentence for proto in protos for sentence in reproducible(proto))
     unknown = unknown_operators(protos[0]) | unknown_operators(protos[1])
     names = tuple(o.name for o in protos[0].graph.output)
     if not unknown and all(o.type.HasField("tensor_type") for o in protos[0].graph.output):
-        return _runnable(Subjects(protos[0], protos[1], names, (), tuple(said)))
+        return _runnable(Subjects(protos[0], protos[1], names, (), tuple(remarks)))
     try:
-        return _runnable(_cut(protos, unknown, True, tuple(said)))
+        return _runnable(_cut(protos, unknown, True, tuple(remarks)))
     except (ModelError, DifferenceError):  # consumers of the operator do not take a copy of its operand
-        return _runnable(_cut(protos, unknown, False, tuple(said)))
+        return _runnable(_cut(protos, unknown, False, tuple(remarks)))
 
 
 def _cut(
-    protos: list[onnx.ModelProto], unknown: set[tuple[str, str]], stand_in: bool, said: tuple[str, ...]
+    protos: list[onnx.ModelProto], unknown: set[tuple[str, str]], stand_in: bool, remarks: tuple[str, ...]
 ) -> Subjects:
     one, two = (cut_before(proto, unknown, stand_in) for proto in protos)
     kept = _places([anonymous(n)[0] for n in one.nodes], [anonymous(n)[0] for n in two.nodes])
@@ -91,7 +91,7 @@ def _cut(
     if not left and not points:
         raise ModelError("there is nothing to compare before operators that this runtime does not know")
     return Subjects(
-        one.proto, two.proto, tuple(outputs), tuple(points), (*said, *_about(one, unknown, stand_in))
+        one.proto, two.proto, tuple(outputs), tuple(points), (*remarks, *_about(one, unknown, stand_in))
     )
 
 
@@ -114,11 +114,11 @@ def _about(cut: RunnableModel, unknown: set[tuple[str, str]], stand_in: bool) ->
     """State the nodes that were cut off."""
     strangers = [n for n in cut.nodes if any((m.domain, m.op_type) in unknown for m in _inside(n))]
     names = ", ".join(dict.fromkeys(f"{node.op_type} '{label(node)}'" for node in strangers))
-    said = [f"compared up to {names}, which this runtime does not know"] if names else []
+    remarks = [f"compared up to {names}, which this runtime does not know"] if names else []
     if stand_in and any(node.output and node.output[0] not in cut.lost for node in strangers):
-        said = [f"{names}, which this runtime does not know, is a copy of its first operand in both"]
+        remarks = [f"{names}, which this runtime does not know, is a copy of its first operand in both"]
     lost = ", ".join(f"'{name}'" for name in cut.lost)
-    return [*said, *([f"{lost}: the tensors before the output are compared instead"] if lost else [])]
+    return [*remarks, *([f"{lost}: the tensors before the output are compared instead"] if lost else [])]
 
 
 def _inside(node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -77,8 +77,8 @@ class Comparison:
         except LimitError:
             raise
         except ModelError as error:
-            said = f"with {run.where} only the first model can be run: {error.message}"
-            raise DifferenceError(said) from error
+            message = f"with {run.where} only the first model can be run: {error.message}"
+            raise DifferenceError(message) from error
         for pair, record in self.records.items():
             record.add(expected[pair[0]], actual[pair[1]], run.where, run.lenient)
 

@@ -105,7 +105,7 @@ class Verdict:
         return max(self.outputs, key=_share).allowed if self.outputs else 0.0
 
     @property
-    def said(self) -> str:
+    def explanation(self) -> str:
         """The difference, or the reason why nothing is shown, naming the output."""
         if self.reason:
             return self.reason
@@ -130,7 +130,7 @@ class Verdict:
             "outputs": {o.name: o.facts() for o in self.outputs},
             "notes": list(self.notes),
         }
-        found |= {"reason": self.said} if self.said else {}
+        found |= {"reason": self.explanation} if self.explanation else {}
         noises = [o.noise for o in self.outputs if o.noise is not None]
         return found | ({"noise_rel_error": max(noises)} if noises else {})
 

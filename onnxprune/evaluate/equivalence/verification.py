@@ -84,12 +84,14 @@ def demand(verdict: Verdict, reference: str, candidate: str, hint: str = "") -> 
         NotShownError: Nothing is shown.
     """
     if verdict.status == "not shown":
-        said = f"it is not shown that {reference} and {candidate} compute the same: {verdict.said}"
-        raise NotShownError(said, verdict.hint or "give samples of real inputs with --data", verdict.facts())
+        message = f"it is not shown that {reference} and {candidate} compute the same: {verdict.explanation}"
+        raise NotShownError(
+            message, verdict.hint or "give samples of real inputs with --data", verdict.facts()
+        )
     if verdict.status == "differ" and (verdict.exact or verdict.differs):
-        said = f"{reference} and {candidate} do not compute the same: {verdict.said}"
+        message = f"{reference} and {candidate} do not compute the same: {verdict.explanation}"
         usual = "if neither was changed by other tools, please report this: it is a defect of onnxprune"
-        raise VerificationError(said, hint or usual, verdict.facts())
+        raise VerificationError(message, hint or usual, verdict.facts())
 
 
 def is_exact(sparse: Model, channels: Channels | None = None) -> bool:

@@ -77,19 +77,19 @@ def suppressed(boxes: Boxes, overlap: float, limit: int) -> Boxes:
     return boxes.chosen(np.asarray(kept, np.int64))
 
 
-def matches(found: Boxes, wanted: Boxes, overlap: float) -> Array:
+def matches(found: Boxes, expected: Boxes, overlap: float) -> Array:
     """Pair boxes of two lists: each found box, best first, with the free reference box that it overlaps most.
 
     Args:
         found: Boxes of the model, best first.
-        wanted: Reference boxes.
+        expected: Reference boxes.
         overlap: Smallest intersection over union of a pair.
 
     Returns:
         For each found box whether it has a partner of its class, ``[n]``.
     """
-    table = overlaps(found.corners, wanted.corners)
-    table[found.classes[:, np.newaxis] != wanted.classes[np.newaxis]] = -1
+    table = overlaps(found.corners, expected.corners)
+    table[found.classes[:, np.newaxis] != expected.classes[np.newaxis]] = -1
     paired = np.zeros(len(found.scores), bool)
     for row in range(len(paired)) if table.shape[1] else ():
         best = int(table[row].argmax())

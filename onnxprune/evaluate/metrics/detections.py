@@ -59,9 +59,9 @@ def box_agreement(thresholds: Thresholds, answer: BatchOutputs) -> Scores:
         DataError: The form of the outputs is not known.
     """
     scores = []
-    for found, wanted in box_pairs(thresholds, thresholds.conf, answer):
-        total = len(found.scores) + len(wanted.scores)
-        pairs = int(matches(found, wanted, thresholds.iou).sum())
+    for found, expected in box_pairs(thresholds, thresholds.conf, answer):
+        total = len(found.scores) + len(expected.scores)
+        pairs = int(matches(found, expected, thresholds.iou).sum())
         scores.append(2 * pairs / total if total else 1.0)
     return np.asarray(scores, np.float64)
 
@@ -80,8 +80,8 @@ def box_pairs(thresholds: Thresholds, least: float, answer: BatchOutputs) -> Pai
     assert answer.baseline is not None
     form: BoxForm = answer.baseline.fact("boxes", recognised)
     before = {name: output.values for name, output in answer.remembered.items()}
-    wanted = form.read(before, thresholds.conf, thresholds.nms)
-    return list(zip(form.read(answer.outputs, least, thresholds.nms), wanted, strict=True))
+    expected = form.read(before, thresholds.conf, thresholds.nms)
+    return list(zip(form.read(answer.outputs, least, thresholds.nms), expected, strict=True))
 
 
 def pairs_for_precision(thresholds: Thresholds, answer: BatchOutputs) -> Pairs:
@@ -103,7 +103,7 @@ def mean_average_precision(overlaps: Sequence[float], parts: Sequence[Pairs]) ->
         The mean, 0 to 1. Without any reference box: 1 if the model has none above its threshold, else 0.
     """
     pairs = [pair for part in parts for pair in part]
-    classes = np.unique(np.concatenate([wanted.classes for _, wanted in pairs]))
+    classes = np.unique(np.concatenate([expected.classes for _, expected in pairs]))
     if not len(classes):
         return float(not any((found.scores >= Thresholds.conf).any() for found, _ in pairs))
     return float(np.mean([_average_precision(pairs, c, limit) for c in classes for limit in overlaps]))
@@ -112,9 +112,9 @@ def mean_average_precision(overlaps: Sequence[float], parts: Sequence[Pairs]) ->
 def _average_precision(pairs: Pairs, kind: int, overlap: float) -> float:
     """Return the average precision of one class at one threshold."""
     scores, right, total = [], [], 0
-    for found, wanted in pairs:
+    for found, expected in pairs:
         own = found.chosen(np.flatnonzero(found.classes == kind)[:_MOST])
-        reference = wanted.chosen(wanted.classes == kind)
+        reference = expected.chosen(expected.classes == kind)
         scores.append(own.scores)
         right.append(matches(own, reference, overlap))
         total += len(reference.scores)

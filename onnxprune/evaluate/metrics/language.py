@@ -38,15 +38,15 @@ def next_token_loss(name: str, answer: BatchOutputs) -> tuple[Scores, Scores]:
     counted = labels[:, 1:] >= 0
     if mask is not None and mask.shape == labels.shape:
         counted = counted & (mask[:, 1:] != 0) & (mask[:, :-1] != 0)
-    wanted = np.where(counted, labels[:, 1:], 0)
-    if wanted.size and wanted.max() >= logits.shape[2]:
+    expected = np.where(counted, labels[:, 1:], 0)
+    if expected.size and expected.max() >= logits.shape[2]:
         raise DataError(
-            f"token {wanted.max()} is none of the {logits.shape[2]} rows of the logits", "give other labels"
+            f"token {expected.max()} is none of the {logits.shape[2]} rows of the logits", "give other labels"
         )
     scores = logits[:, :-1].astype(np.float64)
     high = scores.max(-1, keepdims=True)
     normaliser = np.log(np.exp(scores - high).sum(-1)) + high[..., 0]
-    own = np.take_along_axis(scores, wanted[..., np.newaxis], -1)[..., 0]
+    own = np.take_along_axis(scores, expected[..., np.newaxis], -1)[..., 0]
     return ((normaliser - own) * counted).sum(1), counted.sum(1).astype(np.float64)
 
 

@@ -69,14 +69,14 @@ def error(measure: Callable[[Array], Array], name: str, answer: BatchOutputs) ->
     Raises:
         DataError: No output has a target, or shapes differ.
     """
-    wanted = [n for n in answer.outputs if n in answer.targets]
-    if not wanted:
+    names = [n for n in answer.outputs if n in answer.targets]
+    if not names:
         raise DataError(
             f"{name} needs target values, and the data has none",
             f"add an array named like one of the outputs ({', '.join(answer.outputs)}); {_UNLABELLED}",
         )
     scores = []
-    for n in wanted:
+    for n in names:
         output, target = answer.outputs[n], answer.targets[n]
         if output.shape != target.shape:
             raise DataError(

@@ -99,13 +99,13 @@ def errors(words: bool, how: Decoding, answer: BatchOutputs) -> tuple[Scores, Sc
     assert answer.baseline is not None
     blank = int(answer.baseline.fact(f"blank {how}", how.blank_of))
     found = how.texts(answer.outputs, blank)
-    wanted = _reference(how, blank, answer)
+    expected = _reference(how, blank, answer)
     cut: Callable[[Text], Sequence[object]] = _characters
     if words:
         if how.space is None:
             raise UsageError("wer needs the class of the space between words", "give it: wer@space=N")
         cut = _Words(how.space)
-    pairs = [(cut(a), cut(b)) for a, b in zip(found, wanted, strict=True)]
+    pairs = [(cut(a), cut(b)) for a, b in zip(found, expected, strict=True)]
     distances = np.array([edit_distance(a, b) for a, b in pairs], np.float64)
     return distances, np.array([len(b) for _, b in pairs], np.float64)
 

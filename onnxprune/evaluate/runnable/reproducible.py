@@ -28,12 +28,12 @@ def reproducible(proto: onnx.ModelProto) -> list[str]:
     generators = [node for node in nodes if spec_of(node).random == "always"]
     seeds = [_seeded(node, number) for number, node in enumerate(generators)]
     levels = [_at_full_accuracy(node) for node in nodes]
-    said = {
+    sentences = {
         "Dropout in training mode is off in both": any(dropouts),
         "random generators without a seed share one": any(seeds),
         "accuracy_level is set to full in both": any(levels),
     }
-    return [sentence for sentence, holds in said.items() if holds]
+    return [sentence for sentence, holds in sentences.items() if holds]
 
 
 def _constants(proto: onnx.ModelProto) -> set[str]:

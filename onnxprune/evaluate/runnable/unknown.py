@@ -79,8 +79,8 @@ def cut_before(
     graph.node.extend(kept)
     outputs = [o for o in graph.output if o.name not in gone]
     listed = {o.name for o in outputs}
-    wanted = dict.fromkeys(i for names in operands for i in names if i is not None and i not in listed)
-    outputs += [onnx.ValueInfoProto(name=name) for name in wanted]
+    needed = dict.fromkeys(i for names in operands for i in names if i is not None and i not in listed)
+    outputs += [onnx.ValueInfoProto(name=name) for name in needed]
     del graph.output[:]
     graph.output.extend(outputs)
     _drop_dead(graph)
@@ -131,11 +131,11 @@ def _read(node: onnx.NodeProto) -> tuple[str, ...]:
 
 def _drop_dead(graph: onnx.GraphProto) -> None:
     """Remove nodes without a result that is read."""
-    wanted = {o.name for o in graph.output}
+    needed = {o.name for o in graph.output}
     alive = []
     for node in reversed(graph.node):
-        if wanted.intersection(node.output):
+        if needed.intersection(node.output):
             alive.append(node)
-            wanted |= {*node.input, *captured(node)}
+            needed |= {*node.input, *captured(node)}
     del graph.node[:]
     graph.node.extend(reversed(alive))

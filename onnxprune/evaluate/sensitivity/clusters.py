@@ -77,9 +77,9 @@ class Cluster(ABC):
         except (OnnxpruneError, GeneratorExit):
             raise
         except Exception as error:  # every client has exceptions of its own
-            said = _first_line(error)
+            message = _first_line(error)
             raise WorkerError(
-                f"the {self.kind} cluster at {self.host}:{self.port} failed: {said}", hint
+                f"the {self.kind} cluster at {self.host}:{self.port} failed: {message}", hint
             ) from error
 
     def _no_answer(self, error: Exception) -> WorkerError:

@@ -61,10 +61,10 @@ def cuts(model: Model, shapes: Shapes, changing: Sequence[Collection[str]]) -> l
     reached, begins = _reached(model, reads, changing)
     fixed = _fixed(model, shapes, reads, reached, (1 << len(changing)) - 1)
     outputs = [o.name for o in model.outputs]
-    wanted = _wanted(model, reads, {o: reached.get(o, 0) for o in outputs}, fixed)
+    needed = _needed(model, reads, {o: reached.get(o, 0) for o in outputs}, fixed)
     carried: list[list[str]] = [[] for _ in changing]
-    for name in wanted.keys() & fixed.keys():
-        for k in _places(wanted[name] & fixed[name]):
+    for name in needed.keys() & fixed.keys():
+        for k in _places(needed[name] & fixed[name]):
             carried[k].append(name)
     found = []
     for k, names in enumerate(carried):
@@ -85,17 +85,17 @@ def stations(model: Model, shapes: Shapes, cuts: Sequence[Cut]) -> list[tuple[st
         cuts: The cuts, in the order in which they begin.
     """
     index, found = model.main, list[tuple[str, ...]]()
-    inputs, wanted = {i.name for i in model.inputs}, set[str]()
+    inputs, needed = {i.name for i in model.inputs}, set[str]()
     reads = [_reads(node) for node in index.nodes]
     declarable = inputs | _declarable(model, shapes, _downstream(model, reads, inputs))
     passing = _passing(model, {at.begin for at in cuts}, inputs)
     for at in reversed(cuts):
         known = {*at.carried, *at.unreached, *(passing[at.begin] & declarable)}
         stops = known | inputs
-        read = set(wanted).union(*(index.reads(number) for number in index.needed(wanted, stops)))
+        read = set(needed).union(*(index.reads(number) for number in index.needed(needed, stops)))
         known |= inputs & read
         found.append(tuple(sorted(known)))
-        wanted = known
+        needed = known
     return found[::-1]
 
 
@@ -174,7 +174,7 @@ def _fixed(model: Model, shapes: Shapes, reads: Sequence[Sequence[str]], reached
     return found
 
 
-def _wanted(model: Model, reads: Sequence[Sequence[str]], outputs: Bits, fixed: Bits) -> Bits:
+def _needed(model: Model, reads: Sequence[Sequence[str]], outputs: Bits, fixed: Bits) -> Bits:
     """Return the cuts behind which each value is read on the way from the values known there to outputs."""
     found: Bits = defaultdict(int, outputs)
     nodes = model.main.nodes

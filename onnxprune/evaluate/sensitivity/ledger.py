@@ -156,8 +156,8 @@ def _difference(found: Analysis, digest: str, settings: Mapping[str, Any]) -> st
     earlier, now = ({p.partition(":")[0]: p for p in d.split("-")} for d in (found.digest, digest))
     differing = [name for name in _PARTS if earlier.get(name) != now[name]]
     words = {"model": "another model", "data": "other data", "options": "other options"}
-    said = " and ".join(words[name] for name in differing)
+    text = " and ".join(words[name] for name in differing)
     changed = [
         f"{k} was {found.settings.get(k)!r}" for k, v in settings.items() if found.settings.get(k) != v
     ]
-    return f"{said} ({', '.join(changed)})" if "options" in differing and changed else said
+    return f"{text} ({', '.join(changed)})" if "options" in differing and changed else text

@@ -99,8 +99,8 @@ class RemovalSteps:
         """
         ranking = scores.copy()
         ranking[list(gone)] = -1.0
-        wanted = (min(group.size - 1, round(ratio * group.size)) for ratio in ratios)
-        counts = sorted({max(len(gone), n) for n in wanted} - {0})
+        widths = (min(group.size - 1, round(ratio * group.size)) for ratio in ratios)
+        counts = sorted({max(len(gone), n) for n in widths} - {0})
         return cls(group, np.argsort(ranking, kind="stable"), tuple(counts), len(gone))
 
     @classmethod

@@ -59,7 +59,7 @@ Seen = dict[tuple[str, str], SecondMoments]
 
 def observed(
     channels: Channels,
-    wanted: Iterable[tuple[GroupSymmetry, str]],
+    pairs: Iterable[tuple[GroupSymmetry, str]],
     feeds: Iterable[Feeds],
     threads: int | None,
 ) -> Seen:
@@ -67,14 +67,14 @@ def observed(
 
     Args:
         channels: The groups.
-        wanted: Pairs of an axis and a tensor of the main graph that it lies on.
+        pairs: Pairs of an axis and a tensor of the main graph that it lies on.
         feeds: The inputs of the network, batch by batch.
         threads: Threads of the session.
 
     Raises:
         DataError: There are no samples, or they make numbers that are not finite.
     """
-    axes = {(axis.group.name, name): axis for axis, name in wanted}
+    axes = {(axis.group.name, name): axis for axis, name in pairs}
     seen: Seen = {key: no_moments(axis) for key, axis in axes.items()}
     inputs = {i.name for i in channels.model.inputs}
     session = _tapped(channels.model, sorted({name for _, name in axes} - inputs), threads)

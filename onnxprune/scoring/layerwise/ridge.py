@@ -106,26 +106,28 @@ class NormalEquations:
             added, matrix = self._added[group], self._matrices[group]
             if added <= 0:
                 continue  # its inputs are all zero
-            wanted = moments.xy[group] - np.outer(self._sums[group], (mean_y if self._shift else bias)[group])
-            wanted[self._idle[group]] = 0
-            wanted += added * start.T
+            products = moments.xy[group] - np.outer(
+                self._sums[group], (mean_y if self._shift else bias)[group]
+            )
+            products[self._idle[group]] = 0
+            products += added * start.T
             if allowed is not None:
-                wanted -= matrix @ start.T
-                solved[group] += _row_by_row(matrix, wanted, allowed[group])
+                products -= matrix @ start.T
+                solved[group] += _row_by_row(matrix, products, allowed[group])
                 continue
-            found = scipy_linalg().cho_solve((matrix, True), wanted, overwrite_b=True, check_finite=False).T
+            found = scipy_linalg().cho_solve((matrix, True), products, overwrite_b=True, check_finite=False).T
             solved[group] = np.where(self._idle[group], start, found)
         if not self._shift:
             return solved, bias
         return solved, mean_y - np.einsum("goi,gi->go", solved, self._mean)
 
 
-def _row_by_row(gram: Array, wanted: Array, allowed: Array) -> Array:
+def _row_by_row(gram: Array, products: Array, allowed: Array) -> Array:
     """Solve for each output with the inputs that it may read, ``[outputs, inputs]``.
 
     Args:
         gram: ``[inputs, inputs]``, positive definite.
-        wanted: Right sides, ``[inputs, outputs]``.
+        products: Right sides, ``[inputs, outputs]``.
         allowed: ``[outputs, inputs]``.
     """
     linalg, found = scipy_linalg(), np.zeros(allowed.shape)
@@ -133,7 +135,7 @@ def _row_by_row(gram: Array, wanted: Array, allowed: Array) -> Array:
         columns = np.flatnonzero(free)
         if len(columns):
             factor = linalg.cho_factor(gram[np.ix_(columns, columns)], overwrite_a=True, check_finite=False)
-            found[row, columns] = linalg.cho_solve(factor, wanted[columns, row], check_finite=False)
+            found[row, columns] = linalg.cho_solve(factor, products[columns, row], check_finite=False)
     return found
 
 

@@ -65,8 +65,8 @@ def gather(
         for moments, chosen in zip(both, (picked[~is_held], picked[is_held]), strict=True):
             for piece in (chosen[start : start + step] for start in range(0, len(chosen), step)):
                 inputs = layer.inputs(x, y, piece)[groups][:, :, columns]
-                wanted = layer.results(y, piece)[groups][:, :, outputs]
-                moments.add(inputs.astype(np.float64, "C"), wanted.astype(np.float64, "C"))
+                targets = layer.results(y, piece)[groups][:, :, outputs]
+                moments.add(inputs.astype(np.float64, "C"), targets.astype(np.float64, "C"))
         samples += len(y)
     for moments in both:
         check_finite(moments.yy, f"the result of node '{layer.name}'")
@@ -79,8 +79,8 @@ def gather(
 def _picked(random: np.random.Generator, rows: int, groups: int, inputs: int, batches: int) -> Array:
     """Choose the used rows of a batch: all, or as many as the limits of work and memory allow."""
     row = max(groups * inputs, 1)
-    wanted = min(GRAM_WORK / (row * max(inputs, 1)), ROW_NUMBERS / row)
-    wanted = int(max(wanted, ROWS_PER_INPUT * inputs)) // batches + 1
-    if wanted >= rows:
+    count = min(GRAM_WORK / (row * max(inputs, 1)), ROW_NUMBERS / row)
+    count = int(max(count, ROWS_PER_INPUT * inputs)) // batches + 1
+    if count >= rows:
         return np.arange(rows)
-    return np.sort(random.choice(rows, wanted, replace=False))
+    return np.sort(random.choice(rows, count, replace=False))

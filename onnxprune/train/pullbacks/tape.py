@@ -39,7 +39,7 @@ class Tape:
     Args:
         writer: Writer that appends nodes.
         facts: Sizes, types and known values of the forward graph's tensors.
-        wanted: Names of the tensors whose gradients are needed.
+        needed: Names of the tensors whose gradients are needed.
         trained: Tensors that training changes, so that their values are not known.
 
     Attributes:
@@ -47,9 +47,9 @@ class Tape:
         statistics: New values of running statistics, by name.
     """
 
-    def __init__(self, writer: Writer, facts: StaticFacts, wanted: Collection[str], trained: Collection[str]):
+    def __init__(self, writer: Writer, facts: StaticFacts, needed: Collection[str], trained: Collection[str]):
         self.writer, self.statistics = writer, dict[str, str]()
-        self._facts, self._wanted, self._trained = facts, wanted, trained
+        self._facts, self._needed, self._trained = facts, needed, trained
         self._gradients: dict[str, Gradient] = {}
 
     def dims(self, name: str) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class Tape:
 
     def wants(self, name: str) -> bool:
         """Return whether the gradient of a tensor is needed."""
-        return name in self._wanted
+        return name in self._needed
 
     def has(self, name: str) -> bool:
         """Return whether a gradient of a tensor has arrived."""
@@ -117,7 +117,7 @@ class Tape:
 
     def give(self, name: str, value: str, factor: str = "", axis: int = 1) -> None:
         """Add to the gradient of an operand, if it is needed."""
-        if not name or name not in self._wanted:
+        if not name or name not in self._needed:
             return
         given = Gradient(value, factor, axis)
         if name in self._gradients:

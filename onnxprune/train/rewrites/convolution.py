@@ -87,16 +87,16 @@ def _transposed_pads(
     axes = len(kernel)
     extra = node.attrs.get("output_padding") or [0] * axes
     auto_pad = node.attrs.get("auto_pad", "NOTSET")
-    wanted = node.attrs.get("output_shape")
-    if wanted is None and auto_pad in ("NOTSET", "VALID"):
+    output_shape = node.attrs.get("output_shape")
+    if output_shape is None and auto_pad in ("NOTSET", "VALID"):
         pads = (node.attrs.get("pads") if auto_pad == "NOTSET" else None) or [0] * (2 * axes)
         return list(pads[:axes]), [end - more for end, more in zip(pads[axes:], extra, strict=True)]
     sizes = np.array(sizes_of(node.inputs[0], 2))
     full = (
         np.array(strides) * (sizes - 1) + np.array(extra) + (np.array(kernel) - 1) * np.array(dilations) + 1
     )
-    total = full - (np.array(wanted[-axes:]) if wanted is not None else sizes * np.array(strides))
+    total = full - (np.array(output_shape[-axes:]) if output_shape is not None else sizes * np.array(strides))
     if (total < 0).any():
-        raise Untrainable(f"its output_shape {wanted} is larger than its largest result")
+        raise Untrainable(f"its output_shape {output_shape} is larger than its largest result")
     begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
     return begin.tolist(), (total - begin - np.array(extra)).tolist()

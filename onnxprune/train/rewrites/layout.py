@@ -20,8 +20,8 @@ def split(node: gs.Node, emit: Emitter) -> Any:
     x, axis = node.inputs[0], node.attrs.get("axis", 0)
     ends = np.cumsum(_split_sizes(node, x, axis % rank_of(x))).tolist()
     return [
-        emit("Slice", x, emit.ints([begin]), emit.ints([end]), emit.ints([axis])) if wanted else x
-        for begin, end, wanted in zip([0, *ends[:-1]], ends, used, strict=True)
+        emit("Slice", x, emit.ints([begin]), emit.ints([end]), emit.ints([axis])) if is_used else x
+        for begin, end, is_used in zip([0, *ends[:-1]], ends, used, strict=True)
     ]
 
 

@@ -47,10 +47,10 @@ def _axis_map(node: gs.Node, emit: Emitter, position: int, size: int) -> Array |
             return None
         name, amount = "scales", np.array([1, 1, scale, 1], np.float32)
     elif sizes is not None:
-        wanted = int(emit.values_of(sizes)[position])
-        if wanted == size:
+        target = int(emit.values_of(sizes)[position])
+        if target == size:
             return None
-        name, amount = "sizes", np.array([size, 1, wanted, 1], np.int64)
+        name, amount = "sizes", np.array([size, 1, target, 1], np.int64)
     else:
         raise Untrainable("it has neither scales nor sizes")
     return _resized_identity(node, size, name, amount)

@@ -62,8 +62,8 @@ class Teacher:
         for name in features or {}:
             if name not in model.main.producers:
                 raise UsageError(f"the teacher has no tensor {name!r} to learn features from")
-        wanted = [*(output.name for output in model.outputs), *(features or {})]
-        probed = with_outputs(model.proto, wanted, TensorProto.FLOAT)
+        names = [*(output.name for output in model.outputs), *(features or {})]
+        probed = with_outputs(model.proto, names, TensorProto.FLOAT)
         return cls(Session(probed, threads=threads), features or {})
 
     def remember(self, data: Dataset) -> None:

@@ -106,8 +106,8 @@ def unfold(model: Model, own: Statistics, original: Mapping[str, tuple[Array, Ar
         nodes.append(node)
         if node.output[0] in own:
             moments = own[node.output[0]]
-            wanted = original.get(node.output[0], (moments.mean, np.sqrt(moments.variance + EPSILON)))
-            fold, added = _normalised(changed, node, moments, wanted)
+            reference = original.get(node.output[0], (moments.mean, np.sqrt(moments.variance + EPSILON)))
+            fold, added = _normalised(changed, node, moments, reference)
             folds.append(fold)
             nodes.append(added)
     del changed.proto.graph.node[:]
@@ -196,21 +196,21 @@ def distance(
     here, there = Session(model.proto, threads=threads), Session(original.proto, threads=threads)
     errors: dict[str, Array] = {}
     for batch in _few(data, here.fixed_batch, seed):
-        made, wanted = here.run(batch.inputs), there.run(batch.inputs)
-        for name in made.keys() & wanted.keys():
-            a, b = (np.asarray(v, np.float64) for v in (made[name], wanted[name]))
+        made, reference = here.run(batch.inputs), there.run(batch.inputs)
+        for name in made.keys() & reference.keys():
+            a, b = (np.asarray(v, np.float64) for v in (made[name], reference[name]))
             errors[name] = errors.get(name, np.zeros(2)) + np.asarray([((a - b) ** 2).sum(), (b**2).sum()])
     found = [error / max(size, 1e-30) for error, size in errors.values()]
     return float(max(found, default=math.inf)) if np.isfinite(found).all() else math.inf
 
 
 def _normalised(
-    model: Model, node: onnx.NodeProto, moments: ChannelMoments, wanted: tuple[Array, Array]
+    model: Model, node: onnx.NodeProto, moments: ChannelMoments, reference: tuple[Array, Array]
 ) -> tuple[Fold, onnx.NodeProto]:
     """Take the bias off a convolution, and make the normalisation that follows."""
     result, (weight, bias) = node.output[0], node.input[1:3]
     kind = model.array(weight).dtype
-    mean, deviation = wanted
+    mean, deviation = reference
     values = (deviation, mean, moments.mean - model.array(bias), moments.variance)
     names = ("scale", "bias", "mean", "variance")
     scale, shift, running_mean, variance = (

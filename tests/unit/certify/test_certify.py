@@ -63,7 +63,7 @@ def constant_rows(model: Model, seed: int = 0) -> Model:
 @pytest.mark.parametrize("name", EXACT)
 def test_ideas_by_plan_from_the_original_on(name: str) -> None:
     pruned = half(name)
-    assert verdict(pruned.sparse.model, pruned.dense, pruned.model).said == ""
+    assert verdict(pruned.sparse.model, pruned.dense, pruned.model).explanation == ""
     assert pruned.dense.facts["certificate"]["certified"]
 
 
@@ -76,7 +76,7 @@ UNSHOWN = dict.fromkeys(
 
 @pytest.mark.parametrize("name", EXACT)
 def test_ideas_by_evidence(name: str) -> None:
-    said = verdict(*by_evidence(name)).said
+    said = verdict(*by_evidence(name)).explanation
     assert said.partition(": ")[2] == UNSHOWN.get(name, "")
 
 
@@ -86,7 +86,7 @@ def test_ideas_by_evidence(name: str) -> None:
 def test_constant_channels(name: str) -> None:
     sparse = constant_rows(check(Model(IDEAS[name].build())))
     found = Transform()(sparse)
-    assert verdict(sparse, found).said == ""
+    assert verdict(sparse, found).explanation == ""
 
 
 @pytest.mark.parametrize("name", sorted(set(IDEAS) - set(EXACT)))
@@ -127,7 +127,7 @@ def pruned_by_hand(net: Net, keep: list[int]) -> tuple[onnx.ModelProto, onnx.Mod
 
 
 def test_two_layers_by_hand() -> None:
-    assert certify(*pruned_by_hand(two_layers(), [0, 2, 3, 9])).said == ""
+    assert certify(*pruned_by_hand(two_layers(), [0, 2, 3, 9])).explanation == ""
 
 
 def test_an_operator_without_a_rule_is_refused_by_name() -> None:
@@ -302,4 +302,4 @@ def test_prune_and_transform_again() -> None:
     first = half("residual").dense.model
     sparse = Prune(reduce_channels=0.3, strategy="uniform", round_to=1)(first)
     found = Transform()(sparse)
-    assert verdict(sparse.model, found, first).said == ""
+    assert verdict(sparse.model, found, first).explanation == ""

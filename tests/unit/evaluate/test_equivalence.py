@@ -93,7 +93,7 @@ def test_another_order_of_the_hidden_channels_agrees(name):
     other = pairs.permuted(proto)
     assert other != proto
     verdict = judged(proto, other)
-    assert verdict.status == "agree", verdict.said
+    assert verdict.status == "agree", verdict.explanation
     assert verdict.max_rel_error > 0 or name == "quantised"
 
 
@@ -129,7 +129,7 @@ def over(threshold):
 def test_an_output_that_is_always_zero_shows_nothing():
     verdict = judged(over(1e12), over(2e12))
     assert verdict.status == "not shown"
-    assert "same for all inputs" in verdict.said
+    assert "same for all inputs" in verdict.explanation
     with pytest.raises(NotShownError, match=r"'y'.*--data"):
         verify(model(over(1e12)), model(over(2e12)))
     assert judged(over(1000), over(2000)).status == "differ"  # larger inputs are tried
@@ -153,7 +153,7 @@ def test_an_output_that_is_no_number_shows_nothing():
 
     verdict = judged(root(1), root(2))
     assert verdict.status == "not shown"
-    assert "finite" in verdict.said
+    assert "finite" in verdict.explanation
 
 
 def test_masks_are_drawn_so_that_something_is_left():
@@ -184,7 +184,7 @@ def test_operands_of_a_selection_are_compared():
 
     verdict = judged(label(1), label(1.01))
     assert verdict.status == "differ"
-    assert "'g', which it picks from" in verdict.said
+    assert "'g', which it picks from" in verdict.explanation
 
 
 def test_saturation_hides_nothing():
@@ -222,7 +222,7 @@ def test_ties_are_judged_before_the_pick():
                    outputs=(("y", 1, ["N", 4]), ("places", TensorProto.INT64, ["N", 4])))  # fmt: skip
 
     verdict = judged(tied(np.arange(64)), tied(np.random.default_rng(1).permutation(64)))
-    assert verdict.status == "agree", verdict.said
+    assert verdict.status == "agree", verdict.explanation
 
 
 # --- tolerances
@@ -294,7 +294,7 @@ def test_types_that_do_not_fit_are_told():
     proto = onnx.parser.parse_model(text)
     verdict = examine(Model(proto), Model(proto), budget=QUICK)
     assert verdict.status == "not shown"
-    assert "bound to different types" in verdict.said
+    assert "bound to different types" in verdict.explanation
 
 
 def test_every_row_of_a_table_is_fed():
@@ -368,7 +368,7 @@ def test_dropout_in_training_mode_is_off_in_both():
 def test_models_are_compared_up_to_unknown_operators(name, said):
     given = load(CASES / f"{name}.onnx")
     verdict = examine(given, given, budget=QUICK)
-    assert verdict.status == "agree", verdict.said
+    assert verdict.status == "agree", verdict.explanation
     assert any(said in note for note in verdict.notes)
     changed = given.copy()
     weight = next(n.input[1] for n in changed.nodes if n.op_type in ("Conv", "MatMul"))
@@ -582,7 +582,7 @@ def test_infinity_by_the_order_of_a_sum_is_no_difference() -> None:
     for one, two in ((over, within), (within, over)):
         verdict = judged(one, two)
         assert verdict.status == "not shown"
-        assert "is no number, or next to infinity, in both models" in verdict.said
+        assert "is no number, or next to infinity, in both models" in verdict.explanation
 
 
 def test_infinity_without_large_numbers_is_a_difference() -> None:
@@ -595,7 +595,7 @@ def test_a_difference_behind_numbers_that_are_none_shows_nothing() -> None:
     one = sums("r = Sqrt(less) a = Add(x, r) b = Relu(a) y = Add(b, x)")
     two = sums("r = Sqrt(less) a = Add(x, r) b = Relu(a) c = Add(b, x) d = Relu(x) y = Sub(c, d)")
     assert judged(one, two).status != "agree"
-    assert "'r'" in judged(one, two).said or judged(one, two).status == "not shown"
+    assert "'r'" in judged(one, two).explanation or judged(one, two).status == "not shown"
 
 
 @pytest.mark.parametrize(("size_bytes", "expected"), [(1e9, 6), (1e5, 2)])
