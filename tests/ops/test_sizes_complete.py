@@ -238,15 +238,16 @@ def test_a_slice_of_sizes_has_the_elements_that_a_run_has(step: int) -> None:
 
 
 @pytest.mark.parametrize("operator", ["Slice", "Split", "TopK", "Pad", "Unsqueeze", "Reshape", "Tile"])
-def test_lists_of_floats_are_refused(operator: str) -> None:
-    """No runtime takes bounds, axes, borders, sizes or counts that are no integers."""
+@pytest.mark.parametrize("kind", [np.float32, np.uint64])
+def test_lists_of_other_types_are_refused(operator: str, kind: type) -> None:
+    """No runtime takes bounds, axes, borders, sizes or counts of them."""
     net = Net()
-    x, floats = net.input("x", [2, 2]), net.const(np.array([1.0], np.float32))
-    operands = [x, floats, net.ints(1)] if operator == "Slice" else [x, floats]
+    x, listed = net.input("x", [2, 2]), net.const(np.array([1], kind))
+    operands = [x, listed, net.ints(1)] if operator == "Slice" else [x, listed]
     node = helper.make_node(operator, operands, ["y", *(["z"] if operator == "TopK" else [])])
     net.nodes.append(node)
     net.types["y"] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
-    with pytest.raises(ModelError, match="lists numbers of type float, not integers"):
+    with pytest.raises(ModelError, match=r"lists numbers of type (float|uint64), not int64"):
         infer_sizes(net.proto("y"))
 
 

@@ -19,7 +19,19 @@ from onnxprune.algebra.sizes.algebra import (
     stretched,
 )
 from onnxprune.algebra.sizes.facts import ContradictionError
-from onnxprune.algebra.sizes.tensors import BOOL, FEW, INTEGERS, SMALL, Shape, Values, each, filled, plain
+from onnxprune.algebra.sizes.tensors import (
+    BOOL,
+    FEW,
+    INT32,
+    INT64,
+    INTEGERS,
+    SMALL,
+    Shape,
+    Values,
+    each,
+    filled,
+    plain,
+)
 from onnxprune.ir import attributes, label
 
 if TYPE_CHECKING:
@@ -122,7 +134,7 @@ class SizedNode:
         """Return the sizes, bounds or counts that an operand lists.
 
         Raises:
-            ContradictionError: It is of another type than integers.
+            ContradictionError: It is of another type than int64 or int32.
         """
         self._check_integers(place)
         return self.elements(place)
@@ -131,7 +143,7 @@ class SizedNode:
         """Return the elements of an integer operand if all are plain numbers.
 
         Raises:
-            ContradictionError: It is of another type than integers or truth values.
+            ContradictionError: It is of another type than int64, int32 or bool.
         """
         self._check_integers(place, BOOL)
         found = self.known(place)
@@ -139,9 +151,9 @@ class SizedNode:
 
     def _check_integers(self, place: int, *others: int) -> None:
         kind = self.kind(place)
-        if kind is not None and kind not in (*INTEGERS, *others):
+        if kind is not None and kind not in (INT32, INT64, *others):
             name = onnx.TensorProto.DataType.Name(kind).lower()
-            raise ContradictionError(f"operand {place + 1} lists numbers of type {name}, not integers")
+            raise ContradictionError(f"operand {place + 1} lists numbers of type {name}, not int64")
 
     def length(self, place: int) -> int | None:
         """Return the number of elements of an operand of one axis, where that is a plain number."""
