@@ -13,6 +13,7 @@ import onnx
 
 from onnxprune.ir import GraphIndex, Model
 from onnxprune.ir.canonical.canonical_bodies import distinct
+from onnxprune.ir.canonical.canonicalise import without_dead_nodes
 from onnxprune.support.mapped import same_values
 
 Site = tuple[str, int]
@@ -29,13 +30,15 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
 
     Returns:
         The original, those constants changed; only constants that it computes or shares are written out, for
-        the nodes that read them. `None` where a node that reads one is not in the original.
+        the nodes that read them. Tensors of bodies that have one name get names of their own. `None` where a
+        node that reads one is not in the original.
     """
     if canonical is original:
         return changed
-    if distinct(original) is not original:
-        return None
-    model = original.copy()
+    own = distinct(original)
+    if own is not original and without_dead_nodes(original) is not original:
+        return None  # names were made distinct among fewer nodes
+    model = own.copy()
     nodes = {n.output[0]: n for n in model.all_nodes if n.output}
     known = canonical.constants
     names = [n for n, t in changed.constants.items() if n not in known or not same_values(t, known[n])]
