@@ -35,10 +35,10 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
     """
     if canonical is original:
         return changed
-    own = distinct(original)
-    if own is not original and without_dead_nodes(original) is not original:
+    apart = distinct(original)
+    if apart is not original and without_dead_nodes(original) is not original:
         return None  # names were made distinct among fewer nodes
-    model = own.copy()
+    model = apart.copy()
     nodes = {n.output[0]: n for n in model.all_nodes if n.output}
     known = canonical.constants
     names = [n for n, t in changed.constants.items() if n not in known or not same_values(t, known[n])]
