@@ -435,6 +435,15 @@ def captured(graph: Graph, body: Body) -> Iterator[str]:
     yield from (o for o in body.outputs if o not in made)
 
 
+def made_inside(graph: Graph, body: Body) -> set[str]:
+    """Return the names that a body and the bodies in it make."""
+    made = {o for node in body.nodes for o in node.output if o}
+    for node in body.nodes:
+        for inside in bodies_of(graph, node).values():
+            made |= made_inside(graph, inside)
+    return made
+
+
 def _inlined(node: onnx.NodeProto, branch: Body) -> Body:
     """Return a branch as part of the graph around it: its results have the names of those of the node."""
     made = {o for n in branch.nodes for o in n.output if not any(a.type == a.GRAPH for a in n.attribute)}

@@ -21,7 +21,7 @@ from onnxprune.certify import (
     windows,
 )
 from onnxprune.certify.element_bounds import LARGE, Array, Bounds, exactly, lift
-from onnxprune.certify.graph import STANDARD, Body, Graph, Read, bodies_of, captured
+from onnxprune.certify.graph import STANDARD, Body, Graph, Read, bodies_of, captured, made_inside
 from onnxprune.certify.kept_constants import PLACES, ROUNDING, same_bits
 from onnxprune.certify.node_pair import RULES, NodePair
 from onnxprune.certify.refusal import Refusal, need
@@ -79,6 +79,7 @@ class Proof:
         self._models, self._values_of, self._forget = (sparse, dense), read, forget
         self._bounds: dict[str, Bounds] | None = None
         self._copies: dict[str, str] = {}
+        self._inside: set[str] = set()
 
     def run(self) -> None:
         """Show that all outputs are the same.
@@ -103,9 +104,13 @@ class Proof:
             if (
                 other is None
                 or other.name != branch.name
-                or not self.equal(other.condition, branch.condition)
+                or not self._is_same(other.condition, branch.condition)
             ):
                 raise Refusal("another condition chooses the branch", result, "If")
+
+    def _is_same(self, sparse: str, dense: str) -> bool:
+        """Return true if two tensors are the same, those inside of equal bodies included."""
+        return (sparse == dense and sparse in self._inside) or self.equal(sparse, dense)
 
     def walk(self, sparse: Iterable[onnx.NodeProto], dense: Iterable[onnx.NodeProto]) -> None:
         """Relate the results of the nodes of a dense graph to those of the sparse one."""
@@ -317,7 +322,10 @@ class Proof:
             (b.inputs, b.outputs, [n.SerializeToString(deterministic=True) for n in b.nodes])
             for b in (sparse, dense)
         ]
-        return texts[0] == texts[1] and all(self.equal(n, n) for n in captured(self.sparse, sparse))
+        found = texts[0] == texts[1] and all(self.equal(n, n) for n in captured(self.sparse, sparse))
+        if found:
+            self._inside |= made_inside(self.sparse, sparse)
+        return found
 
     def _unchanged(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> list[Relation | None]:
         """Return the relations of the results of two equal nodes: plain, with bounds where a rule has any."""

@@ -195,6 +195,22 @@ def test_the_only_branch_is_taken_under_the_same_condition(same: str, changed: s
     assert found.certified == (same == changed)
 
 
+def test_the_only_branch_may_lie_in_another() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 2] x, bool c, bool d) => (float[1, 2] y)
+        <float[3, 2] wrong = {1, 2, 3, 4, 5, 6}, float[2, 2] right = {1, 2, 3, 4}> {
+        y = If (d) <then_branch = out () => (float[1, 2] e) {
+                        k = Not (c)
+                        e = If (k) <then_branch = one () => (float[1, 2] a) { a = MatMul (x, wrong) },
+                                    else_branch = two () => (float[1, 2] b) { b = MatMul (x, right) }>
+                    }, else_branch = same () => (float[1, 2] f) { f = Identity (x) }>
+    }"""
+    model = onnx.parser.parse_model(text)
+    found = certify(model, model, original=model)
+    assert found.certified
+    assert len(found.branches) == 1
+
+
 @pytest.mark.parametrize("width", [2, -1, "w"])
 def test_a_size_of_minus_one_is_open(width: int | str) -> None:
     """Old files have it for axes of any size: a branch that reads such an axis may run."""
