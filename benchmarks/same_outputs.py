@@ -13,6 +13,22 @@ of internals leaves all digests equal, byte for byte; ``compare`` exits 1 where 
 Digests of texts stand apart, under names that end in ``facts`` (reports), ``reasons`` (of blocked axes) and
 ``notes`` (metadata of a file other than its plan): a new key or a clearer sentence changes these alone.
 ``--plain`` leaves out the work on samples.
+
+The last comparison, 5cb77fc against d708a81, digests of plans and files: none of 16 of the two bundled models
+differs (``--plain``), of 936 of 117 ideas 20 differ, of 412 of 53 cases 9, of 476 of 147 networks of the
+corpus 17. All plans remove the same channels. The differences:
+
+* ``canonical``, ``groups``, ``sparse``: constants that nodes compute (the Transpose of a weight, the filled
+  constants of the light models) are folded before the analysis, so a group lies on the folded tensor
+  (``computed_weights``, ``light/*``, ``Linear_no_bias``). A Concat of all parts of a Split is read as the
+  tensor that was split (``cross_stage_partial``).
+* ``dense``: fewer added nodes. Shapes that are read after the cut need no correction (``group_norm``,
+  ``tsm``, padded cases), an unused list of a Split is left out, constants behind Cast stay as the user wrote
+  them, and the scale of a mean over channels moves into a constant.
+* ``plan``: the recorded baseline of MACs where the size of a past axis is assumed (``attn_past``).
+
+Texts: keys of reports end in ``_before`` instead of ``_baseline``, reasons name the option that opens an
+axis, and a dense file lists the removed channels under ``onnxprune.pruned``.
 """
 
 from __future__ import annotations
