@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from helpers import Net
 from ideas import IDEAS
+from places import ROOT
 
 import onnxprune.analysis.groups.channels as channels_room
 import onnxprune.analysis.groups.cost as cost_room
@@ -76,6 +78,19 @@ def test_a_pipeline_computes_each_analysis_once_a_version(done: Done) -> None:
     names = Counter(name for name, _ in done)
     assert names == {"infer_axes": 3, "infer_sizes": 3, "_built": 3, "plan": 2}
     assert max(done.values()) == 1
+
+
+def test_a_pipeline_computes_every_analysis_of_the_package_once_a_version() -> None:
+    """Blocks included; power sums are computed once for each tensor of a version."""
+    found: Done = Counter()
+    ana = Ana(samples(), metric="kl", ratios=(0.5,), workers=1)
+    with analysis_scope() as scope:
+        scope.observers.append(lambda model, name: found.update([(name, checksum(model.proto))]))
+        Pipeline([ana, Prune(reduce_macs=0.3), Prune(reduce_macs=0.6), Transform()])(network())
+    texts = (path.read_text(encoding="utf-8") for path in (ROOT / "onnxprune").rglob("*.py"))
+    names = {name for text in texts for name in re.findall(r'(?m)^@analysis\("([^"]+)"', text)}
+    assert {name for name, _ in found} == names
+    assert {key: count for key, count in found.items() if count > 1 and key[0] != "power sums"} == {}
 
 
 def test_passes_called_one_by_one_share_them_too(done: Done) -> None:
