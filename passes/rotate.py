@@ -78,9 +78,9 @@ class Rotate(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         found = Rotatable.of(given.model, self._selected)
         if not found.axes:
             return self._unchanged(given, found.refused)
-        wanted = [(axis, name) for axis in found.axes for name in _read(axis)]
+        pairs = [(axis, name) for axis in found.axes for name in _read(axis)]
         feeds = self._feeds(found.channels)
-        seen = observed(found.channels, wanted, feeds, self.threads) if self.data is not None else {}
+        seen = observed(found.channels, pairs, feeds, self.threads) if self.data is not None else {}
         with task("choose bases", total=len(found.axes)) as progress:
             maps = {}
             for axis in found.axes:
@@ -152,12 +152,12 @@ def in_basis_of(original: Model, sparse: Model, *, data: DataSpec | None = None,
         VerificationError: The rotated original differs from the given one.
         NotShownError: No input showed whether it does.
     """
-    wanted, found = basis_of(sparse.metadata()), basis_of(original.metadata())
-    if wanted is not None and found is None:
+    expected, found = basis_of(sparse.metadata()), basis_of(original.metadata())
+    if expected is not None and found is None:
         rotated = rotated_like(PassResult(original, False), bases_of(sparse), data=data, seed=seed).model
         return replace(rotated, path=original.path, sizes=original.sizes)
     check_basis(
-        wanted,
+        expected,
         found,
         f"the original {original.name}",
         "give the model that was pruned, or the one before its rotation",

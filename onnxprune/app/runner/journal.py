@@ -84,8 +84,8 @@ class Journal:
             OnnxpruneError: Of the work; nothing is recorded then.
         """
         self.visited.append(name)
-        wanted, earlier = json.loads(json.dumps(inputs)), self.entries.get(name)
-        why = self._stale(earlier, wanted)
+        current, earlier = json.loads(json.dumps(inputs)), self.entries.get(name)
+        why = self._stale(earlier, current)
         if earlier is not None and not why:
             self.listen(
                 {"event": "kept", "step": name, "duration_s": earlier.duration_s, "facts": earlier.facts}
@@ -97,7 +97,7 @@ class Journal:
         begin = time.monotonic()
         with task(name):
             facts = json.loads(json.dumps(work()))
-        entry = Entry(wanted, self._digests(files), facts, round(time.monotonic() - begin, 3))
+        entry = Entry(current, self._digests(files), facts, round(time.monotonic() - begin, 3))
         self.entries[name] = entry
         self.worked += 1
         self.save()
@@ -130,12 +130,12 @@ class Journal:
                 self.path(file).unlink(missing_ok=True)
         return others
 
-    def _stale(self, earlier: Entry | None, wanted: Facts) -> list[str]:
+    def _stale(self, earlier: Entry | None, current: Facts) -> list[str]:
         """Return the reasons to do a step again; none if its result is current."""
         if earlier is None:
             return ["it is new"]
-        if earlier.inputs != wanted:
-            return _differences(earlier.inputs, wanted)
+        if earlier.inputs != current:
+            return _differences(earlier.inputs, current)
         return [f"{f} is not as it was left" for f, d in earlier.files.items() if _digest(self.path(f)) != d]
 
     def _digests(self, files: Sequence[str]) -> dict[str, str]:
@@ -286,7 +286,7 @@ def _differences(earlier: Any, now: Any, name: str = "") -> list[str]:
         keys = dict.fromkeys((*earlier, *now))
         under = f"{name}." if name else ""
         pairs = ((f"{under}{key}", earlier.get(key), now.get(key)) for key in keys)
-        return [said for key, a, b in pairs for said in _differences(a, b, key)]
+        return [change for key, a, b in pairs for change in _differences(a, b, key)]
     if earlier == now:
         return []
     if any(_is_digest(v) for v in (earlier, now)):

@@ -103,9 +103,9 @@ def _oriented(covariance: Array, metric: Array, *, orthogonal: bool, shared: boo
     """Return the basis for one outer element; `shared` lets both sides of a pairing fall alike."""
     ridge = _RIDGE
     while True:
-        carried, wanted = _root(covariance, ridge), _root(metric, ridge)
-        left, strengths, _ = np.linalg.svd(wanted @ carried)
-        basis = left.T @ wanted
+        carried, metric_root = _root(covariance, ridge), _root(metric, ridge)
+        left, strengths, _ = np.linalg.svd(metric_root @ carried)
+        basis = left.T @ metric_root
         if orthogonal:
             frame, triangle = np.linalg.qr(basis.T)
             return np.asarray(frame.T * np.where(np.diag(triangle) < 0, -1.0, 1.0)[:, None])
