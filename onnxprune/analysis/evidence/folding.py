@@ -1,4 +1,4 @@
-"""Constants moved to where they survive their channels: into biases, or into the columns of an heir."""
+"""Constants moved to where they survive their channels: into biases, or into the columns of an absorber."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def folded_evidence(channels: Channels) -> tuple[LivenessEvidence, Channels]:
 def folded(evidence: LivenessEvidence) -> Model:
     """Return the network with the constants of removed channels added to kept ones: it computes the same.
 
-    The removed channels are still there, but the biases and heirs already contain their contributions.
+    The removed channels are still there, but the biases and absorbers already contain their contributions.
     """
     model = evidence.channels.model.copy()
     nodes, readers = model.all_nodes, _readers(model)
     for index, matrices, gone in _products(evidence):
         if matrices.linear.uneven:
-            _bequeath(evidence, model, index, matrices, gone)
+            _add_columns(evidence, model, index, matrices, gone)
         else:
             _add(evidence, model, nodes[index], matrices, gone, readers)
     model.edited()
@@ -155,8 +155,10 @@ def _constant_operand(model: Model, node: onnx.NodeProto) -> int:
     return next(k for k, name in enumerate(node.input) if name in model.constants)
 
 
-def _bequeath(evidence: LivenessEvidence, model: Model, index: int, matrices: Matrices, gone: Array) -> None:
-    """Add the columns of removed constant channels to that of their heir, as many times as it is smaller."""
+def _add_columns(
+    evidence: LivenessEvidence, model: Model, index: int, matrices: Matrices, gone: Array
+) -> None:
+    """Add the columns of removed constant channels to that of their absorber, scaled by their values."""
     linear, node = matrices.linear, evidence.channels.typing.nodes[index]
     name = node.input[linear.weights]
     data = evidence.constants.along(node.input[linear.data], linear.axis)
@@ -165,6 +167,6 @@ def _bequeath(evidence: LivenessEvidence, model: Model, index: int, matrices: Ma
     inputs = view.shape[2]
     for place in np.flatnonzero(gone):
         group = place // inputs
-        heir = evidence.heirs[index, int(group)]
-        view[group, :, heir % inputs] += view[group, :, place % inputs] * (gone[place] / data[heir])
+        absorber = evidence.absorbers[index, int(group)]
+        view[group, :, absorber % inputs] += view[group, :, place % inputs] * (gone[place] / data[absorber])
     model.set_array(name, weights.astype(model.array(name).dtype))

@@ -4,7 +4,7 @@ A channel is removable if every sum over it stays the same without it: its term 
 is or because no remaining channel reads it; or it is a constant, which a bias can hold. Where a constant
 channel does not add a constant (a convolution that pads with zeros), its columns can still be added to those
 of another constant channel, which is padded in the same way: of several such channels one remains, their
-heir. The heir may differ from node to node, for each has to have another value than zero there.
+absorber. The absorber may differ from node to node, for each has to have another value than zero there.
 
 The channels that remain keep their values after any removal. So each channel is tested by itself, and
 again when channels that read it have been removed.
@@ -34,7 +34,7 @@ from onnxprune.ops.axes import Contraction
 from onnxprune.ops.axes.constant_rules import Array
 
 LAST = "nothing needs any channel of this axis, and one of them has to stay"
-HEIR = "a constant channel stays, to which others are added"
+ABSORBING = "a constant channel stays, to which others are added"
 SHARED = "its weights are not its own, so that no constant can be moved into them"
 NO_BIAS = "it sums over a constant, and has no bias of the kind that could hold it"
 PATTERN = "its operand is known, but not the same everywhere"
@@ -112,14 +112,14 @@ class LivenessEvidence:
         channels: The groups of the network.
         constants: Values in it that no input changes.
         removed: Removed channels by group name, ascending; groups that lose none are left out.
-        heirs: Places on the summed axis where columns of removed channels are added, by node and matrix.
+        absorbers: Places on the summed axis where columns of removed channels are added, by node and matrix.
         left: Constant channels that stay.
     """
 
     channels: Channels
     constants: Constants = field(repr=False)
     removed: dict[str, list[int]]
-    heirs: dict[tuple[int, int], int]
+    absorbers: dict[tuple[int, int], int]
     left: list[Remainder]
 
 
@@ -131,7 +131,7 @@ def find_evidence(channels: Channels) -> LivenessEvidence:
     removed = {g.name: np.flatnonzero(search.gone[g.factor]).tolist() for g in channels.groups}
     left = [remainder for group in channels.groups for remainder in _remainders(search, group)]
     return LivenessEvidence(
-        channels, search.constants, {n: r for n, r in removed.items() if r}, search.heirs, left
+        channels, search.constants, {n: r for n, r in removed.items() if r}, search.absorbers, left
     )
 
 
@@ -141,7 +141,7 @@ class _Search:
     def __init__(self, channels: Channels, constants: Constants) -> None:
         self.channels, self.constants = channels, constants
         self.gone = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
-        self.heirs: dict[tuple[int, int], int] = {}
+        self.absorbers: dict[tuple[int, int], int] = {}
         self.pinned = {g.factor: np.zeros(g.size, bool) for g in channels.groups}
         self.products: dict[Factor, list[LinearProduct]] = defaultdict(list)
         self.sums: dict[Factor, list[Contraction]] = defaultdict(list)
@@ -178,10 +178,10 @@ class _Search:
 
     def _removable(self, factor: Factor) -> Mask:
         """Return the removed channels and those removable without them; one of all stays."""
-        outright, inherited = self.removable(factor)
-        self._choose_heirs(factor, inherited & ~outright)
+        outright, absorbed = self.removable(factor)
+        self._choose_absorbers(factor, absorbed & ~outright)
         gone = self.gone[factor]
-        removable = ((outright | inherited) & ~self.pinned[factor]) | gone
+        removable = ((outright | absorbed) & ~self.pinned[factor]) | gone
         if removable.all():
             removable[np.flatnonzero(~gone)[0]] = False
         return removable
@@ -191,13 +191,13 @@ class _Search:
         outright = np.ones(factor.count, bool)
         for contraction in self.sums[factor]:
             outright &= self.zero(contraction, factor)
-        inherited = outright.copy()
+        absorbed = outright.copy()
         for product in self.products[factor]:
             free = (product.data == 0) | ~self._read(product)
             known = ~np.isnan(product.data)
             outright &= product.channels(free | (known & product.even), factor)
-            inherited &= product.channels(free | (known & (product.even or product.own)), factor)
-        return outright, inherited
+            absorbed &= product.channels(free | (known & (product.even or product.own)), factor)
+        return outright, absorbed
 
     def zero(self, contraction: Contraction, factor: Factor) -> Mask:
         """Return at which channels one of the operands of a sum is zero, in its remaining elements."""
@@ -233,27 +233,27 @@ class _Search:
                 remaining &= ~np.where(channels >= 0, self.gone[factor][channels], False)
         return remaining
 
-    def _choose_heirs(self, factor: Factor, dying: Mask) -> None:
-        """Find a channel to inherit from others wherever one is needed, and keep as few as possible.
+    def _choose_absorbers(self, factor: Factor, dying: Mask) -> None:
+        """Find a channel that takes over others wherever one is needed, and keep as few as possible.
 
-        Channels that stay anyway come first, then those that can inherit at most places.
+        Channels that stay anyway come first, then those that can take over at most places.
         """
-        heirless = dict(self._without_heir(factor, dying))
-        while heirless:
+        unabsorbed = dict(self._without_absorber(factor, dying))
+        while unabsorbed:
             worth = np.stack(
-                [self._magnitudes(product, factor, group) for product, group in heirless.values()]
+                [self._magnitudes(product, factor, group) for product, group in unabsorbed.values()]
             )
             staying = (worth > 0) & ~(dying | self.gone[factor])
             worth = np.where(staying if staying.any() else dying, worth, 0.0)
-            heir = int(np.lexsort((worth.max(axis=0), (worth > 0).sum(axis=0)))[-1])
-            for key, found in zip(list(heirless), worth[:, heir] > 0, strict=True):
+            absorber = int(np.lexsort((worth.max(axis=0), (worth > 0).sum(axis=0)))[-1])
+            for key, found in zip(list(unabsorbed), worth[:, absorber] > 0, strict=True):
                 if found:
-                    product, group = heirless.pop(key)
-                    self._appoint(key, product, product.place(heir, group, self._known_places(product)))
+                    product, group = unabsorbed.pop(key)
+                    self._appoint(key, product, product.place(absorber, group, self._known_places(product)))
 
     def _appoint(self, key: tuple[int, int], product: LinearProduct, place: int) -> None:
-        """Make an index the heir of others, and keep all channels that lie on it."""
-        self.heirs[key] = place
+        """Make an index the absorber of others, and keep all channels that lie on it."""
+        self.absorbers[key] = place
         for factor in set(factors(self._axis(product))) & set(self.gone):
             for channels in channels_on(self._axis(product), factor):
                 if channels[place] >= 0:
@@ -271,10 +271,10 @@ class _Search:
         there: Mask = self._remaining(data, linear.axis) & ~np.isnan(product.data)
         return there
 
-    def _without_heir(
+    def _without_absorber(
         self, factor: Factor, dying: Mask
     ) -> Iterator[tuple[tuple[int, int], tuple[LinearProduct, int]]]:
-        """Yield the nodes and matrices in which channels need an heir that has not been found yet."""
+        """Yield the nodes and matrices in which channels need an absorber that has not been found yet."""
         for product in (p for p in self.products[factor] if p.own and not p.even):
             needed = (
                 (product.data != 0)
@@ -283,11 +283,11 @@ class _Search:
                 & (product.columns >= 0)
             )
             for group in np.unique(product.groups[needed & dying[product.columns]]).tolist():
-                if (product.node, group) not in self.heirs:
+                if (product.node, group) not in self.absorbers:
                     yield (product.node, group), (product, group)
 
     def _magnitudes(self, product: LinearProduct, factor: Factor, group: int) -> Array:
-        """Return the magnitude of each channel where a matrix reads it; 0 where it cannot be an heir."""
+        """Return the magnitude of each channel where a matrix reads it; 0 where it cannot be an absorber."""
         worth = np.zeros(factor.count)
         there = (product.groups == group) & (product.columns >= 0) & self._known_places(product)
         np.maximum.at(worth, product.columns[there], np.abs(product.data[there]))
@@ -308,10 +308,14 @@ def _remainders(search: _Search, group: Group) -> list[Remainder]:
 
 def _hindrances(search: _Search, factor: Factor) -> Iterator[tuple[int, str, Mask]]:
     """Yield nodes, why they keep constant channels of a factor, and which."""
-    outright, inherited = search.removable(factor)
+    outright, absorbed = search.removable(factor)
     for product in search.products[factor]:
-        heirs = [place for (node, _), place in search.heirs.items() if node == product.node]
-        yield product.node, HEIR, inherited & np.isin(np.arange(factor.count), product.columns[heirs])
+        absorbers = [place for (node, _), place in search.absorbers.items() if node == product.node]
+        yield (
+            product.node,
+            ABSORBING,
+            absorbed & np.isin(np.arange(factor.count), product.columns[absorbers]),
+        )
     known = [p.channels(~np.isnan(p.data), factor) for p in search.products[factor]]
     constant: Mask = np.all(known, axis=0) if known else np.zeros(factor.count, bool)
     for product in search.products[factor]:

@@ -17,7 +17,7 @@ from ideas import IDEAS
 from onnxprune.algebra.axes import channel_of, factors
 from onnxprune.analysis.evidence.folding import folded
 from onnxprune.analysis.evidence.liveness import (
-    HEIR,
+    ABSORBING,
     LOST,
     NO_BIAS,
     PATTERN,
@@ -146,7 +146,7 @@ def test_unread_channels(name: str) -> None:
 
 @each_idea
 def test_channels_that_are_constants(name: str) -> None:
-    """All of them go but the heirs, unless a reason is stated above."""
+    """All of them go but the absorbers, unless a reason is stated above."""
     channels = network(name)
     removed = quarter(channels)
     sparse = killed(channels, removed, readers=False)
@@ -162,7 +162,7 @@ def test_channels_that_are_constants(name: str) -> None:
         assert all(
             len(stay) <= 2 for stay in left.values()
         )  # a channel that is zero in one place may not be in another
-        assert reasons <= {HEIR} | {
+        assert reasons <= {ABSORBING} | {
             r for r in reasons if "pads" in r or "lays its kernel" in r or "beside" in r
         }
 
@@ -215,7 +215,7 @@ def test_masks_that_are_multiplied_when_the_network_runs(opset: int) -> None:
     result = Transform()(model)
     assert [w["after"] for w in result.facts["groups"].values()] == [6]
     assert {n.op_type for n in result.model.nodes} == {"Conv", "BatchNormalization", "Relu"}
-    assert [r["reason"] for r in result.facts["left"]] == [HEIR]
+    assert [r["reason"] for r in result.facts["left"]] == [ABSORBING]
     assert result.facts["max_rel_error"] <= 1e-6
 
 
@@ -240,7 +240,7 @@ def test_kept_dead_channels_are_reported_and_removed_ones_explained() -> None:
     model.set_array(filters, values)
     with pytest.raises(NothingToDoError) as caught:
         Transform()(model)
-    assert HEIR in caught.value.hint
+    assert ABSORBING in caught.value.hint
     result = Transform(allow_unchanged=True)(model)
     assert result.facts["left"][0]["channels"] == 1
 
@@ -342,8 +342,8 @@ def test_constants_that_an_operator_without_a_suitable_bias_reads() -> None:
     assert [(r.channels, r.operator, r.reason) for r in evidence.left] == [(2, "LSTM", NO_BIAS)]
 
 
-def test_an_heir_keeps_all_channels_it_lies_on() -> None:
-    """Groups of a convolution and the channels within them may both go, but not both of those of an heir."""
+def test_an_absorber_keeps_all_channels_it_lies_on() -> None:
+    """Groups of a convolution and the channels within them may both go, not both of an absorber."""
     net = Net()
     x = net.conv(net.input("x", ["N", 3, 4, 4]), 8)
     filters = net.weight(12, 2, 1, 1)
