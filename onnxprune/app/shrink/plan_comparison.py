@@ -83,7 +83,7 @@ class PlanComparison:
         """
         place = self.folder / "trials" / name
         own = recipe.model_copy(update={"folder": str(place)})
-        take_over(place, self.folder, SHARED)
+        take_over(place, self.folder, SHARED if recipe.prune.rotate == "always" else SHARED[:1])
         try:
             with time_limit(seconds):
                 facts = _untrained(own, self.listen)

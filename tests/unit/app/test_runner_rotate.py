@@ -17,8 +17,10 @@ from onnxprune.app.shrink import ShrinkOptions, job, shrink
 from onnxprune.app.shrink.plan_comparison import PlanComparison
 from onnxprune.app.shrink.shrink_forecast import Pace
 from onnxprune.decisions.rotation import basis_of
+from onnxprune.errors import PlanError
 from onnxprune.evaluate.equivalence import CheckBudget
 from onnxprune.ir import load
+from onnxprune.passes import Rotate
 from onnxprune.passes import rotate as rotate_module
 from onnxprune.runtime import Session
 
@@ -133,7 +135,7 @@ def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_shrink_plans_once_in_each_basis_and_keeps_the_better(untrained: Path) -> None:
     told = Told()
     said = shrunk(untrained, told)
-    assert any("with the rotated model" in line and line.endswith("kept") for line in said)
+    assert any("the plan of the model as it is is dropped" in line for line in said)
     starts = told.steps("start")
     assert [starts.count(step) for step in ("baseline", "rotate", "1-prune", "1-recover")] == [1, 1, 2, 2]
     steps = read_state(untrained / "small.onnx.work")["steps"]
@@ -144,15 +146,26 @@ def test_shrink_plans_once_in_each_basis_and_keeps_the_better(untrained: Path) -
     assert again.steps("start") == []
 
 
-def test_a_basis_that_is_no_better_leaves_the_first_plan(untrained: Path, monkeypatch) -> None:
+def test_the_model_as_it_is_is_kept_where_its_plan_is_better(untrained: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         PlanComparison, "_score", lambda self, model: float(basis_of(model.metadata()) is None)
     )
     told = Told()
     said = shrunk(untrained, told)
-    assert said[3] == "cosine 0 with the rotated model, 1 without: dropped"
+    assert said[3] == "the plan of the model as it is is kept: cosine 1, before it 0"
     assert "rotate" not in read_state(untrained / "small.onnx.work")["steps"]
+    assert basis_of(load(untrained / "small.onnx").metadata()) is None
     assert told.steps("start").count("1-prune") == 2
+
+
+def test_a_model_that_refuses_its_rotation_is_shrunk_as_it_is(untrained: Path, monkeypatch) -> None:
+    def refused(*_: object) -> None:
+        raise PlanError("the axes do not fit")
+
+    monkeypatch.setattr(Rotate, "run", refused)
+    said = shrunk(untrained, Told())
+    assert "not rotated: the axes do not fit" in said
+    assert basis_of(load(untrained / "small.onnx").metadata()) is None
 
 
 def test_a_killed_trial_goes_on(untrained: Path, monkeypatch) -> None:
