@@ -70,7 +70,7 @@ def by_hand(network: Network, reduction: float, minutes: float, place: Path) -> 
     left = end - time.monotonic() - (time.monotonic() - start - facts["training_s"])  # it starts again
     epochs = int(left / epoch)
     print(f"# by hand: {left:.0f} s left for {epochs} epochs", flush=True)
-    if not epochs:
+    if epochs < 1:
         return sparse.model
     return Finetune(train, epochs=epochs, minutes=left / 60, **learnt)(sparse.model).model
 

@@ -19,7 +19,7 @@ from onnxprune.app.runner.run_forecast import kind_of
 from onnxprune.app.runner.stages import can_rotate
 from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.app.shrink.plan_comparison import Outcome, PlanComparison
-from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
+from onnxprune.app.shrink.recipe_choice import ANA_SAMPLES, Outlook, ShrinkOptions, recipe_for
 from onnxprune.app.shrink.shrink_forecast import MOST_EPOCHS, Pace, epoch_seconds
 from onnxprune.decisions.channels.dense_interface import same_interface
 from onnxprune.errors import (
@@ -113,7 +113,10 @@ class _Job:
         prune = recipe.prune.model_copy(update={"rotate": rotate})
         bench = recipe.bench.model_copy(update={"runs": self.notes["bench_runs"]})
         tuning = recipe.finetune.model_copy(update={"samples": self.notes.get("samples")})
-        parts = {"prune": prune, "bench": bench, "finetune": tuning}
+        parts: Facts = {"prune": prune, "bench": bench, "finetune": tuning}
+        if few := self.notes.get("plan_samples"):
+            parts["ana"] = recipe.ana.model_copy(update={"samples": few})
+            parts["recover"] = recipe.recover.model_copy(update={"samples": few})
         return recipe.model_copy(update={"threads": self.threads, **parts})
 
     def run(self, finish: bool = True) -> tuple[Facts, MissedError | None]:
@@ -317,12 +320,17 @@ def _forecast(job: _Job) -> Facts:
     pace = Pace.measured(job.model, data, job.threads)
     read = sized(job.model, dict(wanted.input_shapes), dict(wanted.dims))
     channels = find_channels(read, allow_inexact=wanted.allow_inexact)
-    samples = min(data.samples or recipe.ana.samples or 512, recipe.ana.samples or 512)
-    job.notes = {"job": _identity(wanted), "run_s": pace.run_s}
-    job.notes |= {"ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples)}
+    seconds = 60 * wanted.minutes
+    samples = min(data.samples or ANA_SAMPLES, pace.plan_samples(seconds))
     free = wanted.rotate == "auto" and "latency" not in wanted.reductions()
-    job.notes |= {"rotated": free and can_rotate(read, wanted.exclude, wanted.only)}
-    job.notes |= {"bench_runs": pace.bench_runs(60 * wanted.minutes)}
+    job.notes = {
+        "job": _identity(wanted),
+        "run_s": pace.run_s,
+        "ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples),
+        "rotated": free and can_rotate(read, wanted.exclude, wanted.only),
+        "bench_runs": pace.bench_runs(seconds),
+        "plan_samples": pace.plan_samples(seconds),
+    }
     return job.notes
 
 

@@ -19,7 +19,12 @@ _ANA_PART = 0.5
 """Cost of a variant of `ana` in runs of the whole network: half of it lies before the cut, on average."""
 _BENCH_PART, _BENCHED, _BENCH_RUNS = 0.02, 4, (5, 30)
 """Part of the time for timing; runs of the original that a round takes; bounds of the rounds."""
+_ROUND_S = 0.06
+"""Least seconds of a round, in which each of two models runs as often as fills a block."""
+_PLAN_PART, _PLANNED, _PLAN_SAMPLES = 0.15, 60, (128, 512)
+"""Part of the time for the first plan; runs that a sample takes in it; bounds of its samples."""
 _TRAINED_BATCHES = 8
+_RUNS = 5
 MOST_EPOCHS = 60
 
 
@@ -29,23 +34,27 @@ class Pace:
 
     Attributes:
         run_s: Seconds of a run of the original, by sample.
+        load: Wall time of this process by its processor time, 1 on an idle machine.
     """
 
     run_s: float
+    load: float = 1.0
 
     @classmethod
     def measured(cls, model: Model, data: Dataset, threads: int | None) -> Pace:
-        """Time a run of the model on its own samples, the faster of two."""
+        """Time a run of the model on its own samples, the fastest of some."""
         session = Session(model.proto, threads=threads)
         batch = next(iter(data.batches(session.fixed_batch or _BATCH)))
         rows = session.fixed_batch or batch.size
         times = []
+        begin = time.perf_counter() - time.process_time()
         with task("time the model"):
-            for _ in range(2):
+            for _ in range(_RUNS):
                 start = time.perf_counter()
                 session.run(batch.filled(rows))
                 times.append(time.perf_counter() - start)
-        return cls(min(times) / rows)
+        waited = time.perf_counter() - time.process_time() - begin
+        return cls(min(times) / rows, 1 + max(0.0, waited) / max(sum(times) - waited, 1e-3))
 
     def ana_s(self, channels: Channels, points: int, samples: int) -> float:
         """Return the seconds of all variants of the groups; gathering moments comes on top."""
@@ -53,7 +62,13 @@ class Pace:
 
     def bench_runs(self, seconds: float) -> int:
         """Return how many rounds of timing take no more than a small part of some seconds."""
-        return int(np.clip(_BENCH_PART * seconds / max(_BENCHED * self.run_s, 1e-9), *_BENCH_RUNS))
+        each = self.load * max(_BENCHED * self.run_s, _ROUND_S)
+        return int(np.clip(_BENCH_PART * seconds / each, *_BENCH_RUNS))
+
+    def plan_samples(self, seconds: float) -> int:
+        """Return how many samples a plan and its repair may look at for a small part of some seconds."""
+        each = _PLANNED * self.load * max(self.run_s, 1e-9)
+        return int(np.clip(_PLAN_PART * seconds / each, *_PLAN_SAMPLES))
 
 
 def epoch_seconds(step: Finetune, model: Model, data: Dataset) -> float:

@@ -15,6 +15,7 @@ from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
 from onnxprune.app.shrink import ShrinkOptions, job, recipe_choice, shrink
 from onnxprune.app.shrink.plan_comparison import PlanComparison
+from onnxprune.app.shrink.shrink_forecast import Pace
 from onnxprune.errors import MissedError, TrainingError, UsageError
 from onnxprune.ir import load
 
@@ -212,3 +213,11 @@ def test_without_data_a_warning_calls_the_result_weaker(place):
     assert "no BatchNormalization is left" in said.out
     assert load(place / "small.onnx").nodes
     assert not (place / "small.onnx.work").exists()
+
+
+def test_a_slow_machine_plans_on_fewer_samples_and_times_fewer_rounds():
+    seconds = 120.0
+    assert (Pace(1e-5).plan_samples(seconds), Pace(1.0).plan_samples(seconds)) == (512, 128)
+    assert Pace(1e-3, load=1.0).plan_samples(seconds) > Pace(1e-3, load=2.0).plan_samples(seconds) > 128
+    assert Pace(1e-5).bench_runs(seconds) == 30
+    assert Pace(1e-5, load=4.0).bench_runs(seconds) == 10
