@@ -30,6 +30,7 @@ from onnxprune.support.common_options import (
     Seeded,
     Threaded,
     Unchanged,
+    check_fraction,
 )
 from onnxprune.support.option_fields import Key, NumberRange, one_of, option
 
@@ -193,12 +194,7 @@ class PruneOptions(
             if kind in KINDS:
                 raise UsageError(f"a budget of {kind} has an option of its own", f"use `reduce_{kind}`")
             find_cost(kind)
-        for kind, reduction in amounts.items():
-            if not 0 < reduction < 1:
-                raise UsageError(
-                    f"a reduction of {reduction:g} of {kind} makes no sense",
-                    "give a fraction between 0 and 1",
-                )
+            check_fraction(kind, self.reduce[kind])
         if self.max_drop is not None and self.data is None:
             raise UsageError("`max_drop` is measured on samples", "give them with `data`")
         if self.ranks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
+from onnxprune.errors import UsageError
 from onnxprune.support.option_fields import Key, NumberRange, option
 
 FRACTION = NumberRange(above=0, below=1)
@@ -203,6 +204,27 @@ class Reductions:
     )
 
     def reductions(self) -> dict[str, float]:
-        """Return the fractions that were given, by the name of the cost."""
+        """Return the fractions that were given, by the name of the cost.
+
+        Raises:
+            UsageError: One is no fraction.
+        """
         asked = {f.name.removeprefix("reduce_"): getattr(self, f.name) for f in fields(Reductions)}
-        return {cost: fraction for cost, fraction in asked.items() if fraction is not None}
+        found = {cost: fraction for cost, fraction in asked.items() if fraction is not None}
+        for cost, fraction in found.items():
+            check_fraction(cost, fraction)
+        return found
+
+
+def check_fraction(cost: str, fraction: float) -> None:
+    """Refuse a reduction that is not between 0 and 1.
+
+    Raises:
+        UsageError: Naming the cost.
+    """
+    if not 0 < fraction < 1:
+        percent = f": {fraction / 100:g} for {fraction:g} %" if 5 <= fraction < 100 else ""
+        raise UsageError(
+            f"a reduction of {fraction:g} of {cost} makes no sense",
+            f"give a fraction between 0 and 1{percent}",
+        )

@@ -25,6 +25,7 @@ from onnxprune.decisions.channels.dense_interface import same_interface
 from onnxprune.errors import (
     MissedError,
     NothingToDoError,
+    OutOfReachError,
     PlanError,
     TrainingError,
     UsageError,
@@ -181,6 +182,17 @@ def shrink(
         MissedError: The result is written, and is below the demanded score.
         OnnxpruneError: A step failed; the steps before stay in the work folder.
     """
+    try:
+        return _shrunk(wanted, listen, tell, int8)
+    except OutOfReachError as error:
+        hint = "ask for less, or see with `inspect` which axes are blocked"
+        if "allow_inexact" in error.hint:
+            hint += "; `allow_inexact` opens axes that are normalised"
+        raise OutOfReachError(error.message, hint) from None
+
+
+def _shrunk(wanted: ShrinkOptions, listen: Listener, tell: Callable[[str], None], int8: bool) -> Facts:
+    """Do the job, see `shrink`."""
     begin = time.monotonic()
     model = opened(load(wanted.model), wanted.open_io)
     job = _Job(wanted, Outlook.on(model, wanted.data), model, {}, listen, tell, begin=begin)

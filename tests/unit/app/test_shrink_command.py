@@ -16,7 +16,7 @@ from onnxprune.app.runner.stages import Stages
 from onnxprune.app.shrink import ShrinkOptions, job, recipe_choice, shrink
 from onnxprune.app.shrink.plan_comparison import PlanComparison
 from onnxprune.app.shrink.shrink_forecast import Pace
-from onnxprune.errors import MissedError, TrainingError, UsageError
+from onnxprune.errors import MissedError, OutOfReachError, TrainingError, UsageError
 from onnxprune.ir import load
 
 pytestmark = pytest.mark.slow
@@ -221,3 +221,18 @@ def test_a_slow_machine_plans_on_fewer_samples_and_times_fewer_rounds():
     assert Pace(1e-3, load=1.0).plan_samples(seconds) > Pace(1e-3, load=2.0).plan_samples(seconds) > 128
     assert Pace(1e-5).bench_runs(seconds) == 30
     assert Pace(1e-5, load=4.0).bench_runs(seconds) == 10
+
+
+@pytest.mark.parametrize("asked", [1.4, 40, 0, -0.5])
+def test_a_reduction_that_is_no_fraction_is_refused(place, asked):
+    words = ("--data", place / "labelled.npz", "--reduce-macs", asked, "-o", place / "small.onnx")
+    said = disk.run("shrink", place / "model.onnx", *words)
+    assert said.code == 2
+    assert f"a reduction of {asked:g} of macs makes no sense" in said.err
+    assert ("0.4 for 40 %" in said.err) == (asked == 40)
+
+
+def test_a_budget_out_of_reach_is_refused_with_a_hint_that_shrink_understands(place):
+    with pytest.raises(OutOfReachError, match="at most") as caught:
+        shrink(wanted(place, reduce_macs=0.99))
+    assert caught.value.hint == "ask for less, or see with `inspect` which axes are blocked"
