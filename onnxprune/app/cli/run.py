@@ -142,7 +142,8 @@ def show_event(event: Facts) -> None:
     if event["event"] == "untracked":
         tell(sentence(f"nothing more goes to {step}: {event['because'][0]}"))
         return
-    numbers = {name: facts[name] for name in _FIGURES if isinstance(facts.get(name), int | float)}
+    shown = [name for name in _FIGURES if name != "score" or not step.endswith("-prune")]  # of no repair
+    numbers = {name: facts[name] for name in shown if isinstance(facts.get(name), int | float)}
     figures = [_FIGURES[name].format(value) for name, value in numbers.items()]
     took = "as before" if event["event"] == "kept" else duration(event["duration_s"])
     left = event.get("remaining_s")

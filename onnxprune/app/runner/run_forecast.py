@@ -22,7 +22,8 @@ def planned_steps(recipe: Recipe) -> dict[str, int]:
     epochs, last = recipe.finetune.epochs, recipe.finetune.last_epochs
     every = [epochs] * len(recipe.schedule.planned(recipe.budget.target))
     every[-1] = epochs if last is None else last
-    found = {"baseline": 1} | ({"factorize": 1} if recipe.factorize.enabled else {})
+    found = {"baseline": 1} | ({"rotate": 1} if recipe.prune.rotate == "always" else {})
+    found |= {"factorize": 1} if recipe.factorize.enabled else {}
     for number, size in enumerate(every, 1):
         measured = recipe.ana.repeat or number == 1
         steps = {kind: n for kind, n in _round(recipe, size).items() if measured or kind != "ana"}

@@ -21,10 +21,10 @@ _BENCH_PART, _BENCHED, _BENCH_RUNS = 0.02, 4, (5, 30)
 """Part of the time for timing; runs of the original that a round takes; bounds of the rounds."""
 _ROUND_S = 0.06
 """Least seconds of a round, in which each of two models runs as often as fills a block."""
-_PLAN_PART, _PLANNED, _PLAN_SAMPLES = 0.15, 60, (128, 512)
+_PLAN_PART, _PLANNED, _PLAN_SAMPLES = 0.3, 60, (256, 512)
 """Part of the time for the first plan; runs that a sample takes in it; bounds of its samples."""
 _TRAINED_BATCHES = 8
-_RUNS = 5
+_RUNS, _MOST_LOAD = 5, 4.0
 MOST_EPOCHS = 60
 
 
@@ -54,7 +54,8 @@ class Pace:
                 session.run(batch.filled(rows))
                 times.append(time.perf_counter() - start)
         waited = time.perf_counter() - time.process_time() - begin
-        return cls(min(times) / rows, 1 + max(0.0, waited) / max(sum(times) - waited, 1e-3))
+        load = 1 + max(0.0, waited) / max(sum(times) - waited, 1e-3)
+        return cls(min(times) / rows, min(load, _MOST_LOAD))
 
     def ana_s(self, channels: Channels, points: int, samples: int) -> float:
         """Return the seconds of all variants of the groups; gathering moments comes on top."""
