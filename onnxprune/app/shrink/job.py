@@ -55,7 +55,7 @@ _END_SHARE = 1.2
 """Time kept for judging, proving and timing the result, as a multiple of that of the first one."""
 _EARLY = 0.2
 """The part of the time within which the first plan is made dense, proven and timed at once."""
-_END_OF_PLAN = 0.6
+_END_OF_PLAN = 0.35
 """Time of proving and timing a result where it was not measured, as a part of that of plan and repair."""
 _INT8_SHARE = 3.0
 """The same where quantisation follows: four models are judged and timed."""
