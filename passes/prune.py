@@ -24,7 +24,7 @@ from onnxprune.decisions.channels.remaining_statistics import over_remaining
 from onnxprune.decisions.elements import pattern_note
 from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
 from onnxprune.decisions.rotation import Bases, basis_of, check_basis
-from onnxprune.errors import NothingToDoError, OutOfReachError, PlanError, UsageError
+from onnxprune.errors import DataError, NothingToDoError, OutOfReachError, PlanError, UsageError
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
@@ -205,10 +205,15 @@ class Prune(PruneOptions, Pass):
             return None
         session = Session(model.proto, threads=self.threads)
         data = open_data(self.data, session.inputs, session.outputs)
-        if data.samples is None or data.samples <= self.samples:
+        if data.samples is not None and data.samples <= self.samples:
             return None
-        rows = np.arange(min(data.samples, 2 * self.samples)) >= self.samples
-        further, metric = data.chosen(rows), get_metric(self._metric(analysis))
+        most = 2 * self.samples if data.samples is None else min(data.samples, 2 * self.samples)
+        further = data.chosen(np.arange(most) >= self.samples)
+        try:
+            next(further.batches(1))
+        except DataError:  # a callable with no more samples
+            return None
+        metric = get_metric(self._metric(analysis))
         batch = session.fixed_batch or self.batch_size
         before = baseline_outputs(session, further, batch_size=batch) if metric.uses_baseline else None
         return lambda pruned: evaluate(

@@ -286,5 +286,7 @@ def test_plans_are_judged_on_samples_that_no_repair_has_seen() -> None:
     (one,), (two,) = ours.values(), theirs.values()
     cosines = (one * two).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(two, axis=1)
     assert max(judged) == pytest.approx(float(cosines.mean()), abs=1e-5)
+    called = Prune(ranks=True, data=lambda: [(samples(), None)], **how)(low())
+    assert called.facts["rank_choice"]["judged_without"] == pytest.approx(found["judged_without"])
     few = Prune(ranks=True, data={"x": samples()["x"][:48]}, **how)(low())
     assert "judged_without" not in few.facts["rank_choice"]
