@@ -15,6 +15,7 @@ from fuzz_cases import KINDS, write_case, write_corpus
 from fuzz_models import CHANGES, mutate
 from fuzz_pool import Finding, judged, run_cases
 from fuzz_texts import mutated_json
+from without_runs import ended
 
 CASES = 1500
 SECONDS = 30.0
@@ -50,6 +51,13 @@ def test_some_cases_of_every_kind(corpus, tmp_path):
         if number < 40 and case.kind not in ("recipe", "report"):
             assert list(judged(case)) == []
     assert seen == set(KINDS)
+
+
+@pytest.mark.slow
+def test_mutants_are_pruned_without_runs(corpus, tmp_path):
+    seeds = sorted((corpus / "models").glob("*.onnx"))
+    ends = [ended(seeds, number, tmp_path / "model.onnx") for number in range(3000000, 3000080)]
+    assert set(ends) == {"pruned", "refused"}
 
 
 def test_a_case_is_made_again_from_its_number(corpus, tmp_path):

@@ -1,6 +1,6 @@
 """Mutants of models that are pruned and made dense, but not run, in this process: many more in the same time.
 
-    python tests/fuzz/analysis.py 20000 [first number]
+    python tests/fuzz/without_runs.py 20000 [first number]
 
 Each mutant is analysed. Half of its channels are planned and masked, and the dense model is made by plan and
 by evidence. The comparison of the models is left out; the certificate is not. Prints each kind of traceback,
