@@ -163,3 +163,12 @@ def test_places_that_mean_something_else_stay(how: dict[str, object]) -> None:
     channels = find_channels(unpooled(Net(), **how))  # type: ignore[arg-type]
     assert not channels.groups
     assert any("through all channels" in r.reason for b in channels.blocked for r in b.reasons)
+
+
+def test_a_bound_of_clip_that_is_no_single_number_bounds_nothing() -> None:
+    """Runtimes refuse it; the analysis does not end in a failing rule."""
+    net = Net()
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), 8, 1)
+    x = net.op("Clip", x, net.const(np.zeros(8)))
+    channels = find_channels(net.model(net.head(net.op("ReduceMax", x, axes=[1], keepdims=1))))
+    assert not [group for group in channels.groups if group.size == 8]

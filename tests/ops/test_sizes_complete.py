@@ -260,3 +260,21 @@ def test_scales_of_more_axes_than_the_operand_are_refused(operator: str) -> None
     net.types["y"] = helper.make_tensor_type_proto(net.kind, ["a", "b"])
     with pytest.raises(ModelError, match="has more axes than the tensor that it scales"):
         infer_sizes(net.proto("y"))
+
+
+def test_a_zero_of_a_reshape_stands_for_an_axis_that_is_there() -> None:
+    net = Net()
+    net.nodes.append(helper.make_node("Reshape", [net.input("x", ["n", 6]), net.ints(0, -1, 0)], ["y"]))
+    net.types["y"] = helper.make_tensor_type_proto(net.kind, ["a", "b", "c"])
+    with pytest.raises(ModelError, match="a 0 for axis 2 stands for an axis that the operand has not"):
+        infer_sizes(net.proto("y"))
+
+
+def test_products_beyond_the_range_of_floats_are_not_followed() -> None:
+    """The mask of a padded place is the least float times a number above one."""
+    net = Net()
+    places = net.op("Cast", net.op("Shape", net.input("x", ["n", 6])), to=TensorProto.FLOAT)
+    y = net.mul(net.add(places, net.const(2.0)), net.const(np.float32(-3.4e38)))
+    found = infer_sizes(net.proto(y))
+    assert found.shapes[y] == (2,)
+    assert y not in found.values

@@ -164,8 +164,11 @@ def _has_rounded(a: Size) -> bool:
 
 
 def rounded_number(number: Number, bits: int) -> Number:
-    """Return the floating point number next to a number."""
-    if bits == 64:
-        return Fraction(float(number))
-    nearest = np.float32(float(number)) if bits == 32 else np.float16(float(number))
-    return Fraction(float(nearest))
+    """Return the floating point number next to a number.
+
+    Raises:
+        OverflowError: It is beyond the range of numbers of that length.
+    """
+    kind = {16: np.float16, 32: np.float32, 64: np.float64}[bits]
+    with np.errstate(over="ignore"):
+        return Fraction(float(kind(float(number))))  # which refuses infinity

@@ -212,7 +212,10 @@ def elementwise(
     found = np.empty(arrays[0].shape, object)
     flat = found.reshape(-1)
     for k, elements in enumerate(zip(*(array.ravel() for array in arrays), strict=True)):
-        value = function(*elements)
+        try:
+            value = function(*elements)
+        except OverflowError:  # infinity, which is no size
+            value = None
         if value is None:
             value = unknown(k)
             if value is None:

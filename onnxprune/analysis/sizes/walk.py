@@ -159,6 +159,9 @@ class Walk:
         except ZeroDivisionError as error:
             text = f"{self._where}: node '{node.label}' ({node.operator}) divides a size by zero"
             raise ContradictionError(text, self._hint) from error
+        except OverflowError as error:
+            text = f"{self._where}: a size at node '{node.label}' ({node.operator}) is out of range: {error}"
+            raise ContradictionError(text, self._hint) from error
         except NotWholeError as error:
             text = f"{self._where}: sizes do not fit at node '{node.label}' ({node.operator}): {error}"
             raise ContradictionError(text, self._hint) from error

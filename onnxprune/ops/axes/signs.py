@@ -129,7 +129,7 @@ def _bound(typing: Typing, node: onnx.NodeProto, name: str, operand: int) -> flo
     if found is not None or len(node.input) <= operand or not node.input[operand]:
         return found if found is None else float(found)
     value = typing.shapes.values.get(node.input[operand])
-    if value is None:
+    if value is None or value.size != 1:
         return None if name == "min" else -np.inf
     return float(value.item())
 

@@ -49,6 +49,8 @@ def _target(node: SizedNode, shape: Shape | None, target: Sequence[Value]) -> tu
             hole = axis
             sizes.append(1)
         elif size == 0 and not node.flag("allowzero"):
+            if shape is not None and own is None:
+                raise ContradictionError(f"a 0 for axis {axis} stands for an axis that the operand has not")
             sizes.append(node.fresh(0, axis) if own is None else own)
         elif not node.is_nonnegative(size):
             sizes.append(node.fresh(0, axis))  # may be -1
