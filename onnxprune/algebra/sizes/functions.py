@@ -169,6 +169,6 @@ def rounded_number(number: Number, bits: int) -> Number:
     Raises:
         OverflowError: It is beyond the range of numbers of that length.
     """
-    kind = {16: np.float16, 32: np.float32, 64: np.float64}[bits]
+    kind = np.dtype(f"f{bits // 8}").type
     with np.errstate(over="ignore"):
         return Fraction(float(kind(float(number))))  # which refuses infinity

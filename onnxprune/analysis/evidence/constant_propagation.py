@@ -155,8 +155,10 @@ class Constants:
                 axes(node.output[0])[linear.result_axis],
             )
             if all(map(is_counted, (*dims, summed, made))):
-                shape = [dim.count for dim in dims]
-                return Matrices.of(linear, np.broadcast_to(weights, shape))
+                found = Matrices.of(linear, np.broadcast_to(weights, [dim.count for dim in dims]))
+                return (
+                    found if found.fits(made.count, summed.count) else None
+                )  # the branch is not taken
         return None
 
 
@@ -179,6 +181,11 @@ class Matrices:
         """Bring weights into that form."""
         whole = linear.by_group(weights)
         return cls(linear, linear.alpha * whole.sum(-1), np.any(whole != 0, axis=-1))
+
+    def fits(self, outputs: int, inputs: int) -> bool:
+        """Return whether all groups together have so many outputs and inputs."""
+        groups, made, read = self.reads.shape
+        return (groups * made, groups * read) == (outputs, inputs)
 
     def product(self, data: Array) -> Array:
         """Return ``weights · data`` for one vector of data, groups major."""

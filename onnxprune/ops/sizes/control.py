@@ -22,7 +22,9 @@ _ROUNDS = 4
 @size_rule("If")
 def if_(node: SizedNode) -> None:
     """The results of the taken branch; a choice between both where the condition depends on the input."""
-    condition = node.elements(0) if node.kind(0) in (BOOL, None) else None
+    if node.kind(0) not in (BOOL, None):
+        raise ContradictionError("its condition is no truth value")
+    condition = node.elements(0)
     truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
     bodies = {True: node.required("then_branch"), False: node.required("else_branch")}
     if isinstance(truth, int):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import onnx
 import pytest
 from helpers import Net, feeds_for
 from ideas import IDEAS
@@ -428,3 +429,21 @@ def test_long_axes_without_channels_are_not_listed() -> None:
     x = net.relu(net.op("MatMul", net.input("x", ["N", 2**40, 5]), net.const(columns)))
     evidence = find_evidence(find_channels(net.model(net.linear(x, 3))))
     assert list(evidence.removed.values()) == [[1]]
+
+
+def test_a_product_of_a_branch_that_never_fits_is_left_alone() -> None:
+    """Nothing is known of it: the branch does not run, and no condition says so beforehand."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[n, 2] x, bool c) => (float[n, 3] y)
+        <float[2, 4] w = {1, 0, 2, 3, 4, 0, 5, 6}, float[4] b = {0, 1, 0, 0},
+         float[3, 3] wrong = {1, 2, 3, 4, 5, 6, 7, 8, 9},
+         float[4, 3] right = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}> {
+        p = MatMul (x, w)
+        s = Add (p, b)
+        h = Relu (s)
+        y = If (c) <then_branch = one () => (float[n, 3] a) { a = MatMul (h, wrong) },
+                    else_branch = two () => (float[n, 3] d) { d = MatMul (h, right) }>
+    }"""
+    channels = find_channels(check(Model(onnx.parser.parse_model(text))))
+    evidence = find_evidence(channels)
+    folded(evidence)
