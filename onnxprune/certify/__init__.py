@@ -2,25 +2,26 @@
 
     python -m onnxprune.certify SPARSE DENSE [CERTIFICATE] [--original FILE] [--json]
 
-It imports numpy and onnx, but no other part of the program, and is small enough to be read in an hour. For
-every input for which the tensors of the sparse model are finite, the dense model computes the same, in real
-arithmetic: sums are the same but for terms that are zero. Constants that were moved into biases are compared
-after rounding. Operators without a rule are refused by name.
+It imports numpy and onnx, but no other part of the program, and shares no rule with it. For every input for
+which the tensors of the sparse model are finite, the dense model computes the same, in real arithmetic: sums
+are the same but for terms that are zero. Constants that were moved into biases are compared after rounding.
+Operators without a rule are refused by name.
 
-refusal      the exception of a failed proof
-sizes        sizes as integers times unknowns
-shapes       the size rules, operator by operator
-values       constants and shape arithmetic
-graph        all of that, of one model
-bounds       intervals that hold elements of the sparse model, for all inputs
-relation     which elements of a sparse tensor a dense one holds
-reshaping    the same through Reshape
-constants    dense constants compared with the kept elements of sparse ones
-pair         two nodes; the table of rules
+refusal         the exception of a failed proof
+size_products   sizes as integers times unknowns
+shape_rules     the size rules, operator by operator
+known_values    constants and shape arithmetic
+joined_parts, merged_axes    nodes read in a simpler form, in both models
+graph           all of that, of one model
+element_bounds  intervals that hold elements of the sparse model, for all inputs
+relation        which elements of a sparse tensor a dense one holds
+reshaping       the same through Reshape
+kept_constants  dense constants compared with the kept elements of sparse ones
+node_pair       two nodes; the table of rules
 elementwise, moves, windows, reductions, products, einsum, quantised, recurrent, bodies    the rules
-proof        relations from the inputs to the outputs
-verdict      the result
-certificate  the hints in a file
+proof           relations from the inputs to the outputs
+certification   the result
+certificate     the hints in a file
 """
 
 from onnxprune.certify.certificate import digest, to_json
