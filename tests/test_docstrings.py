@@ -8,6 +8,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("onnxprune", "passes", "benchmarks", "docs", "examples", "models", "tests")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -69,3 +71,22 @@ def test_docstrings_and_comments_use_nouns() -> None:
     suspects = (path for path in FILES if VAGUE.search(path.read_text("utf-8")))
     found = [(place, VAGUE.findall(text)) for path in suspects for place, text in texts(path)]
     assert [(place, words) for place, words in found if words] == []
+
+
+def modules(folder: Path) -> set[str]:
+    """Return the names of the modules and packages in a folder."""
+    files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
+    return files | {path.parent.name for path in folder.glob("*/__init__.py")}
+
+
+@pytest.mark.parametrize(
+    "file", [*(ROOT / "onnxprune").rglob("__init__.py")], ids=lambda file: str(file.parent.relative_to(ROOT))
+)
+def test_a_list_of_modules_names_all_of_them_and_no_others(file: Path) -> None:
+    """Lines such as ``name, name    purpose``; a name at the end of a line goes on in the next one."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    listed = re.findall(r"^ {0,4}((?:[a-z_0-9]+,\s+)*[a-z_0-9]+/?) {2,}\S", text, re.MULTILINE)
+    named = [name.strip(" /") for line in listed for name in re.split(r",\s+", line)]
+    assert len(named) == len(set(named))
+    if named:
+        assert set(named) == modules(file.parent)

@@ -1,20 +1,24 @@
 """A model in memory.
 
-model       the file's own message, and quick ways through it
-bodies      graphs inside nodes, and the values they capture
-index       values with their producer and uses; liveness, backward slices
-analyses    results of analyses, kept for one version of a model
-extraction  subgraphs as models, models with other outputs
-attributes  attributes of a node, decoded on access
-given       sizes of inputs that the user gives
-interface   inputs and outputs whose axes may shrink
-reading     from a file, external data included
-meaning     forms that some writers use, brought into the usual one
-statistics  normalisations over the remaining channels of a sparse model
-functions   local functions put in the places of their calls
-local_calls the same calls, written again where their nodes are unchanged
-vocabulary  tables whose rows the caller picks by number
-damage      the fault of a file that cannot be read
+model            the file's own message, and quick ways through it
+nested_graphs    graphs inside nodes, and the values they capture
+index            values with their producer and uses; liveness, backward slices
+analyses         results of analyses, kept for one version of a model
+extraction       subgraphs as models, models with other outputs
+attributes       attributes of a node, decoded on access
+given            sizes of inputs that the user gives
+open_interface   inputs and outputs whose axes may shrink
+reading          from a file, external data included
+meaning          forms that some writers use, brought into the usual one
+mask_statistics  normalisations over the remaining channels of a sparse model
+inlining         local functions put in the places of their calls
+local_calls      the same calls, written again where their nodes are unchanged
+vocabulary       tables whose rows the caller picks by number
+damage           the fault of a file that cannot be read
+canonical        the canonical form of a module, which the analyses read: one file a rewrite
+compact          constants that a file made of much less than their values
+declarations     declared shapes compared with those that inference finds; wrong ones are corrected
+output           results on disk: whole or not at all, and no model that onnxruntime has not run
 """
 
 from onnxprune.ir.analyses import AnalysisManager, Scope, analysis, analysis_scope

@@ -1,10 +1,15 @@
 """Recovery without training: weights fitted to the original model on a few samples without labels.
 
-pair        a sparse model and the original it was pruned from, side by side
-stage       one node in both models, with its operands and its results
-methods     repairs of one node: least squares, bias, scale, BatchNormalization
-sweep       all nodes in order of execution
-synthetic   drawn inputs, for recovery without samples
+model_pair       a sparse model and the original it was pruned from, side by side
+stage            one node in both models, with its operands and its results
+methods          repairs of one node: least squares, bias, scale, BatchNormalization
+sweep            all nodes in order of execution
+synthetic        drawn inputs, for recovery without samples
+alignment        names of constants of an original, aligned with those of its sparse model
+chain_repair     chains of products whose layers were split anew, in the network as it is pruned and repaired
+layer_fit        least squares of one layer: its Gram matrix, and its outputs a block at a time
+low_rank_layers  layers of low rank
+thinning         single elements of weights set to zero by a pattern
 """
 
 from onnxprune.repair.methods import METHODS, RepairMethod

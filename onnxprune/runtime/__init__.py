@@ -1,14 +1,23 @@
 """Running models: the only package that touches onnxruntime.
 
-execution   the provider that sessions run on, and its options
-session     a model ready to run, its weights fixed or fed
-single      one node on its own, run with such operands as it has
-unpacked    operators this runtime has no form of, in another
-deadline    runs that end
-feeds       seeded random inputs
-agreement   do two models compute the same?
-latency     how long do several models take, measured side by side?
-backends    the runtimes and devices on which they are timed
+execution            the provider that sessions run on, and its options
+session              a model ready to run, its weights fixed or fed
+single               one node on its own, run with such operands as it has
+unpacked             operators this runtime has no form of, in another
+deadline             runs that end
+feeds                seeded random inputs
+agreement            comparison of the results of two models
+latency_measurement  latency of several models, measured in turns
+backends             the runtimes and devices on which they are timed
+batch_axes           the axis of each tensor that counts the samples
+library              the installed onnxruntime, imported when it is first needed
+operator_functions   operators that onnxruntime does not have, as functions of those it has
+probe                a probe of an execution provider: a small convolution, compared with numpy
+size_names           sizes that are named by a sum, such as ``past_sequence_length + sequence_length``
+slim                 a copy of a model without its large weights, which travel beside it
+static_quantisation  static quantisation to 8 bits by onnxruntime, calibrated on samples
+token_masks          names of inputs that mask tokens
+usual_sizes          usual sizes of open axes: the one table of numbers for sizes that are not given
 """
 
 from onnxprune.runtime.agreement import ONE_SIDE, Agreement, Difference, compare, difference

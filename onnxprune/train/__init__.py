@@ -1,18 +1,20 @@
-"""Training ONNX models with onnxruntime.training, in a worker process of its own.
+"""Training ONNX models with the installed onnxruntime, or with onnxruntime-training, in a worker process.
 
-    engine      training of a model: the only entry
-    gradients   gradients of a loss, for importance and analysis
-    run, preparation
-                a training in progress, and the decisions before it
-    checkpoint  the saved state from which a killed training goes on
-    settings    options and results of a run
-    sidecar     where the training build of onnxruntime lives, and how it gets there
-    training_copy, dialect, rewrites, support, trainables, losses, own_loss, objective
-                from the user's model to a graph that can be trained
-    channel_major, carriers
-                the neighbourhood of depthwise convolutions, as matrix products
-    client, wire, worker, trainer, optimizers
-                the process that trains it
+engine            training of a model: the only entry
+gradients         gradients of a loss, for saliency and analysis
+settings          options and results of a run
+step_sizes        step sizes that suit a network
+training_run, preparation, batch_samples    a training in progress, and the decisions before it
+checkpoint        the saved state from which a killed training goes on
+losses, own_loss, objective, output_heads    the loss behind the outputs
+training_copy, rewrites, emit, trainables, forward    the user's model as a graph that can be trained
+engines           the choice between the two engines
+step, step_graphs, pullbacks, stock    the stock engine: one graph of a step
+dialect, gradient_support, artifacts    onnxruntime-training's operators, and its artifacts
+channel_major, carriers    the neighbourhood of depthwise convolutions, as matrix products
+sidecar           the place of the training build of onnxruntime, and its installation
+client, wire, training_worker, trainer, optimizers    the process that trains
+tuning            parts of finetuning beside the engine
 
 Nothing is imported here: the worker is a module of this package and must start without the rest of it.
 """

@@ -156,9 +156,7 @@ class Constants:
             )
             if all(map(is_counted, (*dims, summed, made))):
                 found = Matrices.of(linear, np.broadcast_to(weights, [dim.count for dim in dims]))
-                return (
-                    found if found.fits(made.count, summed.count) else None
-                )  # the branch is not taken
+                return found if found.fits(made.count, summed.count) else None  # the branch is not taken
         return None
 
 

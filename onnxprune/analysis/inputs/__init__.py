@@ -1,15 +1,15 @@
 """Inputs that a model can take, read from its graph.
 
-demand      conditions on the elements of one tensor
-facts       constants, sizes and origins of tensors
-consumers   conditions that operators put on their operands
-inverse     conditions on a result as conditions on the operands
-reading     one walk from the outputs to the inputs: the conditions on each input
-values      from conditions and names to the values that are drawn
-sizes       shapes to try when those of the analysis fail
-ladder      full shapes to try, smallest first: small, odd, one, unequal, other batches
-trials      feeds the model has been run on
-fixed       tensors of one size in every run, compared with the memory allowed
+demand         conditions on the elements of one tensor
+value_facts    constants, sizes and origins of tensors
+consumers      conditions that operators put on their operands
+inverse        conditions on a result as conditions on the operands
+input_demands  one walk from the outputs to the inputs: the conditions on each input
+drawn_values   from conditions and names to the values that are drawn
+other_shapes   shapes to try when those of the analysis fail
+ladder         full shapes to try, smallest first: small, odd, one, unequal, other batches
+feed_trials    feeds the model has been run on
+fixed_tensors  tensors of one size in every run, compared with the memory allowed
 """
 
 from onnxprune.analysis.inputs.drawn_values import input_values

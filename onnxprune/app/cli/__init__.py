@@ -2,11 +2,16 @@
 
 Standard output carries the result and nothing else: a table, or with ``--json`` one JSON object. Progress,
 warnings and errors go to standard error. Exit code 0: done. 1: the model, the data or the verification is at
-fault, shown as ``error:`` and ``hint:``. 2: wrong usage. A traceback only ever means a bug of ours.
+fault, shown as ``error:`` and ``hint:``. 2: wrong usage. A traceback is a defect of this program.
 
-    program     exit codes, error messages, clean output: the base of all commands
-    options     options that several commands share
-    *           one command a file, named like it; a result is a dict, and a table made of nothing else
+conventions       exit codes, error messages, clean output: the base of all commands
+streams           standard streams in any state
+command_options   options that several commands share
+pass_options      options that are made of the fields of a pass
+plugin_passes     commands of passes from outside the package
+figure, listing, live_status    forms of output
+ana, bench, doctor, factorize, finetune, init, inspect, prune, recover, report, rotate, run, separate,
+setup_training, shrink, sparsify, transform, verify    one command a file, named like it
 
 Nothing heavy is imported before a command runs: ``--help`` is at once.
 """

@@ -1,9 +1,9 @@
 """`report`: the results of a run, as a page.
 
-facts       the content of the page, gathered from the work folder
-charts      figures as SVG
-plots       figures as PNG and PDF
-page        facts and figures put into a template: one HTML file without a network, or Markdown
+report_content  the content of the page, gathered from the work folder
+charts          figures as SVG
+plots           figures as PNG and PDF
+page            facts and figures put into a template: one HTML file without a network, or Markdown
 """
 
 from onnxprune.app.report.page import FORMATS, figures, render

@@ -1,11 +1,15 @@
 """`run`: the whole loop, unattended and resumable.
 
-journal     the work folder: finished steps, with their inputs and files
-recipe_data data and metrics of a recipe, and their digests
-forecast    the steps to come and their duration
-tracking    figures for TensorBoard and MLflow
-stages      the work of each step, from file to file
-loop        the order of the steps, the end of the run, and the choice of the best iteration
+journal          the work folder: finished steps, with their inputs and files
+recipe_data      data and metrics of a recipe, and their digests
+run_forecast     the steps to come and their duration
+tracking         figures for TensorBoard and MLflow
+stages           the work of each step, from file to file
+loop             the order of the steps, the end of the run, and the choice of the best iteration
+recipe_template  a recipe fitted to a model, with every key explained
+record           the form of ``state.json``: the record of a run, which reports read
+take_over        finished steps of one run, taken over into the work folder of another
+time_limits      time limits of the steps of a run that can be cut short
 
 A run is an ordinary function with memoised steps: the inputs that determine a step's result (its options, and
 the content of the files and data it reads) are kept with the result. A step whose inputs are unchanged, and

@@ -1,11 +1,11 @@
 """`shrink`: the whole job in one command, over the runner and its journal.
 
-choice      the recipe that suits a model, its data and the time there is
-forecast    how long its steps will take, measured before they begin
-job         the order of the work: a first result without training, then as much training as there is time for
-data_free   the way without samples
-comparison  plans by other ways, each repaired, and the better one taken over
-int8        static quantisation on the same samples, and the four models side by side
+recipe_choice    the recipe that suits a model, its data and the time there is
+shrink_forecast  how long its steps will take, measured before they begin
+job              the order of the work: a first result, other plans, then training for the time that is left
+data_free        the way without samples
+plan_comparison  plans by other ways, each repaired, and the better one taken over
+int8_comparison  static quantisation on the same samples, and the four models side by side
 """
 
 from onnxprune.app.shrink.data_free import shrink_without_data

@@ -1,8 +1,8 @@
 """Decisions on single elements of weights: N of every M, or a share, with no change of shapes.
 
-weights     the weights of linear operators, laid out as rows with their inputs last
-masks       the zeros of a noted pattern, and that they stay
-check       the pattern in a finished file, and the demands of sparse kernels
+element_weights  the weights of linear operators, laid out as rows with their inputs last
+masks            the zeros of a noted pattern, and that they stay
+check            the pattern in a finished file, and the demands of sparse kernels
 """
 
 from onnxprune.decisions.elements.check import PatternCheck, WeightCheck, check_pattern, demand_pattern

@@ -1,8 +1,8 @@
 """Decisions on ranks: a product with weights becomes a chain of two or three smaller ones.
 
-layers      the products that can be split, their kernels and their costs
-forms       the ways to split a kernel, and the ranks at which that pays
-rewrite     the nodes of the chain in the place of the node
+splittable_layers  the products that can be split, their kernels and their costs
+split_forms        the ways to split a kernel, and the ranks at which that pays
+rewrite            the nodes of the chain in the place of the node
 """
 
 from onnxprune.decisions.ranks.rewrite import written

@@ -1,10 +1,13 @@
 """Samples for a model: the arguments of ``--data``.
 
-schema      the arrays of a sample, and the check that they fit the model
-sources     origins of arrays: .npz shards, a callable, memory
-files       folders of pictures (`pictures`) and sounds (`waves`), a folder for each class or without
-texts       .jsonl files, by a tokenizer
-dataset     batches, in order or shuffled
+input_schema    the arrays of a sample, and the check that they fit the model
+sources         origins of arrays: .npz shards, a callable, memory
+sample_folders  folders of pictures (`pictures`) and sounds (`waves`), a folder for each class or without
+texts           .jsonl files, by a tokenizer
+dataset         batches, in order or shuffled
+pictures        pictures as arrays of a model's only input
+preprocessing   preprocessing settings beside a folder of samples, in the format of Hugging Face's processors
+waves           sounds as arrays of a model's only input
 """
 
 from onnxprune.evaluate.data.dataset import Batch, Dataset, DataSpec, open_data

@@ -4,17 +4,21 @@ Two models agree if their interfaces are the same, both take the same sizes, eve
 finite and to change with the input, and all differences are rounding. Otherwise they differ, or nothing is
 shown.
 
-contract     names, types, ranks
-subjects     both models changed alike where the runtime cannot run them as they are
-draws        inputs of those shapes
-coverage     every row of a table
-paths        float types and rounding on the way to a tensor
-tails        operands of operators that saturate or pick; the part of both graphs that is the same
-measure      errors, and evidence that a difference would have been seen
-noise        how far one last place moves the results
-judgement    tolerances
-examination  all of it together
-verdict      the result
+contract           names, types, ranks
+subjects           both models changed alike where the runtime cannot run them as they are
+draws              inputs of those shapes
+coverage           every row of a table
+paths              float types and rounding on the way to a tensor
+tails              operands of operators that saturate or pick; the part of both graphs that is the same
+measure            errors, and evidence that a difference would have been seen
+noise              how far one last place moves the results
+judgement          tolerances
+runs               all of it together
+verdict            the result
+device             the comparison on the device in use, after the one on the CPU
+overflow           tensors that are no numbers, or next to infinity
+tensor_comparison  two models run side by side, and the differences of their tensors
+verification       a verdict on two models, or an error with the reason why there is none
 """
 
 from onnxprune.evaluate.equivalence.runs import CheckBudget, examine

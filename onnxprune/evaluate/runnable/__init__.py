@@ -1,10 +1,10 @@
 """Copies of a model that this runtime can run and that compute reproducible numbers.
 
-reproducible  dropout off, random numbers seeded, integer kernels at full accuracy
-rounding      activation quantisation left out
-unknown       cut before operators unknown to the runtime, and before outputs that are no tensors
-widened       float16 and bfloat16 as float32
-session       a session of the part that the runtime can run
+reproducible     dropout off, random numbers seeded, integer kernels at full accuracy
+rounding         activation quantisation left out
+unknown          cut before operators unknown to the runtime, and before outputs that are no tensors
+widened          float16 and bfloat16 as float32
+partial_session  a session of the part that the runtime can run
 """
 
 from onnxprune.evaluate.runnable.partial_session import runnable_session

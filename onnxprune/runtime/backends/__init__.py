@@ -1,12 +1,12 @@
 """Latency back-ends: the runtime or device on which models are timed.
 
-base      the interface, and how figures become a `Latency`
-local     runtimes in this process: onnxruntime with any provider, OpenVINO
-command   a command that is given a model file and prints milliseconds
-tensorrt  trtexec or Polygraphy as such a command
-function  a Python callable that is given a model file
-files     models written for programs outside this process
-choice    a back-end by its name
+backend         the interface, and how figures become a `Latency`
+local           runtimes in this process: onnxruntime with any provider, OpenVINO
+command         a command that is given a model file and prints milliseconds
+tensorrt        trtexec or Polygraphy as such a command
+function        a Python callable that is given a model file
+fixed_models    models written for programs outside this process
+backend_choice  a back-end by its name
 """
 
 from onnxprune.runtime.backends.backend import LatencyBackend
