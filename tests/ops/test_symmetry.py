@@ -165,6 +165,16 @@ def test_other_operators_commute_with_permutations_alone(name: str) -> None:
     assert all(s.limit is not None and s.limit.operator == name for s in found)
 
 
+@pytest.mark.parametrize("bounds", [[], np.zeros(WIDTH)])
+def test_bounds_of_clip_that_are_no_single_number_allow_permutations_alone(bounds: Any) -> None:
+    """Runtimes refuse them; the analysis lists the axes all the same."""
+    net = Net()
+    x = net.conv(net.input("x", ["N", 3, 4, 4]), WIDTH, 1)
+    x = net.op("Clip", x, net.const(np.asarray(bounds, np.float32)))
+    channels = find_channels(Model(net.proto(net.conv(x, 4, 1))))
+    assert all(s.symmetry is Symmetry.PERMUTATION for s in symmetries(channels) if s.group.size == WIDTH)
+
+
 @pytest.mark.parametrize("cut", ["Split", "Slice", "Gather"])
 def test_queries_keys_and_values_cut_out_of_one_product(cut: str) -> None:
     """Each cut leaves two of the three parts out, whole."""

@@ -75,10 +75,10 @@ def homogeneous(p: Passage) -> Effect:
 
 @symmetry_rule("Clip")
 def clip(p: Passage) -> Effect:
-    """Homogeneous where both bounds are zero or none."""
+    """Homogeneous where both bounds are single numbers, zero or infinite, or none."""
     for key, operand in (("min", 1), ("max", 2)):
         bound = p.attributes.get(key, p.value(operand) if p.has(operand) else 0)
-        infinite = bound is not None and abs(float(np.asarray(bound).ravel()[0])) > 3e38
-        if bound is None or (np.any(np.asarray(bound)) and not infinite):
+        number = np.asarray(np.nan if bound is None else bound)
+        if number.size != 1 or (number.any() and not abs(number.item()) > 3e38):
             return permutation("it is not linear")
     return homogeneous(p)
