@@ -5,6 +5,8 @@ Exporters that merge equal initializers put an Identity in the place of each one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from onnxprune.ir import Model
 
 
@@ -23,13 +25,22 @@ def without_copies(model: Model) -> Model:
             name = source.get(node.input[0], node.input[0])
             if name in model.constants:
                 source[node.output[0]] = name
-    if not source:
-        return model
+    return read_instead(model, source) if source else model
+
+
+def read_instead(model: Model, instead: Mapping[str, str]) -> Model:
+    """Return a copy of a model that reads some tensors in the place of others.
+
+    Args:
+        model: The model.
+        instead: The tensor to read, by the name of another one; the nodes of the main graph that make the
+            latter are left out.
+    """
     model = model.copy()
     for graph in model.graphs:
         for node in graph.node:
-            node.input[:] = [source.get(name, name) for name in node.input]
-    kept = [n for n in model.proto.graph.node if not (n.output and n.output[0] in source)]
+            node.input[:] = [instead.get(name, name) for name in node.input]
+    kept = [node for node in model.proto.graph.node if not (node.output and node.output[0] in instead)]
     del model.proto.graph.node[:]
     model.proto.graph.node.extend(kept)
     model.edited()

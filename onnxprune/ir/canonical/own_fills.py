@@ -15,6 +15,7 @@ import onnx
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, captured
+from onnxprune.ir.canonical.copied_constants import read_instead
 from onnxprune.ops.spec import spec_of
 
 _STANDARD = ("", "ai.onnx")
@@ -119,14 +120,4 @@ def with_shared_fills(model: Model, own: Container[str]) -> Model:
             made.setdefault(key, name)
         elif made.setdefault(key, name) != name:
             instead[name] = made[key]
-    if not instead:
-        return model
-    model = model.copy()
-    for graph in model.graphs:
-        for node in graph.node:
-            node.input[:] = [instead.get(name, name) for name in node.input]
-    nodes = [node for node in model.proto.graph.node if node.output[0] not in instead]
-    del model.proto.graph.node[:]
-    model.proto.graph.node.extend(nodes)
-    model.edited()
-    return model
+    return read_instead(model, instead) if instead else model
