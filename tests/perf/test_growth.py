@@ -23,6 +23,11 @@ LARGEST_RATIO = 2 * TIMES
 """Linear work takes ``TIMES`` as long, quadratic work the square of that: 64."""
 FAST = 0.1
 """Seconds of processor time below which a stage takes no time that matters."""
+ROUNDS = 6
+"""Both depths are timed in pairs: the speed of a shared processor changes by a factor of two within seconds.
+
+Work beyond the limit is beyond it in every pair.
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -72,8 +77,10 @@ def seconds(work: Callable[[], object], rounds: int) -> float:
 def test_time_grows_with_the_number_of_nodes(name: str) -> None:
     small, large = (stages(DEEP[name](SMALL * k)) for k in (1, TIMES))
     for stage in small:
-        taken = seconds(large[stage], 2)
-        assert taken < FAST or taken < LARGEST_RATIO * seconds(small[stage], 3), stage
+        assert any(
+            seconds(large[stage], 1) < max(FAST, LARGEST_RATIO * seconds(small[stage], 2))
+            for _ in range(ROUNDS)
+        ), stage
 
 
 @pytest.mark.slow
@@ -99,9 +106,11 @@ NODES, MORE = 250, 4
 )
 def test_a_pass_takes_no_longer_for_a_node_of_a_deeper_network(stage: str, network: str) -> None:
     """Quadratic work would take four times as long for each."""
-    large = growth.per_node(network, stage, NODES * MORE)
-    small = growth.per_node(network, stage, NODES, rounds=2)
-    limit = growth.LARGEST_RATIO * small
-    if large > limit:  # was something else at work?
-        large = min(large, growth.per_node(network, stage, NODES * MORE, rounds=2))
-    assert large <= limit or large * NODES * MORE <= FAST * 1e3
+    ratios = []
+    for _ in range(ROUNDS):
+        small = growth.per_node(network, stage, NODES, rounds=2)
+        large = growth.per_node(network, stage, NODES * MORE)
+        if large <= growth.LARGEST_RATIO * small or large * NODES * MORE <= FAST * 1e3:
+            return
+        ratios.append(large / small)
+    pytest.fail(f"times for a node in {NODES * MORE} and in {NODES} nodes have the ratios {ratios}")
