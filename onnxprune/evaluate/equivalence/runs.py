@@ -448,13 +448,16 @@ def examine(
         return Verdict(reason=differences[0], exact=exact, differs=True)
     try:
         check_fixed_tensors(reference)
-        made = subjects(reference, candidate)
-        examination = EquivalenceCheck(reference, candidate, made, budget or CheckBudget(), seed, shrunk)
+        for stand_in in (True, False):  # a network may not take the stand-in
+            made = subjects(reference, candidate, stand_in)
+            examination = EquivalenceCheck(reference, candidate, made, budget or CheckBudget(), seed, shrunk)
+            verdict = _examined(examination, shapes, data, samples, exact)
+            if examination.count or not made.stands_in:
+                break
     except DifferenceError as found:
         return Verdict(reason=str(found), exact=exact, differs=True)
     except ModelError as error:
         return Verdict(reason=f"{error.message}", hint=error.hint, exact=exact)
-    verdict = _examined(examination, shapes, data, samples, exact)
     return verdict if cuts else with_device(reference, candidate, verdict, seed)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
-from onnxprune.ir import GraphIndex, bodies, captured
+from onnxprune.ir import GraphIndex, anonymous, bodies
 from onnxprune.ops.spec import spec_of
 
 Pair = tuple[str, str]
@@ -73,7 +73,7 @@ def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output
             if not _same_source(reference, candidate, pair):
                 ends[pair] = None
         elif _same(reference, candidate, one, two, pair):
-            pending += _operands(one, two)
+            pending += (p for p in _operands(one, two) if p[0])
             if spec_of(one).jumps or _casts_to_integer(one):
                 jumping[f"{one.op_type} '{one.name or pair[0]}'"] = None
         else:
@@ -120,10 +120,9 @@ def _same(
     pair: Pair,
 ) -> bool:
     """Return true if two nodes compute the same function of their non-constant operands."""
-    if not _alike(one, two, pair) or _attributes(one) != _attributes(two):
+    if not _alike(one, two, pair) or anonymous(one)[0] != anonymous(two)[0]:
         return False
-    operands = [*zip(one.input, two.input, strict=True), *((name, name) for name in captured(one))]
-    return all(_fits(reference, candidate, p) for p in operands)
+    return all(_fits(reference, candidate, p) for p in _operands(one, two))
 
 
 def _fits(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:
@@ -144,8 +143,9 @@ def _same_source(reference: ComputationGraph, candidate: ComputationGraph, pair:
 
 
 def _operands(one: onnx.NodeProto, two: onnx.NodeProto) -> Iterator[Pair]:
-    yield from (p for p in zip(one.input, two.input, strict=True) if p[0])
-    yield from ((name, name) for name in captured(one))
+    """Yield the operands of two nodes, then the outer tensors of their bodies; the rest is the same."""
+    yield from zip(one.input, two.input, strict=True)
+    yield from zip(anonymous(one)[1], anonymous(two)[1], strict=True)
 
 
 def _made(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:
@@ -155,8 +155,3 @@ def _made(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) 
 def _casts_to_integer(node: onnx.NodeProto) -> bool:
     integers = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     return node.op_type == "Cast" and all(a.i not in integers for a in node.attribute if a.name == "to")
-
-
-def _attributes(node: onnx.NodeProto) -> list[bytes]:
-    kept = sorted(node.attribute, key=lambda a: str(a.name))
-    return [a.SerializeToString(deterministic=True) for a in kept]

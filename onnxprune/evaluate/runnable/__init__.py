@@ -10,11 +10,12 @@ partial_session  a session of the part that the runtime can run
 from onnxprune.evaluate.runnable.partial_session import runnable_session
 from onnxprune.evaluate.runnable.reproducible import reproducible
 from onnxprune.evaluate.runnable.rounding import is_rounding, steps, without_rounding
-from onnxprune.evaluate.runnable.unknown import RunnableModel, cut_before, unknown_operators
+from onnxprune.evaluate.runnable.unknown import RunnableModel, StandIn, cut_before, unknown_operators
 from onnxprune.evaluate.runnable.widened import widened
 
 __all__ = [
     "RunnableModel",
+    "StandIn",
     "cut_before",
     "is_rounding",
     "reproducible",

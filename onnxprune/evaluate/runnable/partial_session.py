@@ -41,7 +41,7 @@ def _forms(proto: onnx.ModelProto) -> list[onnx.ModelProto]:
     unknown = unknown_operators(proto)
     forms = [proto]
     if unknown or not all(o.type.HasField("tensor_type") for o in proto.graph.output):
-        forms = [cut_before(proto, unknown, stand_in).proto for stand_in in (True, False)]
+        forms = [cut_before(proto, unknown, "copy").proto, cut_before(proto, unknown).proto]
         forms = [form for form in forms if form.graph.output]
     wide = []
     for form in forms:

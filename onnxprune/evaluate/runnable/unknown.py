@@ -1,12 +1,19 @@
-"""A model cut before the nodes that this runtime cannot compute, and before outputs that are no tensors."""
+"""A model cut before the nodes that this runtime cannot compute, and before outputs that are no tensors.
+
+The result of such a node can be replaced by a stand-in, computed from the first operand of the node, so that
+the rest of the network can be run. Two models are compared with a stand-in that changes its operand: with a
+copy, a model without the node would look the same.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx
+from onnx import helper
 
 from onnxprune.ir import anonymous, captured, every_graph, subgraphs
 from onnxprune.ops.spec import find_spec
@@ -14,6 +21,9 @@ from onnxprune.runtime import has_operator
 
 Operator = tuple[str, str]
 """Domain and name."""
+StandIn = Literal["copy", "shifted"]
+"""A copy of the operand, or its elements shifted away from zero (operator Shrink; all types of numbers)."""
+_SHIFT = 1.7312
 
 
 @dataclass(frozen=True)
@@ -22,9 +32,10 @@ class RunnableModel:
 
     Attributes:
         proto: The model; its outputs are those that remain, then the operands of the nodes that were cut off.
-        operands: The operands of each node that was cut off, then the outer tensors its bodies read, in order
-            of execution; `None` for those that are no result of a node that remains.
-        nodes: Those nodes.
+        operands: The outputs that hold the operands of each node that was cut off, then those of the outer
+            tensors its bodies read, in order of execution; `None` for omitted operands, and for results of
+            such nodes.
+        nodes: Those nodes; of two that follow each other without a stand-in, the first alone.
         lost: Outputs of the original that are gone, by name.
     """
 
@@ -54,15 +65,14 @@ def _operators(nodes: Iterable[onnx.NodeProto]) -> set[Operator]:
 
 
 def cut_before(
-    proto: onnx.ModelProto, operators: Collection[Operator], stand_in: bool = False
+    proto: onnx.ModelProto, operators: Collection[Operator], stand_in: StandIn | None = None
 ) -> RunnableModel:
     """Return a model without certain operators and nodes that depend on them, and without non-tensor outputs.
 
     Args:
         proto: The model; it stays as it is.
         operators: Those to be cut off.
-        stand_in: Let the first result of such a node be a copy of its first operand, so that its consumers
-            are kept.
+        stand_in: Replacement for the first result of such a node, so that its consumers are kept.
 
     Returns:
         The model, with the nodes and outputs that it has lost.
@@ -72,11 +82,12 @@ def cut_before(
     graph = copy.graph
     before = [o.name for o in graph.output]
     gone = {o.name for o in graph.output if not o.type.HasField("tensor_type")}
-    kept, cut = _divided(graph, operators, gone, set(before) if stand_in else None)
-    made = {o for node in kept for o in node.output}
-    operands = tuple(tuple(i if i in made else None for i in _read(node)) for node in cut)
+    _drop_dead(graph)
+    kept, cut = _divided(graph, operators, gone, set(before), stand_in)
+    shown = _Shown({o for node in kept for o in node.output}, gone)
+    operands = tuple(tuple(shown.output(name) for name in _read(node)) for node in cut)
     del graph.node[:]
-    graph.node.extend(kept)
+    graph.node.extend([*kept, *shown.copies])
     outputs = [o for o in graph.output if o.name not in gone]
     listed = {o.name for o in outputs}
     needed = dict.fromkeys(i for names in operands for i in names if i is not None and i not in listed)
@@ -87,13 +98,37 @@ def cut_before(
     return RunnableModel(copy, operands, tuple(cut), tuple(n for n in before if n in gone))
 
 
+class _Shown:
+    """Operands of nodes that are cut off, as outputs; constants and inputs by copies."""
+
+    def __init__(self, made: set[str], gone: set[str]) -> None:
+        self._made, self._gone = made, gone
+        self._copies: dict[str, onnx.NodeProto] = {}
+
+    @property
+    def copies(self) -> list[onnx.NodeProto]:
+        return list(self._copies.values())
+
+    def output(self, name: str) -> str | None:
+        """Return the output that shows a tensor, `None` if it is gone."""
+        if not name or name in self._gone:
+            return None
+        if name in self._made:
+            return name
+        node = helper.make_node("Identity", [name], [f"{name} (operand)"])
+        return str(self._copies.setdefault(name, node).output[0])
+
+
 def _divided(
-    graph: onnx.GraphProto, operators: Collection[Operator], gone: set[str], final: Collection[str] | None
+    graph: onnx.GraphProto,
+    operators: Collection[Operator],
+    gone: set[str],
+    final: Collection[str],
+    stand_in: StandIn | None,
 ) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
     """Part the nodes that remain from those that are cut off; add the results of the latter to ``gone``.
 
-    With ``final`` the first result of a node that is cut off becomes a copy of its first operand, unless it
-    is one of those outputs.
+    With a stand-in the first result of a node that is cut off remains, unless it is one of the final outputs.
     """
     kept, cut = [], []
     for original in graph.node:
@@ -105,15 +140,22 @@ def _divided(
             cut.append(node)
             gone.update(node.output)
             name = node.output[0] if node.output else ""
-            if final is not None and node.input and name and name not in final:
+            if stand_in is not None and node.input and name and name not in final:
                 gone.discard(name)
-                kept.append(onnx.NodeProto(op_type="Identity", input=node.input[:1], output=[name]))
+                kept.append(_replacement(stand_in, node.input[0], name))
         elif gone.intersection(node.output):  # an output that is no tensor
             cut.append(node)
             gone.update(node.output)
         else:
             kept.append(node)
     return kept, cut
+
+
+def _replacement(stand_in: StandIn, operand: str, result: str) -> onnx.NodeProto:
+    """Return the node that makes a stand-in."""
+    if stand_in == "copy":
+        return helper.make_node("Identity", [operand], [result])
+    return helper.make_node("Shrink", [operand], [result], lambd=0.0, bias=-_SHIFT)
 
 
 def _holds(node: onnx.NodeProto, operators: Collection[Operator]) -> bool:

@@ -491,6 +491,74 @@ def test_an_unknown_operator_may_be_missing_where_its_result_does_not_matter(sca
     assert examine(Model(without), Model(given), budget=QUICK).status == "differ"
 
 
+UNKNOWN = """
+<ir_version: 9, opset_import: ["" : 17, "plugin" : 1]>
+agraph (float[n,3] x) => (float[n,%(width)d] y)
+<float[3] w = {1, 2, %(w)s}, float[%(rows)d,2] v = {%(v)s}, float[3] u = {1, 2, %(u)s}> {
+    r = Relu (x)
+    %(made)s
+    z = plugin.Unknown (r, %(read)s)
+    %(behind)s
+}
+"""
+ALONE = "y = Exp (z)"
+FITTING = "y = MatMul (z, v)"
+CHAIN = "q = MatMul (z, v) t = plugin.Other (q, u) y = Exp (t)"
+
+
+def unknown(behind=ALONE, rows=3, last=9, w=3, u=3, made="", read="w"):
+    """A network with an unknown operator; its second operand is a constant."""
+    v = ", ".join(map(str, [*range(1, 2 * rows), last]))
+    facts = {"behind": behind, "rows": rows, "w": w, "u": u, "v": v, "made": made, "read": read}
+    facts["width"] = 3 if behind == ALONE else 2
+    return Model(onnx.parser.parse_model(UNKNOWN % facts))
+
+
+@pytest.mark.parametrize("behind", [ALONE, FITTING, CHAIN])
+def test_constants_that_an_unknown_operator_reads_are_compared(behind):
+    given = unknown(behind)
+    assert examine(given, given.copy(), budget=QUICK).status == "agree"
+    assert examine(given, unknown(behind, w=4), budget=QUICK).status == "differ"
+    computed = unknown(behind, w=-3, made="o = Abs (w)", read="o")
+    assert examine(given, computed, budget=QUICK).status == "agree"
+    assert examine(unknown(behind, w=4), computed, budget=QUICK).status == "differ"
+
+
+def test_an_input_that_an_unknown_operator_reads_is_compared():
+    given, changed = unknown(), unknown()
+    for model, name in ((given, "x"), (changed, "r")):
+        next(n for n in model.proto.graph.node if n.op_type == "Unknown").input[1] = name
+    assert examine(given, given.copy(), budget=QUICK).status == "agree"
+    assert examine(given, changed, budget=QUICK).status == "differ"
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+@pytest.mark.parametrize("behind", [FITTING, CHAIN])
+def test_nodes_behind_an_unknown_operator_are_compared(behind, rows):
+    """With five rows the network does not take a tensor of the operand's shape."""
+    given = unknown(behind, rows)
+    assert examine(given, given.copy(), budget=QUICK).status == "agree"
+    changed = [unknown(behind, rows, last=10), *([unknown(behind, rows, u=4)] if behind == CHAIN else [])]
+    for other in changed:
+        status = examine(given, other, budget=QUICK).status
+        assert status == ("differ" if rows == 3 else "not shown")
+
+
+def test_an_unknown_operator_with_fewer_operands_is_another():
+    given, fewer = unknown(), unknown()
+    del next(n for n in fewer.proto.graph.node if n.op_type == "Unknown").input[1]
+    assert examine(given, fewer, budget=QUICK).status == "differ"
+
+
+def test_an_unknown_operator_is_not_taken_for_a_copy():
+    given = unknown()
+    without = given.copy()
+    del without.proto.graph.node[1]
+    without.proto.graph.node[1].input[0] = "r"
+    without.edited()
+    assert examine(given, without, budget=QUICK).status == "differ"
+
+
 def test_generators_without_a_seed_share_one_beside_other_nodes():
     text = """
     <ir_version: 9, opset_import: ["" : 17]>
