@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from onnxprune.certify.element_bounds import Bounds, hull, only_zero, unbounded
@@ -9,6 +11,7 @@ from onnxprune.certify.graph import Body, bodies_of
 from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relation import Relation, dropped, inserted
+from onnxprune.certify.stacks import laid_out_at, scan_axes
 
 TURNS = 3
 """Number of trials of the bounds of states, after which they count as unknown."""
@@ -65,6 +68,10 @@ def loop(pair: NodePair) -> list[Relation]:
     states = [pair.relation(2 + k) for k in range(count)]
     results, states = _turns(pair, one, two, states, one.inputs[2:], two.inputs[2:], 1)
     need(results[0].plain, "the turns end otherwise")
+    for outer in zip(pair.sparse.output[count:], pair.dense.output[count:], strict=True):
+        made = [g.sizes.get(name) for g, name in zip(pair.graphs, outer, strict=True)]
+        if made[0] and made[1]:
+            made[1][0] = made[0][0]  # both take as many turns
     return [*states, *(inserted(r.exact(), 0) for r in results[1 + count :])]
 
 
@@ -74,17 +81,20 @@ def scan(pair: NodePair) -> list[Relation]:
     pair.same_attributes("body")
     need(pair.opset >= 9, "a Scan over samples")
     scanned = pair.given["num_scan_inputs"]
-    axes = [*pair.given.get("scan_input_axes", []), *pair.given.get("scan_output_axes", [])]
-    need(not any(axes), "a Scan along other axes")
     one, two = (bodies_of(g, n)["body"] for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True))
     count = len(pair.sparse.input) - scanned
     need(len(pair.dense.input) - scanned == count, "another number of states")
-    for k in range(count, count + scanned):
-        element = dropped(pair.relation(k).exact(), 0)
-        pair.proof.note(one.inputs[k], two.inputs[k], element)
+    into, out_of = scan_axes(pair.given, scanned, len(one.outputs) - count)
+    for k, axis in enumerate(into, count):
+        given = pair.relation(k).exact()
+        pair.proof.note(one.inputs[k], two.inputs[k], dropped(given, axis % given.rank))
     states = [pair.relation(k) for k in range(count)]
     results, states = _turns(pair, one, two, states, one.inputs[:count], two.inputs[:count], 0)
-    return [*states, *(inserted(r.exact(), 0) for r in results[count:])]
+    stacks = [
+        inserted(r.exact(), laid_out_at(axis, r.rank))
+        for r, axis in zip(results[count:], out_of, strict=True)
+    ]
+    return [*states, *stacks]
 
 
 def _turns(
@@ -102,19 +112,33 @@ def _turns(
         The relations of the body's outputs, and those of the states after any number of turns.
     """
     states = [s.exact().holding(s.bounds) for s in states]  # a turn need not leave more
-    for turn in range(TURNS + 1):
+    turn = 0
+    while turn <= TURNS:
         for s, d, state in zip(sparse, dense, states, strict=True):
             pair.proof.note(s, d, state)
         results = _walk(pair, one, two)
         after = results[first : first + len(states)]
+        chosen = [_chosen(b, a) for b, a in zip(states, after, strict=True)]
+        if any(new is not old for new, old in zip(chosen, states, strict=True)):
+            states = chosen
+            continue
         for before, state in zip(states, after, strict=True):
             need(_same_form(before, state), "a state keeps other channels after a turn")
         if all(_within(a.bounds, b.bounds) for b, a in zip(states, after, strict=True)):
             return results, states
         last = turn >= TURNS - 1
         states = [b.holding(_wider(b.bounds, a.bounds, last)) for b, a in zip(states, after, strict=True)]
+        turn += 1
     need(False, "the bounds of a state do not hold after a turn")
     return [], states
+
+
+def _chosen(before: Relation, after: Relation) -> Relation:
+    """Return a state of which any list will do with the lists that it has after a turn."""
+    lists = {a: m for a, m in after.lists.items() if a in before.free and after.rank == before.rank}
+    if not lists:
+        return before
+    return replace(before, lists={**before.lists, **lists}, free=before.free - lists.keys())
 
 
 def _within(inner: Bounds, outer: Bounds) -> bool:

@@ -23,6 +23,7 @@ from onnxprune.certify.merged_axes import read_unmerged
 from onnxprune.certify.refusal import Impossible, Refusal, need
 from onnxprune.certify.shape_rules import SHAPES
 from onnxprune.certify.size_products import INPUT, Size, size_of, unknown
+from onnxprune.certify.stacks import given_sizes, laid_out, scan_axes
 
 SMALL = 4096
 """Elements up to which a value is kept as numbers and sizes."""
@@ -283,11 +284,9 @@ class Graph:
             states = len(given)
             for name in body.inputs[:2]:
                 self.sizes[name] = []
-        sizes = {}
-        for place, (inner, outer) in enumerate(given.items()):
-            if outer in self.sizes:
-                scan = node.op_type == "Scan" and place >= states
-                sizes[inner] = list(self.sizes[outer][1:] if scan else self.sizes[outer])
+        into, out_of = scan_axes(self.attributes(node), len(given) - states, len(body.outputs) - states)
+        unknown_turns = size_of(f"{self.side} {node.output[0]}.turns")
+        sizes, turns = given_sizes(self.sizes, given, states, into, unknown_turns)
         first = 1 if node.op_type == "Loop" else 0
         after = dict(zip(list(given)[:states], body.outputs[first:], strict=False))
         changed: set[str] | None = None
@@ -307,6 +306,9 @@ class Graph:
                 vars(self).update(kept)
         for inner, name in after.items():
             yield self.sizes.get(name) if inner in sizes else None
+        for name, axis in zip(body.outputs[first + states :], out_of, strict=False):
+            element = self.sizes.get(name)
+            yield None if element is None else laid_out(element, turns, axis)
 
     def _facts(self) -> dict[str, Any]:
         """Return copies of all that is known of tensors, by the names of the attributes."""

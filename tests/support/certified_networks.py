@@ -11,10 +11,11 @@ from exported_networks import HEADS, WIDTH, attend, block, causal, dims, heads, 
 from helpers import Net
 from onnx import TensorProto, helper
 from pruned_ideas import Pruned, pruned_half
+from recurrences import RECURRENT
 
 from onnxprune.ir import Model, check
 
-NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {}
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {**RECURRENT}
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
 

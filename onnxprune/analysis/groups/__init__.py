@@ -12,6 +12,7 @@ cost             multiply-accumulates and parameters as polynomials in the kept 
 attention_heads  attention heads among the groups of a network
 axis_fibres      the lines of a tensor along the axis of a group
 blocks           residual blocks: branches whose result is added to the stream that they start from
+body_values      numbers at removed channels, followed through the bodies of If, Loop and Scan
 channel_values   numbers that tensors hold at the removed channels of a factor
 fibres           the elements of a tensor along a factor, so that a linear map can be applied to them
 group_symmetry   the symmetry of a group: the maps that all operators its channels pass commute with

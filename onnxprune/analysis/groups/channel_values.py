@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from onnxprune.algebra.axes import Factor
+from onnxprune.analysis.groups.body_values import values_with_bodies
 from onnxprune.analysis.shapes.node_evaluation import evaluate
-from onnxprune.ir import bodies
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.axes.variables import Views
 from onnxprune.ops.spec import spec_of
@@ -58,12 +58,16 @@ def channel_values(
     carrying = set(carriers)
     roots = {t: masked_constant(typing, t) for t in carrying}
     values = {t: 0.0 for t, root in roots.items() if root is not None and root not in spared}
-    for index in sorted({makers[t] for t in carrying if t in makers}):
-        if typing.nodes[index].op_type == "If":
-            values |= _of_branches(typing.nodes[index], values)
-        else:
+    visited = sorted({makers[t] for t in carrying if t in makers})
+    if len(typing.model.graphs) == 1:
+        for index in visited:
             values |= _made(typing, index, carrying, factor, values, views)
-    return values
+        return values
+
+    def made(index: int, known: Mapping[str, float]) -> dict[str, float]:
+        return _made(typing, index, carrying, factor, known, views)
+
+    return values_with_bodies(typing, visited, values, made)
 
 
 def repeated(typing: Typing, carriers: set[str], makers: Mapping[str, int]) -> set[str]:
@@ -127,16 +131,6 @@ def _made(
                 made |= {name: value} if value is not None else {}
             elif spec.copies and node.input[0] in values and all(operands[0] for operands in seen):
                 made[name] = values[node.input[0]]
-    return made
-
-
-def _of_branches(node: onnx.NodeProto, values: Mapping[str, float]) -> dict[str, float]:
-    """Return the numbers that the results of an If hold in both branches."""
-    made: dict[str, float] = {}
-    for name, *sources in zip(node.output, *(body.output for body in bodies(node)), strict=True):
-        number, *others = (values.get(source.name) for source in sources)
-        if number is not None and all(other == number for other in others):
-            made[name] = number
     return made
 
 

@@ -10,10 +10,11 @@ import pytest
 from helpers import Array, Net, half_of_each, prune_exactly
 from ideas_control import Body
 from onnx import TensorProto, helper
+from recurrences import CELLS, STEPS, recurrence
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
-from onnxprune.ir import Model
+from onnxprune.ir import Model, check
 
 HIDDEN = 16
 LENGTHS = (1, 3, 7)
@@ -219,3 +220,40 @@ def test_the_model_is_not_changed() -> None:
     find_channels(model)
     assert model.proto.SerializeToString() == before
     onnx.checker.check_model(find_channels(model).model.proto)
+
+
+# --- the unrolled network ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["scan", "loop"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_recurrence_has_the_groups_of_the_unrolled_network(cell: str, kind: str) -> None:
+    widths = sizes(find_channels(check(Model(recurrence(cell, "unrolled")))))
+    assert len(widths) >= 4
+    model = check(Model(recurrence(cell, kind)))
+    assert_exact(model, [{"x": (2, t, 12)} for t in (1, STEPS, 7)], *widths)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_a_state_is_zero_where_it_starts_and_stays_zero(start: float) -> None:
+    """Two tensors that depend on the input are summed over, and the state alone could be zero."""
+    net = Net()
+    x = net.input("x", ["n", "s", 8])
+    into, read = net.linear(x, HIDDEN, bias=False), net.op("Sigmoid", net.linear(x, HIDDEN))
+    fill = helper.make_tensor("fill", TensorProto.FLOAT, [1], [start])
+    form = net.concat(net.slice(net.op("Shape", x), 0, 1, axis=0), net.ints(HIDDEN), axis=0)
+    state = net.sized(net.op("ConstantOfShape", form, value=fill), ["n", HIDDEN])
+    body = Body(net)
+    for name in ("state", "given"):
+        typed(body, name, ["n", HIDDEN])
+    after = body.add("state", "given")
+    graph = body.graph(after, body.op("Identity", after), given=["state", "given"])
+    how = {"scan_input_axes": [1], "scan_output_axes": [1], "num_scan_inputs": 1}
+    _, states = net.ops("Scan", state, into, outputs=2, body=graph, **how)
+    net.sized(states, ["n", "s", HIDDEN])
+    y = net.sized(net.reduce("ReduceSum", net.mul(states, read), [2]), ["n", "s", 1])
+    model = net.model(net.linear(y, 3))
+    if start:
+        assert sizes(find_channels(model)) == []
+    else:
+        assert_exact(model, [{"x": (2, s, 8)} for s in LENGTHS], HIDDEN)
