@@ -78,11 +78,21 @@ def _assembled(
     forward: onnx.ModelProto,
 ) -> onnx.ModelProto:
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
-    graph = helper.make_graph(writer.nodes, "step", inputs, made, initializers)
+    graph = helper.make_graph(_read(writer.nodes, outputs), "step", inputs, made, initializers)
     model: onnx.ModelProto = helper.make_model(
         graph, opset_imports=forward.opset_import, ir_version=IR_VERSION
     )
     return model
+
+
+def _read(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that the outputs need; the runtime would compute the others, too."""
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed |= _operands(node)
+    return kept[::-1]
 
 
 def _write_forward(protos: Iterable[onnx.NodeProto], nodes: Sequence[ForwardNode], tape: Tape) -> None:

@@ -26,6 +26,7 @@ def covering(
     rows: Mapping[str, int],
     run: Callable[[ReferenceRun], bool],
     seconds: float,
+    fits: Callable[[Shapes], bool] = lambda shapes: True,
 ) -> list[str]:
     """Feed every row number of the table that each integer input indexes, as far as the time goes, but some.
 
@@ -36,6 +37,7 @@ def covering(
         rows: The number of rows by input name.
         run: Function from inputs to true if the model takes them.
         seconds: Time limit, in seconds.
+        fits: Function from shapes to true if a run of them is small enough; the known ones always are.
 
     Returns:
         One sentence for each input whose numbers were not all fed.
@@ -48,6 +50,9 @@ def covering(
         elements = sizes[name]
         factor = max(1, min(math.ceil(high / (elements * _RUNS)), _MOST_ELEMENTS // elements))
         wide = enlarged(model, shapes, factor)
+        while factor > 1 and not fits(wide):
+            factor //= 2
+            wide = enlarged(model, shapes, factor)
         numbers = np.random.default_rng(0).permutation(high)
         fed = 0
         while fed < high and (not fed or watch.seconds < seconds / 2):

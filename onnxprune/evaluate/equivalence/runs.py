@@ -26,6 +26,7 @@ from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ir import Model
 from onnxprune.runtime import ONE_SIDE, RUN_S, runs_within
+from onnxprune.support.mapped import byte_count
 from onnxprune.support.processors import ProcessorClock
 
 Shrunk = Callable[[Iterable[str]], Interface]
@@ -178,7 +179,14 @@ class EquivalenceCheck:
             left = self.budget.seconds - self.spent
             specs = self.comparison.session.inputs
             run, shapes = self._run_quietly, self._largest()
-            self.notes += covering(self.reference, specs, shapes, self._rows, run, left)
+            self.notes += covering(self.reference, specs, shapes, self._rows, run, left, self._is_light)
+
+    def _is_light(self, shapes: Shapes) -> bool:
+        """Return whether a run of mapped models takes less memory than half of their weights."""
+        if not self.reference.mapped:
+            return True
+        weights = sum(map(byte_count, self.reference.proto.graph.initializer))
+        return estimated_bytes(self.subjects.reference, shapes) <= weights // 2
 
     def _largest(self) -> Shapes:
         return max(self.tried.values(), key=_elements)

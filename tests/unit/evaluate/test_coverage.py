@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
 from onnx import numpy_helper, parser
 
+from onnxprune.analysis.inputs.ladder import Shapes
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.evaluate.equivalence.tensor_comparison import ReferenceRun
 from onnxprune.ir import Model, check
@@ -16,8 +18,10 @@ from onnxprune.support.processors import ProcessorClock
 ROWS = 90
 
 
-def fed_within(seconds: float) -> tuple[set[int], list[str]]:
-    """Return the rows that are fed to a table within some time, and the sentences about it."""
+def fed_within(
+    seconds: float, most: int = 1 << 20, sizes: list[int] | None = None
+) -> tuple[set[int], list[str]]:
+    """Return the rows fed to a table within some time, `most` at once, and the sentences about it."""
     text = """<ir_version: 8, opset_import: ["" : 17]>
         g (int64[N,5] ids) => (float[a,b,c] y) { y = Gather(table, ids) }"""
     proto = parser.parse_model(text)
@@ -26,9 +30,15 @@ def fed_within(seconds: float) -> tuple[set[int], list[str]]:
 
     def run(one: ReferenceRun) -> bool:
         fed.update(one.feed["ids"].ravel().tolist())
+        if sizes is not None:
+            sizes.append(one.feed["ids"].size)
         return True
 
-    said = covering(model, Session(model.proto).inputs, {"ids": (2, 5)}, {"ids": ROWS}, run, seconds)
+    def fits(shapes: Shapes) -> bool:
+        return math.prod(shapes["ids"]) <= most
+
+    specs = Session(model.proto).inputs
+    said = covering(model, specs, {"ids": (2, 5)}, {"ids": ROWS}, run, seconds, fits)
     return fed, said
 
 
@@ -42,6 +52,14 @@ def test_some_rows_are_fed_when_the_time_is_over() -> None:
     fed, said = fed_within(-1)
     assert 0 < len(fed) < ROWS
     assert said == [f"{len(fed)} of the {ROWS} rows that 'ids' may pick were fed"]
+
+
+def test_a_run_is_no_larger_than_allowed() -> None:
+    for most, expected in ((1 << 20, 20), (19, 10), (1, 10)):
+        sizes: list[int] = []
+        fed, _ = fed_within(60, most, sizes)
+        assert set(sizes) == {expected}
+        assert fed == set(range(ROWS))
 
 
 def test_waiting_is_not_charged() -> None:
