@@ -94,11 +94,12 @@ def split_anew(
     pair = _without_chains(whole, plan, ranks)
     if pair is None:
         return None
-    numbers = {node.output[0]: n for n, node in enumerate(pair.sparse.nodes) if node.output}
+    nodes = pair.sparse.nodes
+    numbers = {node.output[0]: n for n, node in enumerate(nodes) if node.output}
     chosen = {}
     for chain in chains:
         number = numbers.get(chain.result)
-        if number is None or chain.layer.linear.weight not in pair.sparse.nodes[number].input:
+        if number is None or chain.layer.linear.weight not in nodes[number].input:
             return None  # its weights are computed in the file
         found = tuple(len(kept[axis]) for axis in chain.inner)
         layer = replace(chain.layer, index=number)
@@ -139,12 +140,13 @@ def _copy_constants(source: Model, target: Model, left_out: Mapping[str, int]) -
         target: The model that gets them; its nodes are those of the other one, and more.
         left_out: The operand of a node that stays, by the node's first result.
     """
-    numbers = {node.output[0]: n for n, node in enumerate(target.nodes) if node.output}
+    nodes = target.nodes
+    numbers = {node.output[0]: n for n, node in enumerate(nodes) if node.output}
     for node in source.nodes:
         number = numbers.get(node.output[0] if node.output else "")
         if number is None:
             continue
-        operands = list(target.nodes[number].input)
+        operands = list(nodes[number].input)
         for place, name in enumerate(node.input):
             if name not in source.constants or left_out.get(node.output[0]) == place:
                 continue

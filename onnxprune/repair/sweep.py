@@ -93,12 +93,10 @@ def sweep(
     )
     before = _output_errors(sparse, original)
     places = [
-        (index, _methods_for(node, settings.methods))
+        (index, methods)
         for index, node in enumerate(pair.sparse.nodes)
         if node.output[0] not in pair.dead
-    ]
-    places = [
-        (i, methods) for i, methods in places if methods or (prepare and is_layer(pair.sparse.nodes[i]))
+        and ((methods := _methods_for(node, settings.methods)) or (prepare and is_layer(node)))
     ]
     with task("recover", total=len(places)) as progress, np.errstate(over="ignore", invalid="ignore"):
         for index, methods in places:

@@ -99,10 +99,11 @@ def find_weights(
         The weights, and those that are left alone, with the reasons.
     """
     model, found, unfit = channels.model, dict[str, list[ElementWeight]](), list[Unfit]()
-    for index, view in _views(channels):
+    origins = _Origins(model)
+    for index, view in _views(channels, origins):
         node = channels.typing.nodes[index]
         operand = node.input[view.weights]
-        traced = _traced(model, operand)
+        traced = _traced(model, operand) if origins.constant(operand) else None
         if traced is None:
             continue
         tensor, order, reason = traced
@@ -124,29 +125,48 @@ def find_weights(
     return weights, unfit
 
 
-def _views(channels: Channels) -> Iterator[tuple[int, LinearView]]:
+class _Origins:
+    """The values that a chain of nodes derives from a constant, each value followed once.
+
+    Every node of the chain reads constants besides its first operand.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._known = model, dict[str, bool]()
+
+    def constant(self, name: str) -> bool:
+        """Return whether a value derives from a constant alone."""
+        constants, chain = self._model.constants, list[str]()
+        while name not in constants and name not in self._known:
+            chain.append(name)
+            node = self._model.index.producer(name)
+            if node is None or not node.input or any(i not in constants for i in node.input[1:] if i):
+                self._known[name] = False
+            else:
+                name = node.input[0]
+        found = self._known.get(name, True)
+        self._known.update(dict.fromkeys(chain, found))
+        return found
+
+
+def _views(channels: Channels, origins: _Origins) -> Iterator[tuple[int, LinearView]]:
     """Yield the nodes that multiply data by weights, and how: each operand of weights once."""
-    model = channels.model
     for index, views in sorted(channels.typing.linear.items()):
         node, seen = channels.typing.nodes[index], set[int]()
         for view in views:
-            is_fed = view.data == INNER or _traced(model, node.input[view.data]) is None
+            is_fed = view.data == INNER or not origins.constant(node.input[view.data])
             if is_fed and view.weights < len(node.input) and view.weights not in seen:
                 seen.add(view.weights)
                 yield index, view
 
 
-def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str] | None:
-    """Return the constant that an operand is, the order of its axes, and why it cannot be followed.
-
-    ``None`` where the operand depends on values other than constants.
-    """
+def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str]:
+    """Return the constant that an operand derives from, the order of its axes, and why it is not followed."""
     order: tuple[int, ...] | None = None
     reason = ""
     while name not in model.constants:
         node = model.index.producer(name)
-        if node is None or any(i not in model.constants for i in node.input[1:] if i):
-            return None
+        assert node is not None
         if reason:
             pass  # how its axes lie does not matter any more
         elif node.op_type == "Transpose":
@@ -157,8 +177,6 @@ def _traced(model: Model, name: str) -> tuple[str, tuple[int, ...], str] | None:
             reason = f"{node.op_type} '{label(node)}' changes its shape or its numbers first"
         elif node.op_type == "DequantizeLinear" and not _reads_constant(model, node):
             reason = "it is quantised and moved about"
-        if not node.input:
-            return None
         name = node.input[0]
     rank = len(model.constants[name].dims)
     return name, tuple(range(rank)) if order is None or reason else order, reason

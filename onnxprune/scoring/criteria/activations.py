@@ -13,10 +13,11 @@ from onnxprune.analysis.groups.channels import Channels, Group
 from onnxprune.errors import DataError
 from onnxprune.ir import Model
 from onnxprune.ops.views import INNER, LinearView
-from onnxprune.runtime import Array, Feeds, Session
+from onnxprune.runtime import Array, Feeds
 from onnxprune.scoring.criteria.calibration import CalibrationStatistics
 from onnxprune.scoring.criteria.readers import reading_places
 from onnxprune.scoring.criteria.shares import Scores, share
+from onnxprune.scoring.layerwise.segments import Segments
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
@@ -44,6 +45,7 @@ class _Tap:
         flow: The name of the other.
         axis: The axis of the other that is contracted with the weight, from the front.
         total: The name of the sum of squares along that axis, once it is in the graph.
+        place: The number of the node that reads the weight, among those of the main graph.
     """
 
     view: LinearView
@@ -51,6 +53,7 @@ class _Tap:
     flow: str
     axis: int
     total: str
+    place: int
 
 
 def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = None) -> CalibrationStatistics:
@@ -61,7 +64,7 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
     Args:
         channels: The network.
         feeds: Its inputs, batch by batch.
-        threads: Threads of the session.
+        threads: Threads of the sessions.
 
     Raises:
         DataError: There are no samples, or an activation is NaN or infinite.
@@ -69,7 +72,8 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
     taps = list(_taps(channels))
     if not taps:
         return CalibrationStatistics()
-    session = Session(_tapped(channels, taps), threads=threads)
+    model = _tapped(channels, taps)
+    session = Segments(model, channels.typing.shapes.types, threads)
     sums = {t.total: np.zeros(()) for t in taps}
     counts = {t.total: 0.0 for t in taps}
     for fed in feeds:
@@ -90,17 +94,21 @@ def observe(channels: Channels, feeds: Iterable[Feeds], threads: int | None = No
 
 
 def _taps(channels: Channels) -> Iterable[_Tap]:
-    typing, main = channels.typing, {o for node in channels.model.nodes for o in node.output}
+    typing, main = channels.typing, channels.model.main.producers
     for index, views in typing.linear.items():
         node = typing.nodes[index]
-        if node.output[0] in main:
+        place = main.get(node.output[0])
+        if place is not None:
             for view in views:
-                tap = _tap(channels, view, list(node.input), f"onnxprune_squares_{index}_{view.weights}")
+                total = f"onnxprune_squares_{index}_{view.weights}"
+                tap = _tap(channels, view, list(node.input), total, place)
                 if tap is not None:
                     yield tap
 
 
-def _tap(channels: Channels, view: LinearView, operands: Sequence[str], total: str) -> _Tap | None:
+def _tap(
+    channels: Channels, view: LinearView, operands: Sequence[str], total: str, place: int
+) -> _Tap | None:
     """Return the place where real numbers meet constant weights; ``None`` where they do not."""
     constants, shapes = channels.model.constants, channels.typing.shapes
     if view.data == INNER or view.integers or operands[view.weights] not in constants:
@@ -111,29 +119,41 @@ def _tap(channels: Channels, view: LinearView, operands: Sequence[str], total: s
         return None
     if rank < 2 or len(constants[weight].dims) < 2:
         return None
-    return _Tap(view, weight, flow, view.axis % rank, total)
+    return _Tap(view, weight, flow, view.axis % rank, total, place)
 
 
-def _tapped(channels: Channels, taps: Iterable[_Tap]) -> onnx.ModelProto:
-    """Return the network with the sums of squares as its only outputs."""
+def _tapped(channels: Channels, taps: Iterable[_Tap]) -> Model:
+    """Return the network with the sums of squares as its only outputs, each made where its weight is read."""
     model = channels.model.copy()
-    del model.proto.graph.output[:]
+    graph, made = model.proto.graph, dict[int, list[onnx.NodeProto]]()
+    nodes = model.nodes
+    del graph.output[:]
     for tap in taps:
-        rank = len(channels.typing.shapes.sizes[tap.flow])
-        others = [a for a in range(rank) if a != tap.axis]
-        wide = f"{tap.total}_wide"
-        model.proto.graph.node.append(helper.make_node("Cast", [tap.flow], [wide], to=TensorProto.FLOAT))
-        if model.opset() >= 18:
-            axes = model.add_constant(f"{tap.total}_axes", np.asarray(others, np.int64))
-            node = helper.make_node("ReduceSumSquare", [wide, axes], [tap.total], keepdims=0)
-        else:
-            node = helper.make_node("ReduceSumSquare", [wide], [tap.total], axes=others, keepdims=0)
-        model.proto.graph.node.append(node)
-        model.proto.graph.node.append(helper.make_node("Size", [tap.flow], [f"{tap.total}_size"]))
-        model.proto.graph.output.append(helper.make_tensor_value_info(tap.total, TensorProto.FLOAT, [None]))
-        size = helper.make_tensor_value_info(f"{tap.total}_size", TensorProto.INT64, [])
-        model.proto.graph.output.append(size)
-    return model.proto
+        made.setdefault(tap.place, []).extend(_sum_of_squares(channels, model, tap))
+        graph.output.append(helper.make_tensor_value_info(tap.total, TensorProto.FLOAT, [None]))
+        graph.output.append(helper.make_tensor_value_info(f"{tap.total}_size", TensorProto.INT64, []))
+    ordered = [one for k, node in enumerate(nodes) for one in (*made.get(k, ()), node)]
+    del graph.node[:]
+    graph.node.extend(ordered)
+    model.edited()
+    return model
+
+
+def _sum_of_squares(channels: Channels, model: Model, tap: _Tap) -> list[onnx.NodeProto]:
+    """Return the nodes that sum the squares of an activation and count its elements."""
+    rank = len(channels.typing.shapes.sizes[tap.flow])
+    others = [a for a in range(rank) if a != tap.axis]
+    wide = f"{tap.total}_wide"
+    if model.opset() >= 18:
+        axes = model.add_constant(f"{tap.total}_axes", np.asarray(others, np.int64))
+        summed = helper.make_node("ReduceSumSquare", [wide, axes], [tap.total], keepdims=0)
+    else:
+        summed = helper.make_node("ReduceSumSquare", [wide], [tap.total], axes=others, keepdims=0)
+    return [
+        helper.make_node("Cast", [tap.flow], [wide], to=TensorProto.FLOAT),
+        summed,
+        helper.make_node("Size", [tap.flow], [f"{tap.total}_size"]),
+    ]
 
 
 def _spread(model: Model, tap: _Tap, norms: Array) -> Array:

@@ -1,6 +1,7 @@
 """A network layer by layer: moments of each layer's operands, and least squares on them.
 
 trace              a model run piece by piece, each node once, while its weights change
+segments           a model as consecutive sessions of a bounded number of nodes
 linear_views       matrix products as one linear map of rows
 im2col             convolutions likewise
 layer_recognition  recognition of nodes that are linear maps
