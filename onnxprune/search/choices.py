@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxprune.errors import PlanError
 from onnxprune.runtime import Array
+from onnxprune.support.native_output import discard_native_output
 
 MOST_VARIABLES = 20_000
 """Options beyond which no integer program is solved."""
@@ -133,14 +134,15 @@ def _regrets(offers: Sequence[Offer], most: Sequence[float]) -> tuple[list[Array
     starts = np.cumsum([0, *sizes[:-1]])
     scale = max(float(losses.max()), 1e-30)
     owner, each = np.repeat(np.arange(len(sizes)), sizes), np.arange(len(losses))
-    relaxed = linprog(
-        losses / scale,
-        A_ub=costs.T,
-        b_ub=np.ones(len(most)),
-        A_eq=csr_array((np.ones(len(losses)), (owner, each))),
-        b_eq=np.ones(len(sizes)),
-        bounds=(0, 1),
-    )
+    with discard_native_output():
+        relaxed = linprog(
+            losses / scale,
+            A_ub=costs.T,
+            b_ub=np.ones(len(most)),
+            A_eq=csr_array((np.ones(len(losses)), (owner, each))),
+            b_eq=np.ones(len(sizes)),
+            bounds=(0, 1),
+        )
     if relaxed.x is None:
         return [np.zeros(size) for size in sizes], -np.inf
     prices = np.maximum(-relaxed.ineqlin.marginals * scale, 0)
@@ -225,24 +227,27 @@ class _Program:
         objective = np.concatenate([self.losses, np.zeros(numbers)])
         whole, sides = self._equations()
         budgets = np.concatenate([np.zeros((shares, self.costs.shape[1])), self.costs]).T
-        solved = milp(
-            objective,
-            integrality=integrality,
-            bounds=Bounds(0, np.where(integrality, len(self.sizes), 1)),
-            constraints=[LinearConstraint(whole, sides, sides), LinearConstraint(budgets, -np.inf, 1.0)],
-            options={
-                "mip_rel_gap": _GAP,
-                "node_limit": _NODES,
-                "time_limit": SECONDS,
-            },
-        )
+        with discard_native_output():
+            solved = milp(
+                objective,
+                integrality=integrality,
+                bounds=Bounds(0, np.where(integrality, len(self.sizes), 1)),
+                constraints=[LinearConstraint(whole, sides, sides), LinearConstraint(budgets, -np.inf, 1.0)],
+                options={
+                    "mip_rel_gap": _GAP,
+                    "node_limit": _NODES,
+                    "time_limit": SECONDS,
+                },
+            )
         if solved.x is None:
             return None
         chosen = solved.x[:shares]
         if np.abs(chosen - chosen.round()).max() > _INTEGRAL:
             fixed = solved.x[shares:].round()
             bounds = [(0, 1)] * shares + [(n, n) for n in fixed]
-            chosen = linprog(objective, A_eq=whole, b_eq=sides, bounds=bounds, method="highs-ds").x[:shares]
+            equal = {"A_eq": whole, "b_eq": sides}
+            with discard_native_output():
+                chosen = linprog(objective, **equal, bounds=bounds, method="highs-ds").x[:shares]
         parts = np.split(chosen, np.cumsum(self.sizes)[:-1])
         return [int(part.argmax()) for part in parts]
 

@@ -20,6 +20,7 @@ import numpy as np
 from onnxprune.search.budgets import REACHED, Balance
 from onnxprune.search.choices import SECONDS
 from onnxprune.search.monomials import Monomials, Widths
+from onnxprune.support.native_output import discard_native_output
 
 LARGEST = 3000
 """Variables up to which a program is solved."""
@@ -100,16 +101,18 @@ class _Program:
         columns = [column for link in self.links for column in link]
         values = [value for link in self.links for value in link.values()]
         equations = sparse.csr_array((values, (rows, columns)), shape=(len(self.links), count))
-        found: Any = optimize.milp(
-            self.losses,
-            integrality=np.arange(count) < binaries,
-            bounds=optimize.Bounds(0, 1),
-            constraints=[
-                optimize.LinearConstraint(self.costs, -np.inf, self.room),
-                optimize.LinearConstraint(equations, self.sides, self.sides),
-            ],
-            options={"node_limit": _NODES, "mip_rel_gap": 0.0, "time_limit": SECONDS},
-        )
+        found: Any
+        with discard_native_output():
+            found = optimize.milp(
+                self.losses,
+                integrality=np.arange(count) < binaries,
+                bounds=optimize.Bounds(0, 1),
+                constraints=[
+                    optimize.LinearConstraint(self.costs, -np.inf, self.room),
+                    optimize.LinearConstraint(equations, self.sides, self.sides),
+                ],
+                options={"node_limit": _NODES, "mip_rel_gap": 0.0, "time_limit": SECONDS},
+            )
         if found.x is None:
             return None
         return [int(np.argmax(found.x[a:b])) for a, b in itertools.pairwise(self.starts)]

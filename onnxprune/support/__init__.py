@@ -14,6 +14,7 @@ external, mapped    tensors whose values lie in other files, and mapped ones
 sample_files  files that hold samples
 memory        the memory that a command may allocate
 processors    the processors of this machine
+native_output    the standard output of compiled libraries, discarded
 progress      progress of long steps
 time_limit    time limits of optional work
 lifeline      workers that end with their parent
