@@ -12,6 +12,7 @@ size_products   sizes as integers times unknowns
 shape_rules     the size rules, operator by operator
 known_values    constants and shape arithmetic
 joined_parts, merged_axes    nodes read in a simpler form, in both models
+carried         states of loops that never change, read from outside in both models
 stacks          the axes that a Scan goes along, and the sizes they give
 graph           all of that, of one model
 element_bounds  intervals that hold elements of the sparse model, for all inputs

@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnxprune.certify import known_values
+from onnxprune.certify.carried import without_carried_states
 from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.joined_parts import read_in_part
 from onnxprune.certify.merged_axes import read_unmerged
@@ -341,7 +342,7 @@ class Graph:
             if node.op_type == "Constant" and node.domain in STANDARD:
                 self.constants[node.output[0]] = known_values.constant(node)
             else:
-                nodes.append(node)
+                nodes += without_carried_states(self, node)
         return Body(entered, [names.get(o.name, o.name) for o in graph.output], nodes)
 
     def _will_be(self, name: str, inside: bool) -> str:

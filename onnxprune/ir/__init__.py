@@ -32,7 +32,6 @@ from onnxprune.ir.model import (
     Model,
     check,
     check_weights,
-    goes_on,
     load,
     skeleton,
 )
@@ -75,7 +74,6 @@ __all__ = [
     "find_vocabulary",
     "fixed_axes",
     "flat",
-    "goes_on",
     "label",
     "load",
     "merged",

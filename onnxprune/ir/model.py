@@ -24,7 +24,7 @@ from onnxprune.ir.index import GraphIndex
 from onnxprune.ir.inlining import inlined
 from onnxprune.ir.local_calls import LocalCalls
 from onnxprune.ir.meaning import read_as_meant
-from onnxprune.ir.nested_graphs import bodies, captured, flat, label, subgraphs, with_bodies
+from onnxprune.ir.nested_graphs import captured, flat, label, subgraphs, with_bodies
 from onnxprune.ir.reading import read
 from onnxprune.support.mapped import (
     Region,
@@ -295,27 +295,6 @@ class Model:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         return Model(proto, self.path, self.external, self.compact, dict(self.sizes), calls=self.calls)
-
-
-def goes_on(node: onnx.NodeProto, known: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> bool:
-    """Return whether a Loop takes the number of turns in its first operand: no condition ends it earlier.
-
-    Args:
-        node: The loop.
-        known: Tensors outside it that are known before the run, by name.
-    """
-    (body,) = bodies(node)
-    if not node.input[0] or (node.input[1] and not np.all(known.get(node.input[1], False))):
-        return False
-    made, name = {o: n for n in body.node for o in n.output}, body.output[0].name
-    fixed = {t.name: t for t in body.initializer}
-    while name in made and made[name].op_type == "Identity":
-        name = made[name].input[0]
-    if name in made and made[name].op_type == "Constant":
-        return bool(numpy_helper.to_array(made[name].attribute[0].t).all())
-    if name in fixed:
-        return bool(numpy_helper.to_array(fixed[name]).all())
-    return name == body.input[1].name or bool(np.all(known.get(name, False)))
 
 
 def load(path: str | Path, *, mapped: bool = False) -> Model:

@@ -90,9 +90,13 @@ def recurrence(cell: str, kind: str) -> onnx.ModelProto:
         stream = Add (u, z)
         y = MatMul (stream, head)
     }}"""
+    return _with_constants(text, _constants(cell))
+
+
+def _with_constants(text: str, constants: Mapping[str, Any]) -> onnx.ModelProto:
     model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(v), name) for name, v in _constants(cell).items()
+        numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()
     )
     onnx.checker.check_model(model)
     return model
@@ -163,8 +167,86 @@ def _numbered(text: str, turn: int) -> str:
     return f"turn_{turn} = Constant <value = int64 {{{turn}}}> ()\n{text}"
 
 
+def carried(stack: bool, bounded: bool = True) -> onnx.ModelProto:
+    """Return an LSTM as Keras exports are converted: a while loop that carries its weights and counters.
+
+    Args:
+        stack: Give the states of all turns too.
+        bounded: Give the loop the number of turns, too; otherwise the conditions alone end it.
+    """
+    wide = "hq = Identity (hn)" if stack else ""
+    text = f"""<ir_version: 8, opset_import: ["" : 18]>
+    net (float[n,t,8] x) => (float[n,5] y{", float[t,n,3] z" if stack else ""}) {{
+        e = MatMul (x, stem)
+        er = Relu (e)
+        xs = Transpose <perm = [1, 0, 2]> (er)
+        size = Shape (xs)
+        turns = Gather (size, zero)
+        batch = Slice (size, one, two)
+        form = Concat <axis = 0> (batch, wide)
+        start = ConstantOfShape (form)
+        go = Less (zero, turns)
+        i_, t_, h_, c_, k_, r_, b_{", stack" if stack else ""} =
+            Loop ({"turns" if bounded else "most"}, go, zero, zero, start, start, kernel, recurrent, bias)
+            <body = cell (int64 turn, bool on, int64 i, int64 time, float[n,16] h, float[n,16] c,
+                float[p,q] ki, float[r,s] ri, float[v] bi) => (bool onward, int64 inext, int64 tnext,
+                float[n,16] hn, float[n,16] cn, float[p,q] ko, float[r,s] ro, float[v] bo
+                {", float[n,16] hq" if stack else ""}) {{
+            xt = Gather <axis = 0> (xs, time)
+            zx = MatMul (xt, ki)
+            zh = MatMul (h, ri)
+            z0 = Add (zx, zh)
+            z1 = Add (z0, bi)
+            gi, gf, gg, go_ = Split <axis = 1, num_outputs = 4> (z1)
+            si = Sigmoid (gi)
+            sf = Sigmoid (gf)
+            tg = Tanh (gg)
+            so = Sigmoid (go_)
+            fc = Mul (sf, c)
+            ig = Mul (si, tg)
+            cn = Add (fc, ig)
+            tc = Tanh (cn)
+            hn = Mul (so, tc)
+            {wide}
+            tnext = Add (time, unit)
+            inext = Add (i, unit)
+            before = Less (tnext, turns)
+            also = Less (inext, turns)
+            onward = And (before, also)
+            ko = Identity (ki)
+            ro = Identity (ri)
+            bo = Identity (bi)
+        }}>
+        hr = Relu (h_)
+        y0 = MatMul (hr, head)
+        y = Add (y0, shift)
+        {"z = MatMul (stack, heads)" if stack else ""}
+    }}"""
+    random = np.random.default_rng(7)
+
+    def weight(*shape: int) -> Any:
+        return (random.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
+
+    constants = {
+        "stem": weight(8, 24),
+        "kernel": weight(24, 64),
+        "recurrent": weight(16, 64),
+        "bias": weight(64),
+        "head": weight(16, 5),
+        "shift": weight(5),
+        "zero": np.int64(0),
+        "unit": np.int64(1),
+        "one": np.asarray([1]),
+        "two": np.asarray([2]),
+        "wide": np.asarray([16]),
+        **({"heads": weight(16, 3)} if stack else {}),
+        **({} if bounded else {"most": np.int64(2**31 - 1)}),
+    }
+    return _with_constants(text, constants)
+
+
 RECURRENT = {
     f"{kind}_of_a_{cell}_recurrence": partial(recurrence, cell, kind)
     for cell, kind in (("selective", "scan"), ("selective", "loop"), ("retention", "scan"))
-}
+} | {"loop_with_its_weights": partial(carried, stack=True)}
 """Networks whose certificates need the rules of Scan and Loop."""

@@ -90,6 +90,7 @@ COMPARISONS: dict[str, Function] = {
 }
 """Functions of operators whose result is boolean, by operator."""
 EXACT: dict[str, Function] = {
+    "Identity": lambda a: a,
     "Neg": operator.neg,
     "Abs": _absolute,
     "Sign": _sign,

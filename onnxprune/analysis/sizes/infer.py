@@ -89,6 +89,7 @@ def _result(walk: Walk, inputs: Inputs) -> SizeAnalysis:
         possible=_conditions(facts, facts.possible),
         undecided=list(facts.undecided),
         branches=walk.branches,
+        turns={name: facts.size_now(turns) for name, turns in walk.turns.items()},
         unknown=tensors.unknown,
         sequences=tensors.sequences,
         simplified=facts.size_now,

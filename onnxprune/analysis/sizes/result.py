@@ -30,6 +30,7 @@ class SizeAnalysis:
         possible: The same of nodes that may not run: of branches, and of the bodies of loops.
         undecided: Axes whose size is one of two, in words.
         branches: Decided conditions of If nodes, by name; true for ``then_branch``.
+        turns: The number of turns of loops, where it is known, by the first result.
         unknown: The reason why a rank or an axis is not known, by tensor.
         simplified: A size with all equations put in.
     """
@@ -47,6 +48,7 @@ class SizeAnalysis:
     possible: list[Condition] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     branches: dict[str, bool] = field(default_factory=dict)
+    turns: dict[str, Extent] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     sequences: dict[str, TensorSequence] = field(default_factory=dict)
     simplified: Callable[[Extent], Extent] = field(default=as_extent, repr=False)

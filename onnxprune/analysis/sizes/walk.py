@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -31,12 +31,14 @@ class Walk:
     Attributes:
         tensors: Findings about each tensor.
         branches: The decided conditions of If nodes, by name.
+        turns: The number of turns of each Loop for which it is known, by its first result.
     """
 
     def __init__(self, opsets: Mapping[str, int], facts: SizeFacts, where: str, hint: str) -> None:
         self.opsets, self.facts = opsets, facts
         self.tensors = Tensors()
         self.branches: dict[str, bool] = {}
+        self.turns: dict[str, Extent] = {}
         self._where, self._hint = where, hint
         self._places: list[tuple[onnx.GraphProto, int]] = []
         self._trying = False
@@ -53,6 +55,13 @@ class Walk:
         if shape is None or not self.facts.learnt:
             return shape
         return tuple(self.facts.size_now(size) if isinstance(size, Size) else size for size in shape)
+
+    def note_turns(self, results: Iterable[str], turns: Extent | None) -> None:
+        """Enter the number of turns of a loop under its first result, none where it is not known."""
+        name = next(filter(None, results), "")
+        self.turns.pop(name, None)
+        if turns is not None:
+            self.turns[name] = turns
 
     def has_value(self, name: str) -> bool:
         """Return whether the numbers of a tensor are followed."""

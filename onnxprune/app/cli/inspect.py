@@ -87,7 +87,10 @@ def _reach(facts: Facts, verbose: bool) -> str:
     shares = (("params", "parameters"), ("macs", "MACs"))
     reach = " and ".join(f"{_percent(facts[f'{kind}_reachable'])} of the {name}" for kind, name in shares)
     chosen = [g for g in facts["groups"] if g["selected"]]
-    missing = f"; the MACs of {len(facts['uncounted'])} nodes are not known" if facts["uncounted"] else ""
+    uncounted = len(facts["uncounted"])
+    missing = (
+        f"; the MACs of {uncounted} node{'s are' if uncounted > 1 else ' is'} not known" if uncounted else ""
+    )
     more = "" if verbose or not facts["groups"] else "; -v lists nodes and blocked axes"
     return f"{len(chosen)} groups to prune, {facts['channels']} channels; {reach} in reach{missing}{more}"
 

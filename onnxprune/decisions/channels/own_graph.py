@@ -7,13 +7,14 @@ The parts that a change of weights does not need stay as they were: nodes, names
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import onnx
 
 from onnxprune.ir import GraphIndex, Model
 from onnxprune.ir.canonical.canonical_bodies import distinct
 from onnxprune.ir.canonical.canonicalise import without_dead_nodes
+from onnxprune.ir.canonical.unchanged_states import carried_along
 from onnxprune.support.mapped import same_values
 
 Site = tuple[str, int]
@@ -48,12 +49,14 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
     if any(out not in nodes or not _is_same(nodes[out], makers[out]) for out in touched):
         return None
     readers, replaced = _readers(model), set()
+    sources, handing = carried_along(model)
     written: dict[str, str] = {}
     for name in sorted(
         sites, key=lambda n: n in model.constants
     ):  # new names first: they free shared constants
         before = [_operand(nodes[out], k) for out, k in sites[name]]
-        if name in model.constants and before == [name] * readers[name]:
+        whole = before == [name] * readers[name] or _is_carried(model, name, sites[name], sources, handing)
+        if name in model.constants and whole:
             model.set_array(name, changed.array(name))
             continue
         own = model.add_constant(name, changed.array(name)) if before else name
@@ -66,6 +69,24 @@ def in_own_graph(original: Model, canonical: Model, changed: Model) -> Model | N
     _drop(model, replaced)
     _rename(model, {own: name for own, name in written.items() if own != name and name not in model.names})
     return model
+
+
+def _is_carried(
+    model: Model, name: str, sites: Iterable[Site], sources: Mapping[str, str], handing: Container[Site]
+) -> bool:
+    """Return whether loops carry a constant unchanged to just these places, and no other node reads it."""
+    if name not in sources.values():
+        return False
+    carried = {name} | {inner for inner in sources if _source(inner, sources) == name}
+    returned = {o.name for o in model.proto.graph.output}
+    found = [s for places in _sites(model, carried).values() for s in places if s not in handing]
+    return not carried & returned and sorted(found) == sorted(sites)
+
+
+def _source(name: str, sources: Mapping[str, str]) -> str:
+    while name in sources:
+        name = sources[name]
+    return name
 
 
 def _with_siblings(changed: Model, original: Model, sites: dict[str, list[Site]]) -> dict[str, list[Site]]:

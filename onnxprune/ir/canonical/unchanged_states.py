@@ -32,6 +32,29 @@ def without_fixed_states(model: Model) -> Model:
     return model
 
 
+def carried_along(model: Model) -> tuple[dict[str, str], set[tuple[str, int]]]:
+    """Return where tensors come from that loops carry unchanged, and the places that only hand them on.
+
+    Returns:
+        For each input of a body the tensor outside that it is in every turn; and the operands of loops and of
+        Identity nodes, by the node's first result and the number of the operand.
+    """
+    sources: dict[str, str] = {}
+    handing: set[tuple[str, int]] = set()
+    for node in model.all_nodes:
+        for outer, inner, made, _ in _fixed(node):
+            (body,) = bodies(node)
+            sources[body.input[inner].name] = node.input[outer]
+            handing.add((next(o for o in node.output if o), outer))
+            index, name = GraphIndex.of(body), body.output[made].name
+            while name != body.input[inner].name:
+                handing.add((name, 0))
+                maker = index.producer(name)
+                assert maker is not None  # an Identity, as `_fixed` has found
+                name = maker.input[0]
+    return sources, handing
+
+
 def _states(node: onnx.NodeProto) -> Iterator[tuple[int, int, int, int]]:
     """Yield the indices of each state: operand, input of the body, output of the body, result."""
     if node.op_type == "Loop":

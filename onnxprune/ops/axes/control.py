@@ -15,7 +15,7 @@ import onnx
 
 from onnxprune.algebra.axes import Dim
 from onnxprune.algebra.sizes.algebra import Extent
-from onnxprune.ir import attributes, bodies, captured, flat, goes_on
+from onnxprune.ir import attributes, bodies, captured, flat
 from onnxprune.ops.axes.context import Axes, Context, Typing
 from onnxprune.ops.axes.table import rule
 
@@ -145,10 +145,9 @@ def _keep(c: Context, result: int) -> None:
 
 def _turns(c: Context, states: int) -> Dim | None:
     """Return the number of turns of a loop: where it is known, or as the first axis of a scan output."""
-    shapes = c.typing.shapes
-    known = shapes.integers(c.node.input[0]) if c.has(0) and goes_on(c.node, shapes.values) else None
-    if known and known[0] is not None:
-        return c.fixed(known[0], TURNS)
+    known = c.typing.shapes.analysis.turns.get(next(filter(None, c.node.output)))
+    if known is not None:
+        return c.fixed(known, TURNS)
     laid = [name for name in c.node.output[states:] if c.typing.axes.get(name)]
     return c.typing.axes[laid[0]][0] if laid else None
 

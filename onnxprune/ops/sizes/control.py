@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from onnxprune.algebra.sizes.algebra import Extent, Size, Value, choose, is_nonnegative
+from onnxprune.algebra.sizes.algebra import Extent, Size, Value, choose
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import BOOL, INT64, Shape, Values
 from onnxprune.errors import ModelError
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import size_rule
+from onnxprune.ops.sizes.turns import turns_of
 
 _ROUNDS = 4
 """Turns after which the states of a loop are taken to have changed in every way possible."""
@@ -160,29 +160,10 @@ def loop(node: SizedNode) -> None:
     walk.put(body.input[1].name, [], BOOL)
     places = range(2, len(node.inputs))
     given = [node.shape(k) for k in places]
-    turns = node.elements(0) if node.has(0) and _runs_through(node, body) else None
-    steps = turns[0] if turns and is_nonnegative(turns[0]) else None
+    steps = turns_of(node, body)
+    walk.note_turns(node.outputs, steps)
     kinds = [node.kind(k) for k in places]
-    _run(node, body, given, kinds, len(given), 2, steps)  # type: ignore[arg-type]
-
-
-def _runs_through(node: SizedNode, body: onnx.GraphProto) -> bool:
-    """Return whether a loop is never left early: its condition starts true and stays unchanged."""
-    if node.has(1):
-        start = node.numbers(1)
-        if start != [1]:
-            return False
-    name, given = body.output[0].name, body.input[1].name
-    makers = {o: x for x in body.node for o in x.output}
-    while name in makers and makers[name].op_type == "Identity":
-        name = makers[name].input[0]
-    if name == given:
-        return True
-    fixed = next((t for t in body.initializer if t.name == name), None)
-    maker = makers.get(name)
-    if maker is not None and maker.op_type == "Constant" and maker.attribute[0].name == "value":
-        fixed = maker.attribute[0].t
-    return fixed is not None and bool(numpy_helper.to_array(fixed).all())
+    _run(node, body, given, kinds, len(given), 2, steps)
 
 
 def _run(

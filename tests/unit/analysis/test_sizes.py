@@ -454,3 +454,13 @@ def test_integers_beyond_their_type_are_not_taken_for_exact() -> None:
     sizes = infer_sizes(proto)
     assert sizes.shapes["y"][0] != 327
     assert infer(Model(proto)).numbers("y") != (327,)
+
+
+def test_a_size_behind_an_identity_is_that_size() -> None:
+    nodes = [
+        node("Shape", ["x"], ["size"]),
+        node("Identity", ["size"], ["same"]),
+        node("Reshape", ["z", "same"], ["y"]),
+    ]
+    proto = model(nodes, [("x", REAL, ["n", 4]), ("z", REAL, ["m"])])
+    assert texts(infer_sizes(proto), "y") == ["n", "4"]

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from helpers import Net, half_of_each
 from onnx import TensorProto, helper
+from recurrences import carried
 
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.analysis.groups.channels import find_channels
@@ -213,3 +214,16 @@ def test_the_folded_network_stays_where_its_own_nodes_contradict_it() -> None:
         return found
 
     assert with_own_nodes(model, dense, form, but=kept_elements(channels, removed)) is dense
+
+
+def test_weights_that_a_loop_carries_are_masked_where_they_are() -> None:
+    """The sparse model has the nodes and constants of the original, and no copy of a weight."""
+    model = check(Model(carried(stack=True)))
+    sparse = Prune(reduce_channels=0.5, round_to=1)(model).model
+    assert [n.SerializeToString() for n in sparse.proto.graph.node] == [
+        n.SerializeToString() for n in model.proto.graph.node
+    ]
+    assert sparse.constants.keys() == model.constants.keys()
+    assert not sparse.array("kernel").all()
+    dense = Transform()(sparse)
+    assert dense.facts["params"] < 0.6 * dense.facts["params_before"]
