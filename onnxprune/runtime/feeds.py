@@ -32,6 +32,7 @@ class Values:
         ends: Values of which every row of the last axis ends with each one, where it is long enough.
         avoided: Values that are not drawn.
         counted: True if elements count up from the least along the last axis.
+        unbounded: True if the graph takes other values as well, of both signs: the bounds are a choice.
     """
 
     least: float | None = None
@@ -41,6 +42,7 @@ class Values:
     ends: tuple[int, ...] = ()
     avoided: frozenset[float] = frozenset()
     counted: bool = False
+    unbounded: bool = False
 
 
 def sample_feeds(

@@ -64,7 +64,7 @@ def _floats(spec: TensorSpec, demand: ValueDemand) -> Values:
     if demand.least is None and demand.most is None and (_MASK.search(spec.name) or _is_length(spec)):
         return Values(constant=1)
     most = demand.most if demand.most is not None or not demand.index else UNKNOWN
-    return Values(least=demand.least, most=most)
+    return Values(least=demand.least, most=most, unbounded=_is_unbounded(demand))
 
 
 def _numbers(
@@ -83,7 +83,11 @@ def _numbers(
     least, most = _bounds(spec, demand)
     compared = frozenset(demand.compared) | demand.avoided
     ends = tuple(int(n) for n in demand.compared if n not in demand.avoided and n == int(n))
-    return Values(least=least, most=most, ends=ends, avoided=compared)
+    return Values(least=least, most=most, ends=ends, avoided=compared, unbounded=_is_unbounded(demand))
+
+
+def _is_unbounded(demand: ValueDemand) -> bool:
+    return demand.least is None and demand.most is None and not demand.index and not demand.length
 
 
 def _by_name(

@@ -10,11 +10,17 @@ import onnx
 from onnxprune.analysis.inputs import input_values
 from onnxprune.ir import Model
 from onnxprune.ops.spec import spec_of
-from onnxprune.runtime import Array, TensorSpec, sample_feeds
+from onnxprune.runtime import Array, TensorSpec, Values, sample_feeds
 
 KINDS = ("usual", "masks", "zeros and ones", "small", "ones", "positive", "of [0, 1)", "large", "zeros")
 """Ways of drawing, in the order in which they are tried."""
 LARGE = 1000.0
+WIDE = "wide"
+"""Small whole numbers, which are often zero or equal, then numbers of all sizes up to `LARGE`.
+
+Of both signs, where the graph sets no bound. They cross thresholds that usual numbers do not reach.
+"""
+WIDE_FEEDS = 3
 _FEW = 4
 _TABLES = {"Gather": "axis", "GatherBlockQuantized": "gather_axis"}
 
@@ -34,20 +40,48 @@ def drawn(
         model: The graph, which determines the allowed values of its inputs.
         specs: Its inputs, as the runtime has them.
         shapes: Their full shapes, by name.
-        kind: Kind of values, one of `KINDS`.
+        kind: Kind of values, one of `KINDS` or `WIDE`.
         count: Number of feeds; more where values of an input choose a branch, so that each does.
         seed: Seed of the draws.
+
+    Returns:
+        The feeds, without those that are the usual ones again.
     """
     values = input_values(model, specs, shapes)
     count = max([count, *(len(v.turns) for v in values.values())])
     known = {s.name: tuple(shapes[s.name]) for s in specs}
     feeds = sample_feeds(specs, shapes=known, values=values, samples=count, seed=seed)
+    if kind == KINDS[0]:
+        return feeds
     random = np.random.default_rng([seed, 1])
-    for feed in feeds if kind != KINDS[0] else ():
-        for spec in specs:
-            if not values[spec.name].turns:
-                feed[spec.name] = _otherwise(random, feed[spec.name], kind)
-    return feeds
+    others = []
+    for turn, feed in enumerate(feeds):
+        scale = LARGE ** (turn / max(count - 1, 1))
+        other = {
+            name: _of_kind(random, feed[name], kind, values[name], scale, whole=turn == 0) for name in feed
+        }
+        others += [other] if any(other[name] is not feed[name] for name in feed) else []
+    return others
+
+
+def _of_kind(
+    random: np.random.Generator, usual: Array, kind: str, values: Values, scale: float, whole: bool
+) -> Array:
+    """Return numbers of a kind in the place of the usual ones; the same array where there are no others."""
+    if kind == WIDE:
+        return _scaled(random, usual, scale, whole) if values.unbounded else usual
+    return usual if values.turns else _otherwise(random, usual, kind)
+
+
+def _scaled(random: np.random.Generator, values: Array, scale: float, whole: bool) -> Array:
+    """Return numbers of such a size, of both signs where the type has them."""
+    narrow = values.dtype.kind == "f" and values.dtype.itemsize < 4
+    made = random.standard_normal(values.shape) * (scale**0.5 if narrow else scale)
+    made = np.rint(made) if whole or values.dtype.kind in "iu" else made
+    if values.dtype.kind in "iu":
+        bounds = np.iinfo(values.dtype)
+        return np.asarray(np.clip(made, bounds.min, bounds.max)).astype(values.dtype)
+    return np.asarray(made, values.dtype) if values.dtype.kind == "f" else values
 
 
 def _otherwise(random: np.random.Generator, values: Array, kind: str) -> Array:
@@ -55,7 +89,7 @@ def _otherwise(random: np.random.Generator, values: Array, kind: str) -> Array:
     if kind == "masks":
         return _mask(random, values)
     if values.dtype.kind == "f":
-        return _floats(random, values, kind).astype(values.dtype)
+        return _floats(random, values, kind).astype(values.dtype, copy=False)
     if values.dtype.kind not in "iub":
         return values
     if kind in ("zeros and ones", "small"):

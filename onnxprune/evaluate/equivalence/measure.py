@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from onnxprune.runtime import Array, Difference, difference
 from onnxprune.support.mapped import blocks, parts
 
+Leniency = Literal["none", "near infinity", "not finite"]
+"""Elements left out: none, those near infinity on both sides, or those near infinity in the reference."""
 _NEAR_INFINITY = 1 / 16
 """Beyond this share of the largest number of a type rounding alone may make it infinite."""
 
@@ -74,20 +77,20 @@ class Record:
         """True if a difference would have been seen."""
         return self.runs > 0 and (self.constant or (self.finite and self.varies))
 
-    def add(self, a: Array, b: Array, where: str, lenient: bool = False) -> None:
+    def add(self, a: Array, b: Array, where: str, leniency: Leniency = "none") -> None:
         """Take the results of one run.
 
         Args:
             a: The reference's.
             b: The candidate's.
             where: Description of the inputs, in a few words.
-            lenient: Leave out numbers so large that rounding alone may make one of them infinite.
+            leniency: Elements to leave out: rounding alone may make numbers near infinity infinite.
         """
         a, b = np.asarray(a), np.asarray(b)
         if a.shape == b.shape and a.size:
             self._note_evidence(a)
-        if lenient and a.shape == b.shape and a.dtype == b.dtype and a.dtype.kind == "f":
-            a, b = _without_overflow(a, b)
+        if leniency != "none" and a.shape == b.shape and a.dtype == b.dtype and a.dtype.kind == "f":
+            a, b = _without_overflow(a, b, leniency)
         found = self._difference(a, b)
         self.runs += 1
         larger = found.max_rel_error > self.worst.max_rel_error
@@ -168,7 +171,9 @@ def is_near_infinity(values: Array) -> Array:
     return np.asarray(~(np.abs(values) < limit))
 
 
-def _without_overflow(a: Array, b: Array) -> tuple[Array, Array]:
-    """Set to zero the elements that are NaN, infinite or next to infinity on both sides."""
-    near = is_near_infinity(a) & is_near_infinity(b)
+def _without_overflow(a: Array, b: Array, leniency: Leniency) -> tuple[Array, Array]:
+    """Set to zero the elements that are NaN, infinite or near infinity on both sides, or in the reference."""
+    near = is_near_infinity(a)
+    if leniency == "near infinity":
+        near &= is_near_infinity(b)
     return np.where(near, np.zeros_like(a), a), np.where(near, np.zeros_like(b), b)

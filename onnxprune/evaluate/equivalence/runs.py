@@ -14,9 +14,9 @@ from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.contract import interface_differences
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.evaluate.equivalence.device import with_device
-from onnxprune.evaluate.equivalence.draws import KINDS, drawn, table_rows
+from onnxprune.evaluate.equivalence.draws import KINDS, WIDE, WIDE_FEEDS, drawn, table_rows
 from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
-from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.measure import Leniency, Record
 from onnxprune.evaluate.equivalence.overflow import overflowing
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError, Subjects, subjects
@@ -37,6 +37,7 @@ _LARGEST_STEP = 128
 _KEPT_RUNS = 24
 _LONGER = 5
 """Factor of the time allowed to a run that only measures rounding: it may be on data."""
+_LENIENCY: dict[str, Leniency] = {KINDS[0]: "none", WIDE: "not finite"}
 _PATIENCE = 1.5
 """Factor of the budget where no shape has run yet, as long as small ones are left."""
 
@@ -153,25 +154,29 @@ class EquivalenceCheck:
             self._run(ReferenceRun(batch.inputs, f"samples of {dataset.name}"))
 
     def redraw(self) -> None:
-        """Draw in other ways: masks that hide something, then other kinds until all outputs are shown.
+        """Draw in other ways: masks that hide something, wide numbers, others until all outputs are shown.
 
-        A network of one input has no masks: at sizes beyond the memory budget, which its file fixes, and
-        after half of the time, nothing more is run once all outputs are shown.
+        A network of one input is drawn no further at sizes beyond the memory budget, which its file fixes,
+        and after half of the time, once all outputs are shown.
         """
-        alone = len(self.comparison.session.inputs) == 1
         by_size = sorted(self.tried.values(), key=_elements)
         tried = [s for s in by_size if _elements(s) <= SMALL][-2:] or by_size[:1]
         for shapes in tried if not self.limit else ():
-            costly = self._is_slow() or self._is_too_large(shapes, _elements(shapes))
-            if alone and costly and self._is_shown():
-                continue
-            self._draw(shapes, KINDS[1], 1 if self.spent > self.budget.seconds else 2)
+            if not self._is_enough(shapes):
+                self._draw(shapes, KINDS[1], 1 if self.spent > self.budget.seconds else 2)
+        if tried and self._kind == KINDS[0] and not self.limit and not self._is_enough(tried[-1]):
+            self._draw(tried[-1], WIDE, WIDE_FEEDS)
         for kind in KINDS[2:]:
             for shapes in tried:
                 if self.limit or self._is_shown() or self.spent > self.budget.seconds:
                     return
                 if kind != self._kind:
                     self._draw(shapes, kind, 2)
+
+    def _is_enough(self, shapes: Shapes) -> bool:
+        alone = len(self.comparison.session.inputs) == 1
+        costly = self._is_slow() or self._is_too_large(shapes, _elements(shapes))
+        return alone and costly and self._is_shown()
 
     def cover_tables(self) -> None:
         """Feed every number that an integer input may take, as far as the budget goes."""
@@ -231,7 +236,8 @@ class EquivalenceCheck:
             if took and self._is_slow() and self._is_shown():
                 break
             where = _sizes_text(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
-            if not self._run_quietly(ReferenceRun(feed, where, lenient=kind != KINDS[0])):
+            leniency = _LENIENCY.get(kind, "near infinity")
+            if not self._run_quietly(ReferenceRun(feed, where, leniency)):
                 break
             took = True
         return took

@@ -10,7 +10,7 @@ import onnx
 
 from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.errors import LimitError, ModelError
-from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.measure import Leniency, Record
 from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError
@@ -26,12 +26,12 @@ class ReferenceRun:
     Attributes:
         feed: Arrays by input name.
         where: Description of them, in a few words.
-        lenient: True if they were drawn so that numbers may come near infinity.
+        leniency: Numbers that are not compared, since they were drawn so that they may come near infinity.
     """
 
     feed: Mapping[str, Array]
     where: str
-    lenient: bool = False
+    leniency: Leniency = "none"
 
 
 class Comparison:
@@ -80,7 +80,7 @@ class Comparison:
             message = f"with {run.where} only the first model can be run: {error.message}"
             raise DifferenceError(message) from error
         for pair, record in self.records.items():
-            record.add(expected[pair[0]], actual[pair[1]], run.where, run.lenient)
+            record.add(expected[pair[0]], actual[pair[1]], run.where, run.leniency)
 
     def over(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
         """Run both models on inputs that the reference takes, and return the record of each pair."""
@@ -112,7 +112,7 @@ class Comparison:
                     continue
                 for pair, record in noises.items():
                     if expected[pair[0]].shape == moved[pair[0]].shape:
-                        record.add(expected[pair[0]], moved[pair[0]], run.where, run.lenient)
+                        record.add(expected[pair[0]], moved[pair[0]], run.where, run.leniency)
                 if is_enough is not None and is_enough(noises):
                     return noises
         return noises
