@@ -58,6 +58,14 @@ class CheckBudget:
 
 
 @dataclass
+class Evidence:
+    """Records of pairs of tensors, and the runs that they are of."""
+
+    records: Mapping[Pair, Record]
+    runs: list[ReferenceRun]
+
+
+@dataclass
 class EquivalenceCheck:
     """Two models, and the runs made with them so far.
 
@@ -68,6 +76,8 @@ class EquivalenceCheck:
         budget: Budget for runs on drawn inputs.
         seed: Seed of the draws.
         shrunk: Elements of tensors of the reference that the candidate has left.
+        wide: The runs on numbers that cross thresholds. They may show a difference; the errors of the verdict
+            are those of the other runs.
         limit: The reason why no further inputs are drawn: a run took too much time.
         refusals: Errors of the reference on drawn inputs.
     """
@@ -82,6 +92,7 @@ class EquivalenceCheck:
     points: dict[str, list[Pair]] = field(init=False)
     comparison: Comparison = field(init=False)
     runs: list[ReferenceRun] = field(default_factory=list)
+    wide: Evidence = field(init=False)
     count: int = 0
     tried: dict[str, Shapes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -100,6 +111,7 @@ class EquivalenceCheck:
         pairs = [(o, o) for o in made.outputs]
         pairs += [*made.points, *(p for points in self.points.values() for p in points)]
         self.comparison = self.compared(pairs)
+        self.wide = Evidence(self.comparison.no_records(), [])
         protos = (made.reference, made.candidate)
         self._rows = table_rows(protos)
 
@@ -256,10 +268,12 @@ class EquivalenceCheck:
         return True
 
     def _run(self, run: ReferenceRun) -> None:
-        self.comparison.run(run)
+        wide = run.leniency == _LENIENCY[WIDE]
+        self.comparison.run(run, self.wide.records if wide else None)
         self.count += 1
-        if len(self.runs) < _KEPT_RUNS:
-            self.runs.append(run)
+        runs = self.wide.runs if wide else self.runs
+        if len(runs) < _KEPT_RUNS:
+            runs.append(run)
 
     def _is_shown(self) -> bool:
         return all(self.comparison.records[o, o].shown for o in self.subjects.outputs)
@@ -270,15 +284,19 @@ class EquivalenceCheck:
 
     def conclude(self) -> tuple[OutputVerdict, ...]:
         """Judge every output by all that was run."""
-        return Conclusion(self).outputs()
+        usual = Conclusion(self, Evidence(self.comparison.records, self.runs)).outputs()
+        if not self.wide.runs or any(output.status != "agree" for output in usual):
+            return usual
+        wide = Conclusion(self, self.wide).outputs()
+        return tuple(w if w.status == "differ" else u for u, w in zip(usual, wide, strict=True))
 
 
 class Conclusion:
     """The conclusion from the runs of a check."""
 
-    def __init__(self, examination: EquivalenceCheck) -> None:
+    def __init__(self, examination: EquivalenceCheck, evidence: Evidence) -> None:
         self._of = examination
-        self._records = examination.comparison.records
+        self._records, self._runs = evidence.records, evidence.runs
         self._noises: dict[Pair, Record] | None = None
         self._plain: dict[Pair, Record] | None = None
 
@@ -358,9 +376,9 @@ class Conclusion:
         if pair in tail.ends:
             return None
         comparison = self._of.compared(tail.ends) if tail.ends else None
-        records = list(comparison.over(self._of.runs).values()) if comparison is not None else []
+        records = list(comparison.over(self._runs).values()) if comparison is not None else []
         if comparison is not None and not all(r.shown and passes(r) for r in records):
-            noises = comparison.noise(self._of.runs)
+            noises = comparison.noise(self._runs)
             if not all(r.shown and passes(r, noises[p]) for p, r in comparison.records.items()):
                 return None
         worst = max(records, key=lambda r: r.worst.max_rel_error, default=None)
@@ -378,7 +396,7 @@ class Conclusion:
     @property
     def _noise(self) -> dict[Pair, Record]:
         if self._noises is None:
-            self._noises = self._of.comparison.noise(self._of.runs, self._is_enough)
+            self._noises = self._of.comparison.noise(self._runs, self._is_enough)
         return self._noises
 
     def _is_enough(self, noises: Mapping[Pair, Record]) -> bool:
@@ -398,7 +416,7 @@ class Conclusion:
                 graphs = ComputationGraph.of(protos[0]), ComputationGraph.of(protos[1])
                 interface = self._of.comparison.interface
                 comparison = Comparison(protos[0], protos[1], self._records, graphs, interface)
-                self._plain = comparison.over(self._of.runs)
+                self._plain = comparison.over(self._runs)
                 self._of.notes.append("activations are compared without their quantisation too")
             else:
                 self._plain = {}
@@ -413,7 +431,7 @@ class Conclusion:
 
     def _overflow(self, record: Record) -> str | None:
         """Return the reason why a difference shows nothing: both models leave the range of their numbers."""
-        made, runs = self._of.subjects, [r for r in self._of.runs if r.where == record.where]
+        made, runs = self._of.subjects, [r for r in self._runs if r.where == record.where]
         name = overflowing(made.reference, runs)
         if name is None or overflowing(made.candidate, runs) is None:
             return None

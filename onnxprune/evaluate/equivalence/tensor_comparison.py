@@ -61,10 +61,19 @@ class Comparison:
         self._reference = with_outputs(reference, [a for a, _ in self._pairs])
         self.session = Session(self._reference, optimize=False)
         self._other = Session(with_outputs(candidate, [b for _, b in self._pairs]), optimize=False)
-        self.records = {pair: _record(pair, graphs) for pair in self._pairs}
+        self._graphs = graphs
+        self.records = self.no_records()
 
-    def run(self, run: ReferenceRun) -> None:
+    def no_records(self) -> dict[Pair, Record]:
+        """Return a record of each pair, of no runs."""
+        return {pair: _record(pair, self._graphs) for pair in self._pairs}
+
+    def run(self, run: ReferenceRun, records: Mapping[Pair, Record] | None = None) -> None:
         """Run both models.
+
+        Args:
+            run: Inputs that the reference takes.
+            records: The records that the run is added to: by default those of the comparison.
 
         Raises:
             ModelError: The reference does not take these inputs.
@@ -79,7 +88,7 @@ class Comparison:
         except ModelError as error:
             message = f"with {run.where} only the first model can be run: {error.message}"
             raise DifferenceError(message) from error
-        for pair, record in self.records.items():
+        for pair, record in (self.records if records is None else records).items():
             record.add(expected[pair[0]], actual[pair[1]], run.where, run.leniency)
 
     def over(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:

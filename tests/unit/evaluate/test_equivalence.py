@@ -502,7 +502,7 @@ RARE = {
         FLOATS,
         "float a = {%d}",
         "c = Less (x, a) z = Abs (x) y = Where (c, x, z)",
-        (-50, -51),
+        (-50, -80),
     ),
     "divisor": (WHOLE, WHOLE, "int64 a = {%d}", "y = Mod (x, a)", (400, 401)),
 }
@@ -671,7 +671,7 @@ def test_noise_is_measured_until_it_explains_the_differences(monkeypatch):
     verdict = examine(cancelling(np.arange(64)), cancelling(order))
     assert verdict.status == "agree"
     assert verdict.max_rel_error > 1e-5
-    assert made == [0]
+    assert made == [0, 0]  # one round for usual numbers, one for those that cross thresholds
 
 
 def test_rounded_sums_of_dequantised_rows_are_no_difference() -> None:
