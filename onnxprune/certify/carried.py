@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import helper
 
+from onnxprune.certify.refusal import STANDARD
+
 if TYPE_CHECKING:
     from onnxprune.certify.graph import Body, Graph
 
@@ -20,7 +22,7 @@ def without_carried_states(graph: Graph, node: onnx.NodeProto) -> list[onnx.Node
         node: The node, changed as well.
     """
     body = graph.bodies.get((node.output[0], "body"))
-    if node.op_type not in ("Loop", "Scan") or body is None:
+    if node.op_type not in ("Loop", "Scan") or node.domain not in STANDARD or body is None:
         return [node]
     loop = node.op_type == "Loop"
     scanned = 0 if loop else graph.attributes(node)["num_scan_inputs"]
@@ -43,9 +45,13 @@ def without_carried_states(graph: Graph, node: onnx.NodeProto) -> list[onnx.Node
 
 def _is_carried(body: Body, given: str, returned: str) -> bool:
     makers = {o: n for n in body.nodes for o in n.output}
-    while returned != given and returned in makers and makers[returned].op_type == "Identity":
-        returned = makers[returned].input[0]
+    while returned != given and (maker := makers.get(returned)) is not None and _is_copy(maker):
+        returned = maker.input[0]
     return returned == given and body.outputs.count(given) <= 1
+
+
+def _is_copy(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Identity" and node.domain in STANDARD
 
 
 def _inside(graph: Graph, body: Body) -> Iterator[Body]:

@@ -21,7 +21,7 @@ from onnxprune.certify.carried import without_carried_states
 from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.joined_parts import read_in_part
 from onnxprune.certify.merged_axes import read_unmerged
-from onnxprune.certify.refusal import Impossible, Refusal, need
+from onnxprune.certify.refusal import STANDARD, Impossible, Refusal, need
 from onnxprune.certify.shape_rules import SHAPES
 from onnxprune.certify.size_products import INPUT, Size, size_of, unknown
 from onnxprune.certify.stacks import given_sizes, laid_out, scan_axes
@@ -38,7 +38,6 @@ _RANK = 64
 """Axes of a tensor, at most."""
 _LISTED = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _HIDDEN = "hidden"
-STANDARD = ("", "ai.onnx")
 RANDOM = {
     "RandomNormal",
     "RandomNormalLike",

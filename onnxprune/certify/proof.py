@@ -21,10 +21,10 @@ from onnxprune.certify import (
     windows,
 )
 from onnxprune.certify.element_bounds import LARGE, Array, Bounds, exactly, lift
-from onnxprune.certify.graph import STANDARD, Body, Graph, Read, bodies_of, captured, made_inside
+from onnxprune.certify.graph import Body, Graph, Read, bodies_of, captured, made_inside
 from onnxprune.certify.kept_constants import PLACES, ROUNDING, same_bits
 from onnxprune.certify.node_pair import RULES, NodePair
-from onnxprune.certify.refusal import Refusal, need
+from onnxprune.certify.refusal import STANDARD, Refusal, need
 from onnxprune.certify.relation import Relation, same
 
 TABLES = (bodies, einsum, elementwise, moves, products, quantised, recurrent, reductions, windows)

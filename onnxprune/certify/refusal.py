@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+STANDARD = ("", "ai.onnx")
+"""Domains of the operators that have rules; operators of other domains are refused by name."""
+
 
 class Refusal(Exception):  # noqa: N818 - a refusal is no error of the program
     """The models are not shown to be equal.

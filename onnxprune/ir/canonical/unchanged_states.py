@@ -74,7 +74,7 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
         returned = [value.name for value in body.output]
         index = GraphIndex.of(body)
         for state in _states(node):
-            name = index.behind(body.output[state[2]].name, lambda n: n.op_type == "Identity")
+            name = index.behind(body.output[state[2]].name, _is_copy)
             if (
                 name == body.input[state[1]].name
                 and node.input[state[0]]
@@ -82,6 +82,10 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
             ):
                 found.append(state)
     return found
+
+
+def _is_copy(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
 
 
 def _returned_once(returned: Sequence[str], name: str, place: int) -> bool:

@@ -71,6 +71,11 @@ def _least(value: Value, least: int) -> Value:
     return value if is_nonnegative(value - least) else maximum(value, least)
 
 
+def _operator(node: onnx.NodeProto | None) -> str:
+    """Return the operator of a node, empty where there is no node or another domain defines it."""
+    return node.op_type if node is not None and node.domain in ("", "ai.onnx") else ""
+
+
 class _Conditions:
     """The conditions of a Loop.
 
@@ -95,20 +100,21 @@ class _Conditions:
         maker = self._makers.get(name)
         if name == self._given[1] or (maker is None and self._number(name) == 1):
             return
-        if maker is None or maker.op_type not in ("And", "Less", "Greater", "Constant"):
+        operator = _operator(maker)
+        if maker is None or operator not in ("And", "Less", "Greater", "Constant"):
             raise _NotCountedError
-        if maker.op_type == "And":
+        if operator == "And":
             for operand in maker.input:
                 yield from self.of(operand)
-        elif maker.op_type == "Constant":
+        elif operator == "Constant":
             if self._number(name) != 1:
                 raise _NotCountedError
         else:
-            counter, limit = maker.input if maker.op_type == "Less" else reversed(maker.input)
+            counter, limit = maker.input if operator == "Less" else reversed(maker.input)
             yield _Counter(self._first(counter), self._outside(limit))
 
     def _source(self, name: str) -> str:
-        while name in self._makers and self._makers[name].op_type == "Identity":
+        while _operator(self._makers.get(name)) == "Identity":
             name = self._makers[name].input[0]
         return name
 
@@ -134,7 +140,7 @@ class _Conditions:
 
     def _step(self, maker: onnx.NodeProto) -> tuple[str, Value]:
         """Return the operand of a sum with a number, and the number."""
-        if maker.op_type != "Add":
+        if _operator(maker) != "Add":
             raise _NotCountedError
         for one, other in (maker.input, reversed(maker.input)):
             number = self._number(self._source(other))
@@ -162,7 +168,7 @@ class _Conditions:
     def _number(self, name: str) -> Value | None:
         """Return a constant of the body, or the number that one tensor from outside holds."""
         tensor, maker = self._fixed.get(name), self._makers.get(name)
-        if maker is not None and maker.op_type == "Constant" and maker.attribute[0].name == "value":
+        if maker is not None and _operator(maker) == "Constant" and maker.attribute[0].name == "value":
             tensor = maker.attribute[0].t
         if tensor is not None:
             values = numpy_helper.to_array(tensor)

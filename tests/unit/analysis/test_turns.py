@@ -79,3 +79,13 @@ def test_a_counter_that_grows_by_two_is_not_counted() -> None:
     loop = next(n for n in model.proto.graph.node if n.op_type == "Loop")
     loop.attribute[0].g.node[0].input[:] = ["three", "state"]
     assert "last" not in infer(check(Model(model.proto))).analysis.turns
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_nodes_of_other_domains_are_not_followed(place: int) -> None:
+    model = counted(0, "Identity (rows)", "true", "both", most=False)
+    assert "last" in infer(model).analysis.turns
+    loop = next(n for n in model.proto.graph.node if n.op_type == "Loop")
+    loop.attribute[0].g.node[place].domain = "plugin"
+    model.proto.opset_import.add(domain="plugin", version=1)
+    assert "last" not in infer(check(Model(model.proto))).analysis.turns

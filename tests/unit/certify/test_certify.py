@@ -216,6 +216,28 @@ def test_a_body_that_uses_the_name_of_an_output_is_another_tensor() -> None:
     assert not certify(network(2.0), network(3.0)).certified
 
 
+def test_an_identity_of_another_domain_hands_no_state_on() -> None:
+    def net(operator: str) -> onnx.ModelProto:
+        text = """
+        <ir_version: 8, opset_import: ["" : 17, "plugin" : 1]>
+        net (float[n,3] x, int64 turns) => (float[n,3] y, float[n,3] z) {
+            go = Constant <value = bool {1}> ()
+            y, z = Loop (turns, go, x, x) <body = turn
+                (int64 turn, bool on, float[n,3] a, float[n,3] b)
+                => (bool onward, float[n,3] c, float[n,3] d) {
+                onward = Identity (on)
+                c = %s (a)
+                d = Add (b, a)
+            }>
+        }"""
+        return onnx.parser.parse_model(text % operator)
+
+    plain, other = net("Identity"), net("plugin.Identity")
+    assert certify(plain, plain, None).certified
+    assert not certify(plain, other, None).certified
+    assert not certify(other, plain, None).certified
+
+
 @pytest.mark.parametrize("pattern", ["plain", "opset_7", pytest.param("*", marks=pytest.mark.slow)])
 def test_no_mutant_is_certified_that_computes_something_else(pattern: str) -> None:
     table = Table()
