@@ -35,7 +35,16 @@ from onnxprune.ir.model import (
     load,
     skeleton,
 )
-from onnxprune.ir.nested_graphs import anonymous, bodies, captured, every_graph, flat, label, subgraphs
+from onnxprune.ir.nested_graphs import (
+    anonymous,
+    bodies,
+    captured,
+    dead_nodes,
+    every_graph,
+    flat,
+    label,
+    subgraphs,
+)
 from onnxprune.ir.open_interface import OPEN_KEY, fixed_axes, open_values, opened
 from onnxprune.ir.vocabulary import (
     VOCABULARY_KEY,
@@ -69,6 +78,7 @@ __all__ = [
     "captured",
     "check",
     "check_weights",
+    "dead_nodes",
     "every_graph",
     "extracted",
     "find_vocabulary",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 
@@ -58,6 +58,22 @@ def captured(node: onnx.NodeProto) -> set[str]:
         read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
         names |= (read.union(*(captured(n) for n in graph.node)) if graph.node else read) - own - {""}
     return names
+
+
+def dead_nodes(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[bool]:
+    """Return which nodes of a graph are dead: none of their results is read.
+
+    Args:
+        nodes: The nodes, in order of execution.
+        outputs: The tensors that the graph returns.
+    """
+    live = set(outputs)
+    dead = []
+    for node in reversed(nodes):
+        dead.append(not live.intersection(node.output))
+        if not dead[-1]:
+            live |= {*node.input, *captured(node)}
+    return dead[::-1]
 
 
 def label(node: onnx.NodeProto) -> str:

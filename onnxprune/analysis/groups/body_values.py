@@ -43,6 +43,7 @@ class _Walk:
             if any(bodies(node))
         }
         self._spans: list[Span] = [(k - count, k) for k, count in counts.items()]
+        self._holders = list(counts)
 
     def through(self, first: int, end: int, values: dict[str, float]) -> dict[str, float]:
         """Visit the nodes of one graph, and return the values together with those given."""
@@ -55,10 +56,14 @@ class _Walk:
 
     def _outermost(self, first: int, end: int) -> Iterator[Span]:
         """Yield the nodes of one graph that have bodies, in order."""
-        inside = [(start, holder) for start, holder in self._spans if first <= start and holder < end]
-        for start, holder in inside:
-            if not any(s <= start and holder < h for s, h in inside):
-                yield start, holder
+        found: list[Span] = []
+        edge = end
+        for k in reversed(range(bisect_left(self._holders, first), bisect_left(self._holders, end))):
+            start, holder = self._spans[k]
+            if holder < edge:
+                found.append((start, holder))
+                edge = start
+        yield from reversed(found)
 
     def _plain(self, first: int, end: int, values: dict[str, float]) -> dict[str, float]:
         for index in self._visited[bisect_left(self._visited, first) : bisect_left(self._visited, end)]:

@@ -8,7 +8,6 @@ although a tie may be decided by the last digit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -72,8 +71,8 @@ def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output
         if one is None or two is None:
             if not _same_source(reference, candidate, pair):
                 ends[pair] = None
-        elif _same(reference, candidate, one, two, pair):
-            pending += (p for p in _operands(one, two) if p[0])
+        elif (operands := _same_operands(reference, candidate, one, two, pair)) is not None:
+            pending += (p for p in operands if p[0])
             if spec_of(one).jumps or _casts_to_integer(one):
                 jumping[f"{one.op_type} '{one.name or pair[0]}'"] = None
         else:
@@ -112,17 +111,24 @@ def _alike(one: onnx.NodeProto, two: onnx.NodeProto, pair: Pair) -> bool:
     )
 
 
-def _same(
+def _same_operands(
     reference: ComputationGraph,
     candidate: ComputationGraph,
     one: onnx.NodeProto,
     two: onnx.NodeProto,
     pair: Pair,
-) -> bool:
-    """Return true if two nodes compute the same function of their non-constant operands."""
-    if not _alike(one, two, pair) or anonymous(one)[0] != anonymous(two)[0]:
-        return False
-    return all(_fits(reference, candidate, p) for p in _operands(one, two))
+) -> list[Pair] | None:
+    """Return the operands of two nodes and the outer tensors of their bodies, if the nodes are the same.
+
+    They are if they compute the same function of their non-constant operands.
+    """
+    if not _alike(one, two, pair):
+        return None
+    (bare, outer), (other_bare, other_outer) = anonymous(one), anonymous(two)
+    if bare != other_bare:
+        return None
+    operands = [*zip(one.input, two.input, strict=True), *zip(outer, other_outer, strict=True)]
+    return operands if all(_fits(reference, candidate, p) for p in operands) else None
 
 
 def _fits(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:
@@ -140,12 +146,6 @@ def _same_source(reference: ComputationGraph, candidate: ComputationGraph, pair:
     """Return true if two tensors that no nodes make are the same input or equal constants."""
     made = pair[0] in reference.makers or pair[1] in candidate.makers
     return not made and _fits(reference, candidate, pair)
-
-
-def _operands(one: onnx.NodeProto, two: onnx.NodeProto) -> Iterator[Pair]:
-    """Yield the operands of two nodes, then the outer tensors of their bodies; the rest is the same."""
-    yield from zip(one.input, two.input, strict=True)
-    yield from zip(anonymous(one)[1], anonymous(two)[1], strict=True)
 
 
 def _made(reference: ComputationGraph, candidate: ComputationGraph, pair: Pair) -> bool:

@@ -15,7 +15,7 @@ from typing import Literal
 import onnx
 from onnx import helper
 
-from onnxprune.ir import anonymous, captured, every_graph, subgraphs
+from onnxprune.ir import anonymous, captured, dead_nodes, every_graph, subgraphs
 from onnxprune.ops.spec import find_spec
 from onnxprune.runtime import has_operator
 
@@ -173,11 +173,7 @@ def _read(node: onnx.NodeProto) -> tuple[str, ...]:
 
 def _drop_dead(graph: onnx.GraphProto) -> None:
     """Remove nodes without a result that is read."""
-    needed = {o.name for o in graph.output}
-    alive = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            alive.append(node)
-            needed |= {*node.input, *captured(node)}
+    dead = dead_nodes(graph.node, (o.name for o in graph.output))
+    alive = [node for node, unread in zip(graph.node, dead, strict=True) if not unread]
     del graph.node[:]
-    graph.node.extend(reversed(alive))
+    graph.node.extend(alive)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.shapes import Shapes, infer
-from onnxprune.ir import Model, analysis, attributes, captured, label, over_all_channels
+from onnxprune.ir import Model, analysis, attributes, captured, dead_nodes, label, over_all_channels
 from onnxprune.ir.canonical.canonical_bodies import distinct, known_branches, take_branches
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
 from onnxprune.ir.canonical.copied_constants import without_copies
@@ -119,14 +119,7 @@ def _fold(model: Model, known: Mapping[str, np.ndarray]) -> None:
 
 
 def _dead(graph: onnx.GraphProto) -> list[bool]:
-    """Return which nodes of a graph are dead: none of their results is read."""
-    live = {o.name for o in graph.output}
-    dead = []
-    for node in reversed(graph.node):
-        dead.append(not live.intersection(node.output))
-        if not dead[-1]:
-            live |= {*node.input, *captured(node)}
-    return dead[::-1]
+    return dead_nodes(graph.node, (o.name for o in graph.output))
 
 
 def _read(model: Model) -> set[str]:
