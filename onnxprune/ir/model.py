@@ -31,6 +31,7 @@ from onnxprune.support.mapped import (
     array_of,
     blocks,
     byte_count,
+    has_nan,
     is_mapped,
     load_all,
     regions_of,
@@ -416,7 +417,7 @@ def check_weights(model: Model) -> None:
     for name, tensor in model.constants.items():
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
             try:
-                bad = any(bool(np.isnan(block).any()) for block in blocks(model.array(name)))
+                bad = any(map(has_nan, blocks(model.array(name))))
             except ValueError as error:
                 text = f"{model.name}: tensor '{name}' is damaged: {error}"
                 raise ModelError(text, EXPORT_AGAIN) from error

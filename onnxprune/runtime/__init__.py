@@ -12,6 +12,7 @@ backends             the runtimes and devices on which they are timed
 batch_axes           the axis of each tensor that counts the samples
 library              the installed onnxruntime, imported when it is first needed
 operator_functions   operators that onnxruntime does not have, as functions of those it has
+resident             arrays that several sessions read, uploaded to their device once
 probe                a probe of an execution provider: a small convolution, compared with numpy
 size_names           sizes that are named by a sum, such as ``past_sequence_length + sequence_length``
 slim                 a copy of a model without its large weights, which travel beside it
@@ -25,6 +26,7 @@ from onnxprune.runtime.deadline import RUN_S, runs_within
 from onnxprune.runtime.execution import ExecutionConfig, executing
 from onnxprune.runtime.feeds import Values, sample_feeds
 from onnxprune.runtime.latency_measurement import Latency, measure_latency
+from onnxprune.runtime.resident import ResidentArrays
 from onnxprune.runtime.session import (
     Array,
     Feeds,
@@ -47,6 +49,7 @@ __all__ = [
     "Feeds",
     "Known",
     "Latency",
+    "ResidentArrays",
     "RuntimeInfo",
     "Session",
     "TensorSpec",

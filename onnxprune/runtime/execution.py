@@ -53,6 +53,15 @@ _DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "OpenVINOExecutionProvider": {"device_type": "CPU"},
 }
 
+_MEMORIES: Mapping[str, str] = {
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "NvTensorRTRTXExecutionProvider": "cuda",
+    "DmlExecutionProvider": "dml",
+    "CANNExecutionProvider": "cann",
+}
+"""Providers with a memory of their own, and the name of that device in onnxruntime."""
+
 
 @dataclass(frozen=True)
 class ExecutionConfig:
@@ -97,6 +106,12 @@ class ExecutionConfig:
     def name(self) -> str:
         """The short name of the provider, for messages."""
         return _short(self.provider)
+
+    @property
+    def memory(self) -> tuple[str, int] | None:
+        """The device whose memory sessions read, by name and number; ``None`` for that of the processor."""
+        device, number = _MEMORIES.get(self.provider), str(self.options.get("device_id", "0"))
+        return (device, int(number)) if device and number.isdecimal() else None
 
     def providers(self) -> list[Any]:
         """Return the providers of a session, in onnxruntime's form, the CPU last."""

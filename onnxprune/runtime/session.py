@@ -19,6 +19,7 @@ from onnxprune.runtime.deadline import RunDeadline
 from onnxprune.runtime.execution import ExecutionConfig, current, on_cpu, unreported
 from onnxprune.runtime.library import onnxruntime
 from onnxprune.runtime.operator_functions import add_functions
+from onnxprune.runtime.resident import ResidentArrays, run_resident
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 from onnxprune.support.mapped import is_mapped, release
@@ -171,7 +172,7 @@ class Session:
         watch = RunDeadline(options)
         try:
             with watch:
-                values = self._session.run(names, {**self._fed_weights, **feeds}, options)
+                values = self._values(names, feeds, options)
         except Exception as error:  # as above
             if watch.struck:
                 raise _endless(self.name, watch.seconds) from error
@@ -180,6 +181,12 @@ class Session:
             if self._is_mapped:
                 release()
         return dict(zip(names, values, strict=True))
+
+    def _values(self, names: list[str], feeds: Feeds, options: Any) -> Any:
+        place = self.execution.memory
+        if place is not None and isinstance(feeds, ResidentArrays) and not self._fed_weights:
+            return run_resident(self._session, names, feeds, place, options)
+        return self._session.run(names, {**self._fed_weights, **feeds}, options)
 
     def _open_with_fed_weights(self, model: onnx.ModelProto, ort: ModuleType, options: Any) -> bool:
         """Open a session whose large weights are inputs: onnxruntime reads those where they are mapped.

@@ -37,6 +37,8 @@ SMALLEST = 1 << 16
 """Bytes from which a tensor is mapped; shape inference needs smaller constants in the message."""
 BLOCK = 1 << 22
 """Bytes of a tensor that are worked on at a time."""
+HALF_INFINITY = 0x7C00
+"""Bits of infinity in float16; those of NaN are larger."""
 _PREFIX = "mapped by onnxprune:"
 _FOLDERS = ("/var/tmp",)
 """Folders on a disk for values that are made; the temporary folder may be one of memory."""
@@ -79,7 +81,7 @@ class Region:
         """
         with tempfile.TemporaryFile(dir=_folder()) as stream:
             for block in blocks(values.reshape(-1)):
-                stream.write(block.tobytes())
+                stream.write(memoryview(np.ascontiguousarray(block).view(np.uint8)))
             stream.flush()
             return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -183,6 +185,23 @@ def parts(values: Array) -> Iterator[slice | EllipsisType]:
         return
     step = max(1, BLOCK * len(values) // values.nbytes)
     yield from (slice(start, start + step) for start in range(0, len(values), step))
+
+
+def has_nan(values: Array) -> bool:
+    """Return whether floating-point numbers hold NaN; float16 is read by its bits, which is faster."""
+    if values.dtype != np.float16:
+        return bool(np.isnan(values).any())
+    return bool(values.size) and int(magnitude_bits(values).max()) > HALF_INFINITY
+
+
+def has_nonzero(values: Array) -> bool:
+    """Return whether any number is other than zero."""
+    return bool(magnitude_bits(values).any() if values.dtype == np.float16 else values.any())
+
+
+def magnitude_bits(values: Array) -> Array:
+    """Return the bits of float16 numbers without their signs, as uint16."""
+    return np.ascontiguousarray(values).view(np.uint16) & np.uint16(0x7FFF)
 
 
 def spilled(values: Array, name: str) -> tuple[onnx.TensorProto, Region | None]:

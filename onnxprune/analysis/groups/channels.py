@@ -222,6 +222,11 @@ class Channels:
                 values = arrangement.undone(dims, values)
         return values
 
+    def is_rearranged(self, tensor: str) -> bool:
+        """Return whether `put_in_order` changes a tensor."""
+        present = {f for dim in self.typing.axes.get(tensor, ()) for f in factors(dim)}
+        return any(arrangement.factor in present for arrangement in self.arrangements.values())
+
     def kept(self, removed: Mapping[str, Sequence[int]]) -> dict[Factor, Indices]:
         """Return, for each factor that loses channels, those that remain; of a removed block none.
 

@@ -14,8 +14,9 @@ from onnxprune.analysis.groups.weight_values import mask_values, zero_value
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model
 from onnxprune.ops.axes.constant_rules import aligned
-from onnxprune.support.mapped import parts
+from onnxprune.support.mapped import BLOCK, has_nonzero, parts
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -52,6 +53,13 @@ class KeepMasks(Mapping[str, Mask]):
         mask = _mask(self._channels, name, self._cuts[name])
         return np.asarray(self._channels.put_back(name, mask))
 
+    def lines(self, name: str) -> dict[int, Array] | None:
+        """Return the removed elements of each axis of a weight; ``None`` where they are no whole lines."""
+        if name in self._gone or self._channels.is_rearranged(name):
+            return None
+        dims = self._channels.model.constants[name].dims
+        return {axis: np.setdiff1d(np.arange(dims[axis]), kept) for axis, kept in self._cuts[name].items()}
+
     def __iter__(self) -> Iterator[str]:
         yield from self._cuts
         yield from sorted(self._gone)
@@ -72,10 +80,16 @@ def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
 
 def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     """Return a copy of the network in which all weights of removed channels are zero."""
-    model = channels.model.copy()
-    for name, mask in KeepMasks(channels, removed).items():
-        values = model.array(name)
-        model.set_array(name, np.where(mask, values, zero_value(channels.typing, name)))
+    model, masks = channels.model.copy(), KeepMasks(channels, removed)
+    for name in masks:
+        values, zero, lines = model.array(name), zero_value(channels.typing, name), masks.lines(name)
+        if lines is None or zero.size > 1:
+            values = np.where(masks[name], values, zero)
+        else:
+            values = np.array(values)
+            for axis, gone in lines.items():
+                values[(slice(None),) * axis + (gone,)] = zero.reshape(())
+        model.set_array(name, values)
     return model
 
 
@@ -85,13 +99,26 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
     Raises:
         PlanError: A channel the plan calls removed has a weight that is not zero.
     """
-    for name, mask in KeepMasks(channels, removed).items():
-        values = mask_values(channels.typing, name)
-        if any(np.any(values[part][~mask[part]]) for part in parts(values)):
+    masks = KeepMasks(channels, removed)
+    for name in masks:
+        if any(map(has_nonzero, _removed_elements(masks, name, mask_values(channels.typing, name)))):
             raise PlanError(
                 f"the plan says that channels of '{name}' are removed, but they are not zero",
                 "the weights were changed without their masks; use `finetune`, or prune again",
             )
+
+
+def _removed_elements(masks: KeepMasks, name: str, values: Array) -> Iterator[Array]:
+    """Yield the elements of a weight that are removed, in parts."""
+    lines = masks.lines(name)
+    if lines is None:
+        mask = masks[name]
+        yield from (values[part][~mask[part]] for part in parts(values))
+        return
+    for axis, gone in lines.items():
+        turned = np.moveaxis(values, axis, 0)
+        step = max(1, BLOCK * len(turned) // max(1, values.nbytes))
+        yield from (turned[gone[start : start + step]] for start in range(0, len(gone), step))
 
 
 def dead_channels(channels: Channels) -> tuple[Channels, dict[str, list[int]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import DataError
@@ -15,7 +16,7 @@ from onnxprune.evaluate.metrics import Tokens, tokens_of
 from onnxprune.evaluate.sensitivity.cut import Cut, extract, stations
 from onnxprune.evaluate.sensitivity.sample_stages import MeasurementSetup, SampleStage
 from onnxprune.ir import Model
-from onnxprune.runtime import Array, Session
+from onnxprune.runtime import Array, ResidentArrays, Session
 from onnxprune.runtime.batch_axes import described
 
 
@@ -38,6 +39,11 @@ class CachedBatch:
     tensors: dict[str, Array]
     targets: dict[str, Array]
     tokens: Tokens
+
+    @cached_property
+    def resident(self) -> ResidentArrays:
+        """The tensors, as many variants are fed with them."""
+        return ResidentArrays(self.tensors)
 
     @property
     def nbytes(self) -> int:

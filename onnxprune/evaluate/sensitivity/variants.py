@@ -79,7 +79,7 @@ class VariantEvaluator:
         """Run the part behind a cut; the outputs come in the network's order."""
         made = {**held.tensors}
         if session is not None:
-            made |= session.run({i.name: held.tensors[i.name] for i in session.inputs})
+            made |= session.run(held.resident.only(i.name for i in session.inputs))
         found = {name: made[name] for name in self._outputs}
         outputs = without_filling(found, held.size, held.rows, self._outputs, self._batch_name)
         answer = BatchOutputs(outputs, held.targets, {}, held.tokens)
