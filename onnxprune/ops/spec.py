@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from onnxprune.analysis.inputs.consumers import Consumer
     from onnxprune.analysis.inputs.inverse import Inverse
+    from onnxprune.ops.axes.axis_typing import Typing
     from onnxprune.ops.axes.constant_rules import Carry
-    from onnxprune.ops.axes.context import Axes, Context, Typing
+    from onnxprune.ops.axes.context import Context
+    from onnxprune.ops.axes.statements import Axes
     from onnxprune.ops.sizes.node import SizedNode
     from onnxprune.ops.symmetry.passage import Passage
     from onnxprune.ops.symmetry.symmetry_kinds import Effect

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnxprune.algebra.axes import Dim, Factor, factors
 from onnxprune.analysis.groups.channels import Channels
-from onnxprune.ops.axes.context import Typing
+from onnxprune.ops.axes.axis_typing import Typing
 
 _COUNTS_OF_HEADS = {"num_heads", "q_num_heads", "kv_num_heads"}
 """Attributes of attention operators."""

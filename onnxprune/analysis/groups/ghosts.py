@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from onnxprune.algebra.axes import Factor, factors
 from onnxprune.ops.axes import Contraction, Ghost, Typing
-from onnxprune.ops.axes.context import Axes
+from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.spec import spec_of
 
 DEEPEST = 16

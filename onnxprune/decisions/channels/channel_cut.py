@@ -35,7 +35,7 @@ from onnxprune.decisions.channels.size_sources import Place, SizeFlow
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.axes import RESULT, SizeUse
-from onnxprune.ops.axes.context import Rescale
+from onnxprune.ops.axes.statements import Rescale
 
 Sizes = np.ndarray[Any, np.dtype[Any]]
 Change: TypeAlias = "int | Fraction"

@@ -1,6 +1,7 @@
 """Axis rules: the effect of each operator on the axes of its tensors, in one table."""
 
-from onnxprune.ops.axes.context import (
+from onnxprune.ops.axes.axis_typing import Typing
+from onnxprune.ops.axes.statements import (
     RESULT,
     Contraction,
     Divisor,
@@ -8,7 +9,6 @@ from onnxprune.ops.axes.context import (
     Inexact,
     Quantised,
     SizeUse,
-    Typing,
     Work,
 )
 from onnxprune.ops.axes.table import infer_axes

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from onnxprune.algebra.axes import Dim, Factor, concatenated, nested
 from onnxprune.algebra.sizes.algebra import Extent
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import first, rule
 from onnxprune.ops.spec import MICROSOFT
 from onnxprune.ops.views import LinearView, Operands

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import rule
 
 REASONS = {

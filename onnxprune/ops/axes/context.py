@@ -7,10 +7,8 @@ and operands hold sizes that must follow (``follow_attribute``, ``follow_operand
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,274 +16,29 @@ import onnx
 
 from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, nested, unify, unify_ends
 from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
-from onnxprune.analysis.shapes import Shapes
-from onnxprune.ir import Model, attributes, captured, label
+from onnxprune.ir import attributes, captured, label
 from onnxprune.ops.axes import notation
+from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
+from onnxprune.ops.axes.statements import (
+    RESULT,
+    Axes,
+    Cap,
+    Contraction,
+    Divisor,
+    IndexUse,
+    Inexact,
+    Quantised,
+    Rescale,
+    SizeUse,
+    Work,
+)
 from onnxprune.ops.axes.variables import Indexing
 from onnxprune.ops.spec import OpSpec
-from onnxprune.ops.views import LinearView, Operands
+from onnxprune.ops.views import Operands
 
-Axes = tuple[Dim, ...]
-RESULT = -1
 UNALIGNED = "its axes cannot be lined up channel by channel"
-
-
-class UnknownOperandError(Exception):
-    """A rule cannot describe this node; the message is the reason its axes are blocked with."""
-
-
 INEXACT_OPENS = " (--allow-inexact opens it)"
 """End of the reasons that the option lifts."""
-
-
-@dataclass(frozen=True)
-class SizeUse:
-    """A number in the file that is the size of a dim.
-
-    Attributes:
-        node: Index of the node.
-        attribute: Name of the attribute that holds it, or ``None``.
-        operand: Index of the operand that holds it, where ``attribute`` is ``None``; ``RESULT`` where the
-            node itself reads the size off a tensor.
-        element: Its place in a list; ``None`` for a lone number.
-        dim: The dim whose size it is.
-        backwards: True if the number is minus the size: a bound counted from the end of an axis.
-    """
-
-    node: int
-    attribute: str | None
-    operand: int
-    element: int | None
-    dim: Dim
-    backwards: bool = False
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """A sum over a dim: exact to shorten where one of the operands is zero at the removed elements."""
-
-    node: int
-    dim: Dim
-    tensors: tuple[str, ...]
-    statistic: bool = False
-    """True if the sum is of a mean or a norm, which the user may accept to change."""
-    axis: int | None = None
-    """Axis of the first tensor that is summed over, where the dim lies on several."""
-
-
-@dataclass(frozen=True)
-class Inexact:
-    """A statistic over a dim that the user accepts to change.
-
-    Attributes:
-        node: Index of the node.
-        dim: The dim.
-        operand: The tensor the statistic is taken of; empty where its formula is not known.
-        over: The axes of that tensor over which it is taken.
-        centred: True if its mean is subtracted, so that the term of a channel as large as the mean is zero;
-            otherwise the term of a channel that is zero.
-    """
-
-    node: int
-    dim: Dim
-    operand: str = ""
-    over: tuple[int, ...] = ()
-    centred: bool = False
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """A number that depends on how long an axis is: it is multiplied by (old size / new size) ** power.
-
-    With power 0 an attribute's default is written out, because it would change with the size.
-
-    Attributes:
-        node: Index of the node.
-        dim: The axis.
-        power: The power.
-        operand: Index of the operand that holds the numbers (a constant), or ``None``.
-        attribute: Name and default of the attribute that does, or ``None``; without either it is the result.
-    """
-
-    node: int
-    dim: Dim
-    power: float
-    operand: int | None = None
-    attribute: tuple[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Ghost:
-    """The known value of a removed channel in a sum over it.
-
-    Attributes:
-        node: Index of the node that sums.
-        dim: Dim it sums over.
-        steps: Nodes to be run again, the last of which makes the operand of the sum, each with its operands:
-            a tensor by name, a number, or the result of an earlier step by its number.
-    """
-
-    node: int
-    dim: Dim
-    steps: tuple[tuple[int, tuple[str | float | int, ...]], ...]
-
-
-@dataclass(frozen=True)
-class Cap:
-    """An attribute that may not be larger than the size of a dim."""
-
-    node: int
-    attribute: str
-    dim: Dim
-
-
-@dataclass(frozen=True)
-class IndexUse:
-    """A constant operand that lists elements of a dim by their number.
-
-    Attributes:
-        node: Index of the node.
-        operand: The operand.
-        dim: The dim.
-        axis: The axis of the list along which the elements follow each other.
-        column: Number of the entry along the last axis of the list that holds it; ``None`` where all do.
-    """
-
-    node: int
-    operand: int
-    dim: Dim
-    axis: int = 0
-    column: int | None = None
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """The quantisation of a tensor: ``(q − zero) · scale``.
-
-    Attributes:
-        scale: Name of the constant that holds the scale, ``None`` for 1.
-        zero: Name of the tensor that holds the zero point, ``None`` for 0.
-        axis: The axis those lie on, where they are more than one number.
-        block: Number of neighbours on that axis that share scale and zero point, if those have as many axes
-            as the tensor; otherwise 0.
-    """
-
-    scale: str | None = None
-    zero: str | None = None
-    axis: int = 0
-    block: int = 0
-
-
-@dataclass(frozen=True)
-class Divisor:
-    """An operand that must not become zero, because the result would be infinite.
-
-    Attributes:
-        node: Index of the node.
-        tensor: The operand.
-        dims: Its axes of which this is true.
-        above: True if numbers below zero have no finite result either.
-    """
-
-    node: int
-    tensor: str
-    dims: Axes
-    above: bool = False
-
-
-@dataclass(frozen=True)
-class Work:
-    """Multiply-accumulates of one node: the product of the sizes of the dims."""
-
-    node: int
-    dims: Axes
-
-
-@dataclass
-class Typing:
-    """The axes of all tensors, and all statements of the rules."""
-
-    model: Model
-    shapes: Shapes
-    allow_inexact: bool = False
-    lookups: frozenset[str] = frozenset()
-    """First results of the nodes that pick rows of a vocabulary, some of which may be removed."""
-    rows: Factor | None = None
-    """The rows of that vocabulary."""
-    pickable: frozenset[str] = frozenset()
-    """First results of the nodes that pick rows which `KeepRows` may remove."""
-    axes: dict[str, Axes] = field(default_factory=dict)
-    size_uses: list[SizeUse] = field(default_factory=list)
-    contractions: list[Contraction] = field(default_factory=list)
-    work: list[Work] = field(default_factory=list)
-    uncounted: dict[int, str] = field(default_factory=dict)
-    """Nodes whose work is counted in part, and why."""
-    divisors: list[Divisor] = field(default_factory=list)
-    weight_uses: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
-    movers: dict[str, int] = field(default_factory=dict)
-    secondary: list[Dim] = field(default_factory=list)
-    inexact: list[Inexact] = field(default_factory=list)
-    never_zero: set[int] = field(default_factory=set)
-    rescales: list[Rescale] = field(default_factory=list)
-    readings: list[tuple[str, int, Quantised]] = field(default_factory=list)
-    """Tensors of integers, the nodes that make or read them, and how those take them."""
-    quantised: dict[str, Quantised] = field(default_factory=dict)
-    """Constants of integers whose zero point is known to masking (see `groups.integers`)."""
-    unread: set[str] = field(default_factory=set)
-    """Constants of integers whose real value is unknown."""
-    index_uses: list[IndexUse] = field(default_factory=list)
-    caps: list[Cap] = field(default_factory=list)
-    ghosts: dict[int, Ghost] = field(default_factory=dict)
-    """By the node that sums."""
-    spared: dict[Factor, frozenset[str]] = field(default_factory=dict)
-    """Weights that masking leaves as they are along a factor: other weights make its channels zero."""
-    absent: dict[str, float] = field(default_factory=dict)
-    """Constants in which masking writes another number than zero, and that number."""
-    mixes: list[tuple[int, Dim]] = field(default_factory=list)
-    """Nodes, and the axes along which they may mix elements; sums aside."""
-    indexing: dict[int, Indexing] = field(default_factory=dict)
-    """Nodes, and which axes of their operands and results run along the same index."""
-    linear: dict[int, tuple[LinearView, ...]] = field(default_factory=dict)
-    """Nodes that are linear in an operand, in one way or several: the first of known weights counts."""
-    means: set[str] = field(default_factory=set)
-    """Tensors that sum to one along their last axis."""
-
-    roles: list[tuple[str, Dim]] = field(default_factory=list)
-    """Axes by their role: ``heads``, ``kv_heads``, ``head_width``."""
-    refused: dict[int, str] = field(default_factory=dict)
-    """Nodes that no rule describes, and why."""
-    users: dict[tuple[int, int], int] = field(default_factory=dict)
-    """The node that takes a constant for a weight, by the operand of the node that moves it about first."""
-
-    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """Results computed once from these axes (see `Channels.derived`)."""
-
-    nodes: list[onnx.NodeProto] = field(init=False, repr=False)
-    """All nodes, those of bodies included, by the numbers that are given here."""
-
-    def __post_init__(self) -> None:
-        self.nodes = self.model.all_nodes
-
-    def maker(self, name: str) -> onnx.NodeProto | None:
-        """Return the node that makes a tensor; ``None`` for constants and inputs."""
-        return None if name in self.model.constants else self.model.index.producer(name)
-
-    @cached_property
-    def readers(self) -> dict[str, list[onnx.NodeProto]]:
-        """The nodes that read each tensor."""
-        found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in self.nodes:
-            for name in {*node.input, *captured(node)} - {""}:
-                found[name].append(node)
-        return found
-
-    def axes_of(self, name: str) -> Axes:
-        """Return the dims of a tensor; a constant gets fresh ones at the first call."""
-        if name not in self.axes:
-            if name not in self.shapes.sizes:
-                raise UnknownOperandError(f"the shape of '{name}' is not known")
-            self.axes[name] = tuple(Factor(s) for s in self.shapes.sizes[name])
-        return self.axes[name]
 
 
 @dataclass

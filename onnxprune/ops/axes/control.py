@@ -16,7 +16,9 @@ import onnx
 from onnxprune.algebra.axes import Dim
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ir import attributes, bodies, captured, flat
-from onnxprune.ops.axes.context import Axes, Context, Typing
+from onnxprune.ops.axes.axis_typing import Typing
+from onnxprune.ops.axes.context import Context
+from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.axes.table import rule
 
 REPEATED = "its number of turns depends on the data: the work of its body is counted once"

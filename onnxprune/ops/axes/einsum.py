@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from onnxprune.algebra.axes import Dim
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.table import rule, some
 from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right

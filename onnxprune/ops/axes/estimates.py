@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import onnx
 
 from onnxprune.algebra.axes import Factor
-from onnxprune.ops.axes.context import Context, Typing
+from onnxprune.ops.axes.axis_typing import Typing
+from onnxprune.ops.axes.context import Context
 
 CONVOLUTIONS = {
     "Conv": 1,

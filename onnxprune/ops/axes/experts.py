@@ -16,7 +16,8 @@ from onnx import TensorProto
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.algebra.sizes.algebra import exact_quotient
 from onnxprune.ir.canonical.routers import ROUTER, bias_of
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import Zeros, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 from onnxprune.ops.spec import MICROSOFT

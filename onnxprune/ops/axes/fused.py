@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import by_itself
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.convolution import conv, windows
 from onnxprune.ops.axes.indexing import gather_nd, trilu
 from onnxprune.ops.axes.joining import pad

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from onnxprune.algebra.axes import Dim, Factor, Mirror, concatenated, factors, nested, split
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import moved
-from onnxprune.ops.axes.context import Axes, Context, UnknownOperandError
+from onnxprune.ops.axes.context import Context
+from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.axes.table import first, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from onnxprune.algebra.axes import Block, Dim, Factor, Mirror, concatenated, factors, nested, split
 from onnxprune.algebra.sizes.algebra import Extent
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import joined, moved, parts, windows
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import carriers, first, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
 

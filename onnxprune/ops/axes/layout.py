@@ -7,8 +7,9 @@ from onnx import numpy_helper
 
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.algebra.sizes.algebra import Extent, is_nonnegative
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import Array, Numbers, in_order, moved, same
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.pointwise import UNDECIDED
 from onnxprune.ops.axes.table import first, rule
 from onnxprune.ops.axes.variables import from_the_right

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onnxprune.algebra.axes import Dim, Factor
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import averages
-from onnxprune.ops.axes.context import Axes, Context, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.pointwise import broadcast
+from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.axes.table import Zeros, rule, some
 from onnxprune.ops.axes.variables import Indexing, Keys, from_the_right
 from onnxprune.ops.views import LinearView, Operands

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 
 from onnxprune.algebra.axes import Factor
+from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
 from onnxprune.ops.axes.constant_rules import Numbers, windows
-from onnxprune.ops.axes.context import Context, Typing, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.reduction import take_maximum
 from onnxprune.ops.axes.table import first, rule
 

@@ -15,13 +15,15 @@ from onnx import TensorProto
 from onnxprune.algebra.axes import Dim, Factor, nested
 from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
 from onnxprune.ops.axes import attention
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import same
-from onnxprune.ops.axes.context import Axes, Context, Quantised, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.joining import join
 from onnxprune.ops.axes.linear import added, matrix_product, matrix_view
 from onnxprune.ops.axes.pointwise import broadcast
 from onnxprune.ops.axes.recurrent import candidates_are_zero, gates
+from onnxprune.ops.axes.statements import Axes, Quantised
 from onnxprune.ops.axes.table import RuleFacts, Zeros, carriers, first, rule, some
 from onnxprune.ops.axes.variables import Indexing, from_the_right
 from onnxprune.ops.spec import MICROSOFT

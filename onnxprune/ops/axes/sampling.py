@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.convolution import finish
 from onnxprune.ops.axes.table import Zeros, every, first, rule
 from onnxprune.ops.views import LinearView, Operands

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 
 from onnxprune.ir import attributes
-from onnxprune.ops.axes.context import Context, Typing
+from onnxprune.ops.axes.axis_typing import Typing
+from onnxprune.ops.axes.context import Context
 
 _ALWAYS = set(
     "Abs Exp HardSigmoid Hardmax ReduceL1 ReduceL2 ReduceSumSquare Relu Sigmoid Softmax Softplus Sqrt".split()

@@ -21,7 +21,8 @@ from onnxprune.ir import (
     open_values,
     pickable_rows,
 )
-from onnxprune.ops.axes.context import Context, Typing, UnknownOperandError
+from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.estimates import estimate
 from onnxprune.ops.spec import (
     Arithmetic,

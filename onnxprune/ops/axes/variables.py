@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from onnxprune.algebra.axes import Dim, Factor, factors
 
 if TYPE_CHECKING:
-    from onnxprune.ops.axes.context import Contraction, Typing
+    from onnxprune.ops.axes.axis_typing import Typing
+    from onnxprune.ops.axes.statements import Contraction
 
 Keys: TypeAlias = "tuple[str, ...]"
 """The indices that one axis runs along, major to minor; none where its only element is stretched."""

@@ -21,8 +21,9 @@ from onnxprune.analysis.sizes.walk import Walk
 from onnxprune.errors import DefectError, ModelError, OnnxpruneError
 from onnxprune.ir import Model, check, load
 from onnxprune.ops.axes import Typing, table
+from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.constant_rules import Numbers
-from onnxprune.ops.axes.context import Context, UnknownOperandError
+from onnxprune.ops.axes.context import Context
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.spec import SPECS, AxesRule, find_spec
 from onnxprune.runtime import Known, objection
