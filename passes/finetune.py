@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxprune.algebra.axes import kept_indices
+from onnxprune.algebra.kept_axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.inputs import check_fixed_tensors
 from onnxprune.decisions.channels.adapted_inputs import fed_as_before
-from onnxprune.decisions.channels.channel_cut import rescaled_constants
 from onnxprune.decisions.channels.masks import check_zero
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.remaining_statistics import sparse_in_own_graph
+from onnxprune.decisions.channels.rescaling import rescaled_constants
 from onnxprune.decisions.elements import check_kept, dense_masks
 from onnxprune.decisions.origin_note import Origin
 from onnxprune.decisions.rotation import basis_of

@@ -44,7 +44,8 @@ from onnxprune.repair import Settings
 from onnxprune.repair.chain_repair import split_anew
 from onnxprune.runtime import Session
 from onnxprune.search.evaluator import PlanEvaluator
-from onnxprune.search.problem import PruningProblem, PruningSolution, Request
+from onnxprune.search.problem import PruningProblem, Request
+from onnxprune.search.solution import PruningSolution
 from onnxprune.search.ties import equal_counts, tied_groups
 from onnxprune.train.tuning.original_statistics import noted
 

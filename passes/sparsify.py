@@ -13,10 +13,11 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
-from onnxprune.decisions.channels.channel_cut import rescaled_constants, shrunk
+from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.decisions.channels.masks import dead_channels
 from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.remaining_statistics import over_remaining, sparse_in_own_graph
+from onnxprune.decisions.channels.rescaling import rescaled_constants
 from onnxprune.decisions.elements import (
     ElementWeight,
     Unfit,

@@ -9,6 +9,7 @@ attributes       attributes of a node, decoded on access
 given            sizes of inputs that the user gives
 open_interface   inputs and outputs whose axes may shrink
 reading          from a file, external data included
+checking         models of files, checked and put in the order of execution
 meaning          forms that some writers use, brought into the usual one
 mask_statistics  normalisations over the remaining channels of a sparse model
 inlining         local functions put in the places of their calls
@@ -23,18 +24,12 @@ output           results on disk: whole or not at all, and no model that onnxrun
 
 from onnxprune.ir.analyses import AnalysisManager, Scope, analysis, analysis_scope
 from onnxprune.ir.attributes import Attributes, attributes
+from onnxprune.ir.checking import OLDEST_OPSET, check, check_weights, load, skeleton
 from onnxprune.ir.extraction import extracted, with_outputs
 from onnxprune.ir.given import axis_name, merged, sized
 from onnxprune.ir.index import CAPTURED, GraphIndex, Use
 from onnxprune.ir.mask_statistics import STATISTICS_KEY, note_statistics, noted_statistics, over_all_channels
-from onnxprune.ir.model import (
-    OLDEST_OPSET,
-    Model,
-    check,
-    check_weights,
-    load,
-    skeleton,
-)
+from onnxprune.ir.model import Model
 from onnxprune.ir.nested_graphs import (
     anonymous,
     bodies,

@@ -12,8 +12,9 @@ import onnx
 from onnx import shape_inference
 
 from onnxprune.ir.analyses import analysis
+from onnxprune.ir.checking import skeleton
 from onnxprune.ir.damage import graphs
-from onnxprune.ir.model import Model, skeleton
+from onnxprune.ir.model import Model
 from onnxprune.support.mapped import is_mapped
 
 _SMALL = 1 << 10

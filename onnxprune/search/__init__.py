@@ -7,7 +7,8 @@ limits, ties, steps    rounding, least widths, groups of one width, whole steps 
 monomials        costs as polynomials that numpy can evaluate
 latency_model    latency, measured at some widths and fitted in between
 latency_table    the same measurements as a file
-problem          the pruning problem and its solution: evidence, budgets, plan, check
+problem          the pruning problem: evidence, budgets, plan, check
+solution         its solution, and the choice among solutions whose latency is measured
 planner          the choice of a strategy
 greedy           a plan by ranking
 optimum          the best plan for additive losses, a multiple-choice knapsack

@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxprune.algebra.axes import Dim, Factor, at_numbers
+from onnxprune.algebra.axes import Dim, Factor
+from onnxprune.algebra.kept_axes import at_numbers
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.cost import Counts, Polynomial
 from onnxprune.analysis.inputs import feeds_that_run

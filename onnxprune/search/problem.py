@@ -1,4 +1,4 @@
-"""The pruning problem and its solution: evidence, budgets, plan, check."""
+"""The pruning problem: evidence, budgets, plan, check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group
-from onnxprune.analysis.groups.cost import Counts, Polynomial, bytes_of, cost_of
+from onnxprune.analysis.groups.cost import Polynomial, bytes_of, cost_of
 from onnxprune.analysis.groups.slots import Scores, ranked, removed_rows
 from onnxprune.decisions.plan import Analysis, Plan
 from onnxprune.errors import PlanError, UsageError
@@ -29,6 +29,7 @@ from onnxprune.search.latency_model import CLOSE, CORRECTIONS, REACHED_IN_TIME, 
 from onnxprune.search.limits import Limits
 from onnxprune.search.plan_files import PlanFile, removed_channels
 from onnxprune.search.planner import Planner
+from onnxprune.search.solution import PruningSolution, TimedPlan, best_in_time, timing
 from onnxprune.support.mapped import byte_count, message_bytes
 
 Removed = dict[str, list[int]]
@@ -55,23 +56,6 @@ class Request:
     latency_timeout: float = TIMEOUT_S
     latency_table: Path | None = None
     blocks: int | None = None
-
-
-@dataclass(frozen=True)
-class PruningSolution:
-    """The selected channels and the figures of the plan.
-
-    Attributes:
-        removed: Removed channels by group name, ascending.
-        within: Channels row by row (see `Plan`), where they differ from part to part.
-        baseline: Costs of the model before any pruning, by budget.
-        facts: Figures that were predicted and measured, ready for JSON.
-    """
-
-    removed: Mapping[str, tuple[int, ...]]
-    within: Mapping[str, tuple[tuple[int, ...], ...]]
-    baseline: Mapping[str, float]
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,57 +364,6 @@ class PruningProblem:
             baseline=self._baseline,
             facts=said,
         )
-
-
-@dataclass(frozen=True)
-class TimedPlan:
-    """A plan with its time in parts of the original's and the channels it keeps, by factor."""
-
-    ratio: float
-    counts: Counts
-    solution: PruningSolution
-
-    def keeps_all_of(self, other: TimedPlan) -> bool:
-        """Return whether no group is narrower than in another plan."""
-        return all(n >= other.counts.get(factor, factor.count) for factor, n in self.counts.items())
-
-
-def best_in_time(timed: Sequence[TimedPlan], wanted: float) -> TimedPlan:
-    """Return the plan that reaches a reduction with the least to spare, else the fastest.
-
-    No plan is returned that takes as long as another one that keeps at least as much of every group.
-    """
-    reached = [t for t in timed if 1 - t.ratio >= wanted - REACHED_IN_TIME]
-    best = max(reached, key=lambda t: t.ratio) if reached else min(timed, key=lambda t: t.ratio)
-    return min((t for t in timed if t.keeps_all_of(best)), key=lambda t: t.ratio)
-
-
-def timing(watch: Stopwatch, wanted: float, predicted: float, measured: float) -> dict[str, Any]:
-    """Return the figures of a plan's time, ready for JSON.
-
-    Args:
-        watch: The device.
-        wanted: The demanded reduction.
-        predicted: The time in parts of the original's.
-        measured: The same, as measured.
-    """
-    facts: dict[str, Any] = {
-        "latency_ms_before": watch.baseline_ms,
-        "latency_ms_predicted": predicted * watch.baseline_ms,
-        "latency_ms": measured * watch.baseline_ms,
-        "latency_measured": watch.backend is not None,
-        "latency_reduction": 1 - measured,
-        "latency_prediction_error": abs(predicted / measured - 1),
-        "latency_input_shapes": watch.input_shapes,
-        "latency_backend": watch.table.backend,
-        "latency_device": watch.table.device,
-        "latency_steps": dict(watch.table.steps),
-        "latency_missed": 1 - measured < wanted - CLOSE,
-    }
-    if facts["latency_missed"]:
-        said = f"the latency falls by {1 - measured:.1%}, less than the {wanted:.1%} that was asked for"
-        facts["warnings"] = [f"{said}: a larger reduction or --max-ratio goes further"]
-    return facts
 
 
 def file_bytes(model: Model) -> int:

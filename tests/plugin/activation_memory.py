@@ -2,7 +2,7 @@
 
 import onnx
 
-from onnxprune.algebra.axes import at_numbers
+from onnxprune.algebra.kept_axes import at_numbers
 from onnxprune.analysis.groups.cost import Polynomial
 
 

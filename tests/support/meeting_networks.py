@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from helpers import Net, chosen_apart
 
-from onnxprune.algebra.axes import channel_of
+from onnxprune.algebra.kept_axes import channel_of
 from onnxprune.analysis.evidence.folding import folded
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.evidence.precomputed import precomputed

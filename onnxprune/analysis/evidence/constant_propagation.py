@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, is_counted, resolve
+from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, resolve
+from onnxprune.algebra.kept_axes import is_counted
 from onnxprune.analysis.groups.weight_values import mask_values
 from onnxprune.errors import UNEXPECTED
 from onnxprune.ir import attributes

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import Dim, Kept, kept_indices
+from onnxprune.algebra.axes import Dim
+from onnxprune.algebra.kept_axes import Kept, kept_indices
 from onnxprune.analysis.evidence.constant_propagation import Mask, Matrices
 from onnxprune.analysis.evidence.liveness import LivenessEvidence, find_evidence
 from onnxprune.analysis.groups.channels import Channels, find_channels

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import Dim, Factor, factors, is_counted, resolve
+from onnxprune.algebra.axes import Dim, Factor, factors, resolve
+from onnxprune.algebra.kept_axes import is_counted
 from onnxprune.analysis.evidence.constant_propagation import (
     Constants,
     Mask,

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.algebra.axes import Dim, Factor, Mirror, Product, Sum, channel_of, factors, resolve
+from onnxprune.algebra.axes import Dim, Factor, Mirror, Product, Sum, factors, resolve
+from onnxprune.algebra.kept_axes import channel_of
 from onnxprune.analysis.groups.freedom import Outer
 
 Array = np.ndarray[Any, np.dtype[Any]]

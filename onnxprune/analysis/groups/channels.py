@@ -12,18 +12,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from onnxprune.algebra.axes import (
-    Block,
-    Dim,
-    Factor,
-    Product,
-    block,
-    factors,
-    is_counted,
-    kept_indices,
-    resolve,
-    shrinks_evenly,
-)
+from onnxprune.algebra.axes import Block, Dim, Factor, Product, block, factors, resolve
+from onnxprune.algebra.kept_axes import is_counted, kept_indices, shrinks_evenly
 from onnxprune.analysis.groups.arrangement import Arrangement, members, order_of
 from onnxprune.analysis.groups.blocks import PREFIX, ResidualBlock, ResidualBlocks, find_blocks
 from onnxprune.analysis.groups.freedom import Outer, freedoms

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import Dim, Factor, at_numbers, factors, kept_count, resolve
+from onnxprune.algebra.axes import Dim, Factor, factors, resolve
+from onnxprune.algebra.kept_axes import at_numbers, kept_count
 from onnxprune.analysis.groups.channels import Channels, Group
 
 PARAMETERS = (

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.algebra.axes import Dim, Factor, at_numbers, factors
+from onnxprune.algebra.axes import Dim, Factor, factors
+from onnxprune.algebra.kept_axes import at_numbers
 from onnxprune.analysis.groups.arrangement import members
 from onnxprune.analysis.groups.freedom import Outer
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnxprune.algebra.axes import Block, at_numbers, factors
+from onnxprune.algebra.axes import Block, factors
+from onnxprune.algebra.kept_axes import at_numbers
 from onnxprune.analysis.groups.channels import BlockedAxis, Channels
 from onnxprune.analysis.groups.cost import PARAMETERS, cost_of
 from onnxprune.ir import label

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import channel_of
+from onnxprune.algebra.kept_axes import channel_of
 from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, lying_on

@@ -6,6 +6,7 @@ ghost_corrections     sums corrected by the contributions of removed channels
 configuration         files beside a model that state its width
 dense_interface       inputs and outputs that shrink with it
 channel_cut           the dense model
+rescaling             its numbers that depend on the length of an axis
 adapted_inputs        the dense model, fed with inputs of the whole one
 assembly              a network that receives nodes and initializers of another
 graph_comparison      two networks compared node by node

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,35 +12,24 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import (
-    Dim,
-    Factor,
-    Kept,
-    factors,
-    kept_count,
-    kept_fraction,
-    kept_indices,
-    kept_size,
-)
+from onnxprune.algebra.axes import Factor, factors
+from onnxprune.algebra.kept_axes import Kept, kept_count, kept_indices, kept_size
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.decisions.blocks import without_blocks
 from onnxprune.decisions.channels.dense_interface import declare
-from onnxprune.decisions.channels.ghost_corrections import corrected
 from onnxprune.decisions.channels.lists import Lists
 from onnxprune.decisions.channels.masks import Mask, masked
+from onnxprune.decisions.channels.rescaling import Insertion, remaining_fraction, rescale
 from onnxprune.decisions.channels.size_sources import Place, SizeFlow
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants
 from onnxprune.ops.axes import RESULT, SizeUse
-from onnxprune.ops.axes.statements import Rescale
 
 Sizes = np.ndarray[Any, np.dtype[Any]]
 Change: TypeAlias = "int | Fraction"
 """A new number, or the fraction of a computed one that takes its place."""
-Insertion = tuple[int, bool, onnx.NodeProto]
-"""A new node, the number of the one it goes beside, and whether after that."""
 
 
 def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_readers: bool = False) -> Model:
@@ -64,7 +52,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_reade
         model.set_array(name, values)
     nodes = model.all_nodes
     _cap_attributes(channels, model, counts)
-    _insert(model, [*_rewrite_sizes(channels, model, counts, at_readers), *_rescale(channels, model, counts)])
+    _insert(model, [*_rewrite_sizes(channels, model, counts, at_readers), *rescale(channels, model, counts)])
     _renumber(channels, model, nodes, kept)
     _forget_declared_shapes(channels, model, set(kept))
     declare(channels, model, kept)
@@ -102,10 +90,12 @@ def _rewrite_sizes(
                 _rewrite_attribute(model.node(use.node), use, kept_count(use.dim, counts))
         elif use.operand == RESULT and use.element is not None and new != use.dim.size:
             old = use.dim.size
-            results[use.node][use.element] = old if isinstance(old, int) else 1 / _fraction(use.dim, counts)
+            results[use.node][use.element] = (
+                old if isinstance(old, int) else 1 / remaining_fraction(use.dim, counts)
+            )
             new_sizes[use.node, RESULT][use.element] = new
         elif use.element is not None and _must_be_written(channels, lists, use, new, counts):
-            change = new if isinstance(new, int) else _fraction(use.dim, counts)
+            change = new if isinstance(new, int) else remaining_fraction(use.dim, counts)
             operands[use.node, use.operand][use.element] = -change if use.backwards else change
             new_sizes[use.node, use.operand][use.element] = -new if use.backwards else new
     if not at_readers:
@@ -233,18 +223,6 @@ def _read_as_before(
     return _patch(model, changes, np.zeros(count, np.int64), node.output[0], name)
 
 
-def _fraction(dim: Dim, counts: Mapping[Factor, int]) -> Fraction:
-    """Return the fraction of an axis that remains; axes of which it follows the input are never cut."""
-    fraction = kept_fraction(dim, counts)
-    assert fraction is not None
-    return fraction
-
-
-def _rescaling(use: Rescale, counts: Mapping[Factor, int]) -> float:
-    """Return the factor of a number that depends on how long an axis is."""
-    return math.pow(1 / _fraction(use.dim, counts), use.power)
-
-
 def _patch(
     model: Model, changes: Mapping[int, Change], like: Sizes, computed: str, result: str
 ) -> list[onnx.NodeProto]:
@@ -307,89 +285,6 @@ def _reads_changed(channels: Channels, node: onnx.NodeProto, name: str, changed:
         return True
     operands = [changed.astype(np.int64), *(v for v in known if v is not None)]
     return bool(np.any(evaluate(node, operands, channels.model.opset())))
-
-
-def _rescale(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> list[Insertion]:
-    """Multiply the numbers that depend on how long an axis was."""
-    results: dict[int, float] = {}
-    for use in channels.typing.rescales:
-        if kept_size(use.dim, counts) == use.dim.size:
-            continue
-        factor = _rescaling(use, counts)
-        node = model.node(use.node)
-        if use.attribute is not None:
-            _multiply_attribute(node, *use.attribute, factor)
-        elif use.operand is not None:
-            values = model.array(node.input[use.operand])
-            scaled = (values * factor).astype(values.dtype)
-            node.input[use.operand] = model.add_constant(node.input[use.operand], scaled)
-        else:
-            results[use.node] = results.get(use.node, 1.0) * factor
-    return [*_corrected(channels, model, counts, results), *_multiply(channels, model, results)]
-
-
-def rescaled_constants(
-    channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
-) -> dict[str, tuple[str, float]]:
-    """Return the constants of the dense network that are multiples of constants of the sparse one.
-
-    Args:
-        channels: The network's groups.
-        removed: Removed channels by group name.
-        dense: The network without them.
-
-    Returns:
-        By the name of each, that of the constant it was made of, and the factor.
-    """
-    kept = channels.kept(removed)
-    counts = {factor: len(indices) for factor, indices in kept.items()}
-    found: dict[str, tuple[str, float]] = {}
-    for use in channels.typing.rescales:
-        node = channels.typing.nodes[use.node]
-        maker = dense.index.producer(node.output[0])
-        if use.operand is None or maker is None:
-            continue
-        if kept_size(use.dim, counts) != use.dim.size:
-            name = maker.input[use.operand]
-            _, before = found.get(name, ("", 1.0))
-            factor = _rescaling(use, counts)
-            found[name] = (node.input[use.operand], before * factor)
-    return found
-
-
-def _corrected(
-    channels: Channels, model: Model, counts: Mapping[Factor, int], results: dict[int, float]
-) -> list[Insertion]:
-    """Return the nodes that correct sums by removed contributions; their results need no other factor."""
-    inserted = []
-    for index, ghost in channels.typing.ghosts.items():
-        new = kept_count(ghost.dim, counts)
-        if new != ghost.dim.count:
-            nodes = corrected(channels, model, ghost, results.pop(index, 1.0), new)
-            inserted += [(index, True, node) for node in nodes]
-    return inserted
-
-
-def _multiply(channels: Channels, model: Model, results: Mapping[int, float]) -> list[Insertion]:
-    return [(index, True, _multiplied(channels, model, index, factor)) for index, factor in results.items()]
-
-
-def _multiply_attribute(node: onnx.NodeProto, name: str, default: float, factor: float) -> None:
-    attribute = next((a for a in node.attribute if a.name == name), None)
-    if attribute is None:
-        node.attribute.append(helper.make_attribute(name, default * factor))
-    else:
-        attribute.f *= factor
-
-
-def _multiplied(channels: Channels, model: Model, index: int, factor: float) -> onnx.NodeProto:
-    """Rename the first result of a node, and return the node that makes it from that."""
-    node = model.node(index)
-    name = node.output[0]
-    kind = helper.tensor_dtype_to_np_dtype(channels.typing.shapes.types[name])
-    node.output[0] = model.fresh(f"{name}__unscaled")
-    scale = model.add_constant(f"{name}__scale", np.asarray(factor, kind))
-    return helper.make_node("Mul", [node.output[0], scale], [name], name=model.fresh(f"{name}__rescaled"))
 
 
 def _renumber(channels: Channels, model: Model, nodes: Sequence[onnx.NodeProto], kept: Kept) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxprune.algebra.axes import Dim, kept_count
+from onnxprune.algebra.axes import Dim
+from onnxprune.algebra.kept_axes import kept_count
 from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.errors import ModelError

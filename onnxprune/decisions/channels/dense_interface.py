@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import Kept, factors, kept_count, kept_indices
+from onnxprune.algebra.axes import factors
+from onnxprune.algebra.kept_axes import Kept, kept_count, kept_indices
 from onnxprune.analysis.groups.channels import Channels, Indices
 from onnxprune.ir import Model
 from onnxprune.runtime import Array, Feeds, Session, TensorSpec

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.algebra.axes import factors, kept_indices
+from onnxprune.algebra.axes import factors
+from onnxprune.algebra.kept_axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels, Indices
 
 Elements = Mapping[str, Indices]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.algebra.axes import factors, kept_indices
+from onnxprune.algebra.axes import factors
+from onnxprune.algebra.kept_axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels, Indices
 from onnxprune.ir import Model, noted_vocabulary, renumbered
 

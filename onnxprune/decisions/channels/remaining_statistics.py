@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.algebra.axes import factors, kept_indices
+from onnxprune.algebra.axes import factors
+from onnxprune.algebra.kept_axes import kept_indices
 from onnxprune.analysis.groups.channels import Channels, inexact_cuts
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.ir import Model, note_statistics, noted_statistics, over_all_channels

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import kept_size
+from onnxprune.algebra.kept_axes import kept_size
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.ir import GraphIndex, Model, label
 from onnxprune.ir.canonical.canonicalise import drop_unused_constants

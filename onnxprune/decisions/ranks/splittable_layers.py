@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from onnxprune.algebra.axes import at_numbers
+from onnxprune.algebra.kept_axes import at_numbers
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.cost import batch_of
 from onnxprune.ir import Model, attributes, label

@@ -13,23 +13,18 @@ from onnxprune.algebra.axes import (
     Block,
     Dim,
     Factor,
-    Kept,
     Product,
     Sum,
-    at_numbers,
     block,
-    channel_of,
     concatenated,
     factor_out,
     factors,
-    kept_fraction,
-    kept_indices,
-    kept_size,
     nested,
     resolve,
     split,
     unify,
 )
+from onnxprune.algebra.kept_axes import Kept, at_numbers, channel_of, kept_fraction, kept_indices, kept_size
 from onnxprune.algebra.sizes.algebra import Algebra, Extent, evaluate, floor_div
 
 WHY = Block("node", "Operator", "because")

@@ -15,7 +15,8 @@ import pytest
 from helpers import Net, feeds_for
 from ideas import IDEAS
 
-from onnxprune.algebra.axes import channel_of, factors
+from onnxprune.algebra.axes import factors
+from onnxprune.algebra.kept_axes import channel_of
 from onnxprune.analysis.evidence.folding import folded
 from onnxprune.analysis.evidence.liveness import (
     ABSORBING,

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_networks import LARGEST, TOLERANCE, networks
 
-from onnxprune.algebra.axes import channel_of
+from onnxprune.algebra.kept_axes import channel_of
 from onnxprune.analysis.evidence.folding import folded
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.evidence.precomputed import precomputed

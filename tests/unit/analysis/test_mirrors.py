@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
 
-from onnxprune.algebra.axes import (
-    Block,
-    Dim,
-    Factor,
-    Mirror,
-    Product,
-    Sum,
-    factors,
-    kept_indices,
-    resolve,
-    split,
-    unify,
-)
+from onnxprune.algebra.axes import Block, Dim, Factor, Mirror, Product, Sum, factors, resolve, split, unify
+from onnxprune.algebra.kept_axes import kept_indices
 from onnxprune.analysis.evidence.liveness import find_evidence
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.decisions.channels.masks import masked

@@ -16,7 +16,7 @@ from places import CASES
 from profiled_work import profiled_work
 from pruned_ideas import IDEAS
 
-from onnxprune.algebra.axes import at_numbers
+from onnxprune.algebra.kept_axes import at_numbers
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.reach import reach_of

@@ -20,7 +20,7 @@ from onnxprune.ir import Model
 from onnxprune.passes import Prune
 from onnxprune.search.latency_model import Stopwatch, opened_table
 from onnxprune.search.latency_table import LatencyTable
-from onnxprune.search.problem import PruningSolution, TimedPlan, best_in_time
+from onnxprune.search.solution import PruningSolution, TimedPlan, best_in_time
 from onnxprune.search.steps import WIDTHS, find_step, probes_of, steps_of_groups
 
 DEVICE = "fake_device:device"
