@@ -110,8 +110,8 @@ def of_rotated(rotated: PassResult, pruned: PassResult, **more: Any) -> PassResu
 
 def with_rotation(result: PassResult, **facts: Any) -> PassResult:
     """Return a result that reports on the choice of its basis."""
-    told = {name: value for name, value in facts.items() if value is not None}
-    return replace(result, report=result.report.with_keys(rotation=told))
+    known = {name: value for name, value in facts.items() if value is not None}
+    return replace(result, report=result.report.with_keys(rotation=known))
 
 
 def node_count(model: Model) -> int:

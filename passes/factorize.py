@@ -198,8 +198,8 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
 
     @property
     def _reductions(self) -> dict[str, float]:
-        asked = {"macs": self.reduce_macs, "params": self.reduce_params}
-        return {name: reduction for name, reduction in asked.items() if reduction is not None}
+        given = {"macs": self.reduce_macs, "params": self.reduce_params}
+        return {name: reduction for name, reduction in given.items() if reduction is not None}
 
     @property
     def _methods(self) -> Sequence[RepairMethod]:
@@ -273,9 +273,9 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         Raises:
             PlanError: The budgets cannot be met.
         """
-        asked = self._reductions
+        reductions = self._reductions
         if self.max_drop is None:
-            return self._split(model, choice.allotted(asked), feeds), {}
+            return self._split(model, choice.allotted(reductions), feeds), {}
         judge = PlanEvaluator.open(
             channels,
             self.data,  # type: ignore[arg-type]
@@ -286,8 +286,8 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         )
 
         def split_at(reduction: float) -> SplitModel:
-            macs = max(reduction, asked.get("macs", 0.0))
-            return self._split(model, choice.allotted({**asked, "macs": macs}), feeds)
+            macs = max(reduction, reductions.get("macs", 0.0))
+            return self._split(model, choice.allotted({**reductions, "macs": macs}), feeds)
 
         def drop_of(split: SplitModel) -> float:
             return judge.drop_of(split.pair.sparse)

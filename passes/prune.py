@@ -173,8 +173,8 @@ class Prune(PruneOptions, Pass):
     def _with_ranks(self, given: PassResult, whole: PassResult) -> PassResult:
         """Return the better of a pruning and those of the model with layers split."""
         if stored_plan(given.model) is not None or not whole.modified:
-            told = {"kept": False, "reason": "the model is pruned already, or has nothing to prune"}
-            return replace(whole, report=whole.report.with_keys(rank_choice=told))
+            choice = {"kept": False, "reason": "the model is pruned already, or has nothing to prune"}
+            return replace(whole, report=whole.report.with_keys(rank_choice=choice))
         assert self.data is not None
         model, analysis = whole.original or given.model, self.analysis or given.analysis
         session = Session(model.proto, threads=self.threads)
@@ -284,11 +284,11 @@ class Prune(PruneOptions, Pass):
             if not self.allow_unchanged:
                 raise
             return PassResult(given.model, False, PruneReport(unchanged=True), given.analysis)
-        wanted = self._want(given, channels, groups, blocks, earlier)
+        problem = self._problem(given, channels, groups, blocks, earlier)
         if original is not None and original is not given.model:
-            wanted = replace(wanted, whole=self._find(replace(given, model=original), None))
+            problem = replace(problem, whole=self._find(replace(given, model=original), None))
         try:
-            found = wanted.apply(self.plan) if self.plan else self._made(wanted)
+            found = problem.apply(self.plan) if self.plan else self._planned(problem)
         except OutOfReachError as error:
             raise OutOfReachError(error.message, self._further(channels, error.hint)) from None
         plan = Plan(
@@ -370,17 +370,17 @@ class Prune(PruneOptions, Pass):
         unrepaired = pruned.model if self.unrepaired else None
         return replace(repaired, modified=True, report=report, unrepaired=unrepaired)
 
-    def _made(self, wanted: PruningProblem) -> PruningSolution:
+    def _planned(self, problem: PruningProblem) -> PruningSolution:
         """Plan; where `equal_layers` is violated, plan again with one number for all of these layers."""
-        found = wanted.make()
-        ties = tied_groups(wanted.channels, wanted.groups) if self.equal_layers else []
-        gone = wanted.earlier.removed if wanted.earlier else {}
+        found = problem.make()
+        ties = tied_groups(problem.channels, problem.groups) if self.equal_layers else []
+        gone = problem.earlier.removed if problem.earlier else {}
         if counts := equal_counts(ties, found.removed, gone):
-            limits = wanted.request.limits
+            limits = problem.request.limits
             limits = replace(
                 limits, at_least={**limits.at_least, **counts}, at_most={**limits.at_most, **counts}
             )
-            found = replace(wanted, request=replace(wanted.request, limits=limits)).make()
+            found = replace(problem, request=replace(problem.request, limits=limits)).make()
         return found
 
     def _find(self, given: PassResult, earlier: Plan | None) -> Channels:
@@ -394,7 +394,7 @@ class Prune(PruneOptions, Pass):
             channels = channels.without(earlier.within)
         return channels
 
-    def _want(
+    def _problem(
         self,
         given: PassResult,
         channels: Channels,

@@ -205,8 +205,8 @@ def better_by_ranks(
     best, form, tried = whole, None, list[dict[str, Any]]()
     least, split, parted = order.rank(whole), None, 0.0
     for share, alone in (*((share, False) for share in SHARES), (1.0, True)):
-        told: dict[str, Any] = {"share": share, "ranks_alone": alone}
-        tried.append(told)
+        trial: dict[str, Any] = {"share": share, "ranks_alone": alone}
+        tried.append(trial)
         try:
             with task(f"prune with ranks for {share:.0%}{', and nothing else' if alone else ''}"):
                 if split is None or parted != share:
@@ -214,24 +214,24 @@ def better_by_ranks(
                     split = splitting.at({name: share * value for name, value in reductions.items()})
                 pruned = prune(split, alone)
         except _REFUSALS as error:
-            told["reason"] = error.message
+            trial["reason"] = error.message
             continue
-        told["score"] = score_of(pruned)
+        trial["score"] = score_of(pruned)
         rank = order.rank(pruned)
         if order.judge is not None:
-            told["judged"] = -rank[1] if order.metric.higher_is_better else rank[1]
+            trial["judged"] = -rank[1] if order.metric.higher_is_better else rank[1]
         if rank < least:
             best, form, least = pruned, split, rank
-    told = {"kept": form is not None, "score_without": score_of(whole), "tried": tried}
+    choice = {"kept": form is not None, "score_without": score_of(whole), "tried": tried}
     if order.judge is not None:
-        told["judged_without"] = order.score(whole)
+        choice["judged_without"] = order.score(whole)
     if form is None:
-        return replace(best, report=best.report.with_keys(rank_choice=told))
+        return replace(best, report=best.report.with_keys(rank_choice=choice))
     plan = stored_plan(best.model)
     assert plan is not None
-    told |= {"score_with": score_of(best), "layers": _described(form, plan)}
+    choice |= {"score_with": score_of(best), "layers": _described(form, plan)}
     kinds = by_kind(planned_channels(best.model, plan), plan, form.ranks)
-    report = best.report.with_keys(rank_choice=told, **kinds)
+    report = best.report.with_keys(rank_choice=choice, **kinds)
     return replace(best, original=form.model, analysis=whole.analysis, report=report)
 
 

@@ -147,8 +147,8 @@ class Stopwatch:
             DeviceError: A back-end failed.
         """
         known = {_key(entry.widths) for entry in self._entries}
-        asked = {_key(self._widths(plan)): plan for plan in plans}
-        missing = [plan for key, plan in asked.items() if key not in known]
+        distinct = {_key(self._widths(plan)): plan for plan in plans}
+        missing = [plan for key, plan in distinct.items() if key not in known]
         if self.backend is not None:
             least = 0 if known else 1  # the original alone
             portion = _PORTION if self.backend.slow else max(len(missing), 1)

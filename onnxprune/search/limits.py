@@ -57,14 +57,14 @@ class Limits:
 
     def fewest(self, group: Group) -> int:
         """Return how many channels a group keeps in any case."""
-        asked = [n for pattern, n in self.at_least.items() if matching(pattern, [group.name])]
+        limits = [n for pattern, n in self.at_least.items() if matching(pattern, [group.name])]
         least = int(np.ceil(group.size * (1 - self.max_ratio) - 1e-9))
-        return min(group.size, max([1, least, *asked]))
+        return min(group.size, max([1, least, *limits]))
 
     def most(self, group: Group) -> int:
         """Return how many channels a group keeps at most."""
-        asked = [n for pattern, n in self.at_most.items() if matching(pattern, [group.name])]
-        return max(1, min([group.size, *asked]))
+        limits = [n for pattern, n in self.at_most.items() if matching(pattern, [group.name])]
+        return max(1, min([group.size, *limits]))
 
 
 _NAMES = "`inspect` lists the groups; those that are excluded have no limits"

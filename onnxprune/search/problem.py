@@ -137,20 +137,20 @@ class PruningProblem:
             UsageError: Nothing tells the losses, or a budget of latency is planned.
             PlanError: There are fewer blocks.
         """
-        wanted = self.request.blocks
-        if not wanted:
+        count = self.request.blocks
+        if not count:
             return []
         if "latency" in self.request.reductions:
             raise UsageError("a budget of latency is planned by channels alone", "leave `blocks` at 0")
         gone = [b.name for b in self.blocks if b.name in self._gone]
         left = [b for b in self.blocks if b.name not in self._gone]
-        if wanted > len(self.blocks):
+        if count > len(self.blocks):
             raise PlanError(
-                f"{wanted} blocks are to be removed, and there are {len(self.blocks)} to choose from",
+                f"{count} blocks are to be removed, and there are {len(self.blocks)} to choose from",
                 "`inspect` lists the blocks; those that are excluded stay",
             )
         losses = self._block_losses(left)
-        return [b.name for b in sorted(left, key=lambda b: losses[b.name])][: wanted - len(gone)]
+        return [b.name for b in sorted(left, key=lambda b: losses[b.name])][: count - len(gone)]
 
     def _block_losses(self, blocks: Sequence[ResidualBlock]) -> dict[str, float]:
         """Return the loss of the network without each block: as analysed, or else as measured on the data."""
@@ -254,8 +254,8 @@ class PruningProblem:
 
     @cached_property
     def _fixed_budgets(self) -> list[Budget]:
-        asked = self.request.reductions.items()
-        return [self._budget(kind, reduction) for kind, reduction in asked if kind != "latency"]
+        reductions = self.request.reductions.items()
+        return [self._budget(kind, reduction) for kind, reduction in reductions if kind != "latency"]
 
     @property
     def _elsewhere(self) -> dict[Factor, int]:
@@ -283,22 +283,22 @@ class PruningProblem:
 
     def _in_time(self) -> PruningSolution:
         """Plan for a latency, time the plan, and plan again until prediction and measurement agree."""
-        watch, wanted = self._watch, self.request.reductions["latency"]
+        watch, reduction = self._watch, self.request.reductions["latency"]
         assert watch is not None
         watch.calibrate(self._finer.offers("uniform"))
         timed: list[TimedPlan] = []
         for _ in range(CORRECTIONS):
-            budget = watch.budget(wanted, self._elsewhere, self._steps)
+            budget = watch.budget(reduction, self._elsewhere, self._steps)
             found = self._within([*self._fixed_budgets, budget])
             counts = {f: len(kept) for f, kept in self.planner.channels.kept(found.removed).items()}
             predicted = budget.value(counts)
             measured = predicted if watch.backend is None else watch.correct(found.removed)
-            facts = timing(watch, wanted, predicted, measured)
+            facts = timing(watch, reduction, predicted, measured)
             timed.append(TimedPlan(measured, counts, replace(found, facts=found.facts | facts)))
             close = watch.backend is None or abs(predicted / measured - 1) <= CLOSE
-            if close and 1 - measured >= wanted - REACHED_IN_TIME:
+            if close and 1 - measured >= reduction - REACHED_IN_TIME:
                 break
-        return best_in_time(timed, wanted).solution
+        return best_in_time(timed, reduction).solution
 
     @cached_property
     def _finer(self) -> Planner:
@@ -347,13 +347,13 @@ class PruningProblem:
             {**removed_rows(channels, removed), **(rows or {})} if rows else removed_rows(channels, removed)
         )
         judge = self._judge
-        said = dict(facts or {})
-        said |= _measured(replace(judge, channels=self.channels.without(within)), removed) if judge else {}
+        figures = dict(facts or {})
+        figures |= _measured(replace(judge, channels=self.channels.without(within)), removed) if judge else {}
         counts = {factor: len(kept) for factor, kept in channels.kept(removed).items()}
         size = self._costs["size"].value(counts)
-        said |= {"size_bytes_before": round(self._baseline["size"]), "dense_size_bytes": round(size)}
+        figures |= {"size_bytes_before": round(self._baseline["size"]), "dense_size_bytes": round(size)}
         if self._further:
-            said["budgets"] = {
+            figures["budgets"] = {
                 kind: {"before": self._baseline[kind], "predicted": self._costs[kind].value(counts)}
                 for kind in self._further
             }
@@ -362,7 +362,7 @@ class PruningProblem:
             removed={n: tuple(removed[n]) for n in names},
             within={n: tuple(map(tuple, lines)) for n, lines in within.items()},
             baseline=self._baseline,
-            facts=said,
+            facts=figures,
         )
 
 

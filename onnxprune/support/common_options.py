@@ -209,8 +209,8 @@ class Reductions:
         Raises:
             UsageError: One is no fraction.
         """
-        asked = {f.name.removeprefix("reduce_"): getattr(self, f.name) for f in fields(Reductions)}
-        found = {cost: fraction for cost, fraction in asked.items() if fraction is not None}
+        given = {f.name.removeprefix("reduce_"): getattr(self, f.name) for f in fields(Reductions)}
+        found = {cost: fraction for cost, fraction in given.items() if fraction is not None}
         for cost, fraction in found.items():
             check_fraction(cost, fraction)
         return found

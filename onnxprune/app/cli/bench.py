@@ -134,7 +134,7 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
     check_fixed_tensors(channels.model)
     session = Session(channels.model.proto)
     given, shapes = channels.model.sizes, {}
-    counted = _sample_axes([spec.shape for spec in session.inputs], asked=batch_size is not None)
+    counted = _sample_axes([spec.shape for spec in session.inputs], chosen=batch_size is not None)
     for spec in session.inputs:
         sizes = channels.typing.shapes.inputs.get(spec.name)
         if not sizes:
@@ -155,14 +155,14 @@ def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mappi
     return feeds_that_run(channels.model, session, shapes, given=keep, batch=batch_size or 1)[0]
 
 
-def _sample_axes(shapes: Sequence[Sequence[int | str | None]], *, asked: bool) -> set[str]:
+def _sample_axes(shapes: Sequence[Sequence[int | str | None]], *, chosen: bool) -> set[str]:
     """Return the names of the axes that count samples: those of first axes.
 
     One that stands elsewhere too, such as the edges of a graph in ``[2, E]`` and ``[E, 3]``, counts them only
-    where a batch is asked for.
+    where a batch is chosen.
     """
     names = {size for shape in shapes for size in shape[:1] if isinstance(size, str)}
-    return names if asked else names.difference(*(shape[1:] for shape in shapes))
+    return names if chosen else names.difference(*(shape[1:] for shape in shapes))
 
 
 def _fill(

@@ -45,7 +45,7 @@ def render(facts: Facts) -> RenderableType:
         before_and_after(costs),
         *_measured(facts),
     ]
-    parts += [f"\n{said}" for said in (*uncounted_texts(facts), *facts.get("corrected", ()))]
+    parts += [f"\n{text}" for text in (*uncounted_texts(facts), *facts.get("corrected", ()))]
     if facts.get("plan_out"):
         parts.append(f"\nplan: {facts['plan_out']}")
     if facts["output"]:
@@ -57,33 +57,33 @@ def _measured(facts: Facts) -> list[str]:
     """State the plan's effect on latency and quality, where that was measured."""
     from onnxprune.app.figures import shapes_text, timed_on
 
-    said = []
+    lines = []
     if "latency_ms" in facts:
         predicted = f"predicted {facts['latency_ms_predicted']:.3f} ms"
         how = predicted if facts["latency_measured"] else "predicted by the table, not measured"
-        said.append(
+        lines.append(
             f"\nlatency {facts['latency_ms_before']:.3f} → {facts['latency_ms']:.3f} ms"
             f" (−{facts['latency_reduction']:.1%}; {how}),"
             f" timed with {shapes_text(facts['latency_input_shapes'])}"
             f" on {timed_on(facts['latency_backend'], facts['latency_device'])}"
         )
-        said += [f"warning: {warning}" for warning in facts.get("warnings", ())]
+        lines += [f"warning: {warning}" for warning in facts.get("warnings", ())]
     if "by_kind" in facts:
         named = {"ranks": "lower ranks", "blocks": f"{len(facts.get('blocks', ()))} blocks"}
         parts = [f"−{part['macs']:.1%} by {named.get(kind, kind)}" for kind, part in facts["by_kind"].items()]
-        said.append(f"\nMACs {', '.join(parts)}")
+        lines.append(f"\nMACs {', '.join(parts)}")
     if "drop" in facts:
-        said.append(
+        lines.append(
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
         )
     if "repairable" in facts:
-        said.append("\nnot repaired, for want of samples: give some with --data")
-    said += _rotated(facts.get("rotation", {})) + _split(facts.get("rank_choice", {}))
+        lines.append("\nnot repaired, for want of samples: give some with --data")
+    lines += _rotated(facts.get("rotation", {})) + _split(facts.get("rank_choice", {}))
     if "recovery" in facts:
         from onnxprune.app.cli.recover import summary
 
-        said.append("\n" + summary(facts["recovery"]))
-    return said
+        lines.append("\n" + summary(facts["recovery"]))
+    return lines
 
 
 def _rotated(found: Facts) -> list[str]:
@@ -93,10 +93,10 @@ def _rotated(found: Facts) -> list[str]:
     error = found["max_rel_error"]
     shown = "" if error is None else f", largest relative error to the original {error:.1e}"
     count = len(found["axes"])
-    said = f"\npruned in another basis: {count} {'axis' if count == 1 else 'axes'} rotated{shown}"
+    text = f"\npruned in another basis: {count} {'axis' if count == 1 else 'axes'} rotated{shown}"
     if "score_unrotated" in found:
-        said += f"\nrepaired {found['score_rotated']:.4g}, unrotated {found['score_unrotated']:.4g}"
-    return [said]
+        text += f"\nrepaired {found['score_rotated']:.4g}, unrotated {found['score_unrotated']:.4g}"
+    return [text]
 
 
 def _split(found: Facts) -> list[str]:
@@ -109,8 +109,8 @@ def _split(found: Facts) -> list[str]:
     if not found["kept"]:
         return [f"\nno layer split: repaired {found['score_without']:.4g}, with ranks {', '.join(scores)}"]
     rows = [f"{row['node']} {row['form']} {' × '.join(map(str, row['ranks']))}" for row in found["layers"]]
-    said = f"repaired {found['score_with']:.4g}, without {found['score_without']:.4g}"
-    return [f"\n{len(rows)} layers split: {', '.join(rows)}\n{said}"]
+    text = f"repaired {found['score_with']:.4g}, without {found['score_without']:.4g}"
+    return [f"\n{len(rows)} layers split: {', '.join(rows)}\n{text}"]
 
 
 @command("prune", render, executes=True, fields_of="onnxprune.passes.prune:Prune")

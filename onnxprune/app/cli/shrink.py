@@ -24,7 +24,7 @@ def render(facts: Facts) -> RenderableType:
 
     from onnxprune.app.figures import before_and_after, count, file_size, table
 
-    end = [f"\nwarning: {said}" for said in facts["warnings"]]
+    end = [f"\nwarning: {text}" for text in facts["warnings"]]
     end += [f"\ndense model: {facts['output']}"]
     if "rows" not in facts:
         costs = [(n, facts[f"{k}_before"], facts[k]) for n, k in (("MACs", "macs"), ("parameters", "params"))]
@@ -76,44 +76,44 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
     from onnxprune.support.option_fields import one_of
     from onnxprune.support.path_guard import check_output
 
-    wanted = ShrinkOptions(model=model, output=output, data=data or "", **options)
-    reductions = wanted.reductions()
-    if len(reductions) + (wanted.max_drop is not None and not reductions) != 1:
+    job = ShrinkOptions(model=model, output=output, data=data or "", **options)
+    reductions = job.reductions()
+    if len(reductions) + (job.max_drop is not None and not reductions) != 1:
         raise UsageError(
             "say how much to remove, once", f"give one of {one_of(Reductions)}, or `max_drop` with `data`"
         )
     check_output(output, [model])
     find_backend(options["latency_backend"], options["latency_timeout"])  # refused before the work
     if data is None:
-        if wanted.max_drop is not None or quantize or wanted.val:
+        if job.max_drop is not None or quantize or job.val:
             raise UsageError("quality and ranges are measured on samples", "give them with `data`")
         names = ("open_io", "threads", "seed", "input_shapes", "dims")
         kept = {name: options[name] for name in names}
         if "latency" in reductions:
             kept |= {name: options[name] for name in ("latency_backend", "latency_timeout", "latency_table")}
-        return shrink_without_data(model, output, reductions, **wanted.groups, **kept)
+        return shrink_without_data(model, output, reductions, **job.groups, **kept)
     missed: MissedError | None = None
     try:
-        facts = run_shrink(wanted, _show_event, tell, int8=quantize is not None)
+        facts = run_shrink(job, _show_event, tell, int8=quantize is not None)
     except MissedError as error:
         facts, missed = error.facts, error
     if quantize:
-        facts = _quantised(facts, wanted)
-    facts["report"] = page_of(wanted.folder)
+        facts = _quantised(facts, job)
+    facts["report"] = page_of(job.folder)
     if missed is not None:
         missed.facts = facts
         raise missed
     return facts
 
 
-def _quantised(facts: Facts, wanted: Any) -> Facts:
+def _quantised(facts: Facts, job: Any) -> Facts:
     """Add the quantised models; where they cannot be made, add a warning with the reason."""
     from onnxprune.app.shrink.int8_comparison import with_int8
     from onnxprune.app.shrink.job import judged_data
     from onnxprune.errors import ModelError
 
     try:
-        return with_int8(facts, wanted, judged_data(wanted))
+        return with_int8(facts, job, judged_data(job))
     except ModelError as error:
         return facts | {"warnings": [*facts["warnings"], f"not quantised: {error.message}"]}
 

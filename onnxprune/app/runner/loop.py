@@ -33,7 +33,7 @@ class Iteration:
 
     Attributes:
         number: Counted from 1; 0 is the original.
-        asked: The demanded reduction.
+        target: The demanded reduction.
         reduction: The reached one.
         score: The metric on the validation data.
         model: Its sparse model, within the folder.
@@ -42,7 +42,7 @@ class Iteration:
     """
 
     number: int
-    asked: float
+    target: float
     reduction: float
     score: float
     model: str = ""
@@ -120,11 +120,11 @@ class _Loop:
         """Iterate until the target is reached, an iteration falls below the floor, or no channel can go."""
         retries = self.recipe.stop.retries
         while self.pending:
-            asked = self.pending.popleft()
-            if asked <= self.last.reduction:
+            target = self.pending.popleft()
+            if target <= self.last.reduction:
                 continue
             try:
-                iteration = self._iterate(asked)
+                iteration = self._iterate(target)
             except (PlanError, NothingToDoError) as error:
                 if not self.last.number:
                     raise
@@ -137,9 +137,9 @@ class _Loop:
             self.reason = f"iteration {iteration.number} fell below the floor of {self.floor:.6g}"
             self.reason += f" by more than its noise of {iteration.noise:.2g}" if iteration.noise else ""
             self.path = self.path[: self.path.index(self.best) + 1]
-            self.pending = deque([(self.last.reduction + asked) / 2] if retries else [])
+            self.pending = deque([(self.last.reduction + target) / 2] if retries else [])
             retries -= 1
-        if self.best.asked == self.recipe.budget.target:
+        if self.best.target == self.recipe.budget.target:
             self.reason = "the target is reached"
             if not self._reaches(self.best.score, self.floor):
                 self.reason += f", within noise of the floor of {self.floor:.6g} (± {self.best.noise:.2g})"
@@ -189,7 +189,7 @@ class _Loop:
             "sparse": self.final or self.result.model,
             "dense": DENSE,
             "iterations": [
-                {"number": i.number, "asked": i.asked, of: i.reduction, "score": i.score}
+                {"number": i.number, "asked": i.target, of: i.reduction, "score": i.score}
                 | {"good": i.good, "noise": i.noise}
                 for i in self.done
             ],
@@ -210,17 +210,17 @@ class _Loop:
                 facts,
             )
 
-    def _iterate(self, asked: float) -> Iteration:
+    def _iterate(self, target: float) -> Iteration:
         recipe, stages, number = self.recipe, self.stages, len(self.done) + 1
         at, given = Round.iteration(number), self.last.model or stages.start or recipe.model
         analysis = self._analysis(at, given)
-        model, pruned = stages.prune(at, given, analysis, asked)
-        made = self._mend(at, model, self._epochs(asked), asked == recipe.budget.target)
+        model, pruned = stages.prune(at, given, analysis, target)
+        made = self._mend(at, model, self._epochs(target), target == recipe.budget.target)
         model, score = stages.score(at, made)
         noise = 0.0 if self._reaches(score, self.floor) else stages.noise(at, model)
         good = self._reaches(score, self.floor, noise)
-        reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", asked)
-        return Iteration(number, asked, reduction, score, model, good, noise)
+        reduction = pruned.facts.get(f"{recipe.budget.of}_reduction", target)
+        return Iteration(number, target, reduction, score, model, good, noise)
 
     def _reaches(self, score: float, limit: float | None, noise: float = 0.0) -> bool:
         return limit is None or self.sign * score + noise >= self.sign * limit
@@ -235,8 +235,8 @@ class _Loop:
         """Prune by the best iteration's reduction in one round, with as much training; return the file."""
         recipe, stages = self.recipe, self.stages
         analysis = FIRST_ANALYSIS if recipe.ana.enabled else None
-        model, _ = stages.prune(ONE_SHOT, stages.start or recipe.model, analysis, self.best.asked)
-        epochs = sum(self._epochs(i.asked) for i in self.path[1 : self.path.index(self.best) + 1])
+        model, _ = stages.prune(ONE_SHOT, stages.start or recipe.model, analysis, self.best.target)
+        epochs = sum(self._epochs(i.target) for i in self.path[1 : self.path.index(self.best) + 1])
         made = self._mend(ONE_SHOT, model, epochs, final=True)
         return stages.score(ONE_SHOT, made, stages.finals())[0]
 
@@ -254,9 +254,9 @@ class _Loop:
             made.append(self.stages.finetune(at, made[-1], epochs, final))
         return made if self.recipe.finetune.keep == "best" else made[-1:]
 
-    def _epochs(self, asked: float) -> int:
+    def _epochs(self, target: float) -> int:
         options = self.recipe.finetune
-        final = asked == self.recipe.budget.target and options.last_epochs is not None
+        final = target == self.recipe.budget.target and options.last_epochs is not None
         return (options.last_epochs if final else options.epochs) or 0
 
 

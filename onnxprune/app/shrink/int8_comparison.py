@@ -25,12 +25,12 @@ CALIBRATION = 128
 _ROUNDS = 20
 
 
-def with_int8(facts: dict[str, Any], wanted: ShrinkOptions, judged_on: Any) -> dict[str, Any]:
+def with_int8(facts: dict[str, Any], options: ShrinkOptions, judged_on: Any) -> dict[str, Any]:
     """Quantise the original and the result, and measure both as the others were measured.
 
     Args:
         facts: Facts that `shrink` returns; not changed.
-        wanted: Its options.
+        options: Its options.
         judged_on: The data, or a data set, the others were judged on.
 
     Returns:
@@ -39,17 +39,17 @@ def with_int8(facts: dict[str, Any], wanted: ShrinkOptions, judged_on: Any) -> d
     Raises:
         ModelError: onnxruntime does not quantise one of them, or the samples do not fit the result.
     """
-    place = Path(wanted.output)
+    place = Path(options.output)
     output = place.with_name(f"{place.stem}.int8{place.suffix}")
-    original, pruned = load(wanted.model), load(wanted.output)
+    original, pruned = load(options.model), load(options.output)
     if not same_interface(original, pruned):
         raise ModelError(
             f"the samples do not fit {place.name}, whose inputs or outputs have shrunk",
             "quantise it on samples of its own shapes",
         )
     with task("quantise"):
-        models = [original, _int8(original, wanted), pruned, _int8(pruned, wanted)]
-    size = write_model(models[3], output, inputs=[wanted.model, wanted.output], data=wanted.data)
+        models = [original, _int8(original, options), pruned, _int8(pruned, options)]
+    size = write_model(models[3], output, inputs=[options.model, options.output], data=options.data)
     rows = [
         dict(facts["rows"][0]),
         {"model": "original, int8"},
@@ -59,14 +59,14 @@ def with_int8(facts: dict[str, Any], wanted: ShrinkOptions, judged_on: Any) -> d
     rows[1] |= {"size_bytes": models[1].proto.ByteSize()}
     rows[3] |= {"size_bytes": size}
     metric = get_metric(facts["metric"])
-    session = Session(original.proto, threads=wanted.threads)
+    session = Session(original.proto, threads=options.threads)
     baseline = baseline_outputs(session, judged_on) if metric.uses_baseline else None
     for row, model in zip(rows, models, strict=True):
-        judged = Session(model.proto, threads=wanted.threads)
+        judged = Session(model.proto, threads=options.threads)
         row["score"] = evaluate(judged, judged_on, metric, baseline=baseline)
-    shapes = dict(sized(original, dict(wanted.input_shapes), dict(wanted.dims)).sizes)
+    shapes = dict(sized(original, dict(options.input_shapes), dict(options.dims)).sizes)
     feed = feeds_that_run(original, session, shapes, given=shapes, batch=1)[0]
-    backend = find_backend(wanted.latency_backend, wanted.latency_timeout)
+    backend = find_backend(options.latency_backend, options.latency_timeout)
     protos = [m.proto for m in models]
     times = backend.measure(protos, [feed] * len(protos), rounds=_ROUNDS, threads=facts["threads"])
     for row, found in zip(rows, times, strict=True):
@@ -74,10 +74,10 @@ def with_int8(facts: dict[str, Any], wanted: ShrinkOptions, judged_on: Any) -> d
     return facts | {"rows": rows, "int8": str(output)}
 
 
-def _int8(model: Model, wanted: ShrinkOptions) -> Model:
+def _int8(model: Model, options: ShrinkOptions) -> Model:
     """Quantise a model on the first of the samples."""
     session = Session(model.proto)
-    data = open_data(wanted.data, session.inputs, session.outputs).take(CALIBRATION)
+    data = open_data(options.data, session.inputs, session.outputs).take(CALIBRATION)
 
     def feeds() -> Iterator[dict[str, Any]]:
         for batch in data.batches(session.fixed_batch or 16):

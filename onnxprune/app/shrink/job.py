@@ -70,7 +70,7 @@ class _Job:
     """A job under way.
 
     Attributes:
-        wanted: Its options.
+        options: Its options.
         outlook: Findings about the model and the data.
         model: The original.
         notes: Decisions and durations, as they stand in the work folder.
@@ -81,7 +81,7 @@ class _Job:
         begin: Reading of the monotonic clock at the start.
     """
 
-    wanted: ShrinkOptions
+    options: ShrinkOptions
     outlook: Outlook
     model: Model
     notes: Facts
@@ -93,7 +93,7 @@ class _Job:
 
     @property
     def threads(self) -> int:
-        return self.wanted.threads or usable_processors()
+        return self.options.threads or usable_processors()
 
     @property
     def spent_s(self) -> float:
@@ -103,12 +103,12 @@ class _Job:
     @property
     def left_s(self) -> float:
         """Seconds that are left for better plans and for training."""
-        return max(0.0, 60 * self.wanted.minutes - self.spent_s - float(self.notes.get("end_s", 0.0)))
+        return max(0.0, 60 * self.options.minutes - self.spent_s - float(self.notes.get("end_s", 0.0)))
 
     def recipe(self, epochs: int = 0) -> Recipe:
         """Return the recipe of the decisions made so far: without any, the cheapest."""
-        recipe = recipe_for(self.wanted, self.outlook, epochs, bool(self.notes.get("by_curves")))
-        rotate: RotateChoice = self.wanted.rotate
+        recipe = recipe_for(self.options, self.outlook, epochs, bool(self.notes.get("by_curves")))
+        rotate: RotateChoice = self.options.rotate
         if rotate == "auto":
             rotate = "always" if self.notes.get("rotated") and not self.notes.get("unrotated") else "never"
         prune = recipe.prune.model_copy(update={"rotate": rotate})
@@ -147,18 +147,18 @@ class _Job:
     def took_s(self, *kinds: str) -> float:
         """Return the seconds that steps of some kinds have taken, in one iteration where they are of one."""
         found: dict[str, list[float]] = {kind: [] for kind in kinds}
-        for name, step in read_state(self.wanted.folder)["steps"].items():
+        for name, step in read_state(self.options.folder)["steps"].items():
             found.get(kind_of(name), []).append(float(step["duration_s"]))
         return sum(mean(times) for times in found.values() if times)
 
     def keep(self) -> None:
         self.notes["spent_s"] = round(self.spent_s, 1)
-        self.wanted.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.wanted.folder / NOTES, json.dumps(self.notes, indent=1) + "\n")
+        self.options.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.options.folder / NOTES, json.dumps(self.notes, indent=1) + "\n")
 
 
 def shrink(
-    wanted: ShrinkOptions,
+    options: ShrinkOptions,
     listen: Listener = lambda event: None,
     tell: Callable[[str], None] = lambda line: None,
     *,
@@ -170,7 +170,7 @@ def shrink(
     the forecast and then the clock allow.
 
     Args:
-        wanted: The options.
+        options: The options.
         listen: Called with the event of every step, as by `run`.
         tell: Called with a sentence on the planned work and its duration, before it begins.
         int8: True if the caller will quantise, so that time is kept for it.
@@ -183,7 +183,7 @@ def shrink(
         OnnxpruneError: A step failed; the steps before stay in the work folder.
     """
     try:
-        return _shrunk(wanted, listen, tell, int8)
+        return _shrunk(options, listen, tell, int8)
     except OutOfReachError as error:
         hint = "ask for less, or see with `inspect` which axes are blocked"
         if "allow_inexact" in error.hint:
@@ -191,20 +191,20 @@ def shrink(
         raise OutOfReachError(error.message, hint) from None
 
 
-def _shrunk(wanted: ShrinkOptions, listen: Listener, tell: Callable[[str], None], int8: bool) -> Facts:
+def _shrunk(options: ShrinkOptions, listen: Listener, tell: Callable[[str], None], int8: bool) -> Facts:
     """Do the job, see `shrink`."""
     begin = time.monotonic()
-    model = opened(load(wanted.model), wanted.open_io)
-    job = _Job(wanted, Outlook.on(model, wanted.data), model, {}, listen, tell, begin=begin)
-    job.notes = _earlier(wanted)
-    job.earlier_s = max(job.notes.get("spent_s", 0.0), _recorded(wanted) if job.notes else 0.0)
+    model = opened(load(options.model), options.open_io)
+    job = _Job(options, Outlook.on(model, options.data), model, {}, listen, tell, begin=begin)
+    job.notes = _earlier(options)
+    job.earlier_s = max(job.notes.get("spent_s", 0.0), _recorded(options) if job.notes else 0.0)
     job.notes = job.notes or _forecast(job)
     for line in _described(job):
         tell(line)
     job.keep()
     if "measured" not in job.notes:
         facts = _first(job)
-        if job.spent_s < _EARLY * 60 * wanted.minutes:
+        if job.spent_s < _EARLY * 60 * options.minutes:
             job.run()  # an early result, and the time of the end
         tell(_decide_plan(job, facts, int8))
     if "epochs" not in job.notes:
@@ -219,7 +219,7 @@ def _first(job: _Job) -> Facts:
     try:
         return job.run(finish=False)[0]
     except (NothingToDoError, PlanError, VerificationError) as error:
-        if job.wanted.rotate != "auto" or not job.notes["rotated"]:
+        if job.options.rotate != "auto" or not job.notes["rotated"]:
             raise
         job.tell(f"not rotated: {error.message}")
         job.notes["rotated"] = False
@@ -230,12 +230,12 @@ def _planned(job: _Job) -> Facts:
     """Return the facts of the iterations by the best plans there is time for, untrained."""
     facts = job.run(finish=False)[0]
     trials = PlanComparison(
-        folder=job.wanted.folder,
+        folder=job.options.folder,
         recipe=job.recipe(),
         model=job.model,
         threads=job.threads,
-        metric=job.wanted.metric or job.outlook.suited.curves,
-        by_reduction=not job.wanted.reductions(),
+        metric=job.options.metric or job.outlook.suited.curves,
+        by_reduction=not job.options.reductions(),
         listen=job._relay,
     )
     for way in _WAYS:
@@ -292,54 +292,54 @@ def _tried(job: _Job, trials: PlanComparison, way: _Way, facts: Facts) -> Outcom
     return outcome
 
 
-def _recorded(wanted: ShrinkOptions) -> float:
+def _recorded(options: ShrinkOptions) -> float:
     """Return the seconds of the steps in the work folder."""
     try:
-        return float(sum(step["duration_s"] for step in read_state(wanted.folder)["steps"].values()))
+        return float(sum(step["duration_s"] for step in read_state(options.folder)["steps"].values()))
     except UsageError:
         return 0.0
 
 
-def _earlier(wanted: ShrinkOptions) -> Facts:
+def _earlier(options: ShrinkOptions) -> Facts:
     """Return the decisions of an earlier run of the same job; none where there was none."""
     try:
-        notes = json.loads((wanted.folder / NOTES).read_text("utf-8"))
+        notes = json.loads((options.folder / NOTES).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) and notes.get("job") == _identity(wanted) else {}
+    return notes if isinstance(notes, dict) and notes.get("job") == _identity(options) else {}
 
 
-def _identity(wanted: ShrinkOptions) -> Facts:
+def _identity(options: ShrinkOptions) -> Facts:
     """Return the identity of a job, ready for JSON."""
-    data = {name: identity(spec) for name, spec in (("data", wanted.data), ("val", wanted.val)) if spec}
-    options: Facts = {
-        "reductions": wanted.reductions(),
-        "max_drop": wanted.max_drop,
-        "minutes": wanted.minutes,
+    data = {name: identity(spec) for name, spec in (("data", options.data), ("val", options.val)) if spec}
+    chosen: Facts = {
+        "reductions": options.reductions(),
+        "max_drop": options.max_drop,
+        "minutes": options.minutes,
     }
-    options |= {"latency_backend": wanted.latency_backend} if wanted.latency_backend else {}
-    options |= {"metric": wanted.metric, **wanted.groups, "open_io": wanted.open_io, "seed": wanted.seed}
-    found: Facts = json.loads(json.dumps({"model": sha256(wanted.model), "data": data, **options}))
+    chosen |= {"latency_backend": options.latency_backend} if options.latency_backend else {}
+    chosen |= {"metric": options.metric, **options.groups, "open_io": options.open_io, "seed": options.seed}
+    found: Facts = json.loads(json.dumps({"model": sha256(options.model), "data": data, **chosen}))
     return found
 
 
 def _forecast(job: _Job) -> Facts:
     """Time the model, and return the forecast of the measurements that depend on it."""
-    wanted = job.wanted
+    options = job.options
     job.notes = {"bench_runs": 1}
     recipe = job.recipe()
     data = RecipeData(recipe, job.model, job.threads).dataset("calibration")
     pace = Pace.measured(job.model, data, job.threads)
-    read = sized(job.model, dict(wanted.input_shapes), dict(wanted.dims))
-    channels = find_channels(read, allow_inexact=wanted.allow_inexact)
-    seconds = 60 * wanted.minutes
+    read = sized(job.model, dict(options.input_shapes), dict(options.dims))
+    channels = find_channels(read, allow_inexact=options.allow_inexact)
+    seconds = 60 * options.minutes
     samples = min(data.samples or ANA_SAMPLES, pace.plan_samples(seconds))
-    free = wanted.rotate == "auto" and "latency" not in wanted.reductions()
+    free = options.rotate == "auto" and "latency" not in options.reductions()
     job.notes = {
-        "job": _identity(wanted),
+        "job": _identity(options),
         "run_s": pace.run_s,
         "ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples),
-        "rotated": free and can_rotate(read, wanted.exclude, wanted.only),
+        "rotated": free and can_rotate(read, options.exclude, options.only),
         "bench_runs": pace.bench_runs(seconds),
         "plan_samples": pace.plan_samples(seconds),
     }
@@ -350,15 +350,15 @@ def _described(job: _Job) -> list[str]:
     """State the steps to come."""
     from onnxprune.app.figures import duration
 
-    wanted, outlook = job.wanted, job.outlook
-    asked = [f"−{amount:.0%} {kind}" for kind, amount in wanted.reductions().items()]
-    asked += [f"at most {wanted.max_drop:g} of the metric lost"] if wanted.max_drop is not None else []
-    told = f"{outlook.suited.reason}, training by {outlook.loss}"
-    judged = wanted.val or "a fifth of the data, which is not trained on"
-    metric = wanted.metric or outlook.metric
+    options, outlook = job.options, job.outlook
+    demands = [f"−{amount:.0%} {kind}" for kind, amount in options.reductions().items()]
+    demands += [f"at most {options.max_drop:g} of the metric lost"] if options.max_drop is not None else []
+    choices = f"{outlook.suited.reason}, training by {outlook.loss}"
+    judged = options.val or "a fifth of the data, which is not trained on"
+    metric = options.metric or outlook.metric
     return [
-        f"{wanted.model}: {', '.join(asked)}; {told}; judged by {metric} on {judged}",
-        f"{duration(60 * wanted.minutes)} in all: first a result without training, then better plans and"
+        f"{options.model}: {', '.join(demands)}; {choices}; judged by {metric} on {judged}",
+        f"{duration(60 * options.minutes)} in all: first a result without training, then better plans and"
         " training as time allows",
     ]
 
@@ -430,7 +430,7 @@ def _answers_s(job: _Job) -> float:
 
 def _epoch_seconds(job: _Job, facts: Facts) -> float:
     """Return the seconds of an epoch of the sparse model, with the judging of its weights."""
-    recipe, wanted = job.recipe(1), job.wanted
+    recipe, options = job.recipe(1), job.options
     data = RecipeData(recipe, job.model, job.threads).dataset("train")
     tuning = recipe.finetune
     teacher = job.model if asks_teacher(tuning.loss) is not False else None
@@ -442,38 +442,38 @@ def _epoch_seconds(job: _Job, facts: Facts) -> float:
         lr=tuning.lr,
         batch_size=tuning.batch_size,
         threads=job.threads,
-        seed=wanted.seed,
+        seed=options.seed,
     )
-    sparse = load(wanted.folder / str(facts["sparse"]))
+    sparse = load(options.folder / str(facts["sparse"]))
     return epoch_seconds(step, sparse, data) + job.took_s("score") / 2
 
 
 def _delivered(job: _Job, facts: Facts, missed: MissedError | None) -> Facts:
     """Write the result to its place and gather the facts to report."""
-    wanted = job.wanted
-    dense = load(wanted.folder / str(facts["dense"]))
-    shapes = dict(sized(job.model, dict(wanted.input_shapes), dict(wanted.dims)).sizes)
+    options = job.options
+    dense = load(options.folder / str(facts["dense"]))
+    shapes = dict(sized(job.model, dict(options.input_shapes), dict(options.dims)).sizes)
     fits = same_interface(job.model, dense)
-    how: Facts = {"data": wanted.data, "shapes": shapes or None} if fits else {}
-    size = write_model(dense, wanted.output, inputs=[wanted.model], **how)
-    state = read_state(wanted.folder)["steps"]
+    how: Facts = {"data": options.data, "shapes": shapes or None} if fits else {}
+    size = write_model(dense, options.output, inputs=[options.model], **how)
+    state = read_state(options.folder)["steps"]
     steps = {name: step["facts"] for name, step in state.items()}
     found = {
-        "model": wanted.model,
-        "output": wanted.output,
-        "folder": str(wanted.folder),
+        "model": options.model,
+        "output": options.output,
+        "folder": str(options.folder),
         "metric": steps["transform"]["metric"],
         "rows": _rows(steps, size),
         "batch_size": steps["bench"]["batch_size"],
         "threads": steps["bench"]["threads"],
         "epochs": job.notes.get("epochs", 0),
-        "reason": "the latency is not reached" if _missed_latency(wanted, steps) else facts["reason"],
+        "reason": "the latency is not reached" if _missed_latency(options, steps) else facts["reason"],
         "max_rel_error": steps["transform"]["max_rel_error"],
         "seconds": round(job.spent_s, 1),
         "warnings": _warnings(job, steps),
     }
     if missed is not None:
-        hint = f"the best one is written, {wanted.output}: allow a larger --max-drop, or give more --minutes"
+        hint = f"the best one is written, {options.output}: allow a larger --max-drop, or give more --minutes"
         raise MissedError(missed.message, hint, found)
     return found
 
@@ -490,32 +490,34 @@ def _rows(steps: Facts, size: int) -> list[Facts]:
 
 def _warnings(job: _Job, steps: Facts) -> list[str]:
     """State the requests that were not met."""
-    said = []
+    warnings = []
     if not job.notes["epochs"]:
         why = job.notes.get("untrained", "there was no time left, give more --minutes")
-        said.append(f"nothing was trained: {why}")
+        warnings.append(f"nothing was trained: {why}")
     if "unmeasured" in job.notes:
-        said.append("the plan follows no sensitivities: measuring them took too long, give more --minutes")
-    if missed := _missed_latency(job.wanted, steps):
-        hint = "exclude less, or ask for more" if job.wanted.exclude or job.wanted.only else "ask for more"
-        said.append(f"{missed}: {hint}")
-    return said
+        warnings.append(
+            "the plan follows no sensitivities: measuring them took too long, give more --minutes"
+        )
+    if missed := _missed_latency(job.options, steps):
+        hint = "exclude less, or ask for more" if job.options.exclude or job.options.only else "ask for more"
+        warnings.append(f"{missed}: {hint}")
+    return warnings
 
 
-def _missed_latency(wanted: ShrinkOptions, steps: Facts) -> str:
+def _missed_latency(options: ShrinkOptions, steps: Facts) -> str:
     """Return a sentence on a latency that is not reached; empty where it is, or was not asked for."""
-    asked, times = wanted.reductions().get("latency"), steps["bench"]["models"]
+    target, times = options.reductions().get("latency"), steps["bench"]["models"]
     reached = 1 - times["dense"]["latency_ms"] / times["original"]["latency_ms"]
-    if asked is None or reached >= asked - _CLOSE:
+    if target is None or reached >= target - _CLOSE:
         return ""
-    return f"the latency fell by {reached:.1%}, not by {asked:.1%}"
+    return f"the latency fell by {reached:.1%}, not by {target:.1%}"
 
 
-def judged_data(wanted: ShrinkOptions) -> Dataset:
+def judged_data(options: ShrinkOptions) -> Dataset:
     """Return the data by which a job judges."""
-    model = load(wanted.model)
-    recipe = recipe_for(wanted, Outlook.on(model, wanted.data), 0, False)
-    return RecipeData(recipe, model, wanted.threads or usable_processors()).dataset("val")
+    model = load(options.model)
+    recipe = recipe_for(options, Outlook.on(model, options.data), 0, False)
+    return RecipeData(recipe, model, options.threads or usable_processors()).dataset("val")
 
 
 def page_of(folder: Path) -> str | None:

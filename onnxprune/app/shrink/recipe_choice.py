@@ -124,11 +124,11 @@ class Outlook:
         return self.suited.loss
 
 
-def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: bool) -> Recipe:
+def recipe_for(options: ShrinkOptions, outlook: Outlook, epochs: int, measured: bool) -> Recipe:
     """Return the recipe.
 
     Args:
-        wanted: The options.
+        options: The options.
         outlook: Findings about the model and the data.
         epochs: Epochs of training.
         measured: True if there is time to measure how much each group can lose.
@@ -136,25 +136,25 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
     Raises:
         UsageError: There is no budget, or more than one.
     """
-    reductions = wanted.reductions()
-    if len(reductions) + (wanted.max_drop is not None and not reductions) != 1:
+    reductions = options.reductions()
+    if len(reductions) + (options.max_drop is not None and not reductions) != 1:
         raise UsageError("say how much to remove, once", f"give one of {one_of(Reductions)}, or `max_drop`")
     kind, amount = next(iter(reductions.items()), ("macs", RISING[-1]))
     rising = {"reductions": RISING} if not reductions else {"iterations": 1}
-    data: dict[str, Any] = {"train": wanted.data, "val": wanted.val}
-    data |= {} if wanted.val else {"hold_back": HOLD_BACK}
+    data: dict[str, Any] = {"train": options.data, "val": options.val}
+    data |= {} if options.val else {"hold_back": HOLD_BACK}
     tuning: dict[str, Any] = {"loss": outlook.loss, "epochs": epochs, "patience": max(PATIENCE, epochs // 2)}
     tuning |= {**outlook.steps, "warmup": 0.05, "batch_size": 32}
     return Recipe.model_validate(
         {
-            "model": str(Path(wanted.model).resolve()),
-            "folder": str(wanted.folder),
-            "metric": wanted.metric or outlook.metric,
-            "seed": wanted.seed,
-            "threads": wanted.threads,
-            "shapes": dict(wanted.input_shapes),
-            "dims": dict(wanted.dims),
-            "open_io": wanted.open_io,
+            "model": str(Path(options.model).resolve()),
+            "folder": str(options.folder),
+            "metric": options.metric or outlook.metric,
+            "seed": options.seed,
+            "threads": options.threads,
+            "shapes": dict(options.input_shapes),
+            "dims": dict(options.dims),
+            "open_io": options.open_io,
             "data": data,
             "budget": {f"reduce_{kind}": amount},
             "schedule": rising,
@@ -164,14 +164,14 @@ def recipe_for(wanted: ShrinkOptions, outlook: Outlook, epochs: int, measured: b
                 "samples": ANA_SAMPLES,
                 "repeat": False,
             },
-            "prune": wanted.groups,
+            "prune": options.groups,
             "recover": {"samples": REPAIR_SAMPLES},
             "finetune": tuning,
             "bench": {
-                "backend": wanted.latency_backend,
-                "timeout": wanted.latency_timeout,
-                "table": str(wanted.latency_table.resolve()) if wanted.latency_table else None,
+                "backend": options.latency_backend,
+                "timeout": options.latency_timeout,
+                "table": str(options.latency_table.resolve()) if options.latency_table else None,
             },
-            "stop": {"max_drop": wanted.max_drop, "retries": 0 if reductions else 1},
+            "stop": {"max_drop": options.max_drop, "retries": 0 if reductions else 1},
         }
     )

@@ -40,9 +40,9 @@ def digest_of(model: Model, data: str, options: Mapping[str, Any]) -> str:
         data: The digest of the data set.
         options: All options that determine the result, ready for JSON.
     """
-    asked = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode()).hexdigest()
+    chosen = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode()).hexdigest()
     return "-".join(
-        f"{name}:{part[:16]}" for name, part in zip(_PARTS, (fingerprint(model), data, asked), strict=True)
+        f"{name}:{part[:16]}" for name, part in zip(_PARTS, (fingerprint(model), data, chosen), strict=True)
     )
 
 

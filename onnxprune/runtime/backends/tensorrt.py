@@ -51,11 +51,11 @@ def find_tensorrt(program: str = "", timeout_s: float = TIMEOUT_S) -> Command:
     known = {"trtexec": (_TRTEXEC, trtexec_ms), "polygraphy": (_POLYGRAPHY, polygraphy_ms)}
     if program and program not in known:
         raise UsageError(f"TensorRT is not measured by '{program}'", f"choose from: {', '.join(known)}")
-    asked = [program] if program else list(known)
-    found = next((name for name in asked if shutil.which(name)), None)
+    programs = [program] if program else list(known)
+    found = next((name for name in programs if shutil.which(name)), None)
     if found is None:
         raise DeviceError(
-            f"{' and '.join(asked)} cannot be found: TensorRT cannot be measured here",
+            f"{' and '.join(programs)} cannot be found: TensorRT cannot be measured here",
             "trtexec comes with TensorRT: add its folder to PATH; on another machine: cmd:ssh HOST … {model}",
         )
     words, read = known[found]
