@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.analysis.groups.group_symmetry import symmetries
 from onnxprune.analysis.groups.reach import staying_axes
 from onnxprune.analysis.groups.selection import select_groups
-from onnxprune.analysis.inputs import feeds_that_run
-from onnxprune.analysis.shapes import fitting_shapes
-from onnxprune.app.recipe import Recipe
-from onnxprune.app.recipe.schema import BenchSection
-from onnxprune.app.runner.journal import Entry, Facts, Journal, sha256
-from onnxprune.app.runner.recipe_data import RecipeData
+from onnxprune.app.runner.dense_latency import dense_form, latencies, whole_input_form
+from onnxprune.app.runner.journal import Entry, Facts, sha256
+from onnxprune.app.runner.run_files import DataName, RunFiles, short_digest
 from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.decisions.bases.absorption import FREE
-from onnxprune.decisions.channels.adapted_inputs import fed_as_before
-from onnxprune.decisions.channels.channel_cut import shrunk_inside
 from onnxprune.decisions.channels.dense_interface import same_interface
 from onnxprune.decisions.channels.kept_rows import id_map
-from onnxprune.decisions.channels.planned import removed_channels, stored_plan
 from onnxprune.decisions.channels.special_tokens import special_rows
-from onnxprune.decisions.plan import PLAN_KEY, Analysis, Plan
+from onnxprune.decisions.plan import PLAN_KEY, Plan
 from onnxprune.errors import NotShownError, PlanError
 from onnxprune.evaluate.metrics import get_metric
-from onnxprune.ir import Model, find_vocabulary, load, sized
-from onnxprune.ir.output import kept_unverified, stored_bytes, write_model, write_text
+from onnxprune.ir import Model, find_vocabulary, load
+from onnxprune.ir.output import kept_unverified, stored_bytes, write_text
 from onnxprune.passes.ana import Ana
-from onnxprune.passes.base import Pass, PassResult
+from onnxprune.passes.base import PassResult
 from onnxprune.passes.basis_choice import judged
 from onnxprune.passes.factorize import Factorize
 from onnxprune.passes.finetune import Finetune
@@ -47,11 +40,8 @@ from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
 from onnxprune.passes.rotate import Rotate
 from onnxprune.passes.sparsify import Sparsify
 from onnxprune.passes.transform import Transform
-from onnxprune.runtime.backends import find_backend
 from onnxprune.train.checkpoint import remove
 from onnxprune.train.losses import asks_teacher
-
-DataName: TypeAlias = Literal["test", "val"]
 
 DENSE, ROTATED, FACTORIZED = "dense.onnx", "rotated.onnx", "factorized.onnx"
 ROWS = "rows/sparse.onnx"
@@ -87,25 +77,14 @@ FIRST_ANALYSIS = f"{Round.iteration(1).folder}/{_ANALYSIS}"
 
 
 @dataclass(frozen=True)
-class Stages:
+class Stages(RunFiles):
     """The steps of one recipe, in one folder.
 
     Attributes:
-        recipe: The recipe.
-        journal: The folder.
-        material: The data.
-        start: The file that all rounds begin with, where that is not the original: its rotated form, with
-            layers split where the recipe asks for it.
-        rotated_file: The rotated form of the original, if that is pruned.
         reduction: The fraction of the budget's cost that is gone at the start.
         limits: Seconds that steps may take; no part of their inputs.
     """
 
-    recipe: Recipe
-    journal: Journal
-    material: RecipeData
-    start: str = ""
-    rotated_file: str = ""
     reduction: float = 0.0
     limits: TimeLimits = field(default_factory=TimeLimits)
 
@@ -310,7 +289,7 @@ class Stages:
         inputs = {"model": self._digest(model), "finetune": how | {"keep": options.keep}}
         inputs |= self.material.judged_by() if best else {}
         inputs |= self.material.inputs("train", *(["val"] if best else [])) | self._reference()
-        checkpoint = self.journal.path(f"{file}.{_short(inputs)}.checkpoint")
+        checkpoint = self.journal.path(f"{file}.{short_digest(inputs)}.checkpoint")
 
         def work() -> Facts:
             step = Finetune(
@@ -411,7 +390,7 @@ class Stages:
                 raise kept_unverified(error, self.journal.path(DENSE), self.journal.path(model)) from error
             dense, original = self._load(DENSE), self.material.original
             fits = same_interface(original, dense) and model == judged
-            dense = dense if fits else _dense(self._load(judged))
+            dense = dense if fits else dense_form(self._load(judged))
             facts |= self._id_map(model, facts.pop("rows", ()))
             scores = {
                 "score": self.material.score(dense, self.finals()),
@@ -442,26 +421,13 @@ class Stages:
 
         def work() -> Facts:
             original = self.material.original
-            dense = {n: _dense(self._load(f)) for n, f in models.items()}
+            dense = {n: dense_form(self._load(f)) for n, f in models.items()}
             for name, made in dense.items():
                 if not same_interface(original, made):
-                    dense[name] = _fed_as_before(self._load(result))
-            return _latencies({"original": original, **dense}, options)
+                    dense[name] = whole_input_form(self._load(result))
+            return latencies({"original": original, **dense}, options)
 
         return self.journal.step("bench", inputs, (), work)
-
-    def _apply(self, step: Pass, model: str, file: str) -> Facts:
-        """Run a pass from one file of the folder to another."""
-        return self._written(step(self._load(model)), file)
-
-    def _written(self, result: PassResult, file: str) -> Facts:
-        """Write the result of a pass into the folder."""
-        plan = stored_plan(result.model)
-        shapes = plan.input_shapes if plan else self._sized(result.model).sizes
-        place = self.journal.path(file)
-        fits = same_interface(self.material.original, result.model)
-        how: Facts = {"shapes": shapes or None, "data": self.material.dataset("calibration")} if fits else {}
-        return result.facts | {"size_bytes": write_model(result.model, place, **how)}
 
     def _baseline(self) -> Facts:
         model, options = self.material.original, self.recipe.prune
@@ -479,69 +445,6 @@ class Stages:
             "spared": {g.name: g.size for g in channels.groups if g not in chosen and not g.optional},
             "blocked": _blocked(channels),
         }
-
-    def _sized(self, model: Model) -> Model:
-        return sized(model, self.recipe.shapes, self.recipe.dims)
-
-    def _threads(self, of: str) -> int:
-        """Return the threads to make a plan with: for a latency budget, those of the latency measurement."""
-        return (self.recipe.bench.threads if of == "latency" else None) or self.material.threads
-
-    @property
-    def _table(self) -> Path:
-        """The file of the device's figures, so that no figure is measured twice."""
-        bench = self.recipe.bench
-        how = {"backend": bench.backend, "threads": self._threads("latency")}
-        return Path(bench.table) if bench.table else self.journal.path(f"latency-{_short(how)}.json")
-
-    def _timing(self, of: str) -> dict[str, Any]:
-        """Return the options of `Prune` for the measurement of latency."""
-        bench = self.recipe.bench
-        if of != "latency" or bench.backend is None:
-            return {}
-        return {"latency_backend": bench.backend, "latency_timeout": bench.timeout}
-
-    def _analysis(self, file: str | None) -> Analysis | None:
-        if file is None:
-            return None
-        return Analysis.from_json(self.journal.path(file).read_text("utf-8"), file)
-
-    def _load(self, file: str) -> Model:
-        return load(self.journal.path(file))
-
-    def _digest(self, file: str) -> str:
-        return sha256(self.journal.path(file))
-
-    def _original(self) -> dict[str, Any]:
-        return {"original": sha256(self.recipe.model)}
-
-    def _reference(self) -> dict[str, Any]:
-        """Return the identity of the original, and of the files that pruning starts from."""
-        files = {"rotated": self.rotated_file, "start": self.start if self.start != self.rotated_file else ""}
-        return self._original() | {name: self._digest(file) for name, file in files.items() if file}
-
-    def _whole(self) -> Model:
-        """Return the model before pruning, in the basis that was pruned, with the layers that are split."""
-        return self._load(self.start) if self.start else self.material.original
-
-    def _exact(self) -> Model:
-        """Return the original in the basis that was pruned."""
-        return self._load(self.rotated_file) if self.rotated_file else self.material.original
-
-    def _teacher(self) -> dict[str, Any]:
-        """Return the original where scores depend on it."""
-        return self._original() if self.material.metric.uses_baseline else {}
-
-    def finals(self) -> DataName:
-        """Return the data by which the result is judged."""
-        return "test" if self.recipe.data.test else "val"
-
-    def _groups(self) -> dict[str, Any]:
-        """Return the options of the passes that decide which groups there are."""
-        options = self.recipe.prune
-        chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
-        sizes = {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
-        return chosen | sizes | {"open_io": self.recipe.open_io}
 
 
 def can_rotate(model: Model, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> bool:
@@ -569,46 +472,3 @@ def _blocked(channels: Channels) -> list[dict[str, Any]]:
 def _repaired(at: Round) -> str:
     """Return the path of the repaired model of a round, within the work folder."""
     return f"{at.folder}/recovered.onnx"
-
-
-def _short(inputs: Mapping[str, Any]) -> str:
-    """Return a short digest of the inputs of a step, 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _dense(model: Model) -> Model:
-    """Return a sparse model without its zeros; another one as it is."""
-    channels, removed = removed_channels(model, stored_plan(model))
-    return shrunk_inside(channels, removed) if any(map(len, removed.values())) else model
-
-
-def _fed_as_before(model: Model) -> Model:
-    """Return a sparse model without its zeros that takes the inputs of the whole one."""
-    return fed_as_before(*removed_channels(model, stored_plan(model)))
-
-
-def _latencies(models: Mapping[str, Model], options: BenchSection) -> Facts:
-    from onnxprune.runtime import Session
-
-    batch_size, threads = options.batch_size, options.threads
-    backend = find_backend(options.backend, options.timeout)
-    original = next(iter(models.values()))
-    session = Session(original.proto)
-    known = {n: s for n, s in fitting_shapes(original, None).items() if s}
-    shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in session.inputs if i.name in known}
-    feeds = feeds_that_run(original, session, shapes, given=shapes, batch=batch_size)[0]
-    protos = [m.proto for m in models.values()]
-    times = backend.measure(protos, [feeds] * len(protos), rounds=options.runs, threads=threads)
-    found = {
-        name: {"latency_ms": t.median_ms, "latency_p90_ms": t.p90_ms}
-        for name, t in zip(models, times, strict=True)
-    }
-    how = {"batch_size": batch_size, "threads": threads}
-    return {"models": found, **how, "backend": backend.name, "device": backend.device}
-
-
-def _batched(declared: Sequence[object], shape: Sequence[int], batch: int) -> tuple[int, ...]:
-    """Return a shape with the batch axis set, where the file leaves it open."""
-    if not declared or isinstance(declared[0], int):
-        return tuple(shape)
-    return (batch, *shape[1:])

@@ -13,7 +13,9 @@ tails              operands of operators that saturate or pick; the part of both
 measure            errors, and evidence that a difference would have been seen
 noise              how far one last place moves the results
 judgement          tolerances
-runs               all of it together
+runs               the runs of both models, within a budget
+conclusion         the verdict on every output, from all runs
+examination        all of it together
 verdict            the result
 device             the comparison on the device in use, after the one on the CPU
 overflow           tensors that are no numbers, or next to infinity
@@ -21,7 +23,8 @@ tensor_comparison  two models run side by side, and the differences of their ten
 verification       a verdict on two models, or an error with the reason why there is none
 """
 
-from onnxprune.evaluate.equivalence.runs import CheckBudget, examine
+from onnxprune.evaluate.equivalence.examination import examine
+from onnxprune.evaluate.equivalence.runs import CheckBudget
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.evaluate.equivalence.verification import is_exact, verify
 

@@ -11,7 +11,8 @@ from onnxprune.decisions.channels.remaining_statistics import is_corrected
 from onnxprune.decisions.plan import Plan
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.data import DataSpec
-from onnxprune.evaluate.equivalence.runs import CheckBudget, examine
+from onnxprune.evaluate.equivalence.examination import examine
+from onnxprune.evaluate.equivalence.runs import CheckBudget
 from onnxprune.evaluate.equivalence.verdict import Verdict
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 

@@ -1,0 +1,198 @@
+"""The conclusion from the runs of a check: a verdict on every output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
+from onnxprune.evaluate.equivalence.measure import Record
+from onnxprune.evaluate.equivalence.overflow import overflowing
+from onnxprune.evaluate.equivalence.paths import ComputationGraph
+from onnxprune.evaluate.equivalence.runs import EquivalenceCheck, Evidence
+from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail
+from onnxprune.evaluate.equivalence.tensor_comparison import Comparison
+from onnxprune.evaluate.equivalence.verdict import OutputVerdict
+from onnxprune.evaluate.runnable import steps, without_rounding
+from onnxprune.runtime import ONE_SIDE
+
+
+def conclude(check: EquivalenceCheck) -> tuple[OutputVerdict, ...]:
+    """Judge every output by all that was run."""
+    usual = Conclusion(check, Evidence(check.comparison.records, check.runs)).outputs()
+    if not check.wide.runs or any(output.status != "agree" for output in usual):
+        return usual
+    wide = Conclusion(check, check.wide).outputs()
+    return tuple(w if w.status == "differ" else u for u, w in zip(usual, wide, strict=True))
+
+
+class Conclusion:
+    """The conclusion from the runs of a check."""
+
+    def __init__(self, examination: EquivalenceCheck, evidence: Evidence) -> None:
+        self._of = examination
+        self._records, self._runs = evidence.records, evidence.runs
+        self._noises: dict[Pair, Record] | None = None
+        self._plain: dict[Pair, Record] | None = None
+
+    def outputs(self) -> tuple[OutputVerdict, ...]:
+        """Judge the outputs, and the operands of the nodes that were cut off."""
+        made = self._of.subjects
+        cut = [self._judge(pair[0], pair, []) for pair in made.points]
+        return (*(self._judge(o, (o, o), self._of.points[o]) for o in made.outputs), *cut)
+
+    def _judge(self, name: str, pair: Pair, points: Sequence[Pair]) -> OutputVerdict:
+        record = self._records[pair]
+        comparable = [p for p in points if not self._is_other_layout(p)]
+        bad = [p for p in comparable if not self._passes(p)]
+        fits = self._passes(pair, saturates=bool(comparable))
+        found = OutputVerdict(
+            name,
+            "agree",
+            record.worst.max_rel_error,
+            record.worst.max_abs_error,
+            allowed(record, self._noise_of(pair), saturates=bool(comparable)),
+            before=tuple(p[0] for p in points),
+            noise=self._size_of_noise(pair),
+        )
+        if fits and record.shown and not bad:
+            return found
+        if (shown := self._by_tail(found, pair)) is not None:
+            return shown
+        clear = [p for p in bad if not is_beyond_measure(self._records[p], self._noise_of(p))]
+        if (
+            not fits
+            and not clear
+            and record.worst.reason == ""
+            and is_beyond_measure(record, self._noise_of(pair))
+        ):
+            why = "the network magnifies the last place of its weights beyond the tolerance"
+            return replace(found, status="not shown", reason=why)
+        if (
+            not fits
+            and record.worst.reason in ("", ONE_SIDE)
+            and (large := self._overflow(record)) is not None
+        ):
+            return replace(found, status="not shown", reason=large)
+        if not fits:
+            return replace(found, status="differ", reason=self._why(record))
+        if bad:
+            picked = self._records[bad[0]]
+            why = f"it agrees, but '{picked.name}', which it picks from, does not: {self._why(picked)}"
+            return replace(found, status="differ", reason=why)
+        return replace(found, status="not shown", reason=_unshown(record))
+
+    def _passes(self, pair: Pair, saturates: bool = False) -> bool:
+        record = self._records[pair]
+        if passes(record, None, saturates) and not record.rounded:
+            return True
+        if record.worst.reason and not record.rounded:
+            return False
+        return passes(record, self._noise[pair], saturates) and self._passes_unrounded(pair, saturates)
+
+    def _passes_unrounded(self, pair: Pair, saturates: bool) -> bool:
+        """Return whether a tensor agrees without the rounding of activations before it."""
+        if not self._records[pair].rounded:
+            return True
+        made = self._of.subjects
+        one, two = steps(made.reference), steps(made.candidate)
+        if len(one) == len(two) and one != two:  # other steps make other numbers, if only a little
+            return False
+        plain = self._unrounded.get(pair)
+        return plain is None or plain.rounded or passes(plain, None, saturates)
+
+    def _is_other_layout(self, pair: Pair) -> bool:
+        """Return whether two tensors are no counterparts, for they lie in other shapes."""
+        return self._records[pair].worst.reason.startswith(("shape ", "type "))
+
+    def _by_tail(self, found: OutputVerdict, pair: Pair) -> OutputVerdict | None:
+        """Judge an output by the operands of the last nodes common to both models; `None` if that fails."""
+        tail = common_tail(*self._of.graphs, pair[0]) if pair[0] == pair[1] else Tail((pair,), ())
+        if pair in tail.ends:
+            return None
+        comparison = self._of.compared(tail.ends) if tail.ends else None
+        records = list(comparison.over(self._runs).values()) if comparison is not None else []
+        if comparison is not None and not all(r.shown and passes(r) for r in records):
+            noises = comparison.noise(self._runs)
+            if not all(r.shown and passes(r, noises[p]) for p, r in comparison.records.items()):
+                return None
+        worst = max(records, key=lambda r: r.worst.max_rel_error, default=None)
+        errors = (worst.worst.max_rel_error, worst.worst.max_abs_error) if worst else (0.0, 0.0)
+        why = f"judged before {', '.join(tail.jumping)}" if tail.jumping else ""
+        return replace(
+            found,
+            max_rel_error=errors[0],
+            max_abs_error=errors[1],
+            allowed=allowed(worst) if worst else found.allowed,
+            by=tuple(p[0] for p in tail.ends),
+            reason=why,
+        )
+
+    @property
+    def _noise(self) -> dict[Pair, Record]:
+        if self._noises is None:
+            self._noises = self._of.comparison.noise(self._runs, self._is_enough)
+        return self._noises
+
+    def _is_enough(self, noises: Mapping[Pair, Record]) -> bool:
+        """Return true if all differences are rounding by the noise seen so far: more noise allows no less."""
+        return all(passes(record, noises[pair]) for pair, record in self._records.items())
+
+    @property
+    def _unrounded(self) -> dict[Pair, Record]:
+        """The same tensors, the activations of both models not rounded."""
+        if self._plain is None:
+            made, protos = self._of.subjects, []
+            for proto in (made.reference, made.candidate):
+                copy = type(proto)()
+                copy.CopyFrom(proto)
+                protos.append(copy)
+            if sum(without_rounding(proto) for proto in protos):
+                graphs = ComputationGraph.of(protos[0]), ComputationGraph.of(protos[1])
+                interface = self._of.comparison.interface
+                comparison = Comparison(protos[0], protos[1], self._records, graphs, interface)
+                self._plain = comparison.over(self._runs)
+                self._of.notes.append("activations are compared without their quantisation too")
+            else:
+                self._plain = {}
+        return self._plain
+
+    def _noise_of(self, pair: Pair) -> Record | None:
+        return self._noises[pair] if self._noises is not None else None
+
+    def _size_of_noise(self, pair: Pair) -> float | None:
+        noise = self._noise_of(pair)
+        return noise.worst.max_rel_error if noise is not None else None
+
+    def _overflow(self, record: Record) -> str | None:
+        """Return the reason why a difference shows nothing: both models leave the range of their numbers."""
+        made, runs = self._of.subjects, [r for r in self._runs if r.where == record.where]
+        name = overflowing(made.reference, runs)
+        if name is None or overflowing(made.candidate, runs) is None:
+            return None
+        return f"with {record.where} '{name}' is no number, or next to infinity, in both models"
+
+    def _why(self, record: Record) -> str:
+        if record.worst.reason:
+            return f"{record.worst.reason}, with {record.where}"
+        error = f"relative error {record.worst.max_rel_error:.2e}, allowed {allowed(record):.0e}"
+        if record.worst.max_rel_error <= allowed(record):
+            error = f"relative error {_worst_line(record):.2e} in some of its channels"
+        return f"{error}, with {record.where}"
+
+
+def _unshown(record: Record) -> str:
+    """Return the reason why an output shows no difference, with a hint of the missing inputs."""
+    if not record.finite:
+        return "it is no finite number for any input that was drawn; give samples of real inputs with --data"
+    return "it is the same for all inputs that were drawn; give samples of real inputs with --data"
+
+
+def _worst_line(record: Record) -> float:
+    ratios = [
+        float(e / s) if s else float("inf")
+        for line in record.known_lines().values()
+        for e, s in zip(line.error, line.scale, strict=True)
+        if e
+    ]
+    return max(ratios, default=0.0)
