@@ -69,7 +69,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
     """
     from onnxprune.app.shrink import ShrinkOptions, shrink_without_data
     from onnxprune.app.shrink import shrink as run_shrink
-    from onnxprune.app.shrink.job import page_of
+    from onnxprune.app.shrink.delivery import page_of
     from onnxprune.errors import MissedError, UsageError
     from onnxprune.runtime.backends import find_backend
     from onnxprune.support.common_options import Reductions
@@ -108,8 +108,8 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
 
 def _quantised(facts: Facts, job: Any) -> Facts:
     """Add the quantised models; where they cannot be made, add a warning with the reason."""
+    from onnxprune.app.shrink.delivery import judged_data
     from onnxprune.app.shrink.int8_comparison import with_int8
-    from onnxprune.app.shrink.job import judged_data
     from onnxprune.errors import ModelError
 
     try:

@@ -3,6 +3,8 @@
 recipe_choice    the recipe that suits a model, its data and the time there is
 shrink_forecast  how long its steps will take, measured before they begin
 job              the order of the work: a first result, other plans, then training for the time that is left
+job_state        the state of a job: decisions, and the time it has taken
+delivery         the result: the file, its figures, the requests that were not met
 data_free        the way without samples
 plan_comparison  plans by other ways, each repaired, and the better one taken over
 int8_comparison  static quantisation on the same samples, and the four models side by side

@@ -13,7 +13,7 @@ from training_networks import stripes
 from onnxprune.app.runner import read_state
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
-from onnxprune.app.shrink import ShrinkOptions, job, recipe_choice, shrink
+from onnxprune.app.shrink import ShrinkOptions, delivery, job, job_state, recipe_choice, shrink
 from onnxprune.app.shrink.plan_comparison import PlanComparison
 from onnxprune.app.shrink.shrink_forecast import Pace
 from onnxprune.errors import MissedError, OutOfReachError, TrainingError, UsageError
@@ -188,12 +188,14 @@ def test_a_result_over_the_allowed_drop_is_written_and_fails_with_both_figures(p
 
 
 def test_a_latency_that_is_missed_is_warned_of(place):
-    asked = job._Job(wanted(place, reduce_macs=None, reduce_latency=0.4), None, None, {"epochs": 1}, print)  # type: ignore[arg-type]
+    asked = job_state.ShrinkJob(
+        wanted(place, reduce_macs=None, reduce_latency=0.4), None, None, {"epochs": 1}, print
+    )  # type: ignore[arg-type]
     times = {"original": {"latency_ms": 10.0}, "dense": {"latency_ms": 6.6}}
-    said = job._warnings(asked, {"bench": {"models": times}})
+    said = delivery._warnings(asked, {"bench": {"models": times}})
     assert said == ["the latency fell by 34.0%, not by 40.0%: ask for more"]
     times["dense"]["latency_ms"] = 6.1
-    assert not job._warnings(asked, {"bench": {"models": times}})
+    assert not delivery._warnings(asked, {"bench": {"models": times}})
 
 
 def test_four_models_side_by_side(place):
