@@ -29,10 +29,11 @@ EXCUSED: dict[mutations.Site, str] = {
     ("quantization", "dynamic_quantize", "c.define(result, [])", "define"): (
         "a number without a statement has no axes either"
     ),
-    ("quantization", "dynamic_quantize_matmul", "c.contract(dim, 0)", "contract"): (
+    ("quantized_products", "dynamic_quantize_matmul", "c.contract(dim, 0)", "contract"): (
         "removed rows are masked by the weights that make them"
     ),
-    ("quantization", "matmul_n_bits", 'c.block(c.axes(1)[2], "several elements share a byte")', "block"): (
+    ("quantized_products", "matmul_n_bits", 'c.block(c.axes(1)[2], "several elements share a byte")',
+     "block"): (
         "bytes of a block are on no other tensor, and an axis of integers alone makes no group"
     ),
     ("zeros", "ConstantOfShape", "never"): "a division by its number is blocked, known or not",

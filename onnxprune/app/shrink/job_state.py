@@ -57,6 +57,7 @@ class ShrinkJob:
 
     @property
     def threads(self) -> int:
+        """Threads to compute with."""
         return self.options.threads or usable_processors()
 
     @property
@@ -116,6 +117,7 @@ class ShrinkJob:
         return sum(mean(times) for times in found.values() if times)
 
     def keep(self) -> None:
+        """Write the notes into the work folder."""
         self.notes["spent_s"] = round(self.spent_s, 1)
         self.options.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.options.folder / NOTES, json.dumps(self.notes, indent=1) + "\n")
