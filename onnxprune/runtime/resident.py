@@ -1,6 +1,6 @@
 """Arrays that several sessions read, uploaded to their device once.
 
-A provider with a memory of its own copies what it is fed at every run. Samples that many variants of a
+A provider with a memory of its own copies its inputs at every run. Samples that many variants of a
 network are measured on are the same each time: they stay on the device as long as their batch is held.
 """
 
