@@ -18,9 +18,7 @@ from onnxprune.ir.meaning import read_as_meant
 from onnxprune.ir.model import STANDARD_DOMAINS, Model
 from onnxprune.ir.nested_graphs import captured, label, subgraphs
 from onnxprune.ir.reading import read
-from onnxprune.support.mapped import (
-    blocks,
-)
+from onnxprune.support.mapped import blocks, has_nan
 
 OLDEST_OPSET = 7
 _OPSET_OF_NO_NODE = 13

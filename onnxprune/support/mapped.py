@@ -81,7 +81,7 @@ class Region:
         """
         with tempfile.TemporaryFile(dir=_folder()) as stream:
             for block in blocks(values.reshape(-1)):
-                stream.write(np.ascontiguousarray(block).data)
+                stream.write(np.ascontiguousarray(block).view(np.uint8).data)
             stream.flush()
             return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
