@@ -11,6 +11,8 @@ refusal         the exception of a failed proof
 size_products   sizes as integers times unknowns
 shape_rules     the size rules, operator by operator
 known_values    constants and shape arithmetic
+definitions     operators of several steps as plain ones
+attention_definitions, quantised_definitions    more of them
 joined_parts, merged_axes    nodes read in a simpler form, in both models
 carried         states of loops that never change, read from outside in both models
 stacks          the axes that a Scan goes along, and the sizes they give
@@ -20,7 +22,7 @@ relation        which elements of a sparse tensor a dense one holds
 reshaping       the same through Reshape
 kept_constants  dense constants compared with the kept elements of sparse ones
 node_pair       two nodes; the table of rules
-elementwise, moves, windows, reductions, products, einsum, quantised, recurrent, bodies    the rules
+elementwise, moves, windows, reductions, products, einsum, recurrent, bodies    the rules
 proof           relations from the inputs to the outputs
 certification   the result
 certificate     the hints in a file

@@ -134,6 +134,19 @@ class Constant(Bounds):
         return Bounds(*(end.astype(np.float64) for end in ends))
 
 
+@dataclass(frozen=True)
+class Centred:
+    """Bounds of quantised elements minus their zero point.
+
+    Attributes:
+        zero_point: The name of the sparse zero point.
+        bounds: Bounds of the differences, of which only those that are zero are known.
+    """
+
+    zero_point: str
+    bounds: Bounds
+
+
 def lift(values: Array, rank: int) -> Array:
     """Return an array with axes of length one in front."""
     return values.reshape((1,) * (rank - values.ndim) + values.shape)

@@ -16,11 +16,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.certify import known_values
+from onnxprune.certify import attention_definitions, known_values, quantised_definitions
 from onnxprune.certify.carried import without_carried_states
+from onnxprune.certify.definitions import defined
 from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.joined_parts import read_in_part
-from onnxprune.certify.merged_axes import read_unmerged
+from onnxprune.certify.merged_axes import read_apart
 from onnxprune.certify.refusal import STANDARD, Impossible, Refusal, need
 from onnxprune.certify.shape_rules import SHAPES
 from onnxprune.certify.size_products import INPUT, Size, size_of, unknown
@@ -32,6 +33,8 @@ LARGE = 1024
 """Elements from which constants are not shown to onnx's inference."""
 LONGEST = 1 << 16
 """Elements of a list of sizes up to which onnx's inference may follow it."""
+TABLES = (attention_definitions, quantised_definitions)
+"""The modules that hold more definitions."""
 AHEAD = 64
 """Nodes behind an If that are followed to find out that one of its branches is impossible."""
 _RANK = 64
@@ -97,8 +100,11 @@ class Graph:
         values: Arrays of numbers and sizes: shape arithmetic, by name.
         main: The main graph.
         joins: The Concat nodes visited so far, by result.
-        moves: The Reshape and Transpose nodes visited so far, by result.
+        moves: The Expand and Gather nodes visited so far, by result.
+        apart: Names of tensors with axes apart, by that of the tensor with merged ones (see `merged_axes`).
+        like: Names of constants of the model that constants made here have the axes of.
         sure: The If nodes of which one branch alone is possible, by result.
+        given_names: The names of all tensors of the model.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
 
@@ -113,6 +119,8 @@ class Graph:
         self.bodies: dict[tuple[str, str], Body] = {}
         self.joins: dict[str, onnx.NodeProto] = {}
         self.moves: dict[str, onnx.NodeProto] = {}
+        self.apart: dict[str, str] = {}
+        self.like: dict[str, str] = {}
         self.sure: dict[str, SureBranch] = {}
         self._trying = False
         self._taken: set[str] = set()
@@ -121,6 +129,7 @@ class Graph:
         self.inputs = [i for i in model.graph.input if i.name not in initialized]
         self._inferred = inferred_sizes(model)
         self.main = self._read(model.graph, {}, [i.name for i in self.inputs])
+        self.given_names = frozenset(self._taken)
         for name, value in self.constants.items():
             self._note_constant(name, value)
         for value_info in self.inputs:
@@ -161,14 +170,19 @@ class Graph:
         for place, node in enumerate(body.nodes):
             taken = self._known_branch(node) or self._only_branch(node, body, place)
             if taken is None:
-                read = read_in_part(self, node)
-                self.visit(read)
-                if node.domain in STANDARD:
-                    self._note_move(node)
-                    read = read_unmerged(self, read)
-                yield read
+                for part in defined(self, node) or [node]:
+                    yield from self._entered(part)
             else:
                 yield from self.flattened(_inlined(node, taken))
+
+    def _entered(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Visit a node, and return it in its simplest form."""
+        read = read_in_part(self, node)
+        self.visit(read)
+        if node.domain not in STANDARD:
+            return [read]
+        self._note_move(node)
+        return read_apart(self, read)
 
     def _known_branch(self, node: onnx.NodeProto) -> Body | None:
         if node.op_type != "If" or node.domain not in STANDARD:
@@ -181,7 +195,7 @@ class Graph:
     def _note_move(self, node: onnx.NodeProto) -> None:
         if node.op_type == "Concat":
             self.joins[node.output[0]] = node
-        if node.op_type in ("Reshape", "Transpose"):
+        if node.op_type in ("Expand", "Gather"):
             self.moves[node.output[0]] = node
 
     def _only_branch(self, node: onnx.NodeProto, around: Body, place: int) -> Body | None:
@@ -230,6 +244,10 @@ class Graph:
         self.constants[fresh] = value
         self._note_constant(fresh, value)
         return fresh
+
+    def note_list(self, name: str, listed: Sequence[Size]) -> None:
+        """Enter a list of numbers and sizes under a name."""
+        self.values[name], self.sizes[name] = np.asarray(listed, object), [len(listed)]
 
     def integers(self, name: str) -> list[Size]:
         """Return a list of numbers and sizes.
@@ -312,7 +330,7 @@ class Graph:
 
     def _facts(self) -> dict[str, Any]:
         """Return copies of all that is known of tensors, by the names of the attributes."""
-        names = ("constants", "folded", "sizes", "values", "joins", "moves", "sure", "_taken")
+        names = ("constants", "folded", "sizes", "values", "joins", "moves", "apart", "sure", "_taken")
         return {name: getattr(self, name).copy() for name in names}
 
     # --- reading -------------------------------------------------------------------------------------------

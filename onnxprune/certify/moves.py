@@ -21,7 +21,6 @@ from onnxprune.certify.relation import (
     taken,
     transposed,
 )
-from onnxprune.certify.reshaping import Pair as Sizes
 from onnxprune.certify.reshaping import reshaped
 from onnxprune.certify.shape_rules import pads, placed, slices
 from onnxprune.certify.size_products import Monomial
@@ -53,24 +52,6 @@ def _squeezed(pair: NodePair, rank: int) -> set[int]:
     listed = [g.listed(n, "axes", 1) for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True)]
     one, two = ({placed(axis, rank) for axis in axes or ()} for axes in listed)
     return one & two
-
-
-@rule("DepthToSpace", "SpaceToDepth")
-def blocks(pair: NodePair) -> list[Relation]:
-    """Blocks of a picture from channels, or into them: a reshape, a transposition, a reshape."""
-    pair.same_attributes()
-    given, size = pair.relation(0), pair.given["blocksize"]
-    given.exact().only(0, 1)
-    x, y = (list(zip(*s, strict=True)) for s in (pair.sizes(0), pair.made()))
-    block: Sizes = (size, size)
-    if pair.operator == "SpaceToDepth":
-        inside = reshaped(given, x, [*x[:2], y[2], block, y[3], block])
-        moved = transposed(inside, [0, 3, 5, 1, 2, 4])
-        return [reshaped(moved, [x[0], block, block, x[1], *y[2:]], y)]
-    columns = pair.given.get("mode", b"DCR") == b"DCR"
-    parts = [x[0], block, block, y[1], *x[2:]] if columns else [x[0], y[1], block, block, *x[2:]]
-    moved = transposed(reshaped(given, x, parts), [0, 3, 4, 1, 5, 2] if columns else [0, 1, 4, 2, 5, 3])
-    return [reshaped(moved, [x[0], y[1], x[2], block, x[3], block], y)]
 
 
 @rule("Concat")

@@ -111,7 +111,8 @@ class NodePair:
 
     def hints(self, place: int, rank: int | None = None) -> dict[int, Array]:
         """Return the index lists that the certificate has for a constant operand, as if it had some rank."""
-        given = self.proof.kept.get(self.dense.input[place], {})
+        name = self.dense.input[place]
+        given = self.proof.kept.get(self.graphs[1].like.get(name, name), {})
         own = self.graphs[0].constants[self.sparse.input[place]].ndim
         more = (rank or own) - own
         return {a + more: lift(m, rank or own) for a, m in given.items() if m.ndim == own and a < own}

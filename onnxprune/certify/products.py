@@ -434,24 +434,8 @@ def _layer(pair: NodePair, turn: Sequence[bool]) -> Relation:
     need(sizes == [len(one), len(two)], "matrices of other sizes")
     kept = hints.get(0 if turn[1] else 1)
     kept = kept.T if kept is not None and turn[1] else kept
-    return layer_over_last(pair, x, (one, two), kept)
-
-
-def layer_over_last(
-    pair: NodePair, x: Relation, weights: tuple[Array, Array], kept: Array | None = None
-) -> Relation:
-    """Return the relation of a product with a matrix over the last axis.
-
-    Args:
-        pair: The nodes; the weights are made of their operand 1.
-        x: The relation of the inputs.
-        weights: The sparse and the dense matrix, ``[inputs, outputs]``.
-        kept: The kept outputs by the certificate, ``[1, outputs]``.
-    """
-    last, listed, bounds = x.rank - 1, x.lists.get(x.rank - 1), x.bounds
+    bounds = x.bounds
     others = {a: m for a, m in x.lists.items() if a != last}
-    need(listed is None or listed.size == listed.shape[last], "other inputs in each row")
-    need(last not in x.free, "a sum over inputs that do not vary")
     need(
         all(m.shape[last] == 1 for m in others.values()),
         "other axes are cut differently along the one summed over",
@@ -460,7 +444,7 @@ def layer_over_last(
         bounds = bounds.squashed(axis)
     lists = {} if listed is None else {1: listed.reshape(1, -1)}
     inputs = Relation(2, bounds.moved(lambda v: v.reshape(1, -1)), lists)
-    one, two = (w.T[None, :, :, None] for w in weights)
+    one, two = (w.T[None, :, :, None] for w in (one, two))
     formed = {} if kept is None else {1: kept.T[None, :, :, None]}
     made = Layer(inputs, one, two, formed, folded=pair.is_folded(1)).related()
     need(0 not in made.lists, "groups")

@@ -15,23 +15,20 @@ from onnxprune.certify import (
     elementwise,
     moves,
     products,
-    quantised,
     recurrent,
     reductions,
     windows,
 )
-from onnxprune.certify.element_bounds import LARGE, Array, Bounds, exactly, lift
+from onnxprune.certify.element_bounds import LARGE, Array, Bounds, Centred, exactly, lift
 from onnxprune.certify.graph import Body, Graph, Read, bodies_of, captured, made_inside
 from onnxprune.certify.kept_constants import PLACES, ROUNDING, same_bits
 from onnxprune.certify.node_pair import RULES, NodePair
 from onnxprune.certify.refusal import STANDARD, Refusal, need
 from onnxprune.certify.relation import Relation, same
 
-TABLES = (bodies, einsum, elementwise, moves, products, quantised, recurrent, reductions, windows)
+TABLES = (bodies, einsum, elementwise, moves, products, recurrent, reductions, windows)
 """The modules that hold the rules."""
 Kept: TypeAlias = Mapping[str, Mapping[int, Array]]
-INTEGER_PRODUCTS = {"MatMulInteger": -1, "ConvInteger": 0}
-"""The axis of the weights, operand 1, that their zero points lie along, by operator."""
 _MALFORMED = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OverflowError)
 
 
@@ -74,7 +71,7 @@ class Proof:
         self.of: dict[str, tuple[str, Relation]] = {}
         self.failed: dict[str, Refusal] = {}
         self.indices: dict[str, windows.Indices] = {}
-        self.centred: dict[str, quantised.Centred] = {}
+        self.centred: dict[str, Centred] = {}
         self.sparse_nodes = list(self.sparse.flattened(self.sparse.main))
         self._models, self._values_of, self._forget = (sparse, dense), read, forget
         self._bounds: dict[str, Bounds] | None = None
@@ -180,25 +177,6 @@ class Proof:
             close = np.abs(before.astype(np.float64) - after) <= room * np.abs(before.astype(np.float64))
         return bool(((before == after) | (after == 0) | close).all())
 
-    def _has_masked_integers(self, sparse: onnx.NodeProto, dense: onnx.NodeProto) -> bool:
-        """Return true if two products of integers are the same but for weights that are the zero point."""
-        axis = INTEGER_PRODUCTS.get(sparse.op_type)
-        if axis is None or sparse.domain not in STANDARD or sparse.attribute != dense.attribute:
-            return False
-        if not all(
-            self.equal(*names)
-            for k, names in enumerate(zip(sparse.input, dense.input, strict=True))
-            if k != 1
-        ):
-            return False
-        one, two = self.sparse.constants.get(sparse.input[1]), self.dense.constants.get(dense.input[1])
-        if one is None or two is None or (one.dtype, one.shape) != (two.dtype, two.shape):
-            return False
-        zero = self.dense.constants[dense.input[3]] if Graph.has(dense, 3) else np.zeros((), two.dtype)
-        shape = [1] * two.ndim
-        shape[axis] = zero.size
-        return bool(((one == two) | (two == zero.reshape(shape))).all())
-
     def bounds_of(self, sparse: str) -> Bounds | None:
         """Return the bounds of a sparse tensor, independently of the dense model."""
         if self._bounds is None:
@@ -281,7 +259,7 @@ class Proof:
         names = sparse.output[0], dense.output[0]
         if names[0] in self.sparse.constants and names[1] in self.dense.constants:
             return  # their consumer compares them
-        if self._all_equal(sparse, dense) or (self.masked and self._has_masked_integers(sparse, dense)):
+        if self._all_equal(sparse, dense):
             for one, two in zip(sparse.output, dense.output, strict=True):
                 self.dense.adopt(two, self.sparse, one)
             self.keep(sparse, dense, self._unchanged(sparse, dense))

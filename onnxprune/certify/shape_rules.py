@@ -165,7 +165,7 @@ def windows(graph: Graph, node: onnx.NodeProto, sizes: Sequence[Size]) -> Sizes:
     return made
 
 
-@rule("Conv", "ConvInteger")
+@rule("Conv")
 def conv(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """``X[n c …] W[o …] → Y[n o …]``."""
     x, w = (graph.sizes[i] for i in node.input[:2])
@@ -345,7 +345,7 @@ def gather_elements(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     return [graph.sizes[node.input[1]]]
 
 
-@rule("MatMul", "MatMulInteger")
+@rule("MatMul")
 def matmul(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     """``A[… m k] B[… k n] → Y[… m n]``."""
     x, y = (graph.sizes[i] for i in node.input[:2])
@@ -417,21 +417,6 @@ def reduction(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     gone, keep = reduced_axes(graph, node), graph.attributes(node).get("keepdims", 1)
     x = graph.sizes[node.input[0]]
     return [[1 if k in gone else s for k, s in enumerate(x) if k not in gone or keep]]
-
-
-@rule("DepthToSpace")
-def depth_to_space(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """``[n (c b b) h w] → [n c (h b) (w b)]``."""
-    x, b = graph.sizes[node.input[0]], graph.attributes(node)["blocksize"]
-    channels = over(x[1], b * b)
-    return [[x[0], channels, *(times(s, b) for s in x[2:])]] if channels is not None else []
-
-
-@rule("SpaceToDepth")
-def space_to_depth(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
-    """``[n c (h b) (w b)] → [n (c b b) h w]``."""
-    x, b = graph.sizes[node.input[0]], graph.attributes(node)["blocksize"]
-    return [[x[0], times(x[1], b * b), *(computed("Div", s, b) for s in x[2:])]]
 
 
 @rule("Pad")

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import onnx
 from exported_networks import HEADS, WIDTH, attend, block, causal, dims, heads, mlp, table
+from fused_networks import FUSED
 from helpers import Net
 from onnx import TensorProto, helper
 from pruned_ideas import Pruned, pruned_half
@@ -15,7 +16,7 @@ from recurrences import RECURRENT
 
 from onnxprune.ir import Model, check
 
-NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {**RECURRENT}
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {**RECURRENT, **FUSED}
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
 

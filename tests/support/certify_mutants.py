@@ -168,10 +168,11 @@ def number(m: Mutation) -> None:
         k = m.random.randrange(values.size)
         beside = values.ravel()[(k + 1) % values.size]
         near = m.random.random() < 0.7 or values.size < 2
-        values.ravel()[k] = values.ravel()[k] + m.random.choice([-1, 1]) if near else beside
+        other = int(values.ravel()[k]) + m.random.choice([-1, 1]) if near else beside
+        values.ravel()[k] = np.asarray(other).astype(values.dtype)
         return values
 
-    m.changed(m.random.choice(m.constants("i")), change)
+    m.changed(m.random.choice(m.constants("iu")), change)
 
 
 def removed(m: Mutation) -> None:
@@ -322,11 +323,25 @@ class Subject:
 def drawn_feed(model: onnx.ModelProto, size: int, count: int) -> dict[str, Array]:
     source, feed = np.random.default_rng(size), {}
     listed = {t.name for t in model.graph.initializer}
+    lengths = {"seqlens_k": 2 * count - 1, "total_sequence_length": 2 * count}  # the past, and as many more
+    alone = any(
+        n.op_type == "GroupQueryAttention" for n in model.graph.node
+    )  # it takes one sample with a past
+
+    def drawn_size(dim: onnx.TensorShapeProto.Dimension) -> int:
+        if alone and dim.dim_param.startswith("batch"):
+            return 1
+        large = size if dim.dim_param in ("H", "W") else count
+        return int(dim.dim_value or (2 * count if "total" in dim.dim_param else large))
+
     for value in (i for i in model.graph.input if i.name not in listed):
-        dims = value.type.tensor_type.shape.dim
-        shape = [d.dim_value or (size if d.dim_param in ("H", "W") else count) for d in dims]
+        shape = [drawn_size(dim) for dim in value.type.tensor_type.shape.dim]
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
         drawn = source.standard_normal(shape) if kind.kind == "f" else source.integers(0, 2, shape)
+        if value.name in lengths:
+            drawn = np.full(shape, lengths[value.name])
+        elif alone and kind.kind == "i" and "mask" in value.name:
+            drawn = np.ones(shape)
         feed[value.name] = drawn.astype(kind)
     return feed
 
