@@ -34,6 +34,7 @@ from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import chosen, node_count, of_rotated, with_rotation
 from onnxprune.passes.block_choice import better_by_blocks
+from onnxprune.passes.plan_order import PlanOrder
 from onnxprune.passes.prune_options import PruneOptions
 from onnxprune.passes.rank_choice import SplitForm, Splitting, better_by_ranks
 from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover
@@ -194,7 +195,7 @@ class Prune(PruneOptions, Pass):
             limits = {**({} if alone else self.keep_at_most), **names}
             own = replace(step, only=only, keep_at_most=limits, blocks=0 if alone else step.blocks)
             pruned = own._pruned(PassResult(form.model, False), given.model)
-            return own._split_anew(splitting, form, pruned)
+            return own._split_anew(splitting, form, pruned, order)
 
         splitting = Splitting(model.in_memory(), feeds, *how)
         order = replace(self._order(analysis), judge=self._judge(model, analysis))
@@ -221,7 +222,9 @@ class Prune(PruneOptions, Pass):
             Session(pruned.proto, threads=self.threads), further, metric, batch_size=batch, baseline=before
         )
 
-    def _split_anew(self, splitting: Splitting, form: SplitForm, pruned: PassResult) -> PassResult:
+    def _split_anew(
+        self, splitting: Splitting, form: SplitForm, pruned: PassResult, order: PlanOrder
+    ) -> PassResult:
         """Return a pruning of a model with chains, these split in the pruned network if that is better."""
         plan = stored_plan(pruned.model)
         assert plan is not None
@@ -248,7 +251,6 @@ class Prune(PruneOptions, Pass):
             model=replace(model, sizes=pruned.model.sizes),
             report=pruned.report.with_keys(recovery=facts),
         )
-        order = self._order(None)
         return made if order.rank(made) < order.rank(pruned) else pruned
 
     def _pruned(self, given: PassResult, original: Model | None = None) -> PassResult:

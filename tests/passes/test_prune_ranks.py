@@ -88,9 +88,9 @@ def test_ranks_and_widths_are_one_plan() -> None:
         assert row["ranks"][-1] == dense.model.array(nodes[row["node"]].input[1]).shape[1]
 
 
-def cosine(model: Model, original: Model) -> float:
+def cosine(model: Model, original: Model, feed: dict[str, Array] | None = None) -> float:
     """The mean cosine of the outputs on the samples."""
-    (ours,), (theirs,) = (Session(m.proto).run(samples()).values() for m in (model, original))
+    (ours,), (theirs,) = (Session(m.proto).run(feed or samples()).values() for m in (model, original))
     return float(
         np.mean((ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1))
     )
@@ -106,6 +106,17 @@ def test_the_plan_is_no_worse_than_ranks_alone(reduction: float) -> None:
     assert cosine(Transform()(result).model, low()) == pytest.approx(
         result.facts["recovery"]["score"], abs=1e-5
     )
+
+
+@pytest.mark.parametrize(("seed", "reduction"), [(1, 0.5), (2, 0.5), (3, 0.7)])
+def test_it_is_no_worse_on_samples_that_no_repair_has_seen(seed: int, reduction: float) -> None:
+    """Few samples fit the chains of a plan better than those split anew, which are the better on others."""
+    every = samples(16, seed=seed)
+    seen, unseen = ({"x": part} for part in np.split(every["x"], 2))
+    how: dict[str, Any] = {"reduce_macs": reduction, "samples": 8}
+    alone = cosine(Factorize(data=seen, **how)(low()).model, low(), unseen)
+    found = Prune(ranks=True, metric="cosine", data=every, **how)(low())
+    assert cosine(Transform()(found).model, low(), unseen) >= alone - 1e-6
 
 
 def one_channel(net: Net) -> str:
@@ -261,11 +272,11 @@ def test_a_plan_of_ranks_alone_is_tried() -> None:
     seen: list[set[str]] = []
     original = Prune._split_anew
 
-    def noted(self: Prune, splitting: Splitting, form: Any, pruned: Any) -> Any:
+    def noted(self: Prune, splitting: Splitting, form: Any, pruned: Any, order: Any) -> Any:
         plan = stored_plan(pruned.model)
         assert plan is not None
         seen.append({name for name, gone in plan.removed.items() if gone} - form.ranks.keys())
-        return original(self, splitting, form, pruned)
+        return original(self, splitting, form, pruned, order)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Prune, "_split_anew", noted)
