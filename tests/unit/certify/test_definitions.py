@@ -1,4 +1,4 @@
-"""The definitions of the verifier compute what onnxruntime does."""
+"""The definitions of the verifier compute the results of onnxruntime."""
 
 from __future__ import annotations
 
