@@ -1,6 +1,7 @@
 """A small ViT, a MobileNet and a ResNet, trained on Fashion-MNIST and exported: networks to try passes on.
 
-    PYTHON benchmarks/rotate_torch.py vit|mobile|resnet MODEL.onnx [--epochs 3] [--samples 30000] [--blocks 4]
+    PYTHON benchmarks/rotate_torch.py vit|mobile|resnet MODEL.onnx [--epochs 3] [--samples 30000]
+        [--blocks 4] [--width 64]
 
 Run by an interpreter of its own; needs torch and onnx; nothing of onnxprune.
 """
@@ -176,12 +177,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--samples", type=int, default=30_000)
     parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--width", type=int, default=64, help="of the ViT")
     options = parser.parse_args()
     torch.manual_seed(0)
     blocks = options.blocks
-    model = {"vit": lambda: ViT(blocks=blocks), "mobile": mobile, "resnet": lambda: resnet(blocks)}[
-        options.network
-    ]()
+    model = {
+        "vit": lambda: ViT(options.width, blocks=blocks),
+        "mobile": mobile,
+        "resnet": lambda: resnet(blocks),
+    }[options.network]()
     accuracy = train(model, options.epochs, options.samples)
     axes = {"image": {0: "N"}, "logits": {0: "N"}}
     torch.onnx.export(
