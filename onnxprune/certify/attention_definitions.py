@@ -218,6 +218,7 @@ def turned(
         x, rest = p.ops("Split", x, results=2, axis=3, split=[part, p.number(x, -1) - part])
     half = p.number(x, -1) // 2
     need(p.number(x, -1) == 2 * half, "an odd number of elements")
+    need(all(p.number(a, -1) == half for a in angles), "angles for a part of the elements")
     cos, sin = (p.op("Unsqueeze", a, axes=[heads]) for a in angles)
     if pairs:
         wide = p.op("Reshape", x, p.constants([0, 0, 0, half, 2]))
@@ -270,6 +271,7 @@ def rotary_embedding(p: Parts) -> None:
 def attention(p: Parts) -> None:
     """Heads are an axis of their own, or the major part of the last one."""
     p.only("is_causal", "kv_num_heads", "q_num_heads", "scale", "softmax_precision")
+    need(p.given.get("scale", 1.0) != 0, "a scale of zero")
     p.without(6)
     need(not p.result(3), "scores as a result")
     names, flat = [p.operand(k) for k in range(3)], len(p.sizes(p.operand(0))) == 3

@@ -187,9 +187,7 @@ class Parts:
 
     def _fresh(self) -> str:
         self._count += 1
-        name = f"part {self._count} of {self.node.op_type} {self.result()}"
-        need(name not in self.graph.given_names, "a name that the model has already")
-        return name
+        return self.graph.fresh(f"part {self._count} of {self.node.op_type} {self.result()}")
 
 
 # --- element by element -------------------------------------------------------------------------------------

@@ -104,7 +104,6 @@ class Graph:
         apart: Names of tensors with axes apart, by that of the tensor with merged ones (see `merged_axes`).
         like: Names of constants of the model that constants made here have the axes of.
         sure: The If nodes of which one branch alone is possible, by result.
-        given_names: The names of all tensors of the model.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
     """
 
@@ -129,7 +128,6 @@ class Graph:
         self.inputs = [i for i in model.graph.input if i.name not in initialized]
         self._inferred = inferred_sizes(model)
         self.main = self._read(model.graph, {}, [i.name for i in self.inputs])
-        self.given_names = frozenset(self._taken)
         for name, value in self.constants.items():
             self._note_constant(name, value)
         for value_info in self.inputs:
@@ -239,11 +237,14 @@ class Graph:
 
     def add(self, name: str, value: Array) -> str:
         """Enter a constant under a name that no tensor has; return the name."""
-        fresh = self._will_be(name, inside=True)
-        self._taken.add(fresh)
+        fresh = self.fresh(name)
         self.constants[fresh] = value
         self._note_constant(fresh, value)
         return fresh
+
+    def fresh(self, name: str) -> str:
+        """Return a name that no tensor has, and take it."""
+        return self._enter(name, {}, inside=True)
 
     def note_list(self, name: str, listed: Sequence[Size]) -> None:
         """Enter a list of numbers and sizes under a name."""

@@ -83,10 +83,11 @@ def _counterpart(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     if not fits:
         return []
     parts: list[onnx.NodeProto] = []
-    operands = [_operand(graph, name, rank, leads, parts) for name in node.input]
+    result = node.output[0]
+    operands = [_operand(graph, name, result, leads, parts) for name in node.input]
     if not all(operands):
         return []
-    return [*parts, helper.make_node(node.op_type, operands, [f"apart {node.output[0]}"], **given)]
+    return [*parts, helper.make_node(node.op_type, operands, [graph.fresh(f"apart {result}")], **given)]
 
 
 def _leads(graph: Graph, node: onnx.NodeProto) -> list[Size]:
@@ -99,16 +100,17 @@ def _leads(graph: Graph, node: onnx.NodeProto) -> list[Size]:
     return found[0] if found and all(leads == found[0] for leads in found) else []
 
 
-def _operand(graph: Graph, name: str, rank: int, leads: Sequence[Size], parts: list[onnx.NodeProto]) -> str:
+def _operand(graph: Graph, name: str, result: str, leads: Sequence[Size], parts: list[onnx.NodeProto]) -> str:
     """Return the name of an operand with its first axis apart; empty where there is none.
 
     Args:
         graph: The model.
         name: The operand.
-        rank: The rank of the result, whose first axis is merged.
+        result: The result, whose first axis is merged.
         leads: The sizes of the axes apart.
         parts: Nodes that make operands apart, which it adds to.
     """
+    rank = len(graph.sizes[result])
     if name in graph.apart:
         return graph.apart[name] if len(graph.sizes[name]) == rank else ""
     sizes = graph.sizes.get(name)
@@ -116,7 +118,7 @@ def _operand(graph: Graph, name: str, rank: int, leads: Sequence[Size], parts: l
         return ""
     if len(sizes) < rank:
         return name  # it lies along the last axes
-    made = f"apart {name} of {len(parts)}"
+    made = graph.fresh(f"apart {name} for {result}")
     maker = graph.moves.get(name)
     if sizes[0] != 1 and maker is not None and maker.op_type == "Expand":
         return _expanded(graph, maker, made, leads, parts)
@@ -128,7 +130,7 @@ def _operand(graph: Graph, name: str, rank: int, leads: Sequence[Size], parts: l
 
 def _with_ones(name: str, made: str, sizes: Sequence[Size], count: int, graph: Graph) -> onnx.NodeProto:
     """Return a Reshape that puts axes of length one in front."""
-    target = f"sizes of {made}"
+    target = graph.fresh(f"sizes of {made}")
     graph.note_list(target, [*[1] * count, *sizes])
     return helper.make_node("Reshape", [name, target], [made])
 
@@ -144,9 +146,10 @@ def _expanded(
         return ""
     source = maker.input[0]
     if len(sizes) == len(wide):
-        parts.append(_with_ones(source, f"{made} once", sizes, len(leads) - 1, graph))
-        source = f"{made} once"
-    target = f"sizes of {made}"
+        once = graph.fresh(f"{made} once")
+        parts.append(_with_ones(source, once, sizes, len(leads) - 1, graph))
+        source = once
+    target = graph.fresh(f"sizes of {made}")
     graph.note_list(target, [*leads, *wide[1:]])
     parts.append(helper.make_node("Expand", [source, target], [made]))
     return made
@@ -157,8 +160,8 @@ def _tiled(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     repeats = graph.values.get(node.input[1])
     if repeats is None or not isinstance(repeats[0], Monomial):
         return []
-    made = f"apart {node.output[0]}"
-    one = _with_ones(node.input[0], f"{made} once", graph.sizes[node.input[0]], 1, graph)
-    target = f"repeats of {made}"
+    made = graph.fresh(f"apart {node.output[0]}")
+    one = _with_ones(node.input[0], graph.fresh(f"{made} once"), graph.sizes[node.input[0]], 1, graph)
+    target = graph.fresh(f"repeats of {made}")
     graph.note_list(target, [repeats[0], 1, *repeats[1:]])
     return [one, helper.make_node("Tile", [one.output[0], target], [made])]

@@ -313,6 +313,35 @@ def test_a_definition_computes_what_the_runtime_does(name: str) -> None:
         assert np.abs(got - want).max() <= step, result
 
 
+NARROW = {"q": floats(2, 3, 16), "k": floats(2, 3, 8), "v": floats(2, 3, 8)}
+UNDEFINED = {
+    "angles_of_a_part": ("GroupQueryAttention", {**NARROW, "pk": EMPTY, "pv": EMPTY, **LENGTHS,
+                         "cos": floats(8, 1), "sin": floats(8, 1)},
+                         {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, **OWN}),
+    "a_scale_of_zero": ("Attention", {n: floats(1, 2, 3, 4) for n in "qkv"}, {"scale": 0.0}),
+    "a_limit_of_scores": ("Attention", {n: floats(1, 2, 3, 4) for n in "qkv"}, {"softcap": 2.0}),
+}  # fmt: skip
+"""Nodes that compute something other than the definition of their operator would."""
+
+
+@pytest.mark.parametrize("name", UNDEFINED)
+def test_a_node_that_its_definition_does_not_cover_stays_as_it_is(name: str) -> None:
+    kind, operands, how = UNDEFINED[name]
+    present = {k: v for k, v in operands.items() if v is not EMPTY}
+    node = helper.make_node(kind, [k if k in present else "" for k in operands], ["y"], **how)
+    assert defined(Graph(network(node, present), "sparse"), node) is None
+
+
+def test_names_of_parts_are_names_that_no_tensor_has() -> None:
+    node = helper.make_node("BiasGelu", ["x", "b"], ["y"], domain=MICROSOFT)
+    model = network(node, {"x": X, "b": BETA})
+    taken = "part 1 of BiasGelu y"
+    model.graph.node.insert(0, helper.make_node("Neg", ["x"], [taken]))
+    found = defined(Graph(model, "sparse"), node)
+    assert found is not None
+    assert taken not in {o for part in found for o in part.output}
+
+
 def test_every_definition_has_a_case() -> None:
     tried = {("" if "domain" not in how else MICROSOFT, kind) for kind, _, _, how in CASES.values()}
     own = {key for key in DEFINITIONS if key[0] == MICROSOFT and ("", key[1]) in tried}
