@@ -277,6 +277,19 @@ def test_verify_refuses_another_network_with_its_error(tmp_path, sparse):
     assert done.err.startswith("error: ")
 
 
+def test_verify_tells_a_pruned_model_from_a_defect(tmp_path, model, sparse, dense):
+    """A pruned model differs from its original: that is no defect to report."""
+    for pruned in (sparse, dense):
+        said = disk.run("verify", model, pruned).refused()
+        assert "is pruned" in said
+        assert "`bench`" in said
+        assert "report" not in said
+    proto = onnx.load(sparse)
+    proto.graph.initializer[-1].CopyFrom(onnx.numpy_helper.from_array(np.full(4, 3, np.float32), "b3"))
+    other = disk.save(proto, tmp_path / "other.onnx")
+    assert "please report this" in disk.run("verify", sparse, other).refused()
+
+
 def test_infinite_errors_are_null_in_json(tmp_path, sparse):
     other = disk.save(disk.network(w3=np.full((4, 24), np.inf, np.float32)), tmp_path / "other.onnx")
     done = disk.run("verify", sparse, other, "--json")
@@ -442,6 +455,30 @@ def test_help_is_quick_and_imports_nothing_heavy():
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "transform" in done.stdout
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh", "fish"])
+def test_completion_is_silent_on_standard_error(shell_name):
+    """The lines that the README sets up, and the answer to each press of the tab key."""
+    tool = [Path(sys.executable).with_name("onnxprune")]
+    if not tool[0].exists():
+        tool = [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'onnxprune'; import onnxprune.app.cli as c; c.main()",
+        ]
+
+    def asked(instruction, **words):
+        env = os.environ | {"_ONNXPRUNE_COMPLETE": f"{shell_name}_{instruction}", **words}
+        return subprocess.run(tool, capture_output=True, text=True, timeout=60, check=False, env=env)
+
+    script = asked("source")
+    assert (script.returncode, script.stderr) == (0, "")
+    assert "_ONNXPRUNE_COMPLETE" in script.stdout
+    current = {"COMP_CWORD": "--reduce" if shell_name == "fish" else "2"}
+    answer = asked("complete", COMP_WORDS="onnxprune prune --reduce", **current)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "--reduce-macs" in answer.stdout
 
 
 def test_no_words_at_all_are_answered_with_the_commands():

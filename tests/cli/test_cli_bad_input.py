@@ -520,6 +520,12 @@ def test_wrong_usage_of_prune(tmp_path, model, words):
     refused(tmp_path, "prune", model, *words, "-o", tmp_path / "out.onnx", code=2)
 
 
+@pytest.mark.parametrize("words", [("--device", "cuda"), ("--gpu",), ("--cuda",)])
+def test_a_device_is_named_by_its_provider(tmp_path, model, words):
+    said = refused(tmp_path, "prune", model, *words, "--reduce-macs", 0.5, "-o", tmp_path / "o.onnx", code=2)
+    assert "--provider cuda" in said
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

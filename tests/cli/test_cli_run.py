@@ -85,6 +85,11 @@ def test_a_wrong_recipe_is_wrong_usage(place, tmp_path):
     assert "line 13: schedule.rise is 'up'" in done.stderr
     assert "hint:" in done.stderr
     assert call("run", place / "recipe.toml", "--set", "prune.criterion=none", code=2).stdout == ""
+    done = call("run", place / "recipe.toml", "--set", "typo.key=1", code=2)
+    assert "recipe.toml, --set: there is no key typo" in done.stderr
+    done = call("run", tmp_path / "none.toml", code=2)
+    assert "error: no such file: " in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_report_in_both_formats(place, tmp_path):

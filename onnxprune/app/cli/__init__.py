@@ -26,7 +26,7 @@ import click
 from onnxprune import __version__
 from onnxprune.app.cli.ana import ana
 from onnxprune.app.cli.bench import bench
-from onnxprune.app.cli.conventions import Program, run_program
+from onnxprune.app.cli.conventions import PROGRAM, Program, run_program
 from onnxprune.app.cli.doctor import doctor
 from onnxprune.app.cli.factorize import factorize
 from onnxprune.app.cli.finetune import finetune
@@ -51,7 +51,7 @@ from onnxprune.app.cli.verify import verify
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, prog_name="onnxprune")
+@click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def program(context: click.Context) -> None:
     """Make trained ONNX models smaller and faster by removing whole channels.

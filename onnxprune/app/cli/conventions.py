@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import click
+from click.shell_completion import shell_complete
 
 from onnxprune.app.cli.command_options import execution_options, reads_of, writes_of
 from onnxprune.app.cli.pass_options import PassCommand
@@ -29,9 +30,14 @@ Facts: TypeAlias = dict[str, Any]
 Render: TypeAlias = "Callable[[Facts], RenderableType]"
 
 _BACKTICKED = re.compile(r"`\w+`")
+PROGRAM = "onnxprune"
+_COMPLETE = "_ONNXPRUNE_COMPLETE"
+"""The variable of the environment by which a shell asks for completions."""
 _SENTENCE = 200  # characters; longer than any
 VERBOSE = "onnxprune.verbose"
 """The key of ``--verbose`` in the meta data of a context."""
+_DEVICES = ("device", "devices", "gpu", "gpus", "cuda", "use-cuda")
+"""Options of other programs in place of ``--provider``."""
 _PAGE_COLUMNS = 160  # of tables that go to a file or another program
 _ENVIRONMENT = "is the disk full, or has a file or a folder been taken away meanwhile?"
 _INTERRUPTED = 130  # the exit code that shells report for a program ended by Ctrl-C
@@ -70,6 +76,8 @@ def run_program(program: click.Group, args: Sequence[str] | None = None) -> NoRe
         args: The words after the program's name; those it was started with by default.
     """
     prepare()
+    if asked := os.environ.get(_COMPLETE):
+        sys.exit(shell_complete(program, {}, PROGRAM, _COMPLETE, asked))
     sys.exit(_exit_code(lambda: program.main(args, standalone_mode=False)))
 
 
@@ -166,7 +174,9 @@ def _executing(provider: str | None = None, options: Sequence[tuple[str, str]] =
         return
     from onnxprune.runtime.execution import ExecutionConfig, executing
 
-    with executing(ExecutionConfig.of(provider or "cpu", options)):
+    if provider is None:
+        raise UsageError("options are those of an execution provider", "name it: --provider NAME")
+    with executing(ExecutionConfig.of(provider, options)):
         yield
 
 
@@ -276,6 +286,8 @@ def _exit_code(run: Callable[[], Any]) -> int:
 
 
 def _usage_hint(error: click.ClickException) -> str:
+    if isinstance(error, click.NoSuchOption) and error.option_name.lstrip("-") in _DEVICES:
+        return "devices are named by their execution provider, such as --provider cuda; see: onnxprune doctor"
     context = getattr(error, "ctx", None)
     return f"see: {context.command_path} --help" if context is not None else "add --help to see the options"
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _EXTRAS = {
-    "scipy": ("least squares, optimal plans", "scipy"),
-    "pydantic": ("recipes", "pydantic"),
+    "pillow": ("folders of pictures", "onnxprune[data]"),
+    "tokenizers": (".jsonl files of texts", "onnxprune[data]"),
     "jinja2": ("report pages", "onnxprune[report]"),
     "joblib": ("ana --workers", "onnxprune[parallel]"),
     "matplotlib": ("figures as PNG or PDF", "onnxprune[figures]"),
@@ -51,10 +51,12 @@ def doctor() -> Facts:
     providers, packages = _providers(), [_package(name, *purpose) for name, purpose in _EXTRAS.items()]
     training = _training()
     hints = [f'for {p["use"]}: pip install "{p["install"]}"' for p in packages if p["state"] == "missing"]
-    hints += [f"for finetune with the training build: {training['install']}"] if training["install"] else []
+    hints += [f"for {training['use']}: {training['install']}"] if training["install"] else []
     known = {p["name"] for p in providers}
-    others = ", ".join(f"{short} ({package})" for short, package in PACKAGES.items() if short not in known)
-    hints += [f"providers of other builds of onnxruntime: {others}"] if others else []
+    missing = [short for short in PACKAGES if short not in known]
+    for package in dict.fromkeys(PACKAGES[short] for short in missing):
+        names = ", ".join(short for short in missing if PACKAGES[short] == package)
+        hints.append(f"for --provider {names}: {package} in place of onnxruntime")
     machine = {
         "python": platform.python_version(),
         "system": platform.system(),
@@ -84,7 +86,7 @@ def _providers() -> list[dict[str, str]]:
             probe(config)
             state = "works"
         except OnnxpruneError as error:
-            state = f"does not work: {error.message}"
+            state = f"does not work: {error.message.removeprefix(f'provider {config.name} ')}"
         found.append({"name": config.name, "provider": full, "state": state})
     return found
 
@@ -104,7 +106,7 @@ def _training() -> dict[str, Any]:
     from onnxprune.errors import TrainingError
     from onnxprune.train.sidecar import SETUP_COMMAND, training_runtime
 
-    use = "finetune, gradient criteria"
+    use = "finetune --engine ort-training"
     try:
         training_runtime()
     except TrainingError:

@@ -22,6 +22,10 @@ _TYPES: Mapping[Any, Any] = {
     Path: click.Path(path_type=Path),
 }
 
+_FIRST = ("data", "output")
+COMMON = ("provider", "provider_options", "memory", "verbose", "quiet", "as_json")
+"""Names of the options that many commands have."""
+
 
 class PassCommand(click.Command):
     """A command whose options are its own and those of a class, which is imported at their first use.
@@ -32,6 +36,7 @@ class PassCommand(click.Command):
     """
 
     def __init__(self, *options: Any, fields_of: str | type | Sequence[type], **named: Any) -> None:
+        self._params: list[click.Parameter] = []
         self._of: Sequence[str | type] = [fields_of] if isinstance(fields_of, str | type) else fields_of
         super().__init__(*options, **named)
 
@@ -40,14 +45,21 @@ class PassCommand(click.Command):
         """The list of click: arguments, options of the class, options of the command."""
         if self._of:
             own = {str(p.name): max(p.opts, key=len) for p in self._params if isinstance(p, click.Option)}
-            first = sum(isinstance(p, click.Argument) for p in self._params)
-            self._params[first:first] = [o for of in self._of for o in derived_options(_imported(of), own)]
+            derived = [o for of in self._of for o in derived_options(_imported(of), own)]
+            self._params = sorted([*derived, *self._params], key=_place_in_help)
             self._of = ()
         return self._params
 
     @params.setter
     def params(self, own: list[click.Parameter]) -> None:
         self._params = sorted(own, key=lambda p: not isinstance(p, click.Argument))
+
+
+def _place_in_help(option: click.Parameter) -> int:
+    """Return the rank of an option in the list: data and result first, options of all commands last."""
+    if isinstance(option, click.Argument):
+        return 0
+    return {**dict.fromkeys(_FIRST, 1), **dict.fromkeys(COMMON, 3)}.get(str(option.name), 2)
 
 
 def _imported(owner: str | type) -> type:

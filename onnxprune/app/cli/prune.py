@@ -78,7 +78,8 @@ def _measured(facts: Facts) -> list[str]:
         )
     if "repairable" in facts:
         lines.append("\nnot repaired, for want of samples: give some with --data")
-    lines += _rotated(facts.get("rotation", {})) + _split(facts.get("rank_choice", {}))
+    metric = facts.get("recovery", {}).get("metric") or "score"
+    lines += _rotated(facts.get("rotation", {}), metric) + _split(facts.get("rank_choice", {}), metric)
     if "recovery" in facts:
         from onnxprune.app.cli.recover import summary
 
@@ -86,7 +87,7 @@ def _measured(facts: Facts) -> list[str]:
     return lines
 
 
-def _rotated(found: Facts) -> list[str]:
+def _rotated(found: Facts, metric: str) -> list[str]:
     """State which basis was pruned, and by how much its plan is the better."""
     if not found.get("kept"):
         return [f"\nnot rotated: {found['reason']}"] if "reason" in found else []
@@ -95,11 +96,14 @@ def _rotated(found: Facts) -> list[str]:
     count = len(found["axes"])
     text = f"\npruned in another basis: {count} {'axis' if count == 1 else 'axes'} rotated{shown}"
     if "score_unrotated" in found:
-        text += f"\nrepaired {found['score_rotated']:.4g}, unrotated {found['score_unrotated']:.4g}"
+        scores = (
+            f"{found['score_rotated']:.4g} rotated, {found['score_unrotated']:.4g} in the basis of the model"
+        )
+        text += f"\n{metric} after repair: {scores}"
     return [text]
 
 
-def _split(found: Facts) -> list[str]:
+def _split(found: Facts, metric: str) -> list[str]:
     """State which layers are split, and by how much that plan is the better."""
     if not found:
         return []
@@ -107,9 +111,10 @@ def _split(found: Facts) -> list[str]:
         return [f"\nno layer split: {found['reason']}"]
     scores = [f"{t['score']:.4g}" if "score" in t else t["reason"] for t in found["tried"]]
     if not found["kept"]:
-        return [f"\nno layer split: repaired {found['score_without']:.4g}, with ranks {', '.join(scores)}"]
+        ends = f"{found['score_without']:.4g}, with ranks {', '.join(scores)}"
+        return [f"\nno layer split: {metric} after repair {ends}"]
     rows = [f"{row['node']} {row['form']} {' × '.join(map(str, row['ranks']))}" for row in found["layers"]]
-    text = f"repaired {found['score_with']:.4g}, without {found['score_without']:.4g}"
+    text = f"{metric} after repair: {found['score_with']:.4g}, without ranks {found['score_without']:.4g}"
     return [f"\n{len(rows)} layers split: {', '.join(rows)}\n{text}"]
 
 

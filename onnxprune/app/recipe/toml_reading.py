@@ -40,8 +40,11 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     try:
         text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: {path}", "`init MODEL` writes a recipe") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}", "`init MODEL` writes a recipe") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot read {path}: {reason}", "`init MODEL` writes a recipe") from error
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of too many digits is no TOMLDecodeError
@@ -105,10 +108,11 @@ def _placed(recipe: Recipe, path: Path) -> Recipe:
 
 def _refusal(path: Path, text: str, error: ValidationError, given: set[tuple[str, ...]]) -> UsageError:
     """State the mistakes of a recipe, each with its line and the allowed values."""
-    sentences = []
+    sentences, lines = [], _lines_of_keys(text)
     for mistake in error.errors():
         keys = tuple(str(k) for k in mistake["loc"] if not isinstance(k, int))
-        where = "--set" if keys in given else f"line {line_of(text, keys)}"
+        ours = keys in given or (keys not in lines and any(g[: len(keys)] == keys for g in given))
+        where = "--set" if ours else f"line {line_of(text, keys)}"
         sentences.append(f"{path}, {where}: {_sentence(keys, mistake)}")
     return UsageError("\n       ".join(sentences), "`init MODEL` writes a recipe with all keys explained")
 

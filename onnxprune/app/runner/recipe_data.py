@@ -100,6 +100,9 @@ class RecipeData:
         held, count = self.recipe.data.hold_back, data.count()
         if held is None:
             return data
+        if count < 2:
+            message = f"there is one sample in {self.spec('train')}: none is left to train on, if it judges"
+            raise DataError(message, "give more samples, or other data to judge by with `val`")
         ranks = np.random.default_rng(self.recipe.seed).permutation(count)
         judging = ranks < min(max(1, round(held * count)), count - 1)
         return data.chosen(judging if name == "val" else ~judging)

@@ -202,5 +202,5 @@ def explained(facts: Mapping[str, Any]) -> list[str]:
     return [
         f"{facts['groups']} groups of channels can be removed",
         f"{judged}: {facts['finding']}",
-        f"left alone because they are small: {left}" if left else "no group is left alone",
+        f"excluded because they are small: {left}" if left else "no group is excluded",
     ]

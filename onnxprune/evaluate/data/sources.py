@@ -23,7 +23,7 @@ from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.callables import load_callable, user_code
 from onnxprune.support.memory import need
 from onnxprune.support.progress import tell
-from onnxprune.support.sample_files import shards
+from onnxprune.support.sample_files import PICTURES, shards
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -253,7 +253,9 @@ def open_shards(path: Path, schema: Schema) -> ShardSource:
     if path.is_dir():
         paths = shards(path)
         if not paths:
-            raise DataError(f"there are no .npz files, pictures or .wav files in the folder {path}", _WRITE)
+            endings = ", ".join(sorted(PICTURES))
+            hint = f"pictures are {endings}; arrays: numpy.savez(path, name=array, …), one array an input"
+            raise DataError(f"there are no .npz files, pictures or .wav files in the folder {path}", hint)
         return ShardSource(str(path), paths, schema)
     if not path.is_file():
         raise DataError(f"there is no data at {path}", GIVE_DATA)

@@ -8,7 +8,8 @@ from onnxprune.analysis.groups.channels import Channels, cuts_inexactly
 from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.decisions.channels.planned import planned_channels, removed_channels, stored_plan
 from onnxprune.decisions.channels.remaining_statistics import is_corrected
-from onnxprune.decisions.plan import Plan
+from onnxprune.decisions.channels.summary import PRUNED_KEY
+from onnxprune.decisions.plan import PLAN_KEY, Plan
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.equivalence.examination import examine
@@ -54,8 +55,19 @@ def verify(
         shrunk=_shrunk(sparse, plan, channels),
         budget=budget,
     )
-    demand(verdict, sparse.name, dense.name)
+    demand(verdict, sparse.name, dense.name, _hint(sparse, dense))
     return verdict
+
+
+def _hint(reference: Model, candidate: Model) -> str:
+    """Return advice for a difference between a model and one that was made from it by pruning."""
+    pruned = {PLAN_KEY, PRUNED_KEY}
+    if pruned.intersection(reference.metadata()) or not pruned.intersection(candidate.metadata()):
+        return ""
+    return (
+        f"{candidate.name} is pruned and {reference.name} is not, so that their outputs differ: `bench` with"
+        " `metric` measures by how much; a dense model equals the sparse one that it was made from"
+    )
 
 
 def _shrunk(

@@ -238,3 +238,23 @@ def test_a_budget_out_of_reach_is_refused_with_a_hint_that_shrink_understands(pl
     with pytest.raises(OutOfReachError, match="at most") as caught:
         shrink(wanted(place, reduce_macs=0.99))
     assert caught.value.hint == "ask for less, or see with `inspect` which axes are blocked"
+
+
+def test_one_sample_cannot_both_train_and_judge(place):
+    images, _ = stripes(1, 1)
+    np.savez(place / "one.npz", image=images)
+    before = disk.tree(place)
+    words = ("--data", place / "one.npz", "--reduce-macs", 0.4, "-o", place / "small.onnx")
+    said = disk.run("shrink", place / "model.onnx", *words).refused()
+    assert "one sample in" in said
+    assert "--val" in said
+    assert disk.tree(place) == before
+
+
+def test_help_begins_with_the_data_and_the_result():
+    """In front of dozens of further options."""
+    said = disk.run("shrink", "--help").out
+    places = [
+        said.index(f"\n  {option}") for option in ("--data", "-o", "--reduce-macs", "--quantize", "--json")
+    ]
+    assert places == sorted(places)

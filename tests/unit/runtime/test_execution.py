@@ -140,12 +140,17 @@ def test_provider_options_have_a_form(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     disk.save(disk.network(), tmp_path / "model.onnx")
     disk.run("bench", "model.onnx", "--provider-option", "device_id").refused(2)
+    said = disk.run("bench", "model.onnx", "--provider-option", "device_id=1").refused(2)
+    assert "--provider NAME" in said
 
 
 def test_doctor_lists_providers_and_packages():
     facts = json.loads(disk.run("doctor", "--json").out)
     assert {"name": "cpu", "provider": module.CPU, "state": "works"} in facts["providers"]
-    assert {"scipy", "jinja2"} <= {p["name"] for p in facts["packages"]}
+    assert {"pillow", "tokenizers", "jinja2"} <= {p["name"] for p in facts["packages"]}
+    shown = disk.run("doctor").out
+    assert "…" not in shown  # names of packages to install are whole
+    assert all(package in shown for package in module.PACKAGES.values())
 
 
 @pytest.mark.skipif(not SECOND, reason="ONNXPRUNE_SECOND_PYTHON names no Python with a second provider")
