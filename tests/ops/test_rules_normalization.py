@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import Model
@@ -206,3 +206,25 @@ def test_embedding_tables_of_a_fused_operator() -> None:
     facts = Transform()(Prune(reduce_params=0.4, allow_inexact=True, round_to=1)(model)).facts
     assert facts["max_rel_error"] < 0.5
     assert np.isfinite(facts["max_rel_error"])
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT32, TensorProto.INT64])
+def test_means_of_integers_keep_their_channels(kind: int) -> None:
+    """The mean is rounded: a mean over fewer channels is no multiple of it."""
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 8, 8]), 8))
+    steps = net.op("Cast", net.mul(x, net.const(100.0)), to=kind)
+    mean = net.op("Cast", net.reduce("ReduceMean", steps, [1]), to=TensorProto.FLOAT)
+    channels = find_channels(net.model(net.add(net.conv(x, 4), mean)))
+    assert not channels.groups
+    reasons = {reason.reason for axis in channels.blocked for reason in axis.reasons}
+    assert "its result depends on this size, and is no float" in reasons
+
+
+def test_pictures_of_text_keep_their_channels() -> None:
+    """No runtime takes such a network; a mean of texts has no multiple either."""
+    net = Net()
+    model = net.model(net.conv(net.reduce("ReduceMean", net.conv(net.input("x", ["N", 3, 8, 8]), 8), [1]), 4))
+    model.proto.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    model.edited()
+    assert not find_channels(model).groups

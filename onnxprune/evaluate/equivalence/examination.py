@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxprune.analysis.inputs import check_fixed_tensors
 from onnxprune.errors import ModelError
@@ -11,7 +12,11 @@ from onnxprune.evaluate.equivalence.conclusion import conclude
 from onnxprune.evaluate.equivalence.contract import interface_differences
 from onnxprune.evaluate.equivalence.device import with_device
 from onnxprune.evaluate.equivalence.runs import CheckBudget, EquivalenceCheck, Shrunk
-from onnxprune.evaluate.equivalence.subjects import DifferenceError, subjects
+from onnxprune.evaluate.equivalence.subjects import (
+    DifferenceError,
+    UnloadableError,
+    subjects,
+)
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Verdict
 from onnxprune.ir import Model
 from onnxprune.runtime import runs_within
@@ -60,6 +65,14 @@ def examine(
             verdict = _examined(examination, shapes, data, samples, exact)
             if examination.count or not made.stands_in:
                 break
+    except UnloadableError as found:
+        alone = examine(
+            reference, reference, shapes=shapes, data=data, samples=samples, seed=seed, budget=budget
+        )
+        if alone.runs:
+            return Verdict(reason=str(found), exact=exact, differs=True)
+        reason = f"{alone.reason}; {found}"
+        return replace(alone, reason=reason, exact=exact, unloadable=True)
     except DifferenceError as found:
         return Verdict(reason=str(found), exact=exact, differs=True)
     except ModelError as error:

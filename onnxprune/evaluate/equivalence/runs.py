@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.analysis.inputs.ladder import Shapes, Trial, estimated_bytes, trial_shapes
 from onnxprune.decisions.channels.dense_interface import Interface
-from onnxprune.errors import EndlessError, ModelError
+from onnxprune.errors import EndlessError, LimitError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.evaluate.equivalence.draws import KINDS, WIDE, WIDE_FEEDS, drawn, table_rows
@@ -69,7 +69,7 @@ class EquivalenceCheck:
         shrunk: Elements of tensors of the reference that the candidate has left.
         wide: The runs on numbers that cross thresholds. They may show a difference; the errors of the verdict
             are those of the other runs.
-        limit: The reason why no further inputs are drawn: a run took too much time.
+        limit: The reason why no further inputs are drawn: a run took too much time, or memory.
         refusals: Errors of the reference on drawn inputs.
     """
 
@@ -88,7 +88,7 @@ class EquivalenceCheck:
     tried: dict[str, Shapes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     refusals: dict[str, None] = field(default_factory=dict)
-    limit: EndlessError | None = None
+    limit: LimitError | None = None
     _watch: ProcessorClock = field(default_factory=ProcessorClock)
     _kind: str = KINDS[0]
     _of_sizes: set[str] = field(default_factory=set)
@@ -135,7 +135,8 @@ class EquivalenceCheck:
             elif self._try(trial):
                 done.add(trial.kind)
                 smallest = min(smallest, trial.elements) if smallest else trial.elements
-        for place, trial in enumerate(aside if not self.tried else ()):
+        unfit = self.subjects.stands_in and self.refusals  # the stand-in does not fit, at any size
+        for place, trial in enumerate(aside if not (self.tried or unfit) else ()):
             spent = place > 0 and self.spent > self._patience(trial)
             if self.limit or spent or self._try(trial):
                 break
@@ -234,6 +235,10 @@ class EquivalenceCheck:
             feeds = drawn(self.reference, specs, shapes, kind, count=count, seed=self.seed)
         except ModelError as error:  # the network is known to take no such sizes
             self._refuse(error.message)
+            return False
+        except MemoryError:
+            message = f"the memory does not suffice for inputs of {_sizes_text(shapes)}"
+            self.limit = LimitError(message, "allow more with --memory, or give smaller sizes with --shape")
             return False
         for feed in feeds:
             if took and self._is_slow() and self._is_shown():

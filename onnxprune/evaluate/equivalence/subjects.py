@@ -28,6 +28,10 @@ class DifferenceError(Exception):
     """The two models cannot compute the same; the message is the reason."""
 
 
+class UnloadableError(DifferenceError):
+    """The runtime loads the reference, but not the candidate. Either may take no inputs at all."""
+
+
 @dataclass(frozen=True)
 class Subjects:
     """A reference and a candidate, ready to run.
@@ -58,7 +62,8 @@ def subjects(reference: Model, candidate: Model, stand_in: bool = True) -> Subje
         stand_in: Let operators that this runtime does not know be replaced, if the runtime loads the result.
 
     Raises:
-        DifferenceError: Only one of them can be run, or their nodes that cannot be run differ.
+        DifferenceError: Their nodes that cannot be run differ.
+        UnloadableError: Only the reference can be loaded.
         ModelError: The reference cannot be run by this runtime in any form, or nothing would be shown.
     """
     try:
@@ -191,5 +196,5 @@ def _runnable(made: Subjects) -> Subjects:
     except LimitError:
         raise
     except ModelError as error:
-        raise DifferenceError(f"only the first model can be run: {error.message}") from error
+        raise UnloadableError(f"only the first model can be run: {error.message}") from error
     return made

@@ -65,6 +65,7 @@ class Verdict:
         exact: True if the models have to agree. They need not where the user let axes be shortened that the
             network normalises over; then a difference is reported and no error.
         differs: True if `reason` is a difference.
+        unloadable: True if the runtime loads the first model alone, and that took none of the inputs.
     """
 
     outputs: tuple[OutputVerdict, ...] = ()
@@ -75,6 +76,7 @@ class Verdict:
     hint: str = ""
     exact: bool = True
     differs: bool = False
+    unloadable: bool = False
 
     @property
     def status(self) -> Status:

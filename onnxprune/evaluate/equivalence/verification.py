@@ -93,14 +93,13 @@ def demand(verdict: Verdict, reference: str, candidate: str, hint: str = "") -> 
         hint: Advice for a difference.
 
     Raises:
-        VerificationError: They differ.
+        VerificationError: They differ, or only the first can be loaded.
         NotShownError: Nothing is shown.
     """
     if verdict.status == "not shown":
         message = f"it is not shown that {reference} and {candidate} compute the same: {verdict.explanation}"
-        raise NotShownError(
-            message, verdict.hint or "give samples of real inputs with --data", verdict.facts()
-        )
+        kind = VerificationError if verdict.unloadable else NotShownError
+        raise kind(message, verdict.hint or "give samples of real inputs with --data", verdict.facts())
     if verdict.status == "differ" and (verdict.exact or verdict.differs):
         message = f"{reference} and {candidate} do not compute the same: {verdict.explanation}"
         usual = "if neither was changed by other tools, please report this: it is a defect of onnxprune"

@@ -40,6 +40,13 @@ UNALIGNED = "its axes cannot be lined up channel by channel"
 INEXACT_OPENS = " (--allow-inexact opens it)"
 """End of the reasons that the option lifts."""
 
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+
 
 @dataclass
 class Context:
@@ -238,7 +245,12 @@ class Context:
         self.typing.contractions.append(Contraction(self.index, dim, names, statistic, axis))
 
     def rescale_result(self, dim: Dim, power: float) -> None:
-        """State that the first result is to be multiplied when an axis is shortened (see ``Rescale``)."""
+        """State that the first result is to be multiplied when an axis is shortened (see ``Rescale``).
+
+        Only floats can be: integers are rounded before, and other types have no products.
+        """
+        if self.typing.shapes.types.get(self.node.output[0]) not in _FLOATS:
+            self.block(dim, "its result depends on this size, and is no float")
         self.typing.rescales.append(Rescale(self.index, dim, power))
 
     def rescale_operand(self, operand: int, dim: Dim, power: float) -> None:

@@ -635,6 +635,69 @@ def test_outer_tensors_of_bodies_are_compared():
     assert examine(choice_of("z", 2.0), choice_of("z", 2.1), budget=QUICK).status == "differ"
 
 
+PADDED = "m (float[N, 2, 8, 8] x) => (float[N, 2, h, w] y) <int64[{n}] p = {{{p}}}> {{ {nodes} }}"
+
+
+def padded(places: int, *, folded: bool) -> Model:
+    """A network that pads by as many numbers; where they are computed, the runtime reads them in the run."""
+    numbers = ", ".join("1" * places)
+    nodes = "y = Pad(x, p)" if folded else "q = Identity(p) y = Pad(x, q)"
+    text = PADDED.format(n=places, p=numbers, nodes=nodes)
+    return check(Model(onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17]> ' + text)))
+
+
+def test_two_networks_that_take_no_inputs_are_no_difference() -> None:
+    """The runtime finds the fault of the first in its runs, that of the second when it loads it."""
+    found = examine(padded(3, folded=False), padded(3, folded=True), budget=QUICK)
+    assert (found.status, found.unloadable) == ("not shown", True)
+    assert "takes no drawn inputs" in found.explanation
+    assert "only the first model can be run" in found.explanation
+    with pytest.raises(VerificationError, match="not shown") as raised:
+        verify(padded(3, folded=False), padded(3, folded=True), budget=QUICK)
+    assert not isinstance(raised.value, NotShownError)
+
+
+def test_a_network_that_cannot_be_loaded_differs_from_one_that_runs() -> None:
+    found = examine(padded(8, folded=False), padded(3, folded=True), budget=QUICK)
+    assert found.status == "differ"
+    assert "only the first model can be run" in found.explanation
+
+
+def test_inputs_beyond_the_memory_are_drawn_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_memory(*_: object, **__: object) -> list[dict[str, np.ndarray]]:
+        drawn.append(None)
+        raise MemoryError
+
+    drawn: list[None] = []
+    monkeypatch.setattr(runs, "drawn", without_memory)
+    found = examine(padded(8, folded=True), padded(8, folded=True), budget=QUICK)
+    assert (found.status, len(drawn)) == ("not shown", 1)
+    assert "the memory does not suffice for inputs of x=" in found.explanation
+    assert "--memory" in found.hint
+
+
+def test_large_shapes_are_not_tried_with_a_stand_in_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stand-in keeps the shape of the weight, which an unknown Reshape would change."""
+    net = Net(seed=3)
+    x = net.input("x", [1, 3, "h", "w"])
+    rows = net.op("MatMul", net.op("Flatten", net.gap(x)), net.weight(3, 108))
+    weight = net.sized(net.op("Reshape", rows, net.ints(4, 3, 3, 3), domain="other"), [4, 3, 3, 3])
+    proto = net.proto(net.op("Relu", net.op("Conv", x, weight, kernel_shape=[3, 3])))
+    sizes: list[int] = []
+    monkeypatch.setattr(runs.EquivalenceCheck, "_is_too_large", lambda _, shapes, elements: elements > 5000)
+    tried = runs.EquivalenceCheck._try
+
+    def noted(self: runs.EquivalenceCheck, trial: Trial) -> bool:
+        sizes.append(trial.elements)
+        return tried(self, trial)
+
+    monkeypatch.setattr(runs.EquivalenceCheck, "_try", noted)
+    assert judged(proto, proto).status == "agree"
+    assert max(sizes) <= 5000
+
+
 def test_no_large_shapes_are_run_once_a_small_one_has_shown_something(monkeypatch):
     net = Net()
     model = net.model(net.relu(net.input("x", ("N", "T"))))
