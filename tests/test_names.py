@@ -18,7 +18,7 @@ FAMILIES = (
     "ops/symmetry",
     "train/pullbacks",
     "train/rewrites",
-    "certify",
+    "certify/rules",
     "ir/canonical",
 )
 """Rooms with one file for each family of operators, named after the family."""

@@ -8,21 +8,10 @@ are the same but for terms that are zero. Constants that were moved into biases 
 Operators without a rule are refused by name.
 
 refusal         the exception of a failed proof
-size_products   sizes as integers times unknowns
-shape_rules     the size rules, operator by operator
-known_values    constants and shape arithmetic
-definitions     operators of several steps as plain ones
-attention_definitions, quantised_definitions    more of them
-joined_parts, merged_axes    nodes read in a simpler form, in both models
-carried         states of loops that never change, read from outside in both models
-stacks          the axes that a Scan goes along, and the sizes they give
-graph           all of that, of one model
-element_bounds  intervals that hold elements of the sparse model, for all inputs
-relation        which elements of a sparse tensor a dense one holds
-reshaping       the same through Reshape
-kept_constants  dense constants compared with the kept elements of sparse ones
-node_pair       two nodes; the table of rules
-elementwise, moves, windows, reductions, products, einsum, recurrent, bodies    the rules
+sizes           sizes of tensors in each model, as integers times unknowns, and shape arithmetic
+relations       the elements of a sparse tensor that a dense one holds, and intervals that hold them
+reading         one model: its graphs, sizes and constants, its nodes in their simplest form
+rules           the rules, operator by operator
 proof           relations from the inputs to the outputs
 certification   the result
 certificate     the hints in a file

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array
+from onnxprune.certify.relations.element_bounds import Array
 
 FORMAT = 1
 _BLOCK = 1 << 20

@@ -11,10 +11,10 @@ from typing import Any
 import onnx
 from onnx import inliner, numpy_helper
 
-from onnxprune.certify.element_bounds import Array
-from onnxprune.certify.graph import Read
 from onnxprune.certify.proof import Kept, Proof
+from onnxprune.certify.reading.graph import Read
 from onnxprune.certify.refusal import Refusal
+from onnxprune.certify.relations.element_bounds import Array
 
 _BASIS_KEY = "onnxprune.basis"
 _OTHER_BASIS = (

@@ -9,24 +9,38 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnxprune.certify import (
+from onnxprune.certify.reading.graph import Graph, Read
+from onnxprune.certify.reading.inner_graphs import Body, bodies_of, captured, made_inside
+from onnxprune.certify.refusal import STANDARD, Refusal, need
+from onnxprune.certify.relations.element_bounds import LARGE, Array, Bounds, Centred, exactly, lift
+from onnxprune.certify.relations.kept_constants import PLACES, ROUNDING, same_bits
+from onnxprune.certify.relations.relation import Relation, same
+from onnxprune.certify.rules import (
     bodies,
+    convolutions,
     einsum,
     elementwise,
     moves,
     products,
+    quantisation,
     recurrent,
     reductions,
     windows,
 )
-from onnxprune.certify.element_bounds import LARGE, Array, Bounds, Centred, exactly, lift
-from onnxprune.certify.graph import Body, Graph, Read, bodies_of, captured, made_inside
-from onnxprune.certify.kept_constants import PLACES, ROUNDING, same_bits
-from onnxprune.certify.node_pair import RULES, NodePair
-from onnxprune.certify.refusal import STANDARD, Refusal, need
-from onnxprune.certify.relation import Relation, same
+from onnxprune.certify.rules.node_pair import RULES, NodePair
 
-TABLES = (bodies, einsum, elementwise, moves, products, recurrent, reductions, windows)
+TABLES = (
+    bodies,
+    convolutions,
+    einsum,
+    elementwise,
+    moves,
+    products,
+    quantisation,
+    recurrent,
+    reductions,
+    windows,
+)
 """The modules that hold the rules."""
 Kept: TypeAlias = Mapping[str, Mapping[int, Array]]
 _MALFORMED = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OverflowError)

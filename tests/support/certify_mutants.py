@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 from pruned_ideas import IDEAS, Pruned, half
 
 from onnxprune.certify import certify
-from onnxprune.certify.element_bounds import Array
+from onnxprune.certify.relations.element_bounds import Array
 from onnxprune.errors import OnnxpruneError
 from onnxprune.runtime import Session
 

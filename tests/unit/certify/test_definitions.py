@@ -11,8 +11,8 @@ import pytest
 from onnx import helper, numpy_helper
 from wide_nodes import EMPTY, Array, floats, integers, positive, scalar
 
-from onnxprune.certify.definitions import DEFINITIONS, defined
-from onnxprune.certify.graph import Graph
+from onnxprune.certify.reading.definitions import DEFINITIONS, defined
+from onnxprune.certify.reading.graph import Graph
 from onnxprune.ops.spec import MICROSOFT
 from onnxprune.runtime import Session
 

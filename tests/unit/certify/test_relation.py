@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import unbounded
-from onnxprune.certify.relation import Relation, taken
+from onnxprune.certify.relations.element_bounds import unbounded
+from onnxprune.certify.relations.relation import Relation, taken
 
 
 def repeated() -> Relation:

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.analysis.inputs.ladder import estimated_bytes
-from onnxprune.certify.graph import inferred_sizes
+from onnxprune.certify.reading.inference import inferred_sizes
 
 HEAD = """<ir_version: 9, opset_import: ["" : 18]> g (float[n, 4] x) => (float y) {
     a = MatMul (x, w) b = Relu (a) e = MatMul (b, v) """

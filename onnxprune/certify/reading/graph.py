@@ -16,31 +16,26 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.certify import attention_definitions, known_values, quantised_definitions
-from onnxprune.certify.carried import without_carried_states
-from onnxprune.certify.definitions import defined
-from onnxprune.certify.element_bounds import Array
-from onnxprune.certify.joined_parts import read_in_part
-from onnxprune.certify.merged_axes import read_apart
+from onnxprune.certify.reading import attention_definitions, quantised_definitions
+from onnxprune.certify.reading.carried import without_carried_states
+from onnxprune.certify.reading.definitions import defined
+from onnxprune.certify.reading.inference import inferred_sizes
+from onnxprune.certify.reading.inner_graphs import Body, bodies_of, inlined, needed_for, read_by
+from onnxprune.certify.reading.merged_axes import read_apart
+from onnxprune.certify.reading.parts_of_joins import read_in_part
+from onnxprune.certify.reading.stacks import given_sizes, laid_out, scan_axes
 from onnxprune.certify.refusal import STANDARD, Impossible, Refusal, need
-from onnxprune.certify.shape_rules import SHAPES
-from onnxprune.certify.size_products import INPUT, Size, size_of, unknown
-from onnxprune.certify.stacks import given_sizes, laid_out, scan_axes
+from onnxprune.certify.relations.element_bounds import Array
+from onnxprune.certify.sizes import known_values, move_sizes, product_sizes, window_sizes
+from onnxprune.certify.sizes.size_monomials import INPUT, Size, size_of, unknown
+from onnxprune.certify.sizes.size_rules import SHAPES
 
 SMALL = 4096
 """Elements up to which a value is kept as numbers and sizes."""
-LARGE = 1024
-"""Elements from which constants are not shown to onnx's inference."""
-LONGEST = 1 << 16
-"""Elements of a list of sizes up to which onnx's inference may follow it."""
-TABLES = (attention_definitions, quantised_definitions)
-"""The modules that hold more definitions."""
+TABLES = (attention_definitions, quantised_definitions, move_sizes, product_sizes, window_sizes)
+"""The modules that hold more definitions and rules of sizes."""
 AHEAD = 64
 """Nodes behind an If that are followed to find out that one of its branches is impossible."""
-_RANK = 64
-"""Axes of a tensor, at most."""
-_LISTED = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-_HIDDEN = "hidden"
 RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -53,21 +48,6 @@ _NOT_FOLDED = RANDOM | {"Dropout", "Constant", "If", "Loop", "Scan"}
 
 
 Read: TypeAlias = Callable[[onnx.TensorProto], Array]
-
-
-@dataclass
-class Body:
-    """A graph, main or inside a node.
-
-    Attributes:
-        inputs: Names of its inputs.
-        outputs: Names of its outputs.
-        nodes: Its nodes, constants aside.
-    """
-
-    inputs: list[str]
-    outputs: list[str]
-    nodes: list[onnx.NodeProto]
 
 
 @dataclass(frozen=True)
@@ -171,7 +151,7 @@ class Graph:
                 for part in defined(self, node) or [node]:
                     yield from self._entered(part)
             else:
-                yield from self.flattened(_inlined(node, taken))
+                yield from self.flattened(inlined(node, taken))
 
     def _entered(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Visit a node, and return it in its simplest form."""
@@ -205,8 +185,8 @@ class Graph:
         later = around.nodes[place + 1 + AHEAD :]
         fails = {}
         for name, body in inside.items():
-            nodes = [*_inlined(node, body).nodes, *behind]
-            fails[name] = self._failing(_needed(self, nodes, [*around.outputs, *_read(self, later)]))
+            nodes = [*inlined(node, body).nodes, *behind]
+            fails[name] = self._failing(needed_for(self, nodes, [*around.outputs, *read_by(self, later)]))
         possible = [name for name, why in fails.items() if why is None]
         if len(possible) != 1:
             return None
@@ -426,127 +406,3 @@ def _defined(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the tensors that a graph makes, those in bodies aside."""
     made = {o for node in graph.node for o in node.output if o}
     return made | {t.name for t in graph.initializer} | {i.name for i in graph.input}
-
-
-def _read(graph: Graph, nodes: Iterable[onnx.NodeProto]) -> set[str]:
-    """Return the names that nodes and the bodies in them read."""
-    nodes = list(nodes)
-    return {i for n in nodes for i in n.input} | {
-        i for n in nodes for body in bodies_of(graph, n).values() for i in captured(graph, body)
-    }
-
-
-def _needed(graph: Graph, nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """Return the nodes that some outputs depend on: a runtime may leave out all others."""
-    needed, kept = set(outputs), []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed |= _read(graph, [node])
-    return kept[::-1]
-
-
-def captured(graph: Graph, body: Body) -> Iterator[str]:
-    """Yield the names that a body and the bodies in it read from outside."""
-    made = {*body.inputs, *(o for n in body.nodes for o in n.output)}
-    for node in body.nodes:
-        yield from (i for i in node.input if i and i not in made)
-        for inside in bodies_of(graph, node).values():
-            yield from (i for i in captured(graph, inside) if i not in made)
-    yield from (o for o in body.outputs if o not in made)
-
-
-def made_inside(graph: Graph, body: Body) -> set[str]:
-    """Return the names that a body and the bodies in it make."""
-    made = {o for node in body.nodes for o in node.output if o}
-    for node in body.nodes:
-        for inside in bodies_of(graph, node).values():
-            made |= made_inside(graph, inside)
-    return made
-
-
-def _inlined(node: onnx.NodeProto, branch: Body) -> Body:
-    """Return a branch as part of the graph around it: its results have the names of those of the node."""
-    made = {o for n in branch.nodes for o in n.output if not any(a.type == a.GRAPH for a in n.attribute)}
-    pairs = [(i, o) for i, o in zip(branch.outputs, node.output, strict=True) if o]
-    names = {i: o for i, o in pairs if i in made and branch.outputs.count(i) == 1}
-    nodes = []
-    for given in branch.nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(given)
-        copy.input[:] = [names.get(i, i) for i in given.input]
-        copy.output[:] = [names.get(o, o) for o in given.output]
-        nodes.append(copy)
-    nodes += [helper.make_node("Identity", [i], [o]) for i, o in pairs if i not in names]
-    return Body([], list(node.output), nodes)
-
-
-def bodies_of(graph: Graph, node: onnx.NodeProto) -> dict[str, Body]:
-    """Return the bodies of a node by attribute."""
-    names = [a.name for a in node.attribute if a.type == a.GRAPH]
-    return {name: graph.bodies[node.output[0], name] for name in names}
-
-
-def _hide_long_lists(model: onnx.ModelProto) -> None:
-    """Keep from onnx the nodes that make lists which may be long: it writes down every element.
-
-    A Range is one, and so is a Concat of lists that add up to more than `LONGEST` elements.
-    """
-    lengths = {
-        t.name: int(np.prod(t.dims, dtype=np.int64))
-        for t in model.graph.initializer
-        if t.data_type in _LISTED
-    }
-    for node in model.graph.node:
-        known = [lengths.get(name, 0) for name in node.input]
-        length = sum(known) if node.op_type == "Concat" else max(known, default=0)
-        if node.op_type == "Shape":
-            length = _RANK
-        if node.op_type == "Range" or length > LONGEST:
-            node.domain, length = _HIDDEN, 0
-        lengths.update(dict.fromkeys(node.output, length))
-    if any(node.domain == _HIDDEN for node in model.graph.node):
-        model.opset_import.add(domain=_HIDDEN, version=1)
-
-
-def inferred_sizes(model: onnx.ModelProto) -> dict[str, list[int | None]]:
-    """Return the sizes that onnx infers, declared shapes of inner tensors and outputs left out."""
-    bare = onnx.ModelProto(ir_version=max(model.ir_version, 4))
-    bare.opset_import.extend(model.opset_import)
-    bare.functions.extend(model.functions)
-    graph = bare.graph
-    graph.name = "bare"
-    for tensor in model.graph.initializer:
-        if np.prod(tensor.dims, dtype=np.int64) > LARGE:
-            graph.input.append(
-                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            )
-        else:
-            graph.initializer.add().CopyFrom(tensor)
-    large = {i.name for i in graph.input}
-    graph.input.extend(i for i in model.graph.input if i.name not in large)
-    for dim in (d for i in graph.input for d in i.type.tensor_type.shape.dim if d.dim_value < 0):
-        dim.ClearField("dim_value")
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = node.attribute[0].t
-            if np.prod(tensor.dims, dtype=np.int64) > LARGE:
-                name, dims = node.output[0], list(tensor.dims)
-                graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, dims))
-                continue
-        graph.node.add().CopyFrom(node)
-    _hide_long_lists(bare)
-    for value in model.graph.output:
-        made = graph.output.add()
-        made.CopyFrom(value)
-        if made.type.HasField("tensor_type"):
-            made.type.tensor_type.ClearField("shape")
-    try:
-        done = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except Exception:  # inference refuses more than runtimes do: then it yields no sizes
-        return {}
-    return {
-        v.name: [d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim]
-        for v in (*done.graph.value_info, *done.graph.output)
-        if v.type.HasField("tensor_type") and v.type.tensor_type.HasField("shape")
-    }

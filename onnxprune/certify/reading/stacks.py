@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from onnxprune.certify.size_products import Size
+from onnxprune.certify.sizes.size_monomials import Size
 
 
 def given_sizes(

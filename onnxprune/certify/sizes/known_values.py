@@ -10,12 +10,12 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.certify.element_bounds import Array
-from onnxprune.certify.shape_rules import slices
-from onnxprune.certify.size_products import Monomial, Size, computed, product
+from onnxprune.certify.relations.element_bounds import Array
+from onnxprune.certify.sizes.size_monomials import Monomial, Size, computed, product
+from onnxprune.certify.sizes.size_rules import slices
 
 if TYPE_CHECKING:
-    from onnxprune.certify.graph import Graph
+    from onnxprune.certify.reading.graph import Graph
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max")
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 from onnx import numpy_helper
 
-from onnxprune.certify.element_bounds import Array, Bounds, exactly, only_zero, unbounded
-from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import (
+from onnxprune.certify.relations.element_bounds import Array, Bounds, exactly, only_zero, unbounded
+from onnxprune.certify.relations.relation import (
     Relation,
     combined,
     concatenated,
@@ -21,9 +20,11 @@ from onnxprune.certify.relation import (
     taken,
     transposed,
 )
-from onnxprune.certify.reshaping import reshaped
-from onnxprune.certify.shape_rules import pads, placed, slices
-from onnxprune.certify.size_products import Monomial
+from onnxprune.certify.relations.reshaping import reshaped
+from onnxprune.certify.rules.node_pair import NodePair, rule
+from onnxprune.certify.sizes.size_monomials import Monomial
+from onnxprune.certify.sizes.size_rules import placed, slices
+from onnxprune.certify.sizes.window_sizes import pads
 
 
 @rule("Transpose")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array, Bounds, mul, only_zero
-from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Lists, Relation, agree, combined, contracted, transposed
+from onnxprune.certify.relations.element_bounds import Array, Bounds, mul, only_zero
+from onnxprune.certify.relations.relation import Lists, Relation, agree, combined, contracted, transposed
+from onnxprune.certify.rules.node_pair import NodePair, rule
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _DEFAULT = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"], "RNN": [b"Tanh"]}

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import (
+from onnxprune.certify.refusal import need
+from onnxprune.certify.relations.element_bounds import (
     Array,
     Bounds,
     exactly,
@@ -16,11 +17,10 @@ from onnxprune.certify.element_bounds import (
     summed,
     unbounded,
 )
-from onnxprune.certify.node_pair import NodePair, rule
-from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Relation, at_kept, contracted, dropped, removed
-from onnxprune.certify.shape_rules import REDUCTIONS, reduced_axes
-from onnxprune.certify.size_products import Size
+from onnxprune.certify.relations.relation import Relation, at_kept, contracted, dropped, removed
+from onnxprune.certify.rules.node_pair import NodePair, rule
+from onnxprune.certify.sizes.size_monomials import Size
+from onnxprune.certify.sizes.size_rules import REDUCTIONS, reduced_axes
 
 _SUMS = {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 _LINEAR = {"ReduceSum", "ReduceMean"}

@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.certify.element_bounds import Array
 from onnxprune.certify.refusal import Refusal, need
-from onnxprune.certify.size_products import Size, computed, over, times
+from onnxprune.certify.relations.element_bounds import Array
+from onnxprune.certify.sizes.size_monomials import Size, computed, over, times
 
 if TYPE_CHECKING:
-    from onnxprune.certify.graph import Graph
+    from onnxprune.certify.reading.graph import Graph
 
 MICROSOFT = "com.microsoft"
 Definition: TypeAlias = "Callable[[Parts], None]"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.certify.definitions import Parts, defines
-from onnxprune.certify.element_bounds import Array
+from onnxprune.certify.reading.definitions import Parts, defines
 from onnxprune.certify.refusal import need
+from onnxprune.certify.relations.element_bounds import Array
 
 LARGEST = 1 << 26
 """Elements up to which weights of a few bits are written out."""

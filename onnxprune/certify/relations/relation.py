@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array, Bounds, lift, plus, summed, unbounded
 from onnxprune.certify.refusal import need
-from onnxprune.certify.size_products import Size
+from onnxprune.certify.relations.element_bounds import Array, Bounds, lift, plus, summed, unbounded
+from onnxprune.certify.sizes.size_monomials import Size
 
 Lists: TypeAlias = Mapping[int, Array]
 

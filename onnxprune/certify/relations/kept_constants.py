@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array, Bounds, exactly, lift
 from onnxprune.certify.refusal import Refusal, need
-from onnxprune.certify.relation import Lists, Relation, line, plainer
+from onnxprune.certify.relations.element_bounds import Array, Bounds, exactly, lift
+from onnxprune.certify.relations.relation import Lists, Relation, line, plainer
 
 ROUNDING = {2: 2.0**-10, 4: 2.0**-22, 8: 2.0**-50}
 """Relative rounding of a floating-point type, by its bytes."""

@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array, Bounds
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Relation, line, plainer
-from onnxprune.certify.size_products import Size, over
+from onnxprune.certify.relations.element_bounds import Array, Bounds
+from onnxprune.certify.relations.relation import Relation, line, plainer
+from onnxprune.certify.sizes.size_monomials import Size, over
 
 Pair: TypeAlias = tuple[Size, Size]
 """The sizes of an axis, sparse and dense."""

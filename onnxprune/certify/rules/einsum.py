@@ -7,12 +7,13 @@ from functools import reduce
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array, mul
-from onnxprune.certify.node_pair import NodePair, rule
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Relation, combined, contracted, dropped, inserted, transposed
-from onnxprune.certify.shape_rules import einsum_labels, spread
-from onnxprune.certify.size_products import Size
+from onnxprune.certify.relations.element_bounds import Array, mul
+from onnxprune.certify.relations.relation import Relation, combined, contracted, dropped, inserted, transposed
+from onnxprune.certify.rules.node_pair import NodePair, rule
+from onnxprune.certify.sizes.product_sizes import einsum_labels
+from onnxprune.certify.sizes.size_monomials import Size
+from onnxprune.certify.sizes.size_rules import spread
 
 
 @rule("Einsum")

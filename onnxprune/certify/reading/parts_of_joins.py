@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from onnxprune.certify.element_bounds import Array
+from onnxprune.certify.relations.element_bounds import Array
 
 if TYPE_CHECKING:
-    from onnxprune.certify.graph import Graph
+    from onnxprune.certify.reading.graph import Graph
 
 
 def read_in_part(graph: Graph, node: onnx.NodeProto) -> onnx.NodeProto:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import helper
 
-from onnxprune.certify.shape_rules import SPREAD
-from onnxprune.certify.size_products import Monomial, Size, product
+from onnxprune.certify.sizes.size_monomials import Monomial, Size, product
+from onnxprune.certify.sizes.size_rules import SPREAD
 
 if TYPE_CHECKING:
-    from onnxprune.certify.graph import Graph
+    from onnxprune.certify.reading.graph import Graph
 
 UNARY = "Cast Identity Neg Relu Tanh Sigmoid Exp Sqrt Erf".split()
 ALONG = ("Softmax", "LogSoftmax", "GatherElements")

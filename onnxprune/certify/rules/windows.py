@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Array, Bounds, exactly, mul, only_zero, plus, unbounded
-from onnxprune.certify.kept_constants import PLACES, ROUNDING
-from onnxprune.certify.node_pair import NodePair, by_channel, rule
-from onnxprune.certify.reductions import reduced
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Lists, Relation, lost
-from onnxprune.certify.size_products import over
+from onnxprune.certify.relations.element_bounds import Array, Bounds, exactly, mul, only_zero, plus, unbounded
+from onnxprune.certify.relations.kept_constants import PLACES, ROUNDING
+from onnxprune.certify.relations.relation import Lists, Relation, lost
+from onnxprune.certify.rules.node_pair import NodePair, by_channel, rule
+from onnxprune.certify.rules.reductions import reduced
+from onnxprune.certify.sizes.size_monomials import over
 
 WIDER = "the axis is normalised as a whole, and has to stay"
 

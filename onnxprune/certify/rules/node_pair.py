@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import onnx
 
-from onnxprune.certify.element_bounds import Array, lift
-from onnxprune.certify.graph import Graph
-from onnxprune.certify.kept_constants import matched
+from onnxprune.certify.reading.graph import Graph
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Lists, Relation
-from onnxprune.certify.size_products import Size
+from onnxprune.certify.relations.element_bounds import Array, lift
+from onnxprune.certify.relations.kept_constants import matched
+from onnxprune.certify.relations.relation import Lists, Relation
+from onnxprune.certify.sizes.size_monomials import Size
 
 if TYPE_CHECKING:
     from onnxprune.certify.proof import Proof

@@ -11,7 +11,8 @@ from onnx import helper
 from onnxprune.certify.refusal import STANDARD
 
 if TYPE_CHECKING:
-    from onnxprune.certify.graph import Body, Graph
+    from onnxprune.certify.reading.graph import Graph
+    from onnxprune.certify.reading.inner_graphs import Body
 
 
 def without_carried_states(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxprune.certify.definitions import Parts, defines
+from onnxprune.certify.reading.definitions import Parts, defines
 from onnxprune.certify.refusal import need
-from onnxprune.certify.size_products import size_of
+from onnxprune.certify.sizes.size_monomials import size_of
 
 FOLLOWING = (
     "num_heads", "q_num_heads", "kv_num_heads", "qkv_hidden_sizes", "scale", "hidden_size",

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.certify.element_bounds import Bounds, hull, only_zero, unbounded
-from onnxprune.certify.graph import Body, bodies_of
-from onnxprune.certify.node_pair import NodePair, rule
+from onnxprune.certify.reading.inner_graphs import Body, bodies_of
+from onnxprune.certify.reading.stacks import laid_out_at, scan_axes
 from onnxprune.certify.refusal import need
-from onnxprune.certify.relation import Relation, dropped, inserted
-from onnxprune.certify.stacks import laid_out_at, scan_axes
+from onnxprune.certify.relations.element_bounds import Bounds, hull, only_zero, unbounded
+from onnxprune.certify.relations.relation import Relation, dropped, inserted
+from onnxprune.certify.rules.node_pair import NodePair, rule
 
 TURNS = 3
 """Number of trials of the bounds of states, after which they count as unknown."""
