@@ -13,7 +13,7 @@ from onnx import inliner, numpy_helper
 
 from onnxprune.certify.proof import Kept, Proof
 from onnxprune.certify.reading.graph import Read
-from onnxprune.certify.refusal import Refusal
+from onnxprune.certify.refusal import Refusal, unread
 from onnxprune.certify.relations.element_bounds import Array
 
 _BASIS_KEY = "onnxprune.basis"
@@ -122,7 +122,7 @@ def _refusal(prove: Callable[[], None]) -> Refusal | None:
     except Refusal as why:
         return why
     except Exception as error:  # after any failure the proof is refused
-        return Refusal(f"the verifier cannot read the models: {type(error).__name__}: {error}")
+        return Refusal(f"the verifier cannot read the models: {unread(error)}")
     return None
 
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnxprune.certify.reading.graph import Graph, Read
 from onnxprune.certify.reading.inner_graphs import Body, bodies_of, captured, made_inside
-from onnxprune.certify.refusal import STANDARD, Refusal, need
+from onnxprune.certify.refusal import MALFORMED, STANDARD, Refusal, need, unread
 from onnxprune.certify.relations.element_bounds import LARGE, Array, Bounds, Centred, exactly, lift
 from onnxprune.certify.relations.kept_constants import PLACES, ROUNDING, same_bits
 from onnxprune.certify.relations.relation import Relation, same
@@ -43,7 +43,6 @@ TABLES = (
 )
 """The modules that hold the rules."""
 Kept: TypeAlias = Mapping[str, Mapping[int, Array]]
-_MALFORMED = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, OverflowError)
 
 
 class Proof:
@@ -134,8 +133,8 @@ class Proof:
                 self._relate(makers, node)
             except Refusal as why:
                 self._note(node, why)
-            except _MALFORMED as error:
-                self._note(node, Refusal(f"{type(error).__name__}: {error}"))
+            except MALFORMED as error:
+                self._note(node, Refusal(unread(error)))
             if any(self._is_large(name) for name in node.input):
                 self._forget()
 
@@ -326,7 +325,7 @@ class Proof:
                 found = RULES[dense.op_type](NodePair(self, sparse, dense))
                 if all(r.plain for r in found) and len(found) == len(sparse.output):
                     return list(found)
-            except (Refusal, *_MALFORMED):
+            except (Refusal, *MALFORMED):
                 pass
         ranks = [len(self.sparse.sizes[o]) if o in self.sparse.sizes else None for o in sparse.output]
         return [same(rank if rank is not None else 0) for rank in ranks]

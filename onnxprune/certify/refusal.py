@@ -27,6 +27,28 @@ class Impossible(Refusal):
     """A node fails for all inputs of the sizes at hand: no run reaches it with these."""
 
 
+MALFORMED = (
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    ZeroDivisionError,
+)
+"""Errors of rules on nodes that lack sizes, attributes or operands that the rule reads."""
+
+
+def unread(error: Exception) -> str:
+    """Return the reason for a refusal after an error of a rule, in words."""
+    if isinstance(error, KeyError):
+        return f"'{error.args[0] if error.args else ''}' is not known"
+    if isinstance(error, AssertionError):
+        return "a rule of the verifier does not hold for it"
+    return f"a rule of the verifier does not fit it ({error})"
+
+
 def need(condition: object, reason: str) -> None:
     """Raise a refusal unless a condition holds."""
     if not condition:

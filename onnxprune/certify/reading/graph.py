@@ -24,7 +24,7 @@ from onnxprune.certify.reading.inner_graphs import Body, bodies_of, inlined, nee
 from onnxprune.certify.reading.merged_axes import read_apart
 from onnxprune.certify.reading.parts_of_joins import read_in_part
 from onnxprune.certify.reading.stacks import given_sizes, laid_out, scan_axes
-from onnxprune.certify.refusal import STANDARD, Impossible, Refusal, need
+from onnxprune.certify.refusal import MALFORMED, STANDARD, Impossible, Refusal, need, unread
 from onnxprune.certify.relations.element_bounds import Array
 from onnxprune.certify.sizes import known_values, move_sizes, product_sizes, window_sizes
 from onnxprune.certify.sizes.size_monomials import INPUT, Size, size_of, unknown
@@ -36,6 +36,8 @@ TABLES = (attention_definitions, quantised_definitions, move_sizes, product_size
 """The modules that hold more definitions and rules of sizes."""
 AHEAD = 64
 """Nodes behind an If that are followed to find out that one of its branches is impossible."""
+_SCAN_WITHOUT_SAMPLES = 9
+"""The opset from which on a Scan has no lengths and goes along any axis."""
 RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -130,11 +132,7 @@ class Graph:
         if rule is not None:
             try:
                 found = rule(self, node) or []
-            except Impossible as why:
-                raise Impossible(
-                    why.reason, why.tensor or node.output[0], why.operator or node.op_type
-                ) from why
-            except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            except MALFORMED:
                 found = []  # sizes it depends on are not known
         for place, name in enumerate(node.output):
             self._note_sizes(name, found[place] if place < len(found) else None)
@@ -154,13 +152,23 @@ class Graph:
                 yield from self.flattened(inlined(node, taken))
 
     def _entered(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Visit a node, and return it in its simplest form."""
-        read = read_in_part(self, node)
-        self.visit(read)
-        if node.domain not in STANDARD:
-            return [read]
-        self._note_move(node)
-        return read_apart(self, read)
+        """Visit a node, and return it in its simplest form.
+
+        Raises:
+            Refusal: It lacks something that its operator needs.
+        """
+        made = next((o for o in node.output if o), "")
+        try:
+            read = read_in_part(self, node)
+            self.visit(read)
+            if node.domain not in STANDARD:
+                return [read]
+            self._note_move(node)
+            return read_apart(self, read)
+        except Impossible as why:
+            raise Impossible(why.reason, why.tensor or made, why.operator or node.op_type) from why
+        except MALFORMED as error:
+            raise Refusal(unread(error), made, node.op_type) from error
 
     def _known_branch(self, node: onnx.NodeProto) -> Body | None:
         if node.op_type != "If" or node.domain not in STANDARD:
@@ -203,6 +211,8 @@ class Graph:
                 pass
         except Impossible as why:
             return why
+        except Refusal:
+            return None
         finally:
             self._trying = False
             vars(self).update(kept)
@@ -274,6 +284,8 @@ class Graph:
     def _repeated(self, node: onnx.NodeProto, body: Body) -> Iterator[Sequence[Size] | None]:
         """Visit a body that is run again and again; yield the sizes of the results."""
         operands, states = list(node.input), len(body.outputs) - 1
+        if node.op_type == "Scan" and self.opset < _SCAN_WITHOUT_SAMPLES:
+            return  # its operands are others
         if node.op_type == "Scan":
             scanned = self.attributes(node)["num_scan_inputs"]
             states = len(operands) - scanned

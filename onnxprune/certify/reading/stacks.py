@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxprune.certify.refusal import can_be
 from onnxprune.certify.sizes.size_monomials import Size
 
 
@@ -19,13 +20,18 @@ def given_sizes(
         states: How many of them are states; the others are scanned.
         into: The axis along which each of the others is scanned.
         turns: The number of turns where no scanned input tells it.
+
+    Raises:
+        Impossible: A scanned input has no such axis.
     """
     sizes: dict[str, list[Size]] = {}
     for place, (inner, outer) in enumerate(given.items()):
         if outer in shapes:
             sizes[inner] = list(shapes[outer])
             if place >= states:
-                turns = sizes[inner].pop(into[place - states])
+                axis, rank = into[place - states], len(sizes[inner])
+                can_be(-rank <= axis < rank, f"'{outer}' has no axis {axis} to go along")
+                turns = sizes[inner].pop(axis)
     return sizes, turns
 
 

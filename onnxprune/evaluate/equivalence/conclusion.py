@@ -20,10 +20,13 @@ from onnxprune.runtime import ONE_SIDE
 def conclude(check: EquivalenceCheck) -> tuple[OutputVerdict, ...]:
     """Judge every output by all that was run."""
     usual = Conclusion(check, Evidence(check.comparison.records, check.runs)).outputs()
-    if not check.wide.runs or any(output.status != "agree" for output in usual):
+    if any(output.status != "agree" for output in usual):
         return usual
-    wide = Conclusion(check, check.wide).outputs()
-    return tuple(w if w.status == "differ" else u for u, w in zip(usual, wide, strict=True))
+    for evidence in check.apart.values():
+        found = Conclusion(check, evidence).outputs() if evidence.runs else ()
+        if any(output.status == "differ" for output in found):
+            return tuple(f if f.status == "differ" else u for u, f in zip(usual, found, strict=True))
+    return usual
 
 
 class Conclusion:

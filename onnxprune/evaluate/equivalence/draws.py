@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,11 +17,18 @@ KINDS = ("usual", "masks", "zeros and ones", "small", "ones", "positive", "of [0
 """Ways of drawing, in the order in which they are tried."""
 LARGE = 1000.0
 WIDE = "wide"
-"""Small whole numbers, which are often zero or equal, then numbers of all sizes up to `LARGE`.
+"""Numbers of all sizes up to `LARGE`, which cross thresholds that usual numbers do not reach.
 
-Of both signs, where the graph sets no bound. They cross thresholds that usual numbers do not reach.
+Of both signs, where the graph sets no bound.
 """
-WIDE_FEEDS = 3
+WHOLE = "whole"
+"""The same, whole or with a half: they are often zero, equal, or at a threshold itself."""
+APART = (WIDE, WHOLE)
+"""The kinds whose runs are judged apart from the others, and from each other."""
+_FEEDS = {WIDE: 2, WHOLE: 1}
+_MOST_FEEDS = 32
+_NUMBERS = 256
+"""Numbers drawn of each of them for small inputs: between any two thresholds some are to be expected."""
 _FEW = 4
 _TABLES = {"Gather": "axis", "GatherBlockQuantized": "gather_axis"}
 
@@ -40,7 +48,7 @@ def drawn(
         model: The graph, which determines the allowed values of its inputs.
         specs: Its inputs, as the runtime has them.
         shapes: Their full shapes, by name.
-        kind: Kind of values, one of `KINDS` or `WIDE`.
+        kind: Kind of values, one of `KINDS` or `APART`.
         count: Number of feeds; more where values of an input choose a branch, so that each does.
         seed: Seed of the draws.
 
@@ -57,19 +65,21 @@ def drawn(
     others = []
     for turn, feed in enumerate(feeds):
         scale = LARGE ** (turn / max(count - 1, 1))
-        other = {
-            name: _of_kind(random, feed[name], kind, values[name], scale, whole=turn == 0) for name in feed
-        }
+        other = {name: _of_kind(random, feed[name], kind, values[name], scale) for name in feed}
         others += [other] if any(other[name] is not feed[name] for name in feed) else []
     return others
 
 
-def _of_kind(
-    random: np.random.Generator, usual: Array, kind: str, values: Values, scale: float, whole: bool
-) -> Array:
+def feeds_of(kind: str, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Return how many feeds to draw of a kind that is judged apart: more for inputs of few numbers."""
+    fed = max(sum(math.prod(shape) for shape in shapes.values()), 1)
+    return min(max(_FEEDS[kind], math.ceil(_NUMBERS / fed)), _MOST_FEEDS)
+
+
+def _of_kind(random: np.random.Generator, usual: Array, kind: str, values: Values, scale: float) -> Array:
     """Return numbers of a kind in the place of the usual ones; the same array where there are no others."""
-    if kind == WIDE:
-        return _scaled(random, usual, scale, whole) if values.unbounded else usual
+    if kind in APART:
+        return _scaled(random, usual, scale, kind == WHOLE) if values.unbounded else usual
     return usual if values.turns else _otherwise(random, usual, kind)
 
 
@@ -77,7 +87,9 @@ def _scaled(random: np.random.Generator, values: Array, scale: float, whole: boo
     """Return numbers of such a size, of both signs where the type has them."""
     narrow = values.dtype.kind == "f" and values.dtype.itemsize < 4
     made = random.standard_normal(values.shape) * (scale**0.5 if narrow else scale)
-    made = np.rint(made) if whole or values.dtype.kind in "iu" else made
+    if whole or values.dtype.kind in "iu":
+        halves = whole and scale > 1
+        made = np.rint(2 * made) / 2 if halves else np.rint(made)
     if values.dtype.kind in "iu":
         bounds = np.iinfo(values.dtype)
         return np.asarray(np.clip(made, bounds.min, bounds.max)).astype(values.dtype)

@@ -32,6 +32,8 @@ class ComputationGraph:
         widths: The size in bytes of the narrowest float type that each tensor is computed in, where any is.
         rounded: Tensors that activations rounded to a few steps lead to.
         dependent: Tensors that depend on the values of inputs, not only on their shapes.
+        versions: The version of each domain of operators, empty for that of ONNX.
+        functions: Local functions, by domain and name.
     """
 
     makers: dict[str, onnx.NodeProto]
@@ -40,6 +42,8 @@ class ComputationGraph:
     widths: dict[str, int]
     rounded: frozenset[str]
     dependent: frozenset[str]
+    versions: dict[str, int]
+    functions: dict[tuple[str, str], bytes]
 
     @classmethod
     def of(cls, proto: onnx.ModelProto) -> ComputationGraph:
@@ -53,7 +57,34 @@ class ComputationGraph:
         for node in graph.node:
             walk.step(node)
         makers = {o: n for n in graph.node for o in n.output if o and o not in constants}
-        return cls(makers, constants, inputs, walk.widths, frozenset(walk.rounded), frozenset(walk.dependent))
+        return cls(
+            makers,
+            constants,
+            inputs,
+            walk.widths,
+            frozenset(walk.rounded),
+            frozenset(walk.dependent),
+            {_domain(o.domain): o.version for o in proto.opset_import},
+            {(f.domain, f.name): f.SerializeToString(deterministic=True) for f in proto.functions},
+        )
+
+    def meanings(self, node: onnx.NodeProto) -> list[tuple[str, int, list[bytes]]]:
+        """Return the operators of a node and of its bodies, each with the version that defines it.
+
+        A local function is defined by its text, and by those of all functions that it may call.
+        """
+        bodies = [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+        nodes = [node, *(n for body in bodies for g in every_graph(body) for n in g.node)]
+        return [self._meaning(n) for n in nodes]
+
+    def _meaning(self, node: onnx.NodeProto) -> tuple[str, int, list[bytes]]:
+        if (node.domain, node.op_type) in self.functions:
+            return node.op_type, 0, sorted(self.functions.values())
+        domain = _domain(node.domain)
+        version = self.versions.get(domain, 1)
+        if onnx.defs.has(node.op_type, version, domain):
+            version = onnx.defs.get_schema(node.op_type, version, domain).since_version
+        return node.op_type, version, []
 
     def same_constant(self, name: str, other: ComputationGraph, its: str) -> bool:
         """Return true if a constant of this graph and one of another are equal, types included."""
@@ -110,6 +141,10 @@ class _Walk:
         of = node.input[1:2] if node.op_type == "DequantizeLinear" else node.input
         floats = [k for i in of if (k := self.kinds.get(i, 0)) in _WIDTHS]
         return floats[0] if floats else 0
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
 
 
 def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -11,7 +11,7 @@ from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.errors import EndlessError, LimitError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.coverage import covering
-from onnxprune.evaluate.equivalence.draws import KINDS, WIDE, WIDE_FEEDS, drawn, table_rows
+from onnxprune.evaluate.equivalence.draws import APART, KINDS, drawn, feeds_of, table_rows
 from onnxprune.evaluate.equivalence.measure import Leniency, Record
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import Subjects
@@ -28,7 +28,7 @@ SMALL = 1 << 14
 _LARGEST_STEP = 128
 """Shapes of more than so many times the elements of the smallest that ran are not tried."""
 _KEPT_RUNS = 24
-_LENIENCY: dict[str, Leniency] = {KINDS[0]: "none", WIDE: "not finite"}
+_LENIENCY: dict[str, Leniency] = {KINDS[0]: "none", **dict.fromkeys(APART, "not finite")}
 _PATIENCE = 1.5
 """Factor of the budget where no shape has run yet, as long as small ones are left."""
 
@@ -67,8 +67,8 @@ class EquivalenceCheck:
         budget: Budget for runs on drawn inputs.
         seed: Seed of the draws.
         shrunk: Elements of tensors of the reference that the candidate has left.
-        wide: The runs on numbers that cross thresholds. They may show a difference; the errors of the verdict
-            are those of the other runs.
+        apart: The runs on numbers that cross thresholds, by kind. They may show a difference; the errors of
+            the verdict are those of the other runs.
         limit: The reason why no further inputs are drawn: a run took too much time, or memory.
         refusals: Errors of the reference on drawn inputs.
     """
@@ -83,7 +83,7 @@ class EquivalenceCheck:
     points: dict[str, list[Pair]] = field(init=False)
     comparison: Comparison = field(init=False)
     runs: list[ReferenceRun] = field(default_factory=list)
-    wide: Evidence = field(init=False)
+    apart: dict[str, Evidence] = field(init=False)
     count: int = 0
     tried: dict[str, Shapes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ class EquivalenceCheck:
         pairs = [(o, o) for o in made.outputs]
         pairs += [*made.points, *(p for points in self.points.values() for p in points)]
         self.comparison = self.compared(pairs)
-        self.wide = Evidence(self.comparison.no_records(), [])
+        self.apart = {kind: Evidence(self.comparison.no_records(), []) for kind in APART}
         protos = (made.reference, made.candidate)
         self._rows = table_rows(protos)
 
@@ -169,7 +169,8 @@ class EquivalenceCheck:
             if not self._is_enough(shapes):
                 self._draw(shapes, KINDS[1], 1 if self.spent > self.budget.seconds else 2)
         if tried and self._kind == KINDS[0] and not self.limit and not self._is_enough(tried[-1]):
-            self._draw(tried[-1], WIDE, WIDE_FEEDS)
+            for kind in APART:
+                self._draw(tried[-1], kind, feeds_of(kind, tried[-1]))
         for kind in KINDS[2:]:
             for shapes in tried:
                 if self.limit or self._is_shown() or self.spent > self.budget.seconds:
@@ -245,7 +246,7 @@ class EquivalenceCheck:
                 break
             where = _sizes_text(shapes) + (f", drawn as {kind}" if kind != KINDS[0] else "")
             leniency = _LENIENCY.get(kind, "near infinity")
-            if not self._run_quietly(ReferenceRun(feed, where, leniency)):
+            if not self._run_quietly(ReferenceRun(feed, where, leniency, kind if kind in APART else "")):
                 break
             took = True
         return took
@@ -264,12 +265,13 @@ class EquivalenceCheck:
         return True
 
     def _run(self, run: ReferenceRun) -> None:
-        wide = run.leniency == _LENIENCY[WIDE]
-        self.comparison.run(run, self.wide.records if wide else None)
+        apart = self.apart.get(run.apart)
+        self.comparison.run(run, apart.records if apart else None)
         self.count += 1
-        runs = self.wide.runs if wide else self.runs
-        if len(runs) < _KEPT_RUNS:
-            runs.append(run)
+        if apart:
+            apart.runs.append(run)
+        elif len(self.runs) < _KEPT_RUNS:
+            self.runs.append(run)
 
     def _is_shown(self) -> bool:
         return all(self.comparison.records[o, o].shown for o in self.subjects.outputs)

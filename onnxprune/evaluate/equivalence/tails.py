@@ -120,12 +120,13 @@ def _same_operands(
 ) -> list[Pair] | None:
     """Return the operands of two nodes and the outer tensors of their bodies, if the nodes are the same.
 
-    They are if they compute the same function of their non-constant operands.
+    They are if they compute the same function of their non-constant operands: in other versions of ONNX an
+    operator of the same name may be another one, and so may a local function.
     """
     if not _alike(one, two, pair):
         return None
     (bare, outer), (other_bare, other_outer) = anonymous(one), anonymous(two)
-    if bare != other_bare:
+    if bare != other_bare or reference.meanings(one) != candidate.meanings(two):
         return None
     operands = [*zip(one.input, two.input, strict=True), *zip(outer, other_outer, strict=True)]
     return operands if all(_fits(reference, candidate, p) for p in operands) else None

@@ -27,11 +27,13 @@ class ReferenceRun:
         feed: Arrays by input name.
         where: Description of them, in a few words.
         leniency: Numbers that are not compared, since they were drawn so that they may come near infinity.
+        apart: The kind of numbers where such runs are judged apart; empty for the others.
     """
 
     feed: Mapping[str, Array]
     where: str
     leniency: Leniency = "none"
+    apart: str = ""
 
 
 class Comparison:

@@ -20,15 +20,16 @@ def steps(proto: onnx.ModelProto) -> list[bytes]:
     """Return the scales and zero points of one number that quantisation in the main graph reads, sorted."""
     known = {t.name: t for t in proto.graph.initializer}
     known |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
-    read = [
-        known[name]
-        for node in proto.graph.node
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        for name in node.input[1:]
-        if name in known
-    ]
+    read = [known[name] for node in proto.graph.node for name in _quantising(node) if name in known]
     arrays = [numpy_helper.to_array(t) for t in read if math.prod(t.dims) == 1]
     return sorted(a.tobytes() for a in arrays)
+
+
+def _quantising(node: onnx.NodeProto) -> list[str]:
+    """Return the operands of a node among which its scales and zero points are."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return list(node.input[1:])
+    return list(node.input) if node.op_type.startswith("QLinear") else []
 
 
 def without_rounding(proto: onnx.ModelProto) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import single_nodes
 from certify_mutants import Table, subjects
 from helpers import Net
 from places import ROOT
@@ -198,6 +200,51 @@ def test_a_sparse_model_with_other_weights_is_not_the_original() -> None:
 
 def test_nonsense_is_refused_and_raises_nothing() -> None:
     assert not certify(onnx.ModelProto(), half("plain").dense.model.proto).certified
+
+
+def scan(opset: int, of: str) -> onnx.ModelProto:
+    """A Scan that hands its elements on, and the sizes of a tensor; in old opsets lengths come first."""
+    lengths = '"", ' if opset < 9 else ""
+    return onnx.parser.parse_model(f"""<ir_version: 7, opset_import: ["": {opset}]>
+        net (float[b, 4] h, float[b, t, 4] x) => (float[b, t, 4] y, int64[k] s) {{
+            f, y = Scan <num_scan_inputs = 1, body =
+                step (float[4] a, float[4] e) => (float[4] c, float[4] d) {{
+                c = Add (a, e)
+                d = Identity (e) }}> ({lengths}h, x)
+            s = Shape ({of})
+        }}""")
+
+
+def test_sizes_of_a_scan_over_samples_are_not_those_of_one_without() -> None:
+    assert certify(scan(8, "y"), scan(8, "y")).certified
+    assert not certify(scan(8, "y"), scan(8, "h")).certified
+
+
+def test_a_scan_over_a_number_is_refused() -> None:
+    model = scan(9, "y")
+    del model.graph.input[1].type.tensor_type.shape.dim[:]
+    found = certify(model, model)
+    assert (found.certified, found.operator, found.tensor) == (False, "Scan", "f")
+    assert found.reason == "'x' has no axis 0 to go along"
+
+
+SHAPES = {
+    "without ranks": lambda kind: kind.ClearField("shape"),
+    "of numbers": lambda kind: kind.shape.ClearField("dim"),
+}
+
+
+@pytest.mark.parametrize("change", SHAPES)
+def test_refusals_have_reasons_in_words(change: str) -> None:
+    """Onnx's example of each operator, with inputs of unknown rank, or of none."""
+    for name, cases in single_nodes.examples().items():
+        model = onnx.ModelProto()
+        model.CopyFrom(cases[0].model)
+        for value in model.graph.input:
+            if value.type.HasField("tensor_type"):
+                SHAPES[change](value.type.tensor_type)
+        reason = certify(model, model).reason
+        assert not re.search("Error|out of range|object", reason), (name, reason)
 
 
 def test_a_body_that_uses_the_name_of_an_output_is_another_tensor() -> None:

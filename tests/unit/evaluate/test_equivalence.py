@@ -14,7 +14,7 @@ from places import CASES
 from onnxprune.analysis.inputs.ladder import Trial, estimated_bytes
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, runs, tensor_comparison, verify
-from onnxprune.evaluate.equivalence.draws import WIDE_FEEDS
+from onnxprune.evaluate.equivalence.draws import APART, feeds_of
 from onnxprune.evaluate.equivalence.noise import shaken
 from onnxprune.ir import Model, check, load
 from onnxprune.ir.canonical.canonicalise import canonicalise
@@ -542,6 +542,47 @@ def test_negative_zero_and_equal_numbers_are_fed(given, made, one, two):
     assert examine(first, second, budget=QUICK).status == "differ"
 
 
+THREE = "float[3]"
+
+
+@pytest.mark.parametrize(
+    ("given", "one", "two"),
+    [
+        (THREE, "y = ThresholdedRelu <alpha = 2.0> (x)", "y = ThresholdedRelu <alpha = 3.25> (x)"),
+        (THREE, "z = Abs (x) y = Sqrt (z)", "z = Relu (x) y = Sqrt (z)"),
+        ("float[1]", "y = HardSwish (x)", "y = HardSwish (x) "),
+        (
+            "uint8[6]",
+            "d = Constant <value = uint8 {30}> () y = Mod (x, d)",
+            "d = Constant <value = uint8 {29}> () y = Mod (x, d)",
+        ),
+    ],
+)
+def test_numbers_between_two_thresholds_are_fed_to_small_inputs(given, one, two):
+    text = """<ir_version: 9, opset_import: ["" : 17]> agraph (%s x) => (%s y) { %s }"""
+    first, second = (Model(onnx.parser.parse_model(text % (given, given, nodes))) for nodes in (one, two))
+    assert examine(first, first, budget=QUICK).status == "agree"
+    assert examine(first, second, budget=QUICK).status == ("agree" if one == two.strip() else "differ")
+
+
+def qlinear(zero: int) -> onnx.ModelProto:
+    """A product of eight bits with scales of half precision, whose last place moves many results."""
+    one = ", ".join(["3, 100, 90, 1"] * 4)
+    text = f"""<ir_version: 10, opset_import: ["": 21]>
+        m (int8[N, 4] x) => (int8[N, 4] y)
+        <int8 z = {{-7}}, int8[4, 4] w = {{{one}}}, int8 o = {{{zero}}}> {{
+            f = Constant <value_float = 0.1> ()
+            s = Cast <to = 10> (f)
+            y = QLinearMatMul (x, s, z, w, s, z, s, o)
+        }}"""
+    return onnx.parser.parse_model(text)
+
+
+def test_zero_points_of_quantised_products_are_compared() -> None:
+    assert judged(qlinear(3), qlinear(3)).status == "agree"
+    assert judged(qlinear(3), qlinear(4)).status == "differ"
+
+
 def test_infinite_numbers_of_the_reference_are_no_evidence():
     """The logarithm of 1 + exp(x) is infinite in one spelling only."""
     text = """<ir_version: 9, opset_import: ["" : 17]>
@@ -829,4 +870,33 @@ def test_sizes_come_before_further_draws_once_half_of_the_time_is_gone(
     monkeypatch.setattr(runs.EquivalenceCheck, "_run", noted)
     assert examine(model, model, budget=CheckBudget(seconds=10.0)).status == "agree"
     assert [drawn.count(f"x={n}×4") for n in (1, 3, 5)] == expected
-    assert len(drawn) == sum(expected) + (WIDE_FEEDS if seconds == 1.0 else 0)
+    further = sum(feeds_of(kind, trials[-1].shapes) for kind in APART)
+    assert len(drawn) == sum(expected) + (further if seconds == 1.0 else 0)
+
+
+def hardmax(opset: int) -> onnx.ModelProto:
+    """Before opset 13, Hardmax picks one of all elements behind its axis."""
+    text = f"""<ir_version: 7, opset_import: ["": {opset}]>
+        m (float[N, 3, 4] x) => (float[N, 3, 4] y) {{ y = Hardmax <axis = 1> (x) }}"""
+    return onnx.parser.parse_model(text)
+
+
+def test_operators_of_other_versions_are_no_common_tail() -> None:
+    assert judged(hardmax(12), hardmax(13)).status == "differ"
+    assert judged(hardmax(13), hardmax(17)).status == "agree"
+
+
+def picking(operator: str, calls: str = "pick") -> onnx.ModelProto:
+    """A network that picks by a local function, or by one that this one calls."""
+    text = f"""<ir_version: 8, opset_import: ["": 17, "own": 1]>
+        m (float[N, 5] x) => (int64[N] y) {{ a = Neg (x) y = own.{calls} (a) }}
+        <domain: "own", opset_import: ["": 17]> pick (a) => (b)
+            {{ b = {operator} <axis = 1, keepdims = 0> (a) }}
+        <domain: "own", opset_import: ["": 17, "own": 1]> outer (a) => (b) {{ b = own.pick (a) }}"""
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize("calls", ["pick", "outer"])
+def test_other_functions_of_the_same_name_are_no_common_tail(calls: str) -> None:
+    assert judged(picking("ArgMax", calls), picking("ArgMin", calls)).status == "differ"
+    assert judged(picking("ArgMax", calls), picking("ArgMax", calls)).status == "agree"
