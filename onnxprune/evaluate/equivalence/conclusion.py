@@ -34,8 +34,9 @@ class Conclusion:
 
     def __init__(self, examination: EquivalenceCheck, evidence: Evidence) -> None:
         self._of = examination
-        self._records, self._runs = evidence.records, evidence.runs
+        self._records, self._runs, self._exact = evidence.records, evidence.runs, evidence.exact
         self._noises: dict[Pair, Record] | None = None
+        self._limits: dict[Pair, Record] | None = None
         self._plain: dict[Pair, Record] | None = None
 
     def outputs(self) -> tuple[OutputVerdict, ...]:
@@ -62,12 +63,12 @@ class Conclusion:
             return found
         if (shown := self._by_tail(found, pair)) is not None:
             return shown
-        clear = [p for p in bad if not is_beyond_measure(self._records[p], self._noise_of(p))]
+        clear = [p for p in bad if not is_beyond_measure(self._records[p], self._limit_of(p))]
         if (
             not fits
             and not clear
             and record.worst.reason == ""
-            and is_beyond_measure(record, self._noise_of(pair))
+            and is_beyond_measure(record, self._limit_of(pair))
         ):
             why = "the network magnifies the last place of its weights beyond the tolerance"
             return replace(found, status="not shown", reason=why)
@@ -162,6 +163,14 @@ class Conclusion:
 
     def _noise_of(self, pair: Pair) -> Record | None:
         return self._noises[pair] if self._noises is not None else None
+
+    def _limit_of(self, pair: Pair) -> Record | None:
+        """Return the noise that may be too large for a verdict: of exact inputs that of the weights."""
+        if not self._exact or self._noises is None:
+            return self._noise_of(pair)
+        if self._limits is None:
+            self._limits = self._of.comparison.noise(self._runs, exact=True)
+        return self._limits[pair]
 
     def _size_of_noise(self, pair: Pair) -> float | None:
         noise = self._noise_of(pair)

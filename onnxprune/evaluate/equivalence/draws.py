@@ -61,7 +61,7 @@ def drawn(
     feeds = sample_feeds(specs, shapes=known, values=values, samples=count, seed=seed)
     if kind == KINDS[0]:
         return feeds
-    random = np.random.default_rng([seed, 1])
+    random = np.random.default_rng([seed, 2 if kind == WHOLE else 1])
     others = []
     for turn, feed in enumerate(feeds):
         scale = LARGE ** (turn / max(count - 1, 1))

@@ -11,7 +11,7 @@ from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.errors import EndlessError, LimitError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.coverage import covering
-from onnxprune.evaluate.equivalence.draws import APART, KINDS, drawn, feeds_of, table_rows
+from onnxprune.evaluate.equivalence.draws import APART, KINDS, WHOLE, drawn, feeds_of, table_rows
 from onnxprune.evaluate.equivalence.measure import Leniency, Record
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import Subjects
@@ -50,10 +50,17 @@ class CheckBudget:
 
 @dataclass
 class Evidence:
-    """Records of pairs of tensors, and the runs that they are of."""
+    """Records of pairs of tensors, and the runs that they are of.
+
+    Attributes:
+        records: The records, by pair.
+        runs: The runs.
+        exact: True if the inputs are whole numbers: no jump is explained by the rounding of inputs.
+    """
 
     records: Mapping[Pair, Record]
     runs: list[ReferenceRun]
+    exact: bool = False
 
 
 @dataclass
@@ -102,7 +109,7 @@ class EquivalenceCheck:
         pairs = [(o, o) for o in made.outputs]
         pairs += [*made.points, *(p for points in self.points.values() for p in points)]
         self.comparison = self.compared(pairs)
-        self.apart = {kind: Evidence(self.comparison.no_records(), []) for kind in APART}
+        self.apart = {k: Evidence(self.comparison.no_records(), [], k == WHOLE) for k in APART}
         protos = (made.reference, made.candidate)
         self._rows = table_rows(protos)
 

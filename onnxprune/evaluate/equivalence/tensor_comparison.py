@@ -100,13 +100,18 @@ class Comparison:
         return self.records
 
     def noise(
-        self, runs: Sequence[ReferenceRun], is_enough: Callable[[Mapping[Pair, Record]], bool] | None = None
+        self,
+        runs: Sequence[ReferenceRun],
+        is_enough: Callable[[Mapping[Pair, Record]], bool] | None = None,
+        *,
+        exact: bool = False,
     ) -> dict[Pair, Record]:
         """Run the reference against itself, inputs and weights changed by one last place.
 
         Args:
             runs: Inputs that the reference takes; those of the fewest elements are run first.
             is_enough: Called after each run with the noise so far, which is returned once it is true.
+            exact: Change the weights alone.
         """
         noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
         ordered = sorted(runs, key=lambda run: sum(np.asarray(a).size for a in run.feed.values()))
@@ -118,7 +123,8 @@ class Comparison:
                 try:
                     narrowed = self.interface.narrowed
                     expected = narrowed(one.run(run.feed))
-                    moved = narrowed(other.run(shaken_feed(run.feed, number)))
+                    fed = run.feed if exact else shaken_feed(run.feed, number)
+                    moved = narrowed(other.run(fed))
                 except ModelError:  # a size that is computed from the weights came out as another
                     continue
                 for pair, record in noises.items():

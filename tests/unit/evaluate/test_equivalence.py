@@ -542,6 +542,16 @@ def test_negative_zero_and_equal_numbers_are_fed(given, made, one, two):
     assert examine(first, second, budget=QUICK).status == "differ"
 
 
+def test_numbers_at_a_threshold_itself_are_fed():
+    """The two differ only where the last place of an input decides."""
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    agraph (float[n,3] x) => (float[n,3] y) <float a = {%s}, float k = {1000}> {
+        c = Equal (x, a) f = Cast <to = 1> (c) m = Mul (f, k) y = Add (x, m) }"""
+    first, second = (Model(onnx.parser.parse_model(text % number)) for number in ("2.0", "2.5"))
+    assert examine(first, first, budget=QUICK).status == "agree"
+    assert examine(first, second, budget=QUICK).status == "differ"
+
+
 THREE = "float[3]"
 
 
