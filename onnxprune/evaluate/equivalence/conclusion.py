@@ -34,7 +34,8 @@ class Conclusion:
 
     def __init__(self, examination: EquivalenceCheck, evidence: Evidence) -> None:
         self._of = examination
-        self._records, self._runs, self._exact = evidence.records, evidence.runs, evidence.exact
+        self._records, self._runs = evidence.records, evidence.runs
+        self._apart, self._exact = evidence.apart, evidence.exact
         self._noises: dict[Pair, Record] | None = None
         self._limits: dict[Pair, Record] | None = None
         self._plain: dict[Pair, Record] | None = None
@@ -59,7 +60,7 @@ class Conclusion:
             before=tuple(p[0] for p in points),
             noise=self._size_of_noise(pair),
         )
-        if fits and record.shown and not bad:
+        if fits and (record.shown or self._apart) and not bad:
             return found
         if (shown := self._by_tail(found, pair)) is not None:
             return shown

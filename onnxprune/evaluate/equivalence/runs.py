@@ -55,11 +55,13 @@ class Evidence:
     Attributes:
         records: The records, by pair.
         runs: The runs.
+        apart: True if the runs may show a difference only, never that there is none.
         exact: True if the inputs are whole numbers: no jump is explained by the rounding of inputs.
     """
 
     records: Mapping[Pair, Record]
     runs: list[ReferenceRun]
+    apart: bool = False
     exact: bool = False
 
 
@@ -109,7 +111,7 @@ class EquivalenceCheck:
         pairs = [(o, o) for o in made.outputs]
         pairs += [*made.points, *(p for points in self.points.values() for p in points)]
         self.comparison = self.compared(pairs)
-        self.apart = {k: Evidence(self.comparison.no_records(), [], k == WHOLE) for k in APART}
+        self.apart = {k: Evidence(self.comparison.no_records(), [], True, k == WHOLE) for k in APART}
         protos = (made.reference, made.candidate)
         self._rows = table_rows(protos)
 
