@@ -15,7 +15,8 @@ import numpy as np
 
 from onnxprune.analysis.groups.blocks import ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group, find_channels
-from onnxprune.analysis.groups.reach import counting_of, staying_axes
+from onnxprune.analysis.groups.openings import openings
+from onnxprune.analysis.groups.reach import counting_of, reach_of, staying_axes
 from onnxprune.analysis.groups.selection import select_prunable
 from onnxprune.decisions.channels.masks import check_zero, masked
 from onnxprune.decisions.channels.own_graph import in_own_graph
@@ -323,9 +324,11 @@ class Prune(PruneOptions, Pass):
         reasons = [reason.reason for axis in staying_axes(channels) for reason in axis.reasons]
         if blocks and self.blocks is None and (self.data is None or self.analysis is None):
             hint += f"; with `analysis` and `data` the {blocks} residual blocks are candidates too"
-        if not self.allow_inexact and any(reason.endswith(INEXACT_OPENS) for reason in reasons):
+        found = openings(channels, reach_of(channels))
+        named = any(opening.allow_inexact for opening in found) or self.allow_inexact
+        if not named and any(reason.endswith(INEXACT_OPENS) for reason in reasons):
             hint += "; `allow_inexact` opens axes that are normalised"
-        return hint
+        return "; ".join([hint, *(opening.statement for opening in found)])
 
     def _prove(self, own: Model, analysed: Model) -> None:
         """Compare the user's own graph with the form that is analysed, the same channels zero in both.

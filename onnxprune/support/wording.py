@@ -56,11 +56,48 @@ def shortened(text: str, longest: int = LONGEST_NAME) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
+def folded(text: str, longest: int) -> str:
+    """Return an expression without the contents of its inner brackets if it is longer than the limit.
+
+    The deepest brackets are emptied first, and only as many depths as needed; the outer form stays legible.
+
+    Args:
+        text: An expression, such as ``8*((n + 7)//8)``.
+        longest: Limit of characters; a text that is longer without brackets too loses its middle.
+    """
+    depths, depth = [], 0
+    for character in text:
+        depth -= character == ")"
+        depths.append(depth)
+        depth += character == "("
+    for most in range(max(depths, default=0), 0, -1):
+        if len(text) <= longest:
+            return text
+        text, depths = _without_depth(text, depths, most)
+    return shortened(text, longest)
+
+
+def _without_depth(text: str, depths: Sequence[int], depth: int) -> tuple[str, list[int]]:
+    """Put an ellipsis in the place of each run of characters of one depth."""
+    kept: list[tuple[str, int]] = []
+    for character, own in zip(text, depths, strict=True):
+        if own < depth:
+            kept.append((character, own))
+        elif kept and kept[-1] != ("…", depth - 1):
+            kept.append(("…", depth - 1))
+    return "".join(c for c, _ in kept), [own for _, own in kept]
+
+
 def sentence(text: str) -> str:
     """Return a message as it can be shown: line by line, further lines set in, words of limited length."""
     lines = [escaped(line).strip() for line in str(text).split("\n")]
     words = (" ".join(map(shortened, line.split(" "))) for line in lines if line)
     return shortened(f"\n{INDENT}".join(words), LONGEST_SENTENCE)
+
+
+def percent(share: float) -> str:
+    """Return a share in percent; a share below 1 is at most 99.9 %."""
+    return f"{min(share * 100, 100 if share >= 1 else 99.9):.3g} %"
 
 
 def clean(facts: Any) -> Any:

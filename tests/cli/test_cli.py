@@ -102,6 +102,29 @@ def test_inspect_needs_one_line_for_all_that_is_alike(tmp_path):
     assert len(disk.run("inspect", place, "--json").facts["groups"]) == 7
 
 
+def test_inspect_shows_long_equations_in_short_and_with_all_as_they_are(tmp_path):
+    steps, last = [], "n"
+    for k in range(12):
+        steps.append(f"a{k} = Add({last}, four) b{k} = Div(a{k}, four) c{k} = Mul(b{k}, three)")
+        last = f"c{k}"
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x, float[1, M] y) => (float[a, b] z)
+        <int64[1] three = {{3}}, int64[1] four = {{4}}, int64[1] one = {{1}}> {{
+        n = Shape<start = 0, end = 1>(x)  {" ".join(steps)}
+        m = Shape<start = 1, end = 2>(y)  square = Mul(m, m)
+        wide = Concat<axis = 0>(one, {last})  high = Concat<axis = 0>(square, one)
+        left = ConstantOfShape(wide)  right = ConstantOfShape(high)  z = MatMul(left, right) }}"""
+    place = disk.save(onnx.parser.parse_model(text), tmp_path / "model.onnx")
+    (equation,) = disk.run("inspect", place, "--json").facts["sizes"]["equations"]
+    short, every = (disk.run("inspect", place, *more).out for more in ((), ("--all",)))
+    assert len(equation) > 150
+    assert "".join(equation.split()) in "".join(every.replace("equation", "").split())
+    start = short.index("equation")
+    shown = " ".join(short[start : short.index("0 groups")].split())
+    assert len(shown) < 150
+    assert shown.endswith("= M**2 (node 'z': inner axes)")
+    assert "…" in shown
+
+
 def test_inspect_lists_the_removable_channels(model):
     def chosen(*words):
         facts = disk.run("inspect", model, "--json", *words).facts

@@ -15,6 +15,8 @@ from onnx import numpy_helper, parser
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.groups.openings import openings
 from onnxprune.analysis.groups.reach import reach_of, staying_axes
+from onnxprune.analysis.groups.selection import select_groups
+from onnxprune.errors import NothingToDoError
 from onnxprune.ir import Model, check, opened
 
 ROWS, WIDTH, KEYS, LABELS = 12, 10, 14, 7
@@ -81,6 +83,36 @@ def test_the_named_options_lead_to_a_dense_model(layers: int, tmp_path: Path) ->
         facts = disk.run("transform", sparse, "-o", dense, "--json").facts
         assert facts["verdict"] == "agree"
         assert facts["params"] < facts["params_before"]
+
+
+@pytest.mark.slow
+def test_errors_about_nothing_to_prune_name_the_options_of_inspect(tmp_path: Path) -> None:
+    net = Net()
+    y = net.op("LayerNormalization", net.linear(net.input("x", ["N", 4]), 24), net.weight(24), axis=-1)
+    source = disk.save(net.model(y).proto, tmp_path / "model.onnx")
+    shown = disk.run("inspect", source).out
+    told = disk.run("prune", source, "--reduce-macs", 0.3, "-o", tmp_path / "out.onnx").refused()
+    named = [line for line in shown.splitlines() if line.startswith("--")]
+    assert named
+    assert all(line in " ".join(told.split()) for line in named)
+    assert all(line in disk.run("init", source, "-o", tmp_path / "r.toml").refused() for line in named)
+
+
+@pytest.mark.slow
+def test_a_budget_out_of_reach_names_the_options_of_inspect(tmp_path: Path) -> None:
+    source = disk.save(decoder().proto, tmp_path / "model.onnx")
+    told = disk.run("prune", source, "--reduce-macs", 0.9, "-o", tmp_path / "out.onnx").refused()
+    named = [line for line in disk.run("inspect", source).out.splitlines() if line.startswith("--")]
+    assert named
+    assert all(line in " ".join(told.split()) for line in named)
+
+
+def test_groups_that_the_user_leaves_out_are_the_reason_then() -> None:
+    net = Net()
+    y = net.linear(net.linear(net.input("x", ["N", 4]), 24), 5)
+    with pytest.raises(NothingToDoError) as caught:
+        select_groups(find_channels(net.model(y)), exclude=["*"])
+    assert caught.value.hint == "`exclude` and `only` leave none of its groups: '*'"
 
 
 def test_an_output_behind_statistics_is_named_with_both_options() -> None:

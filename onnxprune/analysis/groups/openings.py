@@ -19,6 +19,7 @@ from onnxprune.analysis.groups.reach import Reach, reach_of
 from onnxprune.ir import Model
 from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.support.globs import matching
+from onnxprune.support.wording import percent
 
 ENOUGH = 0.9
 """Share of the parameters in reach from which on no option is tried."""
@@ -47,6 +48,17 @@ class Opening:
         """Return the options of the command line, one string each."""
         named = [f"--open-io '{glob}'" for glob in self.globs]
         return [*named, *(["--allow-inexact"] if self.allow_inexact else [])]
+
+    @property
+    def statement(self) -> str:
+        """Return the options, and the share that they bring into reach, as text."""
+        return statement(self.options, self.reach.params, self.reach.macs)
+
+
+def statement(options: Iterable[str], params: float, macs: float) -> str:
+    """Return options, and the shares of parameters and of MACs that they bring into reach, as text."""
+    shares = f"{percent(params)} of the parameters and {percent(macs)} of the MACs"
+    return f"{' '.join(options)}: {shares} in reach"
 
 
 def openings(channels: Channels, reach: Reach) -> list[Opening]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from onnxprune.analysis.groups.blocks import PREFIX, ResidualBlock
 from onnxprune.analysis.groups.channels import Channels, Group
-from onnxprune.analysis.groups.reach import staying_axes
+from onnxprune.analysis.groups.openings import openings
+from onnxprune.analysis.groups.reach import reach_of, staying_axes
 from onnxprune.errors import NothingToDoError, PlanError
 from onnxprune.support.globs import matching
 
@@ -28,18 +29,52 @@ def select_groups(
         PlanError: A glob has no match.
         NothingToDoError: No group is left.
     """
+    chosen = chosen_groups(channels, exclude, only, optional=optional)
+    if not chosen:
+        raise nothing_to_prune(channels, [*exclude, *only])
+    return chosen
+
+
+def chosen_groups(
+    channels: Channels, exclude: Sequence[str] = (), only: Sequence[str] = (), *, optional: bool = False
+) -> list[Group]:
+    """Return the groups that `select_groups` returns; an empty list where none is left.
+
+    Args:
+        channels: The network.
+        exclude: As for `select_groups`.
+        only: Likewise.
+        optional: Likewise.
+
+    Raises:
+        PlanError: A glob has no match.
+    """
     names = {g.name: _names(g) for g in channels.groups}
     excluded, named = _meant(channels, exclude), _meant(channels, only)
-    chosen = [
+    return [
         g
         for g in channels.groups
         if not names[g.name] & excluded
         and (names[g.name] & named if only else optional or not g.optional)
         and (optional or not g.optional or g.name in named)
     ]
-    if not chosen:
-        raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
-    return chosen
+
+
+def nothing_to_prune(channels: Channels, patterns: Sequence[str] = ()) -> NothingToDoError:
+    """Return the error of a network without a group to prune: why that is, and the options that open one.
+
+    Args:
+        channels: The network.
+        patterns: The globs that groups were chosen with.
+    """
+    message, count = "nothing to prune: no group of channels is left", len(channels.groups)
+    if count and patterns:
+        listed = ", ".join(repr(pattern) for pattern in patterns)
+        return NothingToDoError(message, f"`exclude` and `only` leave none of its groups: {listed}")
+    if count:
+        return NothingToDoError(message, f"`only` names optional groups; there are {count}")
+    found = [opening.statement for opening in openings(channels, reach_of(channels))]
+    return NothingToDoError(message, "; ".join([why_blocked(channels), *found]))
 
 
 def select_blocks(
@@ -71,12 +106,7 @@ def select_prunable(
         NothingToDoError: Neither a group nor a block is left.
     """
     blocks = select_blocks(channels, exclude, only)
-    try:
-        return select_groups(channels, exclude, only), blocks
-    except NothingToDoError:
-        if not blocks:
-            raise
-        return [], blocks
+    return (chosen_groups if blocks else select_groups)(channels, exclude, only), blocks
 
 
 EVERY_BLOCK = PREFIX + "*"

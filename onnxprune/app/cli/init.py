@@ -48,9 +48,9 @@ def init(
 ) -> Facts:
     """Write a recipe for `run` that fits a model, every key explained."""
     from onnxprune.analysis.groups.channels import find_channels
-    from onnxprune.analysis.groups.selection import why_blocked
+    from onnxprune.analysis.groups.selection import nothing_to_prune
     from onnxprune.app.runner.recipe_template import RecipeRequest, draft
-    from onnxprune.errors import NothingToDoError, UsageError
+    from onnxprune.errors import UsageError
     from onnxprune.ir import load, opened, sized
     from onnxprune.ir.output import write_text
 
@@ -60,7 +60,7 @@ def init(
     read = sized(opened(load(model), open_io), input_shapes, dims)
     channels = find_channels(read, allow_inexact=allow_inexact)
     if not channels.groups:
-        raise NothingToDoError("nothing to prune: no group of channels is left", why_blocked(channels))
+        raise nothing_to_prune(channels)
     given = {n: s for n, s in channels.typing.shapes.inputs.items() if n in read.sizes}
     wish = RecipeRequest(data, val, open_io, allow_inexact)
     text, facts = draft(channels, Path(model), place, wish, given)

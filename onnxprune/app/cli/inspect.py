@@ -12,6 +12,7 @@ import click
 from onnxprune.app.cli.command_options import model_argument
 from onnxprune.app.cli.conventions import Facts, command, is_verbose
 from onnxprune.support.common_options import GroupSelection, InexactAxes, InputSizes, OpenInterface
+from onnxprune.support.wording import folded, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from onnxprune.analysis.sizes import SizeAnalysis
 
 _SHAPES_SHOWN = 3
+_LONGEST_EQUATION = 100
+"""Characters of an equation that are shown without ``--all``."""
 
 
 def render(facts: Facts) -> RenderableType:
@@ -85,7 +88,7 @@ def _assumed(facts: Facts) -> tuple[str, ...]:
 def _reach(facts: Facts, verbose: bool) -> str:
     """Return the share of the network that lies on groups, and the option that lists the rest."""
     shares = (("params", "parameters"), ("macs", "MACs"))
-    reach = " and ".join(f"{_percent(facts[f'{kind}_reachable'])} of the {name}" for kind, name in shares)
+    reach = " and ".join(f"{percent(facts[f'{kind}_reachable'])} of the {name}" for kind, name in shares)
     chosen = [g for g in facts["groups"] if g["selected"]]
     uncounted = len(facts["uncounted"])
     missing = (
@@ -97,9 +100,10 @@ def _reach(facts: Facts, verbose: bool) -> str:
 
 def _openings(facts: Facts) -> list[str]:
     """Return a line for each set of options that brings more of the network into reach."""
+    from onnxprune.analysis.groups.openings import statement
+
     return [
-        f"{' '.join(found['options'])}: {_percent(found['params_reachable'])} of the parameters "
-        f"and {_percent(found['macs_reachable'])} of the MACs in reach"
+        statement(found["options"], found["params_reachable"], found["macs_reachable"])
         for found in facts["openings"]
     ]
 
@@ -115,11 +119,6 @@ def _sparsity(facts: Facts) -> tuple[str, ...]:
     return (f"{count(zeros['zeros'])} of {count(zeros['elements'])} weights are zero{pattern}",)
 
 
-def _percent(share: float) -> str:
-    """Return a share in percent; a share below 1 is at most 99.9 %."""
-    return f"{min(share * 100, 100 if share >= 1 else 99.9):.3g} %"
-
-
 def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
     """List the nodes whose multiply-accumulates are not in the total, and the assumed sizes."""
     from onnxprune.app.figures import assumed_text, table
@@ -131,15 +130,21 @@ def _uncounted(facts: Facts) -> tuple[RenderableType, ...]:
 
 
 def _sizes(facts: Facts, every: bool) -> tuple[RenderableType, ...]:
-    """List equations of the input's sizes, and, with ``--all``, conditions and assumptions."""
+    """List equations of the input's sizes in short, and, with ``--all``, as they are, with all else."""
     from onnxprune.app.figures import table
 
     sizes = facts["sizes"]
-    rows = [("equation", text) for text in sizes["equations"]]
+    rows = [("equation", text if every else _in_short(text)) for text in sizes["equations"]]
     if every:
         rows += [("condition", text) for text in sizes["conditions"]]
         rows += [("assumption", text) for text in sizes["assumptions"]]
     return ("", table(("sizes of the input", ""), rows)) if rows else ()
+
+
+def _in_short(equation: str) -> str:
+    """Return an equation without inner brackets where it is long; the node that demands it stays."""
+    sizes, start, origin = equation.rpartition(" (node '")
+    return f"{folded(sizes or origin, _LONGEST_EQUATION)}{start}{origin if start else ''}"
 
 
 @command("inspect", render, fields_of=(GroupSelection, InexactAxes, InputSizes, OpenInterface))
@@ -243,13 +248,9 @@ def _described(analysis: SizeAnalysis) -> dict[str, Any]:
 
 def _chosen(channels: Channels, exclude: Sequence[str], only: Sequence[str]) -> set[str]:
     """Return the names of the groups that would be pruned; none of them is an answer too."""
-    from onnxprune.analysis.groups.selection import select_groups
-    from onnxprune.errors import NothingToDoError
+    from onnxprune.analysis.groups.selection import chosen_groups
 
-    try:
-        return {g.name for g in select_groups(channels, exclude, only)}
-    except NothingToDoError:
-        return set()
+    return {g.name for g in chosen_groups(channels, exclude, only)}
 
 
 def _symmetry(found: GroupSymmetry) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pytest
 
 from onnxprune.app.recipe import read_recipe
 from onnxprune.app.report import plots, render
-from onnxprune.support.wording import clean, escaped, in_markdown, in_toml, sentence, shortened, shown
+from onnxprune.support.wording import clean, escaped, folded, in_markdown, in_toml, sentence, shortened, shown
 
 pytestmark = pytest.mark.slow
 
@@ -353,3 +353,20 @@ def test_words_with_underscores_stay_readable_in_markdown() -> None:
 
 def test_surrogates_are_shown_by_number() -> None:
     assert shown("a\udcffb") == "a\\udcffb"
+
+
+@pytest.mark.parametrize(
+    ("longest", "expected"),
+    [
+        (80, "8*((max(0, min(n, k - 7)) + 7)//8) + f(n)"),
+        (39, "8*((max(0, min(…)) + 7)//8) + f(n)"),
+        (30, "8*((max(…) + 7)//8) + f(n)"),
+        (25, "8*((…)//8) + f(n)"),
+        (15, "8*(…) + f(…)"),
+        (9, "8*(……f(…)"),
+    ],
+)
+def test_long_expressions_lose_their_inner_brackets_first(longest: int, expected: str) -> None:
+    found = folded("8*((max(0, min(n, k - 7)) + 7)//8) + f(n)", longest)
+    assert found == expected
+    assert len(found) <= longest
