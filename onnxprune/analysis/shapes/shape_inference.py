@@ -36,7 +36,7 @@ class Shapes:
         listed: Small integer tensors as expressions, for those that follow the input.
         derived: Those of `values` and `listed` that some node computes.
         types: Element types (``TensorProto`` numbers).
-        branches: The branch of each If whose condition never changes, by the name of the condition.
+        branches: The branch of each If whose condition never changes, by its first result.
         reference: A number for each open size, used for costs and for runs.
         inputs: Shapes of the inputs at these numbers.
         analysis: The size analysis, with its equations, assumptions and conditions.

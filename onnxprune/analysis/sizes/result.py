@@ -29,9 +29,10 @@ class SizeAnalysis:
         conditions: Conditions on inputs, without which the network does not run.
         possible: The same of nodes that may not run: of branches, and of the bodies of loops.
         undecided: Axes whose size is one of two, in words.
-        branches: Decided conditions of If nodes, by name; true for ``then_branch``.
+        branches: Decided conditions of If nodes, by their first result; true for ``then_branch``.
         turns: The number of turns of loops, where it is known, by the first result.
         unknown: The reason why a rank or an axis is not known, by tensor.
+        sequences: Shapes and number of the elements of values that are sequences.
         simplified: A size with all equations put in.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import onnx
 
@@ -30,7 +32,7 @@ class Walk:
 
     Attributes:
         tensors: Findings about each tensor.
-        branches: The decided conditions of If nodes, by name.
+        branches: The decided conditions of If nodes, by their first result.
         turns: The number of turns of each Loop for which it is known, by its first result.
     """
 
@@ -38,6 +40,8 @@ class Walk:
         self.opsets, self.facts = opsets, facts
         self.tensors = Tensors()
         self.branches: dict[str, bool] = {}
+        self._asking: dict[str, list[str]] = defaultdict(list)
+        self._assumed: dict[Value | str, bool] = {}
         self.turns: dict[str, Extent] = {}
         self._where, self._hint = where, hint
         self._places: list[tuple[onnx.GraphProto, int]] = []
@@ -62,6 +66,36 @@ class Walk:
         self.turns.pop(name, None)
         if turns is not None:
             self.turns[name] = turns
+
+    def decide(self, node: SizedNode, taken: bool | None) -> None:
+        """Enter the branch that an If takes, ``None`` where it depends on the run.
+
+        An If that certainly runs decides for all others with its condition.
+        """
+        condition, result = node.inputs[0], next(filter(None, node.outputs), "")
+        self.branches.pop(result, None)
+        self._asking[condition].append(result)
+        if taken is not None:
+            alike = self._asking[condition] if self.facts.sure else [result]
+            self.branches |= dict.fromkeys(alike, taken)
+
+    def assumed(self, name: str, truth: Value) -> Value:
+        """Return a condition with what is known inside the branches of its own value."""
+        for known in (name, truth):
+            if known in self._assumed:
+                return int(self._assumed[known])
+        opposite = 1 - truth
+        return int(not self._assumed[opposite]) if opposite in self._assumed else truth
+
+    @contextmanager
+    def assuming(self, name: str, truth: Value, taken: bool) -> Iterator[None]:
+        """Go through nodes that run only where a condition is true, or only where it is not."""
+        before = dict(self._assumed)
+        self._assumed |= {name: taken, truth: taken}
+        try:
+            yield
+        finally:
+            self._assumed = before
 
     def has_value(self, name: str) -> bool:
         """Return whether the numbers of a tensor are followed."""
@@ -194,6 +228,7 @@ class Walk:
         if source not in tensors.kinds:
             return False
         tensors.kinds[target] = tensors.kinds[source]
+        tensors.sequences.pop(target, None)
         if source in tensors.sequences:
             tensors.sequences[target] = tensors.sequences[source]
         return True

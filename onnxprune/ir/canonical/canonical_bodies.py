@@ -36,17 +36,17 @@ def distinct(model: Model) -> Model:
 
 
 def known_branches(model: Model, shapes: Shapes) -> dict[str, bool]:
-    """Return the conditions of If nodes that are the same in every run, by name."""
+    """Return the branch of each If that takes the same one in every run, by its first result."""
     known = {}
     for node in model.all_nodes if len(model.graphs) > 1 else ():
-        name = node.input[0] if node.op_type == "If" and list(bodies(node)) else ""
+        name = _first_result(node) if node.op_type == "If" and list(bodies(node)) else ""
         if name in shapes.branches:
             known[name] = shapes.branches[name]
     return known
 
 
 def take_branches(model: Model, known: Mapping[str, bool]) -> None:
-    """Replace every If whose condition is known by the branch it takes, in place."""
+    """Replace every If whose branch is known by that branch, in place."""
     for graph in reversed(model.graphs):  # inner graphs first
         nodes = list(graph.node)
         if any(_is_known(node, known) for node in nodes):
@@ -57,12 +57,16 @@ def take_branches(model: Model, known: Mapping[str, bool]) -> None:
 
 
 def _is_known(node: onnx.NodeProto, known: Mapping[str, bool]) -> bool:
-    return node.op_type == "If" and bool(list(bodies(node))) and node.input[0] in known
+    return node.op_type == "If" and bool(list(bodies(node))) and _first_result(node) in known
+
+
+def _first_result(node: onnx.NodeProto) -> str:
+    return next(filter(None, node.output), "")
 
 
 def _taken(graph: onnx.GraphProto, node: onnx.NodeProto, known: Mapping[str, bool]) -> list[onnx.NodeProto]:
     """Return the nodes of the branch that is taken; its constants move into the graph."""
-    branch = attributes(node)["then_branch" if known[node.input[0]] else "else_branch"]
+    branch = attributes(node)["then_branch" if known[_first_result(node)] else "else_branch"]
     graph.initializer.extend(branch.initializer)
     graph.sparse_initializer.extend(branch.sparse_initializer)
     made = {o for n in branch.node for o in n.output}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 
-from onnxprune.algebra.sizes.algebra import Extent, Size, Value, choose
+from onnxprune.algebra.sizes.algebra import Extent, Size, Value, as_extent, choose
 from onnxprune.algebra.sizes.facts import ContradictionError
-from onnxprune.algebra.sizes.tensors import BOOL, INT64, Shape, Values
+from onnxprune.algebra.sizes.tensors import BOOL, INT64, Shape, TensorSequence, Values
 from onnxprune.errors import ModelError
 from onnxprune.ops.sizes.node import SizedNode
+from onnxprune.ops.sizes.sequence_values import UNKNOWN, VARIES, either
 from onnxprune.ops.sizes.table import size_rule
 from onnxprune.ops.sizes.turns import turns_of
 
@@ -26,15 +28,16 @@ def if_(node: SizedNode) -> None:
         raise ContradictionError("its condition is no truth value")
     condition = node.elements(0)
     truth: Value = condition[0] if condition else node.walk.facts.fresh(node.inputs[0], 0, 1)
+    truth = node.walk.assumed(node.inputs[0], truth)
+    node.walk.decide(node, bool(truth) if isinstance(truth, int) else None)
     bodies = {True: node.required("then_branch"), False: node.required("else_branch")}
     if isinstance(truth, int):
-        node.walk.branches[node.inputs[0]] = bool(truth)
         body = bodies[bool(truth)]
         node.walk.follow(body)
         for place, value in enumerate(body.output):
             _hand_out(node, place, value.name)
         return
-    walked = {taken: body for taken, body in bodies.items() if _possible(node, body, taken=taken)}
+    walked = {taken: body for taken, body in bodies.items() if _possible(node, truth, body, taken=taken)}
     if not walked:
         raise ContradictionError("neither branch fits")
     if len(walked) == 2 and _ranks_differ(node, walked):
@@ -47,13 +50,14 @@ def if_(node: SizedNode) -> None:
             _choose(node, place, truth, names)
 
 
-def _possible(node: SizedNode, body: onnx.GraphProto, *, taken: bool) -> bool:
+def _possible(node: SizedNode, truth: Value, body: onnx.GraphProto, *, taken: bool) -> bool:
     """Go through a branch that may not run; one that does not fit is not taken."""
     facts = node.walk.facts
     sure, facts.sure = facts.sure, False
     demands = dict(facts.possible)
     try:
-        node.walk.follow(body)
+        with node.walk.assuming(node.inputs[0], truth, taken):
+            node.walk.follow(body)
     except ModelError as error:
         facts.possible = demands
         branch = "then" if taken else "else"
@@ -86,7 +90,7 @@ def _without_misfits(
     if len(fit) != 1:
         return dict(bodies)
     (taken,) = fit
-    node.walk.branches[node.inputs[0]] = taken
+    node.walk.decide(node, taken)
     node.walk.facts.settle(
         truth, truth=taken, node=node.label, reason="the other branch fits nothing behind it"
     )
@@ -105,6 +109,7 @@ def _choose(node: SizedNode, place: int, truth: Value, names: Sequence[str]) -> 
     kinds = [walk.tensors.kinds.get(name) for name in names]
     if kinds[0] is not None:
         walk.tensors.kinds[node.outputs[place]] = kinds[0]
+        walk.tensors.sequences[node.outputs[place]] = _chosen_sequence(node, truth, names)
         return
     kind = walk.tensors.types.get(names[0], walk.tensors.types.get(names[1], 0))
     one, other = walk.shape(names[0]), walk.shape(names[1])
@@ -117,6 +122,13 @@ def _choose(node: SizedNode, place: int, truth: Value, names: Sequence[str]) -> 
     if a is not None and b is not None and a.shape == b.shape:
         value = _chosen(truth, a, b)
     node.put(place, [choose(truth, x, y) for x, y in zip(one, other, strict=True)], kind, value)
+
+
+def _chosen_sequence(node: SizedNode, truth: Value, names: Sequence[str]) -> TensorSequence:
+    one, other = (node.walk.tensors.sequences.get(name, UNKNOWN) for name in names)
+    if one.count is None or other.count is None:
+        return either(one, other, None)
+    return either(one, other, as_extent(choose(truth, one.count, other.count)))
 
 
 def _chosen(truth: Value, a: Values, b: Values) -> Values:
@@ -186,30 +198,45 @@ def _run(
         ahead: Inputs of the body that are not given: the turn and the condition of a Loop.
         steps: The number of turns, ``None`` where it is not known.
     """
-    facts = node.walk.facts
+    facts, tensors = node.walk.facts, node.walk.tensors
     first = 1 if ahead else 0
     start = list(given[:states])
+    begun = [_sequence_at(node, node.inputs[ahead + k]) for k in range(states)]
+    held = list(begun)
     mark = len(facts.algebra.atoms)
     sure, facts.sure = facts.sure, False
+    told = dict(facts.assumptions), dict(facts.undecided)
     try:
         for _ in range(_ROUNDS):
-            made = _turn(node, body, given, kinds, ahead)
+            facts.assumptions, facts.undecided = dict(told[0]), dict(told[1])
+            made = _turn(node, body, given, held, kinds, ahead)
             carried = [
                 _widened(node, k, one, other)
                 for k, (one, other) in enumerate(
                     zip(given[:states], made[first : first + states], strict=True)
                 )
             ]
-            settled = carried == list(given[:states])
-            given = [*carried, *given[states:]]
+            grown = [_sequence_at(node, value.name) for value in body.output[first : first + states]]
+            widened = [
+                _widened_sequence(node, k, *both, mark)
+                for k, both in enumerate(zip(held, grown, strict=True))
+            ]
+            settled = carried == list(given[:states]) and widened == held
+            given, held = [*carried, *given[states:]], widened
             if settled:
                 break
         else:
             given = [*(None for _ in range(states)), *given[states:]]
-            made = _turn(node, body, given, kinds, ahead)
+            held = [one and TensorSequence(None, None, one.element) for one in held]
+            made = _turn(node, body, given, held, kinds, ahead)
     finally:
         facts.sure = sure
     _carry_out(node, body, start, given[:states], first)
+    for k, (before, during) in enumerate(zip(begun, held, strict=True)):
+        if before is not None and during is not None and k < len(node.outputs):
+            after = _sequence_at(node, body.output[first + k].name)
+            count = _count_after(before, during, after, steps)
+            tensors.sequences[node.outputs[k]] = replace(during, count=count)
     _stack(node, body, made[first + states :], states, steps, mark, first)
 
 
@@ -217,6 +244,7 @@ def _turn(
     node: SizedNode,
     body: onnx.GraphProto,
     given: Sequence[Shape | None],
+    held: Sequence[TensorSequence | None],
     kinds: Sequence[int | None],
     ahead: int,
 ) -> list[Shape | None]:
@@ -224,8 +252,48 @@ def _turn(
     for value, shape, kind, name in zip(body.input[ahead:], given, kinds, node.inputs[ahead:], strict=True):
         if not walk.pass_on(name, value.name):
             walk.put(value.name, shape, kind)
+    for value, sequence in zip(body.input[ahead:], held, strict=False):
+        if sequence is not None:
+            walk.tensors.sequences[value.name] = sequence
     walk.follow(body)
     return [walk.shape(value.name) for value in body.output]
+
+
+def _sequence_at(node: SizedNode, name: str) -> TensorSequence | None:
+    """Return a sequence as it is known by now; ``None`` for other values."""
+    tensors = node.walk.tensors
+    return tensors.sequences.get(name, UNKNOWN) if tensors.kinds.get(name) == "sequence" else None
+
+
+def _widened_sequence(
+    node: SizedNode, place: int, one: TensorSequence | None, other: TensorSequence | None, mark: int
+) -> TensorSequence | None:
+    """Return a sequence whose number of elements is a symbol where it moves, and so are sizes that move."""
+    if one is None or other is None or one == other:
+        return one and other
+    count = one.count
+    if count != other.count and not (count is not None and _of_one_turn(node, count, mark)):
+        count = node.fresh(place, "count")
+    found = either(one, other, count)
+    if found.common is None:
+        return found
+    sizes = tuple(VARIES if _of_one_turn(node, size, mark) else size for size in found.common)
+    return replace(found, common=sizes)
+
+
+def _count_after(
+    before: TensorSequence,
+    during: TensorSequence,
+    after: TensorSequence | None,
+    steps: Extent | None,
+) -> Extent | None:
+    """Return the number of elements at the end, where each turn adds as many; ``None`` if not known."""
+    if during.count == before.count:
+        return before.count
+    if before.count is None or during.count is None or steps is None or after is None or after.count is None:
+        return None
+    added = after.count - during.count
+    return as_extent(before.count + added * steps) if isinstance(added, int) else None
 
 
 def _widened(node: SizedNode, place: int, one: Shape | None, other: Shape | None) -> Shape | None:

@@ -8,6 +8,7 @@ from onnxprune.algebra.sizes.algebra import Extent, Value, as_extent, ceil_div, 
 from onnxprune.algebra.sizes.tensors import FLOAT, INT64, Shape, TensorSequence, filled
 from onnxprune.ops.sizes.joining import joined
 from onnxprune.ops.sizes.node import SizedNode
+from onnxprune.ops.sizes.sequence_values import UNKNOWN, VARIES, any_element, either
 from onnxprune.ops.sizes.table import size_rule
 
 _MANY = 1024
@@ -21,7 +22,7 @@ def _put_sequence(node: SizedNode, found: TensorSequence, kind: str = "sequence"
 
 
 def _sequence(node: SizedNode, place: int = 0) -> TensorSequence:
-    return node.walk.tensors.sequences.get(node.inputs[place], TensorSequence(None))
+    return node.walk.tensors.sequences.get(node.inputs[place], UNKNOWN)
 
 
 @size_rule("SequenceEmpty")
@@ -72,7 +73,7 @@ def _common(node: SizedNode, shapes: Sequence[Shape | None]) -> Shape | None:
 
 def _own(node: SizedNode, size: Extent, axis: int) -> Extent:
     """Return a size of some element: one that no element is known to have is another for each."""
-    return size if size != -1 else node.fresh(0, axis)
+    return size if size != VARIES else node.fresh(0, axis)
 
 
 @size_rule("SequenceInsert")
@@ -81,7 +82,9 @@ def insert(node: SizedNode) -> None:
     found, place = _sequence(node), node.numbers(2) if node.has(2) else None
     count = None if found.count is None else found.count + 1
     if found.shapes is None or (node.has(2) and place is None):
-        _put_sequence(node, TensorSequence(None, None, found.element, count))
+        added = TensorSequence([node.shape(1)], None, node.kind(1), 1)
+        both = either(found, added, count)
+        _put_sequence(node, TensorSequence(None, any_element(both), both.element, count))
         return
     shapes = list(found.shapes)
     where = len(shapes) if place is None else place[0] + (len(shapes) if place[0] < 0 else 0)
@@ -95,7 +98,7 @@ def erase(node: SizedNode) -> None:
     found, place = _sequence(node), node.numbers(1) if node.has(1) else [-1]
     count = None if found.count is None else found.count - 1
     if found.shapes is None or place is None or not found.shapes:
-        _put_sequence(node, TensorSequence(None, found.common, found.element, count))
+        _put_sequence(node, TensorSequence(None, any_element(found), found.element, count))
         return
     shapes = list(found.shapes)
     del shapes[place[0]]
@@ -116,7 +119,7 @@ def split(node: SizedNode) -> None:
         return
     listed, single = node.elements(1), node.shape(1) == ()
     if listed is None:
-        _put_sequence(node, TensorSequence(None, (*shape[:axis], -1, *shape[axis + 1 :]), node.kind()))
+        _put_sequence(node, TensorSequence(None, (*shape[:axis], VARIES, *shape[axis + 1 :]), node.kind()))
     elif single:
         _split_evenly(node, shape, axis, listed[0])
     else:
@@ -128,7 +131,7 @@ def split(node: SizedNode) -> None:
 def _split_evenly(node: SizedNode, shape: Shape, axis: int, size: Value) -> None:
     whole = shape[axis]
     if not isinstance(size, int) or size <= 0:
-        _put_sequence(node, TensorSequence(None, _with(shape, axis, -1), node.kind()))
+        _put_sequence(node, TensorSequence(None, _with(shape, axis, VARIES), node.kind()))
         return
     count = ceil_div(whole, size)
     if isinstance(count, int) and count <= _MANY:
@@ -138,7 +141,7 @@ def _split_evenly(node: SizedNode, shape: Shape, axis: int, size: Value) -> None
         _put_sequence(node, TensorSequence(pieces, None, node.kind(), count))
         return
     _put_sequence(
-        node, TensorSequence(None, _with(shape, axis, size if size == 1 else -1), node.kind(), count)
+        node, TensorSequence(None, _with(shape, axis, size if size == 1 else VARIES), node.kind(), count)
     )
 
 
@@ -179,7 +182,7 @@ def concat(node: SizedNode) -> None:
     if new:
         node.put(0, [*sizes[:axis], count, *sizes[axis:]], kind)
         return
-    whole = count * sizes[axis] if found.common[axis] != -1 else node.fresh(0, axis)
+    whole = count * sizes[axis] if found.common[axis] != VARIES else node.fresh(0, axis)
     node.put(0, [*sizes[:axis], whole, *sizes[axis + 1 :]], kind)
 
 
