@@ -14,6 +14,7 @@ from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.body_values import values_with_bodies
 from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ops.axes import Typing
+from onnxprune.ops.axes.elements import empty_sequences
 from onnxprune.ops.axes.variables import Views
 from onnxprune.ops.spec import spec_of
 
@@ -58,6 +59,7 @@ def channel_values(
     carrying = set(carriers)
     roots = {t: masked_constant(typing, t) for t in carrying}
     values = {t: 0.0 for t, root in roots.items() if root is not None and root not in spared}
+    values |= dict.fromkeys(empty_sequences(typing), 0.0)
     visited = sorted({makers[t] for t in carrying if t in makers})
     if len(typing.model.graphs) == 1:
         for index in visited:

@@ -358,4 +358,7 @@ def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) 
     for body in model.graphs[1:]:
         for value in (*body.input, *body.output):
             if is_stale(value.name):
-                value.type.tensor_type.ClearField("shape")
+                kind = value.type
+                if kind.HasField("sequence_type"):
+                    kind = kind.sequence_type.elem_type
+                kind.tensor_type.ClearField("shape")

@@ -9,9 +9,8 @@ from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import rule
 
 REASONS = {
-    "it makes a sequence or optional value, whose parts are not followed": (
-        "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct "
-        "SequenceEmpty SequenceErase SequenceInsert SequenceLength SplitToSequence"
+    "it makes an optional value, whose content is not followed": (
+        "Optional OptionalGetElement OptionalHasElement"
     ),
     "it works on text": "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer",
     "it decodes pictures": "ImageDecoder",

@@ -8,7 +8,7 @@ of sequences along one axis, and receives states and slices.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import onnx
@@ -18,6 +18,7 @@ from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ir import attributes, bodies, captured, flat
 from onnxprune.ops.axes.axis_typing import Typing
 from onnxprune.ops.axes.context import Context
+from onnxprune.ops.axes.elements import is_empty_sequence, known_sequence
 from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.axes.table import rule
 
@@ -31,7 +32,7 @@ def branches(c: Context) -> None:
     """Either branch makes the results, so both have the same axes."""
     made = [[v.name for v in body.output] for body in bodies(c.node)]
     for result, names in enumerate(zip(*made, strict=True)):
-        _unite(c, result, [_axes(c.typing, name) for name in names])
+        _unite(c, result, _typed(c.typing, names))
     _keep_one_cost(c)
 
 
@@ -44,9 +45,11 @@ def loop(c: Context) -> None:
     """A state has the same axes in every turn, before the first and after the last."""
     (body,) = bodies(c.node)
     made = [_axes(c.typing, value.name) for value in body.output[1:]]
-    given = [_axes(c.typing, name) for name in c.node.input[2:]]
-    for state, (before, after) in enumerate(zip(given, made, strict=False)):
-        _unite(c, state, [before, after])
+    given = list(c.node.input[2:])
+    for state, before in enumerate(given):
+        inner, after = body.input[2 + state].name, body.output[1 + state].name
+        held = [inner] if known_sequence(c.typing, inner) else []
+        _unite(c, state, _typed(c.typing, [before, *held, after]))
     for result in range(len(given), len(c.node.output)):
         _lay_out(c, result, made[result], 0)
     _repeat_cost(c, _turns(c, len(given)))
@@ -94,12 +97,19 @@ def _scanned(node: onnx.NodeProto) -> tuple[int, list[int]]:
     return len(node.input) - count, attributes(node).get("scan_input_axes") or [0] * count
 
 
+def _typed(typing: Typing, names: Iterable[str]) -> list[Axes | None]:
+    """Return the axes of values; sequences without elements have none yet, and are left out."""
+    return [_axes(typing, name) for name in names if not is_empty_sequence(typing, name)]
+
+
 def _axes(typing: Typing, name: str) -> Axes | None:
     return typing.axes_of(name) if name in typing.axes or name in typing.shapes.sizes else None
 
 
 def _unite(c: Context, result: int, same: Sequence[Axes | None]) -> None:
     """State that a result and tensors of bodies are one; axes of other sizes stay, and all of other ranks."""
+    if not same:
+        return
     known = [dims for dims in same if dims is not None]
     sizes = c.typing.shapes.sizes.get(c.node.output[result]) if c.makes(result) else None
     ranks = {len(dims) for dims in known} | ({len(sizes)} if sizes is not None else set())

@@ -23,6 +23,7 @@ from onnxprune.ir import (
 )
 from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
 from onnxprune.ops.axes.context import Context
+from onnxprune.ops.axes.elements import open_element
 from onnxprune.ops.axes.estimates import estimate
 from onnxprune.ops.spec import (
     Arithmetic,
@@ -98,7 +99,7 @@ def infer_axes(
         typing.lookups, typing.rows = vocabulary.lookups, Factor(vocabulary.rows)
     else:
         typing.pickable = pickable_rows(model)
-    open_names = {value.name for value in open_values(model, open_io)}
+    open_names = {v.name for v in open_values(model, open_io) if v.type.HasField("tensor_type")}
     for value in model.inputs:
         free = fixed_axes(value) if value.name in open_names else set()
         for axis, dim in enumerate(typing.axes_of(value.name) if value.name in shapes.sizes else ()):
@@ -137,6 +138,8 @@ def _open(typing: Typing, node: onnx.NodeProto, body: onnx.GraphProto) -> None:
         elif sizes is not None:
             why = Block(label(node), node.op_type, "it hands this to its body")
             typing.axes[value.name] = tuple(Factor(size, [why]) for size in sizes)
+        elif value is not None:
+            open_element(typing, value.name)
 
 
 def _apply(context: Context) -> None:
