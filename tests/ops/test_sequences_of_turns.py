@@ -134,7 +134,7 @@ def test_a_list_reaches_what_scan_outputs_and_single_turns_reach() -> None:
 
 
 def test_the_past_is_read_inside_the_loop() -> None:
-    """Each turn adds its first state to what it reads."""
+    """Each turn adds the first element of the list to its state."""
     inside = """
         count = SequenceLength(held)  any = Greater(count, zero)
         past = If(any) <then_branch = some () => (float[b1, b2] was) { was = SequenceAt(held, zero) },

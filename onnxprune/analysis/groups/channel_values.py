@@ -14,7 +14,7 @@ from onnxprune.algebra.axes import Factor
 from onnxprune.analysis.groups.body_values import values_with_bodies
 from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ops.axes import Typing
-from onnxprune.ops.axes.elements import empty_sequences
+from onnxprune.ops.axes.sequence_elements import empty_sequences
 from onnxprune.ops.axes.variables import Views
 from onnxprune.ops.spec import spec_of
 

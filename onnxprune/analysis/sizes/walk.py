@@ -80,7 +80,7 @@ class Walk:
             self.branches |= dict.fromkeys(alike, taken)
 
     def assumed(self, name: str, truth: Value) -> Value:
-        """Return a condition with what is known inside the branches of its own value."""
+        """Return a condition, as a number inside the branches that ask for the same."""
         for known in (name, truth):
             if known in self._assumed:
                 return int(self._assumed[known])

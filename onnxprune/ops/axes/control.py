@@ -18,7 +18,7 @@ from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ir import attributes, bodies, captured, flat
 from onnxprune.ops.axes.axis_typing import Typing
 from onnxprune.ops.axes.context import Context
-from onnxprune.ops.axes.elements import is_empty_sequence, known_sequence
+from onnxprune.ops.axes.sequence_elements import is_empty_sequence, known_sequence
 from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.axes.table import rule
 

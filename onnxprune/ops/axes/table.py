@@ -23,8 +23,8 @@ from onnxprune.ir import (
 )
 from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
 from onnxprune.ops.axes.context import Context
-from onnxprune.ops.axes.elements import open_element
 from onnxprune.ops.axes.estimates import estimate
+from onnxprune.ops.axes.sequence_elements import open_element
 from onnxprune.ops.spec import (
     Arithmetic,
     AxesRule,

@@ -18,7 +18,7 @@ def is_empty_sequence(typing: Typing, name: str) -> bool:
 
 
 def empty_sequences(typing: Typing) -> list[str]:
-    """Return the sequences that have no element: what is true of all their elements is never wrong."""
+    """Return the sequences that have no element: a statement on all their elements is never wrong."""
     return [name for name, found in typing.shapes.analysis.sequences.items() if is_empty(found)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from onnxprune.algebra.axes import Dim, nested
 from onnxprune.ops.axes.axis_typing import UnknownOperandError
 from onnxprune.ops.axes.context import Context
-from onnxprune.ops.axes.elements import DIFFER, is_empty_sequence, known_sequence
+from onnxprune.ops.axes.sequence_elements import DIFFER, is_empty_sequence, known_sequence
 from onnxprune.ops.axes.statements import Axes
 from onnxprune.ops.axes.table import carriers, first, rule
 from onnxprune.ops.sizes.sequence_values import VARIES, any_element
