@@ -45,6 +45,7 @@ class DataSection(Section):
         calibration: Samples for the analysis and the recovery; the training data by default.
         test: Samples that only the original and the result are judged by, at the very end.
         limit: Number of samples taken from each: to try a recipe out.
+        val_limit: Number of samples that judge, drawn at random once; all by default.
     """
 
     note: ClassVar[str] = ".npz files, folders of them, or module:callable"
@@ -62,6 +63,9 @@ class DataSection(Section):
     test: Annotated[str | None, Key(example='"test.npz"', note="judged at the very end only")] = None
     limit: Annotated[
         Count | None, Key(example="500", note="only so many samples of each: to try this file out")
+    ] = None
+    val_limit: Annotated[
+        Count | None, Key(example="2000", note="only so many samples judge; drawn at random once")
     ] = None
 
     @model_validator(mode="after")

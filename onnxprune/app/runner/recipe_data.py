@@ -69,7 +69,11 @@ class RecipeData:
         """Return the identities of some of the data sets."""
         chosen = {name: identity(self.spec(name)) for name in names}
         held = self.recipe.data.hold_back
-        parts = {} if held is None else {"hold_back": held, "seed": self.recipe.seed, "parts": sorted(names)}
+        parts: dict[str, Any] = {}
+        if held is not None:
+            parts = {"hold_back": held, "seed": self.recipe.seed, "parts": sorted(names)}
+        few = self.recipe.data.val_limit
+        parts |= {"val_limit": few, "seed": self.recipe.seed} if few and "val" in names else {}
         return {"data": chosen, "limit": self.recipe.data.limit, **parts}
 
     def judged_by(self, name: str = "val") -> dict[str, Any]:
@@ -93,7 +97,14 @@ class RecipeData:
         whole = open_data(self.spec(name), self._session.inputs, self._session.outputs)
         limit = self.recipe.data.limit
         taken = whole if limit is None else whole.take(limit)
-        return taken if self.spec(name) != self.recipe.data.train else self._part(taken, name)
+        part = taken if self.spec(name) != self.recipe.data.train else self._part(taken, name)
+        few = self.recipe.data.val_limit
+        return self._drawn(part, few) if few and name == "val" else part
+
+    def _drawn(self, data: Dataset, few: int) -> Dataset:
+        """Return some of the samples, drawn at random: files often list one class after the other."""
+        ranks = np.random.default_rng(self.recipe.seed).permutation(data.count())
+        return data.chosen(ranks < few) if few < len(ranks) else data
 
     def _part(self, data: Dataset, name: str) -> Dataset:
         """Return the part of the training data that judges, or the one that does not."""

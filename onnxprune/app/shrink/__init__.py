@@ -2,6 +2,7 @@
 
 recipe_choice    the recipe that suits a model, its data and the time there is
 shrink_forecast  how long its steps will take, measured before they begin
+first_plan       the first plan, by the best way that fits into the time
 job              the order of the work: a first result, other plans, then training for the time that is left
 job_state        the state of a job: decisions, and the time it has taken
 delivery         the result: the file, its figures, the requests that were not met

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from onnxprune.app.runner import read_state
 from onnxprune.app.runner.recipe_data import RecipeData
-from onnxprune.app.shrink.job_state import Facts, ShrinkJob
+from onnxprune.app.shrink.first_plan import DESCRIBED
+from onnxprune.app.shrink.job_state import Facts, ShrinkJob, earlier_notes
 from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
 from onnxprune.decisions.channels.dense_interface import same_interface
 from onnxprune.errors import (
@@ -17,6 +18,8 @@ from onnxprune.ir import load, sized
 from onnxprune.ir.output import write_model, write_text
 from onnxprune.support.processors import usable_processors
 
+_OVER = 1.25
+"""A job that takes longer than its minutes, multiplied by this, ends with a warning."""
 _CLOSE = 0.02
 """A latency that misses its target by more is warned of."""
 
@@ -67,6 +70,10 @@ def _warnings(job: ShrinkJob, steps: Facts) -> list[str]:
     if not job.notes["epochs"]:
         why = job.notes.get("untrained", "there was no time left, give more --minutes")
         warnings.append(f"nothing was trained: {why}")
+    if job.way in DESCRIBED:
+        warnings.append(f"the plan is a cheaper one, give more --minutes: {DESCRIBED[job.way]}")
+    if job.spent_s > _OVER * 60 * job.options.minutes:
+        warnings.append(f"more than the {job.options.minutes:g} minutes were needed: {job.spent_s / 60:.2g}")
     if "unmeasured" in job.notes:
         warnings.append(
             "the plan follows no sensitivities: measuring them took too long, give more --minutes"
@@ -90,6 +97,8 @@ def judged_data(options: ShrinkOptions) -> Dataset:
     """Return the data by which a job judges."""
     model = load(options.model)
     recipe = recipe_for(options, Outlook.on(model, options.data), 0, False)
+    few = {"val_limit": earlier_notes(options).get("judged")}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=few)})
     return RecipeData(recipe, model, options.threads or usable_processors()).dataset("val")
 
 

@@ -11,16 +11,14 @@ from onnxprune.app.runner.journal import Listener
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import can_rotate
 from onnxprune.app.shrink.delivery import delivered
+from onnxprune.app.shrink.first_plan import DESCRIBED, first_plan
 from onnxprune.app.shrink.job_state import Facts, ShrinkJob, earlier_notes, job_identity, recorded_s
 from onnxprune.app.shrink.plan_comparison import Outcome, PlanComparison
 from onnxprune.app.shrink.recipe_choice import ANA_SAMPLES, Outlook, ShrinkOptions
-from onnxprune.app.shrink.shrink_forecast import MOST_EPOCHS, Pace, epoch_seconds
+from onnxprune.app.shrink.shrink_forecast import LEAST_SAMPLES, MOST_EPOCHS, Pace, epoch_seconds
 from onnxprune.errors import (
-    NothingToDoError,
     OutOfReachError,
-    PlanError,
     TrainingError,
-    VerificationError,
 )
 from onnxprune.ir import load, opened, sized
 from onnxprune.passes.finetune import Finetune
@@ -40,8 +38,6 @@ _END_SHARE = 1.2
 """Time kept for judging, proving and timing the result, as a multiple of that of the first one."""
 _EARLY = 0.2
 """The part of the time within which the first plan is made dense, proven and timed at once."""
-_END_OF_PLAN = 0.35
-"""Time of proving and timing a result where it was not measured, as a part of that of plan and repair."""
 _INT8_SHARE = 3.0
 """The same where quantisation follows: four models are judged and timed."""
 _LATE = 1.5
@@ -57,8 +53,8 @@ def shrink(
 ) -> Facts:
     """Do the whole job, or the rest of an interrupted one.
 
-    The first result takes the time that it takes. Better plans are looked for, and weights trained, as far as
-    the forecast and then the clock allow.
+    The first plan is made by the best way that fits into the time. Better plans are looked for, and weights
+    trained, as far as the forecast and then the clock allow.
 
     Args:
         options: The options.
@@ -94,7 +90,7 @@ def _shrunk(options: ShrinkOptions, listen: Listener, tell: Callable[[str], None
         tell(line)
     job.keep()
     if "measured" not in job.notes:
-        facts = _first(job)
+        facts = first_plan(job)
         if job.spent_s < _EARLY * 60 * options.minutes:
             job.run()  # an early result, and the time of the end
         tell(_decide_plan(job, facts, int8))
@@ -103,18 +99,6 @@ def _shrunk(options: ShrinkOptions, listen: Listener, tell: Callable[[str], None
         if job.notes["epochs"]:
             tell(f"training: {job.notes['epochs']} epochs at most, {job.outlook.loss}; the best one is kept")
     return delivered(job, *job.run())
-
-
-def _first(job: ShrinkJob) -> Facts:
-    """Return the facts of the first plan; a model that refuses its rotation is planned as it is."""
-    try:
-        return job.run(finish=False)[0]
-    except (NothingToDoError, PlanError, VerificationError) as error:
-        if job.options.rotate != "auto" or not job.notes["rotated"]:
-            raise
-        job.tell(f"not rotated: {error.message}")
-        job.notes["rotated"] = False
-        return job.run(finish=False)[0]
 
 
 def _planned(job: ShrinkJob) -> Facts:
@@ -193,7 +177,9 @@ def _forecast(job: ShrinkJob) -> Facts:
     read = sized(job.model, dict(options.input_shapes), dict(options.dims))
     channels = find_channels(read, allow_inexact=options.allow_inexact)
     seconds = 60 * options.minutes
-    samples = min(data.samples or ANA_SAMPLES, pace.plan_samples(seconds))
+    few = pace.plan_samples(seconds)
+    samples = min(data.samples or ANA_SAMPLES, few)
+    way = pace.way(samples, seconds)
     free = options.rotate == "auto" and "latency" not in options.reductions()
     job.notes = {
         "job": job_identity(options),
@@ -201,7 +187,11 @@ def _forecast(job: ShrinkJob) -> Facts:
         "ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples),
         "rotated": free and can_rotate(read, options.exclude, options.only),
         "bench_runs": pace.bench_runs(seconds),
-        "plan_samples": pace.plan_samples(seconds),
+        "plan_samples": few if way == "samples" else min(few, LEAST_SAMPLES),
+        "way": way,
+        "repair_s": pace.repair_s(),
+        "judged": pace.judged(seconds),
+        "proof_s": pace.end_s(),
     }
     return job.notes
 
@@ -216,10 +206,13 @@ def _described(job: ShrinkJob) -> list[str]:
     choices = f"{outlook.suited.reason}, training by {outlook.loss}"
     judged = options.val or "a fifth of the data, which is not trained on"
     metric = options.metric or outlook.metric
+    cheaper = DESCRIBED.get(job.way)
+    few = [f"for this model that is little time: {cheaper}"] if cheaper else []
     return [
         f"{options.model}: {', '.join(demands)}; {choices}; judged by {metric} on {judged}",
         f"{duration(60 * options.minutes)} in all: first a result without training, then better plans and"
         " training as time allows",
+        *few,
     ]
 
 
@@ -232,12 +225,13 @@ def _decide_plan(job: ShrinkJob, facts: Facts, int8: bool) -> str:
     from onnxprune.app.figures import duration
 
     notes, plan = job.notes, job.took_s("prune", "recover")
-    end = job.took_s("transform", "bench") or _END_OF_PLAN * plan
+    end = job.took_s("transform", "bench") or notes["proof_s"]
     notes["end_s"] = (_INT8_SHARE if int8 else _END_SHARE) * (end + job.took_s("score"))
     need = _training_need(job, facts)
     left, spare = job.left_s, max(0.0, job.left_s - need / _TRAIN_SHARE)
     trial = _TRIAL * plan
-    compared = notes["rotated"] and trial < max(_BASIS_SHARE * left, spare)
+    rotated = notes["rotated"] and job.way == "samples"
+    compared = rotated and trial < max(_BASIS_SHARE * left, spare)
     spare -= trial if compared else 0.0
     ana = notes["ana_s"] + job.took_s("recover") + plan * job.rounds
     measured = ana < max(_ANA_SHARE * left, spare)

@@ -16,6 +16,7 @@ from onnxprune.app.runner.recipe_data import identity
 from onnxprune.app.runner.run_forecast import kind_of
 from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
+from onnxprune.app.shrink.shrink_forecast import Way
 from onnxprune.errors import (
     MissedError,
     UsageError,
@@ -61,6 +62,12 @@ class ShrinkJob:
         return self.options.threads or usable_processors()
 
     @property
+    def way(self) -> Way:
+        """The way to plan."""
+        way: Way = self.notes.get("way", "samples")
+        return way
+
+    @property
     def spent_s(self) -> float:
         """Seconds that the job has taken so far."""
         return self.earlier_s + time.monotonic() - self.begin
@@ -80,9 +87,14 @@ class ShrinkJob:
         bench = recipe.bench.model_copy(update={"runs": self.notes["bench_runs"]})
         tuning = recipe.finetune.model_copy(update={"samples": self.notes.get("samples")})
         parts: Facts = {"prune": prune, "bench": bench, "finetune": tuning}
+        if self.way != "samples":
+            parts["prune"] = prune.model_copy(update={"criterion": "l2", "rotate": "never"})
+            parts["recover"] = recipe.recover.model_copy(update={"enabled": self.way == "repaired"})
         if few := self.notes.get("plan_samples"):
             parts["ana"] = recipe.ana.model_copy(update={"samples": few})
-            parts["recover"] = recipe.recover.model_copy(update={"samples": few})
+            parts["recover"] = parts.get("recover", recipe.recover).model_copy(update={"samples": few})
+        if judged := self.notes.get("judged"):
+            parts["data"] = recipe.data.model_copy(update={"val_limit": judged})
         return recipe.model_copy(update={"threads": self.threads, **parts})
 
     def run(self, finish: bool = True) -> tuple[Facts, MissedError | None]:

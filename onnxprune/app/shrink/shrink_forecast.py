@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,16 @@ _ROUND_S = 0.06
 """Least seconds of a round, in which each of two models runs as often as fills a block."""
 _PLAN_PART, _PLANNED, _PLAN_SAMPLES = 0.3, 60, (256, 512)
 """Part of the time for the first plan; runs that a sample takes in it; bounds of its samples."""
+PLAN_LIMIT, REPAIR_LIMIT = 0.6, 0.85
+"""Parts of the time after which a plan on samples, and a repaired plan by weights, are given up."""
+_REPAIRED, LEAST_SAMPLES = 30, 32
+"""Runs that a sample takes in a repair; the fewest samples that a plan or a repair looks at."""
+_JUDGE_PART, _JUDGINGS, _LEAST_JUDGED = 0.2, 6, 128
+"""Part of the time for judging; how often that happens without training; the fewest samples that judge."""
+_END_RUNS, _END_S = 300, 3.0
+"""Cost of the proof and the timing: runs of the original, and seconds beside them."""
+Way: TypeAlias = Literal["samples", "repaired", "weights"]
+"""Way to plan: samples rank the channels and repair; weights rank, samples repair; weights alone."""
 _TRAINED_BATCHES = 8
 _RUNS, _MOST_LOAD = 5, 4.0
 MOST_EPOCHS = 60
@@ -67,9 +78,34 @@ class Pace:
         return int(np.clip(_BENCH_PART * seconds / each, *_BENCH_RUNS))
 
     def plan_samples(self, seconds: float) -> int:
-        """Return how many samples a plan and its repair may look at for a small part of some seconds."""
+        """Return how many samples a plan and its repair may look at for a small part of some seconds.
+
+        Where that is too few, more of the time is taken; where that is too little, fewer samples.
+        """
         each = _PLANNED * self.load * max(self.run_s, 1e-9)
-        return int(np.clip(_PLAN_PART * seconds / each, *_PLAN_SAMPLES))
+        wanted = int(np.clip(_PLAN_PART * seconds / each, *_PLAN_SAMPLES))
+        return max(LEAST_SAMPLES, min(wanted, int(PLAN_LIMIT * seconds / each)))
+
+    def way(self, samples: int, seconds: float) -> Way:
+        """Return the best way to plan that is expected to fit into some seconds."""
+        run = self.load * self.run_s
+        if _PLANNED * samples * run <= PLAN_LIMIT * seconds:
+            return "samples"
+        fits = min(samples, LEAST_SAMPLES) * self.repair_s() <= REPAIR_LIMIT * seconds
+        return "repaired" if fits else "weights"
+
+    def repair_s(self) -> float:
+        """Return the seconds that a sample takes in a repair."""
+        return _REPAIRED * self.load * self.run_s
+
+    def judged(self, seconds: float) -> int:
+        """Return how many samples may judge a result for a small part of some seconds."""
+        each = _JUDGINGS * self.load * max(self.run_s, 1e-9)
+        return max(_LEAST_JUDGED, int(_JUDGE_PART * seconds / each))
+
+    def end_s(self) -> float:
+        """Return the seconds of the proof and the timing of a result."""
+        return self.load * (_END_RUNS * self.run_s + _END_S)
 
 
 def epoch_seconds(step: Finetune, model: Model, data: Dataset) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import networks_on_disk as disk
 import numpy as np
@@ -18,6 +19,7 @@ from onnxprune.app.shrink.plan_comparison import PlanComparison
 from onnxprune.app.shrink.shrink_forecast import Pace
 from onnxprune.errors import MissedError, OutOfReachError, TrainingError, UsageError
 from onnxprune.ir import load
+from onnxprune.support import time_limit
 
 pytestmark = pytest.mark.slow
 
@@ -112,8 +114,9 @@ def test_the_minutes_hold_for_the_whole_job(place, monkeypatch):
     monkeypatch.setattr(recipe_choice, "_STEPS", {"optimizer": "sgd", "lr": 1e-9, "ema": 0.5})
     shortest = shrink(wanted(place, minutes=0.001))
     steps = read_state(place / "small.onnx.work")["steps"]
-    assert list(steps) == ["baseline", "1-prune", "1-recover", "1-score", "transform", "bench"]
-    assert any("there was no time left" in w for w in shortest["warnings"])
+    assert list(steps) == ["baseline", "1-prune", "1-score", "transform", "bench"]
+    for text in ("there was no time left", "a cheaper one", "more than the 0.001 minutes"):
+        assert any(text in w for w in shortest["warnings"])
 
     seconds = 3 * shortest["seconds"] + 3
     facts = shrink(wanted(place, minutes=seconds / 60))
@@ -219,10 +222,93 @@ def test_without_data_a_warning_calls_the_result_weaker(place):
 
 def test_a_slow_machine_plans_on_fewer_samples_and_times_fewer_rounds():
     seconds = 120.0
-    assert (Pace(1e-5).plan_samples(seconds), Pace(1.0).plan_samples(seconds)) == (512, 256)
+    assert (Pace(1e-5).plan_samples(seconds), Pace(2e-3, load=2.0).plan_samples(seconds)) == (512, 256)
+    assert (Pace(1e-2).plan_samples(seconds), Pace(1.0).plan_samples(seconds)) == (120, 32)
     assert Pace(1e-3).plan_samples(seconds) == 512 > Pace(1e-3, load=2.0).plan_samples(seconds) > 256
     assert Pace(1e-5).bench_runs(seconds) == 30
     assert Pace(1e-5, load=4.0).bench_runs(seconds) == 10
+    assert (Pace(1e-3).judged(seconds), Pace(1.0).judged(seconds)) == (4000, 128)
+
+
+@pytest.mark.parametrize(("run_s", "way"), [(1e-3, "samples"), (0.08, "repaired"), (0.5, "weights")])
+def test_a_slow_model_is_planned_in_a_cheaper_way(place, monkeypatch, run_s, way):
+    monkeypatch.setattr(Pace, "measured", classmethod(lambda cls, *_: cls(run_s)))
+    said = []
+    facts = shrink(wanted(place, minutes=2.0), tell=said.append)
+    steps = read_state(place / "small.onnx.work")["steps"]
+    assert ("1-recover" in steps) == (way != "weights")
+    assert any("weights rank the channels" in line for line in said) == (way != "samples")
+    assert any("a cheaper one" in w for w in facts["warnings"]) == (way != "samples")
+    assert facts["rows"][1]["macs"] <= 0.61 * facts["rows"][0]["macs"]
+
+
+class Clock:
+    """A clock that planning moves on."""
+
+    def __init__(self):
+        self.now = time.monotonic()
+
+    def monotonic(self):
+        return self.now
+
+    perf_counter, process_time = time.perf_counter, time.process_time
+
+
+@pytest.mark.parametrize(
+    ("plan_s", "repair_s", "way", "most"),
+    [
+        (50, 20, "samples", 70),
+        (500, 20, "repaired", 102),
+        (500, 90, "weights", 104),
+        (90, 500, "weights", 110),
+    ],
+)
+def test_a_plan_that_outlasts_its_limit_is_given_up(place, monkeypatch, plan_s, repair_s, way, most):
+    """Of 120 seconds, plan and repair report every second; the forecasts say that both are quick."""
+    clock, real = Clock(), {name: getattr(Stages, name) for name in ("prune", "recover")}
+    for module in (time_limit, job_state):
+        monkeypatch.setattr(module, "time", clock)
+
+    done = set()
+
+    def work(step, seconds):
+        for _ in range(0 if step in done else seconds):
+            clock.now += 1
+            time_limit.check_time()
+        done.add(step)
+
+    def prune(self, *given):
+        criterion = self.recipe.prune.criterion
+        work(criterion, plan_s if criterion == "obs" else 1)
+        return real["prune"](self, *given)
+
+    def recover(self, *given):
+        work(f"recover {self.recipe.prune.criterion}", repair_s)
+        return real["recover"](self, *given)
+
+    monkeypatch.setattr(Stages, "prune", prune)
+    monkeypatch.setattr(Stages, "recover", recover)
+    monkeypatch.setattr(job, "_decide_plan", lambda *_: "")
+    monkeypatch.setattr(job, "_decide_training", lambda job, _: job.notes.setdefault("epochs", 0))
+    monkeypatch.setattr(job, "_planned", lambda *_: {})
+    said = []
+    begin = clock.now
+    shrink(wanted(place, minutes=2.0), tell=said.append)
+    notes = json.loads((place / "small.onnx.work" / "shrink.json").read_text())
+    assert notes["way"] == way
+    assert clock.now - begin <= most
+    assert sum("takes too long" in line for line in said) == {"samples": 0, "repaired": 1, "weights": 2}[way]
+    assert (place / "small.onnx").exists()
+
+
+def test_few_samples_judge_where_each_takes_long(place):
+    asked = wanted(place, val=str(place / "bare.npz"))
+    few = job_state.ShrinkJob(asked, recipe_choice.Outlook.on(load(asked.model), asked.data), None, {}, print)
+    few.notes = {"judged": 40, "bench_runs": 1}
+    material = RecipeData(few.recipe(), load(asked.model), 1)
+    assert (material.dataset("val").count(), material.dataset("train").count()) == (40, 128)
+    few.notes = {"bench_runs": 1}
+    assert material.inputs("val") != RecipeData(few.recipe(), load(asked.model), 1).inputs("val")
 
 
 @pytest.mark.parametrize("asked", [1.4, 40, 0, -0.5])
