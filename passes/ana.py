@@ -127,7 +127,7 @@ class Ana(GroupSelection, InexactAxes, OpenInterface, Seeded, Threaded, InputSiz
     )
     mode: Mode = field(
         default="exact",
-        metadata=option(key=Key(note="adaptive: ratios and samples only where they tell something new")),
+        metadata=option(key=Key(note="adaptive: ratios and samples only where they add information")),
     )
     check: bool = False
     against: Analysis | None = field(default=None, metadata=option(place="reads"))

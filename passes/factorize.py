@@ -154,7 +154,7 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         super().requires(given)
         if not self._reductions and self.max_drop is None and not self.rank:
             raise UsageError(
-                "say how much to remove", "give `reduce_macs`, `reduce_params`, `max_drop` or `rank`"
+                "no reduction is given", "give `reduce_macs`, `reduce_params`, `max_drop` or `rank`"
             )
         if self.data is None and self.max_drop is not None:
             raise UsageError("`max_drop` is measured on samples", "give them with `data`")

@@ -201,7 +201,7 @@ class PruneOptions(
             self._check_ranks(amounts)
         if (self.plan is None) == (not amounts and self.max_drop is None):
             raise UsageError(
-                "say how much to remove, once",
+                "no reduction is given" if self.plan is None else "a plan and a reduction exclude each other",
                 f"give one or more of {one_of(Reductions)}, or `max_drop`, or `plan`",
             )
 

@@ -216,6 +216,11 @@ class Reductions:
         return found
 
 
+def cost_label(cost: str) -> str:
+    """Return the name of a cost in messages: ``MACs`` for ``macs``."""
+    return {"macs": "MACs", "params": "parameters", "size": "file size"}.get(cost, cost)
+
+
 def check_fraction(cost: str, fraction: float) -> None:
     """Refuse a reduction that is not between 0 and 1.
 
@@ -225,6 +230,6 @@ def check_fraction(cost: str, fraction: float) -> None:
     if not 0 < fraction < 1:
         percent = f": {fraction / 100:g} for {fraction:g} %" if 5 <= fraction < 100 else ""
         raise UsageError(
-            f"a reduction of {fraction:g} of {cost} makes no sense",
-            f"give a fraction between 0 and 1{percent}",
+            f"a reduction of {fraction:g} of {cost_label(cost)} is no fraction",
+            f"give one between 0 and 1{percent}",
         )

@@ -139,7 +139,14 @@ samples_option = click.option(
 )
 
 
-def data_option(use: str, required: bool = False) -> Decorator:
-    """Return the option that names data."""
+def data_option(use: str, required: bool = False, without: str = "") -> Decorator:
+    """Return the option that names data.
+
+    Args:
+        use: The use of the data.
+        required: True if the command needs them.
+        without: A sentence on the command without them.
+    """
     forms = "an .npz or .jsonl file, a folder of samples, or module:callable"
-    return click.option("--data", required=required, type=Reads(), metavar="DATA", help=f"{use}: {forms}.")
+    text = f"{use}: {forms}. {without}".strip()
+    return click.option("--data", required=required, type=Reads(), metavar="DATA", help=text)

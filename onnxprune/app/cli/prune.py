@@ -77,7 +77,7 @@ def _measured(facts: Facts) -> list[str]:
             f"\n{facts['metric']} {facts['score_before']:.4g} → {facts['score']:.4g}, before any recovery"
         )
     if "repairable" in facts:
-        lines.append("\nnot repaired, for want of samples: give some with --data")
+        lines.append("\nnot repaired: that takes samples, give some with --data")
     metric = facts.get("recovery", {}).get("metric") or "score"
     lines += _rotated(facts.get("rotation", {}), metric) + _split(facts.get("rank_choice", {}), metric)
     if "recovery" in facts:
@@ -255,9 +255,9 @@ def _check_options(output: str | None, plan_out: str | None, plan_only: bool) ->
     from onnxprune.errors import UsageError
 
     if plan_only and not plan_out:
-        raise UsageError("--plan-only writes no model and no plan", "say where the plan goes: --plan-out")
+        raise UsageError("no file for the plan is named", "name one: --plan-out plan.json")
     if not plan_only and not output:
-        raise UsageError("there is nowhere to write the sparse model", "say where: -o sparse.onnx")
+        raise UsageError("no file for the sparse model is named", "name one: -o sparse.onnx")
 
 
 def _with_limits(options: dict[str, Any], path: str | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def render(facts: Facts) -> RenderableType:
 
     rows = [row(layer["node"], layer["method"], layer) for layer in facts["layers"]]
     rows += [row(name, "(output)", found) for name, found in facts["outputs"].items()]
-    ends = [f"left alone: {s['node']} ({s['method']}: {s['reason']})" for s in facts["skipped"]]
+    ends = [f"not repaired: {s['node']} ({s['method']}: {s['reason']})" for s in facts["skipped"]]
     ends += [f"\n{summary(facts)}; repaired model: {facts['output']}"]
     columns = ("…node", "method", ">error before", ">after", ">change")
     return Group(table(columns, rows, "mean squared error, against the original"), *ends)

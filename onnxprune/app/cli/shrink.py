@@ -57,7 +57,10 @@ def render(facts: Facts) -> RenderableType:
 
 @command("shrink", render, fields_of="onnxprune.app.shrink.recipe_choice:ShrinkOptions")
 @model_argument()
-@data_option("Data to train and calibrate on, with labels or without; without any data a weaker way is taken")
+@data_option(
+    "Samples to train and calibrate on, with or without labels",
+    without="Without samples the result is weaker.",
+)
 @click.option(
     "--quantize", type=click.Choice(["int8"]), help="Also quantise the result, on the same samples."
 )
@@ -80,7 +83,7 @@ def shrink(model: str, output: str, data: str | None, quantize: str | None, **op
     reductions = job.reductions()
     if len(reductions) + (job.max_drop is not None and not reductions) != 1:
         raise UsageError(
-            "say how much to remove, once", f"give one of {one_of(Reductions)}, or `max_drop` with `data`"
+            "`shrink` takes one budget", f"give one of {one_of(Reductions)}, or `max_drop` with `data`"
         )
     check_output(output, [model])
     find_backend(options["latency_backend"], options["latency_timeout"])  # refused before the work

@@ -240,7 +240,7 @@ class FinetuneKeys:
         metadata=option(
             key=Key(
                 after="ema",
-                note="best: the epoch that is best on val; last: val has no say in the weights",
+                note="best: the epoch that is best on val; last: val does not choose the weights",
             )
         ),
     )

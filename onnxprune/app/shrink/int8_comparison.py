@@ -23,6 +23,7 @@ from onnxprune.support.progress import task
 CALIBRATION = 128
 """Samples that show the ranges of activations."""
 _ROUNDS = 20
+_SLOWER = "the int8 model is slower here than the float one: it saves space alone"
 
 
 def with_int8(facts: dict[str, Any], options: ShrinkOptions, judged_on: Any) -> dict[str, Any]:
@@ -71,7 +72,9 @@ def with_int8(facts: dict[str, Any], options: ShrinkOptions, judged_on: Any) -> 
     times = backend.measure(protos, [feed] * len(protos), rounds=_ROUNDS, threads=facts["threads"])
     for row, found in zip(rows, times, strict=True):
         row |= {"latency_ms": found.median_ms, "latency_p90_ms": found.p90_ms}
-    return facts | {"rows": rows, "int8": str(output)}
+    slower = rows[3]["latency_ms"] > rows[2]["latency_ms"]
+    warnings = [*facts["warnings"], *([_SLOWER] if slower else [])]
+    return facts | {"rows": rows, "int8": str(output), "warnings": warnings}
 
 
 def _int8(model: Model, options: ShrinkOptions) -> Model:

@@ -22,6 +22,7 @@ from onnxprune.errors import (
 )
 from onnxprune.ir import load, opened, sized
 from onnxprune.passes.finetune import Finetune
+from onnxprune.support.common_options import cost_label
 from onnxprune.train.losses import asks_teacher
 
 _BASIS_SHARE = 0.15
@@ -201,7 +202,7 @@ def _described(job: ShrinkJob) -> list[str]:
     from onnxprune.app.figures import duration
 
     options, outlook = job.options, job.outlook
-    demands = [f"−{amount:.0%} {kind}" for kind, amount in options.reductions().items()]
+    demands = [f"−{amount:.0%} {cost_label(kind)}" for kind, amount in options.reductions().items()]
     demands += [f"at most {options.max_drop:g} of the metric lost"] if options.max_drop is not None else []
     choices = f"{outlook.suited.reason}, training by {outlook.loss}"
     judged = options.val or "a fifth of the data, which is not trained on"

@@ -138,7 +138,7 @@ def recipe_for(options: ShrinkOptions, outlook: Outlook, epochs: int, measured: 
     """
     reductions = options.reductions()
     if len(reductions) + (options.max_drop is not None and not reductions) != 1:
-        raise UsageError("say how much to remove, once", f"give one of {one_of(Reductions)}, or `max_drop`")
+        raise UsageError("`shrink` takes one budget", f"give one of {one_of(Reductions)}, or `max_drop`")
     kind, amount = next(iter(reductions.items()), ("macs", RISING[-1]))
     rising = {"reductions": RISING} if not reductions else {"iterations": 1}
     data: dict[str, Any] = {"train": options.data, "val": options.val}

@@ -71,7 +71,7 @@ def test_validation_samples_are_not_trained_on(place):
 def test_the_result_is_dense_judged_and_announced(place):
     said = []
     facts = shrink(wanted(place), tell=said.append)
-    assert "−40% macs" in said[0]
+    assert "−40% MACs" in said[0]
     assert "first a result without training" in said[1]
     assert "sensitivities, about" in said[2]
     original, pruned = facts["rows"]
@@ -316,7 +316,7 @@ def test_a_reduction_that_is_no_fraction_is_refused(place, asked):
     words = ("--data", place / "labelled.npz", "--reduce-macs", asked, "-o", place / "small.onnx")
     said = disk.run("shrink", place / "model.onnx", *words)
     assert said.code == 2
-    assert f"a reduction of {asked:g} of macs makes no sense" in said.err
+    assert f"a reduction of {asked:g} of MACs is no fraction" in said.err
     assert ("0.4 for 40 %" in said.err) == (asked == 40)
 
 

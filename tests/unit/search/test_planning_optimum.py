@@ -172,7 +172,7 @@ def test_the_size_of_the_file(reduction: float) -> None:
 
 
 def test_prune_without_a_budget_is_refused() -> None:
-    with pytest.raises(UsageError, match="say how much to remove"):
+    with pytest.raises(UsageError, match="no reduction is given"):
         Prune()(network("plain"))
     with pytest.raises(UsageError, match="`max_drop` is measured on samples"):
         Prune(max_drop=0.1)(network("plain"))
