@@ -98,7 +98,9 @@ def _shrunk(options: ShrinkOptions, listen: Listener, tell: Callable[[str], None
     if "epochs" not in job.notes:
         _decide_training(job, _planned(job))
         if job.notes["epochs"]:
-            tell(f"training: {job.notes['epochs']} epochs at most, {job.outlook.loss}; the best one is kept")
+            count = job.notes["epochs"]
+            epochs = "1 epoch" if count == 1 else f"{count} epochs"
+            tell(f"training: {epochs} at most, {job.outlook.loss}; the best one is kept")
     return delivered(job, *job.run())
 
 
