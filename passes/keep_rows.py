@@ -20,7 +20,7 @@ from onnxprune.errors import DataError, PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.ir import VOCABULARY_KEY, Model, Vocabulary, find_vocabulary, note_vocabulary
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.passes.reports import plan_report
+from onnxprune.passes.plan_reports import plan_report
 from onnxprune.runtime import Array, Session
 from onnxprune.support.option_fields import option
 

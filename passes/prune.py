@@ -36,10 +36,11 @@ from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import chosen, node_count, of_rotated, with_rotation
 from onnxprune.passes.block_choice import better_by_blocks
 from onnxprune.passes.plan_order import PlanOrder
+from onnxprune.passes.plan_reports import plan_report
 from onnxprune.passes.prune_options import PruneOptions
 from onnxprune.passes.rank_choice import SplitForm, Splitting, better_by_ranks
 from onnxprune.passes.recover import DEFAULT_SAMPLES, Recover
-from onnxprune.passes.reports import PruneReport, plan_report
+from onnxprune.passes.reports import PruneReport
 from onnxprune.passes.rotate import DEFAULT_SAMPLES as ROTATION_SAMPLES
 from onnxprune.passes.rotate import Rotate, rotated_like
 from onnxprune.repair import Settings

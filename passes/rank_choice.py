@@ -33,7 +33,7 @@ from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.ir import Model
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.plan_order import PlanOrder, score_of
-from onnxprune.passes.reports import by_kind
+from onnxprune.passes.plan_reports import by_kind
 from onnxprune.repair.chain_repair import Chain, InnerAxis
 from onnxprune.runtime import Array
 from onnxprune.scoring.layerwise.low_rank_kernels import Kernels

@@ -35,7 +35,8 @@ from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.ir.canonical.own_fills import with_shared_fills
 from onnxprune.passes.base import Pass, PassResult
-from onnxprune.passes.reports import TransformReport, costs, widths_of
+from onnxprune.passes.plan_reports import widths_of
+from onnxprune.passes.reports import TransformReport, costs
 from onnxprune.support.common_options import InputSizes, OpenInterface, Seeded, Unchanged
 from onnxprune.support.mapped import array_of, release
 from onnxprune.support.option_fields import option
