@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -33,6 +35,7 @@ from onnxprune.passes import finetune as finetune_module
 from onnxprune.runtime import Session
 from onnxprune.train.losses import LOSSES
 from onnxprune.train.settings import Loss
+from onnxprune.train.tuning import epoch_limit
 from onnxprune.train.tuning import teacher as teaching
 from onnxprune.train.tuning.teacher import Teacher
 from onnxprune.train.tuning.unfold import Unfolded, foldable, moments_of, unfold
@@ -272,8 +275,9 @@ def test_training_ends_before_the_epoch_that_would_take_too_long():
 
 
 def test_the_step_size_ends_low_where_the_time_ends_the_training(monkeypatch):
-    rates = []
+    rates, seconds = [], itertools.count(0, 0.01)
     monkeypatch.setattr(finetune_module, "_show", lambda _, report: rates.append(report.learning_rate))
+    monkeypatch.setattr(epoch_limit, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     how = {"epochs": 10_000, "lr": 1e-6, "unfold": "never", "threads": 1, "minutes": 0.02}
     Finetune(striped(), **how)(Model(network()))
     assert rates[0] > 0.5e-6
