@@ -237,6 +237,7 @@ def vision_transformer(folder: Path, calibration: int) -> Network:
 def sentence_encoder(folder: Path, calibration: int) -> Network:
     """Return MiniLM; a score is the cosine of a sentence's mean vector with the original's."""
     parts = _sentences(calibration + 400 + 640)
+    assert len(parts["input_ids"]) > calibration + 400, "too few sentences to train on"
     few, test, more = (
         {name: a[start:end] for name, a in parts.items()}
         for start, end in ((0, calibration), (calibration, calibration + 400), (calibration + 400, None))
@@ -255,7 +256,10 @@ def sentence_encoder(folder: Path, calibration: int) -> Network:
 
 @cache
 def _sentences(count: int) -> dict[str, Array]:
-    """Return sentences of Python's documentation as tokens of MiniLM, ``int64 [N, 32]`` each."""
+    """Return sentences of Python's documentation as tokens of MiniLM, ``int64 [N, 32]`` each.
+
+    Versions of Python have more or fewer of them than ``count``.
+    """
     from third_party import package
     from tokenizers import Tokenizer
 
@@ -265,7 +269,6 @@ def _sentences(count: int) -> dict[str, Array]:
     texts = [" ".join(part.split()) for name in sorted(topics) for part in topics[name].split(". ")]
     texts = sorted({text for text in texts if 30 < len(text) < 300})
     order = np.random.default_rng(0).permutation(len(texts))[:count]
-    assert len(order) == count, f"{len(texts)} sentences"
     found = tokenizer.encode_batch([texts[k] for k in order])
     return {
         "input_ids": np.array([x.ids for x in found], np.int64),
