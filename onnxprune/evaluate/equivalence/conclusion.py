@@ -12,7 +12,7 @@ from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.runs import EquivalenceCheck, Evidence
 from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail
 from onnxprune.evaluate.equivalence.tensor_comparison import Comparison
-from onnxprune.evaluate.equivalence.verdict import OutputVerdict
+from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Status
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.runtime import ONE_SIDE
 
@@ -64,28 +64,32 @@ class Conclusion:
             return found
         if (shown := self._by_tail(found, pair)) is not None:
             return shown
-        clear = [p for p in bad if not is_beyond_measure(self._records[p], self._limit_of(p))]
-        if (
-            not fits
-            and not clear
-            and record.worst.reason == ""
-            and is_beyond_measure(record, self._limit_of(pair))
-        ):
-            why = "the network magnifies the last place of its weights beyond the tolerance"
-            return replace(found, status="not shown", reason=why)
-        if (
-            not fits
-            and record.worst.reason in ("", ONE_SIDE)
-            and (large := self._overflow(record)) is not None
-        ):
-            return replace(found, status="not shown", reason=large)
-        if not fits:
-            return replace(found, status="differ", reason=self._why(record))
-        if bad:
+        status, why = self._fault(pair, fits, bad)
+        return replace(found, status=status, reason=why)
+
+    def _fault(self, pair: Pair, fits: bool, bad: Sequence[Pair]) -> tuple[Status, str]:
+        """Return the status of an output that does not agree, and the reason.
+
+        Args:
+            pair: The output.
+            fits: True if its differences are within the tolerance.
+            bad: Operands that it picks from, or saturates, whose differences are not.
+        """
+        record = self._records[pair]
+        if fits and bad:
             picked = self._records[bad[0]]
             why = f"it agrees, but '{picked.name}', which it picks from, does not: {self._why(picked)}"
-            return replace(found, status="differ", reason=why)
-        return replace(found, status="not shown", reason=_unshown(record))
+            return "differ", why
+        if fits:
+            return "not shown", _unshown(record)
+        if not record.worst.reason and all(map(self._is_magnified, (*bad, pair))):
+            return "not shown", "the network magnifies the last place of its weights beyond the tolerance"
+        if record.worst.reason in ("", ONE_SIDE) and (large := self._overflow(record)) is not None:
+            return "not shown", large
+        return "differ", self._why(record)
+
+    def _is_magnified(self, pair: Pair) -> bool:
+        return is_beyond_measure(self._records[pair], self._limit_of(pair))
 
     def _passes(self, pair: Pair, saturates: bool = False) -> bool:
         record = self._records[pair]
