@@ -15,7 +15,7 @@ from onnxprune.analysis.groups.selection import why_blocked
 from onnxprune.analysis.groups.slots import lined_up, zeros_first
 from onnxprune.certify import CertifyResult, certify
 from onnxprune.decisions.channels.channel_cut import shrunk
-from onnxprune.decisions.channels.configuration import CONFIG_KEY, configurations, rewritten, widths
+from onnxprune.decisions.channels.configuration import CONFIG_KEY, Widths, configurations, rewritten, widths
 from onnxprune.decisions.channels.dense_interface import Interface
 from onnxprune.decisions.channels.hints import Elements, Hints, in_order, kept_elements
 from onnxprune.decisions.channels.kept_rows import kept_rows, with_common_numbers
@@ -129,41 +129,17 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         Beside that it is certified for all inputs, where that can be shown. A certificate replaces no
         comparison; it stands alone where no input showed anything.
         """
-        found = widths(channels, removed)
         chosen = _chosen(_DenseForms(given.model, channels, removed, dense, hints, form))
         dense, certificate = chosen.model, chosen.certificate
-        for note in (PLAN_KEY, MAPS_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
-            dense.set_metadata(note, None)
-        note_widths(dense, channels, removed)
-        carry_note(given.model, dense)
+        _carry_notes(given.model, dense, channels, removed)
         checked = demand_pattern(dense)
-        rows = kept_rows(channels, removed)
-        first, second = (
-            (given.model, dense) if rows is None else with_common_numbers(given.model, dense, rows)
-        )
-        plan = stored_plan(given.model)
-        verdict = examine(
-            first,
-            second,
-            shapes=merged(plan.input_shapes if plan else {}, given.model.sizes),
-            shrunk=lambda names: Interface.of(channels, removed, names),
-            data=self.data,
-            samples=self.samples,
-            seed=self.seed,
-            exact=is_exact(given.model, channels),
-        )
+        verdict = self._compared(given.model, channels, removed, dense)
         fewer = chosen.fewer or bool(channels.removed_blocks(removed))
         left = cost_of(find_channels(dense)).figures() if fewer else None
-        facts = self._facts(channels, removed, verdict, left) | (
-            {} if rows is None else {"rows": rows.tolist()}
-        )
-        facts |= {"certificate": certificate.facts()}
+        facts = self._facts(channels, removed, verdict, left) | {"certificate": certificate.facts()}
         facts |= {"pattern": checked.facts()} if checked else {}
         facts |= {"unfused": chosen.unfused} if chosen.unfused else {}
-        files = configurations(given.model)
-        facts |= (
-            {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
-        )
+        facts |= _configuration_facts(given.model, widths(channels, removed))
         result = PassResult(dense, True, TransformReport(**facts), given.analysis, hints)
         try:
             demand(verdict, given.model.name, "the dense model")
@@ -172,6 +148,23 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
                 error.result = result
                 raise
         return result
+
+    def _compared(
+        self, sparse: Model, channels: Channels, removed: Mapping[str, Sequence[int]], dense: Model
+    ) -> Verdict:
+        """Run both models on the same inputs; where rows of a table are gone, on the numbers of both."""
+        rows, plan = kept_rows(channels, removed), stored_plan(sparse)
+        first, second = (sparse, dense) if rows is None else with_common_numbers(sparse, dense, rows)
+        return examine(
+            first,
+            second,
+            shapes=merged(plan.input_shapes if plan else {}, sparse.sizes),
+            shrunk=lambda names: Interface.of(channels, removed, names),
+            data=self.data,
+            samples=self.samples,
+            seed=self.seed,
+            exact=is_exact(sparse, channels),
+        )
 
     def _facts(
         self,
@@ -183,7 +176,25 @@ class Transform(Unchanged, Seeded, OpenInterface, InputSizes, Pass):
         counts = {f: len(k) for f, k in channels.kept(removed).items()}
         cost = cost_of(channels)
         facts = costs(cost.figures(), left or cost.figures(counts))
-        return facts | widths_of(channels, removed) | verdict.facts()
+        facts |= widths_of(channels, removed) | verdict.facts()
+        rows = kept_rows(channels, removed)
+        return facts | ({} if rows is None else {"rows": rows.tolist()})
+
+
+def _carry_notes(
+    sparse: Model, dense: Model, channels: Channels, removed: Mapping[str, Sequence[int]]
+) -> None:
+    """Take the notes on a plan out of a dense model, and note its widths."""
+    for note in (PLAN_KEY, MAPS_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
+        dense.set_metadata(note, None)
+    note_widths(dense, channels, removed)
+    carry_note(sparse, dense)
+
+
+def _configuration_facts(model: Model, found: Widths) -> dict[str, Any]:
+    """Return the rewritten configurations beside a model, with other widths."""
+    files = configurations(model)
+    return {"configurations": {n: asdict(rewritten(c, found)) for n, c in files.items()}} if files else {}
 
 
 @dataclass(frozen=True)
