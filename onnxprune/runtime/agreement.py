@@ -35,11 +35,13 @@ class Difference:
         max_rel_error: ``max|a − b| / max|a|`` over a whole tensor, the worst over all runs.
         max_abs_error: ``max|a − b|``, the worst over all runs.
         reason: The reason why an error is infinite; empty where it is a number.
+        unequal: The fraction of unequal elements of a tensor that holds no floats, the largest over all runs.
     """
 
     max_rel_error: float = 0.0
     max_abs_error: float = 0.0
     reason: str = ""
+    unequal: float = 0.0
 
     def worse(self, other: Difference) -> Difference:
         """Return the larger errors of the two, and the first reason."""
@@ -47,6 +49,7 @@ class Difference:
             max(self.max_rel_error, other.max_rel_error),
             max(self.max_abs_error, other.max_abs_error),
             self.reason or other.reason,
+            max(self.unequal, other.unequal),
         )
 
 
@@ -154,7 +157,8 @@ def _exact(a: Array, b: Array) -> Difference:
         return Difference()
     numbers = a.dtype.kind in "iub"
     absolute = _largest(a.astype(np.float64) - b.astype(np.float64)) if numbers else np.inf
-    return _infinite(f"{wrong} of {a.size} values of type {a.dtype} are not equal", absolute)
+    reason = f"{wrong} of {a.size} values of type {a.dtype} are not equal"
+    return Difference(float(np.inf), absolute, reason, wrong / a.size)
 
 
 def _infinite(reason: str, absolute: float = np.inf) -> Difference:

@@ -71,9 +71,15 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
 
 
 def is_beyond_measure(record: Record, noise: Record | None) -> bool:
-    """Return true if the effect of one last place is so large that rounding could explain any difference."""
-    largest = TOLERANCES[record.width] * LARGEST_MARGIN
-    return noise is not None and not record.rounded and NOISE_MARGIN * _size(noise) > largest
+    """Return true if the effect of one last place is so large that rounding could explain any difference.
+
+    Of integers, such as the places of elements of nearly the same size, the changed fraction is compared.
+    """
+    if noise is None or record.rounded:
+        return False
+    if record.worst.unequal:
+        return NOISE_MARGIN * noise.worst.unequal >= record.worst.unequal
+    return NOISE_MARGIN * _size(noise) > TOLERANCES[record.width] * LARGEST_MARGIN
 
 
 def _size(noise: Record) -> float:

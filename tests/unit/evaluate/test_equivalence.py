@@ -15,6 +15,8 @@ from onnxprune.analysis.inputs.ladder import Trial, estimated_bytes
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, runs, tensor_comparison, verify
 from onnxprune.evaluate.equivalence.draws import APART, feeds_of
+from onnxprune.evaluate.equivalence.judgement import is_beyond_measure
+from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.noise import shaken
 from onnxprune.ir import Model, check, load
 from onnxprune.ir.canonical.canonicalise import canonicalise
@@ -910,3 +912,44 @@ def picking(operator: str, calls: str = "pick") -> onnx.ModelProto:
 def test_other_functions_of_the_same_name_are_no_common_tail(calls: str) -> None:
     assert judged(picking("ArgMax", calls), picking("ArgMin", calls)).status == "differ"
     assert judged(picking("ArgMax", calls), picking("ArgMax", calls)).status == "agree"
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "status"),
+    [
+        (
+            "a = Mul (x, large)  s = Sin (a)",
+            "a = Div (x, small)  b = Neg (a)  c = Sin (b)  s = Neg (c)",
+            "not shown",
+        ),
+        ("s = Exp (x)", "s = Neg (x)", "differ"),
+    ],
+)
+def test_picks_by_rounding_show_no_difference(one: str, two: str, status: str) -> None:
+    """One last place of the inputs makes other scores of angles so large."""
+
+    def with_scores(scores: str) -> onnx.ModelProto:
+        return onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[8, 64] x) => (float[8, 5] y)
+        <float large = {{1e6}}, float small = {{1e-6}}, int64[1] k = {{5}}>
+        {{ {scores}
+           v, i = TopK (s, k)
+           y = GatherElements <axis = 1> (x, i) }}""")
+
+    assert judged(with_scores(one), with_scores(two)).status == status
+
+
+@pytest.mark.parametrize(("changed", "explained"), [(0.4, True), (0.001, False)])
+def test_other_integers_are_explained_by_rounding_that_changes_as_many(
+    changed: float, explained: bool
+) -> None:
+    drawn = np.arange(1000)
+
+    def record(fraction: float) -> Record:
+        other, made = drawn.copy(), Record("i", 4, False)
+        other[: round(1000 * fraction)] += 1
+        made.add(drawn, other, "usual inputs")
+        return made
+
+    assert is_beyond_measure(record(0.6), record(changed)) == explained
