@@ -17,6 +17,7 @@ from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import Subjects
 from onnxprune.evaluate.equivalence.tails import Pair, picked_from
 from onnxprune.evaluate.equivalence.tensor_comparison import Comparison, ReferenceRun
+from onnxprune.evaluate.runnable import shown_by
 from onnxprune.ir import Model
 from onnxprune.runtime import RUN_S, runs_within
 from onnxprune.support.mapped import byte_count
@@ -119,8 +120,15 @@ class EquivalenceCheck:
         """Load the two models with some pairs of tensors as their outputs."""
         made, pairs = self.subjects, list(pairs)
         names = [*(i.name for i in self.reference.inputs), *(a for a, _ in pairs)]
-        interface = self.shrunk(names) if self.shrunk is not None else Interface()
+        interface = self._interface(names) if self.shrunk is not None else Interface()
         return Comparison(made.reference, made.candidate, pairs, self.graphs, interface)
+
+    def _interface(self, names: Sequence[str]) -> Interface:
+        """Return the elements of tensors that are left; copies that show a tensor have shrunk as it has."""
+        assert self.shrunk is not None
+        cuts = self.shrunk([*names, *map(shown_by, names)]).cuts
+        found = {name: cuts.get(name) or cuts.get(shown_by(name)) for name in names}
+        return Interface({name: axes for name, axes in found.items() if axes})
 
     @property
     def spent(self) -> float:

@@ -15,6 +15,7 @@ from onnxprune.evaluate.equivalence.noise import ROUNDS, shaken, shaken_feed
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError
 from onnxprune.evaluate.equivalence.tails import Pair
+from onnxprune.evaluate.runnable import shown_by
 from onnxprune.ir import with_outputs
 from onnxprune.runtime import Array, Session
 
@@ -82,7 +83,8 @@ class Comparison:
             LimitError: One of the two takes too much time or memory.
             DifferenceError: The candidate does not.
         """
-        expected = self.interface.narrowed(self.session.run(run.feed))
+        whole = self.session.run(run.feed)
+        expected = self.interface.narrowed(whole)
         try:
             actual = self._other.run(self.interface.narrowed(run.feed))
         except LimitError:
@@ -91,7 +93,10 @@ class Comparison:
             message = f"with {run.where} only the first model can be run: {error.message}"
             raise DifferenceError(message) from error
         for pair, record in (self.records if records is None else records).items():
-            record.add(expected[pair[0]], actual[pair[1]], run.where, run.leniency)
+            one, two = expected[pair[0]], actual[pair[1]]
+            if shown_by(pair[0]) != pair[0] and np.shape(whole[pair[0]]) == np.shape(two):
+                one = whole[pair[0]]  # the candidate has removed nothing of this constant
+            record.add(one, two, run.where, run.leniency)
 
     def over(self, runs: Sequence[ReferenceRun]) -> dict[Pair, Record]:
         """Run both models on inputs that the reference takes, and return the record of each pair."""

@@ -15,6 +15,7 @@ from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.equivalence.examination import examine
 from onnxprune.evaluate.equivalence.runs import CheckBudget
 from onnxprune.evaluate.equivalence.verdict import Verdict
+from onnxprune.evaluate.runnable import unknown_operators
 from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
 
 
@@ -73,8 +74,9 @@ def _hint(reference: Model, candidate: Model) -> str:
 def _shrunk(
     sparse: Model, plan: Plan | None, channels: Channels | None
 ) -> Callable[[Iterable[str]], Interface] | None:
-    """Return a function from names to the remaining elements, where axes of the interface may shrink."""
-    if not {OPEN_KEY, VOCABULARY_KEY}.intersection(sparse.metadata()):
+    """Return a function from names to the remaining elements, where tensors that are compared may shrink."""
+    opened = {OPEN_KEY, VOCABULARY_KEY}.intersection(sparse.metadata())
+    if not opened and not unknown_operators(sparse.proto):  # their operands are compared
         return None
     if plan is None:
         found, dead = removed_channels(sparse, None)

@@ -10,7 +10,13 @@ partial_session  a session of the part that the runtime can run
 from onnxprune.evaluate.runnable.partial_session import runnable_session
 from onnxprune.evaluate.runnable.reproducible import reproducible
 from onnxprune.evaluate.runnable.rounding import is_rounding, steps, without_rounding
-from onnxprune.evaluate.runnable.unknown import RunnableModel, StandIn, cut_before, unknown_operators
+from onnxprune.evaluate.runnable.unknown import (
+    RunnableModel,
+    StandIn,
+    cut_before,
+    shown_by,
+    unknown_operators,
+)
 from onnxprune.evaluate.runnable.widened import widened
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "is_rounding",
     "reproducible",
     "runnable_session",
+    "shown_by",
     "steps",
     "unknown_operators",
     "widened",

@@ -23,6 +23,8 @@ Operator = tuple[str, str]
 """Domain and name."""
 StandIn = Literal["copy", "shifted"]
 """A copy of the operand, or its elements shifted away from zero (operator Shrink; all types of numbers)."""
+_SHOWN = " (operand)"
+"""End of the names of copies that show constants and inputs."""
 _SHIFT = 1.7312
 
 
@@ -98,6 +100,11 @@ def cut_before(
     return RunnableModel(copy, operands, tuple(cut), tuple(n for n in before if n in gone))
 
 
+def shown_by(output: str) -> str:
+    """Return the tensor that an output shows: itself, or the constant or input that it is a copy of."""
+    return output.removesuffix(_SHOWN)
+
+
 class _Shown:
     """Operands of nodes that are cut off, as outputs; constants and inputs by copies."""
 
@@ -115,7 +122,7 @@ class _Shown:
             return None
         if name in self._made:
             return name
-        node = helper.make_node("Identity", [name], [f"{name} (operand)"])
+        node = helper.make_node("Identity", [name], [f"{name}{_SHOWN}"])
         return str(self._copies.setdefault(name, node).output[0])
 
 

@@ -12,6 +12,7 @@ from helpers import Net
 from onnx import TensorProto, helper, numpy_helper
 from places import CASES
 
+from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.analysis.inputs.ladder import Trial, estimated_bytes
 from onnxprune.errors import NotShownError, VerificationError
 from onnxprune.evaluate.equivalence import CheckBudget, Verdict, examine, runs, tensor_comparison, verify
@@ -21,6 +22,8 @@ from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.noise import shaken
 from onnxprune.ir import Model, check, load
 from onnxprune.ir.canonical.canonicalise import canonicalise
+from onnxprune.passes.prune import Prune
+from onnxprune.passes.transform import Transform
 from onnxprune.support.processors import ProcessorClock
 
 QUICK = CheckBudget(seconds=4.0)
@@ -387,6 +390,20 @@ def test_an_unknown_operator_that_is_another_is_a_difference():
     last = changed.proto.graph.node[-1]
     last.attribute[0].CopyFrom(helper.make_attribute(last.attribute[0].name, 77.0))
     assert examine(given, changed, budget=QUICK).status == "differ"
+
+
+def test_weights_that_an_unknown_operator_reads_may_shrink():
+    """The weight of a layer behind a FakeQuantize is compared without its removed channels."""
+    sparse = Prune(reduce_channels=0.5, round_to=1, criterion="l2")(load(CASES / "fakequant.onnx")).model
+    dense = Transform()(sparse).model
+    assert find_channels(dense).groups[0].size < find_channels(sparse).groups[0].size
+    assert verify(sparse, dense).status == "agree"
+    assert verify(sparse, sparse.copy()).status == "agree"
+    made = {t.name: t for t in dense.proto.graph.initializer}["c6"]
+    made.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(made)[::-1].copy(), "c6"))
+    dense.edited()
+    with pytest.raises(VerificationError, match="relative error"):
+        verify(sparse, dense)
 
 
 def test_full_accuracy_is_compared():
@@ -955,6 +972,7 @@ def test_other_integers_are_explained_by_rounding_that_changes_as_many(
 
     assert is_beyond_measure(record(0.6), record(changed)) == explained
 @pytest.mark.parametrize("operator", ["Softmax", "Clip", "QLinearMatMul", "GRU", "TopK", "Mod"])
+@pytest.mark.parametrize("operator", ["Softmax", "ThresholdedRelu", "QLinearMatMul", "GRU", "TopK", "Mod"])
 def test_one_operator_changed_in_one_thing_is_seen(operator: str) -> None:
     found = list(node_pairs.verdicts(operator, each=6))
     assert found
