@@ -72,7 +72,7 @@ OLDEST = 7
 
 
 def based(case: Any) -> tuple[Proto, Feed] | None:
-    """Return the network of an example with its lists and weights as constants, and what it is fed."""
+    """Return the network of an example with its lists and weights as constants, and its inputs."""
     proto, arrays = copied(case.model), case.data_sets[0][0] if case.data_sets else []
     names = [i.name for i in proto.graph.input]
     if len(arrays) != len(names) or not all(isinstance(a, np.ndarray) for a in arrays):
