@@ -971,7 +971,8 @@ def test_other_integers_are_explained_by_rounding_that_changes_as_many(
         return made
 
     assert is_beyond_measure(record(0.6), record(changed)) == explained
-@pytest.mark.parametrize("operator", ["Softmax", "Clip", "QLinearMatMul", "GRU", "TopK", "Mod"])
+
+
 @pytest.mark.parametrize("operator", ["Softmax", "ThresholdedRelu", "QLinearMatMul", "GRU", "TopK", "Mod"])
 def test_one_operator_changed_in_one_thing_is_seen(operator: str) -> None:
     found = list(node_pairs.verdicts(operator, each=6))
