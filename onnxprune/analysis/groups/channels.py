@@ -198,11 +198,6 @@ class Channels:
                 values = arrangement.applied(dims, values)
         return values
 
-    def moves(self, tensor: str) -> bool:
-        """Return whether `put_in_order` changes the order of a constant's elements."""
-        present = {f for dim in self.typing.axes.get(tensor, ()) for f in factors(dim)}
-        return any(a.factor in present for a in self.arrangements.values())
-
     def put_back(self, tensor: str, values: Values) -> Values:
         """Undo `put_in_order`."""
         dims = self.typing.axes.get(tensor, ())

@@ -27,9 +27,13 @@ class Interface:
 
     @classmethod
     def of(cls, channels: Channels, removed: Mapping[str, Sequence[int]], names: Iterable[str]) -> Interface:
-        """Find the remaining elements of some tensors, such as inputs and outputs."""
+        """Find the remaining elements of some tensors, such as inputs and outputs.
+
+        A tensor that loses other elements in each part of an axis, such as a head, has no counterpart in the
+        dense model, and is left out.
+        """
         kept = channels.kept(removed)
-        found = {name: _cuts(channels, kept, name) for name in names}
+        found = {name: _cuts(channels, kept, name) for name in names if not channels.is_rearranged(name)}
         return cls({name: axes for name, axes in found.items() if axes})
 
     def narrowed(self, tensors: Feeds) -> dict[str, Array]:

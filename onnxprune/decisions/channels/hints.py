@@ -47,7 +47,7 @@ def kept_elements(
     found: Hints = {}
     for name in {*cuts, *(n for n in moved if n in channels.model.constants)}:
         shape = tuple(channels.model.constants[name].dims)
-        if name not in moved and not channels.moves(name):
+        if name not in moved and not channels.is_rearranged(name):
             found[name] = _straight(cuts[name], shape)
             continue
         places = channels.put_in_order(name, _numbered(shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -16,6 +16,7 @@ from onnxprune.evaluate.runnable import (
     StandIn,
     cut_before,
     reproducible,
+    shown_by,
     unknown_operators,
     widened,
 )
@@ -107,7 +108,7 @@ def _cut(
         raise DifferenceError("other outputs depend on operators that this runtime does not know")
     operands = zip((one.operands[k] for k in kept), two.operands, strict=True)
     points = dict.fromkeys(p for pair in operands for p in zip(*pair, strict=True))
-    points |= dict.fromkeys(_before_lost(protos, one, two))
+    points |= dict.fromkeys(_before_lost(protos, one, two, points))
     if any((a is None) != (b is None) for a, b in points):
         raise DifferenceError("operators that this runtime does not know read other operands")
     found = tuple((a, b) for a, b in points if a is not None and b is not None)
@@ -119,16 +120,24 @@ def _cut(
     return Subjects(one.proto, two.proto, tuple(outputs), found, notes, stand_in is not None)
 
 
-def _before_lost(protos: list[onnx.ModelProto], one: RunnableModel, two: RunnableModel) -> Iterator[Pair]:
+def _before_lost(
+    protos: list[onnx.ModelProto],
+    one: RunnableModel,
+    two: RunnableModel,
+    points: Collection[tuple[str | None, str | None]],
+) -> Iterator[Pair]:
     """Yield the tensors that decide the outputs that are lost: those before the last part common to both.
+
+    Operands of the nodes that were cut off, `points`, are compared in any case.
 
     Raises:
         ModelError: That part begins behind a node that was cut off: nothing is known of tensors there.
     """
     graphs = [ComputationGraph.of(proto) for proto in protos]
     remaining = [{o for node in made.proto.graph.node for o in node.output} for made in (one, two)]
+    known = {(shown_by(a), shown_by(b)) for a, b in points if a is not None and b is not None}
     for output in one.lost:
-        for pair in common_tail(graphs[0], graphs[1], output).ends:
+        for pair in common_tail(graphs[0], graphs[1], output, known).ends:
             if not (pair[0] in remaining[0] and pair[1] in remaining[1]):
                 raise ModelError(
                     f"output '{output}' depends on operators that this runtime does not know, and the nodes "

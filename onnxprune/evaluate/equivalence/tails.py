@@ -8,6 +8,7 @@ although a tie may be decided by the last digit.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx
@@ -57,14 +58,26 @@ def picked_from(reference: ComputationGraph, candidate: ComputationGraph, output
     return [p for p in points if p[0] in reference.dependent or p[1] in candidate.dependent]
 
 
-def common_tail(reference: ComputationGraph, candidate: ComputationGraph, output: str) -> Tail:
-    """Return the last part of both graphs, before an output, that is the same node by node."""
+def common_tail(
+    reference: ComputationGraph,
+    candidate: ComputationGraph,
+    output: str,
+    known: Collection[Pair] = (),
+) -> Tail:
+    """Return the last part of both graphs, before an output, that is the same node by node.
+
+    Args:
+        reference: The first graph.
+        candidate: The second.
+        output: The output.
+        known: Tensors that are compared in any case: nothing before them is part of the tail.
+    """
     ends: dict[Pair, None] = {}
     jumping: dict[str, None] = {}
     pending, seen = [(output, output)], set()
     while pending:
         pair = pending.pop()
-        if pair in seen:
+        if pair in seen or pair in known:
             continue
         seen.add(pair)
         one, two = reference.makers.get(pair[0]), candidate.makers.get(pair[1])

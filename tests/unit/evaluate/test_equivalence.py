@@ -978,3 +978,21 @@ def test_one_operator_changed_in_one_thing_is_seen(operator: str) -> None:
     found = list(node_pairs.verdicts(operator, each=6))
     assert found
     assert [change for status, change in found if status == "agree"] == []
+
+
+def test_nothing_before_an_operand_of_an_unknown_operator_is_compared() -> None:
+    """Channels that are zero are gone from the second network, behind nodes that have no constants."""
+
+    def summed(weights: np.ndarray) -> onnx.ModelProto:
+        given = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[N, 4] x) => (float[N] y)
+        <int64[1] axes = {1}>
+        { h = MatMul (x, w)  r = Relu (h)  s = ReduceSum <keepdims = 0> (r, axes)  y = own.Unheard (s) }""")
+        given.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+        return given
+
+    weights = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    weights[:, 3:] = 0
+    assert judged(summed(weights), summed(weights[:, :3])).status == "agree"
+    assert judged(summed(weights), summed(2 * weights[:, :3])).status == "differ"
