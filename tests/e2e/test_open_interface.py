@@ -242,7 +242,7 @@ def test_data_of_the_whole_model_serve_to_the_end() -> None:
     analysis = Ana(data=data, metric="mse", ratios=(0.5,))(model).analysis
     assert {c.size for c in analysis.curves.values()} >= {6, 20}
     judged = Prune(reduce_macs=0.4, analysis=analysis, data=data, evaluations=3, round_to=1)(model)
-    timed = Prune(reduce_latency=0.1, round_to=1)(model)
+    timed = Prune(reduce_latency=0.01, round_to=1)(model)
     for sparse in (judged, timed):
         dense = Transform(data=data)(sparse)
         assert dense.facts["equal"]

@@ -322,7 +322,7 @@ def test_a_budget_holds_beside_the_largest_drop(answered: str) -> None:
 
 
 def test_options_that_make_no_sense(data: str) -> None:
-    with pytest.raises(UsageError, match="how much"):
+    with pytest.raises(UsageError, match="no reduction is given"):
         Factorize()(network())
     with pytest.raises(UsageError, match="samples"):
         Factorize(reduce_macs=0.3, recover=("bias",))(network())
