@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +13,7 @@ import pytest
 from attention_networks import projections
 from cached_networks import CACHES, attention_with_caches, decoder, renamed, samples
 from click.testing import CliRunner
-from helpers import Net, feeds_for, half_of_each
+from helpers import Net, feeds_for, half_of_each, params
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.app.cli import program
@@ -24,7 +26,8 @@ from onnxprune.evaluate.equivalence import verify
 from onnxprune.ir import OPEN_KEY, Model, opened
 from onnxprune.passes import Ana, Finetune, Prune, Transform
 from onnxprune.passes.base import check_valid
-from onnxprune.runtime import Session, compare
+from onnxprune.runtime import Latency, Session, compare, measure_latency
+from onnxprune.runtime.backends import local
 from onnxprune.search.ties import equal_counts, tied_groups
 
 pytestmark = pytest.mark.slow
@@ -236,13 +239,20 @@ def test_commands_take_patterns(tmp_path: Path) -> None:
     assert facts("verify", sparse, dense)["equal"]
 
 
-def test_data_of_the_whole_model_serve_to_the_end() -> None:
+def in_proportion(models: Sequence[onnx.ModelProto], feeds: Any, **how: Any) -> list[Latency]:
+    """Run all models, and return times in proportion to their parameters."""
+    measure_latency(models, feeds, **how)
+    return [Latency(ms, ms, ms, ms, 1) for ms in (params(Model(m)) * 1e-4 for m in models)]
+
+
+def test_data_of_the_whole_model_serve_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples have all heads: analysis, judged plans, timed plans and training take them as they are."""
     model, data = attention_with_caches(), samples()
     analysis = Ana(data=data, metric="mse", ratios=(0.5,))(model).analysis
     assert {c.size for c in analysis.curves.values()} >= {6, 20}
     judged = Prune(reduce_macs=0.4, analysis=analysis, data=data, evaluations=3, round_to=1)(model)
-    timed = Prune(reduce_latency=0.01, round_to=1)(model)
+    monkeypatch.setattr(local, "measure_latency", in_proportion)
+    timed = Prune(reduce_latency=0.1, round_to=1)(model)
     for sparse in (judged, timed):
         dense = Transform(data=data)(sparse)
         assert dense.facts["equal"]
