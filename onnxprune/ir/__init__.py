@@ -29,7 +29,7 @@ from onnxprune.ir.extraction import extracted, with_outputs
 from onnxprune.ir.given import axis_name, merged, sized
 from onnxprune.ir.index import CAPTURED, GraphIndex, Use
 from onnxprune.ir.mask_statistics import STATISTICS_KEY, note_statistics, noted_statistics, over_all_channels
-from onnxprune.ir.model import Model
+from onnxprune.ir.model import FLOAT_TYPES, Model
 from onnxprune.ir.nested_graphs import (
     anonymous,
     bodies,
@@ -53,6 +53,7 @@ from onnxprune.ir.vocabulary import (
 
 __all__ = [
     "CAPTURED",
+    "FLOAT_TYPES",
     "OLDEST_OPSET",
     "OPEN_KEY",
     "STATISTICS_KEY",

@@ -15,9 +15,10 @@ from onnxprune.ir.damage import EXPORT_AGAIN, graphs, refuse_damage
 from onnxprune.ir.inlining import inlined
 from onnxprune.ir.local_calls import LocalCalls
 from onnxprune.ir.meaning import read_as_meant
-from onnxprune.ir.model import STANDARD_DOMAINS, Model
+from onnxprune.ir.model import Model
 from onnxprune.ir.nested_graphs import captured, label, subgraphs
 from onnxprune.ir.reading import read
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.mapped import blocks, has_nan
 
 OLDEST_OPSET = 7

@@ -13,13 +13,13 @@ import onnx
 from onnx import AttributeProto, helper
 
 from onnxprune.errors import ModelError
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 EXPORT_AGAIN = "the file is damaged, or was edited wrongly: export the model again"
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6}
 """Types of which several elements share a byte."""
 _PACKED = {kind: _BITS[name] for name, kind in onnx.TensorProto.DataType.items() if name in _BITS}
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _CONSTANT_FORMS = {
     "value": AttributeProto.TENSOR,
     "sparse_value": AttributeProto.SPARSE_TENSOR,
@@ -174,10 +174,10 @@ def _check_node(node: onnx.NodeProto, model: str) -> None:
     """Refuse a node whose attributes are invalid."""
     what = f"{model}: node '{node.name or next(iter(node.output), '')}' ({node.op_type})"
     for attribute in node.attribute:
-        _check_attribute(attribute, what, node.domain in (*_STANDARD_DOMAINS, "com.microsoft"))
-    if node.op_type in ("If", "Loop", "Scan") and node.domain in _STANDARD_DOMAINS:
+        _check_attribute(attribute, what, node.domain in (*STANDARD_DOMAINS, "com.microsoft"))
+    if node.op_type in ("If", "Loop", "Scan") and node.domain in STANDARD_DOMAINS:
         _check_bodies(node, what)
-    if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS:
+    if node.op_type == "Constant" and node.domain in STANDARD_DOMAINS:
         forms = [a for a in node.attribute if a.name in _CONSTANT_FORMS]
         if len(node.output) != 1 or not node.output[0]:
             raise ModelError(f"{what} has {len(node.output)} outputs and needs one", EXPORT_AGAIN)

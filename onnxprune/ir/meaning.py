@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.ir.damage import EXPORT_AGAIN, graphs, holders
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.memory import need
 
 _OWN_LAYOUT = "com.microsoft.nchwc"
@@ -55,7 +56,7 @@ def _use_one_domain(proto: onnx.ModelProto, model: str) -> None:
 
 def _merge_imports(imports: Iterable[onnx.OperatorSetIdProto], model: str) -> None:
     listed = list(imports)
-    named = [o for o in listed if o.domain in ("", "ai.onnx")]
+    named = [o for o in listed if o.domain in STANDARD_DOMAINS]
     if len({o.version for o in named}) > 1:
         versions = " and ".join(str(o.version) for o in named)
         raise ModelError(f"{model} names two versions of the ONNX opset: {versions}", EXPORT_AGAIN)

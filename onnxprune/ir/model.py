@@ -20,6 +20,7 @@ from onnxprune.ir.analyses import AnalysisManager
 from onnxprune.ir.index import GraphIndex
 from onnxprune.ir.local_calls import LocalCalls
 from onnxprune.ir.nested_graphs import flat, subgraphs, with_bodies
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.mapped import (
     Region,
     array_of,
@@ -31,7 +32,13 @@ from onnxprune.support.mapped import (
 )
 from onnxprune.support.memory import need
 
-STANDARD_DOMAINS = ("", "ai.onnx")
+FLOAT_TYPES = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.BFLOAT16,
+    onnx.TensorProto.DOUBLE,
+)
+"""Types of numbers that weights and activations are computed in."""
 
 
 @dataclass

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
+from onnxprune.ops.spec import STANDARD_DOMAINS
+
 _WITH_BODIES = ("If", "Loop", "Scan")
 
 
@@ -21,7 +22,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """Yield the graphs of a node whose operator the analysis supports: the bodies of If, Loop and Scan."""
-    if node.op_type in _WITH_BODIES and node.domain in _STANDARD_DOMAINS:
+    if node.op_type in _WITH_BODIES and node.domain in STANDARD_DOMAINS:
         yield from subgraphs(node)
 
 

@@ -212,6 +212,8 @@ PACKAGES = ("onnxprune.ops.axes", "onnxprune.ops.facts", "onnxprune.ops.sizes", 
 """Every module of these is imported to fill the table: a new family of operators is a new file."""
 MICROSOFT = "com.microsoft"
 """The domain of onnxruntime's own operators."""
+STANDARD_DOMAINS = ("", "ai.onnx")
+"""The names of the domain of ONNX itself."""
 ENTRY_POINTS = "onnxprune.ops"
 _STANDARD = "ai.onnx"
 _loaded = False

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from onnx import helper
 
 from onnxprune.errors import ModelError
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.mapped import array_of, is_mapped, loaded
 
 # Shape inference needs the values of small constants in the message.
@@ -84,7 +85,7 @@ def _copy_without(message: _Message, skipped: set[str]) -> _Message:
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """Return the tensor a Constant node holds."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
     return next((a.t for a in node.attribute if a.name == "value"), None)
 

@@ -23,6 +23,7 @@ from onnx import (
 )
 
 from onnxprune.errors import TrainingError
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.runtime.batch_axes import described, fixed_batch
 from onnxprune.support.mapped import byte_count, is_mapped, load_all
 from onnxprune.train.batch_samples import input_axes, taken
@@ -70,7 +71,7 @@ def to_dialect(model: onnx.ModelProto, sample: Mapping[str, Array]) -> onnx.Mode
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Return the version of the standard operator set a model uses."""
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    return next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 1)
 
 
 def _strip_initializer_inputs(model: onnx.ModelProto) -> None:

@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import TrainingError
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 from onnxprune.train.dialect import IR_VERSION, opset_of
 from onnxprune.train.emit import Untrainable
 from onnxprune.train.pullbacks import FORWARDS, ForwardNode, Tape, Writer, pullback_of
@@ -176,7 +176,7 @@ def modernised(model: onnx.ModelProto) -> onnx.ModelProto:
     if version < _AXES_BECAME_INPUT:
         _modernise(made.graph)
     for entry in made.opset_import:
-        if entry.domain in ("", "ai.onnx"):
+        if entry.domain in STANDARD_DOMAINS:
             entry.version = OPSET
     made.ir_version = IR_VERSION
     return made

@@ -17,7 +17,7 @@ from onnxprune.analysis.evidence.constant_propagation import Constants, find_con
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.ir import Model
 from onnxprune.ir.canonical.canonicalise import without_dead_nodes
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
@@ -71,7 +71,7 @@ def _replacements(model: Model, constants: Constants) -> Iterator[tuple[int, int
     """Yield nodes that add or multiply a fully known operand, the number of that operand, and its values."""
     sizes, types = constants.typing.shapes.sizes, constants.typing.shapes.types
     for number, node in enumerate(model.all_nodes):
-        folds = spec_of(node).arithmetic not in ("", "quotient") and node.domain in ("", "ai.onnx")
+        folds = spec_of(node).arithmetic not in ("", "quotient") and node.domain in STANDARD_DOMAINS
         if not folds or len(node.input) != 2:
             continue
         for operand in (1, 0):

@@ -15,7 +15,7 @@ import onnx
 
 from onnxprune.analysis.shapes.node_evaluation import evaluate
 from onnxprune.ir import Model, captured
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 from onnxprune.support.mapped import byte_count, is_mapped
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,7 +51,7 @@ def _is_fixed(node: onnx.NodeProto) -> bool:
     """Return whether a node makes one tensor of its operands, by an operator that onnx can evaluate."""
     if spec_of(node).random or node.op_type == "ConstantOfShape":
         return False
-    return node.domain in ("", "ai.onnx") and len(node.output) == 1 and bool(node.input)
+    return node.domain in STANDARD_DOMAINS and len(node.output) == 1 and bool(node.input)
 
 
 def _value(model: Model, fixed: dict[str, onnx.NodeProto], name: str) -> Array | None:

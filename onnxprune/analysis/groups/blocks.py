@@ -18,18 +18,12 @@ from functools import cached_property
 import onnx
 
 from onnxprune.algebra.axes import Block, Factor
-from onnxprune.ir import GraphIndex, bodies, label
+from onnxprune.ir import FLOAT_TYPES, GraphIndex, bodies, label
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.spec import spec_of
 
 PREFIX = "block:"
 """The beginning of the names of blocks: no group of channels has such a name."""
-_FLOATS = {
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-}
 
 
 def _keeps_elements(node: onnx.NodeProto) -> bool:
@@ -334,7 +328,7 @@ class _Search:
             _KeptError: It is quantised, or something else reads it.
         """
         tensor = self.constants[name]
-        if name in self.typing.quantised or name in self.typing.absent or tensor.data_type not in _FLOATS:
+        if name in self.typing.quantised or name in self.typing.absent or tensor.data_type not in FLOAT_TYPES:
             raise _KeptError(reader, f"the weights '{name}' that end the branch are quantised")
         if not all(use.node in dead for use in self.index.uses.get(name, ())) or name in self.index.returned:
             raise _KeptError(reader, f"the weights '{name}' that end the branch are read elsewhere too")

@@ -17,12 +17,10 @@ from onnx import helper
 from onnxprune.algebra.axes import Dim, Factor, factors, resolve
 from onnxprune.algebra.kept_axes import at_numbers, kept_count
 from onnxprune.analysis.groups.channels import Channels, Group
+from onnxprune.ir import FLOAT_TYPES
 
 PARAMETERS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
+    *FLOAT_TYPES,
     onnx.TensorProto.INT8,
     onnx.TensorProto.UINT8,
 )

@@ -18,7 +18,7 @@ from onnxprune.analysis.shapes.reference import SymbolSizes, reference_sizes
 from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
 from onnxprune.errors import ModelError
 from onnxprune.ir import Model, analysis, merged, subgraphs
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -153,7 +153,7 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
 def _follow(model: Model, shapes: Shapes, node: onnx.NodeProto) -> None:
     """Evaluate a node on numbers that were computed from shapes, such as logarithms of distances."""
     result, inputs = next(iter(node.output), ""), [i for i in node.input if i]
-    if spec_of(node).random or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+    if spec_of(node).random or node.domain not in STANDARD_DOMAINS or len(node.output) != 1:
         return
     if result in shapes.values or not shapes.derived.intersection(inputs):
         return

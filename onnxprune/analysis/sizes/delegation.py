@@ -19,6 +19,7 @@ from onnxprune.algebra.sizes.algebra import Extent, Size
 from onnxprune.algebra.sizes.facts import ContradictionError
 from onnxprune.algebra.sizes.tensors import FLOATS, INTEGERS, plain
 from onnxprune.errors import ModelError
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 if TYPE_CHECKING:
     from onnxprune.ops.sizes.node import SizedNode
@@ -295,7 +296,7 @@ def _of_runtime(question: NodeQuery) -> NodeTypes:
     results = [declared.get(name, (None, ())) for name in node.output]
     if all(shape for (_, shape), name in zip(results, node.output, strict=True) if name):
         return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
-    if node.domain in ("", "ai.onnx"):  # an empty shape may also be an unknown one
+    if node.domain in STANDARD_DOMAINS:  # an empty shape may also be an unknown one
         return NodeTypes(tuple((kind, tuple(shape) or None) for kind, shape in results))
     return _of_examples(question)
 

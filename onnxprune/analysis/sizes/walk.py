@@ -14,9 +14,8 @@ from onnxprune.algebra.sizes.tensors import SMALL, Shape, Tensors, Values, each,
 from onnxprune.analysis.sizes import delegation
 from onnxprune.errors import UNEXPECTED, DefectError, OnnxpruneError
 from onnxprune.ops.sizes.node import SizedNode
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 
-_STANDARD = ("", "ai.onnx")
 _AHEAD = 40
 """Nodes that are read ahead to find whether a branch can be taken."""
 
@@ -49,8 +48,8 @@ class Walk:
 
     def opset(self, domain: str) -> int:
         """Return the version of an operator domain."""
-        if domain in _STANDARD:
-            return next((self.opsets[d] for d in _STANDARD if d in self.opsets), 1)
+        if domain in STANDARD_DOMAINS:
+            return next((self.opsets[d] for d in STANDARD_DOMAINS if d in self.opsets), 1)
         return self.opsets.get(domain, 1)
 
     def shape(self, name: str) -> Shape | None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.certify.refusal import Refusal, need
+from onnxprune.certify.refusal import MALFORMED, Refusal, need
 from onnxprune.certify.relations.element_bounds import Array
 from onnxprune.certify.sizes.size_monomials import Size, computed, over, times
 
@@ -27,7 +27,6 @@ DEFINITIONS: dict[tuple[str, str], Definition] = {}
 """By domain, empty for that of onnx, and operator."""
 _OPERANDS = {"Split": "split", "Squeeze": "axes", "Unsqueeze": "axes"}
 """Lists that are attributes before opset 13 and operands from then on."""
-_UNKNOWN = (KeyError, IndexError, ValueError, TypeError, AttributeError, ZeroDivisionError)
 
 
 def defines(*operators: str, domain: str = MICROSOFT) -> Callable[[Definition], Definition]:
@@ -54,7 +53,7 @@ def defined(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
     parts = Parts(graph, node)
     try:
         function(parts)
-    except (Refusal, *_UNKNOWN):  # it stays as it is
+    except (Refusal, *MALFORMED):  # it stays as it is
         return None
     made = {o for n in parts.nodes for o in n.output}
     return parts.nodes if all(o in made for o in node.output if o) else None

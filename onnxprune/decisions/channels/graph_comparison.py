@@ -9,6 +9,7 @@ from itertools import zip_longest
 import onnx
 
 from onnxprune.ir import Model, bodies
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.mapped import array_of, same_bits
 
 Operand = str | onnx.TensorProto | None
@@ -98,4 +99,4 @@ def are_equal(one: Operand, other: Operand) -> bool:
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+    return node.op_type == "Constant" and node.domain in STANDARD_DOMAINS

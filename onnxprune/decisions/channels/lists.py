@@ -15,6 +15,7 @@ import onnx
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model
 from onnxprune.ir.index import GraphIndex
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 Place = tuple[int, int]
 """An operand of a Concat, and an element of it."""
@@ -42,7 +43,7 @@ class Lists:
     def maker(self, name: str) -> onnx.NodeProto | None:
         """Return the Concat that makes a list, ``None`` where it is made otherwise."""
         node = self.index.producer(name)
-        joins = node is not None and node.op_type == "Concat" and node.domain in ("", "ai.onnx")
+        joins = node is not None and node.op_type == "Concat" and node.domain in STANDARD_DOMAINS
         return node if joins else None
 
     def place(self, name: str, element: int) -> Place | None:

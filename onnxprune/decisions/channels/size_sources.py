@@ -24,14 +24,13 @@ from onnxprune.analysis.sizes.walk import Walk
 from onnxprune.errors import UNEXPECTED, OnnxpruneError
 from onnxprune.ir import Model, subgraphs
 from onnxprune.ir.index import GraphIndex
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 
 Place: TypeAlias = "tuple[int, int]"
 """A node by its number, and one of its operands; for sizes that the node reads off a tensor, `READ`."""
 NewSizes: TypeAlias = "Mapping[Place, Mapping[int, Extent]]"
 """New numbers by place and element."""
 READ = -1
-_STANDARD = ("", "ai.onnx")
 _ROUNDS = 8
 
 
@@ -120,7 +119,7 @@ class SizeFlow:
 
     def _steps(self, node: onnx.NodeProto, element: int, new: Extent) -> Iterator[tuple[int, int, Extent]]:
         """Yield operands that an element of a result is made of, its element there, and the number for it."""
-        if node.domain not in _STANDARD:
+        if node.domain not in STANDARD_DOMAINS:
             return
         if node.op_type == "Mul":
             yield from self._multiples(node, element, new)
@@ -315,7 +314,7 @@ class _Flow:
             write: Note them among the new numbers.
         """
         node = self.of.index.nodes[number]
-        if node.op_type != "Div" or node.domain not in _STANDARD or list(changed) != [0]:
+        if node.op_type != "Div" or node.domain not in STANDARD_DOMAINS or list(changed) != [0]:
             return None
         quotient, below = self._known(node.output[0]), self.of.model.constants.get(node.input[1])
         if (

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from onnxprune.evaluate.runnable import is_rounding
 from onnxprune.ir import captured, every_graph
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 from onnxprune.support.mapped import array_of, blocks
 
 _WIDTHS: dict[int, int] = {
@@ -149,7 +149,7 @@ def _domain(name: str) -> str:
 
 def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """Return the tensor of a Constant node, in whichever attribute it has it."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
         return None
     for attribute in node.attribute:
         if attribute.name == "value":

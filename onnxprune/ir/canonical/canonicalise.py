@@ -27,6 +27,7 @@ from onnxprune.ir.canonical.sequences import without_sequences
 from onnxprune.ir.canonical.sharing import shared_places, unshare
 from onnxprune.ir.canonical.unchanged_states import without_fixed_states
 from onnxprune.ir.compact import SMALLEST, fill_bytes
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.memory import need
 
 
@@ -152,7 +153,7 @@ def _splits_by_number(model: Model, shapes: Shapes) -> list[tuple[onnx.NodeProto
     found = []
     for node in model.all_nodes:
         explicit = len(node.input) > 1 or any(a.name == "split" for a in node.attribute)
-        if node.op_type != "Split" or node.domain not in ("", "ai.onnx") or explicit:
+        if node.op_type != "Split" or node.domain not in STANDARD_DOMAINS or explicit:
             continue
         if all(o in shapes.sizes for o in (node.input[0], *node.output)):
             axis = attributes(node).get("axis", 0)

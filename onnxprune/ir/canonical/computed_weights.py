@@ -22,7 +22,7 @@ from onnx import helper
 from onnxprune.analysis.sizes import infer_sizes
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, bodies, captured, extracted, subgraphs
-from onnxprune.ops.spec import spec_of
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 from onnxprune.runtime import Session
 from onnxprune.support.mapped import is_mapped
 
@@ -174,7 +174,7 @@ class _Sets:
 def _is_computed(node: onnx.NodeProto, model: Model) -> bool:
     """Return whether a node has equal results in every run; of dequantised values only scalars."""
     spec = spec_of(node)
-    plain = node.domain in ("", "ai.onnx") and node.op_type != "Constant"
+    plain = node.domain in STANDARD_DOMAINS and node.op_type != "Constant"
     plain = plain and not (spec.quantises or spec.random)
     if node.op_type == "DequantizeLinear" and node.input[0] in model.constants:
         plain = math.prod(model.constants[node.input[0]].dims) == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from onnxprune.ir import Model
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 
 def without_copies(model: Model) -> Model:
@@ -21,7 +22,7 @@ def without_copies(model: Model) -> Model:
     returned = {o.name for graph in model.graphs for o in graph.output}
     source: dict[str, str] = {}
     for node in model.nodes:
-        if node.op_type == "Identity" and node.domain in ("", "ai.onnx") and node.output[0] not in returned:
+        if node.op_type == "Identity" and node.domain in STANDARD_DOMAINS and node.output[0] not in returned:
             name = source.get(node.input[0], node.input[0])
             if name in model.constants:
                 source[node.output[0]] = name

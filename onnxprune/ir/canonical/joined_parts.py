@@ -13,8 +13,7 @@ import onnx
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, attributes
-
-_STANDARD = ("", "ai.onnx")
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 
 def read_in_parts(model: Model, shapes: Shapes) -> Model:
@@ -70,7 +69,7 @@ def _part(
 def _joins(node: onnx.NodeProto, axis: int, shapes: Shapes) -> bool:
     """Return whether a Concat joins tensors of fixed lengths along an axis."""
     known = [shapes.sizes.get(name) for name in node.input]
-    if node.domain not in _STANDARD or any(sizes is None for sizes in known):
+    if node.domain not in STANDARD_DOMAINS or any(sizes is None for sizes in known):
         return False
     rank = len(known[0] or ())
     along = attributes(node)["axis"] % rank == axis
@@ -87,7 +86,7 @@ def _axis(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _span(node: onnx.NodeProto, shapes: Shapes) -> tuple[int, int] | None:
     """Return the first and the last element that a node picks, ``None`` where they are not known."""
-    if node.domain not in _STANDARD or node.op_type not in ("Gather", "Slice"):
+    if node.domain not in STANDARD_DOMAINS or node.op_type not in ("Gather", "Slice"):
         return None
     sizes = shapes.sizes.get(node.input[0], ())
     if len(sizes) < 2 or shapes.types.get(node.input[0]) == onnx.TensorProto.INT64:

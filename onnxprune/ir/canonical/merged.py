@@ -18,6 +18,7 @@ from onnx import helper
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import GraphIndex, Model, attributes, label
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _merged(model: Model, shapes: Shapes, index: GraphIndex, number: int) -> Mer
 
 def _columns(model: Model, node: onnx.NodeProto) -> int | None:
     """Return the number of columns of the constant matrix of a product, ``None`` for other nodes."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("MatMul", "Gemm"):
+    if node.domain not in STANDARD_DOMAINS or node.op_type not in ("MatMul", "Gemm"):
         return None
     weight = model.constants.get(node.input[1])
     if weight is None or len(weight.dims) != 2:

@@ -14,17 +14,9 @@ import numpy as np
 import onnx
 
 from onnxprune.analysis.shapes import Shapes
-from onnxprune.ir import Model, captured
+from onnxprune.ir import FLOAT_TYPES, Model, captured
 from onnxprune.ir.canonical.copied_constants import read_instead
-from onnxprune.ops.spec import spec_of
-
-_STANDARD = ("", "ai.onnx")
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.BFLOAT16,
-)
+from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 
 
 def with_own_fills(model: Model, shapes: Shapes) -> Model:
@@ -51,12 +43,12 @@ def _fills(model: Model, shapes: Shapes) -> set[str]:
     """Return the fills with a fixed axis of several elements that nodes compute."""
     fills: set[str] = set()
     for node in model.all_nodes:
-        if node.domain not in _STANDARD or not node.input:
+        if node.domain not in STANDARD_DOMAINS or not node.input:
             continue
         first = node.input[0]
         uniform = first in model.constants and node.op_type == "Expand" and _is_uniform(model, first)
         if node.op_type == "ConstantOfShape" or uniform or (first in fills and spec_of(node).copies):
-            fills.update(o for o in node.output if o and shapes.types.get(o) in _FLOATS)
+            fills.update(o for o in node.output if o and shapes.types.get(o) in FLOAT_TYPES)
     return {name for name in fills if any(isinstance(s, int) and s > 1 for s in shapes.sizes.get(name, ()))}
 
 
@@ -111,7 +103,7 @@ def with_shared_fills(model: Model, own: Container[str]) -> Model:
     returned = {o.name for graph in model.graphs for o in graph.output}
     for node in model.proto.graph.node:
         filling = node.op_type in ("ConstantOfShape", "Expand") or spec_of(node).copies
-        if node.domain not in _STANDARD or len(node.output) != 1 or not filling:
+        if node.domain not in STANDARD_DOMAINS or len(node.output) != 1 or not filling:
             continue
         operands = tuple(instead.get(name, name) for name in node.input)
         given = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))

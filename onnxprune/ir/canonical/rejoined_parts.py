@@ -16,8 +16,8 @@ import onnx
 from onnxprune.algebra.sizes.algebra import Extent, is_nonnegative
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import GraphIndex, Model, attributes, bodies, captured
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
-_STANDARD = ("", "ai.onnx")
 _FAR = 2**31 - 1
 """Ends from which exporters mean the end of the axis, at any size."""
 Place: TypeAlias = "Extent | tuple[str, int]"
@@ -81,7 +81,7 @@ def read_whole(model: Model, shapes: Shapes) -> Model:
     index = model.index
     found = _Joins(shapes, index)
     for node in index.nodes:
-        if node.op_type == "Concat" and node.domain in _STANDARD:
+        if node.op_type == "Concat" and node.domain in STANDARD_DOMAINS:
             found.visit(node)
     if not found.joined:
         return model
@@ -158,7 +158,7 @@ class _Joins:
     def _span(self, name: str, axis: int) -> Span | None:
         """Return the elements along an axis of another tensor that a tensor consists of."""
         node = self.index.producer(name)
-        if node is None or node.domain not in _STANDARD:
+        if node is None or node.domain not in STANDARD_DOMAINS:
             return None
         if node.op_type == "Unsqueeze":
             return self._element(node, axis)
@@ -214,7 +214,7 @@ class _Joins:
     def _element(self, node: onnx.NodeProto, axis: int) -> Span | None:
         """Return the one element that lost its axis to a Gather or a Squeeze, and has it again."""
         rank, inner = len(self.shapes.sizes.get(node.output[0], ())), self.index.producer(node.input[0])
-        if inner is None or inner.domain not in _STANDARD or not self._is_along(node, axis, rank):
+        if inner is None or inner.domain not in STANDARD_DOMAINS or not self._is_along(node, axis, rank):
             return None
         if inner.op_type == "Squeeze":
             return self._span(inner.input[0], axis) if self._is_along(inner, axis, rank) else None

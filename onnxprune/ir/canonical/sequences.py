@@ -16,6 +16,7 @@ from onnx import helper
 
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.ir import Model, attributes, captured, label
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 LONGEST = 4096
 """Parts up to which a sequence is written out."""
@@ -29,7 +30,6 @@ _OPERATORS = {
     "SequenceLength",
     "SplitToSequence",
 }
-_STANDARD = ("", "ai.onnx")
 
 Integers: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -66,7 +66,11 @@ class _Unrolled:
         kept = {o.name for o in self.graph.output}.union(*map(captured, self.graph.node))
         for node in self.graph.node:
             node.input[:] = [self.instead.get(i, i) for i in node.input]
-            if node.domain not in _STANDARD or node.op_type not in _OPERATORS or not self._follow(node, kept):
+            if (
+                node.domain not in STANDARD_DOMAINS
+                or node.op_type not in _OPERATORS
+                or not self._follow(node, kept)
+            ):
                 self.nodes.append(node)
         nodes = list(self.nodes)
         del self.graph.node[:]

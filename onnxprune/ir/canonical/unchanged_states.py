@@ -13,6 +13,7 @@ from onnx import helper
 
 from onnxprune.ir import GraphIndex, Model, attributes, bodies, label
 from onnxprune.ir.canonical.canonical_bodies import rename
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 
 def without_fixed_states(model: Model) -> Model:
@@ -85,7 +86,7 @@ def _fixed(node: onnx.NodeProto) -> list[tuple[int, int, int, int]]:
 
 
 def _is_copy(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
+    return node.op_type == "Identity" and node.domain in STANDARD_DOMAINS
 
 
 def _returned_once(returned: Sequence[str], name: str, place: int) -> bool:

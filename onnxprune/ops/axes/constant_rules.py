@@ -18,6 +18,7 @@ from onnx import helper
 
 from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
 from onnxprune.analysis.shapes.node_evaluation import evaluate
+from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.runtime import Session
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -293,7 +294,7 @@ def run(v: Numbers, operands: list[Array]) -> Array | None:
     """Return the first result of the node for these operands; ``None`` where that fails."""
     try:
         with np.errstate(all="ignore"):
-            if v.node.domain in ("", "ai.onnx"):
+            if v.node.domain in STANDARD_DOMAINS:
                 return np.asarray(evaluate(v.node, operands, v.opset))
             return _run_in_runtime(v, operands)
     except Exception:  # any failure only means that the result is not known

@@ -16,7 +16,7 @@ import onnx
 
 from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, nested, unify, unify_ends
 from onnxprune.algebra.sizes.algebra import Extent, exact_quotient
-from onnxprune.ir import attributes, captured, label
+from onnxprune.ir import FLOAT_TYPES, attributes, captured, label
 from onnxprune.ops.axes import notation
 from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
 from onnxprune.ops.axes.statements import (
@@ -39,13 +39,6 @@ from onnxprune.ops.views import Operands
 UNALIGNED = "its axes cannot be lined up channel by channel"
 INEXACT_OPENS = " (--allow-inexact opens it)"
 """End of the reasons that the option lifts."""
-
-_FLOATS = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-    onnx.TensorProto.DOUBLE,
-)
 
 
 @dataclass
@@ -249,7 +242,7 @@ class Context:
 
         Only floats can be: integers are rounded before, and other types have no products.
         """
-        if self.typing.shapes.types.get(self.node.output[0]) not in _FLOATS:
+        if self.typing.shapes.types.get(self.node.output[0]) not in FLOAT_TYPES:
             self.block(dim, "its result depends on this size, and is no float")
         self.typing.rescales.append(Rescale(self.index, dim, power))
 

@@ -14,6 +14,7 @@ import onnx
 from onnxprune.ir import attributes
 from onnxprune.ops.axes.axis_typing import Typing
 from onnxprune.ops.axes.context import Context
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 _ALWAYS = set(
     "Abs Exp HardSigmoid Hardmax ReduceL1 ReduceL2 ReduceSumSquare Relu Sigmoid Softmax Softplus Sqrt".split()
@@ -71,7 +72,7 @@ def loses_its_sign(c: Context, result: int) -> bool:
 
 def _sign_operands(typing: Typing, node: onnx.NodeProto) -> Sequence[str]:
     """Return the operands that determine the sign of a node's results."""
-    if node.domain not in ("", "ai.onnx") or node.op_type in _ALWAYS:
+    if node.domain not in STANDARD_DOMAINS or node.op_type in _ALWAYS:
         return []
     if _is_square(typing, node):
         return []
@@ -90,7 +91,7 @@ def _holds(typing: Typing, name: str, node: onnx.NodeProto | None, operands: Seq
     if name in typing.model.constants:
         values = typing.model.array(name)
         return values.dtype.kind in "fiub" and bool(np.all(values >= 0))
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None or node.domain not in STANDARD_DOMAINS:
         return False
     if node.op_type in _ALWAYS or _is_square(typing, node):
         return True
@@ -137,7 +138,7 @@ def _bound(typing: Typing, node: onnx.NodeProto, name: str, operand: int) -> flo
 
 def _floors(typing: Typing, node: onnx.NodeProto) -> bool:
     """Return whether a node passes on no negative number, as Relu and the maximum with 0 do."""
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in STANDARD_DOMAINS:
         return False
     if node.op_type == "Clip":
         low = _bound(typing, node, "min", 1)

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from onnxprune.algebra.sizes.algebra import Extent, Value, as_extent, is_nonnegative
 from onnxprune.algebra.sizes.functions import less, maximum, minimum
 from onnxprune.ops.sizes.node import SizedNode
+from onnxprune.ops.spec import STANDARD_DOMAINS
 
 _ENDLESS = 2**31 - 1
 """Number of turns from which a given number bounds nothing."""
@@ -73,7 +74,7 @@ def _least(value: Value, least: int) -> Value:
 
 def _operator(node: onnx.NodeProto | None) -> str:
     """Return the operator of a node, empty where there is no node or another domain defines it."""
-    return node.op_type if node is not None and node.domain in ("", "ai.onnx") else ""
+    return node.op_type if node is not None and node.domain in STANDARD_DOMAINS else ""
 
 
 class _Conditions:
