@@ -5,7 +5,8 @@ recipe_data      data and metrics of a recipe, and their digests
 run_forecast     the steps to come and their duration
 tracking         figures for TensorBoard and MLflow
 run_files        the files and options that steps share
-stages           the work of each step, from file to file
+start_stages     the steps before the first round
+stages           the steps of the rounds and those after them, from file to file
 dense_latency    dense forms of the models of a run, and their latency
 loop             the order of the steps, the end of the run, and the choice of the best iteration
 recipe_template  a recipe fitted to a model, with every key explained

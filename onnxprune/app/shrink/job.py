@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from onnxprune.analysis.groups.channels import find_channels
 from onnxprune.app.runner.journal import Listener
 from onnxprune.app.runner.recipe_data import RecipeData
-from onnxprune.app.runner.stages import can_rotate
+from onnxprune.app.runner.start_stages import can_rotate
 from onnxprune.app.shrink.delivery import delivered
 from onnxprune.app.shrink.first_plan import DESCRIBED, first_plan
 from onnxprune.app.shrink.job_state import Facts, ShrinkJob, earlier_notes, job_identity, recorded_s
