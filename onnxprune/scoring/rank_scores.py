@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -217,13 +217,17 @@ def _weight(
 
 @dataclass(frozen=True)
 class _Meter:
-    """The outputs of a network on some samples, and their distance from those of a changed one."""
+    """The outputs of a network on some samples, and their distance from those of a changed one.
 
-    model: Model
-    feeds: Sequence[Mapping[str, Array]]
+    Attributes:
+        trace: The samples in front of the layer that is measured; nodes before it run once for all layers.
+        outputs: The outputs of the network, batch by batch.
+        variances: The sum of squares about the mean of each output that varies.
+    """
+
+    trace: Trace
     outputs: Sequence[Mapping[str, Array]]
     variances: Mapping[str, float]
-    threads: int | None
 
     @classmethod
     def on(cls, model: Model, feeds: Sequence[Mapping[str, Array]], threads: int | None) -> _Meter:
@@ -237,19 +241,23 @@ class _Meter:
         names = [name for name, values in outputs[0].items() if values.dtype.kind == "f"]
         whole = {n: np.concatenate([o[n].astype(np.float64).ravel() for o in outputs]) for n in names}
         variances = {name: float(values.var()) * values.size for name, values in whole.items()}
-        return cls(model, few, outputs, {n: v for n, v in variances.items() if v > 0}, threads)
+        trace = Trace(model, [dict(feed) for feed in few], 0, threads)
+        return cls(trace, outputs, {n: v for n, v in variances.items() if v > 0})
 
     def loss(self, layer: RankLayer, matrices: Array, shift: Array) -> float:
-        """Return the squared error of the outputs, over their variance, with other weights of a layer."""
-        changed = self.model.copy()
+        """Return the squared error of the outputs, over their variance, with other weights of a layer.
+
+        Layers are measured in order of execution.
+        """
+        self.trace.advance(layer.index)
+        changed = self.trace.model.copy()
         before = changed.array(layer.linear.weight)
         changed.set_array(layer.linear.weight, layer.linear.tensor(matrices).astype(before.dtype))
         if layer.shift is not None and shift.any():
             layer.shift.add(changed, shift)
-        session = Session(changed.proto, threads=self.threads)
         sums = dict.fromkeys(self.variances, 0.0)
-        for feed, expected in zip(self.feeds, self.outputs, strict=True):
-            made = session.run(feed)
+        runs = replace(self.trace, model=changed).tensors(len(changed.main.nodes), list(sums))
+        for made, expected in zip(runs, self.outputs, strict=True):
             for name in sums:
                 if made[name].shape == expected[name].shape:
                     sums[name] += float(np.square(made[name].astype(np.float64) - expected[name]).sum())

@@ -149,9 +149,9 @@ def _of_form(
         return
     unfolding, outputs = Unfolding(kernel, gram, form.first, ranks[-1]), layer.shape[1]
     for rank in (r for r in ranks if r <= unfolding.most):
-        errors = unfolding.errors(rank)
         behind: list[tuple[int, ...]] = [()]
         behind += [(n,) for n in _behind(outputs, only)] if form.name == "tucker-2" else []
+        errors = unfolding.errors(rank) if len(behind) > 1 else [unfolding.error(rank)]
         for outer in behind:
             if _pays(layer, form, (rank, *outer)):
                 error = float(errors[outer[0] if outer else -1]) / variance

@@ -102,6 +102,10 @@ class Unfolding:
         kernels = zip(*(kernels for kernels, _ in parts), strict=True)
         return LowRank(tuple(np.stack(k) for k in kernels), error)
 
+    def error(self, rank: int) -> float:
+        """Return the squared error at a rank, of two products."""
+        return float(sum(group.error(rank) for group in self._groups))
+
     def errors(self, rank: int) -> Array:
         """Return the squared error at a rank for each number of channels behind, ``[outputs + 1]``."""
         return np.asarray(sum(group.errors(rank) for group in self._groups))
@@ -133,30 +137,36 @@ class _Group:
         self._width = width
 
     def _second(self, rank: int) -> tuple[Array, Array]:
-        """Return the second kernel, ``[outputs, rank × places]``, and its power, ``[outputs, outputs]``."""
+        """Return the second kernel and the products it is to have, ``[outputs, rank × places]`` each."""
         linalg, size = scipy_linalg(), rank * self._later
         products = self._features[:rank, :, :rank].reshape(size, size)
         cross = self._cross[:, :rank].reshape(-1, size)
         ridge = _RIDGE * max(np.trace(products) / size, np.finfo(np.float64).tiny)
         factor = linalg.cho_factor(products + ridge * np.eye(size), check_finite=False)
         kernel = linalg.cho_solve(factor, cross.T, check_finite=False).T
-        return kernel, kernel @ cross.T
+        return kernel, cross
+
+    def error(self, rank: int) -> float:
+        kernel, cross = self._second(rank)
+        return max(self._power - float(np.vdot(kernel, cross)), 0.0)
 
     def errors(self, rank: int) -> Array:
-        _, explained = self._second(rank)
+        kernel, cross = self._second(rank)
+        explained = kernel @ cross.T
         energies = np.linalg.eigvalsh((explained + explained.T) / 2)[::-1]
         kept = np.concatenate([[0.0], np.cumsum(np.maximum(energies, 0))])
         return np.asarray(np.maximum(self._power - kept, 0))
 
     def factored(self, rank: int, outer: int | None) -> tuple[Kernels, float]:
-        kernel, explained = self._second(rank)
+        kernel, cross = self._second(rank)
         own = [size if k in self._own else 1 for k, size in enumerate(self._places)]
         later = [1 if k in self._own else size for k, size in enumerate(self._places)]
         inputs = self._width // int(np.prod([self._places[k] for k in self._own], dtype=int))
         first = self._directions[:rank].reshape(rank, inputs, *own)
         if outer is None:
-            error = max(self._power - float(np.trace(explained)), 0.0)
+            error = max(self._power - float(np.vdot(kernel, cross)), 0.0)
             return (first, kernel.reshape(-1, rank, *later)), error
+        explained = kernel @ cross.T
         energies, vectors = np.linalg.eigh((explained + explained.T) / 2)
         basis = vectors[:, ::-1][:, :outer]
         error = max(self._power - float(energies[::-1][:outer].sum()), 0.0)

@@ -10,7 +10,7 @@ the layers that lose a channel together X. Wang et al., "Structurally prune anyt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,15 +25,25 @@ DAMPING = 1e-2
 class ObsLayer:
     """One matrix that reads channels, in its state after the removals so far.
 
+    The inverse of H without some inputs is ``M − Σ UᵀU``, M the inverse with all of them, U one block of
+    rows for each removal. Neither the costs nor a removal needs more of it than a few rows and the blocks on
+    the diagonal, so the sum is never formed. The rows of M that a removal has used make room for its U.
+
     Attributes:
         weights: ``[outputs, inputs]``; those of channels that have gone are zero.
-        inverse: The inverse of H, of the inputs that are left; ``[inputs, inputs]``.
         columns: The inputs of every channel, ``[channels, width]``; all −1 for channels it does not read.
+        rows: First the blocks U, then the rows of M of the inputs that are left, ``[inputs, inputs]``.
+        places: The place of each input's row among them, ``[inputs]``.
+        blocks: The blocks of every channel on the diagonal of the inverse, ``[channels, width, width]``.
+        removed: Number of the inputs that have gone.
     """
 
     weights: Array
-    inverse: Array
     columns: Array
+    rows: Array
+    places: Array
+    blocks: Array
+    removed: int = field(default=0)
 
     @classmethod
     def admit(cls, weights: Array, gram: Array, columns: Array) -> ObsLayer:
@@ -48,17 +58,23 @@ class ObsLayer:
         damped = gram.copy()
         damped[np.diag_indices_from(damped)] += DAMPING * np.trace(gram) / len(gram) or 1.0
         factor = linalg.cho_factor(damped, overwrite_a=True, check_finite=False)
-        inverse = linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True, check_finite=False)
-        return cls(weights.astype(np.float64), inverse, columns)
+        inverse = np.ascontiguousarray(
+            linalg.cho_solve(factor, np.eye(len(gram)), overwrite_b=True, check_finite=False)
+        )
+        blocks = inverse[columns[:, :, None], columns[:, None, :]]
+        return cls(weights.astype(np.float64), columns, inverse, np.arange(len(gram)), blocks)
 
     def costs(self, channels: Array) -> Array:
         """Return by how much the squared error grows if one of some channels goes, ``[channels]``."""
         columns, found = self.columns[channels], np.zeros(len(channels))
         read = columns[:, 0] >= 0
-        columns = columns[read]
-        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
+        columns, blocks = columns[read], self.blocks[channels[read]]
+        if columns.shape[1] == 1:
+            found[read] = np.square(self.weights).sum(0)[columns[:, 0]] / blocks[:, 0, 0]
+            return found
         lost = self.weights[:, columns].transpose(1, 2, 0)
-        found[read] = (lost * np.linalg.solve(blocks, lost)).sum((1, 2))
+        powers = lost @ lost.transpose(0, 2, 1)
+        found[read] = np.trace(np.linalg.solve(blocks, powers), axis1=1, axis2=2)
         return found
 
     def remove(self, channels: Array) -> None:
@@ -67,11 +83,29 @@ class ObsLayer:
         gone = gone[gone >= 0]
         if not len(gone):
             return
-        rows = self.inverse[gone].copy()
-        solved = linalg.solve(rows[:, gone], rows, assume_a="pos", check_finite=False)
-        self.weights -= self.weights[:, gone] @ solved
-        self.inverse -= rows.T @ solved
+        before = self.rows[: self.removed]
+        present = self.rows[self.places[gone]] - before[:, gone].T @ before
+        root = linalg.cholesky(present[:, gone], lower=True, check_finite=False)
+        made = linalg.solve_triangular(root, present, lower=True, overwrite_b=True, check_finite=False)
+        self.weights -= linalg.solve_triangular(root, self.weights[:, gone].T, lower=True).T @ made
         self.weights[:, gone] = 0
+        each = made[:, self.columns].transpose(1, 2, 0)  # [channels, width, rows]
+        self.blocks -= each @ each.transpose(0, 2, 1)
+        self._store(made, gone)
+
+    def _store(self, made: Array, gone: Array) -> None:
+        """Put rows behind those of earlier removals; rows of inputs that are left give way to gone ones'."""
+        start, stop = self.removed, self.removed + len(gone)
+        within = (self.places >= start) & (self.places < stop)
+        within[gone] = False
+        staying = np.flatnonzero(within)
+        free = self.places[gone]
+        free = free[free >= stop]
+        self.rows[free] = self.rows[self.places[staying]]
+        self.places[staying] = free
+        self.rows[start:stop] = made
+        self.places[gone] = -1
+        self.removed = stop
 
 
 def elimination_costs(layers: Sequence[ObsLayer], scales: Sequence[float], size: int, rounds: int) -> Array:
