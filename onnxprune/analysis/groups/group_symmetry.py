@@ -98,7 +98,7 @@ def _symmetry(channels: Channels, group: Group, nodes: Sequence[int]) -> GroupSy
     limit: Limit | None = None
     roles: list[Role] = []
     for index in nodes:
-        effect = _effect(typing, group.factor, index)
+        effect = effect_of(typing, group.factor, index)
         roles += effect.roles
         if meet(opened, effect.opened) is not opened or (
             limit is None and effect.symmetry is not Symmetry.LINEAR
@@ -120,7 +120,7 @@ def _symmetry(channels: Channels, group: Group, nodes: Sequence[int]) -> GroupSy
     return _with_sides(typing, found, nodes)
 
 
-def _effect(typing: Typing, factor: Factor, index: int) -> Effect:
+def effect_of(typing: Typing, factor: Factor, index: int) -> Effect:
     """Return the effect of a node on a factor; permutations alone for operators without a rule."""
     node = typing.nodes[index]
     rule = spec_of(node).symmetry
