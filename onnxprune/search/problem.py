@@ -224,6 +224,7 @@ class PruningProblem:
             batch_size=judge.batch_size,
             threads=request.threads,
             seed=request.seed,
+            names={group.name for group in self.groups},
         )
 
     # --- budgets -------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.evaluate.data import Dataset
 from onnxprune.scoring.criteria.activations import observe
@@ -27,6 +29,7 @@ def gather(
     batch_size: int = 64,
     threads: int | None = None,
     seed: int = 0,
+    names: Collection[str] | None = None,
 ) -> CalibrationStatistics | None:
     """Gather the statistics of a criterion in one pass through the samples.
 
@@ -40,6 +43,7 @@ def gather(
         batch_size: Samples a run.
         threads: Threads to compute with.
         seed: Seed of the classes that are drawn.
+        names: The groups that are asked for; by default all. Those of others may be left out.
 
     Returns:
         Statistics of the samples; ``None`` for criteria of the weights alone.
@@ -53,18 +57,18 @@ def gather(
         return observe(channels, (b.inputs for b in dataset.batches(batch_size)), threads)
     if needs == "products":
         few = dataset.take(PRODUCT_SAMPLES)
-        return operate(channels, (b.inputs for b in few.batches(batch_size)), threads, seed)
+        return operate(channels, (b.inputs for b in few.batches(batch_size)), threads, seed, names=names)
     if needs != "gradients":
         return None
     loss = _loss(dataset)
-    names = {p.tensor for g in channels.groups for p in g.places if p.weight}
+    tensors = {p.tensor for g in channels.groups for p in g.places if p.weight}
     found = gradients_of(
         channels.model.proto,
         dataset,
         loss,
         batch_size=min(batch_size, _GRADIENT_BATCH),
         seed=seed,
-        names=names,
+        names=tensors,
         threads=threads,
     )
     return slopes_of(channels, found)

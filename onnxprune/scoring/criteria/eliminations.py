@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,7 +57,12 @@ class Reader:
 
 
 def operate(
-    channels: Channels, feeds: Iterable[Feeds], threads: int | None = None, seed: int = 0
+    channels: Channels,
+    feeds: Iterable[Feeds],
+    threads: int | None = None,
+    seed: int = 0,
+    *,
+    names: Collection[str] | None = None,
 ) -> CalibrationStatistics:
     """Take the channels of every group out of a copy of their readers, the cheapest first.
 
@@ -69,13 +74,14 @@ def operate(
         feeds: Its inputs, batch by batch.
         threads: Threads of the sessions.
         seed: For the rows that are drawn where there are more than needed.
+        names: The groups; by default all.
 
     Raises:
         DataError: The samples make values that are not finite, or there are none.
     """
     batches = [dict(fed) for fed in feeds]
-    readers = observed_readers(channels, batches, threads, seed)
-    return weigh(channels, readers, pair_costs(channels, batches, threads))
+    readers = observed_readers(channels, batches, threads, seed, names=names)
+    return weigh(channels, readers, pair_costs(channels, batches, threads, names), names)
 
 
 def observed_readers(
@@ -85,12 +91,13 @@ def observed_readers(
     seed: int = 0,
     *,
     together: bool = False,
+    names: Collection[str] | None = None,
 ) -> Iterator[tuple[Reader, Moments]]:
     """Yield the layers that read prunable channels, with the moments of their operands.
 
     The arguments and errors are those of `operate`; ``together`` is true if the caller keeps all moments.
     """
-    readers = list(_readers(channels, together=together))
+    readers = list(_readers(channels, names, together=together))
     trace = Trace(channels.model, [dict(fed) for fed in feeds], 0, threads)
     if not trace.batches:
         raise DataError("there are no samples to look at", "give at least two")
@@ -102,7 +109,10 @@ def observed_readers(
 
 
 def weigh(
-    channels: Channels, seen: Iterable[tuple[Reader, Moments]], pairs: Mapping[str, Array] | None = None
+    channels: Channels,
+    seen: Iterable[tuple[Reader, Moments]],
+    pairs: Mapping[str, Array] | None = None,
+    names: Collection[str] | None = None,
 ) -> CalibrationStatistics:
     """Take the channels of every group out of their readers, whose moments are known.
 
@@ -110,11 +120,12 @@ def weigh(
         channels: The network.
         seen: Readers and moments, as `observed_readers` yields them.
         pairs: Costs of channels that two activations are summed over, as `pair_costs` returns them.
+        names: The groups that were observed; by default all.
     """
     layers: dict[str, list[ObsLayer]] = {}
     powers: dict[str, list[float]] = {}
     groups = {group.name: group for group in channels.groups}
-    last = {name: reader.index for reader in _readers(channels) for name in reader.members}
+    last = {name: reader.index for reader in _readers(channels, names) for name in reader.members}
     found: dict[str, Array] = {}
 
     def eliminate(name: str) -> None:
@@ -134,7 +145,9 @@ def weigh(
     return CalibrationStatistics(eliminations=found)
 
 
-def _readers(channels: Channels, *, together: bool = False) -> Iterator[Reader]:
+def _readers(
+    channels: Channels, names: Collection[str] | None, *, together: bool = False
+) -> Iterator[Reader]:
     """Yield the layers that read prunable channels, in order of execution.
 
     A Gram matrix is held until the last reader of its group has been seen; layers whose matrix does not fit
@@ -142,9 +155,10 @@ def _readers(channels: Channels, *, together: bool = False) -> Iterator[Reader]:
 
     Args:
         channels: The network.
+        names: The groups; by default all.
         together: True if all matrices are held to the end.
     """
-    found = list(_candidates(channels))
+    found = list(_candidates(channels, names))
     last = {name: number for number, reader in enumerate(found) for name in reader.members}
     held: dict[str, int] = {}
     for number, reader in enumerate(found):
@@ -157,10 +171,10 @@ def _readers(channels: Channels, *, together: bool = False) -> Iterator[Reader]:
                 held.pop(name, None)
 
 
-def _candidates(channels: Channels) -> Iterator[Reader]:
+def _candidates(channels: Channels, names: Collection[str] | None) -> Iterator[Reader]:
     """Yield the layers that read prunable channels, without regard to memory."""
     groups: dict[str, dict[str, Group]] = defaultdict(dict)
-    for group in channels.groups:
+    for group in (g for g in channels.groups if names is None or g.name in names):
         for place in group.places:
             groups[place.tensor][group.name] = group
     for index, node in enumerate(channels.model.nodes):

@@ -13,7 +13,12 @@ from onnxprune.runtime import Array, Feeds
 from onnxprune.scoring.criteria.axis_moments import SecondMoments, observed
 
 
-def pair_costs(channels: Channels, feeds: Iterable[Feeds], threads: int | None = None) -> Mapping[str, Array]:
+def pair_costs(
+    channels: Channels,
+    feeds: Iterable[Feeds],
+    threads: int | None = None,
+    names: Collection[str] | None = None,
+) -> Mapping[str, Array]:
     """Return the squared error of the products of two activations when a channel goes.
 
     The product of queries and keys is ``Σⱼ qⱼ·kⱼ``. Without channel ``j`` its squared error is
@@ -26,6 +31,7 @@ def pair_costs(channels: Channels, feeds: Iterable[Feeds], threads: int | None =
         channels: The groups.
         feeds: The inputs of the network, batch by batch; they are not read without paired groups.
         threads: Threads of the session.
+        names: The groups; by default all.
 
     Returns:
         By group name, one number a channel as `Channels.apart` counts them, ``[channels]``; groups that no
@@ -35,7 +41,8 @@ def pair_costs(channels: Channels, feeds: Iterable[Feeds], threads: int | None =
         DataError: There are no samples, or they make numbers that are not finite.
     """
     made = channels.model.main_values
-    paired = [(axis, pairs) for axis in symmetries(channels) if (pairs := _pairs(axis, made))]
+    wanted = [a for a in symmetries(channels) if names is None or a.group.name in names]
+    paired = [(axis, pairs) for axis in wanted if (pairs := _pairs(axis, made))]
     if not paired:
         return {}
     tapped = [(axis, name) for axis, pairs in paired for p in pairs for name in (p.first, p.second)]

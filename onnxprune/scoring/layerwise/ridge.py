@@ -15,6 +15,8 @@ USUAL_STRENGTH = 1e-2
 """Ridge where there are too few samples to hold any back, in the same units."""
 OUTPUTS_TRIED = 32
 """Outputs that a ridge is chosen on where each of them is solved for by itself."""
+OUTPUTS_TRIED_TOGETHER = 128
+"""Outputs that it is chosen on where they share one factored matrix."""
 
 
 def scipy_linalg() -> ModuleType:
@@ -157,7 +159,7 @@ def fit(
         bias: As for `ridge`.
         mask: Mask of the outputs that count, ``[groups, outputs]``.
         shift: As for `ridge`.
-        allowed: As for `ridge`; then the ridge is chosen on some of the outputs.
+        allowed: As for `ridge`.
 
     Returns:
         Weights, bias and the strength; the given ones and ``None`` where no fit has a smaller error.
@@ -179,15 +181,19 @@ def best_strength(
 ) -> float | None:
     """Return the ridge with the least error on the held-back samples; the arguments are those of `fit`.
 
+    Of many outputs it is chosen on some, spread over all.
+
     Returns:
         The strength; ``None`` if the old weights are better.
     """
     if not (held.count and seen.count):
         return USUAL_STRENGTH
-    if allowed is not None:  # every output is a system of its own
-        some = np.unique(np.linspace(0, weights.shape[1] - 1, OUTPUTS_TRIED).astype(int))
+    most = OUTPUTS_TRIED_TOGETHER if allowed is None else OUTPUTS_TRIED
+    if weights.shape[1] > most:
+        some = np.unique(np.linspace(0, weights.shape[1] - 1, most).astype(int))
         seen, held = seen.of_outputs(some), held.of_outputs(some)
-        weights, bias, mask, allowed = weights[:, some], bias[:, some], mask[:, some], allowed[:, some]
+        weights, bias, mask = weights[:, some], bias[:, some], mask[:, some]
+        allowed = None if allowed is None else allowed[:, some]
     best, strength = held.errors(weights, bias)[mask].sum(), None
     for candidate in STRENGTHS:
         error = held.errors(*ridge(seen, weights, bias, candidate, shift, allowed))[mask].sum()

@@ -49,6 +49,7 @@ def test_errors_are_those_of_the_results(name: str, first: tuple[int, ...]) -> N
         assert squared_error(kernel, composed(outer.kernels), rows) == pytest.approx(
             outer.error, abs=1e-6 * size
         )
+        assert unfolding.error(rank) == pytest.approx(unfolding.errors(rank)[-1], abs=1e-6 * size)
         assert unfolding.errors(rank)[1] == pytest.approx(outer.error, abs=1e-6 * size)
     assert unfolding.factored(unfolding.most).error <= 1e-6 * size
 

@@ -97,6 +97,19 @@ def test_whole_groups_are_weighed_by_all_their_readers():
     assert set(np.argsort(costs)[:2]) == {4, 5}  # neither reads them
 
 
+def test_one_group_alone_costs_as_much_as_among_all():
+    body = f"{MAKE} a = Conv <kernel_shape = [1, 1]> (h, w2)  b = Relu (a)"
+    body += "  y = Conv <kernel_shape = [1, 1]> (b, w3)"
+    model = network(body, w1=(CHANNELS, 3, 1, 1), w2=(8, 12, 1, 1), w3=(5, 8, 1, 1))
+    channels = find_channels(model)
+    whole = operate(channels, [{"x": pictures()}], threads=1).eliminations
+    assert len(whole) == 2
+    for name, costs in whole.items():
+        found = operate(channels, [{"x": pictures()}], threads=1, names={name}).eliminations
+        assert found.keys() == {name}
+        np.testing.assert_array_equal(found[name], costs)
+
+
 def test_groups_of_a_convolution_are_weighed_apart():
     body = f"{MAKE} g = Conv <kernel_shape = [1, 1], group = 2> (h, w2)  y = Conv (g, w3)"
     model = network(body, w1=(CHANNELS, 3, 1, 1), w2=(8, 6, 1, 1), w3=(5, 8, 1, 1))

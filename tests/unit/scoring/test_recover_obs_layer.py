@@ -53,6 +53,25 @@ def test_blocks_one_after_the_other_are_all_at_once(seed, channels, width, first
     assert error + after == pytest.approx(both, rel=1e-6)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.lists(st.integers(1, 3), min_size=2, max_size=4))
+def test_rounds_in_any_order_leave_the_costs_and_weights_of_least_squares(seed, width, rounds):
+    """Rows of inputs that stay are moved out of the way of each round."""
+    channels = sum(rounds) + 2
+    weights, gram, columns = layer(seed, channels, width)
+    obs = ObsLayer.admit(weights, gram, columns)
+    order = np.random.default_rng(seed).permutation(channels)
+    for stop in np.cumsum(rounds):
+        obs.remove(order[obs.removed // width : stop])
+    gone, left = order[: sum(rounds)], order[sum(rounds) :]
+    wanted, error = best_without(weights, gram, columns[gone].ravel())
+    scale = float(np.abs(wanted).max())
+    np.testing.assert_allclose(obs.weights, wanted, rtol=1e-5, atol=1e-6 * scale)
+    for channel, cost in zip(left, obs.costs(left), strict=True):
+        _, more = best_without(weights, gram, columns[[*gone, channel]].ravel())
+        assert error + cost == pytest.approx(more, rel=1e-6)
+
+
 def test_the_cheapest_channels_go_first_and_copies_are_cheap():
     """Of two equal channels one is free; after its removal the other is not."""
     random = np.random.default_rng(0)
