@@ -22,9 +22,11 @@ from onnxprune.ir.local_calls import LocalCalls
 from onnxprune.ir.nested_graphs import flat, subgraphs, with_bodies
 from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.mapped import (
+    Change,
     Region,
     array_of,
     byte_count,
+    changed,
     is_mapped,
     load_all,
     regions_of,
@@ -209,14 +211,30 @@ class Model:
 
     def set_array(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Replace the values, and with them the shape, of a constant tensor."""
-        self.analyses.invalidate()
-        tensor = self.constants[name]
-        doc = tensor.doc_string
-        tensor.CopyFrom(self._tensor(values, tensor.name, is_mapped(tensor)))
-        tensor.doc_string = doc
+        tensor = self._set(name, values)
         for declared in (*self.proto.graph.input, *self.proto.graph.value_info):
             if declared.name == name and declared.type.tensor_type.HasField("shape"):
                 declared.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, values.shape))
+
+    def change_array(self, name: str, change: Change) -> None:
+        """Replace values of a constant tensor a part at a time; its shape remains.
+
+        Args:
+            name: Name of the tensor.
+            change: Function from a place (of `onnxprune.support.mapped.parts`) and the values there, which
+                it must not write to, to as many new values.
+        """
+        self._set(name, self.array(name), change)
+
+    def _set(
+        self, name: str, values: np.ndarray[Any, np.dtype[Any]], change: Change | None = None
+    ) -> onnx.TensorProto:
+        self.analyses.invalidate()
+        tensor = self.constants[name]
+        doc = tensor.doc_string
+        tensor.CopyFrom(self._tensor(values, tensor.name, is_mapped(tensor), change))
+        tensor.doc_string = doc
+        return tensor
 
     def fresh(self, name: str) -> str:
         """Return a name for a new tensor and its node: one that no tensor and no node has."""
@@ -248,11 +266,13 @@ class Model:
             self.proto.graph.input.append(info)
         return unique
 
-    def _tensor(self, values: np.ndarray[Any, np.dtype[Any]], name: str, maps: bool) -> onnx.TensorProto:
+    def _tensor(
+        self, values: np.ndarray[Any, np.dtype[Any]], name: str, maps: bool, change: Change | None = None
+    ) -> onnx.TensorProto:
         """Return values as a tensor; large ones of a mapped model lie in a file without a name."""
         if not maps:
-            return numpy_helper.from_array(np.asarray(values, order="C"), name)
-        tensor, region = spilled(np.asarray(values), name)
+            return numpy_helper.from_array(changed(np.asarray(values), change), name)
+        tensor, region = spilled(np.asarray(values), name, change)
         self._regions += (region,) if region is not None else ()
         return tensor
 

@@ -25,8 +25,8 @@ from onnxprune.evaluate.runnable import runnable_session
 from onnxprune.ir import Model, load
 from onnxprune.ir.compact import compacted
 from onnxprune.runtime import RUN_S, Feeds, Session, runs_within, sample_feeds
-from onnxprune.support.external import data_files
-from onnxprune.support.mapped import array_of, blocks, byte_count, is_mapped, load_all
+from onnxprune.support.external import data_files, is_message, is_text
+from onnxprune.support.mapped import array_of, blocks, byte_count, bytes_of, is_mapped, load_all
 from onnxprune.support.path_guard import check_output, files_of
 from onnxprune.support.staging import in_use, is_own_file, publish, scratch_folder, take_after
 
@@ -100,7 +100,8 @@ def write_model(
             take_after(weights, place.stat())  # they are as secret as the model was
         with _published_data(weights, place.parent) if weights else nullcontext():
             publish(staged, place.parent)
-        _remove_unused_data(place, scratch, {f for i in inputs for f, _ in files_of(i)})
+        keep = {f for i in inputs for f, _ in files_of(i)}
+        _remove_unused_data(place, scratch, keep | ({place.with_name(weights.name)} if weights else set()))
     return size
 
 
@@ -205,7 +206,7 @@ def _remove_unused_data(place: Path, scratch: Path, keep: set[Path]) -> None:
     Args:
         place: The model.
         scratch: Scratch folder of this process. Where another one has one too, no file is deleted.
-        keep: Files of others.
+        keep: Files of others, and the data of the model there now.
     """
     ours = re.compile(re.escape(place.name) + r"(\.\d+)?\.data")
     found = {f for f in place.parent.iterdir() if ours.fullmatch(f.name) and f not in keep and _is_marked(f)}
@@ -240,13 +241,13 @@ def _referred_to(data: set[Path]) -> set[Path]:
 
 
 def _mentions(path: Path, names: Sequence[bytes]) -> bool:
-    """Return whether one of some names stands in a file that is small enough for a model."""
+    """Return whether one of some names stands in a file that may be a model by its size and its fields."""
     with path.open("rb") as stream:
-        if not 0 < os.fstat(stream.fileno()).st_size <= _LARGEST:
+        size = os.fstat(stream.fileno()).st_size
+        if not 0 < size <= _LARGEST or not (is_text(path) or is_message(stream, size)):
             return False
-        before = stream.read(len(_MARK))
-        if before == _MARK:
-            return False
+        stream.seek(0)
+        before = b""
         overlap = max(map(len, names))
         while part := stream.read(_PART):
             if any(name in before + part for name in names):
@@ -363,12 +364,12 @@ def _message(proto: onnx.ModelProto, data: Path | None) -> bytes:
     return bytes(bare.SerializeToString())
 
 
-def _content(tensor: onnx.TensorProto) -> Iterator[bytes]:
+def _content(tensor: onnx.TensorProto) -> Iterator[bytes | memoryview]:
     """Yield the values of a tensor as they are stored, a block at a time."""
     if tensor.raw_data:
         yield tensor.raw_data
     elif is_mapped(tensor):
-        yield from (block.tobytes() for block in blocks(array_of(tensor).reshape(-1)))
+        yield from map(bytes_of, blocks(array_of(tensor).reshape(-1)))
     else:
         yield numpy_helper.to_array(tensor).tobytes()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -22,7 +23,7 @@ from onnxprune.runtime.operator_functions import add_functions
 from onnxprune.runtime.resident import ResidentArrays, run_resident
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
-from onnxprune.support.mapped import is_mapped, release
+from onnxprune.support.mapped import is_mapped, released_meanwhile
 from onnxprune.support.progress import tell
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -171,15 +172,12 @@ class Session:
         options = onnxruntime().RunOptions()
         watch = RunDeadline(options)
         try:
-            with watch:
+            with watch, released_meanwhile() if self._is_mapped else nullcontext():
                 values = self._values(names, feeds, options)
         except Exception as error:  # as above
             if watch.struck:
                 raise _endless(self.name, watch.seconds) from error
             raise _refusal(f"onnxruntime cannot run {self.name}{self._where}", error) from error
-        finally:
-            if self._is_mapped:
-                release()
         return dict(zip(names, values, strict=True))
 
     def _values(self, names: list[str], feeds: Feeds, options: Any) -> Any:

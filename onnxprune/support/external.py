@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
-from onnx import external_data_helper
+from google.protobuf import json_format, text_format
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper, serialization
+
+_TEXT_ERRORS = (json_format.ParseError, text_format.ParseError, onnx.parser.ParseError)
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -37,10 +42,62 @@ def data_files(path: str | Path) -> set[Path]:
         OSError: The file cannot be read.
         google.protobuf.message.DecodeError: It is no model.
     """
-    proto = onnx.load(str(path), load_external_data=False)
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except _TEXT_ERRORS as error:
+        raise DecodeError(str(error)) from error
     folder = Path(path).resolve().parent
     names = {name for name in map(location, external_tensors(proto)) if name and "\0" not in name}
     return {(folder / name).resolve() for name in names}
+
+
+def is_text(path: Path) -> bool:
+    """Return whether onnx would read a file as text, by the end of its name."""
+    return serialization.registry.get_format_from_file_extension(path.suffix) not in (None, "protobuf")
+
+
+def is_message(stream: BinaryIO, size: int) -> bool:
+    """Return false if a file is no protobuf message of any kind: its fields do not end where it ends.
+
+    Only the heads of the outermost fields are read, so the size of a file hardly matters.
+
+    Args:
+        stream: The file.
+        size: Its number of bytes.
+    """
+    place, open_groups = 0, list[int]()
+    while place < size:
+        stream.seek(place)
+        head = stream.read(20)
+        tag, used = _varint(head)
+        number, kind = tag >> 3, tag & 7
+        length = _length_behind(kind, head[used:])
+        if length is None or not (number or open_groups):  # parsers let 0 pass within a group
+            return False
+        if kind == 3:
+            open_groups.append(number)
+        elif kind == 4 and (not open_groups or open_groups.pop() != number):
+            return False
+        place += used + length
+    return place == size and not open_groups
+
+
+def _length_behind(kind: int, head: bytes) -> int | None:
+    """Return the number of bytes of a field behind its tag; ``None`` for an invalid one."""
+    if kind in (0, 2):
+        value, used = _varint(head)
+        return used + value * (kind == 2) if used else None
+    return {1: 8, 3: 0, 4: 0, 5: 4}.get(kind)
+
+
+def _varint(data: bytes) -> tuple[int, int]:
+    """Return a number as protobuf writes it, and the number of its bytes, 0 where none ends here."""
+    value = 0
+    for count, byte in enumerate(data[:10]):
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value, count + 1
+    return 0, 0
 
 
 def _of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -17,7 +17,9 @@ import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -30,6 +32,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Change: TypeAlias = "Callable[[slice | EllipsisType, Array], Array]"
 
 WINDOW = 1 << 26
 """Bytes handed out after which the pages of all regions are given back."""
@@ -39,6 +42,8 @@ BLOCK = 1 << 22
 """Bytes of a tensor that are worked on at a time."""
 HALF_INFINITY = 0x7C00
 """Bits of infinity in float16; those of NaN are larger."""
+_RELEASE_S = 0.02
+"""Seconds after which pages are given back while native code reads them: some 50 MB are read meanwhile."""
 _PREFIX = "mapped by onnxprune:"
 _FOLDERS = ("/var/tmp",)
 """Folders on a disk for values that are made; the temporary folder may be one of memory."""
@@ -73,15 +78,15 @@ class Region:
             return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
     @classmethod
-    def of_values(cls, values: Array) -> Region:
-        """Write values into a file without a name, and map it.
+    def of_blocks(cls, blocks: Iterable[Array]) -> Region:
+        """Write values into a file without a name, block by block, and map it.
 
         Raises:
             OSError: There is no room for it.
         """
         with tempfile.TemporaryFile(dir=_folder()) as stream:
-            for block in blocks(values.reshape(-1)):
-                stream.write(np.ascontiguousarray(block).view(np.uint8).data)
+            for block in blocks:
+                stream.write(bytes_of(block))
             stream.flush()
             return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -187,6 +192,11 @@ def parts(values: Array) -> Iterator[slice | EllipsisType]:
     yield from (slice(start, start + step) for start in range(0, len(values), step))
 
 
+def bytes_of(values: Array) -> memoryview:
+    """Return the bytes of an array in the order of its elements; nothing is copied where they lie so."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
 def has_nan(values: Array) -> bool:
     """Return whether floating-point numbers hold NaN; float16 is read by its bits, which is faster."""
     if values.dtype != np.float16:
@@ -204,22 +214,37 @@ def magnitude_bits(values: Array) -> Array:
     return np.ascontiguousarray(values).view(np.uint16) & np.uint16(0x7FFF)
 
 
-def spilled(values: Array, name: str) -> tuple[onnx.TensorProto, Region | None]:
+def spilled(values: Array, name: str, change: Change | None = None) -> tuple[onnx.TensorProto, Region | None]:
     """Return a tensor of values that lie in a file without a name, and its region.
 
     Where there is no room for that, and for types that cannot be mapped, the values lie in the tensor.
+
+    Args:
+        values: The values.
+        name: Name of the tensor.
+        change: Function from a place (of `parts`) and the values there to those to store.
     """
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     tensor = onnx.TensorProto(name=name, data_type=kind, dims=values.shape)
     if can_map(tensor):
         try:
-            region = Region.of_values(values)
+            region = Region.of_blocks(_changed(values, change))
         except OSError:
             pass
         else:
             region.refer(tensor, 0, values.nbytes)
             return tensor, region
-    return numpy_helper.from_array(np.asarray(values, order="C"), name), None
+    return numpy_helper.from_array(changed(values, change), name), None
+
+
+def changed(values: Array, change: Change | None) -> Array:
+    """Return an array as a change of its parts leaves it, in the order of C."""
+    found = list(_changed(values, change))
+    return np.asarray(found[0] if len(found) == 1 else np.concatenate(found), order="C")
+
+
+def _changed(values: Array, change: Change | None) -> Iterator[Array]:
+    yield from (values[p] if change is None else change(p, values[p]) for p in parts(values))
 
 
 def loaded(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -282,6 +307,29 @@ def release() -> None:
     _Window.handed = 0
     if _REGIONS:
         _trim()
+    _give_pages_back()
+
+
+@contextmanager
+def released_meanwhile() -> Iterator[None]:
+    """Give the pages back at the end of the block, and time and again while native code reads them in it."""
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.wait(_RELEASE_S):
+            _give_pages_back()
+
+    worker = threading.Thread(target=work, name="release of mapped pages", daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        worker.join()
+        release()
+
+
+def _give_pages_back() -> None:
     if hasattr(mmap, "MADV_DONTNEED"):
         for region in list(_REGIONS.values()):
             region.pages.madvise(mmap.MADV_DONTNEED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,7 @@ class KeepMasks(Mapping[str, Mask]):
         if name in self._gone or self._channels.is_rearranged(name):
             return None
         dims = self._channels.model.constants[name].dims
-        return {axis: np.setdiff1d(np.arange(dims[axis]), kept) for axis, kept in self._cuts[name].items()}
+        return {axis: np.flatnonzero(~_line(dims[axis], kept)) for axis, kept in self._cuts[name].items()}
 
     def __iter__(self) -> Iterator[str]:
         yield from self._cuts
@@ -72,25 +74,36 @@ def _mask(channels: Channels, name: str, axes: Mapping[int, Any]) -> Mask:
     shape = tuple(channels.model.constants[name].dims)
     mask = np.ones(shape, bool)
     for axis, kept in axes.items():
-        line = np.zeros(shape[axis], bool)
-        line[kept] = True
-        mask &= line.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        mask &= _line(shape[axis], kept).reshape([-1 if a == axis else 1 for a in range(len(shape))])
     return mask
+
+
+def _line(size: int, kept: Array) -> Mask:
+    line = np.zeros(size, bool)
+    line[kept] = True
+    return line
 
 
 def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
     """Return a copy of the network in which all weights of removed channels are zero."""
     model, masks = channels.model.copy(), KeepMasks(channels, removed)
     for name in masks:
-        values, zero, lines = model.array(name), zero_value(channels.typing, name), masks.lines(name)
+        zero, lines = zero_value(channels.typing, name), masks.lines(name)
         if lines is None or zero.size > 1:
-            values = np.where(masks[name], values, zero)
+            model.set_array(name, np.where(masks[name], model.array(name), zero))
         else:
-            values = np.array(values)
-            for axis, gone in lines.items():
-                values[(slice(None),) * axis + (gone,)] = zero.reshape(())
-        model.set_array(name, values)
+            model.change_array(name, partial(_without, lines, zero.reshape(())))
     return model
+
+
+def _without(lines: Mapping[int, Array], zero: Array, part: slice | EllipsisType, values: Array) -> Array:
+    """Return a part of a weight in which the elements at some places of its axes are zero."""
+    values = np.array(values)
+    for axis, gone in lines.items():
+        if axis == 0 and isinstance(part, slice):
+            gone = gone[(gone >= part.start) & (gone < part.stop)] - part.start
+        values[(slice(None),) * axis + (gone,)] = zero
+    return values
 
 
 def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None:

@@ -140,6 +140,25 @@ def test_a_model_with_data_can_be_written_again(tmp_path, external):
     assert_same_weights(external, load(tmp_path / "out.onnx"))
 
 
+@pytest.mark.parametrize("name", ["notes.json", "notes.textproto", "notes.txt", "notes.onnx"])
+def test_a_file_that_names_the_data_is_no_model(tmp_path, external, name):
+    write_model(external, tmp_path / "out.onnx")
+    (tmp_path / name).write_text('{"weights": "out.onnx.data"}')
+    external.set_array("w2", external.array("w2") * 2)
+    write_model(external, tmp_path / "out.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir() if "data" in p.name) == ["out.onnx.2.data"]
+    assert_same_weights(external, load(tmp_path / "out.onnx"))
+
+
+@pytest.mark.parametrize("end", ["onnx", "json", "textproto"])
+def test_data_that_another_model_uses_stay(tmp_path, external, end):
+    write_model(external, tmp_path / "out.onnx")
+    other = onnx.load(tmp_path / "out.onnx", load_external_data=False)
+    onnx.save(other, tmp_path / f"other.{end}")
+    write_model(external, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").exists()
+
+
 def test_another_models_data_is_not_touched(tmp_path, external):
     (tmp_path / "out.onnx.data").write_text("of somebody else")
     write_model(external, tmp_path / "out.onnx")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
+import time
+from pathlib import Path
 
 import networks_on_disk as disk
 import numpy as np
@@ -20,6 +23,7 @@ from onnxprune.support.mapped import (
     byte_count,
     is_mapped,
     message_bytes,
+    parts,
     release,
     same_values,
     spilled,
@@ -121,6 +125,48 @@ def test_no_room_for_new_values_leaves_them_in_memory(monkeypatch):
     tensor, region = spilled(values, "w")
     assert region is None
     assert np.array_equal(numpy_helper.to_array(tensor), values)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 2, 2), (4,), ()])
+@pytest.mark.parametrize("maps", [True, False])
+def test_values_change_a_part_at_a_time(monkeypatch, shape, maps):
+    monkeypatch.setattr(mapped, "BLOCK", 16)
+    monkeypatch.setattr(mapped, "SMALLEST", 1 if maps else 1 << 16)
+    values = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    seen = []
+
+    def change(part, block):
+        seen.append(part)
+        return block + 1
+
+    tensor, region = spilled(values, "w", change)
+    assert (region is not None) == maps
+    assert np.array_equal(mapped.array_of(tensor), values + 1)
+    assert len(seen) == len(list(parts(values)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts pages by /proc")
+def test_pages_are_given_back_while_native_code_reads(monkeypatch):
+    monkeypatch.setattr(mapped, "_RELEASE_S", 0.001)
+    tensor, region = spilled(np.ones((4096, 4096), np.float32), "w")
+    values = mapped.array_of(tensor)
+    assert region is not None
+    with mapped.released_meanwhile():
+        total, end = values.sum(), time.monotonic() + 20
+        while _resident_kb(region) > 1024 and time.monotonic() < end:
+            time.sleep(0.005)
+        left = _resident_kb(region)
+    assert total == values.size
+    assert left <= 1024
+    assert values[-1, -1] == 1
+
+
+def _resident_kb(region) -> int:
+    """Pages of a mapping that are in memory."""
+    start = np.frombuffer(region.pages, np.uint8).ctypes.data
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    head = next(n for n, line in enumerate(lines) if line.startswith(f"{start:x}-"))
+    return next(int(line.split()[1]) for line in lines[head:] if line.startswith("Rss:"))
 
 
 def test_equality_is_that_of_the_values(path):
