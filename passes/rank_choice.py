@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.own_graph import in_own_graph
 from onnxprune.decisions.channels.planned import planned_channels, stored_plan
 from onnxprune.decisions.plan import Plan
-from onnxprune.decisions.ranks import RankLayer, RankOption, find_layers, with_written_weights, written
+from onnxprune.decisions.ranks import Form, RankLayer, RankOption, find_layers, with_written_weights, written
 from onnxprune.errors import DataError, NothingToDoError, PlanError, VerificationError
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
@@ -40,11 +40,14 @@ from onnxprune.scoring.layerwise.low_rank_kernels import Kernels
 from onnxprune.scoring.rank_scores import exact_kernels, offers_of
 from onnxprune.search.rank_allocation import RankChoice
 from onnxprune.support.globs import matching
+from onnxprune.support.memory import budget
 from onnxprune.support.progress import task
 
 SHARES = (0.35, 0.7, 1.0)
 """Shares of the reduction for which layers to split are chosen."""
 _CHECK = CheckBudget(seconds=5.0)
+_SHARE = 16
+"""Part of the memory budget that kernels kept from one share to the next may take."""
 _REFUSALS = (PlanError, NothingToDoError, DataError, VerificationError)
 """Errors of one share, which leave the others."""
 _Feeds = Sequence[Mapping[str, Array]]
@@ -80,6 +83,7 @@ class Splitting:
         max_ratio: Largest fraction of the full rank that may go.
         threads: Threads of the sessions.
         seed: Seed of all draws.
+        known: The kernels of splits without loss that were computed before, as far as memory allows.
     """
 
     given: Model
@@ -89,6 +93,7 @@ class Splitting:
     max_ratio: float = 0.9
     threads: int | None = None
     seed: int = 0
+    known: dict[tuple[str, Form, int], Kernels] = field(default_factory=dict)
 
     @cached_property
     def channels(self) -> Channels:
@@ -125,7 +130,7 @@ class Splitting:
         choice = self.choice
         while True:
             chosen = choice.allotted(reductions)
-            kernels = exact_kernels(self._model, chosen, self.feeds, self.threads, self.seed)
+            kernels = self._kernels(chosen)
             made = self._written(chosen, kernels)
             chains, blocked = self._chains(made, chosen, kernels)
             if not blocked:
@@ -144,6 +149,20 @@ class Splitting:
         names = {layer.name, layer.linear.weight, *node.input, *node.output}
         meant = [any(matching(p, names) for p in globs) for globs in (self.exclude, self.only)]
         return not meant[0] and (meant[1] or not self.only)
+
+    def _kernels(self, chosen: Sequence[tuple[RankLayer, RankOption]]) -> list[Kernels]:
+        """Return the kernels of splits without loss; ranks do not change them."""
+        keys = [(layer.name, option.form, len(option.ranks)) for layer, option in chosen]
+        missing = [pair for pair, key in zip(chosen, keys, strict=True) if key not in self.known]
+        made = exact_kernels(self._model, missing, self.feeds, self.threads, self.seed) if missing else []
+        fresh = iter(made)
+        kernels = [self.known[key] if key in self.known else next(fresh) for key in keys]
+        held = sum(part.nbytes for parts in self.known.values() for part in parts)
+        for key, parts in zip(keys, kernels, strict=True):
+            size = sum(part.nbytes for part in parts)
+            if key not in self.known and held + size <= budget() // _SHARE:
+                self.known[key], held = parts, held + size
+        return kernels
 
     def _written(self, chosen: Sequence[tuple[RankLayer, RankOption]], kernels: Sequence[Any]) -> Model:
         """Write chains into the user's own graph, or else into the analysed form."""

@@ -301,3 +301,24 @@ def test_plans_are_judged_on_samples_that_no_repair_has_seen() -> None:
     assert called.facts["rank_choice"]["judged_without"] == pytest.approx(found["judged_without"])
     few = Prune(ranks=True, data={"x": samples()["x"][:48]}, **how)(low())
     assert "judged_without" not in few.facts["rank_choice"]
+
+
+def test_kernels_without_loss_are_computed_once_for_all_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, compute = list[str](), rank_choice.exact_kernels
+
+    def counted(model: Model, chosen: Any, *rest: Any) -> Any:
+        asked.extend(layer.name for layer, _ in chosen)
+        return compute(model, chosen, *rest)
+
+    monkeypatch.setattr(rank_choice, "exact_kernels", counted)
+    model, feeds = low(), [samples()]
+    splitting = Splitting(model, feeds)
+    splitting.at({"macs": 0.5})
+    again = splitting.at({"macs": 0.5})
+    assert asked
+    assert len(asked) == len(set(asked))
+    assert again.model.proto == Splitting(model, feeds).at({"macs": 0.5}).model.proto
+    monkeypatch.setattr(rank_choice, "_SHARE", 1 << 62)  # no memory to keep them in
+    without = Splitting(model, feeds)
+    assert without.at({"macs": 0.5}).model.proto == again.model.proto
+    assert not without.known

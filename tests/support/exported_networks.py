@@ -197,14 +197,16 @@ def grouped_query_attention_with_lengths() -> onnx.ModelProto:
     return net.proto(net.linear(mlp(net, net.add(x, net.linear(y, WIDTH))), 9), k, v)
 
 
-def grouped(net: Net, x: str, cache: Sequence[str], lengths: str, total: str) -> list[str]:
+def grouped(
+    net: Net, x: str, cache: Sequence[str], lengths: str, total: str, softcap: float = 0.0
+) -> list[str]:
     """GroupQueryAttention with 4 heads, of which 2 have keys, and rotary positions."""
     q, k, v = net.linear(x, 64), net.linear(x, WIDTH), net.linear(x, WIDTH)
     angles = np.outer(np.arange(48), 1 / 3 ** np.arange(8))
     cos, sin = net.const(np.cos(angles)), net.const(np.sin(angles))
     made = net.ops(
         "GroupQueryAttention", q, k, v, *cache, lengths, total, cos, sin, outputs=3,
-        domain="com.microsoft", num_heads=4, kv_num_heads=2, do_rotary=1,
+        domain="com.microsoft", num_heads=4, kv_num_heads=2, do_rotary=1, softcap=softcap,
     )  # fmt: skip
     net.sized(made[0], ["batch", "seq", 64])
     for name in made[1:]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from exported_networks import EXPORTS, HEADS, WIDTH, dims, heads, mlp, table
+from exported_networks import EXPORTS, HEADS, WIDTH, dims, grouped, heads, mlp, table
 from helpers import Net
 from onnx import TensorProto
 
@@ -106,6 +106,28 @@ def attention_of_onnx() -> onnx.ModelProto:
     q = net.op("RotaryEmbedding", q, *tables, places, num_heads=2 * HEADS)
     k = net.op("RotaryEmbedding", k, *tables, places, num_heads=HEADS)
     y = net.ops("Attention", q, k, v, mask, q_num_heads=2 * HEADS, kv_num_heads=HEADS)[0]
+    x = net.add(x, net.linear(net.sized(y, ["batch", 6, 2 * WIDTH]), WIDTH))
+    return net.proto(net.linear(net.add(x, mlp(net, x)), 5))
+
+
+@fused
+def limited_scores_with_caches() -> onnx.ModelProto:
+    """Gemma 2: scores are bent towards a limit before they are masked; keys and values are kept."""
+    net = Net()
+    x = net.input("x", ["batch", "seq", WIDTH])
+    cache = [net.input(f"past_{n}", ["batch", 2, "past_seq", 16]) for n in ("key", "value")]
+    lengths = net.input("seqlens_k", ["batch"], INT32)
+    y, k, v = grouped(net, x, cache, lengths, net.input("total_sequence_length", [], INT32), softcap=0.5)
+    return net.proto(net.linear(mlp(net, net.add(x, net.linear(y, WIDTH))), 9), k, v)
+
+
+@fused
+def limited_scores_of_onnx() -> onnx.ModelProto:
+    """The operator of onnx with a limit of the scores, and no mask."""
+    net = Net(opset=23, ir=10)
+    x = net.input("x", ["batch", 6, WIDTH])
+    q, k, v = net.linear(x, 2 * WIDTH), net.linear(x, WIDTH), net.linear(x, WIDTH)
+    y = net.ops("Attention", q, k, v, q_num_heads=2 * HEADS, kv_num_heads=HEADS, softcap=0.5)[0]
     x = net.add(x, net.linear(net.sized(y, ["batch", 6, 2 * WIDTH]), WIDTH))
     return net.proto(net.linear(net.add(x, mlp(net, x)), 5))
 

@@ -34,9 +34,18 @@ def attended(p: Parts, q: str, k: str, v: str, masks: Sequence[str], to: str = "
     scale = p.given.get("scale", 0.0) or p.number(q, -1) ** -0.5
     scores = p.op("MatMul", q, p.swapped(k))
     scores = p.op("Mul", scores, p.constants(scale, np.float32))
+    if limit := p.given.get("softcap", 0.0):
+        scores = _limited(p, scores, limit)
     for mask in masks:
         scores = p.op("Add", scores, mask)
     return p.op("MatMul", p.op("Softmax", scores, axis=len(p.sizes(k)) - 1), v, to=to)
+
+
+def _limited(p: Parts, scores: str, limit: float) -> str:
+    """Return scores that are bent towards a limit on either side."""
+    need(limit > 0, "a limit of scores below zero")
+    whole = p.constants(limit, np.float32)
+    return p.op("Mul", p.op("Tanh", p.op("Div", scores, whole)), whole)
 
 
 def attended_in_groups(p: Parts, q: str, k: str, v: str, masks: Sequence[str], to: str = "") -> str:
@@ -158,7 +167,7 @@ def group_query_attention(p: Parts) -> None:
     """
     p.only(
         "num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "local_window_size",
-        "causal",
+        "causal", "softcap",
     )  # fmt: skip
     p.without(*range(11, 17))
     need(not p.result(3) and not (p.has(10)), "scores as a result, or a bias of them")
@@ -269,8 +278,12 @@ def rotary_embedding(p: Parts) -> None:
 
 @defines("Attention", domain="")
 def attention(p: Parts) -> None:
-    """Heads are an axis of their own, or the major part of the last one."""
-    p.only("is_causal", "kv_num_heads", "q_num_heads", "scale", "softmax_precision")
+    """Heads are an axis of their own, or the major part of the last one.
+
+    Versions of the operator differ in the order of masks and a limit of the scores: both together are left.
+    """
+    p.only("is_causal", "kv_num_heads", "q_num_heads", "scale", "softcap", "softmax_precision")
+    need(not (p.given.get("softcap") and (p.has(3) or p.given.get("is_causal"))), "masks of limited scores")
     need(p.given.get("scale", 1.0) != 0, "a scale of zero")
     p.without(6)
     need(not p.result(3), "scores as a result")

@@ -56,6 +56,16 @@ def test_a_mask_that_heads_are_cut_from() -> None:
     assert not found.certified
 
 
+@pytest.mark.parametrize("name", ["limited_scores_with_caches", "limited_scores_of_onnx"])
+@pytest.mark.parametrize("limit", [0.0, 0.7, -0.5])
+def test_another_limit_of_the_scores(name: str, limit: float) -> None:
+    pair, dense = half_of(name), onnx.ModelProto()
+    dense.CopyFrom(pair.dense.model.proto)
+    (node,) = [n for n in dense.graph.node if n.op_type.endswith("Attention")]
+    next(a for a in node.attribute if a.name == "softcap").f = limit
+    assert not certify(pair.sparse.model.proto, dense, pair.dense.kept).certified
+
+
 def test_heads_and_batches_merged_in_another_order() -> None:
     def change(graph: onnx.GraphProto) -> None:
         turned = [n for n in of_kind(graph, "Transpose") if n.attribute[0].ints == [0, 2, 1, 3]]

@@ -225,6 +225,7 @@ SCORED = {
     "v": floats(2, 2, 6, 5),
     "mask": floats(2, 4, 4, 6),
 }
+case("of_onnx_limited", "Attention", {n: floats(1, 2, 3, 4) for n in "qkv"}, softcap=0.3)
 case("of_onnx_with_scores", "Attention", SCORED, SCORED["mask"])
 SQUARE = {"q": floats(2, 2, 4, 3), "k": floats(2, 2, 4, 3), "v": floats(2, 2, 4, 5)}
 case("of_onnx_causal", "Attention", SQUARE, causal(2, 4, 4), is_causal=1)
@@ -236,6 +237,11 @@ case(
     "shared_keys", "GroupQueryAttention", {**SHARED, "": EMPTY, " ": EMPTY, **LENGTHS},
     EVERY, ONES, EVERY, ONES, causal(2, 4, 4),
     results=("y", "k2", "v2"), num_heads=4, kv_num_heads=2, **OWN,
+)  # fmt: skip
+case(
+    "shared_keys_limited", "GroupQueryAttention", {**SHARED, "": EMPTY, " ": EMPTY, **LENGTHS},
+    EVERY, ONES, EVERY, ONES, causal(2, 4, 4),
+    results=("y", "k2", "v2"), num_heads=4, kv_num_heads=2, softcap=0.3, **OWN,
 )  # fmt: skip
 case(
     "shared_keys_turned", "GroupQueryAttention",
@@ -319,7 +325,8 @@ UNDEFINED = {
                          "cos": floats(8, 1), "sin": floats(8, 1)},
                          {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, **OWN}),
     "a_scale_of_zero": ("Attention", {n: floats(1, 2, 3, 4) for n in "qkv"}, {"scale": 0.0}),
-    "a_limit_of_scores": ("Attention", {n: floats(1, 2, 3, 4) for n in "qkv"}, {"softcap": 2.0}),
+    "masks_of_limited_scores": ("Attention", SQUARE, {"softcap": 2.0, "is_causal": 1}),
+    "a_limit_below_zero": ("Attention", SQUARE, {"softcap": -2.0}),
 }  # fmt: skip
 """Nodes that compute something other than the definition of their operator would."""
 
