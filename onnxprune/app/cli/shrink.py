@@ -55,7 +55,7 @@ def render(facts: Facts) -> RenderableType:
     return Group(table(columns, rows), how, *end)
 
 
-@command("shrink", render, fields_of="onnxprune.app.shrink.recipe_choice:ShrinkOptions")
+@command("shrink", render, executes=True, fields_of="onnxprune.app.shrink.recipe_choice:ShrinkOptions")
 @model_argument()
 @data_option(
     "Samples to train and calibrate on, with or without labels",

@@ -18,6 +18,7 @@ from onnxprune.decisions.plan import Analysis
 from onnxprune.ir import Model, load, sized
 from onnxprune.ir.output import write_model
 from onnxprune.passes.base import Pass, PassResult
+from onnxprune.runtime.execution import ExecutionConfig, current
 
 DataName: TypeAlias = Literal["test", "val"]
 
@@ -65,7 +66,7 @@ class RunFiles:
     def _table(self) -> Path:
         """The file of the device's figures, so that no figure is measured twice."""
         bench = self.recipe.bench
-        how = {"backend": bench.backend, "threads": self._threads("latency")}
+        how = {"backend": bench.backend, "threads": self._threads("latency")} | self._timed_on()
         return Path(bench.table) if bench.table else self.journal.path(f"latency-{short_digest(how)}.json")
 
     def _timing(self, of: str) -> dict[str, Any]:
@@ -74,6 +75,10 @@ class RunFiles:
         if of != "latency" or bench.backend is None:
             return {}
         return {"latency_backend": bench.backend, "latency_timeout": bench.timeout}
+
+    def _timed_on(self) -> dict[str, Any]:
+        """Return the identity of the provider that models are timed on, where that is not the default one."""
+        return {} if self.recipe.bench.backend else provider_identity()
 
     def _analysis(self, file: str | None) -> Analysis | None:
         if file is None:
@@ -116,6 +121,12 @@ class RunFiles:
         chosen = {name: getattr(options, name) for name in ("exclude", "only", "allow_inexact")}
         sizes = {"input_shapes": self.recipe.shapes, "dims": self.recipe.dims}
         return chosen | sizes | {"open_io": self.recipe.open_io}
+
+
+def provider_identity() -> dict[str, Any]:
+    """Return the identity of the provider in use; nothing where it is onnxruntime's own for the processor."""
+    config = current()
+    return {} if config == ExecutionConfig() else {"provider": config.facts()}
 
 
 def short_digest(inputs: Mapping[str, Any]) -> str:

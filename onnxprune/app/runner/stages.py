@@ -11,7 +11,7 @@ from typing import Any
 
 from onnxprune.app.runner.dense_latency import dense_form, latencies, whole_input_form
 from onnxprune.app.runner.journal import Entry, Facts, sha256
-from onnxprune.app.runner.run_files import DataName, short_digest
+from onnxprune.app.runner.run_files import DataName, provider_identity, short_digest
 from onnxprune.app.runner.start_stages import StartStages
 from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.decisions.channels.dense_interface import same_interface
@@ -103,6 +103,7 @@ class Stages(StartStages):
         how |= self._timing(of)
         inputs = {"model": self._digest(model), "prune": how}
         inputs |= {"analysis": self._digest(analysis)} if analysis else {}
+        inputs |= self._timed_on() if of == "latency" else {}
         if options.looks_at_data:
             how |= {"metric": self.recipe.ana.metric, "samples": self.recipe.ana.samples}
             inputs |= {"prune": how} | self.material.inputs("calibration")
@@ -260,7 +261,7 @@ class Stages(StartStages):
             judged: The one with all rows of its vocabulary, which the samples fit.
         """
         inputs = {"model": self._digest(model), "seed": self.recipe.seed, "target": DENSE}
-        inputs |= self._teacher() | self.material.judged_by(self.finals())
+        inputs |= self._teacher() | self.material.judged_by(self.finals()) | provider_identity()
         files = (DENSE, IDS) if self.recipe.vocabulary.enabled else (DENSE,)
 
         def work() -> Facts:
@@ -298,7 +299,7 @@ class Stages(StartStages):
         """
         options = self.recipe.bench
         digests = {name: self._digest(file) for name, file in models.items()}
-        inputs = self._original() | {"models": digests, "bench": options.model_dump()}
+        inputs = self._original() | {"models": digests, "bench": options.model_dump()} | self._timed_on()
 
         def work() -> Facts:
             original = self.material.original

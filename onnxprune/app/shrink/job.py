@@ -186,7 +186,7 @@ def _forecast(job: ShrinkJob) -> Facts:
     free = options.rotate == "auto" and "latency" not in options.reductions()
     job.notes = {
         "job": job_identity(options),
-        "run_s": pace.run_s,
+        "run_s": pace.loaded_s,
         "ana_s": pace.ana_s(channels, len(recipe.ana.ratios), samples),
         "rotated": free and can_rotate(read, options.exclude, options.only),
         "bench_runs": pace.bench_runs(seconds),

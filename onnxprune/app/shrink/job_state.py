@@ -13,6 +13,7 @@ from onnxprune.app.recipe import Recipe
 from onnxprune.app.runner import read_state, run
 from onnxprune.app.runner.journal import Listener, sha256
 from onnxprune.app.runner.recipe_data import identity
+from onnxprune.app.runner.run_files import provider_identity
 from onnxprune.app.runner.run_forecast import kind_of
 from onnxprune.app.runner.time_limits import TimeLimits
 from onnxprune.app.shrink.recipe_choice import Outlook, ShrinkOptions, recipe_for
@@ -161,6 +162,7 @@ def job_identity(options: ShrinkOptions) -> Facts:
         "minutes": options.minutes,
     }
     chosen |= {"latency_backend": options.latency_backend} if options.latency_backend else {}
+    chosen |= provider_identity()
     chosen |= {"metric": options.metric, **options.groups, "open_io": options.open_io, "seed": options.seed}
     found: Facts = json.loads(json.dumps({"model": sha256(options.model), "data": data, **chosen}))
     return found

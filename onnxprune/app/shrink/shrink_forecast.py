@@ -44,7 +44,7 @@ class Pace:
     """Measured durations on this machine.
 
     Attributes:
-        run_s: Seconds of a run of the original, by sample.
+        run_s: Seconds of a run of the original on an idle machine, by sample.
         load: Wall time of this process by its processor time, 1 on an idle machine.
     """
 
@@ -53,7 +53,11 @@ class Pace:
 
     @classmethod
     def measured(cls, model: Model, data: Dataset, threads: int | None) -> Pace:
-        """Time a run of the model on its own samples, the fastest of some."""
+        """Time a run of the model on its own samples, the fastest of some.
+
+        A run that waits for a processor counts by its processor time; with several threads that is the
+        greater one, and the wall time counts.
+        """
         session = Session(model.proto, threads=threads)
         batch = next(iter(data.batches(session.fixed_batch or _BATCH)))
         rows = session.fixed_batch or batch.size
@@ -61,16 +65,23 @@ class Pace:
         begin = time.perf_counter() - time.process_time()
         with task("time the model"):
             for _ in range(_RUNS):
-                start = time.perf_counter()
+                start, own = time.perf_counter(), time.process_time()
                 session.run(batch.filled(rows))
-                times.append(time.perf_counter() - start)
+                times.append((time.perf_counter() - start, time.process_time() - own))
+        if not session.execution.is_cpu:  # the processor waits for a device
+            return cls(min(wall for wall, _ in times) / rows)
         waited = time.perf_counter() - time.process_time() - begin
-        load = 1 + max(0.0, waited) / max(sum(times) - waited, 1e-3)
-        return cls(min(times) / rows, min(load, _MOST_LOAD))
+        load = 1 + max(0.0, waited) / max(sum(wall for wall, _ in times) - waited, 1e-3)
+        return cls(min(map(min, times)) / rows, min(load, _MOST_LOAD))
+
+    @property
+    def loaded_s(self) -> float:
+        """Seconds of a run under the load of this machine, by sample."""
+        return self.load * self.run_s
 
     def ana_s(self, channels: Channels, points: int, samples: int) -> float:
         """Return the seconds of all variants of the groups; gathering moments comes on top."""
-        return len(channels.groups) * points * samples * self.run_s * _ANA_PART
+        return len(channels.groups) * points * samples * self.loaded_s * _ANA_PART
 
     def bench_runs(self, seconds: float) -> int:
         """Return how many rounds of timing take no more than a small part of some seconds."""
@@ -82,25 +93,24 @@ class Pace:
 
         Where that is too few, more of the time is taken; where that is too little, fewer samples.
         """
-        each = _PLANNED * self.load * max(self.run_s, 1e-9)
+        each = _PLANNED * max(self.loaded_s, 1e-9)
         wanted = int(np.clip(_PLAN_PART * seconds / each, *_PLAN_SAMPLES))
         return max(LEAST_SAMPLES, min(wanted, int(PLAN_LIMIT * seconds / each)))
 
     def way(self, samples: int, seconds: float) -> Way:
         """Return the best way to plan that is expected to fit into some seconds."""
-        run = self.load * self.run_s
-        if _PLANNED * samples * run <= PLAN_LIMIT * seconds:
+        if _PLANNED * samples * self.loaded_s <= PLAN_LIMIT * seconds:
             return "samples"
         fits = min(samples, LEAST_SAMPLES) * self.repair_s() <= REPAIR_LIMIT * seconds
         return "repaired" if fits else "weights"
 
     def repair_s(self) -> float:
         """Return the seconds that a sample takes in a repair."""
-        return _REPAIRED * self.load * self.run_s
+        return _REPAIRED * self.loaded_s
 
     def judged(self, seconds: float) -> int:
         """Return how many samples may judge a result for a small part of some seconds."""
-        each = _JUDGINGS * self.load * max(self.run_s, 1e-9)
+        each = _JUDGINGS * max(self.loaded_s, 1e-9)
         return max(_LEAST_JUDGED, int(_JUDGE_PART * seconds / each))
 
     def end_s(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 
 import networks_on_disk as disk
 import numpy as np
@@ -14,11 +15,21 @@ from training_networks import stripes
 from onnxprune.app.runner import read_state
 from onnxprune.app.runner.recipe_data import RecipeData
 from onnxprune.app.runner.stages import Stages
-from onnxprune.app.shrink import ShrinkOptions, delivery, job, job_state, recipe_choice, shrink
+from onnxprune.app.shrink import (
+    ShrinkOptions,
+    delivery,
+    job,
+    job_state,
+    recipe_choice,
+    shrink,
+    shrink_forecast,
+)
 from onnxprune.app.shrink.plan_comparison import PlanComparison
 from onnxprune.app.shrink.shrink_forecast import Pace
 from onnxprune.errors import MissedError, OutOfReachError, TrainingError, UsageError
-from onnxprune.ir import load
+from onnxprune.evaluate.data import open_data
+from onnxprune.ir import Model, load
+from onnxprune.runtime import Session, execution
 from onnxprune.support import time_limit
 
 pytestmark = pytest.mark.slow
@@ -211,6 +222,38 @@ def test_four_models_side_by_side(place):
     assert json.loads((place / "small.onnx.work" / "shrink.json").read_text())["epochs"] == 0
 
 
+def test_a_provider_that_is_not_there_is_refused_before_any_work(place):
+    words = ("--data", place / "labelled.npz", "--reduce-macs", 0.4, "-o", place / "small.onnx")
+    before = disk.tree(place)
+    said = disk.run("shrink", place / "model.onnx", *words, "--provider", "warp").refused()
+    assert "no execution provider 'warp'" in said
+    assert disk.tree(place) == before
+
+
+def test_another_provider_times_again(place):
+    others = [name for name in execution.available() if name != execution.CPU]
+    if not others:
+        pytest.skip("this onnxruntime has the CPU provider alone")
+    shrink(wanted(place))
+    told = Told()
+    with execution.executing(execution.ExecutionConfig(others[0])):
+        shrink(wanted(place), told)
+    assert {"transform", "bench"} <= set(told.steps("start"))
+    bench = read_state(place / "small.onnx.work")["steps"]["bench"]
+    assert bench["inputs"]["provider"]["provider"] == others[0]
+    assert bench["facts"]["backend"] == f"onnxruntime:{others[0]}"
+    assert {"1-prune", "1-recover"} <= set(told.steps("kept"))
+
+
+def test_options_of_a_provider_are_part_of_the_job(place):
+    """A job that was stopped on one device is no job of another."""
+    config = execution.ExecutionConfig(execution.CPU, {"arena_extend_strategy": "kSameAsRequested"})
+    here = job_state.job_identity(wanted(place))
+    with execution.executing(config):
+        there = job_state.job_identity(wanted(place))
+    assert there == here | {"provider": config.facts()}
+
+
 def test_without_data_a_warning_calls_the_result_weaker(place):
     said = disk.run("shrink", place / "model.onnx", "--reduce-macs", 0.4, "-o", place / "small.onnx")
     assert said.code == 0
@@ -228,6 +271,37 @@ def test_a_slow_machine_plans_on_fewer_samples_and_times_fewer_rounds():
     assert Pace(1e-5).bench_runs(seconds) == 30
     assert Pace(1e-5, load=4.0).bench_runs(seconds) == 10
     assert (Pace(1e-3).judged(seconds), Pace(1.0).judged(seconds)) == (4000, 128)
+
+
+class Machine:
+    """The clocks of a machine on which this process gets a processor a fourth of the time."""
+
+    def __init__(self):
+        self.wall = self.own = 0.0
+
+    def perf_counter(self):
+        return self.wall
+
+    def process_time(self):
+        return self.own
+
+    def run(self, _):
+        self.wall, self.own = self.wall + 4.0, self.own + 1.0
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_waiting_for_a_processor_counts_once(place, monkeypatch, on_device):
+    """The time of a run under load is its wall time, and not that multiplied by the load again."""
+    machine, model = Machine(), network()
+    config = execution.ExecutionConfig("Device") if on_device else execution.ExecutionConfig()
+    session = SimpleNamespace(fixed_batch=None, run=machine.run, execution=config)
+    data = open_data(place / "bare.npz", Session(model).inputs, ())
+    monkeypatch.setattr(shrink_forecast, "time", machine)
+    monkeypatch.setattr(shrink_forecast, "Session", lambda *_, **__: session)
+    pace = Pace.measured(Model(model), data, 1)
+    assert pace.loaded_s == pytest.approx(4.0 / 32)
+    assert pace.load == pytest.approx(1.0 if on_device else 4.0)
+    assert pace.repair_s() == pytest.approx(30 * 4.0 / 32)
 
 
 @pytest.mark.parametrize(("run_s", "way"), [(1e-3, "samples"), (0.08, "repaired"), (0.5, "weights")])
