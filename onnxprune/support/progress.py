@@ -53,7 +53,15 @@ def tell(text: str) -> None:
         teller(text)
 
 
+def tell_once(text: str) -> None:
+    """Show a message, unless this process has shown it before: data are opened by several steps."""
+    if text not in _told:
+        _told.add(text)
+        tell(text)
+
+
 _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
+_told: set[str] = set()
 
 
 class Task:

@@ -10,6 +10,7 @@ from onnxprune.errors import DataError
 PICTURES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 WAVES = frozenset({".wav"})
 TEXTS = frozenset({".jsonl"})
+TABLES = frozenset({".csv", ".tsv"})
 TOKENIZER = "tokenizer.json"
 SETTINGS = "preprocessor_config.json"
 """The preprocessing of pictures and sound beside the files, in the format of Hugging Face's processors."""
@@ -31,6 +32,11 @@ def shards(folder: Path) -> list[Path]:
 def sample_files(folder: Path) -> list[Path]:
     """Return the pictures and sounds of a folder and of its folders, one for each class, by their names."""
     return sorted(p for p in _listed(folder) if p.suffix.lower() in PICTURES | WAVES)
+
+
+def label_lists(folder: Path) -> list[Path]:
+    """Return the tables in a folder of samples, which may list classes."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in TABLES and p.is_file())
 
 
 def data_files_of(folder: Path) -> Iterator[Path]:

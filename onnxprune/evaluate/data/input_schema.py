@@ -156,7 +156,8 @@ class Schema:
                 _COUNTS if not axis else f"axis {axis} counts the samples, the others must be the model's"
             )
             raise DataError(
-                f"array {spec.name!r} in {where} has shape {list(array.shape)}, the model has {spec}", counts
+                f"array {spec.name!r} in {where} has shape {list(array.shape)}, the model has {spec}",
+                _transposition(array.shape, spec.shape, axis) or counts,
             )
         if not array.shape and spec not in self.inputs:
             raise DataError(
@@ -215,6 +216,17 @@ def _classes(output: TensorSpec, labels: tuple[int, ...]) -> int | None:
         return 0
     size = output.shape[axis]
     return None if not isinstance(size, int) else max(size, 2)  # a single value means yes or no
+
+
+def _transposition(shape: Sequence[int], wanted: Sequence[int | str | None], axis: int | None) -> str:
+    """Return a hint where exactly the place of the channels differs; empty where something else does."""
+    if len(shape) != 4 or axis != 0:
+        return ""
+    for order in ((0, 3, 1, 2), (0, 2, 3, 1)):
+        moved = [shape[k] for k in order]
+        if all(isinstance(size, int) for size in wanted[1:]) and moved[1:] == list(wanted[1:]):
+            return f"the channels are on another axis: .transpose{order}"
+    return ""
 
 
 def _matches(shape: Sequence[int], expected: Sequence[int | str | None], same_rank: bool) -> bool:

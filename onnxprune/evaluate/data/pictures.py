@@ -13,13 +13,12 @@ from onnxprune.errors import DataError
 from onnxprune.evaluate.data.preprocessing import settings_of
 from onnxprune.runtime import Array, TensorSpec
 from onnxprune.support.memory import need
-from onnxprune.support.progress import tell
+from onnxprune.support.progress import tell_once
 from onnxprune.support.sample_files import SETTINGS
 
 _MODES = {1: "L", 3: "RGB"}
 _BILINEAR = 2
 """Pillow's number of the filter, as the settings write it."""
-_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _usual(folder: Path, spec: TensorSpec, channels: int, first: bool) -> dict[s
             f'write a size into {folder / SETTINGS}, such as {{"size": {{"height": 224, "width": 224}}}}',
         )
     scale = "values scaled to 0 to 1" if spec.dtype.kind == "f" else "values of 0 to 255"
-    _tell_once(
+    tell_once(
         f"{folder}: pictures are resized to {known[0]}×{known[1]}, {_MODES[channels]}, {scale}; "
         f"a {SETTINGS} in the folder changes that"
     )
@@ -215,9 +214,3 @@ def _centre(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, i
     """Return the box of a centre crop; beyond the picture Pillow puts zeros."""
     left, top = (size[0] - target[1]) // 2, (size[1] - target[0]) // 2
     return left, top, left + target[1], top + target[0]
-
-
-def _tell_once(text: str) -> None:
-    if text not in _told:
-        _told.add(text)
-        tell(text)

@@ -14,8 +14,8 @@ from onnxprune.evaluate.data.pictures import PictureReader
 from onnxprune.evaluate.data.sources import DataPart, Source
 from onnxprune.evaluate.data.waves import WaveReader
 from onnxprune.runtime import Array
-from onnxprune.support.progress import tell
-from onnxprune.support.sample_files import PICTURES, WAVES, sample_files
+from onnxprune.support.progress import tell_once
+from onnxprune.support.sample_files import PICTURES, WAVES, label_lists, sample_files
 
 Reader: TypeAlias = "Callable[[Path], Array]"
 _AT_ONCE = 64
@@ -81,6 +81,9 @@ def open_files(folder: Path, schema: Schema) -> FileSource:
             f"{folder} holds {kinds.pop()} for one input; {schema}",
             "write .npz files with an array for each input, or give module:callable",
         )
+    if lists := label_lists(folder):
+        names = ", ".join(p.name for p in lists)
+        tell_once(f"{folder}: {names} is not read; classes are folders named by their numbers")
     (spec,) = schema.inputs
     sounds = paths[0].suffix.lower() in WAVES
     reader: Reader = WaveReader.of(folder, paths, spec) if sounds else PictureReader.of(folder, paths, spec)
@@ -105,7 +108,7 @@ def _labels(folder: Path, paths: list[Path], schema: Schema) -> list[int] | None
         found = (
             " or ".join(str(c) for c in sorted(c for c in classes if c is not None)) or "no known number of"
         )
-        tell(
+        tell_once(
             f"{folder} has {len(names)} folders and the model {found} classes: the samples are used without "
             "labels; name the folders by the numbers of the classes to have them used"
         )

@@ -23,7 +23,7 @@ from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.callables import load_callable, user_code
 from onnxprune.support.memory import need
 from onnxprune.support.progress import tell
-from onnxprune.support.sample_files import PICTURES, shards
+from onnxprune.support.sample_files import PICTURES, WAVES, shards
 
 BooleanArray: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -384,7 +384,19 @@ def _reading(path: Path) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{path} may not be read", "name a file that may be read") from error
     except Exception as error:  # numpy and zipfile raise more kinds than they document
-        raise DataError(f"{path} is not a readable .npz file: {error}", _WRITE) from error
+        if path.suffix.lower() == ".npz" or zipfile.is_zipfile(path):
+            raise DataError(f"{path} is not a readable .npz file: {error}", _WRITE) from error
+        raise DataError(f"{path} is in no form of samples that is read", _form_hint(path)) from error
+
+
+def _form_hint(path: Path) -> str:
+    """Return the form in which a file of another kind can be given."""
+    kind = path.suffix.lower()
+    if kind in PICTURES | WAVES:
+        return f"give the folder of the files: {path.parent}"
+    if kind == ".npy":
+        return f"an .npz file names its arrays: numpy.savez('data.npz', INPUT=numpy.load({path.name!r}))"
+    return GIVE_DATA
 
 
 def _named_arrays(batch: object, schema: Schema, where: str) -> dict[str, Array]:

@@ -17,6 +17,7 @@ from onnxprune.errors import DataError, OutputError
 from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.runtime import TensorSpec
 from onnxprune.support.path_guard import check_output
+from onnxprune.support.progress import reporting
 from onnxprune.support.sample_files import SETTINGS
 
 RANDOM = np.random.default_rng(0)
@@ -270,3 +271,78 @@ def test_samples_are_not_written_over(tmp_path: Path, texts: Path):
     for place, data in (("pictures/0/a.png", "pictures"), ("tokenizer.json", texts.name)):
         with pytest.raises(OutputError, match=r"belongs to the data|is the tokenizer"):
             check_output(tmp_path / place, [tmp_path / data])
+
+
+class Listener:
+    """A reporter that keeps messages."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def start(self, name: str, total: int | None) -> str:
+        return name
+
+    def advance(self, key: Any, steps: int, note: str) -> None: ...
+    def finish(self, key: Any) -> None: ...
+    def tell(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_message_on_a_folder_is_shown_once(tmp_path: Path):
+    """A command opens its data in several steps."""
+    for name in ("cat", "dog"):
+        picture(tmp_path / name / "a.png", 4, 4)
+    listener = Listener()
+    with reporting(listener):
+        for _ in range(3):
+            opened(tmp_path, spec("N", 3, 4, 4))
+    assert sum("used without labels" in text for text in listener.said) == 1
+    assert len(listener.said) == len(set(listener.said)) == 2
+
+
+def test_a_list_of_labels_beside_pictures_is_not_passed_over_in_silence(tmp_path: Path):
+    picture(tmp_path / "a.png", 4, 4)
+    (tmp_path / "labels.csv").write_text("a.png,1\n")
+    listener = Listener()
+    with reporting(listener):
+        opened(tmp_path, spec("N", 3, 4, 4))
+    assert any("labels.csv is not read; classes are folders named by" in text for text in listener.said)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("x.npy", "numpy.savez('data.npz', INPUT=numpy.load('x.npy'))"),
+        ("one.png", "give the folder of the files: "),
+        ("one.wav", "give the folder of the files: "),
+        ("labels.csv", "give an .npz file, a folder of them, of pictures"),
+        ("notes", "give an .npz file, a folder of them, of pictures"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_the_form_that_is_read(tmp_path: Path, name: str, hint: str):
+    (tmp_path / name).write_bytes(b"0,1\n")
+    with pytest.raises(DataError, match="in no form of samples that is read") as caught:
+        opened(tmp_path / name, spec("N", 3, 4, 4))
+    assert caught.value.hint.startswith(hint) or hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "order"),
+    [
+        ((5, 16, 8, 3), ("N", 3, 16, 8), "(0, 3, 1, 2)"),
+        ((5, 3, 16, 8), ("N", 16, 8, 3), "(0, 2, 3, 1)"),
+        ((5, 8, 16, 3), ("N", 3, 16, 8), ""),
+        ((5, 3, 8, 16), ("N", 3, 16, 8), ""),
+        ((5, 16, 8, 3), ("N", 3, "H", "W"), ""),
+    ],
+)
+def test_channels_on_another_axis_are_named(
+    shape: tuple[int, ...], wanted: tuple[int | str, ...], order: str
+):
+    with pytest.raises(DataError, match="has shape") as caught:
+        open_data({"x": np.zeros(shape, np.float32)}, (spec(*wanted),), (LOGITS,))
+    assert caught.value.hint == (
+        f"the channels are on another axis: .transpose{order}"
+        if order
+        else "the first axis counts the samples, the others must be the model's"
+    )
