@@ -26,6 +26,8 @@ _PLAN_PART, _PLANNED, _PLAN_SAMPLES = 0.3, 60, (256, 512)
 """Part of the time for the first plan; runs that a sample takes in it; bounds of its samples."""
 PLAN_LIMIT, REPAIR_LIMIT = 0.6, 0.85
 """Parts of the time after which a plan on samples, and a repaired plan by weights, are given up."""
+_PLAN_AIM, _REPAIR_AIM = 0.4, 0.7
+"""Parts of the time that their forecasts may be: a machine may become slower, and a plan given up is lost."""
 _REPAIRED, LEAST_SAMPLES = 30, 32
 """Runs that a sample takes in a repair; the fewest samples that a plan or a repair looks at."""
 _JUDGE_PART, _JUDGINGS, _LEAST_JUDGED = 0.2, 6, 128
@@ -35,7 +37,7 @@ _END_RUNS, _END_S = 300, 3.0
 Way: TypeAlias = Literal["samples", "repaired", "weights"]
 """Way to plan: samples rank the channels and repair; weights rank, samples repair; weights alone."""
 _TRAINED_BATCHES = 8
-_RUNS, _MOST_LOAD = 5, 4.0
+_RUNS, _MOST_LOAD = 5, 16.0
 MOST_EPOCHS = 60
 
 
@@ -95,13 +97,13 @@ class Pace:
         """
         each = _PLANNED * max(self.loaded_s, 1e-9)
         wanted = int(np.clip(_PLAN_PART * seconds / each, *_PLAN_SAMPLES))
-        return max(LEAST_SAMPLES, min(wanted, int(PLAN_LIMIT * seconds / each)))
+        return max(LEAST_SAMPLES, min(wanted, int(_PLAN_AIM * seconds / each)))
 
     def way(self, samples: int, seconds: float) -> Way:
         """Return the best way to plan that is expected to fit into some seconds."""
-        if _PLANNED * samples * self.loaded_s <= PLAN_LIMIT * seconds:
+        if _PLANNED * samples * self.loaded_s <= _PLAN_AIM * seconds:
             return "samples"
-        fits = min(samples, LEAST_SAMPLES) * self.repair_s() <= REPAIR_LIMIT * seconds
+        fits = min(samples, LEAST_SAMPLES) * self.repair_s() <= _REPAIR_AIM * seconds
         return "repaired" if fits else "weights"
 
     def repair_s(self) -> float:

@@ -265,8 +265,8 @@ def test_without_data_a_warning_calls_the_result_weaker(place):
 
 def test_a_slow_machine_plans_on_fewer_samples_and_times_fewer_rounds():
     seconds = 120.0
-    assert (Pace(1e-5).plan_samples(seconds), Pace(2e-3, load=2.0).plan_samples(seconds)) == (512, 256)
-    assert (Pace(1e-2).plan_samples(seconds), Pace(1.0).plan_samples(seconds)) == (120, 32)
+    assert (Pace(1e-5).plan_samples(seconds), Pace(2e-3, load=1.5).plan_samples(seconds)) == (512, 256)
+    assert (Pace(1e-2).plan_samples(seconds), Pace(1.0).plan_samples(seconds)) == (80, 32)
     assert Pace(1e-3).plan_samples(seconds) == 512 > Pace(1e-3, load=2.0).plan_samples(seconds) > 256
     assert Pace(1e-5).bench_runs(seconds) == 30
     assert Pace(1e-5, load=4.0).bench_runs(seconds) == 10
