@@ -7,10 +7,14 @@ Links to files that are no pages (scripts, recipes) become plain names.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import messages
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -21,6 +25,8 @@ BESIDE = {
     "README.md": "index.md",
 }
 """Files of the repository, each with the page that shows it."""
+MESSAGES = "messages.md"
+"""The page of all messages, made of the source code."""
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>(?!https?:|#)[^)\s#]+)(?P<anchor>#[^)]*)?\)")
 
 
@@ -30,6 +36,7 @@ def on_files(files: Files, config: Any) -> Files:
         if page != "index.md":
             content = relinked((ROOT / source).read_text("utf-8"), ROOT)
             files.append(File.generated(config, page, content=content))
+    files.append(File.generated(config, MESSAGES, content=messages.page()))
     return files
 
 

@@ -50,7 +50,7 @@ def test_navigation_holds_every_page() -> None:
     listed = re.findall(r"- (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
     beside = re.findall(r'"(\w+\.md)",$', (DOCS / "site_hooks.py").read_text("utf-8"), re.MULTILINE)
     pages = {p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md")}
-    assert sorted(listed) == sorted(pages | set(beside))
+    assert sorted(listed) == sorted(pages | set(beside) | {"messages.md"})
 
 
 @pytest.mark.slow
@@ -70,4 +70,5 @@ def test_site_builds_without_a_warning_and_can_be_searched(tmp_path: Path) -> No
     index = json.loads((tmp_path / "site" / "search" / "search_index.json").read_text("utf-8"))
     found = {entry["location"] for entry in index["docs"] if "reduce_latency" in entry["text"]}
     assert any(place.startswith("api.html#onnxprune.passes.Prune") for place in found)
+    assert any("the labels in … are of type" in entry["text"] for entry in index["docs"])
     assert any(place.startswith("contributing.html") for place in {e["location"] for e in index["docs"]})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -53,3 +55,54 @@ def test_quoted_message_is_one_of_the_program(message: str) -> None:
 
 def test_message_that_no_string_makes_is_found() -> None:
     assert not any(holds("'GLOB' matches no group, node or theatre", parts) for parts in STRINGS)
+
+
+def the_messages() -> ModuleType:
+    """Return the script that lists all messages."""
+    spec = importlib.util.spec_from_file_location("messages", ROOT / "docs" / "messages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MESSAGES = the_messages()
+
+
+def test_every_hint_of_the_code_is_in_the_list_of_messages() -> None:
+    """Fixed strings in the place of a hint, found without the script, are in a row."""
+    listed = {row for _, *texts in MESSAGES.rows() for row in texts}
+    missing = []
+    for path in (ROOT / "onnxprune").rglob("*.py"):
+        source = path.read_text("utf-8")
+        for found in re.finditer(r'raise \w+Error\(\s*f?"[^"]*",\s*"([^"]*)",?\s*\)', source):
+            missing += [] if found[1] in listed else [(path.name, found[1])]
+    assert not missing
+    assert len(listed) > 500
+
+
+@pytest.mark.parametrize(
+    ("made", "row"),
+    [
+        ('DataError("a b", "c")', ("a b", "c")),
+        ('DataError(f"{x} is {y!r}", HINT)', ("… is …", "do it")),
+        ('DataError("a" + found(), "b" if x else "c")', ("a…", "b / c")),
+        ('DataError(f"a {HINT}", why or "c")', ("a do it", "… / c")),
+    ],
+)
+def test_forms_in_which_errors_are_made(made: str, row: tuple[str, str]) -> None:
+    source = f'HINT = "do it"\n\ndef work():\n    raise {made}\n'
+    assert list(MESSAGES.raised(source)) == [("DataError", *row)]
+
+
+def test_messages_without_a_hint_and_other_calls_are_left_out() -> None:
+    assert list(MESSAGES.raised('raise KeyError("a")\nprint("a", "b")')) == []
+
+
+def test_page_of_messages_is_a_table_for_each_kind_of_error() -> None:
+    page = MESSAGES.page()
+    assert "## DataError\n\n| message | hint |\n|---|---|\n" in page
+    assert all(
+        re.fullmatch(r"\|([^|]|\\\|)*\|([^|]|\\\|)*\|", row) for row in page.splitlines() if row[:1] == "|"
+    )
