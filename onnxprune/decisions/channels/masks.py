@@ -16,10 +16,13 @@ from onnxprune.analysis.groups.weight_values import mask_values, zero_value
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model
 from onnxprune.ops.axes.constant_rules import aligned
-from onnxprune.support.mapped import BLOCK, has_nonzero, parts
+from onnxprune.support.mapped import has_nonzero, parts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+_WORDS = {np.dtype(f"f{n}"): np.dtype(f"u{n}") for n in (2, 4, 8)}
+"""Unsigned numbers of the size of each float."""
 
 
 def keep_masks(channels: Channels, removed: Mapping[str, Sequence[int]]) -> dict[str, Mask]:
@@ -98,12 +101,39 @@ def masked(channels: Channels, removed: Mapping[str, Sequence[int]]) -> Model:
 
 def _without(lines: Mapping[int, Array], zero: Array, part: slice | EllipsisType, values: Array) -> Array:
     """Return a part of a weight in which the elements at some places of its axes are zero."""
-    values = np.array(values)
+    places = list(_places(lines, part))
+    if zero.tobytes().strip(b"\0") or values.dtype not in _WORDS:
+        values = np.array(values)
+    else:  # in one reading, several times as fast as places of inner axes one by one
+        values = _without_inner(values, {len(place) - 1: place[-1] for place in places})
+        places = [place for place in places if len(place) == 1]
+    for place in places:
+        values[place] = zero
+    return values
+
+
+def _without_inner(values: Array, lines: Mapping[int, Array]) -> Array:
+    """Return a copy in which all bits are zero at some places of all axes but the first."""
+    words = np.array(values) if not lines.keys() - {0} else values
+    words = words.view(_WORDS[values.dtype])
+    for axis in sorted(lines.keys() - {0}):
+        words = words & ~_bits_at(lines[axis], axis, words)
+    return words.view(values.dtype)
+
+
+def _bits_at(places: Array, axis: int, words: Array) -> Array:
+    """Return all bits at some places of an axis and none elsewhere, to be broadcast to an array."""
+    line = np.zeros(words.shape[axis], words.dtype)
+    line[places] = ~np.zeros((), words.dtype)
+    return line.reshape([-1 if a == axis else 1 for a in range(words.ndim)])
+
+
+def _places(lines: Mapping[int, Array], part: slice | EllipsisType) -> Iterator[tuple[Any, ...]]:
+    """Yield, for each axis, the index of its elements within a part of a weight (of `parts`)."""
     for axis, gone in lines.items():
         if axis == 0 and isinstance(part, slice):
             gone = gone[(gone >= part.start) & (gone < part.stop)] - part.start
-        values[(slice(None),) * axis + (gone,)] = zero
-    return values
+        yield (*(slice(None),) * axis, gone)
 
 
 def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None:
@@ -122,16 +152,20 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
 
 
 def _removed_elements(masks: KeepMasks, name: str, values: Array) -> Iterator[Array]:
-    """Yield the elements of a weight that are removed, in parts."""
+    """Yield the elements of a weight that are removed, in parts, or numbers that are zero where they are."""
     lines = masks.lines(name)
     if lines is None:
         mask = masks[name]
         yield from (values[part][~mask[part]] for part in parts(values))
         return
-    for axis, gone in lines.items():
-        turned = np.moveaxis(values, axis, 0)
-        step = max(1, BLOCK * len(turned) // max(1, values.nbytes))
-        yield from (turned[gone[start : start + step]] for start in range(0, len(gone), step))
+    for part in parts(values):
+        block = values[part]
+        for place in _places(lines, part):
+            if len(place) == 1 or values.dtype not in _WORDS:
+                yield block[place]
+            else:  # whole lines are read several times as fast as places within them
+                words = block.view(_WORDS[values.dtype])
+                yield words & (_bits_at(place[-1], len(place) - 1, words) >> 1)  # signs aside
 
 
 def dead_channels(channels: Channels) -> tuple[Channels, dict[str, list[int]]]:
