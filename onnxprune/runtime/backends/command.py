@@ -160,7 +160,8 @@ class Command(LatencyBackend):
     def _call(self, words: Sequence[str]) -> tuple[int, str, str]:
         """Run a command to its end; return its exit code, its output and its errors.
 
-        Output goes to files: processes that the command leaves behind hold no pipe that is waited for.
+        Output goes to files: processes that the command leaves behind hold no pipe that is waited for. They
+        are ended with it, but for those that have a session of their own.
         """
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             try:
@@ -172,10 +173,9 @@ class Command(LatencyBackend):
                 raise DeviceError(message, "it is looked for on PATH; a relative path needs ./") from error
             try:
                 self._wait(process, out, err)
-            except BaseException:
+            finally:  # processes that outlive a call would slow the next one
                 kill_group(process)
                 process.wait()
-                raise
             return process.returncode, _text(out), _text(err)
 
     def _wait(self, process: subprocess.Popen[bytes], *outputs: IO[bytes]) -> None:

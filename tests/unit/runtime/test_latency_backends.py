@@ -7,6 +7,8 @@ import importlib.util
 import stat
 import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -120,6 +122,19 @@ def test_a_command_that_hangs_is_ended_with_all_it_has_started(tmp_path):
 
 def test_processes_left_running_are_not_waited_for():
     assert measure("cmd:sh -c 'sleep 20 & echo 7' sh {model}", network(), timeout_s=10.0) == [7]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks for processes by /proc")
+@pytest.mark.parametrize("code", [0, 3])
+def test_processes_left_running_are_ended(tmp_path, code):
+    left = tmp_path / "left"
+    line = f"cmd:sh -c 'sleep 600 & echo $! > {left}; echo 7; exit {code}' sh {{model}}"
+    with pytest.raises(DeviceError, match="exit code 3") if code else nullcontext():
+        assert measure(line, network()) == [7]
+    state, end = Path("/proc") / left.read_text().strip() / "stat", time.monotonic() + 20
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 def test_figures_before_a_failure_are_reported(tmp_path):
