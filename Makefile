@@ -35,8 +35,8 @@ demo-short: $(READY) ## the same with one epoch and a part of the data
 test: $(READY) $(VENV)/.real ## all tests, on all processors
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-check: $(READY) ## the quick tests, on all processors; every tenth case of long tables
-	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile quick --every 10 -m "not slow and not real"
+check: $(READY) ## the quick tests, on all processors: every tenth case of long tables, the stock training engine
+	$(BIN)/python -m pytest -n auto --dist worksteal --hypothesis-profile quick --every 10 -m "not slow and not real and not training"
 
 lint: $(READY) ## style
 	$(BIN)/ruff check .

@@ -135,6 +135,7 @@ def wheel(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("wheel", unpacked, tmp_path_factory.mktemp("wheel") / "dist")
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_packages_and_nothing_else(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
@@ -192,6 +193,7 @@ def run(installed: Path, folder: Path, program: str, *words: str) -> str:
     return outcome.stdout
 
 
+@pytest.mark.slow
 def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Path):
     said = run(
         installed, tmp_path, "python", "-W", "error", "-m", "onnxprune", "inspect", str(MODEL), "--json"
@@ -199,6 +201,7 @@ def test_installed_wheel_works_from_another_folder(installed: Path, tmp_path: Pa
     assert len(json.loads(said)["groups"]) == 7
 
 
+@pytest.mark.slow
 def test_installed_wheel_is_the_imported_one(installed: Path, tmp_path: Path):
     said = run(installed, tmp_path, "python", "-c", "import onnxprune.passes.prune as m; print(m.__file__)")
     assert Path(said.strip()).is_relative_to(installed.parent)

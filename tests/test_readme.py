@@ -103,6 +103,7 @@ def test_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (tmp_path / "small.onnx").stat().st_size < 0.6 * MODEL.stat().st_size
 
 
+@pytest.mark.slow
 def test_example_composes_the_passes(tmp_path: Path):
     save_digits(tmp_path, "train.npz", 128, seed=0)
     save_digits(tmp_path, "val.npz", 64, seed=1)
@@ -120,6 +121,7 @@ def test_example_composes_the_passes(tmp_path: Path):
     assert (tmp_path / "small.onnx").stat().st_size < 0.7 * MODEL.stat().st_size
 
 
+@pytest.mark.slow
 def test_example_of_own_data_and_metric():
     run_in = ROOT / "examples"
     command = ["python", "-m", "onnxprune", "bench", "../models/mnist_cnn.onnx", "--runs", "1"]

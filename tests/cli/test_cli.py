@@ -408,6 +408,7 @@ def test_finetune_trains_and_keeps_zeros(tmp_path, sparse, data):
     assert str(out) in said.out.replace("\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the worker through /proc")
 def test_a_killed_worker_is_an_error_and_loses_nothing(tmp_path, sparse):
     (tmp_path / "loader.py").write_text(
@@ -451,6 +452,7 @@ def test_standard_output_is_json_alone_even_if_user_code_prints(tmp_path, sparse
         assert said in done.err
 
 
+@pytest.mark.slow
 def test_a_shell_sees_the_same(tmp_path, model):
     out = tmp_path / "sparse.onnx"
     assert shell("prune", model, "--reduce-macs", 0.5, "-o", out, "--json").facts["macs_reduction"] > 0

@@ -131,6 +131,7 @@ def test_channels_that_are_not_zero_stay() -> None:
     assert not find_channels(gated(net, x, net.reduce("ReduceMax", x, [1]))).groups
 
 
+@pytest.mark.slow
 def test_a_deep_network() -> None:
     """Signs are followed in a loop, however many nodes there are."""
     net = Net()

@@ -260,6 +260,7 @@ def test_training_ends_when_patience_does():
     assert len(result.facts["scores"]) == 3
 
 
+@pytest.mark.slow
 def test_training_ends_before_the_epoch_that_would_take_too_long():
     how = {"epochs": 10_000, "lr": 1e-6, "unfold": "never", "threads": 1}
     start = time.monotonic()
@@ -304,6 +305,7 @@ def misled(samples: int) -> Arrays:
     return images | {"labels": (images["labels"] + 1) % 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "lr", "unfold"), [("sgd", 0.1, "never"), ("sgd", 0.1, "auto"), ("adamw", 0.01, "never")]
 )
@@ -466,6 +468,7 @@ def test_scales_of_normalisations_over_fewer_channels_are_put_back(name):
     assert np.square(after - wanted).mean() < np.square(before - wanted).mean()
 
 
+@pytest.mark.slow
 def test_the_original_teaches_where_no_other_model_does():
     model = Model(network())
     sparse = Prune(reduce_channels=0.5, round_to=1)(model).model

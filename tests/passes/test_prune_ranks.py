@@ -63,6 +63,7 @@ def macs(model: Model) -> int:
     return cost_of(find_channels(model)).figures()["macs"]
 
 
+@pytest.mark.slow
 def test_ranks_and_widths_are_one_plan() -> None:
     model = low()
     how: dict[str, Any] = {"reduce_macs": 0.5, "data": samples(), "metric": "cosine", "round_to": 1}
@@ -96,6 +97,7 @@ def cosine(model: Model, original: Model, feed: dict[str, Array] | None = None) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", [0.4, 0.7])
 def test_the_plan_is_no_worse_than_ranks_alone(reduction: float) -> None:
     """The chains are split in the pruned network, as `factorize` does it."""
@@ -108,6 +110,7 @@ def test_the_plan_is_no_worse_than_ranks_alone(reduction: float) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "reduction"), [(1, 0.5), (2, 0.5), (3, 0.7)])
 def test_it_is_no_worse_on_samples_that_no_repair_has_seen(seed: int, reduction: float) -> None:
     """Few samples fit the chains of a plan better than those split anew, which are the better on others."""
@@ -139,6 +142,7 @@ def test_an_axis_of_one_channel_needs_no_limit() -> None:
     assert verify(model, form.model).equal
 
 
+@pytest.mark.slow
 def test_the_result_is_certified_from_the_split_form() -> None:
     how: dict[str, Any] = {"reduce_macs": 0.5, "data": samples(), "metric": "cosine", "recover": ()}
     result = Prune(ranks=True, **how)(low())
@@ -149,6 +153,7 @@ def test_the_result_is_certified_from_the_split_form() -> None:
     assert certify(*proofs, original=result.original.proto).certified
 
 
+@pytest.mark.slow
 def test_the_plan_of_channels_stays_where_it_is_better() -> None:
     """Kernels of full rank, and channels that are nearly copies."""
     net, random = Net(), np.random.default_rng(0)
@@ -191,6 +196,7 @@ def turned(net: Net) -> str:
     return net.conv(net.relu(x), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [grouped, transposed, turned])
 def test_full_ranks_lose_nothing(build: Any) -> None:
     """The form computes the same; its limits are the ranks that meet the share alone."""
@@ -225,6 +231,7 @@ def test_the_largest_ratio_limits_ranks_too() -> None:
     assert all(rank >= sizes[name] / 2 for name, rank in form.ranks.items())
 
 
+@pytest.mark.slow
 def test_a_pruned_model_stays_as_it_is() -> None:
     how: dict[str, Any] = {"data": samples(), "metric": "cosine"}
     sparse = Prune(reduce_macs=0.2, **how)(low()).model
@@ -251,6 +258,7 @@ def test_a_share_out_of_reach_is_named() -> None:
         split(model, 0.3, only=[name])
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_split_form(tmp_path: Any) -> None:
     place, data = tmp_path / "model.onnx", tmp_path / "samples.npz"
     onnx.save(low().proto, place)
@@ -267,6 +275,7 @@ def test_the_command_writes_the_split_form(tmp_path: Any) -> None:
     assert shown.exit_code == 0, shown.output
 
 
+@pytest.mark.slow
 def test_a_plan_of_ranks_alone_is_tried() -> None:
     how: dict[str, Any] = {"reduce_macs": 0.5, "data": samples(), "metric": "cosine", "round_to": 1}
     seen: list[set[str]] = []
@@ -286,6 +295,7 @@ def test_a_plan_of_ranks_alone_is_tried() -> None:
     assert any(seen[:-1])
 
 
+@pytest.mark.slow
 def test_plans_are_judged_on_samples_that_no_repair_has_seen() -> None:
     """Of 96 samples 48 are given to the repair; the choice is made on the others."""
     how: dict[str, Any] = {"reduce_macs": 0.5, "samples": 48, "metric": "cosine", "round_to": 1}

@@ -88,6 +88,7 @@ def test_the_better_plan_is_kept() -> None:
     assert result.facts["params_before"] == own.facts["params_before"]
 
 
+@pytest.mark.slow
 def test_sparse_and_dense_are_the_rotated_model_with_zeros() -> None:
     model = pre_norm()
     result = Prune(reduce_macs=0.5, data=samples(), metric="cosine", rotate="auto", recover=["bias"])(model)
@@ -132,6 +133,7 @@ def test_a_plan_or_an_analysis_stays_in_its_basis() -> None:
         Prune(reduce_macs=0.3, analysis=analysis, rotate="always")(rotated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [bottleneck, pre_norm])
 def test_an_analysis_makes_no_worse_plan(network: Callable[[], Model]) -> None:
     """The rotated model, of which there is no analysis, competes with the plan by the analysis."""
@@ -147,6 +149,7 @@ def test_an_analysis_makes_no_worse_plan(network: Callable[[], Model]) -> None:
     Transform()(result)
 
 
+@pytest.mark.slow
 def test_an_analysis_of_the_step_before() -> None:
     model, data = pre_norm(), samples()
     measured = Ana(data=data, metric="cosine", ratios=[0.5])(model)
@@ -168,6 +171,7 @@ def test_the_comparison_is_left_out_after_a_long_pruning(monkeypatch: pytest.Mon
     assert "`rotate = always`" in found["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [pre_norm, bottleneck])
 def test_the_original_is_put_into_the_basis_of_the_sparse_model(network: Callable[[], Model]) -> None:
     model, data = network(), samples()
@@ -302,6 +306,7 @@ def test_maps_are_read_back_or_refused() -> None:
             Bases.stored(stored | {MAPS_KEY: bad})
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_rotated_model(tmp_path: Path) -> None:
     onnx.save(pre_norm().proto, tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", **samples())

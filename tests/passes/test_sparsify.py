@@ -224,6 +224,7 @@ def zeros_stay(before: Model, after: Model) -> None:
     assert all(documented(after.proto).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["stock", pytest.param("ort-training", marks=pytest.mark.training)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_training_keeps_the_pattern(engine: Any, optimizer: Any) -> None:

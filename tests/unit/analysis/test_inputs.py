@@ -44,6 +44,7 @@ def rows(count: int) -> np.ndarray:
     return np.zeros((count, 4), np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTS)
 def test_exports_are_pruned_with_no_option_but_the_budget(name: str, tmp_path: Path) -> None:
     given, sparse, dense = (tmp_path / f"{n}.onnx" for n in ("given", "sparse", "dense"))

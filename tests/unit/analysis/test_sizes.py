@@ -423,6 +423,7 @@ def test_constants_of_the_file_are_known_and_weights_are_not_read() -> None:
     assert "w" not in found.values
 
 
+@pytest.mark.slow
 def test_a_deep_network_needs_no_deep_stack() -> None:
     nodes = []
     for k in range(1000):

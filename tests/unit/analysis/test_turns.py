@@ -57,6 +57,7 @@ def counted(first: int, limit: str, before: str, behind: str, most: bool) -> Mod
     return check(Model(onnx.parser.parse_model(text)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [-1, 0, 2])
 @pytest.mark.parametrize("limit", ["Identity (rows)", "Identity (three)", "Sub (rows, three)"])
 def test_the_runtime_takes_as_many_turns(first: int, limit: str) -> None:

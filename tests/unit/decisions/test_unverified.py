@@ -143,6 +143,7 @@ def super_resolution(width: int = 64, growth: int = 32, blocks: int = 4) -> onnx
     return net.proto(net.conv(x, 3))
 
 
+@pytest.mark.slow
 def test_the_proof_of_a_small_file_is_small(tmp_path):
     model = disk.save(super_resolution(), tmp_path / "model.onnx")
     assert Path(model).stat().st_size > 4_000_000

@@ -216,6 +216,7 @@ def test_counts_that_mean_nothing(tmp_path: Path) -> None:
     assert count_rows([np.asarray([[0, -1, -ROWS]])], ROWS, "texts")[[0, ROWS - 1]].tolist() == [2, 1]
 
 
+@pytest.mark.slow
 def test_the_command_counts_rows(tmp_path: Path) -> None:
     place, data = tmp_path / "model.onnx", tmp_path / "texts.npz"
     onnx.save(language_model().proto, place)

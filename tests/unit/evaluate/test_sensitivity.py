@@ -320,6 +320,7 @@ class TestRefusals:
             analyse(net(), data, metric=NoNumber(1 + 7 + 2), file=file)
         assert list(Analysis.from_json(file.read_text()).curves) == ["stem"]
 
+    @pytest.mark.slow
     def test_data_that_raises_midway(self, file: Path) -> None:
         """Finished curves are kept, and the run goes on when the data is there again."""
         calls = iter(range(100))
@@ -357,6 +358,7 @@ class TestRefusals:
 
 
 class TestWorkers:
+    @pytest.mark.slow
     def test_two_workers_find_the_curves_of_one(self, file: Path) -> None:
         pytest.importorskip("joblib")
         for metric in ("kl", best_class):
@@ -365,6 +367,7 @@ class TestWorkers:
                 plain_ana(data=samples(net()), metric=metric, workers=workers, file=path, force=True)(net())
             assert one.read_bytes() == two.read_bytes()
 
+    @pytest.mark.slow
     def test_errors_arrive_as_they_are(self) -> None:
         pytest.importorskip("joblib")
         with pytest.raises(DataError) as caught:
@@ -372,6 +375,7 @@ class TestWorkers:
         assert "RuntimeError: not here" in caught.value.message
         assert "curves.py" in caught.value.hint
 
+    @pytest.mark.slow
     def test_a_worker_that_dies(self, file: Path) -> None:
         pytest.importorskip("joblib")
         with pytest.raises(WorkerError, match="worker process died") as caught:

@@ -29,6 +29,7 @@ def without_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestGradients:
+    @pytest.mark.slow
     def test_the_divergence_is_foreseen(self) -> None:
         """One channel of little weight: half the Fisher information is the divergence that is measured."""
         model, data = net(), samples(net(), count=800)
@@ -44,6 +45,7 @@ class TestGradients:
         assert np.all(ratio > 0.5)
         assert np.all(ratio < 2)
 
+    @pytest.mark.slow
     def test_estimates_rank_as_the_measurement_does(self) -> None:
         facts = plain_ana(data=samples(net(), count=400), metric="kl", method="fast", check=True)(net()).facts
         assert facts["estimated_by"] == "fisher"

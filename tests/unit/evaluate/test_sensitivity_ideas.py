@@ -52,6 +52,7 @@ def parts(channels: Channels, group: Group) -> list[dict[str, list[int]]]:
     return [{group.name: list(range(n))} for n in sorted({max(1, group.size // 3), group.size - 1})]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(IDEAS))
 def test_against_the_whole_network(name: str) -> None:
     idea = IDEAS[name]

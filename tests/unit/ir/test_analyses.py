@@ -71,6 +71,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Done:
     return found
 
 
+@pytest.mark.slow
 def test_a_pipeline_computes_each_analysis_once_a_version(done: Done) -> None:
     ana = Ana(samples(), metric="kl", ratios=(0.5,), workers=1, exclude=["block:*"])
     results = Pipeline([ana, Prune(reduce_macs=0.3), Prune(reduce_macs=0.6), Transform()])(network())
@@ -80,6 +81,7 @@ def test_a_pipeline_computes_each_analysis_once_a_version(done: Done) -> None:
     assert max(done.values()) == 1
 
 
+@pytest.mark.slow
 def test_a_pipeline_computes_every_analysis_of_the_package_once_a_version() -> None:
     """Blocks included; power sums are computed once for each tensor of a version."""
     found: Done = Counter()

@@ -217,6 +217,7 @@ os._exit(done[0])
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_model_with_its_own_data(tmp_path, external):
     write_model(external, tmp_path / "source.onnx")
     before = external.array("w2").copy()

@@ -72,6 +72,7 @@ def peak_of(model, sparse, feeds) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_layer_of_many_outputs_takes_the_stated_memory(monkeypatch):
     model, feeds, outputs = network("MatMul", width=96, outputs=6000), {"x": ROWS[:40]}, 6000
     sparse = Prune(reduce_params=0.3)(model).model

@@ -402,6 +402,7 @@ class TestCompare:
 
 
 class TestLatency:
+    @pytest.mark.slow
     def test_the_smaller_model_is_faster(self) -> None:
         feeds = {"x": np.random.default_rng(0).standard_normal((4, 3, 12, 12)).astype(np.float32)}
         small, large = measure_latency([convnet(16), convnet(512)], feeds, rounds=15, warmup=2, threads=1)

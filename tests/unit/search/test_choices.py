@@ -116,6 +116,7 @@ def test_shares_that_are_no_integers_are_assigned(monkeypatch: pytest.MonkeyPatc
     assert (cost, loss) == (expected[0], pytest.approx(expected[1]))
 
 
+@pytest.mark.slow
 def test_time_for_a_place_does_not_grow_with_their_number() -> None:
     times = []
     for places in (200, 1600):

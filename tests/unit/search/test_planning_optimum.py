@@ -67,6 +67,7 @@ def budget(name: str, of: str, reduction: float) -> Budget:
     return Budget(of, polynomial, polynomial.value(), reduction)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 999), st.floats(0.1, 0.7), st.sampled_from(["macs", "params", "channels"]))
 @settings(max_examples=25, deadline=None)
 def test_hardly_any_plan_is_better(seed: int, reduction: float, of: str) -> None:
@@ -88,6 +89,7 @@ def test_never_worse_than_a_ranking(name: str, seed: int) -> None:
     assert loss(offers, best_levels(balance)) <= loss(offers, cheapest(balance)) + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["residual", "cross_stage_partial"])
 def test_several_budgets_hold_at_once(name: str) -> None:
     wanted = {"macs": 0.4, "params": 0.55, "channels": 0.3}

@@ -112,6 +112,7 @@ def test_tensors_larger_than_memory_are_not_made(tmp_path):
     assert "--memory 932G" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only there processes can be kept to it")
 def test_a_run_is_kept_to_the_memory_allowed(tmp_path):
     """A padding of thousands of pixels: the activations need 14 GB."""
@@ -143,6 +144,7 @@ def bomb(path, rows):
     return path
 
 
+@pytest.mark.slow
 def test_compressed_samples_are_unpacked_no_further_than_asked_for(tmp_path):
     import resource
 

@@ -119,6 +119,7 @@ def test_the_same_forward(between: str) -> None:
         np.testing.assert_allclose(computed[name], wanted, rtol=2e-5, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_same_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, and the running statistics of BatchNormalization."""
     laid_out = learnt()

@@ -100,6 +100,7 @@ def test_running_statistics_follow_the_batches():
     np.testing.assert_allclose(result.weights["var"], kept + (1 - kept) * variance, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_written_in_place_change_the_next_loss():
     images, labels = stripes(32, seed=1)
     batch = ({"image": images}, {"labels": labels})
@@ -162,6 +163,7 @@ def test_last_partial_batch_and_single_samples_are_fine():
     assert np.isfinite(result.losses[0])
 
 
+@pytest.mark.slow
 def test_distillation_learns_the_outputs_of_another_network():
     student, teacher = cnn(0), cnn(1)
     settings = TrainSettings(loss="distill", optimizer="adamw", epochs=4, learning_rate=0.02, threads=1)
@@ -322,6 +324,7 @@ def test_divergence_is_named():
     assert "learning rate" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch():
     images, labels = stripes(48, seed=1)
     model = cnn()
@@ -340,6 +343,7 @@ def test_accumulated_batches_are_one_large_batch():
         np.testing.assert_allclose(result.weights[name], values, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_average_of_the_weights_is_returned():
     images, labels = stripes(32, seed=1)
     batch = ({"image": images}, {"labels": labels})

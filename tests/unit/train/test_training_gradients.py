@@ -74,6 +74,7 @@ def test_gradients_are_those_of_the_model_in_inference(loss):
         assert expected == pytest.approx(length, rel=2e-3), name
 
 
+@pytest.mark.slow
 def test_single_samples_average_to_the_batch():
     model = network()
     whole = mean_gradient(model, "cross-entropy")
@@ -84,6 +85,7 @@ def test_single_samples_average_to_the_batch():
         np.testing.assert_allclose(mean, gradient, atol=1e-6, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_mean_gradient_over_drawn_labels_vanishes():
     # The expectation of the score over the model's own distribution is zero.
     model = network()
@@ -103,6 +105,7 @@ def test_a_final_softmax_changes_nothing():
         np.testing.assert_array_equal(ended[name], gradient)
 
 
+@pytest.mark.slow
 def test_only_the_names_asked_for():
     model = network()
     some = mean_gradient(model, "cross-entropy", names=["w2", "b3", "mean"])
@@ -112,6 +115,7 @@ def test_only_the_names_asked_for():
         np.testing.assert_array_equal(gradient, whole[name])
 
 
+@pytest.mark.slow
 def test_steps_go_over_the_data_again_and_seeds_decide():
     model = network()
     runs = [

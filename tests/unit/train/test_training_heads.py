@@ -105,6 +105,7 @@ def test_boxes_do_not_drown_scores():
     check(detector(), {"x": x}, {"teacher:y": told}, "distill", formula)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cosine", "distill", "mse"])
 def test_padding_teaches_nothing(loss):
     mask = (np.arange(4) < np.array([4, 2, 3, 1, 4])[:, np.newaxis]).astype(np.int64)

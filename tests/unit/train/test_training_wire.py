@@ -16,6 +16,7 @@ TYPES = st.sampled_from([np.dtype(name) for name in ("<f4", "<f2", "<i8", "|u1",
 ARRAYS = arrays_of.arrays(TYPES, arrays_of.array_shapes(min_dims=0, min_side=0, max_side=4))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), ARRAYS, max_size=3), st.dictionaries(st.text(), st.integers()))
 def test_written_frames_are_read(arrays, fields):
     stream = io.BytesIO()
