@@ -32,6 +32,9 @@ demo: $(READY) ## prune the bundled network and print what it cost and saved (un
 demo-short: $(READY) ## the same with one epoch and a part of the data
 	$(BIN)/python examples/demo.py --short
 
+# One thread for the linear algebra of each test process: there is a process for every processor.
+test check: export OMP_NUM_THREADS = 1
+
 test: $(READY) $(VENV)/.real ## all tests, on all processors
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
