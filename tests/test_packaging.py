@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
@@ -73,10 +72,7 @@ def test_nothing_imports_the_folder_passes_by_its_own_name():
     for path in [
         p for folder in ("onnxprune", "passes", "tests", "examples") for p in (ROOT / folder).rglob("*.py")
     ]:
-        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
-        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-        assert not [name for name in names if name.split(".")[0] == "passes"], path
+        assert not re.search(r"^\s*(?:from|import)\s+passes\b", path.read_text("utf-8"), re.MULTILINE), path
 
 
 def test_extras_that_hints_name_exist():
@@ -143,6 +139,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path):
     assert len(names) == len(set(names))
 
 
+@pytest.mark.slow
 def test_wheel_is_for_every_machine_and_names_its_licence(wheel: Path):
     assert wheel.name == f"onnxprune-{PROJECT['project']['version']}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:

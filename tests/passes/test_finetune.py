@@ -391,7 +391,8 @@ def command(folder: Path, *more: str) -> list[str]:
     return [*first, "--teacher", "net.onnx", "--loss", "cross-entropy + 0.1*distill", "--json", *more]
 
 
-@pytest.mark.parametrize("victim", ["parent", pytest.param("worker", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["parent", "worker"])
 def test_a_killed_command_goes_on_to_the_same_file(files, victim):
     whole = subprocess.run(command(files, "-o", "whole.onnx"), cwd=files, capture_output=True, check=True)
     process = subprocess.Popen(

@@ -53,7 +53,7 @@ def test_a_model_agrees_with_itself(name):
     assert judged(proto, proto).status == "agree"
 
 
-LONG = ("picture", "attention", "detector")
+LONG = ("picture", "attention", "detector", "recurrent")
 
 
 @pytest.mark.parametrize(
