@@ -88,7 +88,7 @@ def test_ana_uploads_the_samples_of_a_cut_once(uploads, monkeypatch) -> None:
 
     monkeypatch.setattr("onnxprune.runtime.session.run_resident", counted)
     files = {path.name: path for path in bundled()}
-    study = Ana(data=str(files["clothes_val.npz"]), metric="kl", ratios=(0.5,), samples=32, batch_size=16)
+    study = Ana(data=str(files["clothes_val.npz"]), metric="kl", ratios=(0.25, 0.5), samples=16, batch_size=8)
     model = load(files["fashion_mobile.onnx"])
     found = study(model).analysis
     assert 0 < len(uploads) <= sum(runs) / 2
