@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING
@@ -15,9 +16,22 @@ from onnxprune.app.cli.command_options import Reads, ReadsSum, Writes, numbers, 
 from onnxprune.errors import PluginError
 from onnxprune.support.option_fields import NumberRange, OptionField, options_of
 
+
+class Number(click.types.FloatParamType):
+    """A number; one that is written with a percent sign is refused with the fraction that it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of a text."""
+        text = str(value).strip()
+        if text.endswith("%"):
+            with contextlib.suppress(ValueError):
+                self.fail(f"{text!r} is no number: write {float(text[:-1]) / 100:g}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _TYPES: Mapping[Any, Any] = {
     int: click.INT,
-    float: click.FLOAT,
+    float: Number(),
     str: click.STRING,
     Path: click.Path(path_type=Path),
 }

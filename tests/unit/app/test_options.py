@@ -195,3 +195,19 @@ def test_an_error_names_parameters_in_python_and_flags_on_the_command_line() -> 
 def test_names_are_those_of_the_tables() -> None:
     assert set(get_args(CriterionName)) == set(CRITERIA)
     assert set(get_args(RepairMethod)) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("30%", "'30%' is no number: write 0.3"),
+        ("x%", "'x%' is not a valid float"),
+        ("x", "not a valid float"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prune", "shrink"])
+def test_a_percentage_is_refused_with_the_fraction_that_it_is(command: str, given: str, answer: str) -> None:
+    words = [command, str(MODEL), "--reduce-macs", given, "-o", "never.onnx"]
+    found = CliRunner().invoke(program, words)
+    assert found.exit_code == 2
+    assert answer in found.output
