@@ -37,7 +37,8 @@ _END_RUNS, _END_S = 300, 3.0
 Way: TypeAlias = Literal["samples", "repaired", "weights"]
 """Way to plan: samples rank the channels and repair; weights rank, samples repair; weights alone."""
 _TRAINED_BATCHES = 8
-_RUNS, _MOST_LOAD = 5, 16.0
+_RUNS, _ENOUGH_S, _MOST_LOAD = 5, 5.0, 16.0
+"""Runs that are timed; seconds after which two are enough; the greatest load that is believed."""
 MOST_EPOCHS = 60
 
 
@@ -70,6 +71,8 @@ class Pace:
                 start, own = time.perf_counter(), time.process_time()
                 session.run(batch.filled(rows))
                 times.append((time.perf_counter() - start, time.process_time() - own))
+                if len(times) > 1 and sum(wall for wall, _ in times) > _ENOUGH_S:
+                    break
         if not session.execution.is_cpu:  # the processor waits for a device
             return cls(min(wall for wall, _ in times) / rows)
         waited = time.perf_counter() - time.process_time() - begin

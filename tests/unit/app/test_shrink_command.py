@@ -302,6 +302,7 @@ def test_waiting_for_a_processor_counts_once(place, monkeypatch, on_device):
     assert pace.loaded_s == pytest.approx(4.0 / 32)
     assert pace.load == pytest.approx(1.0 if on_device else 4.0)
     assert pace.repair_s() == pytest.approx(30 * 4.0 / 32)
+    assert machine.wall == pytest.approx(2 * 4.0)  # of a slow model two runs are timed
 
 
 @pytest.mark.parametrize(("run_s", "way"), [(1e-3, "samples"), (0.08, "repaired"), (0.5, "weights")])
