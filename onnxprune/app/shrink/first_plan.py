@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from onnxprune.app.runner import read_state
 from onnxprune.app.shrink.job_state import Facts, ShrinkJob
 from onnxprune.app.shrink.shrink_forecast import LEAST_SAMPLES, PLAN_LIMIT, REPAIR_LIMIT, Way
 from onnxprune.errors import NothingToDoError, PlanError, VerificationError
@@ -29,7 +30,14 @@ def first_plan(job: ShrinkJob) -> Facts:
             with time_limit(_LIMITS[way] * 60 * job.options.minutes - job.spent_s):
                 return _planned(job)
         except TimeUpError:
+            if _is_repaired(job):  # only its score is missing: a cheaper plan would need one too
+                return _planned(job)
             _take_cheaper(job, way)
+
+
+def _is_repaired(job: ShrinkJob) -> bool:
+    """Return whether the plan of the last iteration is made and repaired."""
+    return f"{job.rounds}-recover" in read_state(job.options.folder)["steps"]
 
 
 def _take_cheaper(job: ShrinkJob, way: Way) -> None:

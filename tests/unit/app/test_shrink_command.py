@@ -376,6 +376,24 @@ def test_a_plan_that_outlasts_its_limit_is_given_up(place, monkeypatch, plan_s, 
     assert (place / "small.onnx").exists()
 
 
+def test_a_repaired_plan_is_not_given_up_because_judging_takes_long(place, monkeypatch):
+    clock, real = Clock(), Stages.score
+    for module in (time_limit, job_state):
+        monkeypatch.setattr(module, "time", clock)
+
+    def score(self, *given):
+        clock.now += 100
+        time_limit.check_time()
+        return real(self, *given)
+
+    monkeypatch.setattr(Stages, "score", score)
+    said = []
+    facts = shrink(wanted(place, minutes=2.0), tell=said.append)
+    assert json.loads((place / "small.onnx.work" / "shrink.json").read_text())["way"] == "samples"
+    assert not any("takes too long" in line for line in said)
+    assert not any("cheaper" in text for text in facts["warnings"])
+
+
 def test_few_samples_judge_where_each_takes_long(place):
     asked = wanted(place, val=str(place / "bare.npz"))
     few = job_state.ShrinkJob(asked, recipe_choice.Outlook.on(load(asked.model), asked.data), None, {}, print)
