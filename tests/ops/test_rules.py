@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import single_nodes
-from helpers import Net, prune_exactly
+from helpers import Net, half_of_each, prune_exactly
 from onnx import defs, numpy_helper
 from single_node_checks import (
     check_example,
@@ -130,3 +130,15 @@ def test_a_squeeze_of_all_axes_of_one_element() -> None:
             assert "it depends on the input which axes have one element" in {
                 b.reason for a in channels.blocked for b in a.reasons
             }
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1.0])
+def test_shrink_keeps_zeros_within_its_threshold(threshold: float) -> None:
+    """Below a threshold under zero the bias is added to zeros too."""
+    net = Net()
+    x = net.conv(net.input("image", ["N", 3, 5, 5]), 8)
+    shrunk = net.reduce("ReduceSum", net.op("Shrink", x, lambd=threshold, bias=0.7), [1])
+    model = net.model(net.add(shrunk, net.conv(net.relu(x), 4)))
+    channels = find_channels(model)
+    assert bool(channels.groups) == (threshold >= 0)
+    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-5

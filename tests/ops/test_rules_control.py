@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from helpers import Net, half_of_each, params, prune_exactly
 from ideas_control import Body, choose, mlp
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
 from onnxprune.decisions.channels.masks import keep_masks
-from onnxprune.ir import Model
+from onnxprune.ir import Model, check
 from onnxprune.passes import Prune, Recover, Transform
 from onnxprune.runtime import Session, compare
 
@@ -293,3 +293,48 @@ def test_recovery_takes_bodies_as_they_are() -> None:
     samples = {"x": np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)}
     repaired = Recover(original=model, data=samples)(sparse)
     assert Transform()(repaired.model).facts["equal"]
+
+
+def test_a_condition_is_one_or_zero_where_work_is_counted() -> None:
+    """One branch is a constant for one sample: the batch depends on the condition."""
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 3, 8, 8] x, bool c) => (float[a, 4, 8, 8] y) {
+            first = Conv(x, w)
+            z = If (c) <
+                then_branch = one () => (float[1, 8, 1, 1] t) { t = Identity(k) },
+                else_branch = two () => (float[b, 8, 8, 8] e) { e = Relu(first) }
+            >
+            y = Conv(z, v)
+        }""")
+    shapes = {"w": (8, 3, 1, 1), "v": (4, 8, 1, 1), "k": (1, 8, 1, 1)}
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()
+    )
+    channels = find_channels(check(Model(proto)))
+    assert cost_of(channels).macs.value() > 0
+
+
+def test_a_loop_without_a_turn() -> None:
+    """Its results have the shapes that its body declares: those are shorter as well."""
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, t, 6] x) => (float[a, b, 4] y) {
+            first = MatMul(x, w)
+            shape = Shape<start = 1, end = 2>(x)
+            turns = Squeeze(shape)
+            last, all = Loop(turns, on, first) <body = turn (int64 i, bool go, float[n, t, 8] h)
+                => (bool still, float[n, t, 8] next, float[n, t, 8] out) {
+                still = Identity(go)  next = Mul(h, first)  out = Relu(next)
+            }>
+            s = ReduceSum<keepdims = 0>(all, zero)
+            y = MatMul(s, v)
+        }""")
+    tensors = {
+        "w": np.ones((6, 8), np.float32), "v": np.ones((8, 4), np.float32),
+        "on": np.asarray(True), "zero": np.asarray([0]),
+    }  # fmt: skip
+    proto.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in tensors.items())
+    model = check(Model(proto))
+    channels = find_channels(model)
+    feeds = [{"x": np.ones((2, turns, 6), np.float32)} for turns in (0, 3)]
+    assert prune_exactly(model, half_of_each(channels), channels, feeds=feeds).error <= 1e-5
+    assert channels.groups

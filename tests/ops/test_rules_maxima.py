@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import Net, half_of_each, prune_exactly
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper, parser
 from places import CASES
 
 from onnxprune.analysis.groups.channels import find_channels
-from onnxprune.ir import Model, load
+from onnxprune.ir import Model, check, load
 from onnxprune.passes import Prune, Transform
 
 
@@ -173,3 +173,37 @@ def test_a_bound_of_clip_that_is_no_single_number_bounds_nothing() -> None:
     x = net.op("Clip", x, net.const(np.zeros(8)))
     channels = find_channels(net.model(net.head(net.op("ReduceMax", x, axes=[1], keepdims=1))))
     assert not [group for group in channels.groups if group.size == 8]
+
+
+PLACES = {
+    "places of a table": "g = Gather<axis = 0>(table, whole)  y = Relu(g)",
+    "places of elements": "f = Flatten(whole)  g = GatherElements<axis = 0>(table, f)  y = Relu(g)",
+    "bounds of a slice": "f = Reshape(whole, one)  g = Slice(table, f, end)  y = Relu(g)",
+    "a shape": "f = Reshape(whole, one)  g = Expand(single, f)  y = Relu(g)",
+    "places of a pool": "p, q = MaxPool<kernel_shape = [2, 2]>(wide)  g = Cast<to = 1>(q)  o = Relu(g)"
+    "  s = Relu(p)  y = Add(o, s)",
+}
+
+
+@pytest.mark.parametrize("behind", PLACES)
+def test_a_maximum_that_is_a_place_is_not_clipped(behind: str) -> None:
+    """A later Relu clips the elements, and not the places where they were taken from."""
+    proto = parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 3, 4, 4] x) => (float[a] y) {{
+            c = Conv(x, w, b)  r = Round(c)  k = Cast<to = 7>(r)
+            wide = ReduceMax<axes = [1], keepdims = 1>(c)
+            whole = ReduceMax<axes = [1, 2, 3], keepdims = 0>(k)
+            {PLACES[behind]}
+        }}""")
+    random = np.random.default_rng(0)
+    tensors = {
+        "w": random.normal(0, 0.1, (8, 3, 1, 1)).astype(np.float32),
+        "b": np.full(8, -6, np.float32),
+        "table": random.normal(size=64).astype(np.float32),
+        "single": np.ones(1, np.float32),
+        "one": np.asarray([1]),
+        "end": np.asarray([64]),
+    }
+    proto.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in tensors.items())
+    channels = find_channels(check(Model(proto)))
+    assert not channels.groups

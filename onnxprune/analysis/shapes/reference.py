@@ -6,12 +6,14 @@ picture), larger or smaller where the network does not allow those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
-from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, as_extent, evaluate, substitute
+from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, Size, as_extent, evaluate, substitute
+from onnxprune.algebra.sizes.bounds import Interval
 from onnxprune.analysis.sizes import SizeAnalysis
 from onnxprune.analysis.sizes.runnable_sizes import default_sizes
 from onnxprune.errors import ModelError, UsageError
@@ -70,10 +72,29 @@ GUESSES = (
 
 
 class SymbolSizes(dict[str, int]):
-    """Numbers by symbol; a size that depends on the data has a small one."""
+    """Numbers by symbol; a size that depends on the data has a small one.
+
+    Attributes:
+        bounds: The least and the largest value of such sizes, ``None`` for no limit: a condition is 0 or 1.
+    """
+
+    bounds: Mapping[str, Interval]
+
+    def __init__(self, numbers: Mapping[str, int], bounds: Mapping[str, Interval] | None = None) -> None:
+        super().__init__(numbers)
+        self.bounds = bounds or {}
 
     def __missing__(self, symbol: str) -> int:
-        return DATA_DEPENDENT
+        low, high = self.bounds.get(symbol, (None, None))
+        least = DATA_DEPENDENT if low is None else max(DATA_DEPENDENT, math.ceil(low))
+        return least if high is None else min(least, math.floor(high))
+
+
+def _bounds(analysis: SizeAnalysis) -> dict[str, Interval]:
+    """Return the limits of all sizes that depend on the data, by the names of their symbols."""
+    sizes = (size for shape in analysis.shapes.values() for size in shape if isinstance(size, Size))
+    atoms = (size.algebra.atoms[k] for size in sizes for k in size.inside)
+    return {atom.name: atom.bounds for atom in atoms if atom.fresh}
 
 
 def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Sequence[int]]) -> SymbolSizes:
@@ -89,19 +110,22 @@ def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Se
     """
     fixed = given_sizes(model, analysis, given)
     first: SymbolSizes | None = None
+    bounds = _bounds(analysis)
     for guess in GUESSES:
-        numbers = SymbolSizes(_guessed(model, analysis, guess) | fixed)
+        numbers = SymbolSizes(_guessed(model, analysis, guess) | fixed, bounds)
         first = first or numbers
         if fits(analysis, numbers):
             return numbers
     assert first is not None
-    return _solved_sizes(analysis, fixed) or first
+    return _solved_sizes(analysis, fixed, bounds) or first
 
 
-def _solved_sizes(analysis: SizeAnalysis, fixed: Mapping[str, int]) -> SymbolSizes | None:
+def _solved_sizes(
+    analysis: SizeAnalysis, fixed: Mapping[str, int], bounds: Mapping[str, Interval]
+) -> SymbolSizes | None:
     """Return sizes that are solved for from the conditions of the network, with those that hold put in."""
     try:
-        numbers = SymbolSizes({**default_sizes(analysis), **fixed})
+        numbers = SymbolSizes({**default_sizes(analysis), **fixed}, bounds)
     except ModelError:  # a run of the model then reports the reason
         return None
     return numbers if fits(analysis, numbers) else None

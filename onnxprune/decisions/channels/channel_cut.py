@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.algebra.axes import Factor, factors
+from onnxprune.algebra.axes import Dim, Factor, factors
 from onnxprune.algebra.kept_axes import Kept, kept_count, kept_indices, kept_size
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.analysis.groups.channels import Channels
@@ -54,7 +54,7 @@ def shrunk(channels: Channels, removed: Mapping[str, Sequence[int]], *, at_reade
     _cap_attributes(channels, model, counts)
     _insert(model, [*_rewrite_sizes(channels, model, counts, at_readers), *rescale(channels, model, counts)])
     _renumber(channels, model, nodes, kept)
-    _forget_declared_shapes(channels, model, set(kept))
+    _declare_inner_shapes(channels, model, counts)
     declare(channels, model, kept)
     drop_unused_constants(model)
     return without_blocks(model, channels.removed_blocks(removed))
@@ -313,6 +313,26 @@ def _cap_attributes(channels: Channels, model: Model, counts: Mapping[Factor, in
                 attribute.i = min(attribute.i, kept_size(cap.dim, counts))
 
 
+def _shorten(
+    kind: onnx.TypeProto.Tensor,
+    dims: Sequence[Dim],
+    is_shorter: Callable[[Dim], bool],
+    counts: Mapping[Factor, int],
+) -> None:
+    """Correct the declared sizes of the axes that are shorter."""
+    if not kind.HasField("shape") or len(kind.shape.dim) != len(dims):
+        kind.ClearField("shape")
+        return
+    for declared, dim in zip(kind.shape.dim, dims, strict=True):
+        if not is_shorter(dim):
+            continue
+        size = kept_size(dim, counts)
+        if isinstance(size, int) and declared.dim_value > 0:
+            declared.dim_value = size
+        else:
+            declared.Clear()
+
+
 def _rewrite_attribute(node: onnx.NodeProto, use: SizeUse, new: int) -> None:
     attribute = next((a for a in node.attribute if a.name == use.attribute), None)
     if attribute is None:
@@ -345,11 +365,17 @@ def _rewrite_operand(
     return _patch(model, changes, like, name, node.input[operand])
 
 
-def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) -> None:
-    """Drop the declared shapes of inner tensors that have changed."""
+def _declare_inner_shapes(channels: Channels, model: Model, counts: Mapping[Factor, int]) -> None:
+    """Drop the declared shapes of inner tensors that have changed, and correct those at borders of bodies.
+
+    A loop without a turn makes results of the shapes that its body declares.
+    """
 
     def is_stale(name: str) -> bool:
-        return any(f in cut for d in channels.typing.axes.get(name, ()) for f in factors(d))
+        return any(map(is_shorter, channels.typing.axes.get(name, ())))
+
+    def is_shorter(dim: Dim) -> bool:
+        return any(f in counts for f in factors(dim))
 
     for graph in model.graphs:
         kept = [v for v in graph.value_info if not is_stale(v.name)]
@@ -361,4 +387,4 @@ def _forget_declared_shapes(channels: Channels, model: Model, cut: set[Factor]) 
                 kind = value.type
                 if kind.HasField("sequence_type"):
                     kind = kind.sequence_type.elem_type
-                kind.tensor_type.ClearField("shape")
+                _shorten(kind.tensor_type, channels.typing.axes[value.name], is_shorter, counts)

@@ -15,7 +15,7 @@ from onnxprune.ops.axes.variables import from_the_right
 
 ZERO_AT_ZERO = (
     "Abs Asin Asinh Atan Atanh Ceil Celu Elu Erf Floor Gelu HardSwish LeakyRelu Mish Neg Relu "
-    "Round Selu Shrink Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
+    "Round Selu Sign Sin Sinh Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 ).split()
 NOT_ZERO_AT_ZERO = "Acos BitwiseNot Cos Cosh Exp HardSigmoid IsInf IsNaN Not Sigmoid Softplus".split()
 UNDECIDED = "it depends on the input which of its operands is stretched along this axis"
@@ -64,6 +64,14 @@ def elementwise(c: Context) -> None:
 
 rule(*ZERO_AT_ZERO, zero=first, constant=by_itself, elementwise=True)(elementwise)
 rule(*NOT_ZERO_AT_ZERO, *COMPARISONS.split(), zero=never, constant=by_itself, elementwise=True)(elementwise)
+
+
+@rule("Shrink", zero=first, constant=by_itself, elementwise=True)
+def shrink(c: Context) -> None:
+    """Zero lies within the threshold, unless that is below zero."""
+    elementwise(c)
+    if c.attributes.get("lambd", 0.5) < 0:
+        c.makes_no_zeros()
 
 
 @rule("Identity", zero=first, constant=by_itself, elementwise=True, rearranges="shape")

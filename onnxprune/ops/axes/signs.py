@@ -64,10 +64,21 @@ def loses_its_sign(c: Context, result: int) -> bool:
         seen.add(name)
         for node in typing.readers.get(name, ()):
             if not _floors(typing, node):
-                if node.op_type not in _MOVE | _CHOOSE | {"Concat"} or node.domain:
+                if not _passes_on(node, name):
                     return False
                 waiting += [o for o in node.output if o and o not in seen]
     return True
+
+
+def _passes_on(node: onnx.NodeProto, name: str) -> bool:
+    """Return whether a node only moves the elements of an operand, or chooses among them."""
+    if node.domain not in STANDARD_DOMAINS:
+        return False
+    if node.op_type != "Split" and any(node.output[1:]):  # a pool may list places as well
+        return False
+    return node.op_type == "Concat" or (
+        node.op_type in _MOVE | _CHOOSE and name not in node.input[1:]  # places, sizes
+    )
 
 
 def _sign_operands(typing: Typing, node: onnx.NodeProto) -> Sequence[str]:
