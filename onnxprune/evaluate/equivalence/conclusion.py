@@ -14,6 +14,7 @@ from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail
 from onnxprune.evaluate.equivalence.tensor_comparison import Comparison
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Status
 from onnxprune.evaluate.runnable import steps, without_rounding
+from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import ONE_SIDE
 
 
@@ -49,7 +50,7 @@ class Conclusion:
     def _judge(self, name: str, pair: Pair, points: Sequence[Pair]) -> OutputVerdict:
         record = self._records[pair]
         comparable = [p for p in points if not self._is_other_layout(p)]
-        bad = [p for p in comparable if not self._passes(p)]
+        bad = [p for p in comparable if not self._passes(p, saturates=self._saturates(p, comparable))]
         fits = self._passes(pair, saturates=bool(comparable))
         found = OutputVerdict(
             name,
@@ -66,6 +67,13 @@ class Conclusion:
             return shown
         status, why = self._fault(pair, fits, bad)
         return replace(found, status=status, reason=why)
+
+    def _saturates(self, pair: Pair, judged: Sequence[Pair]) -> bool:
+        """Return whether a tensor is made by a saturating operator whose operand is judged as well."""
+        one, two = (graph.makers.get(name) for graph, name in zip(self._of.graphs, pair, strict=True))
+        if one is None or two is None or one.op_type != two.op_type or not spec_of(one).saturates:
+            return False
+        return (one.input[0], two.input[0]) in judged
 
     def _fault(self, pair: Pair, fits: bool, bad: Sequence[Pair]) -> tuple[Status, str]:
         """Return the status of an output that does not agree, and the reason.

@@ -12,9 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from places import CASES
 
 from onnxprune.evaluate.equivalence import examine, tensor_comparison, verify
+from onnxprune.evaluate.equivalence.conclusion import Conclusion
 from onnxprune.evaluate.equivalence.judgement import is_beyond_measure
 from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.noise import shaken
+from onnxprune.evaluate.equivalence.runs import EquivalenceCheck
+from onnxprune.evaluate.equivalence.subjects import subjects
 from onnxprune.ir import Model, load
 
 
@@ -218,3 +221,26 @@ def test_other_integers_are_explained_by_rounding_that_changes_as_many(
         return made
 
     assert is_beyond_measure(record(0.6), record(changed)) == explained
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, "not shown"), (1.001, "differ")])
+def test_rounding_of_a_saturated_operand_decides_what_is_picked(factor: float, status: str) -> None:
+    """A Sigmoid is good to the last place of 1.0: of numbers near zero that is many places of their own."""
+    order, models = np.random.default_rng(1).permutation(64), []
+    weights = np.random.default_rng(0).normal(0, 0.05, (64, 500)).astype(np.float32)
+    for rows, factor_of_rows in ((np.arange(64), 1.0), (order, factor)):
+        proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 64] x, float[N, 500] boxes) => (float[N, 300] y)
+            <int64[1] k = {300}, float bias = {-8.0}> {
+                t = Gather<axis = 1>(x, rows)  h = MatMul(t, w)  s = Add(h, bias)  p = Sigmoid(s)
+                v, i = TopK<axis = 1>(p, k)  y = GatherElements<axis = 1>(boxes, i)
+            }""")
+        values = {"w": weights[rows] * np.float32(factor_of_rows), "rows": rows}
+        proto.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in values.items())
+        models.append(Model(proto))
+    check = EquivalenceCheck(*models, subjects(*models), QUICK)
+    random, evidence = np.random.default_rng(2), check.apart["whole"]
+    feed = {n: random.normal(size=(20, size)).astype(np.float32) for n, size in (("x", 64), ("boxes", 500))}
+    evidence.runs.append(tensor_comparison.ReferenceRun(feed, "one run"))
+    check.comparison.run(evidence.runs[0], evidence.records)
+    assert [output.status for output in Conclusion(check, evidence).outputs()] == [status]
