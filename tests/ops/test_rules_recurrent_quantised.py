@@ -96,3 +96,43 @@ def test_activations_that_are_not_zero_at_zero() -> None:
     channels = find_channels(model)
     assert [g.size for g in channels.groups] == [12]
     assert any("range" in b.reason for axis in channels.blocked for b in axis.reasons)
+
+
+def lstm(net: Net, x: str, inner: int, state: str = "") -> str:
+    """Add a layer over 5 steps of 3 samples, without the axis of directions."""
+    w, ws, wz = integers(net, (1, inner, 4 * HIDDEN), each=False, signed=False)
+    r, rs, rz = integers(net, (1, HIDDEN, 4 * HIDDEN), each=False, signed=False)
+    bias = net.const(net.random.uniform(-0.5, 0.5, (1, 8 * HIDDEN)))
+    operands = [x, w, r, bias, "", state, state, "", ws, wz, rs, rz]
+    sizes = {"shape": [5, 1, 3, HIDDEN], "hidden_size": HIDDEN}
+    return net.op("Squeeze", contrib(net, "DynamicQuantizeLSTM", *operands, **sizes), net.ints(1))
+
+
+def test_a_channel_of_the_data_that_is_not_zero_stays() -> None:
+    """Masked, it is 10 and the largest of all: it sets the range of the integers."""
+    net = Net()
+    small = net.op("Sigmoid", net.add(net.linear(net.input("x", [5, 3, 8]), 12), net.const(np.full(12, 8.0))))
+    data = net.op("Mul", net.const(20.0), net.op("Sub", net.const(1.0), small))
+    channels = assert_prunes(net.model(net.linear(lstm(net, data, 12), 4)), HIDDEN)
+    assert any("no operand is zero" in b.reason for axis in channels.blocked for b in axis.reasons)
+
+
+def test_integers_made_of_the_result() -> None:
+    net = Net()
+    y = lstm(net, net.relu(net.linear(net.input("x", [5, 3, 8]), 12)), 12)
+    q, scale, point = net.ops("DynamicQuantizeLinear", y, outputs=3)
+    weights = net.const(net.random.integers(20, 220, (HIDDEN, 4)).astype(np.uint8))
+    product = net.op("MatMulInteger", q, weights, point, net.const(np.array(120, np.uint8)))
+    scaled = net.op("Mul", net.op("Cast", product, to=1), net.op("Mul", scale, net.const(0.01)))
+    assert_prunes(net.model(scaled), HIDDEN, 12)
+
+
+def test_a_first_state_that_is_zero_expanded_to_the_batch() -> None:
+    """PyTorch's newer exporter writes the states of all layers as one Expand, cut by Slice."""
+    net = Net()
+    data = net.relu(net.linear(net.input("x", [5, "batch", 8]), 12))
+    batch = net.op("Shape", data, start=1, end=2)
+    sizes = net.op("Concat", net.ints(2), batch, net.ints(HIDDEN), axis=0)
+    states = net.op("Expand", net.const(0.0), sizes)
+    first = net.op("Slice", states, net.ints(0), net.ints(1), net.ints(0))
+    assert_prunes(net.model(net.linear(lstm(net, data, 12, first), 4)), HIDDEN, 12)

@@ -131,9 +131,21 @@ def _made(
             elif spec.elementwise and all(seen[0] == o for o in seen):
                 value = _evaluated(typing, node, values, seen[0])
                 made |= {name: value} if value is not None else {}
-            elif spec.copies and node.input[0] in values and all(operands[0] for operands in seen):
-                made[name] = values[node.input[0]]
+            elif spec.copies:
+                value = _copied(typing, node, values, seen)
+                made |= {name: value} if value is not None else {}
     return made
+
+
+def _copied(
+    typing: Typing, node: onnx.NodeProto, values: Mapping[str, float], seen: Sequence[Sequence[bool | None]]
+) -> float | None:
+    """Return the number that a node copies to removed channels, a single one or that of its operand there."""
+    source = node.input[0]
+    if all(operands[0] for operands in seen):
+        return values.get(source)
+    constant = typing.shapes.values.get(source)
+    return float(constant.item()) if constant is not None and constant.size == 1 else None
 
 
 def _seen(

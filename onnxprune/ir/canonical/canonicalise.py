@@ -63,11 +63,11 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
 
 
 def without_dead_nodes(model: Model) -> Model:
-    """Return the model without nodes all of whose results are unread; itself where there are none.
+    """Return the model without nodes and constants that are not read; itself where there are none.
 
-    They would block axes, or form groups, without need.
+    The nodes would block axes, or form groups, without need; the constants would count as parameters.
     """
-    if not any(any(_dead(graph)) for graph in model.graphs):
+    if not (any(any(_dead(graph)) for graph in model.graphs) or _unread_constants(model)):
         return model
     model = model.copy()
     for graph in reversed(model.graphs):  # inner graphs first
@@ -129,9 +129,13 @@ def _read(model: Model) -> set[str]:
     return outputs.union(*({*n.input, *captured(n)} for n in model.all_nodes))
 
 
+def _unread_constants(model: Model) -> set[str]:
+    return set(model.constants) - _read(model)
+
+
 def drop_unused_constants(model: Model) -> None:
     """Remove initializers and Constant nodes without readers."""
-    unused = set(model.constants) - _read(model)
+    unused = _unread_constants(model)
     _delete(model.proto.graph.input, [i.name in unused for i in model.proto.graph.input])
     for graph in model.graphs:
         _delete(graph.initializer, [t.name in unused for t in graph.initializer])

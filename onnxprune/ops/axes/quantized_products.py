@@ -325,9 +325,15 @@ def _integer_gates(o: Operands) -> list[LinearView]:
     return [replace(view, integers=True, inputs_first=True) for view in gates(o)]
 
 
+def _weights_and_states(zeros: Zeros) -> bool:
+    """A channel whose weights, bias and initial states are zero stays zero, with any scales."""
+    return all(z is not False for z in zeros[1:8])
+
+
 @rule(
     "DynamicQuantizeLSTM",
     domain=MICROSOFT,
+    zero=_weights_and_states,
     linear=_integer_gates,
     parameters=(1, 2, 3, 7),
     trainable=False,
@@ -348,6 +354,7 @@ def dynamic_quantize_lstm(c: Context) -> None:
     t, n, d, h, i = (axes[name] for name in "tndhi")
     c.block(d, "the operator fixes the number of directions")
     c.block(t, "it moves along this axis")
+    c.contract(i, 0)
     for state in (5, 6):
         if c.has(state):
             c.contract(h, state)

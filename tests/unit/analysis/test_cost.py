@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import pytest
 from helpers import Net, half_of_each, params
 from ideas import IDEAS
+from onnx import helper, numpy_helper
 
 from onnxprune.analysis.groups.channels import Channels, find_channels
 from onnxprune.analysis.groups.cost import cost_of
+from onnxprune.analysis.groups.reach import reach_of
 from onnxprune.decisions.channels.channel_cut import shrunk
 from onnxprune.ir import Model, check
 
@@ -99,3 +102,30 @@ def test_integers_cost_nothing() -> None:
     x = net.gemm(net.input("x", ["N", 6]), 4)
     picked = net.op("Gather", x, net.const(np.arange(4)), axis=1)
     assert figures(net.model(picked))["params"] == 6 * 4 + 4
+
+
+@pytest.mark.parametrize("constants", ["initializer", "input"])
+def test_constants_that_are_not_read_cost_nothing(constants: str) -> None:
+    net = Net(constants=constants, ir=8 if constants == "initializer" else 3)
+    net.vector(1000)
+    model = net.model(net.gemm(net.relu(net.gemm(net.input("x", ["N", 6]), 4)), 2))
+    channels = find_channels(model)
+    assert figures(model)["params"] == 6 * 4 + 4 + 4 * 2 + 2
+    assert math.isclose(reach_of(channels).params, 36 / 38)  # all but the bias of the result
+
+
+def test_constants_that_branches_do_not_read_cost_nothing() -> None:
+    choice = helper.make_tensor_value_info("choice", onnx.TensorProto.BOOL, [])
+    result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 2])
+    branches = []
+    for number in range(2):
+        shapes = {f"w{number}": (6, 2), f"unread{number}": (500,)}
+        weights = [numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in shapes.items()]
+        product = helper.make_node("MatMul", ["x", f"w{number}"], [f"y{number}"])
+        returned = helper.make_tensor_value_info(f"y{number}", onnx.TensorProto.FLOAT, ["N", 2])
+        branches.append(helper.make_graph([product], f"branch{number}", [], [returned], weights))
+    node = helper.make_node("If", ["choice"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    data = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 6])
+    graph = helper.make_graph([node], "net", [data, choice], [result])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert figures(check(Model(proto)))["params"] == 2 * 6 * 2
