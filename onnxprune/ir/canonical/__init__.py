@@ -9,6 +9,7 @@ own_fills         the same for tensors of one number whose size is open
 joined_parts      parts of joined tensors, read where they were before they were joined
 rejoined_parts    tensors cut and joined again in order, read where they were before the cut
 sequences         sequences of tensors, as the tensors they consist of
+optionals         optional values, as their elements where these are known
 unchanged_states  states of loops that never change
 routers           mixtures of experts whose router gets a bias
 merged            matrices that an exporter merged, split again

@@ -20,6 +20,7 @@ from onnxprune.ir.canonical.canonical_bodies import distinct, known_branches, ta
 from onnxprune.ir.canonical.computed_weights import with_computed_weights
 from onnxprune.ir.canonical.copied_constants import without_copies
 from onnxprune.ir.canonical.joined_parts import read_in_parts
+from onnxprune.ir.canonical.optionals import with_known_elements
 from onnxprune.ir.canonical.own_fills import with_own_fills
 from onnxprune.ir.canonical.rejoined_parts import read_whole
 from onnxprune.ir.canonical.routers import with_biases
@@ -40,7 +41,8 @@ def canonicalise(model: Model, given: Mapping[str, Sequence[int]] | None = None)
         given: Full input shapes to analyse with, by input name.
     """
     original, model = model, without_dead_nodes(over_all_channels(model))
-    model = with_biases(without_fixed_states(without_copies(distinct(model))))
+    model = with_known_elements(distinct(model))
+    model = with_biases(without_fixed_states(without_copies(model)))
     model = without_dead_nodes(with_computed_weights(model))
     shapes = infer(model, given)
     for rewrite in (without_sequences, read_whole, read_in_parts, with_own_fills):
