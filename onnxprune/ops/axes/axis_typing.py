@@ -115,6 +115,7 @@ class Typing:
         """Return the dims of a tensor; a constant gets fresh ones at the first call."""
         if name not in self.axes:
             if name not in self.shapes.sizes:
-                raise UnknownOperandError(f"the shape of '{name}' is not known")
+                why = self.shapes.analysis.unknown.get(name)
+                raise UnknownOperandError(f"the shape of '{name}' is not known" + (f": {why}" if why else ""))
             self.axes[name] = tuple(Factor(s) for s in self.shapes.sizes[name])
         return self.axes[name]

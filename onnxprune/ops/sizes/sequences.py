@@ -189,8 +189,12 @@ def concat(node: SizedNode) -> None:
 @size_rule("Optional", "OptionalGetElement")
 def optional(node: SizedNode) -> None:
     """The contained value, unchanged."""
+    tensors = node.walk.tensors
     if not node.has(0):
-        node.walk.tensors.kinds[node.outputs[0]] = "optional"
+        tensors.kinds[node.outputs[0]] = "optional"
+    elif node.operator == "OptionalGetElement" and tensors.kinds.get(node.inputs[0]) == "optional":
+        node.put(0, None)
+        tensors.unknown[node.outputs[0]] = "it is the element of an optional value"
     elif not node.walk.pass_on(node.inputs[0], node.outputs[0]):
         node.put(0, node.shape(), None, node.known(0))
 

@@ -9,6 +9,7 @@ from helpers import half_of_each, prune_exactly
 from onnx import helper, numpy_helper
 
 from onnxprune.analysis.groups.channels import find_channels
+from onnxprune.analysis.groups.reach import staying_axes
 from onnxprune.ir import Model, check
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -19,7 +20,12 @@ def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
     return helper.make_graph(nodes, name, [], [result])
 
 
-def network(*between: onnx.NodeProto, opset: int = 18, asked: str = "maybe") -> Model:
+def network(
+    *between: onnx.NodeProto,
+    opset: int = 18,
+    asked: str = "maybe",
+    given: tuple[onnx.ValueInfoProto, ...] = (),
+) -> Model:
     """Return products with a choice between: the element of an optional value, or another product."""
     random = np.random.default_rng(0)
     shapes = {"w": (6, 10), "inner": (10, 12), "other": (10, 12), "last": (12, 3)}
@@ -40,7 +46,7 @@ def network(*between: onnx.NodeProto, opset: int = 18, asked: str = "maybe") -> 
     ]
     data = helper.make_tensor_value_info("x", FLOAT, ["N", 6])
     result = helper.make_tensor_value_info("y", FLOAT, ["N", 3])
-    graph = helper.make_graph(nodes, "net", [data], [result], weights)
+    graph = helper.make_graph(nodes, "net", [data, *given], [result], weights)
     return check(
         Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
     )
@@ -105,3 +111,11 @@ def test_a_choice_of_the_caller_stays() -> None:
     channels = find_channels(network(positive, choice, node))
     assert {"If", "OptionalHasElement"} <= {n.op_type for n in channels.model.all_nodes}
     assert channels.groups == ()
+
+
+def test_an_optional_input_is_named_as_the_reason() -> None:
+    maybe = helper.make_optional_type_proto(helper.make_tensor_type_proto(FLOAT, ["N", 10]))
+    channels = find_channels(network(given=(helper.make_value_info("maybe", maybe),)))
+    assert [g.size for g in channels.groups] == [10]  # that of the branch without the value
+    reasons = {b.reason for axis in staying_axes(channels) for b in axis.reasons}
+    assert "the shape of 'e' is not known: it is the element of an optional value" in reasons
