@@ -8,11 +8,8 @@ import numpy as np
 import onnx
 
 from onnxprune.ir import Model
+from onnxprune.ir.nested_graphs import subgraphs
 from onnxprune.ops.spec import STANDARD_DOMAINS
-
-_ASKS = {"OptionalHasElement", "OptionalGetElement"}
-_OPEN = {"If", "Loop", "Scan", "Optional"}
-"""Operators whose results may be optional values."""
 
 
 def with_known_elements(model: Model) -> Model:
@@ -24,17 +21,21 @@ def with_known_elements(model: Model) -> Model:
     Args:
         model: A model in which all tensors, those of bodies included, have names of their own.
     """
-    if not any(node.op_type in _ASKS for node in model.all_nodes):
+    if not any(_asks(node) for node in model.all_nodes):
         return model
     contents = _contents(model)
-    if not any(n.op_type in _ASKS and _asked(n) in contents for n in _standard(model)):
+    if not any(_asks(n) and _asked(n) in contents for n in _standard(model)):
         return model
     model = model.copy()
     for node in _standard(model):
-        if node.op_type in _ASKS and _asked(node) in contents:
+        if _asks(node) and _asked(node) in contents:
             _settle(node, contents[_asked(node)])
     model.edited()
     return model
+
+
+def _asks(node: onnx.NodeProto) -> bool:
+    return node.op_type == "OptionalHasElement" or node.op_type == "OptionalGetElement"
 
 
 def _asked(node: onnx.NodeProto) -> str:
@@ -58,7 +59,7 @@ def _contents(model: Model) -> dict[str, str]:
         elif node.op_type == "Identity":
             if node.input[0] in contents:
                 contents[node.output[0]] = contents[node.input[0]]
-        elif node.op_type not in _OPEN:
+        elif not any(True for _ in subgraphs(node)):  # branches and loops may return optional values
             contents |= {name: name for name in node.output if name}
     return contents
 
