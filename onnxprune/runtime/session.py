@@ -24,6 +24,7 @@ from onnxprune.runtime.resident import ResidentArrays, run_resident
 from onnxprune.runtime.slim import slim_copy
 from onnxprune.runtime.unpacked import take_apart
 from onnxprune.support.mapped import is_mapped, released_meanwhile
+from onnxprune.support.processors import processor_quota
 from onnxprune.support.progress import tell
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -87,7 +88,8 @@ class Session:
         optimize: True if onnxruntime may rewrite the graph. ``False`` runs the nodes as they stand in the
             file, as comparisons for correctness require, and returns the runtime's memory after each run:
             they hold several sessions of a large model.
-        threads: Threads one run may use; ``None`` leaves it to onnxruntime (one a physical core).
+        threads: Threads one run may use; ``None`` leaves it to onnxruntime (one a physical core),
+            except in a container whose processor time is limited.
         spin: True if those threads wait for one another in busy loops, as is onnxruntime's default. That is a
             little faster on an idle machine and several times slower on one that others use too.
         execution: The provider. By default the one in use (`onnxprune.runtime.execution`) where the graph may
@@ -302,7 +304,7 @@ def _session_options(ort: ModuleType, optimize: bool, threads: int | None, spin:
     """Return options that keep onnxruntime quiet and its threads away from other sessions."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # fatal: errors arrive as exceptions
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or processor_quota() or 0
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimize:
