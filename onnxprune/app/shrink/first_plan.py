@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from onnxprune.app.runner import read_state
 from onnxprune.app.shrink.job_state import Facts, ShrinkJob
 from onnxprune.app.shrink.shrink_forecast import LEAST_SAMPLES, PLAN_LIMIT, REPAIR_LIMIT, Way
-from onnxprune.errors import NothingToDoError, PlanError, VerificationError
+from onnxprune.errors import NothingToDoError, PlanError, UsageError, VerificationError
 from onnxprune.support.time_limit import TimeUpError, time_limit
 
 _LIMITS: Mapping[Way, float] = {"samples": PLAN_LIMIT, "repaired": REPAIR_LIMIT, "weights": math.inf}
@@ -37,7 +37,11 @@ def first_plan(job: ShrinkJob) -> Facts:
 
 def _is_repaired(job: ShrinkJob) -> bool:
     """Return whether the plan of the last iteration is made and repaired."""
-    return f"{job.rounds}-recover" in read_state(job.options.folder)["steps"]
+    try:
+        steps = read_state(job.options.folder)["steps"]
+    except UsageError:  # the time was up before the first step
+        return False
+    return f"{job.rounds}-recover" in steps
 
 
 def _take_cheaper(job: ShrinkJob, way: Way) -> None:
