@@ -129,6 +129,7 @@ class OpSpec:
         jumps: True if a result jumps where an operand changes a little: it picks, compares or rounds.
         vanishes: True if the result may be exactly zero on a range of its operands.
         saturates: True if large operands make results that no longer change.
+        gates: Number of its first results that saturating functions of sums inside of it are factors of.
         discrete: True if the results are sizes, positions or truth values: no gradient passes.
         rounds: True if it rounds activations to a few steps.
         attends: True if it is attention: products of computed matrices.
@@ -171,6 +172,7 @@ class OpSpec:
     jumps: bool = False
     vanishes: bool = False
     saturates: bool = False
+    gates: int = 0
     discrete: bool = False
     rounds: bool = False
     attends: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes
+from onnxprune.evaluate.equivalence.judgement import allowed, is_beyond_measure, passes, passes_by_flips
 from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.overflow import overflowing
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
@@ -57,7 +57,7 @@ class Conclusion:
             "agree",
             record.worst.max_rel_error,
             record.worst.max_abs_error,
-            allowed(record, self._noise_of(pair), saturates=bool(comparable)),
+            self._allowed(pair, fits, saturates=bool(comparable)),
             before=tuple(p[0] for p in points),
             noise=self._size_of_noise(pair),
         )
@@ -74,6 +74,27 @@ class Conclusion:
         if one is None or two is None or one.op_type != two.op_type or not spec_of(one).saturates:
             return False
         return (one.input[0], two.input[0]) in judged
+
+    def _is_gated(self, pair: Pair) -> bool:
+        """Return whether a tensor is multiplied by saturating functions of large sums.
+
+        Where the sums inside of a gate are large, their rounding alone decides which of its results is zero.
+        The usual inputs, which are judged apart, make no such sums.
+        """
+        if not self._apart:
+            return False
+        for graph, name in zip(self._of.graphs, pair, strict=True):
+            node = graph.makers.get(name)
+            if node is None or name not in node.output[: spec_of(node).gates]:
+                return False
+        return True
+
+    def _allowed(self, pair: Pair, fits: bool, saturates: bool) -> float:
+        """Return the tolerance of an output: where steps flip, the noise that it passed by."""
+        record, noise = self._records[pair], self._noise_of(pair)
+        usual = allowed(record, noise, saturates)
+        flips = fits and noise is not None and record.worst.max_rel_error > usual
+        return noise.worst.max_rel_error if flips and noise is not None else usual
 
     def _fault(self, pair: Pair, fits: bool, bad: Sequence[Pair]) -> tuple[Status, str]:
         """Return the status of an output that does not agree, and the reason.
@@ -100,12 +121,15 @@ class Conclusion:
         return is_beyond_measure(self._records[pair], self._limit_of(pair))
 
     def _passes(self, pair: Pair, saturates: bool = False) -> bool:
-        record = self._records[pair]
-        if passes(record, None, saturates) and not record.rounded:
+        record, gated = self._records[pair], self._is_gated(pair)
+        if passes(record, None, saturates, gated) and not record.rounded:
             return True
         if record.worst.reason and not record.rounded:
             return False
-        return passes(record, self._noise[pair], saturates) and self._passes_unrounded(pair, saturates)
+        noise = self._noise[pair]
+        if passes(record, noise, saturates, gated):
+            return self._passes_unrounded(pair, saturates)
+        return passes_by_flips(record, noise) and self._is_equal_unrounded(pair, saturates)
 
     def _passes_unrounded(self, pair: Pair, saturates: bool) -> bool:
         """Return whether a tensor agrees without the rounding of activations before it."""
@@ -117,6 +141,12 @@ class Conclusion:
             return False
         plain = self._unrounded.get(pair)
         return plain is None or plain.rounded or passes(plain, None, saturates)
+
+    def _is_equal_unrounded(self, pair: Pair, saturates: bool) -> bool:
+        """Return whether a tensor is seen to agree without any rounding of activations before it."""
+        plain = self._unrounded.get(pair)
+        is_seen = plain is not None and not plain.rounded
+        return is_seen and self._passes_unrounded(pair, saturates)
 
     def _is_other_layout(self, pair: Pair) -> bool:
         """Return whether two tensors are no counterparts, for they lie in other shapes."""

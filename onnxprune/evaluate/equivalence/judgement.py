@@ -43,7 +43,7 @@ def _floor(record: Record) -> float:
     return 2 * LAST_PLACE[record.width]
 
 
-def passes(record: Record, noise: Record | None = None, saturates: bool = False) -> bool:
+def passes(record: Record, noise: Record | None = None, saturates: bool = False, gated: bool = False) -> bool:
     """Return true if all differences between two tensors are rounding.
 
     Args:
@@ -51,6 +51,8 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
         noise: Those between the reference and itself, changed by one last place, on the same inputs.
         saturates: The tensor is the direct result of a function that is good to the last place of 1.0 only,
             and the operands of that function are judged as well.
+        gated: The tensor is multiplied by such functions of large sums: each channel is good to a few last
+            places of the largest number of the tensor only.
     """
     if record.worst.reason:
         return False
@@ -65,7 +67,9 @@ def passes(record: Record, noise: Record | None = None, saturates: bool = False)
         return record.worst.max_rel_error <= usual or record.mean_rel_error <= few
     place = LAST_PLACE[record.width]
     return all(
-        _line_passes(line, _line(noise, axis), usual, np.maximum(floor, _few_places(line, place, usual)))
+        _line_passes(
+            line, _line(noise, axis), usual, np.maximum(floor, _few_places(line, place, usual, gated))
+        )
         for axis, line in record.known_lines().items()
     )
 
@@ -82,14 +86,28 @@ def is_beyond_measure(record: Record, noise: Record | None) -> bool:
     return NOISE_MARGIN * _size(noise) > TOLERANCES[record.width] * LARGEST_MARGIN
 
 
+def passes_by_flips(record: Record, noise: Record) -> bool:
+    """Return true if a rounded tensor differs by no more than the reference from itself, changed slightly.
+
+    A step of the last rounding may be a large part of a small output. The tensor has to agree without the
+    rounding too, where nothing but the usual tolerance is allowed.
+    """
+    if not record.rounded or record.worst.reason or noise.worst.reason:
+        return False
+    few = max(FEW, NOISE_MARGIN * noise.mean_rel_error)
+    return record.worst.max_rel_error <= noise.worst.max_rel_error and record.mean_rel_error <= few
+
+
 def _size(noise: Record) -> float:
     """Return the relative size of noise; none where the changed reference cannot be compared at all."""
     return noise.worst.max_rel_error if np.isfinite(noise.worst.max_rel_error) else 0.0
 
 
-def _few_places(line: AxisErrors, place: float, usual: float) -> Array:
+def _few_places(line: AxisErrors, place: float, usual: float, gated: bool) -> Array:
     """Return the size of a few last places of the tensor, limited by a multiple of each channel's scale."""
     few = FEW_PLACES * place * line.scale.max(initial=0)
+    if gated:
+        return np.full(line.scale.shape, few)
     return np.asarray(np.minimum(few, LARGEST_MARGIN * usual * line.scale))
 
 

@@ -18,6 +18,7 @@ enter_all(
     vanishes=True,
 )
 enter_all("Clip Erf HardSigmoid LogSoftmax Sigmoid Softmax Softsign Tanh", saturates=True)
+enter_all("GRU LSTM", gates=3)
 enter_all(
     f"{COMPARISONS} And ArgMax ArgMin ConstantOfShape IsInf IsNaN NonZero Not Or Shape Size Xor",
     discrete=True,

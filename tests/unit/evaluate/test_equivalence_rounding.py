@@ -107,6 +107,24 @@ def test_infinite_numbers_of_the_reference_are_no_evidence():
     assert examine(one, two, budget=QUICK).status == "agree"
 
 
+def gated(order: np.ndarray, other: float = 1.0) -> Model:
+    """The last states of an LSTM of many cells, the terms of its sums in some order."""
+    net, random = Net(), np.random.default_rng(3)
+    x = net.op("Gather", net.input("x", (6, 1, 64)), net.const(order), axis=2)
+    weights = [random.normal(size=(1, 2048, width)).astype(np.float32) for width in (64, 512)]
+    states = [net.input(name, (1, 1, 512)) for name in ("h", "c")]
+    made = [net.const(weights[0][:, :, order]), net.const(weights[1] * np.float32(0.1 * other))]
+    return net.model(*net.ops("LSTM", x, *made, "", "", *states, outputs=3, hidden_size=512)[1:])
+
+
+def test_gates_of_large_sums_are_zero_by_rounding() -> None:
+    """A gate of -110 is exactly zero, one of -90 is not; both are sums of numbers near 1e6."""
+    order = np.random.default_rng(0).permutation(64)
+    verdict = examine(gated(np.arange(64)), gated(order), budget=QUICK)
+    assert verdict.status == "agree", verdict.explanation
+    assert examine(gated(np.arange(64)), gated(order, 1.001), budget=QUICK).status == "differ"
+
+
 def cancelling(order: np.ndarray) -> Model:
     """A difference of two sums that are almost equal, their terms added in some order."""
     net = Net()
@@ -244,3 +262,31 @@ def test_rounding_of_a_saturated_operand_decides_what_is_picked(factor: float, s
     evidence.runs.append(tensor_comparison.ReferenceRun(feed, "one run"))
     check.comparison.run(evidence.runs[0], evidence.records)
     assert [output.status for output in Conclusion(check, evidence).outputs()] == [status]
+
+
+@pytest.mark.parametrize(("bias", "status"), [(np.nextafter(np.float32(0.5), 1), "agree"), (0.51, "differ")])
+def test_a_step_that_the_last_place_decides_on_may_be_large(bias: float, status: str) -> None:
+    """One column is halfway between two steps of a fourth of the output: its last place decides on one.
+
+    A bias that differs by more takes the same step, and differs without the rounding.
+    """
+
+    def halfway(value, order):
+        product, scaled, shifted = (
+            node("MatMul", "x w", "h"),
+            node("Mul", "h s", "z"),
+            node("Add", "z v", "b"),
+        )
+        rounded = node("QuantizeLinear", "b qs qz", "q"), node("DequantizeLinear", "q qs qz", "r")
+        last = node("MatMul", "r m", "y")
+        weights = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)[:, order]
+        scale = np.array([0, 0.5, 0.5, 0.5, 0.5, 0.5], np.float32)[order]
+        bias = np.array([value, 3, 3, 3, 3, 3], np.float32)[order]
+        return net(product, scaled, shifted, *rounded, last, w=weights, s=scale, v=bias,
+                   m=np.eye(6, dtype=np.float32)[order], qs=np.float32(1), qz=np.uint8(128))  # fmt: skip
+
+    verdict = judged(halfway(0.5, [0, 1, 2, 3, 4, 5]), halfway(bias, [5, 3, 0, 1, 2, 4]))
+    assert verdict.status == status
+    (output,) = verdict.outputs
+    assert output.max_rel_error > 0.1
+    assert status == "differ" or output.allowed >= output.max_rel_error
