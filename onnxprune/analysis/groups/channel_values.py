@@ -145,7 +145,9 @@ def _copied(
     if all(operands[0] for operands in seen):
         return values.get(source)
     constant = typing.shapes.values.get(source)
-    return float(constant.item()) if constant is not None and constant.size == 1 else None
+    if constant is None or constant.size != 1 or constant.dtype.kind not in "fiub":
+        return None
+    return float(constant.item())
 
 
 def _seen(
