@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from helpers import Net
+from ideas_control import Body, choose
+from onnx import helper
 
 Build = Callable[[], onnx.ModelProto]
 NETWORKS: dict[str, tuple[Build, bool]] = {}
@@ -118,6 +120,22 @@ def channels_cut_at_an_open_bound() -> onnx.ModelProto:
     samples = net.op("Slice", net.op("Shape", image), net.ints(0), net.ints(1))
     x = net.op("Slice", net.conv(image, 6), net.ints(0), samples, net.ints(1))
     return net.proto(net.op("ReduceSum", x, net.ints(1)))
+
+
+@network
+def branches_of_other_widths() -> onnx.ModelProto:
+    """The width of what a choice returns is that of the branch that is taken: no channel may go."""
+    net = Net()
+    x = net.input("rows", ["N", 5])
+    branches = []
+    for width in (6, 4):
+        body = Body(net)
+        made = body.relu(body.linear(x, width))
+        body.types[made] = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", "width"])
+        branches.append(body.graph(made))
+    total = net.op("ReduceSum", choose(net, *branches), net.ints(1), keepdims=1)
+    total = net.sized(total, [2, 1])
+    return net.proto(net.linear(net.relu(net.linear(total, 8)), 3))
 
 
 def moved_weights(kind: str) -> Build:
