@@ -124,7 +124,7 @@ def channels_cut_at_an_open_bound() -> onnx.ModelProto:
 
 @network
 def branches_of_other_widths() -> onnx.ModelProto:
-    """The width of what a choice returns is that of the branch that is taken: no channel may go."""
+    """The result of a choice is as wide as the branch that is taken: no channel may go."""
     net = Net()
     x = net.input("rows", ["N", 5])
     branches = []
