@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -26,13 +27,11 @@ def fixed_parts(node: ast.AST) -> list[str] | None:
     return None
 
 
+@cache
 def strings_of_the_program() -> list[list[str]]:
     files = [*(ROOT / "onnxprune").rglob("*.py"), *(ROOT / "passes").glob("*.py")]
     nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text("utf-8"))))
     return [parts for node in nodes if (parts := fixed_parts(node))]
-
-
-STRINGS = strings_of_the_program()
 
 
 def holds(message: str, parts: list[str]) -> bool:
@@ -50,11 +49,12 @@ def test_messages_are_quoted() -> None:
 
 @pytest.mark.parametrize("message", QUOTED)
 def test_quoted_message_is_one_of_the_program(message: str) -> None:
-    assert any(holds(message, parts) for parts in STRINGS)
+    assert any(holds(message, parts) for parts in strings_of_the_program())
 
 
 def test_message_that_no_string_makes_is_found() -> None:
-    assert not any(holds("'GLOB' matches no group, node or theatre", parts) for parts in STRINGS)
+    message = "'GLOB' matches no group, node or theatre"
+    assert not any(holds(message, parts) for parts in strings_of_the_program())
 
 
 def the_messages() -> ModuleType:
