@@ -33,7 +33,7 @@ COMPUTED_OTHERWISE = ("test_rules.py::test_examples[Attention]",)
 """Tests whose results differ there: sums of infinite scores are NaN."""
 
 
-LONG_TABLE = 10
+LONG_TABLE = 4
 """Cases from which the table of a test is long."""
 
 
