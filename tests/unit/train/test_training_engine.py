@@ -422,7 +422,7 @@ def test_killed_worker_is_reported(monkeypatch, number):
     with pytest.raises(TrainingError, match=number.name) as caught:
         train(cnn(), stripe_batches(500), settings=ADAMW, total_steps=500, on_step=kill)
     assert caught.value.hint
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
     assert not Path(RecordedWorker.latest._folder.name).exists()
     with pytest.raises(ProcessLookupError):
         os.kill(RecordedWorker.latest.pid, 0)
@@ -454,7 +454,7 @@ input()
     pid, folder = parent.stdout.readline().split()
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _alive(int(pid)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
