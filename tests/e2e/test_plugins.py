@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -118,6 +119,8 @@ def test_a_budget_from_outside_is_kept(installed: Install, name: str) -> None:
     installed()
     figures = command("prune", "model.onnx", "--round-to", "1", "--reduce", f"{name}=0.4", "-o", "s.onnx")
     assert 0.55 < figures["budgets"][name]["predicted"] / figures["budgets"][name]["before"] <= 0.601
+    shown = disk.run("prune", "model.onnx", "--round-to", "1", "--reduce", f"{name}=0.4", "-o", "s.onnx").out
+    assert re.search(r"^activation[ -]memory .* −4\d\.\d %$", shown, re.MULTILINE)
     command("transform", "s.onnx", "-o", "dense.onnx")
     assert abs(activations("dense.onnx") / activations("model.onnx") - 0.6) < 0.02
 

@@ -35,14 +35,10 @@ def render(facts: Facts) -> RenderableType:
 
     if facts["unchanged"]:
         return f"nothing to prune; the model was copied to {facts['output']}"
-    costs = [
-        (name, facts[f"{key}_before"], facts[key])
-        for name, key in (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
-    ]
     parts: list[RenderableType] = [
         widths(facts["groups"], facts.get("blocks", ())),
         "",
-        before_and_after(costs),
+        before_and_after(_costs(facts)),
         *_measured(facts),
     ]
     parts += [f"\n{text}" for text in (*uncounted_texts(facts), *facts.get("corrected", ()))]
@@ -51,6 +47,17 @@ def render(facts: Facts) -> RenderableType:
     if facts["output"]:
         parts.append(f"\nsparse model: {facts['output']}")
     return Group(*parts)
+
+
+def _costs(facts: Facts) -> list[tuple[str, float, float]]:
+    """Return the costs before and after: the usual ones, and those that had a budget."""
+    usual = (("MACs", "macs"), ("parameters", "params"), ("channels", "channels"))
+    costs = [(name, facts[f"{key}_before"], facts[key]) for name, key in usual]
+    if "reduce_size" in facts["settings"] and "dense_size_bytes" in facts:
+        costs.append(("file", facts["size_bytes_before"], facts["dense_size_bytes"]))
+    for name, cost in facts.get("budgets", {}).items():
+        costs.append((name.rpartition(":")[2].replace("_", " "), cost["before"], cost["predicted"]))
+    return costs
 
 
 def _measured(facts: Facts) -> list[str]:
