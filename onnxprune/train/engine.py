@@ -45,7 +45,8 @@ def train(
     Args:
         model: Any valid model with its weights in memory; it is not changed.
         batches: Function from the epoch, counted from 0, to its batches: inputs by name, and targets by name
-            (`labels`, or the names of outputs). Every axis but the first keeps its size from batch to batch.
+            (`labels`, or the names of outputs). Samples of several shapes are trained by the engine `stock`,
+            one shape a batch; each shape takes a graph of its own.
         settings: Options of the training.
         total_steps: Number of steps the schedule of the learning rate is laid out for.
         masks: From the name of a trained tensor to its elements that may differ from zero, as booleans of a

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.errors import DataError, PlanError, TrainingError
+from onnxprune.runtime.batch_axes import Axes
 from onnxprune.support.processors import idle, usable_processors
 from onnxprune.train.batch_samples import batch_size, input_axes, output_axes, sample_shape
 from onnxprune.train.dialect import declared_batch
@@ -22,11 +24,12 @@ from onnxprune.train.objective import attach_loss, check_targets
 from onnxprune.train.output_heads import Head
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step_graphs import StepGraphs
-from onnxprune.train.stock import VALUE
+from onnxprune.train.stock import KEPT_GRAPHS, VALUE, Signature
 from onnxprune.train.training_copy import TrainingCopy, make_training_copy
 from onnxprune.train.wire import MASK_PREFIX, Array
 
 Batch: TypeAlias = tuple[Mapping[str, Array], Mapping[str, Array]]
+Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Job:
         ignored: The label of positions that do not count; ``None`` for none.
         engine: The name of the engine.
         graphs: Graphs of the stock engine's steps.
+        again: Makes the job of a batch whose samples have other shapes, such as longer texts; ``None`` for
+            an engine whose one graph is of fixed sizes.
+        others: The last such jobs, by the shapes.
     """
 
     model: onnx.ModelProto
@@ -54,19 +60,45 @@ class Job:
     ignored: int | None
     engine: str
     graphs: StepGraphs | None
+    again: Callable[[Batch], Job] | None = None
+    others: OrderedDict[Shapes, Job] = field(default_factory=OrderedDict)
 
     def batch(self, batch: Batch) -> tuple[dict[str, Array], int]:
         """Validate a batch; return the arrays for the worker, and the number of samples."""
         inputs = checked_inputs(self.model, batch[0])
         axes = input_axes(self.model, inputs)
-        for name, array in inputs.items():
-            found, expected = sample_shape(array, axes[name]), sample_shape(self.sample[name], axes[name])
-            if found != expected:
-                raise DataError(f"input {name!r} has samples of shape {found}, the first had {expected}")
+        shapes = _sample_shapes(inputs, axes)
+        if shapes != _sample_shapes(self.sample, axes):
+            return self._of_shapes(shapes, batch).batch(batch)
         samples = batch_size(inputs, axes)
         targets = check_targets(self.heads, batch[1], samples, self.ignored)
         arrays = {name: (targets | inputs)[name] for name in self.inputs}
         return arrays if self.graphs is None else arrays | self.graphs.new(arrays), samples
+
+    def _of_shapes(self, shapes: Shapes, batch: Batch) -> Job:
+        """Return the job of samples of other shapes than the first."""
+        if self.again is None:
+            first = dict(_sample_shapes(self.sample, input_axes(self.model, self.sample)))
+            name, found = next((n, shape) for n, shape in shapes if shape != first[n])
+            raise TrainingError(
+                f"input {name!r} has samples of shape {found}, the first had {first[name]}, and the engine "
+                f"{self.engine} takes one shape",
+                "cut or pad the samples to one shape, or use --engine stock",
+            )
+        job = self.others.pop(shapes, None) or self.again(batch)
+        if job.fields["trainable"] != self.fields["trainable"]:
+            raise TrainingError(
+                f"samples of shapes {dict(shapes)} train other tensors than the first ones",
+                "cut or pad the samples to one shape",
+            )
+        self.others[shapes] = job
+        if len(self.others) > KEPT_GRAPHS:
+            self.others.popitem(last=False)
+        return job
+
+
+def _sample_shapes(inputs: Mapping[str, Array], axes: Axes) -> Shapes:
+    return tuple((name, sample_shape(array, axes[name])) for name, array in inputs.items())
 
 
 def prepare(
@@ -111,8 +143,9 @@ def _prepared(
     frozen_statistics: bool,
     change: Callable[[TrainingCopy], TrainingCopy],
     engine: Engine,
+    sent: OrderedDict[Signature, None] | None = None,
 ) -> Job:
-    """Prepare for one engine."""
+    """Prepare for one engine; the worker may have graphs of steps already, those that were sent."""
     sample = checked_inputs(model, first[0], own_types=True)
     copied = make_training_copy(model, sample, frozen_statistics, engine.rewrites)
     outputs = check_forward(model, copied.model(), sample)
@@ -126,14 +159,20 @@ def _prepared(
     graph, graphs = copied.model(), None
     if engine is STOCK:
         frozen = fields["frozen"]
-        graphs = StepGraphs(graph, trainables, frozen)
+        graphs = StepGraphs(graph, trainables, frozen, OrderedDict() if sent is None else sent)
         graphs.prepare(batch_size(sample, input_axes(model, sample)))
         arrays = _values(copied, (*trainables, *frozen))
     else:
         arrays = {"model": np.frombuffer(graph.SerializeToString(), np.uint8)}
     arrays |= _mask_arrays(copied, trainables, masks)
-    ignored = settings.ignore_index
-    return Job(model, sample, heads, inputs, fields, arrays, ignored, engine.name, graphs)
+    ignored, again = settings.ignore_index, None
+    if graphs is not None:
+        known = graphs.sent
+
+        def again(batch: Batch) -> Job:
+            return _prepared(model, batch, settings, masks, frozen_statistics, change, engine, known)
+
+    return Job(model, sample, heads, inputs, fields, arrays, ignored, engine.name, graphs, again)
 
 
 def _values(copied: TrainingCopy, names: Iterable[str]) -> dict[str, Array]:

@@ -20,11 +20,22 @@ class StepGraphs:
         model: The training copy with its loss; the axis of the samples has a symbol in all inputs.
         trained: Names of the trained tensors.
         statistics: Names of the running statistics.
+        sent: The graphs that the worker has, the last used one last; of copies for several shapes of samples
+            one and the same.
+
+    Attributes:
+        sent: The same.
     """
 
-    def __init__(self, model: onnx.ModelProto, trained: Sequence[str], statistics: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        trained: Sequence[str],
+        statistics: Sequence[str],
+        sent: OrderedDict[Signature, None],
+    ) -> None:
         self._model, self._trained, self._statistics = model, trained, statistics
-        self._sent: OrderedDict[Signature, None] = OrderedDict()
+        self.sent = sent
         self._ready: dict[Signature, Array] = {}
 
     def prepare(self, samples: int) -> None:
@@ -45,11 +56,11 @@ class StepGraphs:
     def new(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Return the graph for a batch, if the worker does not have it."""
         signature = signature_of(arrays)
-        known = signature in self._sent
-        self._sent[signature] = None
-        self._sent.move_to_end(signature)
-        if len(self._sent) > KEPT_GRAPHS:
-            self._sent.popitem(last=False)
+        known = signature in self.sent
+        self.sent[signature] = None
+        self.sent.move_to_end(signature)
+        if len(self.sent) > KEPT_GRAPHS:
+            self.sent.popitem(last=False)
         if known:
             return {}
         if signature not in self._ready:

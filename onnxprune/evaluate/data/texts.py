@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,8 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 """The inputs of exported transformers that a tokenizer makes."""
 _AT_ONCE = 256
 """Texts in memory at a time."""
+_SHORTEST = 8
+"""Tokens of the shortest padded text."""
 _LINE = '{"text": "…", "text_pair": "…", "label": 0}; only text is needed'
 
 
@@ -36,7 +38,8 @@ class TextSource(Source):
     """A ``.jsonl`` file, one text a line, with a ``tokenizer.json`` in the same folder.
 
     Texts of one length in tokens come together, so that none is padded; an input of fixed length is filled
-    with padding, which the mask leaves out.
+    with padding, which the mask leaves out. So are, where the model takes a mask, shuffled texts, to the next
+    power of two: they are trained on, and each length takes a graph of its own.
 
     Args:
         path: The file.
@@ -56,7 +59,8 @@ class TextSource(Source):
                 f"texts fit a model of {_INPUTS[0]} and any of {', '.join(_INPUTS[1:])}; for other inputs "
                 "write .npz files or give module:callable",
             )
-        self._tokenizer = _tokenizer(path.with_name(TOKENIZER))
+        self._tokenizer, self._filler = _tokenizer(path.with_name(TOKENIZER))
+        self._masked = "attention_mask" in {spec.name for spec in schema.inputs}
         sizes = {spec.shape[1] for spec in schema.inputs if len(spec.shape) == 2} - {None}
         self._length = next((size for size in sizes if isinstance(size, int)), None)
         self.samples = sum(1 for _ in self._texts())
@@ -66,10 +70,12 @@ class TextSource(Source):
         texts = list(islice(self._texts(), limit))
         order = np.arange(len(texts)) if rng is None else rng.permutation(len(texts))
         for start in range(0, len(order), _AT_ONCE):
+            encodings = [(texts[k], self._encoding(texts[k])) for k in order[start : start + _AT_ONCE]]
+            if rng is not None and self._masked:
+                _pad([encoding for _, encoding in encodings], self._filler)
             by_length = defaultdict(list)
-            for k in order[start : start + _AT_ONCE]:
-                encoded = self._encoded(texts[k])
-                by_length[len(encoded["input_ids"])].append((texts[k], encoded))
+            for text, encoding in encodings:
+                by_length[len(encoding.ids)].append((text, _values(encoding)))
             for alike in by_length.values():
                 yield self._part([text for text, _ in alike], [encoded for _, encoded in alike])
 
@@ -82,18 +88,13 @@ class TextSource(Source):
         rows = self._schema.check(arrays, self.name)
         return DataPart.of(self.name, arrays, self._schema.axes(arrays), rows)
 
-    def _encoded(self, text: _Text) -> dict[str, list[int]]:
-        """Return the values of all inputs for one text."""
+    def _encoding(self, text: _Text) -> Any:
+        """Return the tokens of a text, of the length that the model fixes."""
         found = self._tokenizer.encode(text.text, text.pair)
         if self._length is not None:
             found.truncate(self._length)
-            found.pad(self._length)
-        return {
-            "input_ids": found.ids,
-            "attention_mask": found.attention_mask,
-            "token_type_ids": found.type_ids,
-            "position_ids": list(range(len(found.ids))),
-        }
+            found.pad(self._length, **self._filler)
+        return found
 
     def _texts(self) -> Iterator[_Text]:
         try:
@@ -103,6 +104,23 @@ class TextSource(Source):
                         yield _text(line, f"line {number} of {self._path}")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{self._path} cannot be read: {error}", "give a file of UTF-8 text") from error
+
+
+def _pad(encodings: list[Any], filler: Mapping[str, Any]) -> None:
+    """Pad to powers of two, but not beyond the longest."""
+    longest = max(len(encoding.ids) for encoding in encodings)
+    for encoding in encodings:
+        encoding.pad(min(longest, max(_SHORTEST, 1 << (len(encoding.ids) - 1).bit_length())), **filler)
+
+
+def _values(encoding: Any) -> dict[str, list[int]]:
+    """Return the values of all inputs for one text."""
+    return {
+        "input_ids": encoding.ids,
+        "attention_mask": encoding.attention_mask,
+        "token_type_ids": encoding.type_ids,
+        "position_ids": list(range(len(encoding.ids))),
+    }
 
 
 def _text(line: str, where: str) -> _Text:
@@ -118,8 +136,11 @@ def _text(line: str, where: str) -> _Text:
     return _Text(found["text"], pair, label)
 
 
-def _tokenizer(path: Path) -> Any:
-    """Read a tokenizer of Hugging Face's ``tokenizers``; its own truncation stays, its padding does not."""
+def _tokenizer(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Read a tokenizer of Hugging Face's ``tokenizers``, and the token that it pads with.
+
+    Its own truncation stays, its padding does not.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -127,10 +148,14 @@ def _tokenizer(path: Path) -> Any:
             "texts are read by tokenizers, which is not installed", 'pip install "onnxprune[data]"'
         ) from error
     if not path.is_file():
-        raise DataError(f"there is no {path}", f"put the model's {TOKENIZER} beside the texts")
+        raise DataError(
+            f"there is no {TOKENIZER} beside the texts: {path}", f"copy the model's {TOKENIZER} to that place"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises Exception itself
         raise DataError(f"{path} is no tokenizer: {error}", "take the file of the model") from error
+    own = tokenizer.padding or {}
+    filler = {name: own[name] for name in ("pad_id", "pad_type_id", "pad_token") if name in own}
     tokenizer.no_padding()
-    return tokenizer
+    return tokenizer, filler

@@ -249,6 +249,30 @@ def test_an_input_of_fixed_length_is_padded_and_masked(texts: Path):
     assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
 
 
+def test_shuffled_texts_are_padded_to_few_lengths_where_a_mask_leaves_the_padding_out(texts: Path):
+    lines = [json.dumps({"text": "b " * words}) for words in (1, 7, 8, 9, 12, 20)]
+    texts.write_text("\n".join(lines) + "\n")
+    found = [batch.inputs for batch in opened(texts, IDS, MASK).batches(9, shuffle=True)]
+    shapes = sorted(inputs["input_ids"].shape for inputs in found)
+    assert shapes == [(1, 20), (2, 16), (3, 8)]
+    for inputs in found:
+        assert np.array_equal(inputs["input_ids"], 2 * inputs["attention_mask"])
+    assert sum(int(inputs["attention_mask"].sum()) for inputs in found) == 57
+    unmasked = [batch.inputs["input_ids"].shape[1] for batch in opened(texts, IDS).batches(9, shuffle=True)]
+    assert sorted(unmasked) == [1, 7, 8, 9, 12, 20]
+
+
+def test_texts_are_padded_with_the_token_of_the_tokenizer(texts: Path):
+    path = texts.with_name("tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_padding(pad_id=3, pad_token="c")
+    tokenizer.save(str(path))
+    fixed = (TensorSpec(s.name, s.dtype, ("N", 2)) for s in (IDS, MASK))
+    ((inputs, _),) = values(opened(texts, *fixed))
+    assert inputs["input_ids"].tolist() == [[1, 2], [2, 3], [3, 3], [1, 3]]
+    assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
+
+
 def test_texts_that_do_not_fit_are_named(texts: Path):
     with pytest.raises(DataError, match="holds texts"):
         opened(texts, spec("N", "t"))

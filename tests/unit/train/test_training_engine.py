@@ -270,11 +270,25 @@ def test_data_that_does_not_fit_is_refused(inputs, targets, message):
         train(cnn(), lambda _: [(inputs, targets)], settings=ADAMW, total_steps=1)
 
 
-def test_data_whose_shape_changes_on_the_way_is_refused():
+def test_samples_of_several_shapes_are_trained_one_shape_a_batch(each_engine):
     images, labels = stripes(4, seed=0)
-    batches = [({"image": images}, {"labels": labels}), ({"image": images[..., :7]}, {"labels": labels})]
-    with pytest.raises(DataError, match="the first had"):
-        train(cnn(), lambda _: batches, settings=ADAMW, total_steps=2)
+    batches = [({"image": images[..., :width]}, {"labels": labels}) for width in (8, 7, 8, 6, 5, 4, 3, 7)]
+    settings = TrainSettings(
+        learning_rate=0.02, threads=1, optimizer="sgd", momentum=0.0, schedule="constant"
+    )
+    model = cnn()
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
+    if each_engine != "stock":
+        with pytest.raises(TrainingError, match="the first had"):
+            train(model, lambda _: batches, settings=settings, total_steps=8)
+        return
+    found = train(model, lambda _: batches, settings=settings, total_steps=8)
+    for batch in batches:
+        step = train(model, lambda _, one=batch: [one], settings=settings, total_steps=1)
+        model = with_weights(model, step.weights)
+    alone = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for name, array in found.weights.items():
+        np.testing.assert_allclose(array, alone[name], rtol=1e-4, atol=1e-6)
 
 
 def test_no_data_is_refused():
