@@ -27,13 +27,14 @@ def whole_input_form(model: Model) -> Model:
 
 
 def latencies(models: Mapping[str, Model], options: BenchSection) -> Facts:
-    """Measure the latency of models in turn, on inputs of the first one."""
+    """Measure the latency of models in turn, on inputs of the first one; state the batch that was timed."""
     from onnxprune.runtime import Session
 
-    batch_size, threads = options.batch_size, options.threads
+    threads = options.threads
     backend = find_backend(options.backend, options.timeout)
     original = next(iter(models.values()))
     session = Session(original.proto)
+    batch_size = session.fixed_batch or options.batch_size
     known = {n: s for n, s in fitting_shapes(original, None).items() if s}
     shapes = {i.name: _batched(i.shape, known[i.name], batch_size) for i in session.inputs if i.name in known}
     feeds = feeds_that_run(original, session, shapes, given=shapes, batch=batch_size)[0]

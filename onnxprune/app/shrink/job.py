@@ -20,6 +20,7 @@ from onnxprune.errors import (
     OutOfReachError,
     TrainingError,
 )
+from onnxprune.evaluate.metrics import get_metric
 from onnxprune.ir import load, opened, sized
 from onnxprune.passes.finetune import Finetune
 from onnxprune.support.common_options import cost_label
@@ -82,6 +83,8 @@ def shrink(
 def _shrunk(options: ShrinkOptions, listen: Listener, tell: Callable[[str], None], int8: bool) -> Facts:
     """Do the job, see `shrink`."""
     begin = time.monotonic()
+    if options.metric is not None:
+        get_metric(options.metric)
     model = opened(load(options.model), options.open_io)
     job = ShrinkJob(options, Outlook.on(model, options.data), model, {}, listen, tell, begin=begin)
     job.notes = earlier_notes(options)

@@ -394,6 +394,20 @@ def test_a_repaired_plan_is_not_given_up_because_judging_takes_long(place, monke
     assert not any("cheaper" in text for text in facts["warnings"])
 
 
+def test_a_metric_that_there_is_not_is_refused_before_any_work(place):
+    with pytest.raises(UsageError, match="there is no metric"):
+        shrink(wanted(place, metric="accuracy"))
+    assert not wanted(place).folder.exists()
+
+
+def test_the_batch_that_a_file_fixes_is_the_one_that_is_timed(place):
+    model = network()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    disk.save(model, place / "model.onnx")
+    assert shrink(wanted(place))["batch_size"] == 4
+
+
 def test_few_samples_judge_where_each_takes_long(place):
     asked = wanted(place, val=str(place / "bare.npz"))
     few = job_state.ShrinkJob(asked, recipe_choice.Outlook.on(load(asked.model), asked.data), None, {}, print)
