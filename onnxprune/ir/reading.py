@@ -91,8 +91,16 @@ def _content(path: Path) -> bytes:
         raise ModelError(
             f"no such file: {path}", "is the path right, seen from the current folder?"
         ) from error
+    except IsADirectoryError as error:
+        raise ModelError(f"{path} is a folder", _of_folder(path)) from error
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}", "name a file that may be read") from error
+
+
+def _of_folder(path: Path) -> str:
+    """Return a hint that names a model of a folder."""
+    found = sorted(path.glob("*.onnx"))
+    return f"name the model in it, such as {found[0]}" if found else "it holds no .onnx file; name a model"
 
 
 def _load_external_data(proto: onnx.ModelProto, path: Path, mapped: bool) -> tuple[bool, tuple[Region, ...]]:

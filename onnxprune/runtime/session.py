@@ -129,7 +129,8 @@ class Session:
             except DeviceError:
                 raise
             except Exception as error:  # onnxruntime's exceptions share no base class of their own
-                raise _refusal(f"onnxruntime cannot load {self.name}{self._where}", error) from error
+                what = f"onnxruntime cannot load {self.name}{self._where}"
+                raise _refusal(what, error, _other_precision(model)) from error
         self.on_cpu = frozenset[str]() if self.execution.is_cpu else on_cpu(self._session)
         required = (a for a in self._session.get_inputs() if a.name not in self._fed_weights)
         self.inputs = tuple(map(_spec, required))
@@ -179,7 +180,8 @@ class Session:
         except Exception as error:  # as above
             if watch.struck:
                 raise _endless(self.name, watch.seconds) from error
-            raise _refusal(f"onnxruntime cannot run {self.name}{self._where}", error) from error
+            what = f"onnxruntime cannot run {self.name}{self._where}"
+            raise _refusal(what, error, _other_sizes(feeds)) from error
         return dict(zip(names, values, strict=True))
 
     def _values(self, names: list[str], feeds: Feeds, options: Any) -> Any:
@@ -347,6 +349,7 @@ def _known_size(size: int | str | None) -> int | str | None:
 
 
 _NODE_PATTERNS = (
+    r"implementation for (?P<op>\w+)\(\d+\) node with name '(?P<name>[^']*)'",
     r"running (?P<op>\w+) node\. Name:'(?P<name>[^']*)'",
     r"Node \((?P<name>.*?)\) Op \((?P<op>\w+)\)",
     r"In Node, \(\"(?P<name>.*?)\", (?P<op>\w+)",
@@ -377,7 +380,29 @@ _OUT_OF_MEMORY = (
 )
 
 
-def _refusal(what: str, error: Exception) -> ModelError:
+def _other_sizes(feeds: Feeds) -> str:
+    """Return a hint for a model that loads and does not run; the usual reason is a size."""
+    sizes = ", ".join(f"{name} {'×'.join(map(str, np.shape(array)))}" for name, array in feeds.items())
+    return (
+        f"is it a model of other sizes than {sizes}? Then give samples, --shape or --dim of sizes that it"
+        " takes; else another export, or a newer onnxruntime, may do better"
+    )
+
+
+def _other_precision(model: onnx.ModelProto) -> str:
+    """Return a hint for a model that does not load; the usual reason is a type that few kernels have."""
+    names = {onnx.TensorProto.DOUBLE: "float64", onnx.TensorProto.BFLOAT16: "bfloat16"}
+    found = {tensor.data_type for tensor in model.graph.initializer}
+    found |= {value.type.tensor_type.elem_type for value in model.graph.input}
+    rare = [name for kind, name in names.items() if kind in found]
+    if rare:
+        return (
+            f"it computes in {' and '.join(rare)}, which few operators of the runtime take: export in float32"
+        )
+    return "another export, or a newer onnxruntime, may do better"
+
+
+def _refusal(what: str, error: Exception, hint: str) -> ModelError:
     """Turn onnxruntime's message into one for people, the failing node named first."""
     text = " ".join(str(error).split())
     found = next((m for p in _NODE_PATTERNS if (m := re.search(p, text))), None)
@@ -388,8 +413,8 @@ def _refusal(what: str, error: Exception) -> ModelError:
     where = f" at node {found['name']!r} ({found['op']})" if found else ""
     name, message = found["name"] if found else "", f"{what}{where}: {text}"
     if short:
-        hint = "allow more memory with --memory, or give smaller sizes with --shape, --dim or --batch-size"
-        return LimitError(message, hint, name)
+        smaller = "allow more memory with --memory, or give smaller sizes with --shape, --dim or --batch-size"
+        return LimitError(message, smaller, name)
     if _MIXED_TYPES in text:
         return MixedTypesError(message, "another export, or a Cast before the node, may help", name)
-    return ModelError(message, "another export, or a newer onnxruntime, may do better", name)
+    return ModelError(message, hint, name)

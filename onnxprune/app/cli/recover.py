@@ -38,10 +38,11 @@ def render(facts: Facts) -> RenderableType:
 
 def summary(facts: Facts) -> str:
     """Return a line with the samples, the time and the gain of recovery."""
-    samples = f"{facts['samples']} {'drawn inputs' if facts['synthetic'] else 'samples'}"
+    kind = "drawn input" if facts["synthetic"] else "sample"
+    samples = f"{facts['samples']} {kind}{'s' * (facts['samples'] != 1)}"
     text = f"repaired with {', '.join(facts['methods'])} from {samples} in {facts['recovery_s']:.1f} s"
     if "metric" in facts:
-        text += f"; {facts['metric']}: {facts['score_before']:.4f} → {facts['score']:.4f}"
+        text += f"; {facts['metric']}: {facts['score_before']:.4g} → {facts['score']:.4g}"
     return text
 
 

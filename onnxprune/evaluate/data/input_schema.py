@@ -243,11 +243,20 @@ def _converts(given: np.dtype[Any], expected: np.dtype[Any]) -> bool:
     return given.kind in "iu" and expected.kind in "iu" and np.can_cast(given, expected, "safe")
 
 
+def _class_indices(shape: Sequence[int], dtype: np.dtype[Any]) -> str:
+    """Return a hint how labels of another form become class indices."""
+    if len(shape) == 2 and shape[1] > 1 and dtype.kind in "fb":
+        return "labels are class indices: of one-hot rows .argmax(1); other targets are named like the output"
+    if dtype.kind in "fb":
+        return "labels are class indices: .astype('int64'); other targets are named like the model's output"
+    return "labels are class indices, counted from 0; other targets are named like the model's output"
+
+
 def _check_labels_layout(labels: ArrayLayout, where: str) -> None:
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"the labels in {where} are of type {labels.dtype}, not integers",
-            "labels are class indices; for other targets name the array like the model's output",
+            _class_indices(labels.shape, labels.dtype),
         )
     if not labels.shape:
         raise DataError(f"the labels in {where} are a single value, without an axis of samples", _FIRST_AXIS)

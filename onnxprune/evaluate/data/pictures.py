@@ -17,6 +17,7 @@ from onnxprune.support.progress import tell_once
 from onnxprune.support.sample_files import SETTINGS
 
 _MODES = {1: "L", 3: "RGB"}
+_COLOURS = {1: "shades of grey", 3: "RGB"}
 _BILINEAR = 2
 """Pillow's number of the filter, as the settings write it."""
 
@@ -136,7 +137,7 @@ def _usual(folder: Path, spec: TensorSpec, channels: int, first: bool) -> dict[s
         )
     scale = "values scaled to 0 to 1" if spec.dtype.kind == "f" else "values of 0 to 255"
     tell_once(
-        f"{folder}: pictures are resized to {known[0]}×{known[1]}, {_MODES[channels]}, {scale}; "
+        f"{folder}: pictures are resized to {known[0]}×{known[1]}, {_COLOURS[channels]}, {scale}; "
         f"a {SETTINGS} in the folder changes that"
     )
     return {"size": {"height": known[0], "width": known[1]}}

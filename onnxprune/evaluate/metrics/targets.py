@@ -88,15 +88,21 @@ def error(measure: Callable[[Array], Array], name: str, answer: BatchOutputs) ->
     return average(scores)
 
 
+def _fitting(output: Array, labels: Array, metric: str) -> str:
+    """Return a hint for labels that do not fit an output."""
+    if output.shape == labels.shape and ((labels == 0) | (labels == 1)).all():
+        return "the labels are one-hot; class indices are wanted: labels.argmax(1)"
+    if labels.shape == (len(output), 1):
+        return "the labels have an axis too many: labels[:, 0]"
+    return f"name another output with {metric}@OUTPUT, or give a metric of your own as module:callable"
+
+
 def _class_scores(output: Array, labels: Array, metric: str) -> Array:
     """Bring an output to the shape of the labels with the classes as last axis, and check the labels."""
     axis = class_axis(output.shape, labels.shape)
     if axis is None or output.shape[axis] < 2:
         shapes = f"shape {list(output.shape)} by labels of shape {list(labels.shape)}"
-        raise DataError(
-            f"{metric} cannot judge an output of {shapes}",
-            f"name another output with {metric}@OUTPUT, or give a metric of your own as module:callable",
-        )
+        raise DataError(f"{metric} cannot judge an output of {shapes}", _fitting(output, labels, metric))
     classes = output.shape[axis]
     low = labels.min() if labels.ndim == 1 else 0
     if not 0 <= low <= labels.max() < classes:

@@ -256,6 +256,7 @@ class TestFaults:
             (changed(labels=np.zeros(9, np.int64)), r"number of samples \(image: 10, labels: 9\)"),
             (changed(labels=np.zeros(10)), "labels .* of type float64, not integers"),
             (changed(labels=np.zeros(10, bool)), "labels .* of type bool, not integers"),
+            (changed(labels=np.eye(10)), r"not integers .*argmax\(1\)"),
             (changed(labels=np.int64(1)), "labels .* single value"),
         ],
     )  # fmt: skip

@@ -124,6 +124,17 @@ class TestTop:
         with pytest.raises(DataError, match=words):
             scores("top1", output, labels)
 
+    @pytest.mark.parametrize(
+        ("labels", "hint"),
+        [([[0, 1, 0], [1, 0, 0]], "argmax"), ([[1], [0]], "[:, 0]"), ([[7, 8]], "@OUTPUT")],
+    )
+    def test_labels_in_another_form_are_answered_with_the_way_out(
+        self, labels: list[list[int]], hint: str
+    ) -> None:
+        with pytest.raises(DataError) as caught:
+            scores("top1", np.zeros((len(labels), 3)), labels)
+        assert hint in caught.value.hint
+
     @pytest.mark.parametrize("name", ["top1", "top5", "mse", "mae"])
     def test_without_labels_the_hint_names_metrics_that_need_none(self, name: str) -> None:
         with pytest.raises(DataError, match=f"{name} needs .*the data has none") as caught:

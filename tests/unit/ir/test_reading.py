@@ -426,6 +426,14 @@ def test_damage_is_an_error_of_the_library_too():
         load("nowhere.onnx")
 
 
+def test_a_folder_is_no_model_and_the_hint_names_one_in_it(tmp_path):
+    with pytest.raises(ModelError, match=r"is a folder.*holds no \.onnx file"):
+        load(tmp_path)
+    (tmp_path / "net.onnx").touch()
+    with pytest.raises(ModelError, match=r"is a folder.*net\.onnx"):
+        load(tmp_path)
+
+
 def test_files_that_are_read_compute_the_same(tmp_path):
     """The domain's two names, through onnxruntime."""
     model = load(CASES / "aionnx.onnx")

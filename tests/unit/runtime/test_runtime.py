@@ -161,6 +161,18 @@ class TestSession:
         with pytest.raises(ModelError, match=r"at node 'fc' \(Gemm\)"):
             Session(proto).run({"x": np.zeros((1, 5), np.float32)})
 
+    def test_the_hint_for_a_run_that_fails_states_the_sizes(self) -> None:
+        proto = model(LINEAR.replace("float[N,3] x", "float[N,K] x"))
+        with pytest.raises(ModelError) as caught:
+            Session(proto).run({"x": np.zeros((1, 5), np.float32)})
+        assert "other sizes than x 1×5?" in caught.value.hint
+
+    def test_the_hint_for_a_type_without_kernels_names_it(self) -> None:
+        text = "g (double[1,1,4,4] x, double[1,1,1,1] w) => (double[1,1,4,4] y) { y = Conv(x, w) }"
+        with pytest.raises(ModelError, match=r"at node .*\(Conv\)") as caught:
+            Session(model(HEADER + text))
+        assert "float64" in caught.value.hint
+
     @pytest.mark.parametrize(
         ("old", "new", "words"),
         [
@@ -425,7 +437,9 @@ class TestLatency:
 
 def test_memory_that_does_not_suffice_is_told_in_words():
     """The names of exceptions of C++ in a message of the runtime are replaced."""
-    error = sessions._refusal("cannot load the model", RuntimeError("Node (split) Op (Split) std::bad_alloc"))
+    error = sessions._refusal(
+        "cannot load the model", RuntimeError("Node (split) Op (Split) std::bad_alloc"), "another export"
+    )
     assert isinstance(error, LimitError)
     assert "bad_alloc" not in str(error)
     assert "memory does not suffice" in str(error)
