@@ -7,9 +7,10 @@ user's (names, doc strings, metadata, custom domains). Round trips through other
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,16 +24,17 @@ from onnxprune.ir.nested_graphs import flat, subgraphs, with_bodies
 from onnxprune.ops.spec import STANDARD_DOMAINS
 from onnxprune.support.mapped import (
     Change,
-    Region,
     array_of,
     byte_count,
     changed,
     is_mapped,
     load_all,
+    placed_blocks,
     regions_of,
     spilled,
 )
 from onnxprune.support.memory import need
+from onnxprune.support.regions import Region
 
 FLOAT_TYPES = (
     onnx.TensorProto.FLOAT,
@@ -209,9 +211,18 @@ class Model:
         """Return the values of a constant tensor (a read-only view or a copy)."""
         return array_of(self.constants[name])
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Return the type of the elements of a constant tensor."""
+        return helper.tensor_dtype_to_np_dtype(self.constants[name].data_type)
+
+    def blocks(self, name: str) -> Iterator[tuple[slice | EllipsisType, np.ndarray[Any, np.dtype[Any]]]]:
+        """Yield the places of `onnxprune.support.mapped.parts` in a constant tensor, and its values there."""
+        return placed_blocks(self.constants[name])
+
     def set_array(self, name: str, values: np.ndarray[Any, np.dtype[Any]]) -> None:
         """Replace the values, and with them the shape, of a constant tensor."""
-        tensor = self._set(name, values)
+        old = self.constants[name]
+        tensor = self._replace(name, *_stored(values, old.name, is_mapped(old)))
         for declared in (*self.proto.graph.input, *self.proto.graph.value_info):
             if declared.name == name and declared.type.tensor_type.HasField("shape"):
                 declared.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, values.shape))
@@ -224,15 +235,14 @@ class Model:
             change: Function from a place (of `onnxprune.support.mapped.parts`) and the values there, which
                 it must not write to, to as many new values.
         """
-        self._set(name, self.array(name), change)
+        self._replace(name, *changed(self.constants[name], change))
 
-    def _set(
-        self, name: str, values: np.ndarray[Any, np.dtype[Any]], change: Change | None = None
-    ) -> onnx.TensorProto:
+    def _replace(self, name: str, made: onnx.TensorProto, region: Region | None) -> onnx.TensorProto:
         self.analyses.invalidate()
+        self._regions += (region,) if region is not None else ()
         tensor = self.constants[name]
         doc = tensor.doc_string
-        tensor.CopyFrom(self._tensor(values, tensor.name, is_mapped(tensor), change))
+        tensor.CopyFrom(made)
         tensor.doc_string = doc
         return tensor
 
@@ -259,22 +269,14 @@ class Model:
         unique = self._unique(name)
         self.analyses.invalidate()
         tensor = self.proto.graph.initializer.add()
-        tensor.MergeFrom(self._tensor(values, unique, bool(self._regions)))
+        made, region = _stored(values, unique, self.mapped)
+        tensor.MergeFrom(made)
+        self._regions += (region,) if region is not None else ()
         self.constants[unique] = tensor
         if self.proto.ir_version < 4:  # older files list every initializer among the inputs
             info = helper.make_tensor_value_info(unique, tensor.data_type, values.shape)
             self.proto.graph.input.append(info)
         return unique
-
-    def _tensor(
-        self, values: np.ndarray[Any, np.dtype[Any]], name: str, maps: bool, change: Change | None = None
-    ) -> onnx.TensorProto:
-        """Return values as a tensor; large ones of a mapped model lie in a file without a name."""
-        if not maps:
-            return numpy_helper.from_array(changed(np.asarray(values), change), name)
-        tensor, region = spilled(np.asarray(values), name, change)
-        self._regions += (region,) if region is not None else ()
-        return tensor
 
     @property
     def mapped(self) -> bool:
@@ -307,6 +309,13 @@ class Model:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
         return Model(proto, self.path, self.external, self.compact, dict(self.sizes), calls=self.calls)
+
+
+def _stored(values: Any, name: str, maps: bool) -> tuple[onnx.TensorProto, Region | None]:
+    """Return values as a tensor; large ones of a mapped model lie in a file without a name, their region."""
+    if not maps:
+        return numpy_helper.from_array(np.asarray(values, order="C"), name), None
+    return spilled(np.asarray(values), name)
 
 
 def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:

@@ -26,8 +26,9 @@ from onnxprune.ir import Model, load
 from onnxprune.ir.compact import compacted
 from onnxprune.runtime import RUN_S, Feeds, Session, runs_within, sample_feeds
 from onnxprune.support.external import data_files, is_message, is_text
-from onnxprune.support.mapped import array_of, blocks, byte_count, bytes_of, is_mapped, load_all
+from onnxprune.support.mapped import blocks_of, byte_count, is_mapped, load_all
 from onnxprune.support.path_guard import check_output, files_of
+from onnxprune.support.regions import bytes_of
 from onnxprune.support.staging import in_use, is_own_file, publish, scratch_folder, take_after
 
 EXTERNAL_ABOVE = 1_900_000_000
@@ -369,7 +370,7 @@ def _content(tensor: onnx.TensorProto) -> Iterator[bytes | memoryview]:
     if tensor.raw_data:
         yield tensor.raw_data
     elif is_mapped(tensor):
-        yield from map(bytes_of, blocks(array_of(tensor).reshape(-1)))
+        yield from map(bytes_of, blocks_of(tensor))
     else:
         yield numpy_helper.to_array(tensor).tobytes()
 

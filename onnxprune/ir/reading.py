@@ -13,9 +13,10 @@ from onnx import external_data_helper
 from onnxprune.errors import ModelError
 from onnxprune.ir.damage import EXPORT_AGAIN, stored_bytes
 from onnxprune.support.external import external_tensors
-from onnxprune.support.mapped import Region, can_map
+from onnxprune.support.mapped import can_map, refer
 from onnxprune.support.memory import in_words, need
 from onnxprune.support.progress import tell
+from onnxprune.support.regions import Region
 
 LARGEST_MESSAGE = (1 << 31) - 1
 """Bytes a protobuf message can have."""
@@ -155,7 +156,7 @@ def _map(pieces: Sequence[_Piece]) -> tuple[Region, ...]:
     except (OSError, ValueError):
         return ()
     for piece in pieces:
-        regions[piece.file].refer(piece.tensor, piece.offset, piece.length)
+        refer(piece.tensor, regions[piece.file], piece.offset, piece.length)
     return tuple(regions.values())
 
 

@@ -11,6 +11,7 @@ path_guard    all paths that a command reads and writes, checked before any work
 staging       files that appear whole or not at all, and files that may be deleted
 locks         locks between processes
 external, mapped    tensors whose values lie in other files, and mapped ones
+regions       mapped files, and values that are computed when they are read
 sample_files  files that hold samples
 memory        the memory that a command may allocate
 processors    the processors of this machine

@@ -5,6 +5,8 @@ pages of a region when they are touched. `release` gives them back; arrays stay 
 again when it is touched again. After every ``WINDOW`` bytes handed out all pages are given back, so that the
 pages in memory are those of the last few tensors.
 
+The values of `changed` tensors are computed part by part when they are read.
+
 A region lives as long as a holder of it (see `regions_of`) or an array in it. A protobuf message holds
 no region; `Model` does.
 """
@@ -13,25 +15,20 @@ from __future__ import annotations
 
 import ctypes
 import math
-import mmap
-import os
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from itertools import count
-from pathlib import Path
+from functools import cache, partial
 from types import EllipsisType
-from typing import Any, TypeAlias
-from weakref import WeakValueDictionary
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from onnxprune.support.regions import REGIONS, Array, ComputedRegion, Region
+
 Change: TypeAlias = "Callable[[slice | EllipsisType, Array], Array]"
 
 WINDOW = 1 << 26
@@ -45,74 +42,29 @@ HALF_INFINITY = 0x7C00
 _RELEASE_S = 0.02
 """Seconds after which pages are given back while native code reads them: some 50 MB are read meanwhile."""
 _PREFIX = "mapped by onnxprune:"
-_FOLDERS = ("/var/tmp",)
-"""Folders on a disk for values that are made; the temporary folder may be one of memory."""
-
-
-class Region:
-    """A mapped file, or the values of one tensor in a file without a name.
-
-    Args:
-        pages: The mapping.
-
-    Attributes:
-        pages: The same.
-        number: Number in this process.
-    """
-
-    _numbers = count(1)
-
-    def __init__(self, pages: mmap.mmap) -> None:
-        self.pages, self.number = pages, next(self._numbers)
-        _REGIONS[self.number] = self
-
-    @classmethod
-    def of_file(cls, path: Path) -> Region:
-        """Map a file for reading.
-
-        Raises:
-            OSError: It cannot be read.
-            ValueError: It is empty.
-        """
-        with path.open("rb") as stream:
-            return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-
-    @classmethod
-    def of_blocks(cls, blocks: Iterable[Array]) -> Region:
-        """Write values into a file without a name, block by block, and map it.
-
-        Raises:
-            OSError: There is no room for it.
-        """
-        with tempfile.TemporaryFile(dir=_folder()) as stream:
-            for block in blocks:
-                stream.write(bytes_of(block))
-            stream.flush()
-            return cls(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-
-    def refer(self, tensor: onnx.TensorProto, offset: int, length: int) -> None:
-        """Let a tensor's values be a part of this region.
-
-        Args:
-            tensor: The tensor; its name, type and shape stay.
-            offset: First byte.
-            length: Number of bytes.
-        """
-        tensor.ClearField("raw_data")
-        del tensor.external_data[:]
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        entries = {"location": f"{_PREFIX}{self.number}", "offset": offset, "length": length}
-        for key, value in entries.items():
-            tensor.external_data.add(key=key, value=str(value))
-
-
-_REGIONS: WeakValueDictionary[int, Region] = WeakValueDictionary()
 
 
 class _Window:
     """The bytes handed out since pages were given back last."""
 
     handed = 0
+
+
+def refer(tensor: onnx.TensorProto, region: Region, offset: int, length: int) -> None:
+    """Let a tensor's values be a part of a region.
+
+    Args:
+        tensor: The tensor; its name, type and shape stay.
+        region: The region.
+        offset: First byte.
+        length: Number of bytes.
+    """
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entries = {"location": f"{_PREFIX}{region.number}", "offset": offset, "length": length}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
 
 
 def can_map(tensor: onnx.TensorProto) -> bool:
@@ -135,7 +87,7 @@ def regions_of(proto: onnx.ModelProto) -> tuple[Region, ...]:
     external = onnx.TensorProto.EXTERNAL
     marked = (t for t in proto.graph.initializer if t.data_location == external)
     numbers = dict.fromkeys(_number(t) for t in marked if is_mapped(t))
-    return tuple(_REGIONS[number] for number in numbers if number in _REGIONS)
+    return tuple(REGIONS[number] for number in numbers if number in REGIONS)
 
 
 def array_of(tensor: onnx.TensorProto) -> Array:
@@ -144,11 +96,27 @@ def array_of(tensor: onnx.TensorProto) -> Array:
         return numpy_helper.to_array(tensor)
     offset, length = (int(tensor.external_data[k].value) for k in (1, 2))
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    _hand_out(length)
+    found: Array = np.frombuffer(_region(tensor).pages, dtype, length // dtype.itemsize, offset)
+    return found.reshape(tuple(tensor.dims))
+
+
+def blocks_of(tensor: onnx.TensorProto) -> Iterator[Array]:
+    """Yield the values of a tensor in parts, as `blocks` divides them; changed values need no file for it."""
+    computed = _region(tensor).computed() if is_mapped(tensor) else None
+    yield from blocks(array_of(tensor)) if computed is None else computed
+
+
+def placed_blocks(tensor: onnx.TensorProto) -> Iterator[tuple[slice | EllipsisType, Array]]:
+    """Yield the places of `parts` in a tensor, and its values there; see `blocks_of`."""
+    return zip(parts_of(tuple(tensor.dims), byte_count(tensor)), blocks_of(tensor), strict=True)
+
+
+def _hand_out(length: int) -> None:
+    """Count bytes that are handed out, and give the pages of those before back in time."""
     _Window.handed += length
     if _Window.handed > WINDOW:
         release()
-    found: Array = np.frombuffer(_region(tensor).pages, dtype, length // dtype.itemsize, offset)
-    return found.reshape(tuple(tensor.dims))
 
 
 def byte_count(tensor: onnx.TensorProto) -> int:
@@ -185,16 +153,21 @@ def blocks(values: Array) -> Iterator[Array]:
 
 def parts(values: Array) -> Iterator[slice | EllipsisType]:
     """Yield where those parts lie on the first axis."""
-    if values.nbytes <= BLOCK or not values.ndim:
+    return parts_of(values.shape, values.nbytes)
+
+
+def placed(values: Array) -> Iterator[tuple[slice | EllipsisType, Array]]:
+    """Yield the places of the parts of an array, and the parts."""
+    yield from ((part, values[part]) for part in parts(values))
+
+
+def parts_of(shape: tuple[int, ...], size: int) -> Iterator[slice | EllipsisType]:
+    """Yield where the parts lie of an array of a shape and a size in bytes."""
+    if size <= BLOCK or not shape:
         yield ...
         return
-    step = max(1, BLOCK * len(values) // values.nbytes)
-    yield from (slice(start, start + step) for start in range(0, len(values), step))
-
-
-def bytes_of(values: Array) -> memoryview:
-    """Return the bytes of an array in the order of its elements; nothing is copied where they lie so."""
-    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    step = max(1, BLOCK * shape[0] // size)
+    yield from (slice(start, start + step) for start in range(0, shape[0], step))
 
 
 def has_nan(values: Array) -> bool:
@@ -214,37 +187,50 @@ def magnitude_bits(values: Array) -> Array:
     return np.ascontiguousarray(values).view(np.uint16) & np.uint16(0x7FFF)
 
 
-def spilled(values: Array, name: str, change: Change | None = None) -> tuple[onnx.TensorProto, Region | None]:
+def spilled(values: Array, name: str) -> tuple[onnx.TensorProto, Region | None]:
     """Return a tensor of values that lie in a file without a name, and its region.
 
     Where there is no room for that, and for types that cannot be mapped, the values lie in the tensor.
-
-    Args:
-        values: The values.
-        name: Name of the tensor.
-        change: Function from a place (of `parts`) and the values there to those to store.
     """
     kind = helper.np_dtype_to_tensor_dtype(values.dtype)
     tensor = onnx.TensorProto(name=name, data_type=kind, dims=values.shape)
     if can_map(tensor):
         try:
-            region = Region.of_blocks(_changed(values, change))
+            region = Region.of_blocks(blocks(values))
         except OSError:
             pass
         else:
-            region.refer(tensor, 0, values.nbytes)
+            refer(tensor, region, 0, values.nbytes)
             return tensor, region
-    return numpy_helper.from_array(changed(values, change), name), None
+    return numpy_helper.from_array(values, name), None
 
 
-def changed(values: Array, change: Change | None) -> Array:
-    """Return an array as a change of its parts leaves it, in the order of C."""
-    found = list(_changed(values, change))
-    return np.asarray(found[0] if len(found) == 1 else np.concatenate(found), order="C")
+def changed(tensor: onnx.TensorProto, change: Change) -> tuple[onnx.TensorProto, Region | None]:
+    """Return a tensor with changed values; those of a mapped tensor are computed when they are read.
+
+    Args:
+        tensor: The tensor.
+        change: Function from a place (of `parts`) and the values there, which it must not write to, to as
+            many new values; it returns the same ones at each call.
+
+    Returns:
+        The tensor, and the region of its values if they are mapped.
+    """
+    before, found = onnx.TensorProto(), onnx.TensorProto()
+    before.CopyFrom(tensor)
+    if not is_mapped(tensor):
+        made = list(_changed(before, None, change))
+        joined = np.asarray(made[0] if len(made) == 1 else np.concatenate(made), order="C")
+        return numpy_helper.from_array(joined, tensor.name), None
+    region = ComputedRegion(partial(_changed, before, _region(before), change))
+    found.CopyFrom(tensor)
+    refer(found, region, 0, byte_count(tensor))
+    return found, region
 
 
-def _changed(values: Array, change: Change | None) -> Iterator[Array]:
-    yield from (values[p] if change is None else change(p, values[p]) for p in parts(values))
+def _changed(tensor: onnx.TensorProto, held: Region | None, change: Change) -> Iterator[Array]:
+    """Yield changed values of a tensor in parts; its region is held, so that it remains."""
+    yield from (change(place, block) for place, block in placed_blocks(tensor))
 
 
 def loaded(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -305,7 +291,7 @@ def _length_bytes(length: int) -> int:
 def release() -> None:
     """Give the pages of all regions back to the system, and freed memory; arrays stay valid."""
     _Window.handed = 0
-    if _REGIONS:
+    if REGIONS:
         _trim()
     _give_pages_back()
 
@@ -330,9 +316,8 @@ def released_meanwhile() -> Iterator[None]:
 
 
 def _give_pages_back() -> None:
-    if hasattr(mmap, "MADV_DONTNEED"):
-        for region in list(_REGIONS.values()):
-            region.pages.madvise(mmap.MADV_DONTNEED)
+    for region in list(REGIONS.values()):
+        region.give_back()
 
 
 @cache
@@ -353,7 +338,7 @@ def _trim() -> None:
 
 
 def _region(tensor: onnx.TensorProto) -> Region:
-    found = _REGIONS.get(_number(tensor))
+    found = REGIONS.get(_number(tensor))
     if found is None:
         raise ValueError(f"the values of tensor '{tensor.name}' are gone: their model was deleted")
     return found
@@ -361,10 +346,3 @@ def _region(tensor: onnx.TensorProto) -> Region:
 
 def _number(tensor: onnx.TensorProto) -> int:
     return int(tensor.external_data[0].value.removeprefix(_PREFIX))
-
-
-def _folder() -> str | None:
-    """Return the folder for values that are made; ``None`` for the usual temporary one."""
-    if os.environ.get("TMPDIR"):
-        return None
-    return next((folder for folder in _FOLDERS if os.access(folder, os.W_OK)), None)

@@ -7,11 +7,14 @@ of neighbours there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 
 from onnxprune.ops.axes import Quantised, Typing
+from onnxprune.support.mapped import placed
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -19,9 +22,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def zero_value(typing: Typing, name: str) -> Array:
     """Return the zero of a constant, of its type and broadcast against it."""
     if name in typing.absent:
-        return np.asarray(typing.absent[name], typing.model.array(name).dtype)
+        return np.asarray(typing.absent[name], typing.model.dtype(name))
     zero = _parameter(typing, name, "zero")
-    return np.zeros((), typing.model.array(name).dtype) if zero is None else zero
+    return np.zeros((), typing.model.dtype(name)) if zero is None else zero
 
 
 def real_values(typing: Typing, name: str) -> Array:
@@ -41,6 +44,14 @@ def mask_values(typing: Typing, name: str) -> Array:
     if name in typing.absent:
         return np.asarray(typing.model.array(name) != zero_value(typing, name), np.float64)
     return real_values(typing, name)
+
+
+def mask_blocks(typing: Typing, name: str) -> Iterator[tuple[slice | EllipsisType, Array]]:
+    """Yield the places of `onnxprune.support.mapped.parts` in a constant, and its `mask_values` there."""
+    if is_plain(typing, name):
+        yield from typing.model.blocks(name)
+    else:
+        yield from placed(mask_values(typing, name))
 
 
 def finite_values(typing: Typing, name: str) -> Array:

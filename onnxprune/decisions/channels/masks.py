@@ -12,11 +12,11 @@ import numpy as np
 from onnxprune.analysis.evidence.constant_propagation import channels_on
 from onnxprune.analysis.groups.channels import AxisRef, Channels, Group, Indices
 from onnxprune.analysis.groups.slots import dead_slots
-from onnxprune.analysis.groups.weight_values import mask_values, zero_value
+from onnxprune.analysis.groups.weight_values import mask_blocks, mask_values, zero_value
 from onnxprune.errors import PlanError
 from onnxprune.ir import Model
 from onnxprune.ops.axes.constant_rules import aligned
-from onnxprune.support.mapped import has_nonzero, parts
+from onnxprune.support.mapped import has_nonzero
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -144,27 +144,29 @@ def check_zero(channels: Channels, removed: Mapping[str, Sequence[int]]) -> None
     """
     masks = KeepMasks(channels, removed)
     for name in masks:
-        if any(map(has_nonzero, _removed_elements(masks, name, mask_values(channels.typing, name)))):
+        if any(map(has_nonzero, _removed_elements(masks, name, mask_blocks(channels.typing, name)))):
             raise PlanError(
                 f"the plan says that channels of '{name}' are removed, but they are not zero",
                 "the weights were changed without their masks; use `finetune`, or prune again",
             )
 
 
-def _removed_elements(masks: KeepMasks, name: str, values: Array) -> Iterator[Array]:
+def _removed_elements(
+    masks: KeepMasks, name: str, blocks: Iterator[tuple[slice | EllipsisType, Array]]
+) -> Iterator[Array]:
     """Yield the elements of a weight that are removed, in parts, or numbers that are zero where they are."""
     lines = masks.lines(name)
-    if lines is None:
-        mask = masks[name]
-        yield from (values[part][~mask[part]] for part in parts(values))
-        return
-    for part in parts(values):
-        block = values[part]
+    mask = masks[name] if lines is None else None
+    for part, block in blocks:
+        if mask is not None:
+            yield block[~mask[part]]
+            continue
+        assert lines is not None
         for place in _places(lines, part):
-            if len(place) == 1 or values.dtype not in _WORDS:
+            if len(place) == 1 or block.dtype not in _WORDS:
                 yield block[place]
             else:  # whole lines are read several times as fast as places within them
-                words = block.view(_WORDS[values.dtype])
+                words = block.view(_WORDS[block.dtype])
                 yield words & (_bits_at(place[-1], len(place) - 1, words) >> 1)  # signs aside
 
 

@@ -64,11 +64,11 @@ def test_a_removed_value_is_found_on_any_axis(monkeypatch, dtype, value, block):
     gone = Lines({0: np.array([1, 5]), 1: np.array([3]), 2: np.array([2, 4])})
     clean = np.ones((8, 6, 5), dtype)
     clean[gone.gone[0]], clean[:, gone.gone[1]], clean[:, :, gone.gone[2]] = 0, -0.0, -0.0
-    assert not any(map(mapped.has_nonzero, _removed_elements(gone, "w", clean)))
+    assert not any(map(mapped.has_nonzero, _removed_elements(gone, "w", mapped.placed(clean))))
     for place in [(5, 0, 0), (7, 3, 1), (0, 0, 4)]:
         values = clean.copy()
         values[place] = -np.finfo(dtype).smallest_subnormal if value == "least" else value
-        assert any(map(mapped.has_nonzero, _removed_elements(gone, "w", values)))
+        assert any(map(mapped.has_nonzero, _removed_elements(gone, "w", mapped.placed(values))))
 
 
 @pytest.mark.parametrize("name", CHOSEN)

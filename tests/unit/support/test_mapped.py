@@ -16,11 +16,13 @@ from onnx import numpy_helper
 from onnxprune.ir import Model, load, reading
 from onnxprune.ir.output import write_model
 from onnxprune.runtime import Session
-from onnxprune.support import mapped
+from onnxprune.support import mapped, regions
 from onnxprune.support.mapped import (
     array_of,
     blocks,
+    blocks_of,
     byte_count,
+    changed,
     is_mapped,
     message_bytes,
     parts,
@@ -116,11 +118,15 @@ def test_new_values_of_a_mapped_model_stay_out_of_the_message(path):
     assert other.array("w1").any()
 
 
-def test_no_room_for_new_values_leaves_them_in_memory(monkeypatch):
+@pytest.fixture
+def no_room(monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(regions.tempfile, "TemporaryFile", full)
+
+
+def test_no_room_for_new_values_leaves_them_in_memory(no_room):
     values = np.random.default_rng(1).standard_normal((WIDTH, WIDTH)).astype(np.float32)
     tensor, region = spilled(values, "w")
     assert region is None
@@ -139,10 +145,32 @@ def test_values_change_a_part_at_a_time(monkeypatch, shape, maps):
         seen.append(part)
         return block + 1
 
-    tensor, region = spilled(values, "w", change)
+    before, _held = spilled(values, "w")
+    tensor, region = changed(before, change)
     assert (region is not None) == maps
+    assert len(seen) == (0 if maps else len(list(parts(values))))
     assert np.array_equal(mapped.array_of(tensor), values + 1)
     assert len(seen) == len(list(parts(values)))
+
+
+def test_blocks_of_changed_values_need_no_file(monkeypatch, request):
+    monkeypatch.setattr(mapped, "BLOCK", 4 * WIDTH * 8)
+    before = np.arange(WIDTH * WIDTH, dtype=np.float32).reshape(WIDTH, WIDTH)
+    tensor, _held = spilled(before, "w")
+    request.getfixturevalue("no_room")
+    once, _first = changed(tensor, lambda _, block: block + 1)
+    twice, _second = changed(once, lambda place, block: block * 2 if place != slice(0, 8) else block)
+    del _first
+    gc.collect()
+    found = list(blocks_of(twice))
+    assert len(found) == WIDTH // 8
+    expected = (before + 1) * 2
+    expected[:8] /= 2
+    assert np.array_equal(np.concatenate(found), expected)
+    assert np.array_equal(array_of(twice), expected)  # in memory, for there is no room
+    release()
+    assert np.array_equal(array_of(twice), expected)
+    assert np.array_equal(np.concatenate(list(blocks_of(twice))), expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages by /proc")
