@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from onnxprune.ir import Model, every_graph
 from onnxprune.ops.spec import spec_of
@@ -16,6 +15,8 @@ Array = np.ndarray
 LAST_PLACE = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
 """The spacing of numbers at 1.0 by the size, in bytes, of the type."""
 ROUNDS = 3
+_AT_ONCE = 1 << 16
+"""Numbers that are moved at once."""
 
 
 def shaken(proto: onnx.ModelProto, seed: int) -> Model:
@@ -41,7 +42,7 @@ def shaken(proto: onnx.ModelProto, seed: int) -> Model:
             tensor.CopyFrom(made)
             regions.append(region)
         else:
-            tensor.CopyFrom(numpy_helper.from_array(moved(random, values), name))
+            _store(tensor, moved(random, values))
     _move_dequantised(graphs, seed)
     return Model(copy)  # it keeps the regions
 
@@ -84,6 +85,15 @@ def _moved_in_parts(random: np.random.Generator, values: Array) -> Array:
     return made
 
 
+def _store(tensor: onnx.TensorProto, values: Array) -> None:
+    """Give a tensor other values, without a copy of them in a tensor of its own."""
+    name = tensor.name
+    tensor.Clear()
+    tensor.name, tensor.data_type = name, onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    tensor.dims.extend(values.shape)
+    tensor.raw_data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
 def _weights(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the operands that may hold weights: parameters, statistics, operands of arithmetic."""
     spec = spec_of(node)
@@ -94,11 +104,16 @@ def _weights(node: onnx.NodeProto) -> Iterator[str]:
 
 def moved(random: np.random.Generator, values: Array) -> Array:
     """Return numbers that are off by one last place, up or down at random."""
-    step = LAST_PLACE[values.dtype.itemsize]
-    factors = np.asarray([1 - step, 1 + step], values.dtype)
-    up = random.integers(0, 2, values.shape, dtype=np.uint8)
+    kind, step = values.dtype.type, LAST_PLACE[values.dtype.itemsize]
+    made = np.empty(values.shape, values.dtype)
+    given, result = values.reshape(-1), made.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values * factors[up])
+        for start in range(0, given.size, _AT_ONCE):  # the numbers in between stay in the cache
+            part = slice(start, start + _AT_ONCE)
+            factors = random.integers(0, 2, given[part].shape, dtype=np.uint8) * kind(2 * step)
+            factors += kind(1 - step)  # both sums are exact
+            np.multiply(given[part], factors, out=result[part])
+    return made
 
 
 def shaken_feed(feed: Mapping[str, Array], seed: int) -> dict[str, Array]:

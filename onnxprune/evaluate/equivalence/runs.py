@@ -39,7 +39,7 @@ class CheckBudget:
     """The time and memory budget of a comparison, beyond the shapes that the file fixes.
 
     Attributes:
-        seconds: Time from the first run on.
+        seconds: Time for drawn inputs, from the first run on; measuring rounding takes more.
         size_bytes: Estimated size of all tensors of one run.
         run_seconds: Time limit of one run; after a longer one no further inputs are drawn.
     """

@@ -16,7 +16,8 @@ from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import DifferenceError
 from onnxprune.evaluate.equivalence.tails import Pair
 from onnxprune.evaluate.runnable import shown_by
-from onnxprune.ir import with_outputs
+from onnxprune.ir import Model, every_graph, with_outputs
+from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import Array, Session
 
 
@@ -65,6 +66,7 @@ class Comparison:
         self.session = Session(self._reference, optimize=False)
         self._other = Session(with_outputs(candidate, [b for _, b in self._pairs]), optimize=False)
         self._graphs = graphs
+        self._first_changed: tuple[Model, Session] | None = None
         self.records = self.no_records()
 
     def no_records(self) -> dict[Pair, Record]:
@@ -121,9 +123,7 @@ class Comparison:
         noises = {p: Record(r.name, r.width, r.rounded) for p, r in self.records.items()}
         ordered = sorted(runs, key=lambda run: sum(np.asarray(a).size for a in run.feed.values()))
         for number in range(ROUNDS):
-            one = Session(self._reference, optimize=False)  # random generators start anew with it
-            changed = shaken(self._reference, number)
-            other = Session(changed.proto, optimize=False)
+            one, other = self._unchanged(), self._changed(number)
             for run in ordered:
                 try:
                     narrowed = self.interface.narrowed
@@ -138,6 +138,26 @@ class Comparison:
                 if is_enough is not None and is_enough(noises):
                     return noises
         return noises
+
+    def _unchanged(self) -> Session:
+        """Return the reference."""
+        return Session(self._reference, optimize=False) if self._is_random else self.session
+
+    def _changed(self, number: int) -> Session:
+        """Return the reference with weights changed by one last place; the first is kept for other runs."""
+        kept = self._first_changed
+        if number or kept is None:
+            changed = shaken(self._reference, number)
+            kept = changed, Session(changed.proto, optimize=False)
+        if not number and not self._is_random:
+            self._first_changed = kept
+        return kept[1]
+
+    @property
+    def _is_random(self) -> bool:
+        """Return true if a session has generators of random numbers, which start anew with another one."""
+        nodes = (node for graph in every_graph(self._reference.graph) for node in graph.node)
+        return any(spec_of(node).random == "always" for node in nodes)
 
 
 def _record(pair: Pair, graphs: tuple[ComputationGraph, ComputationGraph]) -> Record:

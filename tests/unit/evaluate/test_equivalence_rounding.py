@@ -143,7 +143,29 @@ def test_noise_is_measured_until_it_explains_the_differences(monkeypatch):
     verdict = examine(cancelling(np.arange(64)), cancelling(order))
     assert verdict.status == "agree"
     assert verdict.max_rel_error > 1e-5
-    assert made == [0, 0, 0]  # one round for usual numbers, one for each kind that is judged apart
+    assert made == [0]  # the same round for usual numbers and for each kind that is judged apart
+
+
+@pytest.mark.parametrize(("drawn", "loads"), [(False, 1), (True, 4)])
+def test_noise_loads_no_model_twice(monkeypatch: pytest.MonkeyPatch, drawn: bool, loads: int) -> None:
+    """The reference is loaded already, and its changed form kept, unless random generators start anew."""
+    more = [node("RandomNormalLike", "y0", "r", seed=1.0)] if drawn else [node("Identity", "y0", "r")]
+    scale = np.float32([1, 2, 3, 4, 5, 6])
+    given = Model(net(H, node("Mul", "h s", "y0"), *more, node("Add", "y0 r", "y"), s=scale))
+    check = EquivalenceCheck(given, given, subjects(given, given), QUICK)
+    check.try_shapes(None)
+    made: list[object] = []
+    session = tensor_comparison.Session
+
+    def loaded(proto: onnx.ModelProto, **how: bool) -> object:
+        made.append(proto)
+        return session(proto, **how)
+
+    monkeypatch.setattr(tensor_comparison, "Session", loaded)
+    for _ in range(2):
+        noises = check.comparison.noise(check.runs, lambda noises: True)
+        assert all(0 < noise.worst.max_rel_error < 1e-5 for noise in noises.values())
+    assert len(made) == loads
 
 
 def test_rounded_sums_of_dequantised_rows_are_no_difference() -> None:
