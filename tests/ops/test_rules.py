@@ -45,19 +45,28 @@ def test_the_standard_domain_has_two_names() -> None:
 # --- each operator on its own ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("operator", sorted(single_nodes.examples()))
+@pytest.mark.parametrize("operator", single_nodes.operators())
 def test_examples(operator: str) -> None:
     """The rule gives results their sizes, and all channels that it leaves free can be removed exactly."""
-    for case in single_nodes.examples()[operator]:
+    for case in single_nodes.examples_of(operator):
         check_example(case)
 
 
-@pytest.mark.parametrize("operator", sorted(single_nodes.examples()))
+@pytest.mark.parametrize("operator", single_nodes.operators())
 def test_examples_that_need_zeros(operator: str) -> None:
     """Sums without weights of their own, of results that are zero at a removed channel, or of operands."""
-    for case in single_nodes.examples()[operator][:6]:
+    for case in single_nodes.examples_of(operator)[:6]:
         check_example(case, weighed=False)
         check_example(case, shifted=0.25)
+
+
+@pytest.mark.slow
+def test_no_example_is_left_out() -> None:
+    """Examples of one operator are found in the modules that name it."""
+    found = {operator: len(single_nodes.examples_of(operator)) for operator in single_nodes.operators()}
+    assert {op: count for op, count in found.items() if count} == {
+        operator: len(cases) for operator, cases in single_nodes.examples().items()
+    }
 
 
 # --- unknown operators ------------------------------------------------------------------------------------

@@ -8,20 +8,50 @@ they are zero where a channel is removed; operands that are zero there or not.
 
 from __future__ import annotations
 
+import importlib
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, defs, helper, numpy_helper
 from onnx.backend.test import loader
+from onnx.backend.test.case import node as node_cases
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 ELSEWHERE = {"If", "Loop", "Scan"}
 """Operators that hold graphs."""
+
+
+def operators() -> list[str]:
+    """Return the operators that onnx has examples of, in order, from the sources of the examples alone."""
+    return sorted(op for op in _sources() if op not in ELSEWHERE)
+
+
+@cache
+def _sources() -> dict[str, list[str]]:
+    """Return the modules that name an operator as the first argument of a node, by operator."""
+    found = defaultdict(list)
+    for path in sorted(Path(node_cases.__file__).parent.glob("*.py")):
+        for operator in set(re.findall(r"""["']([A-Z]\w+)["']""", path.read_text(encoding="utf-8"))):
+            if defs.has(operator):
+                found[operator].append(path.stem)
+    return dict(found)
+
+
+@cache
+def examples_of(operator: str) -> list[Any]:
+    """Return onnx's examples of an operator; no other module of examples is run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in _sources().get(operator, []):
+            importlib.import_module(f"{node_cases.__name__}.{name}")
+    return [case for case in node_cases._NodeTestCases if _operator_of(case) == operator]
 
 
 @cache
@@ -32,12 +62,17 @@ def examples() -> dict[str, list[Any]]:
         cases = loader.load_model_tests(kind="node")
     found = defaultdict(list)
     for case in cases:
-        nodes = case.model.graph.node
-        standard = all(o.domain in ("", "ai.onnx") for o in case.model.opset_import)
-        plain = len(nodes) == 1 and nodes[0].op_type not in ELSEWHERE and "_expanded" not in case.name
-        if plain and standard:
-            found[nodes[0].op_type].append(case)
+        if operator := _operator_of(case):
+            found[operator].append(case)
     return dict(found)
+
+
+def _operator_of(case: Any) -> str:
+    """Return the operator of an example of one node of the standard domain; empty for other examples."""
+    nodes = case.model.graph.node
+    standard = all(o.domain in ("", "ai.onnx") for o in case.model.opset_import)
+    plain = len(nodes) == 1 and nodes[0].op_type not in ELSEWHERE and "_expanded" not in case.name
+    return str(nodes[0].op_type) if plain and standard else ""
 
 
 def network(

@@ -235,16 +235,17 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("change", SHAPES)
-def test_refusals_have_reasons_in_words(change: str) -> None:
+@pytest.mark.parametrize("operator", single_nodes.operators())
+def test_refusals_have_reasons_in_words(operator: str, change: str) -> None:
     """Onnx's example of each operator, with inputs of unknown rank, or of none."""
-    for name, cases in single_nodes.examples().items():
+    for case in single_nodes.examples_of(operator)[:1]:
         model = onnx.ModelProto()
-        model.CopyFrom(cases[0].model)
+        model.CopyFrom(case.model)
         for value in model.graph.input:
             if value.type.HasField("tensor_type"):
                 SHAPES[change](value.type.tensor_type)
         reason = certify(model, model).reason
-        assert not re.search("Error|out of range|object", reason), (name, reason)
+        assert not re.search("Error|out of range|object", reason), reason
 
 
 def test_a_body_that_uses_the_name_of_an_output_is_another_tensor() -> None:
