@@ -44,7 +44,7 @@ Opens: TypeAlias = "Callable[[Typing, onnx.NodeProto], Sequence[Axes | None]]"
 Arithmetic: TypeAlias = Literal["", "sum", "difference", "product", "quotient"]
 Rearrangement: TypeAlias = Literal["", "shape", "axes"]
 Randomness: TypeAlias = Literal["", "training", "always"]
-Movement: TypeAlias = Literal["", "parts", "whole"]
+Movement: TypeAlias = Literal["", "padded", "parts", "whole"]
 Normalisation: TypeAlias = Literal["", "stored", "places", "features"]
 Quantisation: TypeAlias = Literal["", "to integers", "to floats"]
 Total: TypeAlias = Literal["", "sum", "mean"]
@@ -103,6 +103,7 @@ class OpSpec:
             which operands masking may set to zero, and the multiply-accumulates. Without one all axes are
             blocked.
         zero: Zero rule: from the operands, true if the result is zero at a removed channel.
+        beside: The results that the zero rule says nothing about: positions, masks, statistics.
         constant: Constant rule: the values that are the same for every input of the network.
         opens: The axes of the inputs of its body, in order; ``None`` where they are not known.
         sizes: The size rule. Without one the inference of onnx and onnxruntime is used.
@@ -123,7 +124,7 @@ class OpSpec:
         normalises: ``stored`` if it divides by stored deviations, ``features`` if by a deviation or a norm
             over the last axes, ``places`` if by one over other axes.
         moves: ``whole`` if the results consist of the elements of the first operand, in any order, repeated
-            or of another type; ``parts`` if of some of its elements, and of zeros.
+            or of another type; ``parts`` if of some of its elements; ``padded`` if of zeros as well.
         carries: The operands whose integers the results hold, with their zero point.
         quantises: ``to integers`` or ``to floats`` if it converts between these by a scale and a zero point.
         jumps: True if a result jumps where an operand changes a little: it picks, compares or rounds.
@@ -151,6 +152,7 @@ class OpSpec:
     domain: str = ""
     axes: AxesRule | None = None
     zero: ZeroRule = never
+    beside: tuple[int, ...] = ()
     constant: Carry = nothing
     opens: Opens = no_bodies
     sizes: SizeRule | None = None

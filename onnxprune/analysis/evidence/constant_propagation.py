@@ -18,6 +18,7 @@ from onnx import helper
 
 from onnxprune.algebra.axes import Dim, Factor, Mirror, Sum, factors, resolve
 from onnxprune.algebra.kept_axes import is_counted
+from onnxprune.analysis.groups.channel_values import is_followed
 from onnxprune.analysis.groups.weight_values import mask_values
 from onnxprune.errors import UNEXPECTED
 from onnxprune.ir import attributes
@@ -267,10 +268,11 @@ def _results(found: Constants, index: int, node: onnx.NodeProto) -> Sequence[Arr
     operands = tuple(found.of(i) if i else None for i in node.input)
     if not any(o is not None for o in operands):
         return []
-    return spec.constant(_numbers(found.typing, node, operands))
+    return spec.constant(numbers_of(found.typing, node, operands))
 
 
-def _numbers(typing: Typing, node: onnx.NodeProto, operands: tuple[Array | None, ...]) -> Numbers:
+def numbers_of(typing: Typing, node: onnx.NodeProto, operands: tuple[Array | None, ...]) -> Numbers:
+    """Return a node as the constant rules read it, given the known values of its operands."""
     shapes, axes = typing.shapes, typing.axes
     inputs, first = list(node.input), axes.get(node.output[0], ())
     kinds = [shapes.types.get(i) for i in inputs]
@@ -331,6 +333,8 @@ def _add_zeros(found: Constants, index: int, node: onnx.NodeProto, views: Views)
     if spec.axes is None or index in typing.never_zero:
         return
     for number, name in enumerate(node.output):
+        if not is_followed(typing, node, number):
+            continue
         for factor in {f for d in typing.axes.get(name, ()) for f in factors(d) if f.free}:
             if any(found.factors_of(i) >= {factor} and found.of(i) is not None for i in node.input if i):
                 seen: dict[int | None, Mask] = {}

@@ -34,6 +34,16 @@ def is_masked(typing: Typing, tensor: str) -> bool:
     return masked_constant(typing, tensor) is not None
 
 
+def is_followed(typing: Typing, node: onnx.NodeProto, result: int) -> bool:
+    """Return whether the rules of a node's operator hold for a result: not for positions, masks, statistics.
+
+    A result of another type than the first is taken for one of these.
+    """
+    types = typing.shapes.types
+    alike = types.get(node.output[result]) == types.get(node.output[0])
+    return alike and result not in spec_of(node).beside
+
+
 def channel_values(
     typing: Typing,
     factor: Factor,
@@ -120,10 +130,10 @@ def _made(
 ) -> dict[str, float]:
     """Return the numbers that the results of a node hold at removed channels, where they are known."""
     node = typing.nodes[index]
-    spec, types = spec_of(node), typing.shapes.types
+    spec = spec_of(node)
     made: dict[str, float] = {}
     for number, name in enumerate(node.output):
-        if name in carrying and types.get(name) == types.get(node.output[0]):  # others are indices or masks
+        if name in carrying and is_followed(typing, node, number):
             seen = _seen(node, carrying, index, number, factor, views)
             zero = all(spec.zero(_flags(node, values, operands)) for operands in seen)
             if zero and index not in typing.never_zero:

@@ -16,7 +16,7 @@ import onnx
 from onnxprune.algebra.axes import Dim
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ir import attributes, bodies, captured, flat
-from onnxprune.ops.axes.axis_typing import Typing
+from onnxprune.ops.axes.axis_typing import Typing, UnknownOperandError
 from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.sequence_elements import is_empty_sequence, known_sequence
 from onnxprune.ops.axes.statements import Axes
@@ -24,6 +24,8 @@ from onnxprune.ops.axes.table import rule
 
 REPEATED = "its number of turns depends on the data: the work of its body is counted once"
 TURNS = "it goes through this axis turn by turn"
+BATCHED = "before opset 9 it goes through each sample of a batch on its own"
+_WITHOUT_BATCH = 9
 UNKNOWN = "the result of its body there is not known"
 
 
@@ -56,6 +58,8 @@ def loop(c: Context) -> None:
 
 
 def _scan_given(typing: Typing, node: onnx.NodeProto) -> Sequence[Axes | None]:
+    if typing.model.opset() < _WITHOUT_BATCH:
+        return ()
     given = [_axes(typing, name) for name in node.input]
     states, axes = _scanned(node)
     slices = [
@@ -68,6 +72,11 @@ def _scan_given(typing: Typing, node: onnx.NodeProto) -> Sequence[Axes | None]:
 def scan(c: Context) -> None:
     """As Loop, over slices of sequences."""
     (body,) = bodies(c.node)
+    if c.opset < _WITHOUT_BATCH:
+        for dims in filter(None, (_axes(c.typing, value.name) for value in body.output)):
+            for dim in dims:
+                c.block(dim, BATCHED)
+        raise UnknownOperandError(BATCHED)
     states, axes = _scanned(c.node)
     for operand, axis in enumerate(axes, states):
         if dims := _axes(c.typing, c.node.input[operand]):

@@ -10,7 +10,7 @@ import numpy as np
 from onnxprune.algebra.axes import Block, Dim, Factor, Mirror, concatenated, factors, nested, split
 from onnxprune.algebra.sizes.algebra import Extent
 from onnxprune.ops.axes.axis_typing import UnknownOperandError
-from onnxprune.ops.axes.constant_rules import joined, moved, parts, windows
+from onnxprune.ops.axes.constant_rules import Numbers, joined, moved, parts, windows
 from onnxprune.ops.axes.context import Context
 from onnxprune.ops.axes.table import carriers, first, rule
 from onnxprune.ops.axes.variables import Indexing, Keys
@@ -181,7 +181,12 @@ def _edge(c: Context, beside: Dim, element: int, size: int) -> Factor:
     return edge
 
 
-@rule("Resize", "Upsample", zero=first, constant=windows())
+def _keeps_channels(v: Numbers) -> bool:
+    """Return whether it interpolates along no axis before the third, and reads nothing outside."""
+    return all(v.passing[:2])
+
+
+@rule("Resize", "Upsample", zero=first, constant=windows(_keeps_channels))
 def resize(c: Context) -> None:
     """Axes that keep their size pass through; the others are interpolated along."""
     dims, sizes = c.axes(0), c.result_shape()

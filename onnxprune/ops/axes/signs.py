@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from onnxprune.ir import attributes
 from onnxprune.ops.axes.axis_typing import Typing
@@ -33,6 +34,10 @@ _FIRST |= set(
 """Operators that make no negative number if their first operand has none."""
 _ALL = {"Add", "Concat", "Div", "MatMul", "Mean", "Min", "Mul", "Sum"}
 """Operators that make none if no operand has any."""
+
+_EXACT = _MOVE | _CHOOSE | set("Concat Min Pad ScatterElements ScatterND Sign TopK Trilu Where".split())
+"""Operators whose integers do not overflow."""
+_SIGNED = (TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64)
 
 
 def is_never_negative(c: Context, operand: int) -> bool:
@@ -105,11 +110,13 @@ def _holds(typing: Typing, name: str, node: onnx.NodeProto | None, operands: Seq
     if node is None or node.domain not in STANDARD_DOMAINS:
         return False
     if node.op_type in _ALWAYS or _is_square(typing, node):
-        return True
+        return typing.shapes.types.get(name) not in _SIGNED or node.op_type == "Relu"  # it may overflow
     if node.op_type == "Max":
         return any(operands)
     if node.op_type == "Clip":
         return _clips(typing, node, operands)
+    if node.op_type not in _EXACT and typing.shapes.types.get(name) in _SIGNED:
+        return False  # it may overflow
     more = _CONDITIONS.get(node.op_type)
     return bool(operands) and all(operands) and (more is None or more(typing, node))
 
@@ -131,9 +138,9 @@ def _unchanged(typing: Typing, name: str) -> str:
 
 
 def _clips(typing: Typing, node: onnx.NodeProto, operands: Sequence[bool]) -> bool:
-    """Clip from below at zero or above, or of a nonnegative operand at a nonnegative bound."""
+    """The upper bound, which holds against the lower, is not negative, nor is one of lower and operand."""
     low, high = (_bound(typing, node, name, k) for name, k in (("min", 1), ("max", 2)))
-    return (low is not None and low >= 0) or (operands[0] and (high is None or high >= 0))
+    return (high is None or high >= 0) and (operands[0] or (low is not None and low >= 0))
 
 
 def _bound(typing: Typing, node: onnx.NodeProto, name: str, operand: int) -> float | None:
@@ -152,16 +159,18 @@ def _floors(typing: Typing, node: onnx.NodeProto) -> bool:
     if node.domain not in STANDARD_DOMAINS:
         return False
     if node.op_type == "Clip":
-        low = _bound(typing, node, "min", 1)
-        return low is not None and low >= 0
+        return _clips(typing, node, [False])
     return node.op_type == "Relu" or (
         node.op_type == "Max" and any(_holds(typing, n, None, []) for n in node.input)
     )
 
 
 def _interpolates(typing: Typing, node: onnx.NodeProto) -> bool:
-    """Means of neighbours, not polynomials through them, which overshoot."""
-    return attributes(node).get("mode", "nearest") in ("nearest", "linear")
+    """Means of neighbours, not polynomials through them, which overshoot; nothing negative outside."""
+    found = attributes(node)
+    crops = found.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    inside = not crops or found.get("extrapolation_value", 0.0) >= 0
+    return inside and found.get("mode", "nearest") in ("nearest", "linear")
 
 
 def _pads(typing: Typing, node: onnx.NodeProto) -> bool:

@@ -26,6 +26,8 @@ def layer(p: Passage) -> Effect:
     """Orthogonal once the mean is taken in the writers, scale and shift in the readers."""
     if not _whole(p) or len(p.outputs) > 1:
         return permutation("it takes its statistics over more than the axis")
+    if any(p.node.output[1:]):
+        return permutation("its statistics are results too")
     reason = "it subtracts the mean of the axis and scales each channel"
     return Effect(Symmetry.PERMUTATION, (Norm("layer", p.index),), reason, Symmetry.ORTHOGONAL)
 
