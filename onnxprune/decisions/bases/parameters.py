@@ -14,11 +14,14 @@ from onnxprune.algebra.kept_axes import channel_of
 from onnxprune.analysis.groups.axis_fibres import fibres_of
 from onnxprune.analysis.groups.channels import Channels
 from onnxprune.analysis.groups.group_symmetry import GroupSymmetry, lying_on
+from onnxprune.decisions.bases.handed_on import hands_on
 from onnxprune.ir import Model, label
 from onnxprune.ops.symmetry import Vector
 from onnxprune.ops.views import LinearView
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_SHIFTED = ("matrix", "stack", "windows", "transposed windows")
+"""Layouts of weights whose product with a shift is a bias."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Stream:
         if isinstance(behind, str):
             return behind
         is_centred = any(n.kind == "layer" for n in axis.norms)
+        if why := _unshifted(channels, axis, joined, behind, before if is_centred else ()):
+            return why
         readers, writers = [], []
         for vector in axis.vectors:
             place = joined[vector.flow]
@@ -82,8 +87,43 @@ def _behind(
             return f"the scale of {called} is computed while the network runs"
         if channels.model.array(node.input[1]).dtype == np.float16:
             return f"{called} is of half precision, which the squares of a stream would leave"
+        if any(node.output[1:]):
+            return f"the statistics of {called} are results too"
         behind[place] = number
     return behind
+
+
+def _unshifted(
+    channels: Channels,
+    axis: GroupSymmetry,
+    joined: Mapping[str, str],
+    behind: Mapping[str, int],
+    centred: Container[str],
+) -> str:
+    """Return which node keeps parameters of normalisations from being absorbed; empty where none does.
+
+    Args:
+        channels: The groups of the model.
+        axis: The axis.
+        joined: The representative of each tensor.
+        behind: The normalisation that each tensor behind one comes from.
+        centred: The tensors whose mean is subtracted.
+    """
+    for pair in axis.pairs:
+        if any(joined[name] in behind or joined[name] in centred for name in (pair.first, pair.second)):
+            return f"{_called(channels, pair.node)} multiplies the stream by another activation"
+    apart = {n.node for n in axis.norms} | {v.node for v in axis.vectors} | {p.node for p in axis.pairs}
+    for number, names in lying_on(channels.typing, axis.group.factor):
+        norms = {behind[joined[name]] for name in names if joined[name] in behind}
+        shifted = [k for k in norms if _has_shift(channels, channels.typing.nodes[k])]
+        if shifted and number not in apart and not hands_on(channels.typing, axis.group.factor, number):
+            return f"{_called(channels, number)} changes the shift of a normalisation"
+    return ""
+
+
+def _has_shift(channels: Channels, norm: onnx.NodeProto) -> bool:
+    given = len(norm.input) > 2 and bool(norm.input[2])
+    return given and bool(np.any(channels.model.array(norm.input[2])))
 
 
 def absorb_scale(
@@ -126,8 +166,8 @@ def _shifted(channels: Channels, stream: Stream, reader: Vector, weights: Array,
     along = np.where(channel >= 0, shift[np.maximum(channel, 0)], 0.0)
     view = _view(channels, reader)
     product = view.alpha * np.tensordot(weights, along, axes=([reader.axis], [0]))
-    if view.layout in ("matrix", "stack"):
-        return np.asarray(product)
+    if view.layout in ("matrix", "stack"):  # one for each matrix of a stack, which lies before the rows
+        return np.asarray(np.expand_dims(product, reader.axis) if weights.ndim > 2 else product)
     return np.asarray(product.reshape(product.shape[0], -1).sum(1))
 
 
@@ -173,9 +213,8 @@ def _view(channels: Channels, reader: Vector) -> LinearView:
 def _unreadable(channels: Channels, reader: Vector, norm: onnx.NodeProto) -> str:
     """Return why the shift of a normalisation cannot go into the bias of a reader."""
     view = _view(channels, reader)
-    shifts = len(norm.input) > 2 and bool(norm.input[2]) and np.any(channels.model.array(norm.input[2]))
     rank = len(channels.typing.axes[channels.typing.nodes[reader.node].output[0]])
-    if not shifts:
+    if not _has_shift(channels, norm):
         return ""
     if view.uneven:
         return f"has no bias for the shift before it: {view.uneven}"
@@ -183,7 +222,14 @@ def _unreadable(channels: Channels, reader: Vector, norm: onnx.NodeProto) -> str
         return "reads the normalised stream in groups"
     if view.layout in ("matrix", "stack") and view.result_axis % rank != rank - 1:
         return "multiplies the normalised stream from the left"
-    return ""
+    node, weights = channels.typing.nodes[reader.node], channels.model.constants[reader.constant]
+    if view.layout not in _SHIFTED or (view.layout == "stack" and reader.axis != len(weights.dims) - 2):
+        return "has no bias for the shift before it"
+    if view.bias is None or len(node.input) <= view.bias or not node.input[view.bias]:
+        return ""
+    if node.input[view.bias] not in channels.model.constants:
+        return "has a bias that is computed while the network runs"
+    return "" if view.beta else "has a bias that it multiplies by zero"
 
 
 def _joined(channels: Channels, axis: GroupSymmetry, norms: set[int]) -> dict[str, str]:
