@@ -49,7 +49,41 @@ def find_vocabulary(model: Model) -> Vocabulary:
     if not rows:
         hint = "rows can be kept where an integer input picks them from a constant table (Gather)"
         raise ModelError(f"{model.name} has no table whose rows the caller picks", hint)
-    return _of(model, max(rows.values()), picks)
+    found = _of(model, max(rows.values()), picks)
+    _refuse_two_tables(model, found)
+    return found
+
+
+def _refuse_two_tables(model: Model, vocabulary: Vocabulary) -> None:
+    """Refuse inputs that pick from different tables of as many rows, such as words and places.
+
+    Raises:
+        ModelError: There are such inputs.
+    """
+    read: dict[str, set[str]] = {}
+    for name in vocabulary.inputs:
+        copies = _copied(model, name)
+        read[name] = {
+            node.input[0]
+            for node in model.all_nodes
+            if node.output and node.output[0] in vocabulary.lookups and node.input[1] in copies
+        }
+    first, *others = vocabulary.inputs
+    for other in others:
+        if not any(_are_equal(model, a, b) for a in read[first] for b in read[other]):
+            raise ModelError(
+                f"'{first}' and '{other}' pick from different tables of {vocabulary.rows} rows",
+                "rows can be kept where one table is the largest, or where its copies are equal",
+            )
+
+
+def _are_equal(model: Model, one: str, other: str) -> bool:
+    """Return whether two tables are one, or hold the same numbers."""
+    if one == other:
+        return True
+    if one not in model.constants or other not in model.constants:
+        return False
+    return np.array_equal(model.array(one), model.array(other))
 
 
 def noted_vocabulary(model: Model) -> Vocabulary | None:

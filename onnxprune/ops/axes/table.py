@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import onnx
 
-from onnxprune.algebra.axes import Block, Factor, block, unify
+from onnxprune.algebra.axes import Block, Dim, Factor, block, factors, unify
 from onnxprune.analysis.shapes import Shapes
 from onnxprune.errors import UNEXPECTED, DefectError
 from onnxprune.ir import (
@@ -112,11 +112,22 @@ def infer_axes(
         for axis, dim in enumerate(dims, 1):
             hint = OPEN_IO if isinstance(dim.size, int) else ""
             why = Block(value.name, "graph output", f"the caller reads it{hint}")
-            if typing.rows is not None and axis == len(dims) and dim.size == typing.rows.size:
+            if typing.rows is not None and axis == len(dims) and _is_one_score_a_row(typing, dim):
                 unify(dim, typing.rows, why)
             else:
                 block(dim, why)
     return typing
+
+
+def _is_one_score_a_row(typing: Typing, dim: Dim) -> bool:
+    """Return whether the last axis of an output has an element for each row of the vocabulary.
+
+    An axis of as many elements that the network sums over is one of features, such as a hidden state.
+    """
+    if typing.rows is None or dim.size != typing.rows.size:
+        return False
+    summed = {f for contraction in typing.contractions for f in factors(contraction.dim)}
+    return summed.isdisjoint(set(factors(dim)) - set(factors(typing.rows)))
 
 
 def _infer(typing: Typing, graph: onnx.GraphProto, numbers: Iterator[int]) -> None:

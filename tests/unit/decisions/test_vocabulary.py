@@ -252,3 +252,28 @@ def test_commands_write_a_map(tmp_path: Path) -> None:
         "ids": KEEP,
     }
     assert facts("verify", sparse, dense)["equal"]
+
+
+def wide_model(*outputs: str, places: str = "") -> Model:
+    """As many features as rows; a second table for places on request."""
+    net = Net()
+    table = net.weight(ROWS, ROWS, fan=1, name="table")
+    x = net.op("Gather", table, net.input("ids", ["N", "L"], TensorProto.INT64))
+    if places:
+        other = table if places == "the same" else net.weight(ROWS, ROWS, fan=1, name="places")
+        x = net.add(x, net.op("Gather", other, net.input("at", ["N", "L"], TensorProto.INT64)))
+    features = net.relu(net.linear(x, ROWS))
+    made = {"features": features, "scores": net.linear(features, ROWS)}
+    return net.model(*(made[name] for name in outputs))
+
+
+def test_features_as_many_as_rows_stay() -> None:
+    dense = Transform()(KeepRows(KEEP)(wide_model("features", "scores"))).model
+    widths = [o.type.tensor_type.shape.dim[-1].dim_value for o in dense.outputs]
+    assert widths == [ROWS, len(KEEP)]
+
+
+def test_two_tables_of_as_many_rows_are_not_one_vocabulary() -> None:
+    with pytest.raises(ModelError, match="'ids' and 'at' pick from different tables of 40 rows"):
+        KeepRows(KEEP)(wide_model("scores", places="another"))
+    assert find_vocabulary(wide_model("scores", places="the same")).inputs == ("ids", "at")
