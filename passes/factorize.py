@@ -243,7 +243,7 @@ class Factorize(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
         for layer in (n for n in layers if n.name not in offered):
             reason = "no split costs less than the layer"
             if layer.name in ranks:
-                most = largest_rank(layer, forms_of(layer.kernel_shape, self.form))
+                most = largest_rank(layer, forms_of(layer, self.form))
                 reason = f"rank {ranks[layer.name]} costs no less than the layer; "
                 reason += f"the largest rank that pays is {most}" if most else "no rank pays"
             found.append(WholeLayer(layer.name, layer.linear.node.op_type, reason))

@@ -162,7 +162,7 @@ def offers_of(
         variance = power(kernel, moments.apart)
         if variance <= 0:
             continue  # its result does not vary
-        tried, rank = forms_of(layer.kernel_shape, forms), ranks.get(layer.name)
+        tried, rank = forms_of(layer, forms), ranks.get(layer.name)
         options = options_of(layer, kernel, moments.gram, variance, tried, rank)
         if options:
             weight = _weight(meter, layer, kernel, moments, options) if meter else 1.0

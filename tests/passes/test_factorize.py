@@ -436,3 +436,17 @@ def test_the_bodies_of_branches_stay() -> None:
     with pytest.raises(NothingToDoError) as refused:
         Factorize(reduce_macs=0.1)(model)
     assert "'inside': it lies in the body" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("form", ["svd", "tucker-2"])
+def test_a_stated_size_of_the_result_is_kept(form: str) -> None:
+    """Parts along one axis would state the size of the other one too: they are no form of such a layer."""
+    net, kernel = Net(), low(form, (1, 8, 7, 3, 4))
+    turned = np.flip(kernel, (3, 4)).swapaxes(1, 2).reshape(7, 8, 3, 4)
+    how = {"strides": [2, 3], "output_shape": [11, 18]}
+    made = net.op("ConvTranspose", net.input("x", ["N", 7, 5, 6]), net.const(turned), net.vector(8), **how)
+    model = net.model(made)
+    checked(model, form=[form])
+    with pytest.raises(NothingToDoError):
+        Factorize(rank={"*": RANK}, form=["spatial"])(model)
+    checked(model)

@@ -70,17 +70,18 @@ class RankOption:
     error: float
 
 
-def forms_of(kernel: Sequence[int], names: Sequence[FormName] = ()) -> list[Form]:
-    """Return the forms that a kernel of some size has.
+def forms_of(layer: RankLayer, names: Sequence[FormName] = ()) -> list[Form]:
+    """Return the forms that the kernel of a layer has.
 
     Args:
-        kernel: The sizes of the kernel; none for a matrix.
+        layer: The layer.
         names: The names of the forms that are allowed; by default all.
     """
+    kernel = layer.kernel_shape
     every = tuple(range(len(kernel)))
     wide = [k for k in every if kernel[k] > 1]
     found = [Form("svd", every)]
-    if len(wide) > 1:
+    if len(wide) > 1 and not layer.is_sized:
         parts: list[tuple[int, ...]] = [(k,) for k in wide]
         parts += [tuple(o for o in wide if o != k) for k in wide] if len(wide) > 2 else []
         found += [Form("spatial", part) for part in parts]

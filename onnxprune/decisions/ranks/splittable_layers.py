@@ -51,6 +51,7 @@ class RankLayer:
         after: Those of its result.
         rows: Number of rows of the result of one sample beside those.
         shift: The parameter that moves the mean of its result.
+        is_sized: True if the node states the sizes of its result, which parts along one axis would not have.
     """
 
     index: int
@@ -60,6 +61,7 @@ class RankLayer:
     after: tuple[int, ...]
     rows: float
     shift: Shift | None = field(repr=False)
+    is_sized: bool = False
 
     @property
     def name(self) -> str:
@@ -230,7 +232,8 @@ def _layer(channels: Channels, model: Model, index: int, work: Mapping[str, floa
     )
     moved = before if linear.view.layout == "transposed windows" else after
     rows = macs / max(math.prod(moved) * math.prod(shape), 1)
-    return RankLayer(index, linear, shape, before, after, rows, find_shift(model, node, groups * outputs))
+    shift, is_sized = find_shift(model, node, groups * outputs), "output_shape" in attributes(node)
+    return RankLayer(index, linear, shape, before, after, rows, shift, is_sized)
 
 
 def _reason(model: Model, node: onnx.NodeProto, reason: str) -> str:
