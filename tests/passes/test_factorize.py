@@ -447,6 +447,6 @@ def test_a_stated_size_of_the_result_is_kept(form: str) -> None:
     made = net.op("ConvTranspose", net.input("x", ["N", 7, 5, 6]), net.const(turned), net.vector(8), **how)
     model = net.model(made)
     checked(model, form=[form])
-    with pytest.raises(NothingToDoError):
+    with pytest.raises(PlanError):
         Factorize(rank={"*": RANK}, form=["spatial"])(model)
     checked(model)

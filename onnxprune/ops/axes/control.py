@@ -73,8 +73,8 @@ def scan(c: Context) -> None:
     """As Loop, over slices of sequences."""
     (body,) = bodies(c.node)
     if c.opset < _WITHOUT_BATCH:
-        for dims in filter(None, (_axes(c.typing, value.name) for value in body.output)):
-            for dim in dims:
+        for value in body.output:
+            for dim in _axes(c.typing, value.name) or ():
                 c.block(dim, BATCHED)
         raise UnknownOperandError(BATCHED)
     states, axes = _scanned(c.node)
