@@ -14,7 +14,7 @@ from onnxprune.runtime import Session, compare, sample_feeds
 
 WIDTH = 8
 Written = Callable[[Net, str, str], list[str]]
-"""From the stream and its normalisation to the outputs."""
+"""The outputs, made of the stream and its normalisation."""
 
 
 def behind(move: Callable[[Net, str], str]) -> Written:
