@@ -173,5 +173,8 @@ def test_a_scan_over_each_sample_on_its_own_stays() -> None:
     body = helper.make_graph([node], "body", kinds[:2], kinds[2:])
     net.nodes.append(helper.make_node("Scan", ["", start, rows], ["last"], body=body, num_scan_inputs=1))
     net.types["last"] = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", 6])
-    model = net.model(net.linear("last", 4, bias=False))
-    assert not find_channels(model).groups
+    y = net.linear(net.relu(net.linear("last", 8, bias=False)), 4, bias=False)
+    model = net.model(y)
+    channels = find_channels(model)
+    assert [g.size for g in channels.groups] == [8]
+    assert prune_exactly(model, half_of_each(channels), channels).error <= 1e-6

@@ -101,6 +101,8 @@ def _operands(node: onnx.NodeProto, body: onnx.GraphProto) -> tuple[list[tuple[s
     """Return operands with inputs of the body, the number of states, and where their results begin."""
     first = 2 if node.op_type == "Loop" else 0
     inner = [value.name for value in body.input[first:]]
+    if len(inner) != len(node.input) - first:  # a Scan of opset 8 has lengths in front
+        return [], 0, 0
     given = list(zip(node.input[first:], inner, strict=True))
     scanned = int(attributes(node)["num_scan_inputs"]) if node.op_type == "Scan" else 0
     return given, len(given) - scanned, first // 2

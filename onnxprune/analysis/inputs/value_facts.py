@@ -142,4 +142,4 @@ def _operands_of_bodies(nodes: list[onnx.NodeProto]) -> Iterator[tuple[str, str]
             if node.op_type == "Loop":
                 yield from zip(inside[2:], node.input[2:], strict=False)
             elif node.op_type == "Scan":
-                yield from zip(inside, node.input, strict=False)
+                yield from zip(inside, node.input[len(node.input) - len(inside) :], strict=False)

@@ -61,7 +61,7 @@ def _states(node: onnx.NodeProto) -> Iterator[tuple[int, int, int, int]]:
     if node.op_type == "Loop":
         for k in range(len(node.input) - 2):
             yield k + 2, k + 2, k + 1, k
-    elif node.op_type == "Scan":
+    elif node.op_type == "Scan" and len(next(bodies(node)).input) == len(node.input):  # opset 8 has lengths
         for k in range(len(node.input) - int(attributes(node)["num_scan_inputs"])):
             yield k, k, k, k
 
