@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from attention_networks import contrib
 from click.testing import CliRunner
 from helpers import Net, feeds_for
 from ideas import IDEAS
@@ -267,6 +268,44 @@ def test_equations_that_pair_elements_commute_with_permutations_alone(equation: 
     assert all(s.symmetry is Symmetry.PERMUTATION for s in found)
 
 
+def in_one_node(kind: str) -> Model:
+    """Attention of 2 heads in one node: with heads as an axis, side by side, or of onnxruntime."""
+    net = Net(opset=23)
+    x = net.input("x", ["N", 6, 8])
+    keys = WIDTH if kind == "shared" else 2 * WIDTH
+    operands = [net.linear(x, 2 * WIDTH), net.linear(x, keys), net.linear(x, keys)]
+    if kind == "axis":
+        operands = [net.transpose(net.reshape(a, 0, 0, 2, WIDTH), 0, 2, 1, 3) for a in operands]
+        y = net.reshape(net.transpose(net.op("Attention", *operands), 0, 2, 1, 3), 0, 0, 2 * WIDTH)
+    elif kind == "microsoft":
+        y = contrib(net, "MultiHeadAttention", *operands, shape=["N", 6, 2 * WIDTH], num_heads=2)
+    else:
+        y = net.op("Attention", *operands, q_num_heads=2, kv_num_heads=keys // WIDTH)
+    return net.model(net.linear(y, 5))
+
+
+@pytest.mark.parametrize("kind", ["axis", "apart", "shared", "microsoft"])
+def test_widths_of_heads_of_attention_in_one_node_commute_with_every_map(kind: str) -> None:
+    channels = find_channels(in_one_node(kind))
+    found = [s for s in symmetries(channels) if s.group.size == WIDTH]
+    assert [s.symmetry for s in found] == [Symmetry.LINEAR] * 2, [s.limit for s in found]
+    assert [len(s.pairs) for s in found] == [1, 0]
+    for seed in range(2):
+        assert difference(channels, moved(channels, seed)[0]) <= 1e-5
+
+
+def test_heads_and_a_bias_of_attention_in_one_node_keep_their_basis() -> None:
+    net = Net(opset=23)
+    x = net.input("x", ["N", 6, 8])
+    operands = [net.linear(x, 2 * WIDTH) for _ in range(3)]
+    bias = net.vector(6 * WIDTH)
+    y = contrib(net, "MultiHeadAttention", *operands, bias, shape=["N", 6, 2 * WIDTH], num_heads=2)
+    found = symmetries(find_channels(net.model(net.linear(y, 5))))
+    assert sorted(s.group.size for s in found) == [2, WIDTH, WIDTH]
+    found += [s for s in symmetries(find_channels(in_one_node("apart"))) if s.group.size == 2]
+    assert {s.symmetry for s in found} == ONLY
+
+
 def old_upsample() -> Model:
     """A stream through the operator that version 10 replaced by Resize."""
     net = Net(opset=9)
@@ -281,6 +320,7 @@ def every_network() -> Iterator[tuple[Model, float]]:
     """
     models = [stream(*how) for table in (LINEAR, SCALED) for how in table.values()]
     models += [equations("bld,dhk->blhk", "bqhk,bvhk->bhqv", "bqhk,hkd->bqd"), old_upsample()]
+    models += [in_one_node(kind) for kind in ("axis", "apart", "microsoft")]
     bounded = [(model, 1e-5) for model in models]
     bounded += [(check(Model(i.build())), max(1e-4, i.tolerance)) for i in IDEAS.values()]
     for model, bound in bounded:

@@ -5,6 +5,7 @@ passage         one node, as a factor passes it
 products        convolutions and matrix products
 pointwise       sums, products, activations
 movement        operators that move or average elements
+attention       attention in one node
 norms           normalisations, and their replacements once their parameters are absorbed
 table           entry of symmetry rules into the table of operators
 """
