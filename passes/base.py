@@ -14,9 +14,18 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from onnxprune.decisions.channels.hints import Hints
-from onnxprune.decisions.plan import Analysis
+from onnxprune.decisions.plan import PLAN_KEY, Analysis
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.ir import Model, analysis_scope, check_weights, opened, sized
+from onnxprune.evaluate.data import shapes_of_samples
+from onnxprune.ir import (
+    SAMPLES_KEY,
+    Model,
+    analysis_scope,
+    check_weights,
+    note_sample_shapes,
+    opened,
+    sized,
+)
 from onnxprune.ir.declarations import correct_declarations, refusal, wrong_declarations
 from onnxprune.passes.reports import Report
 from onnxprune.support.option_fields import check_bounds
@@ -86,15 +95,23 @@ class Pass(ABC):
         before = PassResult(given, modified=False) if isinstance(given, Model) else given
         model = before.model if self.maps else before.model.in_memory()
         model = opened(model.copy(), self.open_io) if self.open_io else model
-        before = replace(before, model=sized(model, self.input_shapes, self.dims))
+        before = replace(before, model=self._at_sample_sizes(sized(model, self.input_shapes, self.dims)))
         with analysis_scope():
             self.requires(before)
             after = self.run(before)
             if after.modified:
+                _note_samples(before.model, after.model)
                 after = with_right_declarations(before.model, after)
                 after.model.analyses.preserve(after.model, before.model.analyses, self.preserves)
             self.ensures(before, after)
         return after
+
+    def _at_sample_sizes(self, model: Model) -> Model:
+        """Count the work of a model at the sizes of the samples, unless its baseline is counted already."""
+        data = getattr(self, "data", None)
+        if data is None or model.sample_shapes or PLAN_KEY in model.metadata():
+            return model
+        return replace(model, sample_shapes=shapes_of_samples(data, model.inputs, model.outputs))
 
     def _check_lists(self) -> None:
         """Refuse a text in the place of a list: its letters would be taken for names."""
@@ -121,6 +138,12 @@ class Pass(ABC):
         """Raise an error if the result breaks the postcondition of the pass."""
         if result.modified:
             check_valid(result.model, self.name, given.model)
+
+
+def _note_samples(before: Model, after: Model) -> None:
+    """Note the shapes of samples in a model that has got a plan: its baseline was counted at their sizes."""
+    if PLAN_KEY in (notes := after.metadata()) and before.sample_shapes and SAMPLES_KEY not in notes:
+        note_sample_shapes(after, dict(before.sample_shapes))
 
 
 def check_valid(model: Model, made_by: str, given: Model | None = None) -> None:

@@ -30,7 +30,7 @@ from onnxprune.evaluate.data import Dataset, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
 from onnxprune.evaluate.metrics import baseline_outputs, evaluate, get_metric
-from onnxprune.ir import Model, merged, over_all_channels
+from onnxprune.ir import Model, merged, over_all_channels, sized_like
 from onnxprune.ops.axes.context import INEXACT_OPENS
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.basis_choice import chosen, node_count, of_rotated, with_rotation
@@ -121,7 +121,7 @@ class Prune(PruneOptions, Pass):
             return None
         data = None if self.data is None else self._samples_of(given.model)
         rotated = rotated_like(given, bases, data=data, seed=self.seed)
-        return replace(rotated, model=replace(rotated.model, sizes=given.model.sizes))
+        return replace(rotated, model=sized_like(rotated.model, given.model))
 
     def _rotation(self, given: PassResult) -> PassResult:
         """Rotate the model that was given, by the samples where there are any."""
@@ -137,7 +137,7 @@ class Prune(PruneOptions, Pass):
             allow_unchanged=self.rotate == "auto",
         )
         rotated = step(given)
-        rotated = replace(rotated, model=replace(rotated.model, sizes=given.model.sizes))
+        rotated = replace(rotated, model=sized_like(rotated.model, given.model))
         if self.rotate == "auto" and "latency" in self.reductions():
             slower = rotated.modified and node_count(rotated.model) > node_count(given.model)
             if slower:
@@ -250,7 +250,7 @@ class Prune(PruneOptions, Pass):
         facts = {**pruned.facts.get("recovery", {}), "score": score}
         made = replace(
             pruned,
-            model=replace(model, sizes=pruned.model.sizes),
+            model=sized_like(model, pruned.model),
             report=pruned.report.with_keys(recovery=facts),
         )
         return made if order.rank(made) < order.rank(pruned) else pruned

@@ -30,7 +30,7 @@ from onnxprune.decisions.ranks import Form, RankLayer, RankOption, find_layers, 
 from onnxprune.errors import DataError, NothingToDoError, PlanError, VerificationError
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
-from onnxprune.ir import Model
+from onnxprune.ir import Model, sized_like
 from onnxprune.passes.base import PassResult
 from onnxprune.passes.plan_order import PlanOrder, score_of
 from onnxprune.passes.plan_reports import by_kind
@@ -173,7 +173,7 @@ class Splitting:
             stems = {nodes[out].input[layer.view.weights] for out, (layer, _) in chains.items()}
             own = own if stems <= own.constants.keys() else None
         made = written(self._model if own is None else own, chains)
-        return replace(made, sizes=self.given.sizes)
+        return sized_like(made, self.given)
 
     def _chains(
         self, made: Model, chosen: Sequence[tuple[RankLayer, RankOption]], kernels: Sequence[Kernels]

@@ -26,7 +26,7 @@ from onnxprune.errors import NothingToDoError, PlanError, UsageError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence import CheckBudget, examine
 from onnxprune.evaluate.equivalence.verification import demand
-from onnxprune.ir import Model, load
+from onnxprune.ir import Model, load, sized_like
 from onnxprune.passes.base import Pass, PassResult
 from onnxprune.passes.reports import RotateReport
 from onnxprune.runtime import Feeds, Session
@@ -155,7 +155,7 @@ def in_basis_of(original: Model, sparse: Model, *, data: DataSpec | None = None,
     expected, found = basis_of(sparse.metadata()), basis_of(original.metadata())
     if expected is not None and found is None:
         rotated = rotated_like(PassResult(original, False), bases_of(sparse), data=data, seed=seed).model
-        return replace(rotated, path=original.path, sizes=original.sizes)
+        return sized_like(replace(rotated, path=original.path), original)
     check_basis(
         expected,
         found,

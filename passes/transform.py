@@ -31,7 +31,7 @@ from onnxprune.errors import NothingToDoError, NotShownError
 from onnxprune.evaluate.data import DataSpec
 from onnxprune.evaluate.equivalence import Verdict, examine, is_exact
 from onnxprune.evaluate.equivalence.verification import demand
-from onnxprune.ir import OPEN_KEY, VOCABULARY_KEY, Model, merged
+from onnxprune.ir import OPEN_KEY, SAMPLES_KEY, VOCABULARY_KEY, Model, merged
 from onnxprune.ir.canonical.canonicalise import canonicalise
 from onnxprune.ir.canonical.own_fills import with_shared_fills
 from onnxprune.passes.base import Pass, PassResult
@@ -185,7 +185,7 @@ def _carry_notes(
     sparse: Model, dense: Model, channels: Channels, removed: Mapping[str, Sequence[int]]
 ) -> None:
     """Take the notes on a plan out of a dense model, and note its widths."""
-    for note in (PLAN_KEY, MAPS_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY):
+    for note in (PLAN_KEY, MAPS_KEY, ORIGIN_KEY, OPEN_KEY, VOCABULARY_KEY, CONFIG_KEY, SAMPLES_KEY):
         dense.set_metadata(note, None)
     note_widths(dense, channels, removed)
     carry_note(sparse, dense)

@@ -8,6 +8,7 @@ extraction       subgraphs as models, models with other outputs
 attributes       attributes of a node, decoded on access
 given            sizes of inputs that the user gives
 open_interface   inputs and outputs whose axes may shrink
+sample_shapes    shapes of samples, at which work is counted
 reading          from a file, external data included
 checking         models of files, checked and put in the order of execution
 meaning          forms that some writers use, brought into the usual one
@@ -41,6 +42,7 @@ from onnxprune.ir.nested_graphs import (
     subgraphs,
 )
 from onnxprune.ir.open_interface import OPEN_KEY, fixed_axes, open_values, opened
+from onnxprune.ir.sample_shapes import SAMPLES_KEY, note_sample_shapes, sample_shapes, sized_like
 from onnxprune.ir.vocabulary import (
     VOCABULARY_KEY,
     Vocabulary,
@@ -56,6 +58,7 @@ __all__ = [
     "FLOAT_TYPES",
     "OLDEST_OPSET",
     "OPEN_KEY",
+    "SAMPLES_KEY",
     "STATISTICS_KEY",
     "VOCABULARY_KEY",
     "AnalysisManager",
@@ -83,6 +86,7 @@ __all__ = [
     "label",
     "load",
     "merged",
+    "note_sample_shapes",
     "note_statistics",
     "note_vocabulary",
     "noted_statistics",
@@ -92,7 +96,9 @@ __all__ = [
     "over_all_channels",
     "pickable_rows",
     "renumbered",
+    "sample_shapes",
     "sized",
+    "sized_like",
     "skeleton",
     "subgraphs",
     "with_outputs",

@@ -153,7 +153,7 @@ def analysis(
         def kept(model: Model, /, *args: P.args, **kwargs: P.kwargs) -> T:
             bound = form.bind(model, *args, **kwargs)
             bound.apply_defaults()
-            sizes = _frozen(model.sizes) if sized else None
+            sizes = (_frozen(model.sizes), _frozen(model.sample_shapes)) if sized else None
             arguments = (_frozen(bound.args[1:]), _frozen(bound.kwargs), sizes)
             return model.analyses.result(model, name, arguments, lambda: function(model, *args, **kwargs))
 

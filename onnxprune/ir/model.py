@@ -55,6 +55,8 @@ class Model:
         external: True if its weights lay in a file of their own, and are to be written so again.
         compact: Names of constants whose values the file made of much less, and is to again.
         sizes: Sizes that inputs are analysed and run with, by name, -1 for an axis of which none is given.
+        sample_shapes: Shapes of samples, by the name of the input, -1 for the axis that counts them: work is
+            counted at these sizes, and open axes stay open.
         analyses: Results of analyses of this version.
         calls: The local functions of the file and their calls, which were inlined.
     """
@@ -67,6 +69,7 @@ class Model:
     external: bool = False
     compact: frozenset[str] = frozenset()
     sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sample_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     analyses: AnalysisManager = field(default_factory=AnalysisManager, repr=False, compare=False)
     calls: LocalCalls | None = field(default=None, repr=False, compare=False)
     _constants: dict[str, onnx.TensorProto] | None = field(default=None, repr=False)
@@ -290,7 +293,12 @@ class Model:
         proto = load_all(self.proto)
         if proto is self.proto:
             return self
-        return Model(proto, self.path, self.external, self.compact, dict(self.sizes), calls=self.calls)
+        return self._around(proto)
+
+    def _around(self, proto: onnx.ModelProto) -> Model:
+        """Return a model of another message of the same graph."""
+        how = (self.external, self.compact, dict(self.sizes), self.sample_shapes)
+        return Model(proto, self.path, *how, calls=self.calls)
 
     def metadata(self) -> dict[str, str]:
         """Return the model's own key/value notes."""
@@ -308,7 +316,7 @@ class Model:
         """Return a model with a message of its own."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Model(proto, self.path, self.external, self.compact, dict(self.sizes), calls=self.calls)
+        return self._around(proto)
 
 
 def _stored(values: Any, name: str, maps: bool) -> tuple[onnx.TensorProto, Region | None]:

@@ -14,10 +14,10 @@ from onnx import helper
 
 from onnxprune.algebra.sizes.algebra import Extent, NotWholeError, evaluate
 from onnxprune.analysis.shapes.node_evaluation import evaluate as evaluate_node
-from onnxprune.analysis.shapes.reference import SymbolSizes, reference_sizes
+from onnxprune.analysis.shapes.reference import SymbolSizes, fits, reference_sizes
 from onnxprune.analysis.sizes import SizeAnalysis, infer_sizes
-from onnxprune.errors import ModelError
-from onnxprune.ir import Model, analysis, merged, subgraphs
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.ir import Model, analysis, merged, sample_shapes, subgraphs
 from onnxprune.ops.spec import STANDARD_DOMAINS, spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -123,7 +123,7 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
     """
     sizes = sizes_of(model)
     sizes = replace(sizes, unknown=dict(sizes.unknown))
-    reference = reference_sizes(model, sizes, merged(given, model.sizes) or {})
+    reference = _reference(model, sizes, merged(given, model.sizes))
     inputs = {i.name: sizes.shapes[i.name] for i in model.inputs if i.name in sizes.shapes}
     shapes = Shapes(
         sizes=dict(sizes.shapes),
@@ -148,6 +148,18 @@ def infer(model: Model, given: Mapping[str, Sequence[int]] | None = None) -> Sha
     for node in model.all_nodes:
         _follow(model, shapes, node)
     return shapes
+
+
+def _reference(model: Model, sizes: SizeAnalysis, given: Mapping[str, Sequence[int]]) -> SymbolSizes:
+    """Return the numbers of open axes: those given, else of samples where they fit, else likely ones."""
+    if samples := sample_shapes(model):
+        try:
+            found = reference_sizes(model, sizes, merged(samples, given))
+            if fits(sizes, found):
+                return found
+        except UsageError:  # samples of other sizes, or of another model
+            pass
+    return reference_sizes(model, sizes, given)
 
 
 def _follow(model: Model, shapes: Shapes, node: onnx.NodeProto) -> None:

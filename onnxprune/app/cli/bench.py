@@ -100,7 +100,7 @@ def bench(
     if data is None and metric is not None:
         raise UsageError("a metric is measured on data", "give samples with --data")
     backend = find_backend(latency_backend, latency_timeout)
-    loaded = [sized(load(path), input_shapes, dims) for path in models]
+    loaded = _counted_alike([sized(load(path), input_shapes, dims) for path in models], data)
     analysed = [find_channels(m) for m in track(loaded, "analyse")]
     feeds = [_feed(channels, batch_size, data) for channels in analysed]
     rows = [_costs(path, channels) for path, channels in zip(models, analysed, strict=True)]
@@ -119,6 +119,20 @@ def bench(
     how: Facts = {"rounds": times[0].rounds, "threads": threads, "runtime": asdict(runtime_info())}
     how |= {"latency_out": str(latency_out) if latency_out else None}
     return {"models": rows, **quality, **how, "backend": backend.name, "device": backend.device}
+
+
+def _counted_alike(models: Sequence[Model], data: str | None) -> list[Model]:
+    """Count the work of all models at the sizes of the samples, or at those noted in one of the models."""
+    from dataclasses import replace
+
+    from onnxprune.evaluate.data import shapes_of_samples
+    from onnxprune.ir import sample_shapes
+
+    if data is not None:
+        shapes = [shapes_of_samples(data, model.inputs, model.outputs) for model in models]
+        return [replace(model, sample_shapes=s) for model, s in zip(models, shapes, strict=True)]
+    noted = next(filter(None, map(sample_shapes, models)), {})
+    return [replace(model, sample_shapes=noted) for model in models]
 
 
 def _feed(channels: Channels, batch_size: int | None, data: str | None) -> Mapping[str, Any]:

@@ -223,4 +223,4 @@ def _without_weights(model: Model) -> Model:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.graph.initializer.extend(small)
-    return Model(proto, model.path, sizes=model.sizes)
+    return Model(proto, model.path, sizes=model.sizes, sample_shapes=model.sample_shapes)
