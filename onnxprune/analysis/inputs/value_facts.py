@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.analysis.shapes import infer
+from onnxprune.analysis.shapes import Shapes, infer
 from onnxprune.errors import OnnxpruneError
 from onnxprune.ir import Model, attributes, bodies
 from onnxprune.ops.spec import spec_of
@@ -60,7 +60,7 @@ class ValueFacts:
         if name in self.model.constants:
             return tuple(self.model.constants[name].dims)
         name = self.outer(name)
-        return self.shapes[name] if name in self.shapes else self._inferred.get(name)
+        return self.shapes[name] if name in self.shapes else self._inferred(name)
 
     def axis(self, name: str, axis: int) -> int | None:
         """Return the size of one axis of a tensor, ``None`` where it is not known."""
@@ -95,20 +95,26 @@ class ValueFacts:
                 found |= set(node.output)
         return frozenset(found)
 
+    def _inferred(self, name: str) -> tuple[int, ...] | None:
+        """Return a shape that the sizes of the inputs decide."""
+        if self._known is None or (shape := self._known.sizes.get(name)) is None:
+            return None
+        sure = all(isinstance(size, int) or size.symbols <= self._decided for size in shape)
+        return self._known.numbers(name) if sure else None
+
     @cached_property
-    def _inferred(self) -> dict[str, tuple[int, ...]]:
+    def _known(self) -> Shapes | None:
         try:
-            known = infer(self.model, {n: s for n, s in self.shapes.items() if s})
+            return infer(self.model, {n: s for n, s in self.shapes.items() if s})
         except OnnxpruneError:  # a run of the model reports it
-            return {}
+            return None
+
+    @cached_property
+    def _decided(self) -> set[str]:
+        """The symbols that stand for axes of inputs."""
         inputs = {i.name for i in self.model.inputs}
-        symbols = known.analysis.symbols.items()
-        decided = {name for name, symbol in symbols if any(place[0] in inputs for place in symbol.places)}
-        return {
-            name: known.numbers(name)
-            for name, shape in known.sizes.items()
-            if all(isinstance(size, int) or size.symbols <= decided for size in shape)
-        }
+        symbols = self._known.analysis.symbols.items() if self._known is not None else ()
+        return {name for name, symbol in symbols if any(place[0] in inputs for place in symbol.places)}
 
     def _span(self, name: str) -> tuple[float, float] | None:
         values = self.constant(name)

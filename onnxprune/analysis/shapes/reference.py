@@ -109,15 +109,13 @@ def reference_sizes(model: Model, analysis: SizeAnalysis, given: Mapping[str, Se
         UsageError: One of those is of no input, or contradicts the file or another.
     """
     fixed = given_sizes(model, analysis, given)
-    first: SymbolSizes | None = None
     bounds = _bounds(analysis)
-    for guess in GUESSES:
-        numbers = SymbolSizes(_guessed(model, analysis, guess) | fixed, bounds)
-        first = first or numbers
-        if fits(analysis, numbers):
-            return numbers
-    assert first is not None
-    return _solved_sizes(analysis, fixed, bounds) or first
+    guesses = {tuple((_guessed(model, analysis, guess) | fixed).items()): None for guess in GUESSES}
+    tried = [SymbolSizes(dict(numbers), bounds) for numbers in guesses]
+    fitting = next((numbers for numbers in tried if fits(analysis, numbers)), None)
+    if fitting is None and not fixed.keys() >= analysis.symbols.keys():
+        fitting = _solved_sizes(analysis, fixed, bounds)
+    return tried[0] if fitting is None else fitting
 
 
 def _solved_sizes(

@@ -61,12 +61,16 @@ class Conclusion:
             before=tuple(p[0] for p in points),
             noise=self._size_of_noise(pair),
         )
-        if fits and (record.shown or self._apart) and not bad:
+        if fits and self._counts(record) and not bad:
             return found
         if (shown := self._by_tail(found, pair)) is not None:
             return shown
         status, why = self._fault(pair, fits, bad)
         return replace(found, status=status, reason=why)
+
+    def _counts(self, record: Record) -> bool:
+        """Return whether a tensor that agrees is evidence; runs that are judged apart need not vary."""
+        return record.shown or self._apart
 
     def _saturates(self, pair: Pair, judged: Sequence[Pair]) -> bool:
         """Return whether a tensor is made by a saturating operator whose operand is judged as well."""
@@ -159,9 +163,10 @@ class Conclusion:
             return None
         comparison = self._of.compared(tail.ends) if tail.ends else None
         records = list(comparison.over(self._runs).values()) if comparison is not None else []
-        if comparison is not None and not all(r.shown and passes(r) for r in records):
+        if comparison is not None and not all(self._counts(r) and passes(r) for r in records):
             noises = comparison.noise(self._runs)
-            if not all(r.shown and passes(r, noises[p]) for p, r in comparison.records.items()):
+            judged = comparison.records.items()
+            if not all(self._counts(r) and passes(r, noises[p]) for p, r in judged):
                 return None
         worst = max(records, key=lambda r: r.worst.max_rel_error, default=None)
         errors = (worst.worst.max_rel_error, worst.worst.max_abs_error) if worst else (0.0, 0.0)

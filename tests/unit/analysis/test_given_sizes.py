@@ -13,6 +13,7 @@ from helpers import Net
 from places import CASES
 
 from onnxprune.analysis.inputs import feeds_that_run
+from onnxprune.analysis.shapes import infer, reference
 from onnxprune.decisions.channels.planned import stored_plan
 from onnxprune.errors import UsageError
 from onnxprune.ir import Model, check, load, merged, sized
@@ -163,3 +164,14 @@ def test_a_name_with_a_dash_is_one_name() -> None:
     assert sized(model, dims={"num-channels": 3, "a": 2}).sizes["other"] == (3, 4)
     with pytest.raises(UsageError, match="'num'"):
         sized(model, dims={"num": 3})
+
+
+def test_sizes_that_are_all_given_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No likely numbers are tried for axes that have none open, and none are solved for."""
+    seen = []
+    monkeypatch.setattr(reference, "fits", lambda analysis, numbers: seen.append(dict(numbers)))
+    monkeypatch.setattr(reference, "default_sizes", lambda analysis: seen.append("solved"))
+    net = Net()
+    model = net.model(net.conv(net.input("x", ["n", 3, "h", "w"]), 4))
+    infer(model, {"x": (2, 3, 5, 7)})
+    assert seen == [{"n": 2, "h": 5, "w": 7}]
