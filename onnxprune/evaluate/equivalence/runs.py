@@ -12,6 +12,7 @@ from onnxprune.errors import EndlessError, LimitError, ModelError
 from onnxprune.evaluate.data import DataSpec, open_data
 from onnxprune.evaluate.equivalence.coverage import covering
 from onnxprune.evaluate.equivalence.draws import APART, KINDS, WHOLE, drawn, feeds_of, table_rows
+from onnxprune.evaluate.equivalence.judgement import passes
 from onnxprune.evaluate.equivalence.measure import Leniency, Record
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.subjects import Subjects
@@ -283,12 +284,15 @@ class EquivalenceCheck:
 
     def _run(self, run: ReferenceRun) -> None:
         apart = self.apart.get(run.apart)
+        records = apart.records if apart else self.comparison.records
+        before = {pair: record.worst.max_rel_error for pair, record in records.items()}
         self.comparison.run(run, apart.records if apart else None)
         self.count += 1
+        larger = [r for pair, r in records.items() if r.worst.max_rel_error > before[pair]]
         if apart:
             apart.runs.append(run)
-        elif len(self.runs) < _KEPT_RUNS:
-            self.runs.append(run)
+        elif len(self.runs) < _KEPT_RUNS or not all(map(passes, larger)):
+            self.runs.append(run)  # rounding is measured on the runs of the largest differences too
 
     def _is_shown(self) -> bool:
         return all(self.comparison.records[o, o].shown for o in self.subjects.outputs)

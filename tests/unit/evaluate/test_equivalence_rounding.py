@@ -11,7 +11,7 @@ from judging import QUICK, H, judged, net, node
 from onnx import TensorProto, helper, numpy_helper
 from places import CASES
 
-from onnxprune.evaluate.equivalence import examine, tensor_comparison, verify
+from onnxprune.evaluate.equivalence import examine, runs, tensor_comparison, verify
 from onnxprune.evaluate.equivalence.conclusion import Conclusion
 from onnxprune.evaluate.equivalence.judgement import is_beyond_measure
 from onnxprune.evaluate.equivalence.measure import Record
@@ -166,6 +166,16 @@ def test_noise_loads_no_model_twice(monkeypatch: pytest.MonkeyPatch, drawn: bool
         noises = check.comparison.noise(check.runs, lambda noises: True)
         assert all(0 < noise.worst.max_rel_error < 1e-5 for noise in noises.values())
     assert len(made) == loads
+
+
+def test_runs_of_the_largest_differences_are_kept_to_measure_their_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "_KEPT_RUNS", 0)
+    order = np.random.default_rng(5).permutation(64)
+    verdict = examine(cancelling(np.arange(64)), cancelling(order))
+    assert verdict.status == "agree", verdict.explanation
+    assert verdict.max_rel_error > 1e-5
 
 
 def test_rounded_sums_of_dequantised_rows_are_no_difference() -> None:
