@@ -15,33 +15,9 @@ from onnxprune.certify.refusal import MALFORMED, STANDARD, Refusal, need, unread
 from onnxprune.certify.relations.element_bounds import LARGE, Array, Bounds, Centred, exactly, lift
 from onnxprune.certify.relations.kept_constants import PLACES, ROUNDING, same_bits
 from onnxprune.certify.relations.relation import Relation, same
-from onnxprune.certify.rules import (
-    bodies,
-    convolutions,
-    einsum,
-    elementwise,
-    moves,
-    products,
-    quantisation,
-    recurrent,
-    reductions,
-    windows,
-)
-from onnxprune.certify.rules.node_pair import RULES, NodePair
+from onnxprune.certify.rules import RULES, NodePair
+from onnxprune.certify.rules.windows import Indices
 
-TABLES = (
-    bodies,
-    convolutions,
-    einsum,
-    elementwise,
-    moves,
-    products,
-    quantisation,
-    recurrent,
-    reductions,
-    windows,
-)
-"""The modules that hold the rules."""
 Kept: TypeAlias = Mapping[str, Mapping[int, Array]]
 
 
@@ -83,7 +59,7 @@ class Proof:
         self.sparse, self.dense = Graph(sparse, "sparse", read), Graph(dense, "dense", read)
         self.of: dict[str, tuple[str, Relation]] = {}
         self.failed: dict[str, Refusal] = {}
-        self.indices: dict[str, windows.Indices] = {}
+        self.indices: dict[str, Indices] = {}
         self.centred: dict[str, Centred] = {}
         self.sparse_nodes = list(self.sparse.flattened(self.sparse.main))
         self._models, self._values_of, self._forget = (sparse, dense), read, forget

@@ -11,12 +11,13 @@ from exported_networks import HEADS, WIDTH, attend, block, causal, dims, heads, 
 from fused_networks import FUSED
 from helpers import Net
 from onnx import TensorProto, helper
+from picking_networks import PICKING
 from pruned_ideas import Pruned, pruned_half
 from recurrences import RECURRENT
 
 from onnxprune.ir import Model, check
 
-NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {**RECURRENT, **FUSED}
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {**RECURRENT, **FUSED, **PICKING}
 INT64, FLOAT, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
 

@@ -95,22 +95,41 @@ def fused_attention(p: Parts) -> None:
     """The projections to queries, keys and values are part of the node."""
     p.only("num_heads", "qkv_hidden_sizes", "scale", "mask_filter_value", "unidirectional")
     p.without(6)
-    heads, columns = p.count("num_heads"), p.number(p.operand(1), 1)
+    columns = p.number(p.operand(1), 1)
     need("qkv_hidden_sizes" in p.given or columns % 3 == 0, "columns that are not three parts")
     sizes = list(p.given.get("qkv_hidden_sizes") or [columns // 3] * 3)
     made = p.op("MatMul", p.operand(0), p.operand(1))
     made = p.op("Add", made, p.operand(2)) if p.has(2) else made
-    q, k, v = (split_heads(p, x, heads) for x in p.ops("Split", made, results=3, axis=2, split=sizes))
-    if p.has(4):
-        past = p.ops("Split", p.operand(4), results=2, axis=0, split=[1, 1])
+    attended_by_parts(p, made, sizes, mask=3, past=4, bias=5)
+
+
+def attended_by_parts(
+    p: Parts, projected: str, sizes: Sequence[int], mask: int, past: int, bias: int = -1
+) -> None:
+    """Enter attention over queries, keys and values that lie side by side.
+
+    Args:
+        p: The node.
+        projected: The three, ``[batch places columns]``.
+        sizes: The number of columns of each.
+        mask: The operand that masks follow from.
+        past: The operand that holds keys and values of the past.
+        bias: The operand that is added to the scores, -1 for none.
+    """
+    heads = p.count("num_heads")
+    q, k, v = (split_heads(p, x, heads) for x in p.ops("Split", projected, results=3, axis=2, split=sizes))
+    if p.has(past):
+        kept = p.ops("Split", p.operand(past), results=2, axis=0, split=[1, 1])
         k, v = (
             p.op("Concat", p.op("Squeeze", old, axes=[0]), new, axis=2)
-            for old, new in zip(past, (k, v), strict=True)
+            for old, new in zip(kept, (k, v), strict=True)
         )
     if p.result(1):
         p.op("Concat", *(p.op("Unsqueeze", x, axes=[0]) for x in (k, v)), axis=0, to=p.result(1))
-    masks = mask_of(p, q, k, p.operand(3)) if p.has(3) or p.given.get("unidirectional") else []
-    merged_heads(p, attended(p, q, k, v, [*masks, *([p.operand(5)] if p.has(5) else [])]))
+    masked = p.has(mask) or p.given.get("unidirectional")
+    masks = mask_of(p, q, k, p.operand(mask)) if masked else []
+    added = [p.operand(bias)] if bias >= 0 and p.has(bias) else []
+    merged_heads(p, attended(p, q, k, v, [*masks, *added]))
 
 
 @defines("MultiHeadAttention")

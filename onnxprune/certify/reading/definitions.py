@@ -127,15 +127,25 @@ class Parts:
         return self.ops(operator, *operands, to=to, **attributes)[0]
 
     def ops(
-        self, operator: str, *operands: str, to: str = "", results: int = 1, **attributes: Any
+        self,
+        operator: str,
+        *operands: str,
+        to: str = "",
+        results: int = 1,
+        names: Sequence[str] = (),
+        **attributes: Any,
     ) -> list[str]:
-        """Add a node and return its results."""
-        names = [to or self._fresh(), *(self._fresh() for _ in range(results - 1))]
+        """Add a node and return its results, all of which may be named."""
+        made = list(names) or [to or self._fresh(), *(self._fresh() for _ in range(results - 1))]
         listed = _OPERANDS.get(operator)
         if listed in attributes and self.graph.opset >= 13:
             operands = (*operands, self.constants(attributes.pop(listed)))
-        self._add(helper.make_node(operator, operands, names, **attributes))
-        return names
+        self._add(helper.make_node(operator, operands, made, **attributes))
+        return made
+
+    def stay(self) -> None:
+        """Add the node itself."""
+        self._add(self.node)
 
     def constants(self, numbers: Any, kind: Any = np.int64) -> str:
         """Add a constant and return its name."""
@@ -228,6 +238,27 @@ def blocks(p: Parts) -> None:
     apart = p.reshape_to(p.operand(0), [n, b, b, inner, h, w] if first else [n, inner, b, b, h, w])
     moved = p.transpose(apart, *((0, 3, 4, 1, 5, 2) if first else (0, 1, 4, 2, 5, 3)))
     p.reshape_to(moved, [n, inner, times(h, b), times(w, b)], p.result())
+
+
+@defines("GatherND", "Pad", "QuantizeLinear", "Trilu")
+def of_onnx(p: Parts) -> None:
+    """The operator of onnx of this name."""
+    p.op(p.node.op_type, *p.node.input, to=p.result(), **p.given)
+
+
+@defines("GridSample")
+def sampled(p: Parts) -> None:
+    """The operator of onnx, whose modes have other names from opset 20 on."""
+    mode = p.given.get("mode", b"bilinear").decode()
+    given = p.given | {"mode": mode.removeprefix("bi") if p.graph.opset >= 20 else mode}
+    p.op("GridSample", *p.node.input, to=p.result(), **given)
+
+
+@defines("NhwcMaxPool")
+def pool_of_channels_last(p: Parts) -> None:
+    """MaxPool, whose channels are axis 1."""
+    x = p.op("MaxPool", p.transpose(p.operand(0), 0, 3, 1, 2), **p.given)
+    p.transpose(x, 0, 2, 3, 1, to=p.result())
 
 
 # --- products -----------------------------------------------------------------------------------------------

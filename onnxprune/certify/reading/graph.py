@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxprune.certify.reading import attention_definitions, quantised_definitions
+from onnxprune.certify.reading import attention_definitions, known_elements, quantised_definitions
 from onnxprune.certify.reading.carried import without_carried_states
 from onnxprune.certify.reading.definitions import defined
 from onnxprune.certify.reading.inference import inferred_sizes
@@ -32,7 +32,14 @@ from onnxprune.certify.sizes.size_rules import SHAPES
 
 SMALL = 4096
 """Elements up to which a value is kept as numbers and sizes."""
-TABLES = (attention_definitions, quantised_definitions, move_sizes, product_sizes, window_sizes)
+TABLES = (
+    attention_definitions,
+    quantised_definitions,
+    known_elements,
+    move_sizes,
+    product_sizes,
+    window_sizes,
+)
 """The modules that hold more definitions and rules of sizes."""
 AHEAD = 64
 """Nodes behind an If that are followed to find out that one of its branches is impossible."""
@@ -46,7 +53,7 @@ RANDOM = {
     "Bernoulli",
     "Multinomial",
 }
-_NOT_FOLDED = RANDOM | {"Dropout", "Constant", "If", "Loop", "Scan"}
+_NOT_FOLDED = RANDOM | known_values.NO_TENSOR | {"Dropout", "Constant", "If", "Loop", "Scan"}
 
 
 Read: TypeAlias = Callable[[onnx.TensorProto], Array]
@@ -84,6 +91,8 @@ class Graph:
         joins: The Concat nodes visited so far, by result.
         moves: The Expand and Gather nodes visited so far, by result.
         apart: Names of tensors with axes apart, by that of the tensor with merged ones (see `merged_axes`).
+        lists: The elements of sequences that are known by name (see `known_elements`).
+        contents: The element of optional values that have one.
         like: Names of constants of the model that constants made here have the axes of.
         sure: The If nodes of which one branch alone is possible, by result.
         bodies: The graphs inside nodes, by the node's first result and the attribute.
@@ -101,6 +110,8 @@ class Graph:
         self.joins: dict[str, onnx.NodeProto] = {}
         self.moves: dict[str, onnx.NodeProto] = {}
         self.apart: dict[str, str] = {}
+        self.lists: dict[str, list[str]] = {}
+        self.contents: dict[str, str] = {}
         self.like: dict[str, str] = {}
         self.sure: dict[str, SureBranch] = {}
         self._trying = False
@@ -323,7 +334,19 @@ class Graph:
 
     def _facts(self) -> dict[str, Any]:
         """Return copies of all that is known of tensors, by the names of the attributes."""
-        names = ("constants", "folded", "sizes", "values", "joins", "moves", "apart", "sure", "_taken")
+        names = (
+            "constants",
+            "folded",
+            "sizes",
+            "values",
+            "joins",
+            "moves",
+            "apart",
+            "sure",
+            "lists",
+            "contents",
+            "_taken",
+        )
         return {name: getattr(self, name).copy() for name in names}
 
     # --- reading -------------------------------------------------------------------------------------------

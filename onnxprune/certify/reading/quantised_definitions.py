@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.certify.reading.attention_definitions import attended_by_parts
 from onnxprune.certify.reading.definitions import Parts, defines
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relations.element_bounds import Array
 
+ROUNDED_STATES = "states_are_rounded"
+"""Attribute of an LSTM whose states become integers by the range of all hidden channels."""
 LARGEST = 1 << 26
 """Elements up to which weights of a few bits are written out."""
 
@@ -68,6 +71,15 @@ def numbers(p: Parts) -> None:
     p.op("Gather", table, picked.input[1], to=p.result(), axis=axis)
 
 
+@defines("DequantizeLinear")
+def numbers_of_onnxruntime(p: Parts) -> None:
+    """The operator of onnx."""
+    if p.operand(0) in p.graph.constants:
+        numbers(p)
+    else:
+        p.op("DequantizeLinear", *p.node.input, to=p.result(), **p.given)
+
+
 @defines("QLinearConv", domain="")
 @defines("QLinearConv")
 def convolution(p: Parts) -> None:
@@ -98,6 +110,49 @@ def product_of_integers(p: Parts) -> None:
 def convolution_of_integers(p: Parts) -> None:
     """Conv of differences to zero points."""
     p.op("Conv", _centred(p, 0, 2, 1), _centred(p, 1, 3, 0), to=p.result(), **p.given)
+
+
+@defines("MatMulIntegerToFloat")
+def product_of_integers_scaled(p: Parts) -> None:
+    """MatMul of differences to zero points, times both scales, plus a bias."""
+    need(p.sizes(p.operand(2)) in ([], [1]), "a scale for each row")
+    made = p.op("MatMul", _centred(p, 0, 4, -2), _scaled_weights(p, 3, 5))
+    _with_bias(p, p.op("Mul", made, p.operand(2)), 6)
+
+
+@defines("DynamicQuantizeMatMul")
+def product_of_ranges(p: Parts) -> None:
+    """The same of numbers that become integers by their range."""
+    x, scale, point = p.ops("DynamicQuantizeLinear", p.operand(0), results=3)
+    x = p.op("DequantizeLinear", x, p.constants(1, np.float32), point)
+    made = p.op("MatMul", x, _scaled_weights(p, 2, 3))
+    _with_bias(p, p.op("Mul", made, scale), 4)
+
+
+def _scaled_weights(p: Parts, scale: int, point: int) -> str:
+    """Return the second operand, integers, as numbers, which may have a scale for each column."""
+    return _as_numbers(p, [p.operand(1), p.operand(scale), p.operand(point)], -1)
+
+
+def _with_bias(p: Parts, made: str, place: int) -> None:
+    if p.has(place):
+        p.op("Add", made, p.operand(place), to=p.result())
+    else:
+        p.op("Identity", made, to=p.result())
+
+
+@defines("QAttention")
+def attention(p: Parts) -> None:
+    """Attention whose projections are products of integers."""
+    p.only("num_heads", "scale", "mask_filter_value", "unidirectional")
+    columns = p.number(p.operand(1), 1)
+    need(columns % 3 == 0, "columns that are not three parts")
+    scaled = [p.operand(k) for k in (0, 3, 6)]
+    need(all(len(p.sizes(n)) == 0 or p.sizes(n) == [1] for n in scaled[1:] if n), "a scale for each row")
+    x = p.op("DequantizeLinear", *(n for n in scaled if n))
+    weights = _as_numbers(p, [p.operand(k) for k in (1, 4, 7)], -1)
+    made = p.op("Add", p.op("MatMul", x, weights), p.operand(2))
+    attended_by_parts(p, made, [columns // 3] * 3, mask=5, past=8)
 
 
 @defines("QLinearMatMul", domain="")
@@ -135,6 +190,23 @@ def of_one_operand(p: Parts) -> None:
     _rounded(p, p.op(p.node.op_type.removeprefix("QLinear"), _numbers(p, 0, 0), **given), 3)
 
 
+@defines("QLinearSoftmax")
+def softmax(p: Parts) -> None:
+    """Softmax as of some opset, before 13 over all axes from one on."""
+    rank = len(p.sizes(p.operand(0)))
+    axis, since = p.given.get("axis", -1) % rank, p.given["opset"]
+    need(since >= 13 or axis == rank - 1, "several axes at once")
+    need(p.graph.opset >= 13 or axis == rank - 1, "an operator of another opset")
+    _rounded(p, p.op("Softmax", _numbers(p, 0, 0), axis=axis), 3)
+
+
+@defines("QLinearWhere")
+def choice(p: Parts) -> None:
+    """Where."""
+    need(not any(p.operand(k) in p.graph.constants for k in (1, 4)), "a constant")
+    _rounded(p, p.op("Where", p.operand(0), _numbers(p, 1, 0), _numbers(p, 4, 0)), 7)
+
+
 @defines("QLinearConcat")
 def concat(p: Parts) -> None:
     """Concat; every third operand from the third on is a tensor."""
@@ -142,6 +214,43 @@ def concat(p: Parts) -> None:
     places = range(2, len(p.node.input), 3)
     need(not any(p.operand(k) in p.graph.constants for k in places), "a constant")
     _rounded(p, p.op("Concat", *(_numbers(p, k, 0) for k in places), **p.given), 0)
+
+
+@defines("GatherBlockQuantized")
+def rows_of_few_bits(p: Parts) -> None:
+    """Gather from a table with a scale for each block along an axis."""
+    p.only("bits", "block_size", "gather_axis", "quantize_axis")
+    table, scales = p.constant(0), p.constant(2)
+    bits, size = p.given.get("bits", 4), p.given.get("block_size", 128)
+    packed = table.dtype == np.uint8
+    values = _unpacked(table, bits) if packed and bits < 8 else table
+    axis = p.given.get("quantize_axis", 1) % values.ndim
+    need(values.size <= LARGEST and size > 0 and table.dtype.kind in "iu", "a table that is not written out")
+    need(scales.shape[axis] * size == values.shape[axis], "a last block that is not full")
+    points: Array = np.asarray(1 << (bits - 1) if packed else 0)
+    if p.has(3):
+        points = _unpacked(p.constant(3), bits) if packed and bits < 8 else p.constant(3)
+        points = points.take(range(scales.shape[-1]), -1).repeat(size, axis)
+    numbers = (values.astype(np.float64) - points) * scales.astype(np.float64).repeat(size, axis)
+    made = p.constants(numbers, scales.dtype)
+    if values.shape == table.shape:
+        p.graph.like[made] = p.operand(0)
+    p.op("Gather", made, p.operand(1), to=p.result(), axis=p.given.get("gather_axis", 0))
+
+
+@defines("DynamicQuantizeLSTM")
+def recurrence(p: Parts) -> None:
+    """LSTM of weights ``[directions, inputs, gates]``; data and states become integers by their range."""
+    x, scale, point = p.ops("DynamicQuantizeLinear", p.operand(0), results=3)
+    weights = []
+    for place, first in ((1, 8), (2, 10)):
+        value, factor, zero = (p.constant(k).astype(np.float64) for k in (place, first, first + 1))
+        factor, zero = (v.reshape(v.shape[0], 1, -1) for v in (factor, zero))
+        weights.append(p.constants(((value - zero) * factor).transpose(0, 2, 1), np.float32))
+    others = [p.operand(k) for k in range(3, 8)]
+    operands = [p.op("DequantizeLinear", x, scale, point), *weights, *others]
+    names = [p.result(k) for k in range(len(p.node.output))]
+    p.ops("LSTM", *operands, names=names, states_are_rounded=1, **p.given)
 
 
 @defines("MatMulNBits")

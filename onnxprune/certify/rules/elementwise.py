@@ -80,6 +80,11 @@ def _cast(given: Attributes, x: Bounds) -> Bounds:
     return widened(x.low, x.high, 2.0**-7) if given.get("to") in _FLOATS else only_zero(x)
 
 
+def _shrink(given: Attributes, x: Bounds) -> Bounds:
+    """Numbers near zero become zero, others move towards it."""
+    return only_zero(x) if given.get("lambd", 0.5) >= 0 else unbounded(x.rank)
+
+
 def _tanh_gelu(v: Array) -> Array:
     return np.asarray(0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))))
 
@@ -102,6 +107,14 @@ UNARY: dict[str, Unary] = {
     "Round": _rises(np.round),
     "Sign": _rises(np.sign),
     "Atan": _rises(np.arctan),
+    "Asin": _rises(np.arcsin),
+    "Acos": lambda given, x: negated(rising(lambda v: -np.arccos(v), x)),
+    "Sinh": _rises(np.sinh),
+    "Cosh": lambda given, x: rising(np.cosh, magnitude(x)),
+    "Asinh": _rises(np.arcsinh),
+    "Acosh": _rises(np.arccosh),
+    "Atanh": _rises(np.arctanh),
+    "Shrink": _shrink,
     "Identity": lambda given, x: x,
     "Abs": lambda given, x: magnitude(x),
     "Neg": lambda given, x: negated(x),
@@ -119,7 +132,8 @@ UNARY: dict[str, Unary] = {
     "Sin": lambda given, x: Bounds(np.where(x.zero, 0.0, -1.0), np.where(x.zero, 0.0, 1.0)),
     "Cos": lambda given, x: Bounds(np.where(x.zero, 1.0, -1.0), np.ones(x.shape)),
     "Not": lambda given, x: between(0, 1, x.rank),
-    "IsNaN": lambda given, x: between(0, 1, x.rank),
+    "BitwiseNot": lambda given, x: unbounded(x.rank),
+    **dict.fromkeys(("IsNaN", "IsInf"), lambda given, x: between(0, 1, x.rank)),
     **dict.fromkeys(("Selu", "Celu", "ThresholdedRelu", "Tan"), lambda given, x: only_zero(x)),
 }
 
@@ -157,6 +171,20 @@ def _scale_of(pair: NodePair, scale: float) -> float:
     need(degree is not None and scale > 0, "the operand still lacks a factor")
     assert degree is not None
     return float(scale**degree)
+
+
+@rule("CastLike")
+def cast_like(pair: NodePair) -> list[Relation]:
+    """Numbers of the type of another tensor, whose elements do not count."""
+    pair.same_attributes()
+    like = [g.constants.get(n.input[1]) for g, n in zip(pair.graphs, (pair.sparse, pair.dense), strict=True)]
+    if like[0] is not None and like[1] is not None:
+        need(like[0].dtype == like[1].dtype, "another type")
+    else:
+        need(pair.dense.input[1] not in pair.graphs[1].values, "the type of sizes is not known")
+        pair.relation(1)  # tensors that are related are of one type
+    given = pair.relation(0).exact()
+    return [given.holding(only_zero(given.bounds))]
 
 
 @rule("Dropout")
@@ -205,6 +233,10 @@ def _truth(*given: Bounds) -> Bounds:
     return between(0, 1, max(b.rank for b in given))
 
 
+def _unknown(*given: Bounds) -> Bounds:
+    return unbounded(max(b.rank for b in given))
+
+
 BINARY: dict[str, Callable[..., Bounds]] = {
     "Add": plus,
     "Sub": lambda one, other: plus(one, negated(other)),
@@ -217,7 +249,8 @@ BINARY: dict[str, Callable[..., Bounds]] = {
     "Min": _least,
     "Sum": _sum,
     "Mean": _mean,
-    "Mod": lambda *given: unbounded(given[0].rank),
+    "SwiGLU": lambda gate, x: only_zero(mul(gate, x)),
+    **dict.fromkeys("Mod BitShift BitwiseAnd BitwiseOr BitwiseXor".split(), _unknown),
     **dict.fromkeys("Equal Less Greater LessOrEqual GreaterOrEqual And Or Xor".split(), _truth),
 }
 

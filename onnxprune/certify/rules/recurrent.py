@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.certify.reading.quantised_definitions import ROUNDED_STATES
 from onnxprune.certify.refusal import need
 from onnxprune.certify.relations.element_bounds import Array, Bounds, mul, only_zero
 from onnxprune.certify.relations.relation import Lists, Relation, agree, combined, contracted, transposed
@@ -18,7 +19,8 @@ def recurrent(pair: NodePair) -> list[Relation]:
     """``X[t n i] W[d (g h) i] R[d (g h) h] B[d (2 g h)] → Y[t d n h] Y_h[d n h] Y_c[d n h]``.
 
     A hidden channel whose rows of W, R and B are zero and whose initial state is, stays zero: LSTM and GRU
-    mix tanh(0) = 0 with the state before, RNN is tanh(0) or relu(0).
+    mix tanh(0) = 0 with the state before, RNN is tanh(0) or relu(0). States that become integers
+    by their range depend on removed channels that are not zero.
     """
     pair.same_attributes("hidden_size")
     gates = _GATES[pair.operator]
@@ -40,6 +42,9 @@ def recurrent(pair: NodePair) -> list[Relation]:
     _read_nothing_else(Relation(4, _widths(x), read), w, weights.shape)
     zero = (weights == 0).all((1, 3))
     zero &= _states(pair, gates, hidden, weights.shape)
+    if pair.given.get(ROUNDED_STATES) and hidden is not None:
+        gone = np.setdiff1d(np.arange(weights.shape[2]), hidden)
+        need(zero[:, gone].all(), "a removed hidden channel may be the largest or the least")
     held = Bounds(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf))
     return _results(pair, hidden, held, batch_first)
 

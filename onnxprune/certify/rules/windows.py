@@ -60,7 +60,7 @@ def pool(pair: NodePair) -> list[Relation]:
     return [Relation(given.rank, bounds, given.lists, given.free)]
 
 
-@rule("GridSample", "RoiAlign")
+@rule("GridSample", "RoiAlign", "MaxRoiPool")
 def sampled(pair: NodePair) -> list[Relation]:
     """Each channel is read between places by itself; where is the same in both models."""
     pair.same_attributes()
@@ -69,9 +69,10 @@ def sampled(pair: NodePair) -> list[Relation]:
     given = pair.relation(0).exact().only(1)
     bounds = _spatial(given.bounds).or_zero()
     means = pair.given.get("mode", b"linear") in (b"linear", b"bilinear", b"nearest")
-    if pair.operator == "RoiAlign" or not means:
+    regions = pair.operator in ("RoiAlign", "MaxRoiPool")
+    if regions or not means:
         bounds = only_zero(bounds)
-    if pair.operator == "RoiAlign":
+    if regions:
         bounds = bounds.squashed(0)
     return [given.holding(bounds)]
 
@@ -169,9 +170,22 @@ def group_normalization(pair: NodePair) -> list[Relation]:
     return [given.holding(unbounded(given.rank))]
 
 
+@rule("MeanVarianceNormalization")
+def mean_and_variance(pair: NodePair) -> list[Relation]:
+    """Some axes are normalised as a whole; a tensor that is zero along them stays zero."""
+    pair.same_attributes()
+    given = pair.relation(0).exact()
+    held = given.bounds
+    for axis in pair.given.get("axes", [0, 2, 3]):
+        need(not given.touched(axis % given.rank), WIDER)
+        held = held.squashed(axis % given.rank)
+    return [given.holding(only_zero(held))]
+
+
 @rule(
-    "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization", "CumSum"
-)
+    "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Hardmax", "LpNormalization",
+    "CumSum", "CumProd",
+)  # fmt: skip
 def along(pair: NodePair) -> list[Relation]:
     """Operators that depend on a whole axis, or on all axes from one on: these have to stay."""
     pair.same_attributes(*(["epsilon"] if pair.operator == "RMSNormalization" else []))
@@ -179,7 +193,7 @@ def along(pair: NodePair) -> list[Relation]:
     if pair.operator == "RMSNormalization" and given.touched(given.rank - 1):
         return [_root_mean_square(pair, given)]
     first = 1 if pair.operator in ("Softmax", "LogSoftmax", "Hardmax") and pair.opset < 13 else -1
-    if pair.operator == "CumSum":
+    if pair.operator in ("CumSum", "CumProd"):
         need(pair.is_constant(1), "an axis that is computed")
         axis = int(pair.constant(1)[0].ravel()[0]) % given.rank
     else:
@@ -193,7 +207,9 @@ def along(pair: NodePair) -> list[Relation]:
     bounds = unbounded(given.rank)
     if pair.operator in ("Softmax", "Hardmax"):
         bounds = Bounds(np.zeros([1] * given.rank), np.ones([1] * given.rank))
-    elif pair.operator in ("CumSum", "RMSNormalization", "LpNormalization"):
+    elif pair.operator in ("CumSum", "RMSNormalization", "LpNormalization") or (
+        pair.operator == "CumProd" and not pair.given.get("exclusive")  # the product of nothing is one
+    ):
         held = given.bounds
         for a in mixed:
             held = held.squashed(a)

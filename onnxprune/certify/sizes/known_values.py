@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from onnxprune.certify.reading.graph import Graph
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max")
+NO_TENSOR = {"SequenceConstruct", "SequenceInsert", "SequenceErase", "SplitToSequence", "Optional"}
+"""Operators whose results are no tensors, and have no value here."""
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
 
@@ -79,7 +81,7 @@ def _objects(value: Any) -> Array:
 def _numbers(graph: Graph, node: onnx.NodeProto) -> Array | None:
     """Compute a node of which all operands turned out to be numbers."""
     if (
-        node.op_type in ("If", "Loop", "Scan", "Dropout")
+        node.op_type in NO_TENSOR | {"If", "Loop", "Scan", "Dropout"}
         or "Random" in node.op_type
         or node.op_type == "Bernoulli"
     ):

@@ -201,3 +201,14 @@ def top(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
         raise KeyError("k")
     x[placed(graph.attributes(node).get("axis", -1), len(x))] = count[0]
     return [x, x]
+
+
+@rule("Compress")
+def compressed(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """An unknown number of elements along the axis."""
+    x, axis = list(graph.sizes[node.input[0]]), graph.attributes(node).get("axis")
+    made = size_of(f"{graph.side} true of {node.output[0]}")
+    if axis is None:
+        return [[made]]
+    x[placed(axis, len(x))] = made
+    return [x]

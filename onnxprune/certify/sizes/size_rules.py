@@ -30,14 +30,15 @@ SHAPES: dict[str, Rule] = {}
 SAME = set(
     "Relu LeakyRelu Sigmoid Tanh Elu Selu Celu Gelu Erf Sqrt Exp Log Neg Abs HardSwish HardSigmoid Softplus "
     "Swish Softsign Reciprocal Cast CastLike Identity Floor Ceil Round Sign Mish ThresholdedRelu Not Sin Cos "
-    "Tan Atan Softmax "
+    "Tan Atan Asin Acos Sinh Cosh Asinh Acosh Atanh BitwiseNot Softmax "
     "LogSoftmax Hardmax InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LRN "
     "LpNormalization MeanVarianceNormalization Clip CumSum QuantizeLinear DequantizeLinear IsNaN IsInf Trilu "
-    "ScatterND ScatterElements Shrink RandomNormalLike RandomUniformLike Bernoulli".split()
+    "ScatterND ScatterElements Scatter TensorScatter ReverseSequence CumProd Shrink RandomNormalLike "
+    "RandomUniformLike Bernoulli".split()
 )
 SPREAD = set(
     "Add Sub Mul Div Pow PRelu Where Equal Less Greater LessOrEqual GreaterOrEqual And Or Xor Min Max Mod "
-    "Sum Mean".split()
+    "Sum Mean SwiGLU BitShift BitwiseAnd BitwiseOr BitwiseXor".split()
 )
 REDUCTIONS = {f"Reduce{r}" for r in "Sum Mean Max Min L1 L2 SumSquare Prod LogSum LogSumExp".split()}
 

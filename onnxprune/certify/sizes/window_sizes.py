@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from onnxprune.certify.sizes.size_monomials import Monomial, Size, computed, size_of, times
+from onnxprune.certify.sizes.size_monomials import Monomial, Size, computed, over, product, size_of, times
 from onnxprune.certify.sizes.size_rules import Sizes, placed, rule
 
 if TYPE_CHECKING:
@@ -96,6 +96,23 @@ def roi_align(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
     x, regions = (graph.sizes[i] for i in node.input[:2])
     given = graph.attributes(node)
     return [[regions[0], x[1], given.get("output_height", 1), given.get("output_width", 1)]]
+
+
+@rule("MaxRoiPool")
+def regions(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """``X[n c h w] rois[r 5] → Y[r c s t]``."""
+    x, listed = (graph.sizes[i] for i in node.input)
+    return [[listed[0], x[1], *graph.attributes(node)["pooled_shape"]]]
+
+
+@rule("Col2Im")
+def columns(graph: Graph, node: onnx.NodeProto) -> list[Sizes]:
+    """``X[n (c b) l] → Y[n c …]``, with one ``b`` for each element of a block."""
+    x, block = graph.sizes[node.input[0]], product(graph.integers(node.input[2]))
+    channels = over(x[1], block)
+    if channels is None:
+        raise KeyError("channels of no blocks")
+    return [[x[0], channels, *graph.integers(node.input[1])]]
 
 
 @rule("Pad")
