@@ -63,8 +63,16 @@ class Suggestion:
 WITH_LABELS = "0.5*cross-entropy + 0.5*distill"
 """Loss of a classifier with labels: Hinton et al., "Distilling the knowledge in a neural network" (2015)."""
 _LABELLED = Suggestion("top1", "kl", WITH_LABELS, "the data has labels", 0.005)
+_ONE_SCORE = Suggestion(
+    "agreement",
+    "kl",
+    "distill",
+    "one score a sample is no table of classes, and its labels are left out",
+    0.005,
+)
 _CLASSES = Suggestion("agreement", "kl", "distill", "the data has no labels", 0.005)
 _NUMBERS = Suggestion("cosine", "cosine", "distill", "the outputs are numbers")
+_VALUES = Suggestion("mse", "mse", "distill", "the data has values for outputs of numbers")
 _BOXES = Suggestion("detections", "detections", "distill", "the outputs are boxes")
 _TEXTS = Suggestion("cer", "kl", "distill", "the output is read frame by frame, with a blank")
 _TOKENS = Suggestion("perplexity", "kl", "distill", "the model has caches and returns logits of tokens", 1.0)
@@ -88,10 +96,11 @@ def suggest(model: Model, session: Session, data: Dataset | None) -> Suggestion:
     first = next(iter(answers(session, data.take(_SAMPLES), _SAMPLES)))
     if LABELS in first.targets:
         labels = first.targets[LABELS].shape
-        fits = any(class_axis(output.shape, labels) is not None for output in first.outputs.values())
-        if not fits and len(labels) == 2 and _has_frames(model, first):
+        axes = {name: class_axis(output.shape, labels) for name, output in first.outputs.items()}
+        sizes = [first.outputs[name].shape[axis] for name, axis in axes.items() if axis is not None]
+        if not sizes and len(labels) == 2 and _has_frames(model, first):
             return _TEXTS
-        return _LABELLED
+        return _ONE_SCORE if sizes and max(sizes) == 1 else _LABELLED
     if _has_boxes(first.outputs):
         return _BOXES
     if first.tokens.ids is None and _has_frames(model, first):
@@ -101,10 +110,13 @@ def suggest(model: Model, session: Session, data: Dataset | None) -> Suggestion:
         logits = [n for n, a in first.outputs.items() if a.ndim == 3 and is_product(ends[n])]
         return _TOKENS if logits else _NUMBERS
     classes = [n for n, a in first.outputs.items() if a.dtype.kind == "f" and _are_classes(a, ends[n])]
+    valued = any(n in first.targets and a.dtype.kind == "f" for n, a in first.outputs.items())
     if classes:
-        return _CLASSES
+        return _VALUES if valued and not any(ends[n] in _DECIDED for n in classes) else _CLASSES
     tables = [n for n, a in first.outputs.items() if a.dtype.kind == "f" and _is_embedding(a, first)]
-    return _embeddings(data) if tables else _NUMBERS
+    if tables:
+        return _embeddings(data)
+    return _VALUES if valued else _NUMBERS
 
 
 def _without_data(outputs: Sequence[TensorSpec]) -> Suggestion:

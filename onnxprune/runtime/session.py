@@ -335,7 +335,8 @@ def _spec(argument: Any) -> TensorSpec:
     if argument.type not in _ELEMENT_TYPES:
         raise ModelError(
             f"tensor {argument.name!r} is of type {argument.type}, which is not supported",
-            "inputs and outputs must be tensors of a type numpy knows",
+            "inputs and outputs must be tensors of a type numpy knows: export the model without the operator"
+            " that makes other ones (with skl2onnx: options={'zipmap': False})",
         )
     shape = tuple(map(_known_size, argument.shape))
     return TensorSpec(argument.name, _ELEMENT_TYPES[argument.type], shape)

@@ -145,7 +145,12 @@ def _configured(facts: Facts) -> list[str]:
     """State the new numbers of the configurations, and those to be given by hand."""
     lines = []
     for entry in facts.get("configurations", ()):
-        numbers = [f"{name} {c['before']} → {c['after']}" for name, c in entry["changes"].items()]
+        numbers = [
+            f"{name} {c['after']} added"
+            if c["before"] == c["after"]
+            else f"{name} {c['before']} → {c['after']}"
+            for name, c in entry["changes"].items()
+        ]
         verb = "written" if entry["written"] else "is there already, and has to say"
         lines.append(f"{entry['file']} {verb}: {', '.join(numbers) or 'as before'}")
         lines += [

@@ -257,7 +257,7 @@ def _training_need(job: ShrinkJob, facts: Facts) -> float:
     try:
         epoch_s = _epoch_seconds(job, facts)
     except TrainingError as error:
-        job.notes |= {"epochs": 0, "untrained": f"{error.message}; {error.hint}"}
+        job.notes |= {"epochs": 0, "untrained": "; ".join(filter(None, (error.message, error.hint)))}
         return 0.0
     job.notes["epoch_s"] = epoch_s
     if _TRAIN_SHARE * job.left_s < _LEAST_PART * job.rounds * epoch_s:

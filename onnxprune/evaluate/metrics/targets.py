@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def top(k: int, name: str, answer: BatchOutputs) -> Scores:
 
     Args:
         k: Number of classes that may be named.
-        name: The output to judge; empty for the first.
+        name: The output to judge; empty for the first that the labels fit.
         answer: Outputs ``[N, C]``, ``[N, C, …]`` or ``[N, …, C]``, labels ``[N]`` or ``[N, …]``; of the
             latter negative ones and those of padded tokens do not count.
 
@@ -39,7 +39,7 @@ def top(k: int, name: str, answer: BatchOutputs) -> Scores:
     if name and name not in answer.outputs:
         raise DataError(f"top{k}: the model has no output {name!r}", f"it has: {', '.join(answer.outputs)}")
     labels = answer.targets[LABELS]
-    judged = name or next(iter(answer.outputs))
+    judged = name or _judged(answer.outputs, labels)
     scores = _class_scores(answer.outputs[judged], labels, f"top{k}")
     counted = labels >= 0
     right = np.maximum(labels, 0)[..., np.newaxis]
@@ -86,6 +86,15 @@ def error(measure: Callable[[Array], Array], name: str, answer: BatchOutputs) ->
         mask = answer.tokens.mask_of(n, output.shape)
         scores.append(per_token(measure(output.astype(np.float64) - target), mask))
     return average(scores)
+
+
+def _judged(outputs: Mapping[str, Array], labels: Array) -> str:
+    """Return the first output with scores of classes for the labels; the first one where none has."""
+    for name, output in outputs.items():
+        axis = class_axis(output.shape, labels.shape)
+        if output.dtype.kind == "f" and axis is not None and output.shape[axis] > 1:
+            return name
+    return next(iter(outputs))
 
 
 def _fitting(output: Array, labels: Array, metric: str) -> str:

@@ -135,6 +135,13 @@ class TestTop:
             scores("top1", np.zeros((len(labels), 3)), labels)
         assert hint in caught.value.hint
 
+    def test_the_first_output_that_the_labels_fit_is_judged(self) -> None:
+        outputs = {"label": np.array([2, 0]), "probabilities": np.array([[0, 1, 0], [0, 0, 1.0]])}
+        metric = get_metric("top1")
+        assert isinstance(metric, MeanMetric)
+        answer = BatchOutputs(outputs, {"labels": np.array([1, 0])}, {})
+        assert metric.scores(answer).tolist() == [1, 0]
+
     @pytest.mark.parametrize("name", ["top1", "top5", "mse", "mae"])
     def test_without_labels_the_hint_names_metrics_that_need_none(self, name: str) -> None:
         with pytest.raises(DataError, match=f"{name} needs .*the data has none") as caught:

@@ -34,6 +34,13 @@ def floats(*shape: int) -> Any:
 
 WEIGHT = "w = Constant<value = float[3, 3] {1, 2, 3, 4, 5, 6, 7, 8, 1}>()\n"
 LAYER = ("float[N, 3] x", "float[N, 3] y", WEIGHT + "y = MatMul(x, w)")
+TWO = (
+    "float[N, 3] x",
+    "int64[N] best, float[N, 3] y",
+    WEIGHT + "y = MatMul(x, w)\n best = ArgMax<axis = 1, keepdims = 0>(y)",
+)
+SCORE = ("float[N, 1] x", "float[N, 1] y", "y = Sigmoid(x)")
+NUMBER = ("float[N, 1] x", "float[N, 1] y", "y = Neg(x)")
 SOFTMAX = ("float[N, 3, 4, 4] x", "float[N, 3, 4, 4] y", "y = Softmax<axis = 1>(x)")
 UNIT = (
     "float[N, 3] x",
@@ -80,6 +87,23 @@ CASES = {
         LAYER,
         {"x": floats(COUNT, 3), "labels": RANDOM.integers(0, 3, COUNT)},
         ("top1", "0.5*cross-entropy + 0.5*distill"),
+    ),
+    "labels of the second output": (
+        TWO,
+        {"x": floats(COUNT, 3), "labels": RANDOM.integers(0, 3, COUNT)},
+        ("top1", "0.5*cross-entropy + 0.5*distill"),
+    ),
+    "labels of one score": (
+        SCORE,
+        {"x": floats(COUNT, 1), "labels": RANDOM.integers(0, 2, COUNT)},
+        ("agreement", "distill"),
+    ),
+    "values": (LAYER, {"x": floats(COUNT, 3), "y": floats(COUNT, 3)}, ("mse", "distill")),
+    "one value": (NUMBER, {"x": floats(COUNT, 1), "y": floats(COUNT, 1)}, ("mse", "distill")),
+    "probabilities": (
+        ("float[N, 3] x", "float[N, 3] y", "y = Softmax<axis = 1>(x)"),
+        {"x": floats(COUNT, 3), "y": np.full((COUNT, 3), 1 / 3, np.float32)},
+        ("agreement", "distill"),
     ),
     "classes": (LAYER, {"x": floats(COUNT, 3)}, ("agreement", "distill")),
     "segmentation": (SOFTMAX, {"x": floats(COUNT, 3, 4, 4)}, ("agreement", "distill")),

@@ -13,6 +13,7 @@ from training_cases import FUNCTIONS
 
 from onnxprune.errors import TrainingError
 from onnxprune.train.engine import train
+from onnxprune.train.pullbacks.tensor_facts import StaticFacts
 from onnxprune.train.settings import TrainSettings
 from onnxprune.train.step import GRADIENT, step_graph
 
@@ -186,6 +187,13 @@ def test_running_statistics_follow_as_the_specification_has_it():
     np.testing.assert_allclose(found["statistic:m"], wanted, rtol=1e-5, atol=1e-6)
     wanted = 0.75 * running["v"] + 0.25 * x.var((0, 2))
     np.testing.assert_allclose(found["statistic:v"], wanted, rtol=1e-5)
+
+
+def test_sizes_pass_operators_that_onnx_does_not_infer():
+    """A network of scikit-learn begins with one; a broadcast behind it needs its sizes."""
+    head = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 1]> g (float[N, 2] x) => (float[N, 2] y) '
+    model = parser.parse_model(head + "{ y = ai.onnx.ml.Scaler<offset = [0.0, 1.0], scale = [1.0, 2.0]>(x) }")
+    assert StaticFacts.of(model, {"x": (4, 2)}, ()).shapes["y"] == (4, 2)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
