@@ -37,8 +37,9 @@ _END_RUNS, _END_S = 300, 3.0
 Way: TypeAlias = Literal["samples", "repaired", "weights"]
 """Way to plan: samples rank the channels and repair; weights rank, samples repair; weights alone."""
 _TRAINED_BATCHES = 8
-_RUNS, _ENOUGH_S, _MOST_LOAD = 5, 5.0, 16.0
-"""Runs that are timed; seconds after which two are enough; the greatest load that is believed."""
+_RUNS, _LEAST_S, _ENOUGH_S, _MOST_LOAD = 5, 0.3, 5.0, 16.0
+"""The fewest runs that are timed, and their least seconds: within less, one wait for a processor looks like a
+high load. Seconds after which two runs are enough; the greatest load that is believed."""
 MOST_EPOCHS = 60
 
 
@@ -64,19 +65,18 @@ class Pace:
         session = Session(model.proto, threads=threads)
         batch = next(iter(data.batches(session.fixed_batch or _BATCH)))
         rows = session.fixed_batch or batch.size
-        times = []
+        times, total = list[tuple[float, float]](), 0.0
         begin = time.perf_counter() - time.process_time()
         with task("time the model"):
-            for _ in range(_RUNS):
+            while (len(times) < _RUNS or total < _LEAST_S) and (len(times) < 2 or total <= _ENOUGH_S):
                 start, own = time.perf_counter(), time.process_time()
                 session.run(batch.filled(rows))
                 times.append((time.perf_counter() - start, time.process_time() - own))
-                if len(times) > 1 and sum(wall for wall, _ in times) > _ENOUGH_S:
-                    break
+                total += times[-1][0]
         if not session.execution.is_cpu:  # the processor waits for a device
             return cls(min(wall for wall, _ in times) / rows)
         waited = time.perf_counter() - time.process_time() - begin
-        load = 1 + max(0.0, waited) / max(sum(wall for wall, _ in times) - waited, 1e-3)
+        load = 1 + max(0.0, waited) / max(total - waited, 1e-3)
         return cls(min(map(min, times)) / rows, min(load, _MOST_LOAD))
 
     @property

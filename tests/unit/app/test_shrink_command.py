@@ -305,6 +305,21 @@ def test_waiting_for_a_processor_counts_once(place, monkeypatch, on_device):
     assert machine.wall == pytest.approx(2 * 4.0)  # of a slow model two runs are timed
 
 
+def test_one_wait_for_a_processor_is_no_load(place, monkeypatch):
+    """Runs of a small model are over before the load of the machine shows."""
+    machine, model = Machine(), network()
+
+    def run(feeds):
+        machine.wall, machine.own = machine.wall + 5e-5, machine.own + 5e-5
+        machine.wall += 0.03 if 2e-4 < machine.own < 2.5e-4 else 0.0
+
+    session = SimpleNamespace(fixed_batch=None, run=run, execution=execution.ExecutionConfig())
+    data = open_data(place / "bare.npz", Session(model).inputs, ())
+    monkeypatch.setattr(shrink_forecast, "time", machine)
+    monkeypatch.setattr(shrink_forecast, "Session", lambda *_, **__: session)
+    assert Pace.measured(Model(model), data, 1).load < 1.2
+
+
 @pytest.mark.parametrize(("run_s", "way"), [(1e-3, "samples"), (0.08, "repaired"), (0.5, "weights")])
 def test_a_slow_model_is_planned_in_a_cheaper_way(place, monkeypatch, run_s, way):
     monkeypatch.setattr(Pace, "measured", classmethod(lambda cls, *_: cls(run_s)))
