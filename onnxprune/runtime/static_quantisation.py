@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[dict[str, Any]], folder: P
     """Quantise weights and activations to 8 bits, in the QDQ form.
 
     Weights are signed and have a scale a channel, activations are unsigned and have the range that the
-    samples show: the recommendation of onnxruntime's documentation for x86-64 and ARM64.
+    samples show: the recommendation of onnxruntime's documentation for x86-64 and ARM64. Its preprocessing
+    comes first, where it can: it folds BatchNormalization, which stays a float operator between roundings else.
 
     Args:
         model: The network.
@@ -30,6 +32,7 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[dict[str, Any]], folder: P
         ModelError: onnxruntime does not quantise it.
     """
     from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(q.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -38,14 +41,16 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[dict[str, Any]], folder: P
         def get_next(self) -> dict[str, Any] | None:
             return next(self.left, None)
 
-    source, made = folder / "float.onnx", folder / "int8.onnx"
+    source, prepared, made = (folder / f"{name}.onnx" for name in ("float", "prepared", "int8"))
     onnx.save(model, source)
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)  # it recommends preprocessing that the model has had
     try:
+        with suppress(Exception):  # it only prepares: the model as it is can be quantised, too
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         q.quantize_static(
-            str(source),
+            str(prepared if prepared.exists() else source),
             str(made),
             Reader(),
             quant_format=q.QuantFormat.QDQ,
