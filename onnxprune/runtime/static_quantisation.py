@@ -18,7 +18,7 @@ def quantised(model: onnx.ModelProto, feeds: Iterable[dict[str, Any]], folder: P
 
     Weights are signed and have a scale a channel, activations are unsigned and have the range that the
     samples show: the recommendation of onnxruntime's documentation for x86-64 and ARM64. Its preprocessing
-    comes first, where it can: it folds BatchNormalization, which stays a float operator between roundings else.
+    comes first, where it can: BatchNormalization is folded, else it stays a float operator between roundings.
 
     Args:
         model: The network.
