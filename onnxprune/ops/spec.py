@@ -118,6 +118,8 @@ class OpSpec:
         copies: True if each element of the results is one of the first operand.
         rearranges: ``shape`` if the result has the elements of the first operand, each once and in their
             order; ``axes`` if they are in another order.
+        keeps_shape: True if the first result has the shape of the first operand, which the inference of onnx
+            does not tell.
         sizes_only: True if the results depend on the sizes of the operands alone.
         random: ``always`` if the results are drawn in each run, ``training`` if they are in training mode.
         arithmetic: Operation among the four basic ones, if it is one of them.
@@ -164,6 +166,7 @@ class OpSpec:
     elementwise: bool = False
     copies: bool = False
     rearranges: Rearrangement = ""
+    keeps_shape: bool = False
     sizes_only: bool = False
     random: Randomness = ""
     arithmetic: Arithmetic = ""

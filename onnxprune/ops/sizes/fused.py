@@ -6,16 +6,19 @@ from onnxprune.algebra.sizes.algebra import exact_quotient, floor_div
 from onnxprune.algebra.sizes.tensors import BOOL, FLOAT, INT32
 from onnxprune.ops.sizes.node import SizedNode
 from onnxprune.ops.sizes.table import MICROSOFT, size_rule
+from onnxprune.ops.spec import enter_all
 
 AS_FIRST = (
     "Gelu FastGelu QuickGelu BiasGelu BiasAdd BiasSoftmax GroupNorm RotaryEmbedding MoE QMoE Trilu "
     "NGramRepeatBlock ParametricSoftplus ScaledTanh Affine ThresholdedRelu ImageScaler RestorePadding"
 ).split()
+TABULAR = ("Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder")
+enter_all(" ".join(TABULAR), "ai.onnx.ml", keeps_shape=True)
 
 
 @size_rule(*AS_FIRST, domain=MICROSOFT)
 @size_rule("Affine", "ParametricSoftplus", "ScaledTanh", "ImageScaler")
-@size_rule("Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder", domain="ai.onnx.ml")
+@size_rule(*TABULAR, domain="ai.onnx.ml")
 def as_first(node: SizedNode) -> None:
     """The shape of the first operand."""
     if node.operator in ("LabelEncoder", "Scaler", "Normalizer"):

@@ -12,7 +12,6 @@ import onnx
 from onnx import TensorProto, TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from onnxprune.ops.sizes.fused import as_first
 from onnxprune.ops.spec import spec_of
 from onnxprune.train.wire import Array
 
@@ -71,7 +70,7 @@ class StaticFacts:
             self.types[name] = tensor.elem_type
             known = tensor.HasField("shape")
             self.shapes[name] = tuple(_size(dim) for dim in tensor.shape.dim) if known else None
-        if node.domain and spec_of(node).sizes is as_first:  # inference of onnx knows the types alone
+        if node.domain and spec_of(node).keeps_shape:  # inference of onnx knows the types alone
             self.shapes[node.output[0]] = self.shapes.get(node.input[0])
 
     def _computed(self, node: onnx.NodeProto, opsets: list[onnx.OperatorSetIdProto]) -> bool:
