@@ -6,6 +6,7 @@ equal in both models.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,6 +18,8 @@ INPUT = "input "
 SIZE = "size "
 """Start of the names of other sizes. Neither these nor those of input axes are negative."""
 
+_LONG = 400
+"""Characters of a name up to which it is the whole expression."""
 _NATURAL = ("Add", "Div", "Mod", "Min", "Max")
 """Operators whose results are not negative where no operand is."""
 
@@ -65,7 +68,16 @@ Size: TypeAlias = "int | Monomial"
 
 def unknown(name: str) -> Monomial:
     """Return the unknown of a name."""
-    return Monomial(1, (name,))
+    return Monomial(1, (_shortened(name),))
+
+
+def _shortened(name: str) -> str:
+    """Return a name, or its SHA-256 where it is long: an expression may hold the one before it twice."""
+    if len(name) <= _LONG:
+        return name
+    start = next((kind for kind in (INPUT, SIZE) if name.startswith(kind)), "")
+    short = f"{start}#{hashlib.sha256(name.encode()).hexdigest()}"
+    return Unknown(short, name.operator, *name.operands) if isinstance(name, Unknown) else short
 
 
 def size_of(name: str) -> Monomial:
