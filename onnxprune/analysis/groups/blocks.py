@@ -18,6 +18,7 @@ from functools import cached_property
 import onnx
 
 from onnxprune.algebra.axes import Block, Factor
+from onnxprune.analysis.groups.channel_values import is_followed
 from onnxprune.ir import FLOAT_TYPES, GraphIndex, bodies, label
 from onnxprune.ops.axes import Typing
 from onnxprune.ops.spec import spec_of
@@ -292,6 +293,8 @@ class _Search:
         node = self.nodes[number]
         if number not in dead:
             raise _KeptError(node, f"its result '{value}' is read elsewhere too")
+        if not is_followed(self.typing, node, list(node.output).index(value)):
+            raise _KeptError(node, "its result is not zero where its operands are")
         refusal: _KeptError | None = None
         for needed in self._needed(number):
             try:

@@ -10,12 +10,14 @@ from onnxprune.evaluate.equivalence.measure import Record
 from onnxprune.evaluate.equivalence.overflow import overflowing
 from onnxprune.evaluate.equivalence.paths import ComputationGraph
 from onnxprune.evaluate.equivalence.runs import EquivalenceCheck, Evidence
-from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail
+from onnxprune.evaluate.equivalence.tails import Pair, Tail, common_tail, other_choice
 from onnxprune.evaluate.equivalence.tensor_comparison import Comparison
 from onnxprune.evaluate.equivalence.verdict import OutputVerdict, Status
 from onnxprune.evaluate.runnable import steps, without_rounding
 from onnxprune.ops.spec import spec_of
 from onnxprune.runtime import ONE_SIDE
+
+_OTHER_CHOICE = "{} has other settings there, which made no difference for any input that was tried"
 
 
 def conclude(check: EquivalenceCheck) -> tuple[OutputVerdict, ...]:
@@ -62,7 +64,8 @@ class Conclusion:
             noise=self._size_of_noise(pair),
         )
         if fits and self._counts(record) and not bad:
-            return found
+            other = "" if self._apart or pair[0] != pair[1] else other_choice(*self._of.graphs, pair[0])
+            return replace(found, status="not shown", reason=_OTHER_CHOICE.format(other)) if other else found
         if (shown := self._by_tail(found, pair)) is not None:
             return shown
         status, why = self._fault(pair, fits, bad)

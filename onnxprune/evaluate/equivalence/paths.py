@@ -21,6 +21,9 @@ _WIDTHS: dict[int, int] = {
 }
 
 
+_AXES = ("axis", "axes", "keepdims")
+
+
 @dataclass(frozen=True)
 class ComputationGraph:
     """The main graph of a model, ready to be walked.
@@ -85,6 +88,18 @@ class ComputationGraph:
         if onnx.defs.has(node.op_type, version, domain):
             version = onnx.defs.get_schema(node.op_type, version, domain).since_version
         return node.op_type, version, []
+
+    def ways(self, node: onnx.NodeProto) -> dict[str, bytes]:
+        """Return the attributes of a node that choose its way of working, defaults included.
+
+        Those that number axes are left out: another axis has another shape.
+        """
+        domain, found = _domain(node.domain), dict[str, onnx.AttributeProto]()
+        if onnx.defs.has(node.op_type, self.versions.get(domain, 1), domain):
+            known = onnx.defs.get_schema(node.op_type, self.versions.get(domain, 1), domain).attributes
+            found = {n: a.default_value for n, a in known.items() if a.default_value.name}
+        found |= {a.name: a for a in node.attribute}
+        return {name: _bare(a) for name, a in found.items() if name not in _AXES}
 
     def same_constant(self, name: str, other: ComputationGraph, its: str) -> bool:
         """Return true if a constant of this graph and one of another are equal, types included."""
@@ -170,3 +185,11 @@ def _only_moves(node: onnx.NodeProto) -> bool:
     joins = node.op_type in ("Concat", "Constant", "Where")
     moves = bool(spec.moves) and node.op_type not in ("Cast", "CastLike")
     return joins or moves or spec.quantises == "to floats"
+
+
+def _bare(attribute: onnx.AttributeProto) -> bytes:
+    """Return an attribute as bytes, without its description."""
+    copy = onnx.AttributeProto()
+    copy.CopyFrom(attribute)
+    copy.doc_string = ""
+    return copy.SerializeToString(deterministic=True)

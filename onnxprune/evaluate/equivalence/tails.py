@@ -8,6 +8,7 @@ although a tie may be decided by the last digit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -56,6 +57,41 @@ def picked_from(reference: ComputationGraph, candidate: ComputationGraph, output
             points.update(dict.fromkeys(operands))
         pending += operands
     return [p for p in points if p[0] in reference.dependent or p[1] in candidate.dependent]
+
+
+def other_choice(reference: ComputationGraph, candidate: ComputationGraph, output: str) -> str:
+    """Return a node before an output that picks by other settings than its counterpart; empty if none does.
+
+    Such attributes and numbers may matter for few inputs: boxes that overlap, numbers that are equal.
+    """
+    pending, seen = [(output, output)], set[Pair]()
+    while pending:
+        pair = pending.pop()
+        one, two = reference.makers.get(pair[0]), candidate.makers.get(pair[1])
+        if pair in seen or one is None or two is None or not _alike(one, two, pair):
+            continue
+        seen.add(pair)
+        if spec_of(one).jumps and _chooses_otherwise(reference, candidate, one, two):
+            return f"{one.op_type} '{one.name or pair[0]}'"
+        pending += zip(one.input, two.input, strict=True)
+    return ""
+
+
+def _chooses_otherwise(
+    reference: ComputationGraph, candidate: ComputationGraph, one: onnx.NodeProto, two: onnx.NodeProto
+) -> bool:
+    """Return whether two nodes that pick differ in an attribute, or in a single number that they pick by."""
+    if reference.ways(one) != candidate.ways(two):
+        return True
+    if spec_of(one).elementwise:
+        return False
+    return any(
+        a in reference.constants
+        and b in candidate.constants
+        and math.prod(reference.constants[a].dims) == 1
+        and not reference.same_constant(a, candidate, b)
+        for a, b in zip(one.input, two.input, strict=True)
+    )
 
 
 def common_tail(

@@ -9,7 +9,7 @@ COMPARISONS = "Equal Greater GreaterOrEqual Less LessOrEqual"
 
 enter_all(
     f"{COMPARISONS} ArgMax ArgMin Bernoulli Ceil Compress Floor Hardmax Mod Multinomial NonMaxSuppression "
-    "NonZero Round Sign TopK Unique",
+    "NonZero Round Sign TfIdfVectorizer TopK Unique",
     jumps=True,
 )
 enter_all("LinearClassifier TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor", CLASSICAL, jumps=True)

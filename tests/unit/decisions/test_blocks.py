@@ -379,3 +379,16 @@ def test_a_number_of_blocks() -> None:
         Prune(blocks=1, reduce_macs=0.3)(model)
     with pytest.raises(PlanError, match="to choose from"):
         Prune(blocks=9, data=data, reduce_macs=0.3)(model)
+
+
+@pytest.mark.parametrize("operator", ["TopK", "Dropout"])
+def test_positions_and_masks_end_no_branch(operator: str) -> None:
+    """They are not zero where the numbers are, whose weights would end the branch."""
+    net = Net()
+    x = net.relu(net.conv(net.input("x", ["N", 3, 4]), WIDTH))
+    operands = [net.conv(x, WIDTH)] + ([net.ints(4)] if operator == "TopK" else [])
+    how = {"axis": 2} if operator == "TopK" else {}
+    other = net.ops(operator, *operands, outputs=2, **how)[1]
+    model = net.model(net.conv(net.add(x, net.op("Cast", other, to=1)), 4))
+    assert names(model) == []
+    assert reasons(model) == ["its result is not zero where its operands are"]
