@@ -192,4 +192,4 @@ def _bare(attribute: onnx.AttributeProto) -> bytes:
     copy = onnx.AttributeProto()
     copy.CopyFrom(attribute)
     copy.doc_string = ""
-    return copy.SerializeToString(deterministic=True)
+    return bytes(copy.SerializeToString(deterministic=True))
