@@ -140,3 +140,38 @@ def test_products_of_a_stream_with_itself_stay_behind_a_root_mean_square(of: str
     error, found = rotated(written)
     assert error <= 1e-5
     assert bool(found.absorption.nodes) == (of == "s")
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 0.5])
+@pytest.mark.parametrize("kind", ["LayerNormalization", "SimplifiedLayerNormalization", "spelled out"])
+def test_the_epsilon_of_a_normalisation_is_kept(kind: str, epsilon: float) -> None:
+    def written(n: Net, s: str, y: str) -> list[str]:
+        s = n.mul(s, n.const(1e-3)) if epsilon < 1e-5 else s
+        if kind == "spelled out":
+            centred = n.op("Sub", s, n.reduce("ReduceMean", s, [-1]))
+            power = n.reduce("ReduceMean", n.mul(centred, centred), [-1])
+            return [n.linear(n.op("Div", centred, n.op("Sqrt", n.add(power, n.const(epsilon)))), 5)]
+        parameters = [n.vector(WIDTH) for _ in range(2 if kind == "LayerNormalization" else 1)]
+        node = helper.make_node(kind, [s, *parameters], ["norm"], axis=-1, epsilon=epsilon)
+        n.nodes.append(node)
+        n.types["norm"] = n.types[s]
+        return [n.linear("norm", 5)]
+
+    error, found = rotated(written)
+    assert error <= 1e-4
+    assert found.absorption.nodes
+
+
+@pytest.mark.parametrize("part", ["scale", "shift"])
+def test_a_parameter_of_more_axes_is_none_of_a_normalisation(part: str) -> None:
+    """The result has an axis more, which the operator would not have."""
+
+    def written(n: Net, s: str, y: str) -> list[str]:
+        centred = n.op("Sub", s, n.reduce("ReduceMean", s, [-1]))
+        power = n.reduce("ReduceMean", n.mul(centred, centred), [-1])
+        made = n.op("Div", centred, n.op("Sqrt", n.add(power, n.const(1e-5))))
+        numbers = n.const(np.linspace(0.5, 1.5, WIDTH).reshape(1, 1, 1, -1))
+        return [n.linear(n.mul(made, numbers) if part == "scale" else n.add(made, numbers), 5)]
+
+    error, _ = rotated(written)
+    assert error <= 1e-5

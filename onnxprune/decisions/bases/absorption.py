@@ -159,7 +159,7 @@ def _split(model: Model, channels: Channels, stream: Stream) -> None:
             centre(model, channels, stream, vector)
     for norm in stream.axis.norms:
         node = nodes[norm.node]
-        kept = attributes(node)
+        epsilon = float(attributes(node).get("epsilon", 1e-5))
         dtype = model.array(node.input[1]).dtype
         ones = model.add_constant(f"{node.input[1]}_one", np.ones(stream.axis.group.size, dtype))
         del node.input[1:]
@@ -167,7 +167,7 @@ def _split(model: Model, channels: Channels, stream: Stream) -> None:
         if norm.kind == "layer":
             node.op_type = SIMPLIFIED
             del node.attribute[:]
-            for key, value in {"axis": -1, "epsilon": float(kept.get("epsilon", 1e-5))}.items():
+            for key, value in {"axis": -1, "epsilon": epsilon}.items():
                 node.attribute.append(_attribute(key, value))
 
 

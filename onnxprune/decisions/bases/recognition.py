@@ -283,7 +283,8 @@ class _Reader:
                 mean = self._mean(next((m for m, k in _splits(lost[1]) if k == factor), ""))
                 found = self._factor(factor) if mean and mean[1].input[0] == data else None
                 norm = found and self._deviation(data, found)
-                if norm and mean:
+                parameters = [difference[1].input[0], *([norm.scale] if norm and norm.scale else [])]
+                if norm and mean and all(self._is_vector(x, data) for x in parameters):
                     every = {*norm.numbers, number, product[0], difference[0], lost[0], mean[0]}
                     shift, result = difference[1].input[0], node.output[0]
                     return replace(norm, numbers=sorted(every), result=result, shift=shift)
@@ -323,18 +324,19 @@ class _Reader:
         if node.op_type != operator:
             return norm
         for data, constant in _splits(node):
-            if data == norm.result and self._is_vector(constant):
+            if data == norm.result and self._is_vector(constant, norm.data):
                 numbers = [*norm.numbers, readers[0]]
                 more: dict[str, Any] = {"numbers": numbers, "result": node.output[0], part: constant}
                 return replace(norm, **more)
         return norm
 
-    def _is_vector(self, name: str) -> bool:
-        """Return whether a constant holds numbers along the last axis alone."""
+    def _is_vector(self, name: str, data: str = "") -> bool:
+        """Return whether a constant holds numbers along the last axis alone, and adds no axis to a tensor."""
         if name not in self.model.constants:
             return False
         dims = self.model.constants[name].dims
-        return all(d == 1 for d in dims[:-1])
+        grows = data != "" and len(dims) > self.last.get(data, -1) + 1
+        return all(d == 1 for d in dims[:-1]) and not grows
 
 
 def _splits(node: onnx.NodeProto) -> list[tuple[str, str]]:
