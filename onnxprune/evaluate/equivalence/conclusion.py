@@ -29,7 +29,13 @@ def conclude(check: EquivalenceCheck) -> tuple[OutputVerdict, ...]:
         found = Conclusion(check, evidence).outputs() if evidence.runs else ()
         if any(output.status == "differ" for output in found):
             return tuple(f if f.status == "differ" else u for u, f in zip(usual, found, strict=True))
-    return usual
+    return tuple(_with_settings(check, output) for output in usual)
+
+
+def _with_settings(check: EquivalenceCheck, found: OutputVerdict) -> OutputVerdict:
+    """Return the verdict on an output that agrees: "not shown" where nodes before it have other settings."""
+    other = other_choice(*check.graphs, found.name) if found.name in check.subjects.outputs else ""
+    return replace(found, status="not shown", reason=_OTHER_CHOICE.format(other)) if other else found
 
 
 class Conclusion:
@@ -64,8 +70,7 @@ class Conclusion:
             noise=self._size_of_noise(pair),
         )
         if fits and self._counts(record) and not bad:
-            other = "" if self._apart or pair[0] != pair[1] else other_choice(*self._of.graphs, pair[0])
-            return replace(found, status="not shown", reason=_OTHER_CHOICE.format(other)) if other else found
+            return found
         if (shown := self._by_tail(found, pair)) is not None:
             return shown
         status, why = self._fault(pair, fits, bad)
