@@ -53,8 +53,8 @@ class Sparsify(GroupSelection, Unchanged, Seeded, Threaded, InputSizes, Pass):
     Attributes:
         pattern: Of every M neighbours along the inputs N stay, such as 2:4; or unstructured:0.5, the fraction
             of every weight that goes.
-        data: Samples, labels not needed, to choose elements by and to repair with: an .npz file, a folder of
-            them, or module:callable.
+        data: Samples, labels not needed, to choose elements by and to repair with: an .npz or .jsonl
+            file, a folder of samples, or module:callable.
         score: The score of an element: ``magnitude``; ``wanda``, magnitude times the norm of its input;
             ``sparsegpt``, the error that is left when the others make up for it. By default ``sparsegpt``
             with samples, else ``magnitude``.
