@@ -170,3 +170,13 @@ def rows_in_blocks() -> onnx.ModelProto:
         "GatherBlockQuantized", table, ids, net.const(net.random.uniform(0.01, 0.02, (7, 2))), **how
     )
     return net.proto(net.linear(net.relu(net.sized(x, ["N", 5, 32])), 6))
+
+
+@network
+def rows_that_are_normalised() -> onnx.ModelProto:
+    """Rows of zeros are not zero behind a shift, where they are summed up: they stay."""
+    net = Net()
+    mean = net.reduce("ReduceMean", net.linear(net.input("tokens", ["N", 5, 6]), 8), [1])
+    rows = net.mul(mean, net.weight(6, 8))
+    made = net.op("LayerNormalization", rows, net.vector(8, 0.7, 1.3), net.vector(8), axis=-1)
+    return net.proto(net.linear(net.reduce("ReduceSum", made, [1]), 3))
