@@ -242,12 +242,17 @@ class Model:
 
     def _replace(self, name: str, made: onnx.TensorProto, region: Region | None) -> onnx.TensorProto:
         self.analyses.invalidate()
-        self._regions += (region,) if region is not None else ()
+        self._hold(region)
         tensor = self.constants[name]
         doc = tensor.doc_string
         tensor.CopyFrom(made)
         tensor.doc_string = doc
         return tensor
+
+    def _hold(self, region: Region | None) -> None:
+        """Hold the region of new values, so that they remain."""
+        if region is not None:
+            self._regions += (region,)
 
     def fresh(self, name: str) -> str:
         """Return a name for a new tensor and its node: one that no tensor and no node has."""
@@ -274,7 +279,7 @@ class Model:
         tensor = self.proto.graph.initializer.add()
         made, region = _stored(values, unique, self.mapped)
         tensor.MergeFrom(made)
-        self._regions += (region,) if region is not None else ()
+        self._hold(region)
         self.constants[unique] = tensor
         if self.proto.ir_version < 4:  # older files list every initializer among the inputs
             info = helper.make_tensor_value_info(unique, tensor.data_type, values.shape)

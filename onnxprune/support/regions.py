@@ -35,8 +35,8 @@ class Region:
         self._pages, self.number = pages, next(self._numbers)
         REGIONS[self.number] = self
 
-    @classmethod
-    def of_file(cls, path: Path) -> Region:
+    @staticmethod
+    def of_file(path: Path) -> Region:
         """Map a file for reading.
 
         Raises:
@@ -46,8 +46,8 @@ class Region:
         with path.open("rb") as stream:
             return Region(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
-    @classmethod
-    def of_blocks(cls, blocks: Iterable[Array]) -> Region:
+    @staticmethod
+    def of_blocks(blocks: Iterable[Array]) -> Region:
         """Write values into a file without a name, block by block, and map it.
 
         Raises:

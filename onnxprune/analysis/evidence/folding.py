@@ -170,4 +170,4 @@ def _add_columns(
         group = place // inputs
         absorber = evidence.absorbers[index, int(group)]
         view[group, :, absorber % inputs] += view[group, :, place % inputs] * (gone[place] / data[absorber])
-    model.set_array(name, weights.astype(model.array(name).dtype))
+    model.set_array(name, weights.astype(model.dtype(name)))

@@ -202,7 +202,7 @@ def softmax(p: Parts) -> None:
 
 @defines("QLinearWhere")
 def choice(p: Parts) -> None:
-    """Where."""
+    """Selection by a condition."""
     need(not any(p.operand(k) in p.graph.constants for k in (1, 4)), "a constant")
     _rounded(p, p.op("Where", p.operand(0), _numbers(p, 1, 0), _numbers(p, 4, 0)), 7)
 

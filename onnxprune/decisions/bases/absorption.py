@@ -160,7 +160,7 @@ def _split(model: Model, channels: Channels, stream: Stream) -> None:
     for norm in stream.axis.norms:
         node = nodes[norm.node]
         epsilon = float(attributes(node).get("epsilon", 1e-5))
-        dtype = model.array(node.input[1]).dtype
+        dtype = model.dtype(node.input[1])
         ones = model.add_constant(f"{node.input[1]}_one", np.ones(stream.axis.group.size, dtype))
         del node.input[1:]
         node.input.append(ones)

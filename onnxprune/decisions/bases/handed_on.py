@@ -1,8 +1,7 @@
 """A shift of each channel that the operators between a normalisation and its readers hand on.
 
 A reader takes over the shift of a normalisation only if that reaches it as it is: moved, or averaged with
-itself.
-Sums, products with other numbers and padding change it. The rules of constants say which do.
+itself. Sums, products with other numbers and padding change it. The rules of constants decide which do.
 """
 
 from __future__ import annotations

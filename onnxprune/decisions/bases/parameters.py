@@ -85,7 +85,7 @@ def _behind(
             return f"{called} is post-norm: its scale lies on the stream"
         if any(x and x not in channels.model.constants for x in node.input[1:]):
             return f"the scale of {called} is computed while the network runs"
-        if channels.model.array(node.input[1]).dtype == np.float16:
+        if channels.model.dtype(node.input[1]) == np.float16:
             return f"{called} is of half precision, which the squares of a stream would leave"
         if any(node.output[1:]):
             return f"the statistics of {called} are results too"

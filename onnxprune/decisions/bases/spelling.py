@@ -41,7 +41,7 @@ def spell_out(model: Model, given: Model) -> None:
 def _steps(model: Model, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Return ``x / √(mean(x²) + ε) · 1`` node by node."""
     data, scale, result = node.input[0], node.input[1], node.output[0]
-    dtype = model.array(scale).dtype
+    dtype = model.dtype(scale)
     parts = ("square", "mean", "shifted", "root", "divided")
     square, mean, shifted, root, divided = (model.fresh(f"{result}_{part}") for part in parts)
     epsilon = model.add_constant(

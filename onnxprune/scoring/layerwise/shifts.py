@@ -54,7 +54,7 @@ class Shift:
         """
         if not self.tensor:
             weight = next(i for i in self.node.input if i in model.constants)
-            kind = model.array(weight).dtype
+            kind = model.dtype(weight)
             name = model.add_constant(f"{label(self.node)}__bias", delta.astype(kind))
             operands = [*self.node.input, *[""] * (self.operand + 1 - len(self.node.input))]
             operands[self.operand] = name

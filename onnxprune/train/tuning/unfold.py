@@ -209,7 +209,7 @@ def _normalised(
 ) -> tuple[Fold, onnx.NodeProto]:
     """Take the bias off a convolution, and make the normalisation that follows."""
     result, (weight, bias) = node.output[0], node.input[1:3]
-    kind = model.array(weight).dtype
+    kind = model.dtype(weight)
     mean, deviation = reference
     values = (deviation, mean, moments.mean - model.array(bias), moments.variance)
     names = ("scale", "bias", "mean", "variance")
